@@ -1,0 +1,57 @@
+"""The errors minidl raises for its user's mistakes, and `require`, which words them all alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class MinidlError(Exception):
+    """Base of every error that minidl raises on purpose."""
+
+
+class ShapeError(MinidlError, ValueError):
+    """A shape, dimension or argument does not fit the operation."""
+
+
+class DTypeError(MinidlError, ValueError, TypeError):
+    """A dtype does not fit the operation."""
+
+
+class DeviceError(MinidlError, RuntimeError):
+    """A device is missing, or tensors live on different ones."""
+
+
+class GraphError(MinidlError, RuntimeError):
+    """The recorded graph cannot answer what was asked of it."""
+
+
+class CheckpointError(MinidlError, RuntimeError):
+    """A file of weights or state cannot be read, written or matched."""
+
+
+class DataError(MinidlError, ValueError):
+    """A data set, image or label is missing, damaged or out of range."""
+
+
+def require(
+    ok: bool,
+    op: str,
+    rule: str,
+    *,
+    error: type[MinidlError] = ShapeError,
+    fix: str = "",
+    **got: Any,
+) -> None:
+    """Raise `error` worded `op: rule; got name value, …` (and the fix, when known) unless `ok`."""
+    if ok:
+        return
+    shown = ", ".join(f"{name} {describe(value)}" for name, value in got.items())
+    message = f"{op}: {rule}" + (f"; got {shown}" if shown else "") + (f"; {fix}" if fix else "")
+    raise error(message)
+
+
+def describe(value: Any) -> str:
+    """Show an array or tensor by shape and dtype, anything else by its repr."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{tuple(value.shape)} {value.dtype}"
+    return repr(value)
