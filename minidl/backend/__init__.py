@@ -1,0 +1,17 @@
+"""Picks the backend of an array; each is a module with the functions that `contract` lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl.backend import cpu
+from minidl.errors import DeviceError
+
+
+def of(x: Any) -> Any:
+    """The backend module of a raw array."""
+    if isinstance(x, np.ndarray):
+        return cpu
+    raise DeviceError(f"backend: no backend for {type(x).__name__}")

@@ -1,0 +1,147 @@
+"""Numba's front end as a compiler from a kernel's Python to LLVM IR (imported only to compile)."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from minidl.backend.cpu.jit import MATHS
+
+_TYPES = {
+    "int": types.int64,
+    "f4": types.float32,
+    "f8": types.float64,
+    "i1": types.int8,
+    "i4": types.int32,
+    "i8": types.int64,
+    "u1": types.uint8,
+    "u4": types.uint32,
+    "u8": types.uint64,
+}
+_IR = {"f4": "float", "f8": "double", "int": "i64"}
+_IR |= {f"{k}{n}": f"i{8 * n}" for k in "iu" for n in (1, 4, 8)}
+
+
+def no_optimisation(level: Any) -> Any:
+    """The value of numba.config.OPT that leaves the IR alone."""
+    return type(level)(0)
+
+
+def numba_type(name: str, real: str) -> Any:
+    """Numba's type of a kernel's argument."""
+    base = _TYPES[name.rstrip("*").replace("R", real)]
+    return types.CPointer(base) if name.endswith("*") else base
+
+
+def unoptimised(dispatcher: Any, signature: Any) -> tuple[str, str]:
+    """IR text of a compiled dispatcher and the name of its function in it."""
+    compiled = dispatcher.overloads[signature.args]
+    return compiled.library.get_llvm_str(), compiled.fndesc.mangled_name
+
+
+def with_entry(
+    text: str, name: str, kinds: list[str], real: str, entry: str, alias: bool
+) -> str:
+    """Append the C entry that reads the table; mark pointers as not overlapping unless alias."""
+    head = re.search(rf'define[^\n]*@"?{re.escape(name)}"?\(([^\n]*)\)[^\n]*\{{', text)
+    assert head, name
+    if not alias:
+        line = re.sub(r"\bptr (%arg\.)", r"ptr noalias \1", head.group(0))
+        text = text.replace(head.group(0), line)
+    text = re.sub(r"\bnoinline\b", "nounwind", text)
+    body, args = [], []
+    for i, kind in enumerate(kinds):
+        t = _IR[kind.rstrip("*").replace("R", real)]
+        body.append(f" %g{i} = getelementptr i64, ptr %t, i64 {i}")
+        if kind.endswith("*"):
+            body.append(f" %a{i} = load ptr, ptr %g{i}")
+            args.append(f"ptr %a{i}")
+        elif t == "float":
+            body += [f" %d{i} = load double, ptr %g{i}", f" %a{i} = fptrunc double %d{i} to float"]
+            args.append(f"float %a{i}")
+        else:
+            body.append(f" %a{i} = load {t}, ptr %g{i}")
+            args.append(f"{t} %a{i}")
+    call = ", ".join(["ptr %r", "ptr %e", "i64 %lo", "i64 %hi", "i64 %slot", *args])
+    lines = "\n".join(body)
+    return f"""{text}
+define void @{entry}(ptr %t, i64 %lo, i64 %hi, i64 %slot) {{
+ %r = alloca ptr
+ %e = alloca ptr
+{lines}
+ %status = call i32 @"{name}"({call})
+ ret void
+}}
+"""
+
+
+@intrinsic
+def _at(typing_context: Any, pointer: Any, offset: Any) -> Any:
+    """A pointer moved by an offset counted in elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.int64), generate
+
+
+def _unary(symbol: str) -> Any:
+    @intrinsic
+    def call(typing_context: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            t = args[0].type
+            function = _declared(builder.module, symbol, ir.FunctionType(t, [t]))
+            return builder.call(function, args)
+
+        return x(x), generate
+
+    return call
+
+
+def _gemm(real: str) -> Any:
+    symbol = _known(f"ml_gemm_f{8 * int(real[1])}")
+    number = _TYPES[real]
+    pointer = types.CPointer(number)
+    wanted = [types.int64] * 5 + [number, pointer, types.int64, pointer, types.int64]
+    wanted += [number, pointer, types.int64]
+
+    @intrinsic
+    def call(typing_context: Any, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> Any:  # type: ignore[no-untyped-def]
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = [value.type for value in args]
+            made = ir.FunctionType(ir.VoidType(), kinds)
+            builder.call(_declared(builder.module, symbol, made), args)
+            return context.get_dummy_value()
+
+        return types.void(*wanted), generate
+
+    return call
+
+
+def _declared(module: Any, name: str, function_type: Any) -> Any:
+    return module.globals.get(name) or ir.Function(module, function_type, name)
+
+
+def _known(symbol: str) -> str:
+    """Give Numba's own linker an address for a function that is linked in after it."""
+    llvm.add_symbol(symbol, ctypes.cast(ctypes.pythonapi.Py_IncRef, ctypes.c_void_p).value)
+    return symbol
+
+
+def meaning(name: str, real: str) -> Any:
+    """What a placeholder stands for in a kernel of the given real type."""
+    if name == "R":
+        return np.float32 if real == "f4" else np.float64
+    if name == "at":
+        return _at
+    if name == "gemm":
+        return _gemm(real)
+    assert name in MATHS, name
+    return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))

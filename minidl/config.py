@@ -1,0 +1,48 @@
+"""Process-wide switches: the number of threads, and the folder where compiled kernels are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from minidl.errors import require
+
+_threads = 0
+
+
+def threads() -> int:
+    """Number of CPU threads that kernels use (`MINIDL_NUM_THREADS`, else the cores allowed)."""
+    global _threads
+    if not _threads:
+        given = os.environ.get("MINIDL_NUM_THREADS", "")
+        require(
+            not given or (given.isdigit() and int(given) > 0),
+            "MINIDL_NUM_THREADS",
+            "must be a positive integer",
+            value=given,
+        )
+        _threads = int(given) if given else allowed_cores()
+    return _threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of CPU threads (n >= 1); results do not depend on it."""
+    global _threads
+    require(isinstance(n, int) and n >= 1, "set_num_threads", "n must be an int >= 1", n=n)
+    _threads = n
+
+
+def allowed_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_dir() -> Path:
+    """Folder of compiled kernels: `MINIDL_CACHE`, else `minidl/` in the user's cache folder."""
+    given = os.environ.get("MINIDL_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "minidl" / "kernels"
