@@ -1,0 +1,153 @@
+"""Write LLVM IR text with Python's operators: a `Value` is a named scalar, a `Body` the lines so far.
+
+Used by the mathematical functions (`maths.py`) and by the pointwise printer (`pointwise.py`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+Number = int | float
+BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "float": 32, "double": 64}
+SUFFIX = {"float": "f32", "double": "f64", "i32": "i32", "i64": "i64"}
+
+
+def literal(value: Number, kind: str) -> str:
+    """The text of a constant; floats are hexadecimal, so that no digit is lost."""
+    if kind == "float":
+        value = struct.unpack("<f", struct.pack("<f", value))[0] if abs(value) < 3.4e38 else value
+    if kind in ("float", "double"):
+        return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
+    return str(int(value))
+
+
+class Body:
+    """The instructions of one function, and the names of what it calls."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.calls: set[str] = set()
+        self.declares: set[str] = set()
+        self.count = 0
+
+    def emit(self, kind: str, text: str) -> Value:
+        """Append `%n = text` and return it as a value of type `kind`."""
+        self.count += 1
+        name = f"%v{self.count}"
+        self.lines.append(f"  {name} = {text}")
+        return Value(self, name, kind)
+
+    def const(self, value: Number, kind: str) -> Value:
+        return Value(self, literal(value, kind), kind)
+
+    def call(self, function: str, kind: str, args: Sequence[Value]) -> Value:
+        """Call a function of `maths.py` (named ml_…) or an LLVM intrinsic (named llvm.…)."""
+        if function.startswith("llvm."):
+            types = ", ".join(a.kind for a in args)
+            self.declares.add(f"declare {kind} @{function}({types})")
+        else:
+            self.calls.add(function)
+        inside = ", ".join(f"{a.kind} {a.name}" for a in args)
+        return self.emit(kind, f"call {kind} @{function}({inside})")
+
+
+class Value:
+    """A scalar of LLVM type `kind`; arithmetic on it writes instructions into its body."""
+
+    __slots__ = ("body", "kind", "name")
+
+    def __init__(self, body: Body, name: str, kind: str) -> None:
+        self.body, self.name, self.kind = body, name, kind
+
+    def like(self, other: Value | Number) -> Value:
+        """`other` as a value of this type."""
+        return other if isinstance(other, Value) else self.body.const(other, self.kind)
+
+    def binary(self, real: str, integer: str, other: Value | Number, swap: bool = False) -> Value:
+        a, b = (self.like(other), self) if swap else (self, self.like(other))
+        word = real if self.kind in ("float", "double") else integer
+        return self.body.emit(self.kind, f"{word} {self.kind} {a.name}, {b.name}")
+
+    def compare(self, real: str, integer: str, other: Value | Number) -> Value:
+        word = f"fcmp {real}" if self.kind in ("float", "double") else f"icmp {integer}"
+        text = f"{word} {self.kind} {self.name}, {self.like(other).name}"
+        return self.body.emit("i1", text)
+
+    __add__ = lambda a, b: a.binary("fadd", "add", b)
+    __radd__ = __add__
+    __sub__ = lambda a, b: a.binary("fsub", "sub", b)
+    __rsub__ = lambda a, b: a.binary("fsub", "sub", b, True)
+    __mul__ = lambda a, b: a.binary("fmul", "mul", b)
+    __rmul__ = __mul__
+    __truediv__ = lambda a, b: a.binary("fdiv", "sdiv", b)
+    __rtruediv__ = lambda a, b: a.binary("fdiv", "sdiv", b, True)
+    __and__ = lambda a, b: a.binary("and", "and", b)
+    __or__ = lambda a, b: a.binary("or", "or", b)
+    __xor__ = lambda a, b: a.binary("xor", "xor", b)
+    __lshift__ = lambda a, b: a.binary("shl", "shl", b)
+    __rshift__ = lambda a, b: a.binary("ashr", "ashr", b)
+    __lt__ = lambda a, b: a.compare("olt", "slt", b)
+    __le__ = lambda a, b: a.compare("ole", "sle", b)
+    __gt__ = lambda a, b: a.compare("ogt", "sgt", b)
+    __ge__ = lambda a, b: a.compare("oge", "sge", b)
+    eq = lambda a, b: a.compare("oeq", "eq", b)
+    ne = lambda a, b: a.compare("une", "ne", b)
+
+    def __neg__(self) -> Value:
+        if self.kind in ("float", "double"):
+            return self.body.emit(self.kind, f"fneg {self.kind} {self.name}")
+        return self.like(0) - self
+
+    def lshr(self, other: Value | Number) -> Value:
+        return self.binary("lshr", "lshr", other)
+
+    def bits(self, kind: str) -> Value:
+        """The same bits read as another type of the same size."""
+        return self.body.emit(kind, f"bitcast {self.kind} {self.name} to {kind}")
+
+    def to(self, kind: str, signed: bool = True) -> Value:
+        """The same number in another type; float to integer truncates."""
+        if kind == self.kind:
+            return self
+        real, target = self.kind in ("float", "double"), kind in ("float", "double")
+        wider = BITS[kind] > BITS[self.kind]
+        if real and target:
+            word = "fpext" if wider else "fptrunc"
+        elif real:
+            word = "fptosi"
+        elif target:
+            word = "sitofp" if signed and self.kind != "i1" else "uitofp"
+        else:
+            word = "trunc" if not wider else "sext" if signed and self.kind != "i1" else "zext"
+        return self.body.emit(kind, f"{word} {self.kind} {self.name} to {kind}")
+
+
+def select(condition: Value, a: Value | Number, b: Value | Number) -> Value:
+    """a where the condition holds, else b."""
+    if not isinstance(a, Value):
+        assert isinstance(b, Value)
+        a = b.like(a)
+    b = a.like(b)
+    text = f"select i1 {condition.name}, {a.kind} {a.name}, {b.kind} {b.name}"
+    return condition.body.emit(a.kind, text)
+
+
+def intrinsic(name: str, *args: Value) -> Value:
+    """An LLVM intrinsic overloaded on the type of its first argument, e.g. fabs, rint, copysign."""
+    kind = args[0].kind
+    return args[0].body.call(f"llvm.{name}.{SUFFIX[kind]}", kind, args)
+
+
+def fma(a: Value, b: Value | Number, c: Value | Number) -> Value:
+    """a·b + c, rounded once."""
+    return intrinsic("fma", a, a.like(b), a.like(c))
+
+
+def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
+    """c0 + c1·x + c2·x² + … by Horner's rule."""
+    *rest, last = coefficients
+    total = x.like(last)
+    for c in reversed(rest):
+        total = fma(total, x, c)
+    return total

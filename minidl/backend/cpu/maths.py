@@ -1,0 +1,396 @@
+"""exp, log, tanh, erf, sin, pow … as LLVM IR that vectorises: no branch, no call, within 4 ulp everywhere.
+
+float32: exp, log and tanh in native fused multiply-adds, the rarer ones in double inside and rounded
+once at the end. float64: the C library's functions (accurate, not vectorised). Infinities and NaN as in
+C99 Annex F. Polynomials without another source are Lawson-weighted minimax fits, or Taylor series where
+these already reach the precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import cache
+
+from minidl.backend.cpu.ir import Body, Value, fma, intrinsic, polynomial, select
+
+LN2_HI = 0.693145751953125  # 16 bits: n·LN2_HI is exact
+LN2_LO = math.log(2) - LN2_HI
+MAGIC = {"float": 1.5 * 2.0**23, "double": 1.5 * 2.0**52}  # adding it rounds to an integer
+MAGIC_BITS = {"float": 0x4B400000, "double": 0x4338000000000000}
+EXPM1 = (0.5, 0.16666667, 0.04166635498, 0.008333274163, 0.00139410782, 0.000199136731)
+TAYLOR = tuple(1 / math.factorial(k) for k in range(2, 13))  # (exp(r) - 1 - r) / r²
+LOG1P = (0.3333331644535065, -0.2500081360340118, 0.2000230252742768, -0.1662438958883286,
+         0.1418072283267975, -0.1313011497259140, 0.1288560926914215, -0.07860497385263443)  # fmt: skip
+ATANH = tuple(1 / (2 * k + 1) for k in range(10))
+SIN = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(7))
+COS = tuple((-1) ** k / math.factorial(2 * k) for k in range(8))
+ATAN = (0.9999999999412448, -0.33333331571216546, 0.1999991205009221, -0.14283980729501897,
+        0.11093240981619118, -0.08980237674149726, 0.07245713840724868, -0.05427901838023696,
+        0.034209495076768764, -0.016111591670950318, 0.004850894423155824,
+        -0.0006847850143520213)  # fmt: skip
+ERF_NEAR = (0.128379225730896, -0.37612631916999817, 0.11283663660287857, -0.026857705786824226,
+            0.005196952261030674, -0.0008097703102976084, 8.18509142845869e-05)  # fmt: skip
+ERF_FAR = (1.1284557580947876, 0.6361457705497742, 0.10405319929122925, -0.021101828664541245,
+           0.0016803629696369171, 0.000572056567762047, -0.00023443590907845646,
+           3.696507337735966e-05, -2.3206141577247763e-06)  # fmt: skip
+ERFCX = (0.13699945762445803, -0.25906804874294714, 0.21871967904380796, -0.16425781817915824,
+         0.10896317231994038, -0.06310778243406437, 0.03129914948102938, -0.012844224933236906,
+         0.0040593912434357315, -0.000798404046981306, -1.7877140676980283e-05,
+         8.061473800725891e-05, -2.8436060874187862e-05, -9.799883643095306e-06)  # fmt: skip
+TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041  # 192 bits after the point
+
+Emitter = Callable[..., Value]
+F32: dict[str, Emitter] = {}  # written here
+BOTH: dict[str, Emitter] = {}  # compositions, the same text in both precisions
+LIBM = ("exp", "log", "log2", "log1p", "expm1", "tanh", "erf", "erfc", "sin", "cos", "tan",
+        "asin", "acos", "atan", "sinh", "cosh", "atan2", "pow")  # fmt: skip
+BINARY = ("atan2", "pow")
+
+
+def f32(emitter: Emitter) -> Emitter:
+    F32[emitter.__name__] = emitter
+    return emitter
+
+
+def both(emitter: Emitter) -> Emitter:
+    BOTH[emitter.__name__] = emitter
+    return emitter
+
+
+def apply(name: str, *args: Value) -> Value:
+    """Write a call of ml_NAME in the precision of the arguments."""
+    kind = args[0].kind
+    return args[0].body.call(f"ml_{name}_{'f32' if kind == 'float' else 'f64'}", kind, args)
+
+
+def fabs(x: Value) -> Value:
+    return intrinsic("fabs", x)
+
+
+def is_negative(x: Value) -> Value:
+    """The sign bit, so that it also holds for -0."""
+    return x.bits("i32" if x.kind == "float" else "i64") < 0
+
+
+# ---- shared cores ------------------------------------------------------------------------------
+
+
+def exp_parts(x: Value) -> tuple[Value, Value]:
+    """q, n with exp(x) = (1 + q)·2ⁿ and |x - n·ln 2| <= ln(2)/2; q keeps its digits near 0."""
+    whole = "i32" if x.kind == "float" else "i64"
+    t = fma(x, 1 / math.log(2), MAGIC[x.kind])
+    n = t - MAGIC[x.kind]
+    r = fma(n, -LN2_LO, fma(n, -LN2_HI, x))
+    q = fma(r * r, polynomial(r, EXPM1 if x.kind == "float" else TAYLOR), r)
+    return q, t.bits(whole) - MAGIC_BITS[x.kind]
+
+
+def power_of_two(n: Value) -> Value:
+    """2ⁿ for n within the exponents of normal numbers."""
+    if n.kind == "i32":
+        return ((n + 127) << 23).bits("float")
+    return ((n + 1023) << 52).bits("double")
+
+
+def clamp(x: Value, low: float, high: float) -> Value:
+    """x within the bounds; NaN stays."""
+    x = select(x > high, high, x)
+    return select(x < low, low, x)
+
+
+def wide_exp(x: Value) -> Value:
+    """exp of a double within ±700."""
+    q, n = exp_parts(x)
+    s = power_of_two(n)
+    return fma(q, s, s)
+
+
+def split(x: Value) -> tuple[Value, Value, Value]:
+    """m - 1, e, e as a number, with x = m·2^e, sqrt(1/2) <= m < sqrt(2), for a normal x > 0."""
+    whole, shift, half = ("i32", 23, 0x3F3504F3) if x.kind == "float" else (
+        "i64", 52, 0x3FE6A09E667F3BCD)  # fmt: skip
+    bits = x.bits(whole) - half
+    e = bits >> shift
+    m = ((bits & ((1 << shift) - 1)) + half).bits(x.kind)
+    return m - 1.0, e, e.to(x.kind)
+
+
+def log_limits(x: Value, r: Value) -> Value:
+    """Set r = log(x) right at 0, infinity, NaN and below 0."""
+    r = select(x > 0.0, r, select(x.eq(0.0), x.like(-math.inf), math.nan))
+    return select(x.eq(math.inf), math.inf, r)
+
+
+def log_core(f: Value, e: Value) -> Value:
+    """log((1 + f)·2^e) in float32."""
+    square = f * f
+    low = fma(e, LN2_LO, square * f * polynomial(f, LOG1P))
+    return fma(e, LN2_HI, f + fma(square, -0.5, low))
+
+
+def wide_log(x: Value) -> Value:
+    """log of a double >= 0 by 2·atanh(f / (2 + f))."""
+    f, _, e = split(x)
+    t = f / (f + 2.0)
+    r = fma(e, math.log(2), t * 2.0 * polynomial(t * t, ATANH))
+    return log_limits(x, r)
+
+
+def wide_atan2(y: Value, x: Value) -> Value:
+    ax, ay = fabs(x), fabs(y)
+    swap = ay > ax
+    high, low = select(swap, ay, ax), select(swap, ax, ay)
+    equal = select(high.eq(0.0), high, 1.0)
+    t = select(low.eq(high), equal, low / high)
+    r = t * polynomial(t * t, ATAN)
+    r = select(swap, math.pi / 2 - r, r)
+    r = select(is_negative(x), math.pi - r, r)
+    return intrinsic("copysign", r, y)
+
+
+def quadrant(x: Value) -> tuple[Value, Value]:
+    """r, n (i64) with x = n·π/2 + r, |r| <= π/4, for a float32 x of any size; r is double.
+
+    Cody and Waite's subtraction below 2²⁰, above it Payne and Hanek's multiplication by the bits
+    of 2/π that matter (as in Arm's optimized routines).
+    """
+    wide = x.to("double")
+    t = fma(wide, 2 / math.pi, MAGIC["double"])
+    n = t - MAGIC["double"]
+    near = fma(n, -6.123233995736766e-17, fma(n, -math.pi / 2, wide))
+    bits = x.bits("i32")
+    window = (bits.lshr(26) & 15).to("i64")
+    mantissa = (((bits & 0xFFFFFF) | 0x800000) << (bits.lshr(23) & 7)).to("i64", signed=False)
+    words = []
+    for offset in (0, 4, 8):
+        place = x.body.emit(
+            "ptr", f"getelementptr i32, ptr @ml_two_over_pi, i64 {(window + offset).name}"
+        )
+        word = x.body.emit("i32", f"load i32, ptr {place.name}, align 4")
+        words.append(word.to("i64", signed=False) * mantissa)
+    turns = ((words[0] << 32) | words[2].lshr(32)) + words[1]
+    whole = (turns + (1 << 61)).lshr(62)
+    far = (turns - (whole << 62)).to("double") * (math.pi * 2.0**-63)
+    far = select(bits < 0, -far, far)
+    whole = select(bits < 0, -whole, whole)
+    small = fabs(x) < 2.0**20
+    return select(small, near, far), select(small, t.bits("i64"), whole)
+
+
+def circular(x: Value, turn: int) -> Value:
+    """sin(x + turn·π/2) in float32."""
+    r, n = quadrant(x)
+    square = r * r
+    n = n + turn
+    s, c = r * polynomial(square, SIN), polynomial(square, COS)
+    v = select((n & 1).eq(0), s, c)
+    v = select((n & 2).eq(0), v, -v)
+    return select(fabs(x) < math.inf, v.to("float"), math.nan)
+
+
+# ---- float32 functions ---------------------------------------------------------------------------
+
+
+@f32
+def exp(x: Value) -> Value:
+    q, n = exp_parts(clamp(x, -104.0, 89.0))
+    half = n >> 1  # in two steps: into the subnormals, and over the largest number
+    return (q + 1.0) * power_of_two(half) * power_of_two(n - half)
+
+
+@f32
+def expm1(x: Value) -> Value:
+    q, n = exp_parts(clamp(x, -20.0, 89.0))
+    half = n >> 1
+    rest = n - half
+    s = power_of_two(half)
+    return fma(q, s, s - power_of_two(-rest)) * power_of_two(rest)
+
+
+@f32
+def tanh(x: Value) -> Value:
+    a = fabs(x)
+    q, n = exp_parts(select(a > 10.0, 10.0, a) * 2.0)
+    s = power_of_two(n)
+    t = fma(q, s, s - 1.0)  # expm1(2|x|)
+    return intrinsic("copysign", t / (t + 2.0), x)
+
+
+@f32
+def log(x: Value) -> Value:
+    tiny = x < 2.0**-126
+    f, _, e = split(select(tiny, x * 2.0**25, x))
+    return log_limits(x, log_core(f, e - select(tiny, x.like(25.0), 0.0)))
+
+
+@f32
+def log1p(x: Value) -> Value:
+    u = x + 1.0
+    f, n, e = split(u)
+    s = ((-(n << 23)) + 0x3F800000).bits("float")
+    f = select(x > 1e9, f, fma(x, s, s - 1.0))  # (1 + x)·2^-n - 1 without the rounding of 1 + x
+    return log_limits(u, log_core(f, e))
+
+
+@f32
+def log2(x: Value) -> Value:
+    return (wide_log(x.to("double")) * (1 / math.log(2))).to("float")
+
+
+@f32
+def erf(x: Value) -> Value:
+    a = fabs(x)
+    near = fma(polynomial(x * x, ERF_NEAR), x, x)
+    t = select(a > 4.0, 4.0, a)
+    far = 1.0 - apply("exp", -(t * polynomial(t, ERF_FAR)))
+    return select(a < 0.92, near, intrinsic("copysign", far, x))
+
+
+@f32
+def erfc(x: Value) -> Value:
+    """exp(-x²)·erfcx(|x|), erfcx being smooth in (|x| - 4) / (|x| + 4)."""
+    a = clamp(fabs(x).to("double"), 0.0, 10.2)
+    v = wide_exp(-(a * a)) * polynomial((a - 4.0) / (a + 4.0), ERFCX)
+    return select(x < 0.0, 2.0 - v, v).to("float")
+
+
+@f32
+def sin(x: Value) -> Value:
+    return circular(x, 0)
+
+
+@f32
+def cos(x: Value) -> Value:
+    return circular(x, 1)
+
+
+@f32
+def tan(x: Value) -> Value:
+    r, n = quadrant(x)
+    square = r * r
+    s, c = r * polynomial(square, SIN), polynomial(square, COS)
+    even = (n & 1).eq(0)
+    v = select(even, s, -c) / select(even, c, s)
+    return select(fabs(x) < math.inf, v.to("float"), math.nan)
+
+
+@f32
+def atan2(y: Value, x: Value) -> Value:
+    return wide_atan2(y.to("double"), x.to("double")).to("float")
+
+
+@f32
+def atan(x: Value) -> Value:
+    wide = x.to("double")
+    return wide_atan2(wide, wide.like(1.0)).to("float")
+
+
+@f32
+def asin(x: Value) -> Value:
+    wide = x.to("double")
+    return wide_atan2(wide, intrinsic("sqrt", (1.0 - wide) * (wide + 1.0))).to("float")
+
+
+@f32
+def acos(x: Value) -> Value:
+    wide = x.to("double")
+    return wide_atan2(intrinsic("sqrt", (1.0 - wide) * (wide + 1.0)), wide).to("float")
+
+
+@f32
+def sinh(x: Value) -> Value:
+    a = fabs(x).to("double")
+    q, n = exp_parts(select(a > 100.0, 100.0, a))
+    s = power_of_two(n)
+    t = fma(q, s, s - 1.0)
+    return intrinsic("copysign", ((t + t / (t + 1.0)) * 0.5).to("float"), x)
+
+
+@f32
+def cosh(x: Value) -> Value:
+    a = fabs(x).to("double")
+    t = wide_exp(select(a > 100.0, 100.0, a))
+    return ((t + 1.0 / t) * 0.5).to("float")
+
+
+@f32
+def pow(x: Value, y: Value) -> Value:
+    base, power = fabs(x).to("double"), y.to("double")
+    size = wide_exp(clamp(power * wide_log(base), -200.0, 200.0))
+    size = select(base.eq(1.0) & y.eq(y), 1.0, size)
+    whole, half = intrinsic("rint", y).eq(y), y * 0.5
+    odd = whole & intrinsic("rint", half).ne(half)
+    v = select(odd & is_negative(x), -size, size).to("float")
+    v = select((x < 0.0) & (x > -math.inf) & whole.eq(0), math.nan, v)
+    return select(y.eq(0.0) | x.eq(1.0), 1.0, v)
+
+
+# ---- both precisions -----------------------------------------------------------------------------
+
+
+@both
+def sqrt(x: Value) -> Value:
+    return intrinsic("sqrt", x)
+
+
+@both
+def sigmoid(x: Value) -> Value:
+    e = apply("exp", -fabs(x))
+    return select(x < 0.0, e, 1.0) / (e + 1.0)
+
+
+@both
+def softplus(x: Value) -> Value:
+    return select(x < 0.0, 0.0, x) + apply("log1p", apply("exp", -fabs(x)))
+
+
+# ---- the library ---------------------------------------------------------------------------------
+
+
+def symbols() -> tuple[str, ...]:
+    """The names `library` defines: ml_exp_f32, ml_exp_f64, …"""
+    names = [*F32, *BOTH]
+    return tuple(f"ml_{n}_{p}" for n in names for p in ("f32", "f64"))
+
+
+@cache
+def define(symbol: str) -> tuple[str, frozenset[str], frozenset[str]]:
+    """The text of one function, the ml_ functions it calls and the declarations it needs."""
+    name, precision = symbol.removeprefix("ml_").rsplit("_", 1)
+    kind = "float" if precision == "f32" else "double"
+    body = Body()
+    args = [Value(body, f"%x{i}", kind) for i in range(2 if name in BINARY else 1)]
+    inside = ", ".join(f"{kind} {a.name}" for a in args)
+    if name in BOTH:
+        result = BOTH[name](*args)
+    elif kind == "float":
+        result = F32[name](*args)
+    else:
+        types = ", ".join("double" for _ in args)
+        body.declares.add(f"declare double @{name}({types}) memory(none) nounwind willreturn")
+        result = body.emit(kind, f"call double @{name}({inside})")
+    lines = [f"define internal {kind} @{symbol}({inside}) alwaysinline nounwind {{"]
+    lines += [*body.lines, f"  ret {kind} {result.name}", "}"]
+    return "\n".join(lines), frozenset(body.calls), frozenset(body.declares)
+
+
+def library(names: Iterable[str] | None = None, declares: Iterable[str] = ()) -> str:
+    """LLVM IR of the functions named (default: all), of what they call, and their declarations.
+
+    Every definition is `internal alwaysinline`. `declares` are further declaration lines to merge,
+    since a module may declare an intrinsic only once.
+    """
+    todo, texts, lines = list(symbols() if names is None else names), {}, set(declares)
+    while todo:
+        symbol = todo.pop()
+        if symbol not in texts:
+            texts[symbol], calls, needed = define(symbol)
+            todo += calls
+            lines |= needed
+    text = "\n".join([*sorted(lines), *(texts[s] for s in sorted(texts))]) + "\n"
+    if "@ml_two_over_pi" in text:
+        words = (TWO_OVER_PI >> (8 * (23 - i)) & 0xFFFFFFFF for i in range(24))
+        table = ", ".join(f"i32 {w}" for w in words)
+        text = f"@ml_two_over_pi = internal constant [24 x i32] [{table}], align 16\n" + text
+    return text
