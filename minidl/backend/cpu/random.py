@@ -1,0 +1,210 @@
+"""Philox4x32-10 random numbers on the CPU: bits, uniforms, normals and Bernoulli masks by counter.
+
+Every function is pure: element i of the result depends on (key, draw, i) alone, so that results
+are bit-equal at any thread count. The generator is that of Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3" (SC'11). Its 64-bit key is (k0, k1), its 128-bit counter is
+(block, draw), and one block yields four words of 32 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.backend.cpu.jit import R, cos, device, kernel, launch, log, sin, sqrt
+
+ROW_BLOCKS = 1 << 20  # blocks that one row of random_rows owns
+_CHUNK = 1 << 13  # blocks of four words that a thread takes at a time
+
+_U = np.uint64
+_M0, _M1 = _U(0xD2511F53), _U(0xCD9E8D57)
+_W0, _W1 = _U(0x9E3779B9), _U(0xBB67AE85)
+_LOW, _HALF = _U(0xFFFFFFFF), _U(32)
+_TURN_F4, _TURN_F8 = 2.0 * np.pi / 2.0**32, 2.0 * np.pi / 2.0**64
+
+
+def random_bits(n: int, key: int, draw: int) -> np.ndarray:
+    """n random words (uint32); word i is lane i % 4 of block i // 4."""
+    blocks = -(-n // 4)
+    out = np.empty(4 * blocks, np.uint32)
+    launch(_bits, blocks, _CHUNK, out, _signed(key), _signed(draw))
+    return out[:n]
+
+
+def random_rows(rows: np.ndarray, words: int, key: int, draw: int, first: int = 0) -> np.ndarray:
+    """(len(rows), words) uint32: each row's own sequence, whatever the other rows are.
+
+    rows: int64 numbers < 2**44; first: the block of each row's sequence to begin with.
+    """
+    assert first + words // 4 < ROW_BLOCKS
+    rows = np.ascontiguousarray(rows, np.int64)
+    blocks = -(-words // 4)
+    out = np.empty((len(rows), 4 * blocks), np.uint32)
+    launch(_rows, len(rows), 256, rows, out, blocks, first, _signed(key), _signed(draw))
+    return out[:, :words]
+
+
+def random_uniform(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
+    """n uniforms in [0, 1): multiples of 2**-24 (float32) or, of two words, 2**-53 (float64)."""
+    single = np.dtype(dtype) == np.float32
+    lanes = 4 if single else 2
+    blocks = -(-n // lanes)
+    out = np.empty(lanes * blocks, dtype)
+    work = _uniform_f4 if single else _uniform_f8
+    launch(work, blocks, _CHUNK, out, _signed(key), _signed(draw))
+    return out[:n]
+
+
+def random_normal(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
+    """n standard normals by Box and Muller: a pair from two words (float32) or four (float64)."""
+    single = np.dtype(dtype) == np.float32
+    lanes = 4 if single else 2
+    blocks = -(-n // lanes)
+    out = np.empty(lanes * blocks, dtype)
+    work = _normal_f4 if single else _normal_f8
+    launch(work, blocks, _CHUNK, out, _signed(key), _signed(draw))
+    return out[:n]
+
+
+def random_bernoulli(n: int, p: float, key: int, draw: int) -> np.ndarray:
+    """n booleans, True with probability p (to 2**-32): where word i < p * 2**32."""
+    blocks = -(-n // 4)
+    out = np.empty(4 * blocks, np.bool_)
+    launch(_bernoulli, blocks, _CHUNK, out, round(p * 2**32), _signed(key), _signed(draw))
+    return out[:n]
+
+
+def mask_to_nhwc(mask: np.ndarray) -> np.ndarray:
+    """Copy a C-ordered (N, C, H, W) mask into channels-last memory; the shape stays."""
+    n, c, h, w = mask.shape
+    out = np.empty((n, h, w, c), np.bool_)
+    launch(_transpose, n, 1, mask, out, c, h * w)
+    return out.transpose(0, 3, 1, 2)
+
+
+def _signed(word: int) -> int:
+    """A 64-bit word as the signed integer that a launch table holds."""
+    word &= 2**64 - 1
+    return word - 2**64 if word >> 63 else word
+
+
+@device
+def _philox(block, key, draw):  # type: ignore[no-untyped-def]
+    a, b, c, d = block & _LOW, block >> _HALF, draw & _LOW, draw >> _HALF
+    x, y = key & _LOW, key >> _HALF
+    for _ in range(10):
+        p = _M0 * a
+        q = _M1 * c
+        a, b, c, d = (q >> _HALF) ^ b ^ x, q & _LOW, (p >> _HALF) ^ d ^ y, p & _LOW
+        x = (x + _W0) & _LOW
+        y = (y + _W1) & _LOW
+    return a, b, c, d
+
+
+@kernel("u4* u8 u8")
+def _bits(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+    for i in range(lo, hi):
+        a, b, c, d = _philox(_U(i), key, draw)
+        out[4 * i] = np.uint32(a)
+        out[4 * i + 1] = np.uint32(b)
+        out[4 * i + 2] = np.uint32(c)
+        out[4 * i + 3] = np.uint32(d)
+
+
+@kernel("i8* u4* int int u8 u8")
+def _rows(lo, hi, slot, rows, out, blocks, first, key, draw):  # type: ignore[no-untyped-def]
+    for i in range(lo, hi):
+        start = rows[i] * ROW_BLOCKS + first
+        for j in range(blocks):
+            a, b, c, d = _philox(_U(start + j), key, draw)
+            o = 4 * (i * blocks + j)
+            out[o] = np.uint32(a)
+            out[o + 1] = np.uint32(b)
+            out[o + 2] = np.uint32(c)
+            out[o + 3] = np.uint32(d)
+
+
+@kernel("f4* u8 u8")
+def _uniform_f4(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+    scale = np.float32(2.0**-24)
+    for i in range(lo, hi):
+        a, b, c, d = _philox(_U(i), key, draw)
+        out[4 * i] = np.float32(np.int32(a >> _U(8))) * scale
+        out[4 * i + 1] = np.float32(np.int32(b >> _U(8))) * scale
+        out[4 * i + 2] = np.float32(np.int32(c >> _U(8))) * scale
+        out[4 * i + 3] = np.float32(np.int32(d >> _U(8))) * scale
+
+
+@device
+def _unit_f8(high, low):  # type: ignore[no-untyped-def]
+    """An integer below 2**53 from two words."""
+    return np.float64(np.int64(((high << _HALF) | low) >> _U(11)))
+
+
+@kernel("f8* u8 u8")
+def _uniform_f8(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+    scale = np.float64(2.0**-53)
+    for i in range(lo, hi):
+        a, b, c, d = _philox(_U(i), key, draw)
+        out[2 * i] = _unit_f8(a, b) * scale
+        out[2 * i + 1] = _unit_f8(c, d) * scale
+
+
+@device
+def _pair(radius, angle, quarter):  # type: ignore[no-untyped-def]
+    """radius times (cos, sin) of angle + quarter * pi / 2, where |angle| <= pi / 4."""
+    c = radius * cos(angle)
+    s = radius * sin(angle)
+    swap = (quarter & _U(1)) == _U(1)
+    x = s if swap else c
+    y = c if swap else s
+    x = -x if ((quarter + _U(1)) & _U(2)) == _U(2) else x
+    y = -y if (quarter & _U(2)) == _U(2) else y
+    return x, y
+
+
+@device
+def _pair_f4(u, turn):  # type: ignore[no-untyped-def]
+    """Two normals from two words: the angle is 32 bits of a turn about its nearest quarter."""
+    radius = sqrt(R(-2) * log(R(np.int32((u >> _U(8)) + _U(1))) * R(2.0**-24)))
+    quarter = ((turn + _U(1 << 29)) >> _U(30)) & _U(3)
+    rest = np.int64(turn) - (np.int64((turn + _U(1 << 29)) >> _U(30)) << 30)
+    return _pair(radius, R(np.int32(rest)) * R(_TURN_F4), quarter)
+
+
+@kernel("R* u8 u8")
+def _normal_f4(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+    for i in range(lo, hi):
+        a, b, c, d = _philox(_U(i), key, draw)
+        out[4 * i], out[4 * i + 1] = _pair_f4(a, b)
+        out[4 * i + 2], out[4 * i + 3] = _pair_f4(c, d)
+
+
+@kernel("R* u8 u8")
+def _normal_f8(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+    for i in range(lo, hi):
+        a, b, c, d = _philox(_U(i), key, draw)
+        radius = sqrt(R(-2) * log((_unit_f8(a, b) + R(1)) * R(2.0**-53)))
+        turn = (c << _HALF) | d
+        quarter = (turn + _U(1 << 61)) >> _U(62)  # may wrap to 0, as the angle does
+        rest = np.int64(turn - (quarter << _U(62)))
+        out[2 * i], out[2 * i + 1] = _pair(radius, R(rest) * R(_TURN_F8), quarter)
+
+
+@kernel("u1* int u8 u8")
+def _bernoulli(lo, hi, slot, out, limit, key, draw):  # type: ignore[no-untyped-def]
+    bound = _U(limit)
+    for i in range(lo, hi):
+        a, b, c, d = _philox(_U(i), key, draw)
+        out[4 * i] = np.uint8(a < bound)
+        out[4 * i + 1] = np.uint8(b < bound)
+        out[4 * i + 2] = np.uint8(c < bound)
+        out[4 * i + 3] = np.uint8(d < bound)
+
+
+@kernel("u1* u1* int int")
+def _transpose(lo, hi, slot, x, y, c, hw):  # type: ignore[no-untyped-def]
+    for i in range(lo, hi):
+        base = i * c * hw
+        for j in range(hw):
+            for k in range(c):
+                y[base + j * c + k] = x[base + k * hw + j]

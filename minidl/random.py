@@ -1,0 +1,211 @@
+"""Counter-based random numbers: seeded streams, drawn from by number, the same on every device.
+
+Philox4x32-10 with key = seed xor stream and counter = (element in logical C order, number of the
+draw). A draw is a pure function of the two, so bits, uniforms, masks, integers and permutations
+are bit-equal at any thread count; a generator's whole state is {seed, stream, draw}.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.cpu import random as backend_random
+from minidl.errors import CheckpointError, DTypeError, require
+
+# Fractional parts of square roots of primes: keys of different streams never meet for small seeds.
+STREAMS = {
+    "init": 0x6A09E667F3BCC908,
+    "dropout": 0xBB67AE8584CAA73B,
+    "loader": 0x3C6EF372FE94F82B,
+    "augmentation": 0xA54FF53A5F1D36F1,
+    "data": 0x510E527FADE682D1,
+}
+_WORD = 2**64 - 1
+
+
+class Generator:
+    """One stream of random arrays; each method call takes one draw number (thread-safe).
+
+    seed: any integer, taken modulo 2**64; stream: one of STREAMS. Raises ShapeError otherwise.
+    """
+
+    def __init__(self, seed: int = 0, stream: str = "init") -> None:
+        require(
+            stream in STREAMS, "Generator", f"stream must be one of {[*STREAMS]}", stream=stream
+        )
+        self.stream = stream
+        self._lock = threading.Lock()
+        self.manual_seed(seed)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start again at draw 0 of another seed."""
+        require(isinstance(seed, (int, np.integer)), "manual_seed", "seed must be int", seed=seed)
+        self._seed, self._draw = int(seed) & _WORD, 0
+        return self
+
+    def initial_seed(self) -> int:
+        """The seed in use."""
+        return self._seed
+
+    def get_state(self) -> dict[str, Any]:
+        """{seed, stream, draw}: plain values, enough to go on from here."""
+        return {"seed": self._seed, "stream": self.stream, "draw": self._draw}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state that get_state gave. Raises CheckpointError for anything else."""
+        ok = isinstance(state, dict) and state.get("stream") in STREAMS
+        ok = ok and isinstance(state.get("seed"), int) and isinstance(state.get("draw"), int)
+        rule = "the state must hold seed, stream and draw"
+        require(ok, "Generator.set_state", rule, error=CheckpointError, state=state)
+        self.stream, self._seed, self._draw = state["stream"], state["seed"], state["draw"]
+
+    state, load_state = get_state, set_state
+
+    @property
+    def key(self) -> int:
+        """Philox's 64-bit key."""
+        return self._seed ^ STREAMS[self.stream]
+
+    def _next(self) -> int:
+        with self._lock:
+            draw = self._draw
+            self._draw += 1
+        return draw
+
+    def bits(self, n: int) -> np.ndarray:
+        """n words of 32 random bits (uint32)."""
+        return backend_random.random_bits(n, self.key, self._next())
+
+    def keyed_bits(self, rows: np.ndarray, words: int, draw: int, first: int = 0) -> np.ndarray:
+        """(len(rows), words) uint32 that depend on each row's number and on draw alone.
+
+        Takes no draw number of its own: the caller names one (an epoch, say). first: how many
+        words, a multiple of 4, of each row's sequence to skip. Rows are int64 below 2**44.
+        """
+        assert first % 4 == 0, first
+        return backend_random.random_rows(rows, words, self.key, draw, first // 4)
+
+    def uniform(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """Uniform in [0, 1): multiples of 2**-24 in float32, of 2**-53 in float64."""
+        shape, n = _shaped(shape)
+        dtype = _real(dtype, "uniform")
+        return backend_random.random_uniform(n, dtype, self.key, self._next()).reshape(shape)
+
+    def normal(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """Standard normals, float32 or float64."""
+        shape, n = _shaped(shape)
+        dtype = _real(dtype, "normal")
+        return backend_random.random_normal(n, dtype, self.key, self._next()).reshape(shape)
+
+    def bernoulli(
+        self, p: float, shape: int | tuple[int, ...], *, channels_last: bool = False
+    ) -> np.ndarray:
+        """Booleans, True with probability p (to 2**-32).
+
+        channels_last gives a 4-axis mask in channels-last memory; its values are the same.
+        """
+        shape, n = _shaped(shape)
+        require(0 <= p <= 1, "bernoulli", "p must lie in [0, 1]", p=p)
+        mask = backend_random.random_bernoulli(n, p, self.key, self._next()).reshape(shape)
+        return backend_random.mask_to_nhwc(mask) if channels_last else mask
+
+    def integers(self, low: int, high: int, shape: int | tuple[int, ...]) -> np.ndarray:
+        """int64 in [low, high); off uniform by at most (high - low) / 2**64."""
+        shape, n = _shaped(shape)
+        require(low < high, "integers", "low must be below high", low=low, high=high)
+        offset = self._words64(n) % np.uint64(high - low)
+        return (offset.astype(np.int64) + low).reshape(shape)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """A uniform order of range(n) (int64): 64-bit keys sorted, ties by index."""
+        return np.argsort(self._words64(n), kind="stable")
+
+    def choice(self, weights: np.ndarray, n: int, *, replacement: bool = True) -> np.ndarray:
+        """n indices (int64) drawn with probability proportional to weights (K,), all >= 0.
+
+        Without replacement by exponential races (Efraimidis and Spirakis 2006).
+        """
+        w = np.asarray(weights, np.float64)
+        ok = w.ndim == 1 and bool(np.isfinite(w).all()) and bool((w >= 0).all()) and w.sum() > 0
+        require(ok, "choice", "weights must be finite, >= 0, one axis, not all 0", weights=weights)
+        if replacement:
+            edges = np.cumsum(w)
+            found = np.searchsorted(edges, self.uniform(n, np.float64) * edges[-1], side="right")
+            return np.minimum(found, np.flatnonzero(w)[-1])
+        rule = "without replacement n cannot exceed the number of positive weights"
+        require(n <= np.count_nonzero(w), "choice", rule, n=n, weights=weights)
+        race = -np.log1p(-self.uniform(len(w), np.float64))
+        finish = np.divide(race, w, out=np.full(len(w), np.inf), where=w > 0)
+        return np.argsort(finish, kind="stable")[:n]
+
+    def _words64(self, n: int) -> np.ndarray:
+        pairs = self.bits(2 * n).astype(np.uint64)
+        return pairs[0::2] << np.uint64(32) | pairs[1::2]
+
+
+_streams = {name: Generator(0, name) for name in STREAMS}
+
+
+def default(stream: str) -> Generator:
+    """The process-wide generator of a stream."""
+    require(stream in STREAMS, "default", f"stream must be one of {[*STREAMS]}", stream=stream)
+    return _streams[stream]
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed every stream and start it at draw 0; returns the generator of initialisation."""
+    for generator in _streams.values():
+        generator.manual_seed(seed)
+    return _streams["init"]
+
+
+def initial_seed() -> int:
+    """The seed that the streams were last given."""
+    return _streams["init"].initial_seed()
+
+
+def get_state() -> dict[str, dict[str, Any]]:
+    """The states of all streams, plain values by stream."""
+    return {name: generator.get_state() for name, generator in _streams.items()}
+
+
+def set_state(state: dict[str, dict[str, Any]]) -> None:
+    """Put all streams back where get_state found them. Raises CheckpointError if any is missing."""
+    missing = [name for name in STREAMS if name not in state]
+    require(not missing, "set_state", "a stream is missing", error=CheckpointError, missing=missing)
+    for name, generator in _streams.items():
+        generator.set_state(state[name])
+
+
+def philox_reference(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Philox4x32-10 in plain NumPy, the definition that kernels are tested against.
+
+    counter (n, 4) words -> (n, 4) uint32 (Salmon et al., SC'11, figure 4).
+    """
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    c = np.asarray(counter, np.uint64).T
+    k0, k1 = key
+    for _ in range(10):
+        p, q = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        left, right = (q >> half) ^ c[1] ^ np.uint64(k0), (p >> half) ^ c[3] ^ np.uint64(k1)
+        c = np.stack([left, q & low, right, p & low])
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return c.T.astype(np.uint32)
+
+
+def _shaped(shape: int | tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    ok = all(isinstance(s, (int, np.integer)) and s >= 0 for s in sizes)
+    require(ok, "Generator", "sizes must be integers >= 0", shape=shape)
+    return sizes, math.prod(sizes)
+
+
+def _real(dtype: Any, op: str) -> np.dtype:
+    dtype = np.dtype(dtype)
+    rule = "dtype must be float32 or float64"
+    require(dtype in (np.float32, np.float64), op, rule, error=DTypeError, dtype=dtype)
+    return dtype
