@@ -1,0 +1,364 @@
+"""Backward: walks the tape in reverse, and derivatives of any order.
+
+Cotangents wait at nodes in a heap ordered by creation, so that a node is visited once, after all
+that came later, without recursion. Each node is freed as it is passed, unless the graph is kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import GraphError, require
+from minidl.tape import (
+    Edge,
+    Node,
+    Op,
+    edge_of,
+    enable_grad,
+    inference_mode,
+    is_floating,
+    is_grad_enabled,
+    no_grad,
+    observers,
+    op,
+    registry,
+    set_grad_enabled,
+    watch,
+)
+from minidl.tensor import Device, Tensor, raw
+
+__all__ = [
+    "Device",
+    "Node",
+    "Op",
+    "Tensor",
+    "backward",
+    "enable_grad",
+    "grad",
+    "inference_mode",
+    "is_grad_enabled",
+    "no_grad",
+    "op",
+    "parts",
+    "raw",
+    "registry",
+    "run_backward",
+    "set_detect_anomaly",
+    "set_grad_enabled",
+    "watch",
+]
+parts: dict[str, Callable] = {}  # ops that the walk itself needs, filled in by minidl.ops
+
+
+def run_backward(
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Any],
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    inputs: Sequence[Tensor] | None = None,
+) -> list[Any]:
+    """Push cotangents back from the outputs.
+
+    Without inputs the gradients are added to the leaves' `.grad`; with inputs they are returned
+    (raw arrays, or Tensors with create_graph; None where nothing arrived) and no `.grad` changes.
+    """
+    walk = _Walk(create_graph, inputs)
+    for t, g in zip(outputs, cotangents, strict=True):
+        edge = edge_of(t)
+        if edge is not None:
+            walk.put(edge, g)
+    with set_grad_enabled(create_graph):
+        while walk.heap:
+            walk.visit(heapq.heappop(walk.heap), retain_graph or create_graph)
+    return walk.finish()
+
+
+class _Walk:
+    """One backward pass: cotangents waiting at nodes and leaves, the latest node first."""
+
+    def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None) -> None:
+        self.create_graph = create_graph
+        self.inputs = inputs
+        self.heap: list[Node] = []
+        self.pending: dict[Node, list[Any]] = {}
+        self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
+        self.wanted: dict[tuple[int, int], list[int]] = {}
+        self.found: list[Any] = [None] * len(inputs or ())
+        for i, t in enumerate(inputs or ()):
+            if t.node is not None:
+                self.wanted.setdefault((id(t.node), t.index), []).append(i)
+
+    def put(self, edge: Edge, g: Any) -> None:
+        """Add a cotangent to what waits at an edge."""
+        target, k = edge
+        if k < 0:
+            entry = self.leaves.get(id(target))
+            if entry is None:
+                self.leaves[id(target)] = [target, g]
+            else:
+                entry[1] = parts["add"](entry[1], g)
+            return
+        slots = self.pending.get(target)
+        if slots is None:
+            slots = self.pending[target] = [None] * (k + 1)
+            heapq.heappush(self.heap, target)
+        elif len(slots) <= k:
+            slots += [None] * (k + 1 - len(slots))
+        slots[k] = g if slots[k] is None else parts["add"](slots[k], g)
+
+    def visit(self, node: Node, retain: bool) -> None:
+        """Run one node's vjp and pass its results on."""
+        slots = self.pending.pop(node)
+        if node.hooks:
+            for k, hook in node.hooks.values():
+                if k < len(slots) and slots[k] is not None:
+                    slots[k] = self._hooked(hook, slots[k])
+        for k in range(len(slots)):
+            for i in self.wanted.get((id(node), k), ()):
+                self.found[i] = slots[k]
+        require(
+            node.vjp is not None,
+            node.name,
+            "its graph was freed by an earlier backward",
+            error=GraphError,
+            fix="pass retain_graph=True to the first one",
+        )
+        if node.several:
+            g: Any = tuple(slots) + (None,) * (node.several - len(slots))
+        else:
+            g = slots[0]
+        grads = self._grads(node, g)
+        for edge, x in zip(node.edges, grads, strict=True):
+            if edge is not None and x is not None:
+                self.put(edge, x)
+        if not retain:
+            node.vjp = None
+            node.saved = node.edges = node.sources = node.versions = ()
+            node.definition_inputs = None
+
+    def _hooked(self, hook: Callable, g: Any) -> Any:
+        given = g if isinstance(g, Tensor) else Tensor(g)
+        changed = hook(given)
+        if changed is None:
+            return g
+        return changed if self.create_graph else raw(changed)
+
+    def _grads(self, node: Node, g: Any) -> Any:
+        for version in node.versions:
+            if version is not None and version[0].version != version[1]:
+                raise GraphError(
+                    f"{node.name}: a tensor that backward needs was changed in place "
+                    f"(it was at version {version[1]}, now {version[0].version}); "
+                    "clone it before changing it"
+                )
+        need = [edge is not None for edge in node.edges]
+        if self.create_graph:
+            return _differentiably(node, g, need)
+        watching = observers.get()
+        if not watching:
+            return node.vjp(g, need, *node.saved)  # type: ignore[misc]
+        start = time.perf_counter()
+        grads = node.vjp(g, need, *node.saved)  # type: ignore[misc]
+        for observe in watching:
+            observe(f"{node.name}_grad", [g], node.kwargs, grads, time.perf_counter() - start)
+        return grads
+
+    def finish(self) -> list[Any]:
+        """Give what was asked for, or add what arrived at the leaves to their `.grad`."""
+        for entry in self.leaves.values():
+            leaf = entry[0]
+            for hook in (leaf.hooks or {}).values():
+                if not getattr(hook, "after_accumulation", False):
+                    entry[1] = self._hooked(hook, entry[1])
+        if self.inputs is not None:
+            for i, t in enumerate(self.inputs):
+                if t.node is None and id(t) in self.leaves:
+                    self.found[i] = self.leaves[id(t)][1]
+            return self.found
+        while self.leaves:
+            _, (leaf, g) = self.leaves.popitem()
+            _accumulate(leaf, g)
+        return []
+
+
+def _accumulate(leaf: Tensor, g: Any) -> None:
+    """Add a gradient to `leaf.grad`; take the array itself when nobody else holds it."""
+    if isinstance(g, Tensor):  # create_graph
+        g = g if g.dtype == leaf.dtype else g.to(leaf.dtype)  # type: ignore[attr-defined]
+        leaf.leaf_grad = g if leaf.leaf_grad is None else parts["add"](leaf.leaf_grad, g)
+    else:
+        if g.dtype != leaf.array.dtype:
+            g = g.astype(leaf.array.dtype)
+        if leaf.leaf_grad is not None:
+            leaf.leaf_grad = Tensor(parts["add"](leaf.leaf_grad.array, g))
+        else:
+            leaf.leaf_grad = Tensor(g if _sole_owner(g) else parts["copy"](g))
+    for hook in (leaf.hooks or {}).values():
+        if getattr(hook, "after_accumulation", False):
+            hook(leaf)
+
+
+def _sole_owner(g: Any) -> bool:
+    """Whether the caller's callers alone hold the array and the memory below it."""
+    # references to g: the caller's caller's tuple item, the caller's name, ours, the argument
+    if sys.getrefcount(g) > 5 or not g.flags.writeable:
+        return False
+    base = g.base
+    return not isinstance(base, np.ndarray) or sys.getrefcount(base) <= 3
+
+
+def _differentiably(node: Node, g: Any, need: list[bool]) -> Any:
+    """A node's vjp with everything it touches as Tensors, so that it records itself."""
+    if node.op.definition is not None:
+        return _through_definition(node, g)
+    saved = []
+    for s, where in zip(node.saved, node.sources, strict=True):
+        if where is None:
+            if hasattr(s, "dtype") and is_floating(s) and s.ndim:
+                raise GraphError(
+                    f"{node.name}: saves an array that is neither its input nor its output and "
+                    "has no definition, so it cannot be differentiated twice"
+                )
+            saved.append(s)
+        elif where < 0:
+            saved.append(Tensor(s, True, node, -1 - where))
+        else:
+            saved.append(_tensor_of(s, node.edges[where]))
+    return node.vjp(g, need, *saved)  # type: ignore[misc]
+
+
+def _tensor_of(array: Any, edge: Edge | None) -> Any:
+    if edge is None:
+        return array
+    target, k = edge
+    return target if k < 0 else Tensor(array, True, target, k)
+
+
+def _through_definition(node: Node, g: Any) -> list[Any]:
+    """Differentiate the op's definition at its inputs, on the graph that made them."""
+    assert node.op.definition is not None and node.definition_inputs is not None
+    aliases = []
+    for array, edge in zip(node.definition_inputs, node.edges, strict=True):
+        t = _tensor_of(array, edge)
+        aliases.append(parts["alias"](t) if isinstance(t, Tensor) else t)
+    y = node.op.definition(*aliases, **node.kwargs)
+    outputs, cotangents = [], []
+    for out, h in zip(y, g, strict=False) if node.several else ((y, g),):
+        if h is not None and isinstance(out, Tensor) and out.requires:
+            outputs.append(out)
+            cotangents.append(h if isinstance(h, Tensor) else Tensor(h))
+    inputs = [t for t in aliases if isinstance(t, Tensor)]
+    found = iter(run_backward(outputs, cotangents, create_graph=True, inputs=inputs))
+    return [next(found) if isinstance(t, Tensor) else None for t in aliases]
+
+
+def backward(
+    self: Tensor,
+    gradient: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> None:
+    """Add the gradient of this tensor (a scalar, or weighted by `gradient`) to the leaves' grad."""
+    require(
+        self.requires, "backward", "the tensor does not require grad", error=GraphError, tensor=self
+    )
+    run_backward(
+        [self],
+        [_cotangent(self, gradient, create_graph)],
+        retain_graph=bool(retain_graph),
+        create_graph=create_graph,
+    )
+
+
+def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
+    if given is None:
+        require(
+            t.array.size == 1,
+            "backward",
+            "only a scalar has a gradient of its own; pass one",
+            error=GraphError,
+            tensor=t,
+        )
+        array = parts["ones_like"](t.array)
+    else:
+        require(
+            np.shape(given) == t.shape, "backward", "gradient must have the tensor's shape",
+            error=GraphError, gradient=given, tensor=t,
+        )  # fmt: skip
+        array = raw(given)
+        if not hasattr(array, "dtype") or array.dtype != t.dtype:
+            array = np.asarray(array, t.dtype)
+    if create_graph:
+        return given if isinstance(given, Tensor) else Tensor(array)
+    return array
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the outputs' sum (weighted by grad_outputs) with respect to the inputs."""
+    outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+    ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    single = grad_outputs is None or isinstance(grad_outputs, Tensor)
+    given = (grad_outputs,) * len(outs) if single else tuple(grad_outputs)
+    for t in (*outs, *ins):
+        require(t.requires, "grad", "every output and input must require grad", error=GraphError,
+                tensor=t)  # fmt: skip
+    cotangents = [_cotangent(t, g, create_graph) for t, g in zip(outs, given, strict=True)]
+    keep = create_graph if retain_graph is None else retain_graph
+    found = run_backward(outs, cotangents, retain_graph=keep, create_graph=create_graph, inputs=ins)
+    for t, g in zip(ins, found, strict=True):
+        require(
+            g is not None or allow_unused,
+            "grad",
+            "an input was not used to compute the outputs",
+            error=GraphError,
+            fix="pass allow_unused=True",
+            input=t,
+        )
+    return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in found)
+
+
+class set_detect_anomaly:
+    """Make the op that first yields a NaN, forward or backward, raise and name itself.
+
+    A function (on until called with False) and a context manager. Reads every result: slow.
+    """
+
+    def __init__(self, mode: bool = True) -> None:
+        self.before = observers.get()
+        kept = tuple(o for o in self.before if o is not _refuse_nan)
+        observers.set((*kept, _refuse_nan) if mode else kept)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        observers.set(self.before)
+
+
+def _refuse_nan(name: str, inputs: Any, kwargs: dict, output: Any, seconds: float) -> None:
+    if _any_nan(output) and not _any_nan(inputs):
+        raise GraphError(f"{name}: made the first NaN (its inputs have none)")
+
+
+def _any_nan(arrays: Any) -> bool:
+    if isinstance(arrays, (tuple, list)):
+        return any(_any_nan(a) for a in arrays)
+    array = raw(arrays)
+    return hasattr(array, "dtype") and array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+Tensor.backward = backward  # type: ignore[attr-defined]

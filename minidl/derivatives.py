@@ -1,0 +1,137 @@
+"""Built on backward: vector-Jacobian and Jacobian-vector products, and recomputed segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from minidl import random
+from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward
+from minidl.tape import is_grad_enabled, touched_leaves
+
+recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
+
+
+def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
+    """(func(*inputs), gradient of its product with v), as torch.autograd.functional.vjp."""
+    single = isinstance(inputs, Tensor)
+    given = [inputs] if single else list(inputs)
+    with enable_grad():
+        taken = [parts["alias"](t) if create_graph else t.detach() for t in given]
+        for t in taken:
+            if not t.requires:
+                t.requires_grad_()
+        y = func(*taken)
+        grads = grad(y, taken, v, create_graph=create_graph, allow_unused=True)
+    filled = tuple(
+        Tensor(np.zeros_like(t.array)) if g is None else g
+        for g, t in zip(grads, taken, strict=True)
+    )
+    if not create_graph:
+        y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
+    return y, filled[0] if single else filled
+
+
+def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
+    """(func(*inputs), its derivative along v), by differentiating the vjp in its cotangent."""
+    single = isinstance(inputs, Tensor)
+    given = [inputs] if single else list(inputs)
+    along = [v] if single else list(v) if v is not None else [None] * len(given)
+    with enable_grad():
+        taken = [parts["alias"](t) if create_graph else t.detach() for t in given]
+        for t in taken:
+            if not t.requires:
+                t.requires_grad_()
+        y = func(*taken)
+        dual = Tensor(np.zeros_like(y.array), requires_grad=True)
+        pulled = grad(y, taken, dual, create_graph=True, allow_unused=True)
+        used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
+        if used:
+            ones = [Tensor(np.ones_like(g.array)) if d is None else d for g, d in used]
+            (pushed,) = grad(
+                [g for g, _ in used], dual, ones, create_graph=create_graph, allow_unused=True
+            )
+        else:
+            pushed = None
+    if pushed is None:
+        pushed = Tensor(np.zeros_like(y.array))
+    return (y if create_graph else y.detach()), pushed
+
+
+def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Run `function(*args)` without keeping its graph; backward runs it again (PyTorch's).
+
+    The whole segment is one node. Random draws repeat, running statistics are left alone the second
+    time. Tensors that the function reaches by closure (a module's parameters) get their gradients.
+    """
+    if not is_grad_enabled():
+        return function(*args, **kwargs)
+    state = random.get_state()
+    token = touched_leaves.set({})
+    try:
+        with no_grad():
+            y = function(*args, **kwargs)
+        touched = touched_leaves.get() or {}
+    finally:
+        touched_leaves.reset(token)
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    reached = [t for k, t in touched.items() if all(t is not a for a in tensors)]
+    several = isinstance(y, tuple)
+    outputs = [t.array for t in y] if several else [y.array]
+    segment = _Segment(function, args, kwargs, state, tensors, reached)
+    made = _segment(*tensors, *reached, segment=segment, outputs=outputs)
+    return made if several else made[0]
+
+
+class _Segment:
+    """What is needed to run a checkpointed function again."""
+
+    def __init__(
+        self,
+        function: Callable,
+        args: tuple,
+        kwargs: dict,
+        state: dict,
+        tensors: list[Tensor],
+        reached: list[Tensor],
+    ) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.state, self.tensors, self.reached = state, tensors, reached
+
+    def rerun(self) -> tuple[list[Tensor], list[Any]]:
+        """The inputs, detached from what made them, and the outputs with a graph between."""
+        fresh = {id(t): parts["alias"](t) if t.requires else t for t in self.tensors}
+        args = [fresh.get(id(a), a) if isinstance(a, Tensor) else a for a in self.args]
+        before = random.get_state()
+        token = recomputing.set(True)
+        random.set_state(self.state)
+        try:
+            with enable_grad():
+                y = self.function(*args, **self.kwargs)
+        finally:
+            random.set_state(before)
+            recomputing.reset(token)
+        inputs = [fresh[id(t)] for t in self.tensors] + self.reached
+        return inputs, list(y) if isinstance(y, tuple) else [y]
+
+
+@op
+def _segment(*inputs: Any, segment: _Segment, outputs: list[Any]) -> Any:
+    """One node for a checkpointed function; saves nothing but how to run it again."""
+
+    def vjp(g: Any, need: list[bool], *saved: Any) -> Any:
+        again = is_grad_enabled()
+        taken, y = segment.rerun()
+        pairs = [(t, h) for t, h in zip(y, g, strict=True) if h is not None and t.requires]
+        wanted = [t for t, n in zip(taken, need, strict=True) if n]
+        found = iter(
+            run_backward(
+                [t for t, _ in pairs], [h for _, h in pairs], create_graph=again, inputs=wanted
+            )
+        )
+        return tuple(next(found) if n else None for n in need)
+
+    return tuple(outputs), (), vjp

@@ -1,0 +1,265 @@
+"""The tape: `@op` makes a function of raw arrays differentiable by recording its calls.
+
+An op is a function of raw arrays that returns its result, what backward needs, and its
+vector-Jacobian product: `y, saved, vjp`. `vjp(g, need, *saved)` answers for all inputs at once and
+closes over no array, so that what a graph keeps alive is what it lists. Saved arrays are raw: the
+node of an output never refers to the output, so there are no cycles and dropping the loss frees
+everything. With `create_graph` the saved inputs and outputs come back as Tensors and the vjp, which
+is written with ops, records itself; an op that saves anything else is differentiated through its
+`definition`, a composition of elementary ops.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import GraphError, require
+from minidl.tensor import Tensor
+
+_number = itertools.count(1).__next__
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+observers: ContextVar[tuple[Callable, ...]] = ContextVar("observers", default=())
+touched_leaves: ContextVar[dict[int, Tensor] | None] = ContextVar("touched", default=None)
+registry: dict[str, Op] = {}  # every op by name
+Edge = tuple[Any, int]
+
+
+class Node:
+    """One recorded call of an op."""
+
+    __slots__ = (
+        "__weakref__",
+        "definition_inputs",
+        "edges",
+        "hooks",
+        "kwargs",
+        "op",
+        "order",
+        "saved",
+        "several",
+        "sources",
+        "versions",
+        "vjp",
+    )
+
+    op: Op
+    vjp: Callable | None
+
+    def __lt__(self, other: Any) -> bool:
+        return self.order > other.order
+
+    @property
+    def name(self) -> str:
+        """Name of the op."""
+        return self.op.name
+
+
+class Op:
+    """A differentiable function; calling it records a node when an input requires grad."""
+
+    def __init__(self, function: Callable, definition: Callable | None, view: bool) -> None:
+        self.function, self.definition, self.view = function, definition, view
+        self.name = function.__name__
+        functools.update_wrapper(self, function)
+        registry[self.name] = self
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arrays: list[Any] = []
+        track = tensors = False
+        for x in args:
+            if isinstance(x, Tensor):
+                tensors = True
+                arrays.append(x.array)
+                if x.requires:
+                    track = True
+                    if x.parent is not None:
+                        _fresh(x)
+            else:
+                arrays.append(x)
+        if observers.get():
+            y, saved, vjp = self._observed(arrays, kwargs)
+        else:
+            y, saved, vjp = self.function(*arrays, **kwargs)
+        if not tensors:
+            return y
+        if track:
+            touched = touched_leaves.get()
+            if touched is not None:
+                touched.update((id(x), x) for x in args if isinstance(x, Tensor) and x.requires)
+            if vjp is not None and _recording.get():
+                return self._record(args, arrays, kwargs, y, saved, vjp)
+        out = tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
+        if self.view:
+            self._link(args, kwargs, out)
+        return out
+
+    def _record(self, args: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any) -> Any:
+        node = Node()
+        node.op, node.vjp, node.saved, node.kwargs = self, vjp, saved, kwargs
+        node.edges = tuple([edge_of(x) for x in args])
+        node.order, node.hooks = _number(), None
+        node.several = len(y) if type(y) is tuple else 0
+        node.definition_inputs = arrays if self.definition is not None else None
+        outputs = y if node.several else (y,)
+        sources, versions = [], []
+        for s in saved:
+            where = version = None
+            for i, x in enumerate(arrays):
+                if s is x:
+                    where = i
+                    if isinstance(args[i], Tensor):
+                        cell = args[i].shared()
+                        version = (cell, cell.version)
+                    break
+            else:
+                for k, out in enumerate(outputs):
+                    if s is out:
+                        where = -1 - k
+            sources.append(where)
+            versions.append(version)
+        node.sources, node.versions = sources, versions
+        made = [Tensor(a, is_floating(a), node, k) for k, a in enumerate(outputs)]
+        for k, t in enumerate(made):
+            if not t.requires:
+                made[k] = Tensor(t.array)
+            elif -1 - k in sources:
+                cell = t.shared()
+                versions[sources.index(-1 - k)] = (cell, cell.version)
+        if self.view:
+            self._link(args, kwargs, made[0])
+        return tuple(made) if node.several else made[0]
+
+    def _link(self, args: Any, kwargs: Any, out: Any) -> None:
+        """Tie a view to the tensor whose memory it shows."""
+        x = args[0]
+        if isinstance(x, Tensor) and isinstance(out, Tensor) and shares(out.array, x.array):
+            out.cell = x.shared()
+            out.parent = (x, functools.partial(_again, self, args[1:], kwargs))
+            out.seen = out.cell.rebased
+
+    def _observed(self, arrays: list, kwargs: dict, label: str = "") -> Any:
+        start = time.perf_counter()
+        result = self.function(*arrays, **kwargs)
+        seconds = time.perf_counter() - start
+        for observe in observers.get():
+            observe(label or self.name, arrays, kwargs, result[0], seconds)
+        return result
+
+
+def _again(op: Op, rest: tuple, kwargs: dict, x: Any) -> Any:
+    return op(x, *rest, **kwargs)
+
+
+def op(
+    function: Callable | None = None, *, definition: Callable | None = None, view: bool = False
+) -> Any:
+    """Make a function of raw arrays that returns `y, saved, vjp` a differentiable op.
+
+    definition: the same result composed of elementary ops, needed for second derivatives when the
+    op saves more than its inputs and outputs. view: the result may share its first input's memory.
+    """
+    if function is None:
+        return lambda f: Op(f, definition, view)
+    return Op(function, definition, view)
+
+
+def shares(y: np.ndarray, x: np.ndarray) -> bool:
+    """Whether y is x or a view of the same memory."""
+    if y is x or y.base is x:
+        return True
+    return y.base is not None and x.base is not None and y.base is x.base
+
+
+def is_floating(a: Any) -> bool:
+    return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
+
+
+def edge_of(x: Any) -> Edge | None:
+    if isinstance(x, Tensor) and x.requires:
+        return (x, -1) if x.node is None else (x.node, x.index)
+    return None
+
+
+def _fresh(x: Tensor) -> None:
+    """Refuse a view whose base was written through another view since it was made."""
+    require(
+        x.cell is None or x.seen == x.cell.rebased,
+        "autograd",
+        "this view's base was changed in place through another tensor; take the view again",
+        error=GraphError,
+        view=x,
+    )
+
+
+# ---- modes ---------------------------------------------------------------------------------------
+
+
+class set_grad_enabled:
+    """Turn recording on or off: a context manager and a decorator."""
+
+    mode: bool
+
+    def __init__(self, mode: bool) -> None:
+        self.mode = mode
+        self.tokens: list[Any] = []
+
+    def __enter__(self) -> set_grad_enabled:
+        self.tokens.append(_recording.set(self.mode))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _recording.reset(self.tokens.pop())
+
+    def __call__(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with set_grad_enabled(self.mode):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+class no_grad(set_grad_enabled):
+    """Record nothing inside: a context manager and a decorator."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(set_grad_enabled):
+    """Record inside, even within `no_grad`."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+inference_mode = no_grad
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded here."""
+    return _recording.get()
+
+
+@contextmanager
+def watch(observe: Callable) -> Iterator[None]:
+    """Call `observe(op name, inputs, kwargs, output, seconds)` for every op run inside.
+
+    Backward calls come as `NAME_grad`, with the cotangent as the input.
+    """
+    token = observers.set((*observers.get(), observe))
+    try:
+        yield
+    finally:
+        observers.reset(token)

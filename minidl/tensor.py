@@ -1,0 +1,299 @@
+"""Tensor: an array, the node of the tape that made it, and the version its views share.
+
+The operators and most methods are attached from a table by `minidl.functional`'s floor; here is
+what a tensor is: its data, its place in the graph, and how it shows itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import GraphError, require
+
+
+class Device(str):
+    """A device's name ("cpu", "cuda:0"), with PyTorch's `.type` and `.index`."""
+
+    @property
+    def type(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:
+        """Number of the device, None when not given."""
+        number = self.partition(":")[2]
+        return int(number) if number else None
+
+
+CPU = Device("cpu")
+
+
+class Cell:
+    """What all views of one memory share: its version, and how often its graph was re-based."""
+
+    __slots__ = ("rebased", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.rebased = 0
+
+
+class Tensor:
+    """An n-dimensional array that remembers how it was made (PyTorch's Tensor).
+
+    Make one with `ml.tensor`; `array` is the raw array (NumPy on the CPU, CuPy on a GPU).
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "array",
+        "cell",
+        "hooks",
+        "index",
+        "leaf_grad",
+        "node",
+        "parent",
+        "requires",
+        "seen",
+    )
+    __array_priority__ = 1000  # NumPy defers to the reflected operators
+
+    def __init__(self, array: Any, requires_grad: bool = False, node: Any = None, index: int = 0):
+        self.array = array
+        self.requires = requires_grad
+        self.node = node  # the op that made it, None for a leaf
+        self.index = index  # which of the node's outputs it is
+        self.leaf_grad: Tensor | None = None
+        self.cell: Cell | None = None  # made when first needed
+        self.parent: tuple[Tensor, Callable[[Any], Any]] | None = None  # for a view: of what, how
+        self.seen = 0  # for a view: the cell's `rebased` when it was made
+        self.hooks: dict[int, Callable] | None = None
+
+    # ---- what it is --------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements (NumPy's dtypes)."""
+        return self.array.dtype
+
+    @property
+    def device(self) -> Device:
+        """Where the array lives."""
+        return CPU if isinstance(self.array, np.ndarray) else Device(f"cuda:{self.array.device.id}")
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on it are recorded."""
+        return self.requires
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made it."""
+        return self.node is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """Gradient accumulated by `backward`: leaf's shape and dtype, None when there is none."""
+        return self.leaf_grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            require(isinstance(value, Tensor), "grad", "must be a Tensor or None", value=value)
+            require(
+                value.shape == self.shape and value.dtype == self.dtype,
+                "grad",
+                "must have the tensor's shape and dtype",
+                grad=value,
+                tensor=self,
+            )
+        self.leaf_grad = value
+
+    @property
+    def grad_fn(self) -> Any:
+        """The node that made it, None for a leaf."""
+        return self.node
+
+    @property
+    def version(self) -> int:
+        """How often its memory was written in place."""
+        return self.cell.version if self.cell is not None else 0
+
+    def bump(self) -> None:
+        """Say that its memory was written in place, so that graphs that saved it notice."""
+        self.shared().version += 1
+
+    def shared(self) -> Cell:
+        """The cell it shares with its views."""
+        if self.cell is None:
+            self.cell = Cell()
+        return self.cell
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Turn recording on or off for a leaf, in place."""
+        require(
+            self.node is None or requires_grad,
+            "requires_grad_",
+            "can only be turned off on a leaf; use detach()",
+            error=GraphError,
+            tensor=self,
+        )
+        require(
+            not requires_grad or self.dtype.kind in "fV",
+            "requires_grad_",
+            "only floating-point tensors can require gradients",
+            error=GraphError,
+            tensor=self,
+        )
+        self.requires = bool(requires_grad)
+        return self
+
+    # ---- out of the graph and out of minidl --------------------------------------------------
+
+    def detach(self) -> Tensor:
+        """The same memory outside the graph."""
+        out = Tensor(self.array)
+        out.cell = self.shared()
+        return out
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory outside the graph (PyTorch's older name for `detach()`)."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        require(value.shape == self.shape, "data", "must keep the shape", value=value, tensor=self)
+        self.array = value.array
+
+    def numpy(self) -> np.ndarray:
+        """The NumPy array itself (no copy); raises for a tensor that requires grad."""
+        require(
+            not self.requires,
+            "numpy",
+            "the tensor requires grad; use detach().numpy()",
+            error=GraphError,
+            tensor=self,
+        )
+        return self.__array__()
+
+    def item(self) -> Any:
+        """The value of a tensor with one element, as a Python number."""
+        require(self.array.size == 1, "item", "needs a tensor of one element", tensor=self)
+        return self.array.item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.array.tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        host = self.array if isinstance(self.array, np.ndarray) else self.array.get()
+        if dtype is not None and host.dtype != dtype:
+            return host.astype(dtype)
+        return host.copy() if copy else host
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if isinstance(self.array, np.ndarray):
+            raise AttributeError("__cuda_array_interface__: the tensor is on the CPU")
+        return self.array.__cuda_array_interface__
+
+    # ---- Python's protocols ------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if not self.array.ndim:
+            raise TypeError("len() of a 0-d tensor")
+        return self.array.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        require(self.array.ndim > 0, "iter", "a 0-d tensor has no axis to walk", tensor=self)
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
+
+    def __bool__(self) -> bool:
+        require(
+            self.array.size == 1,
+            "bool",
+            "only a tensor of one element is true or false; use .any() or .all()",
+            tensor=self,
+        )
+        return bool(self.array.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError("only integer tensors of one element can be an index")
+        return int(self.item())
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __repr__(self) -> str:
+        host = self.__array__()
+        body = np.array2string(host, separator=", ", prefix="tensor(", precision=4, threshold=1000)
+        notes = [body]
+        if host.dtype not in (np.float32, np.int64, np.bool_):
+            notes.append(f"dtype={host.dtype}")
+        if self.device.type != "cpu":
+            notes.append(f"device='{self.device}'")
+        if self.node is not None:
+            notes.append(f"op={self.node.op}")
+        elif self.requires:
+            notes.append("requires_grad=True")
+        return f"{self._title()}({', '.join(notes)})"
+
+    def _title(self) -> str:
+        return "tensor"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        require(self.node is None, "copy", "only leaves can be copied or pickled", tensor=self)
+        return _rebuild, (type(self), np.array(self.__array__(), order="K"), self.requires)
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        made = _rebuild(type(self), np.array(self.__array__(), order="K"), self.requires)
+        made.leaf_grad = None if self.leaf_grad is None else self.leaf_grad.__deepcopy__(memo)
+        memo[id(self)] = made
+        return made
+
+
+def _rebuild(kind: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
+    made = kind.__new__(kind)
+    Tensor.__init__(made, array, requires_grad)
+    return made
+
+
+def raw(x: Any) -> Any:
+    """The array of a Tensor, anything else as it is."""
+    return x.array if isinstance(x, Tensor) else x
