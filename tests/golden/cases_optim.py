@@ -6,7 +6,7 @@ STEPS = """
 for k in range({steps}):
     {group}
     o.zero_grad()
-    loss = ((p * a - b) ** 2).sum() + (q * p[0]).tanh().sum()
+    loss = ((p * a - b) ** 2).sum() + (q * q + 0.1 * q * p[0]).sum()
     loss.backward()
     o.step()
 p.detach(), q.detach()"""

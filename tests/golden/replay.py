@@ -43,7 +43,7 @@ def close(got: np.ndarray, want: np.ndarray, real: str, what: str) -> None:
         np.testing.assert_array_equal(got, want, what)
         return
     size = np.abs(want[np.isfinite(want)]).max(initial=0.0)
-    if real == "float32" and size < 1e-30:
+    if real == "float32" and size < 1e-12:
         size = 1.0  # a difference of two like numbers that float64 finds to be zero
     rtol = TOLERANCE["float32" if got.dtype == np.float32 else real]
     np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * size, equal_nan=True, err_msg=what)
