@@ -1,4 +1,4 @@
-"""Write LLVM IR text with Python's operators: a `Value` is a named scalar, a `Body` the lines so far.
+"""Writes LLVM IR with Python's operators: a `Value` is a named scalar, a `Body` the lines so far.
 
 Used by the mathematical functions (`maths.py`) and by the pointwise printer (`pointwise.py`).
 """
@@ -6,7 +6,8 @@ Used by the mathematical functions (`maths.py`) and by the pointwise printer (`p
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 Number = int | float
 BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "float": 32, "double": 64}
@@ -52,6 +53,14 @@ class Body:
         return self.emit(kind, f"call {kind} @{function}({inside})")
 
 
+def _binary(real: str, integer: str, swap: bool = False) -> Callable[[Any, Any], Value]:
+    return lambda a, b: a.binary(real, integer, b, swap)
+
+
+def _compare(real: str, integer: str) -> Callable[[Any, Any], Value]:
+    return lambda a, b: a.compare(real, integer, b)
+
+
 class Value:
     """A scalar of LLVM type `kind`; arithmetic on it writes instructions into its body."""
 
@@ -74,25 +83,25 @@ class Value:
         text = f"{word} {self.kind} {self.name}, {self.like(other).name}"
         return self.body.emit("i1", text)
 
-    __add__ = lambda a, b: a.binary("fadd", "add", b)
+    __add__ = _binary("fadd", "add")
     __radd__ = __add__
-    __sub__ = lambda a, b: a.binary("fsub", "sub", b)
-    __rsub__ = lambda a, b: a.binary("fsub", "sub", b, True)
-    __mul__ = lambda a, b: a.binary("fmul", "mul", b)
+    __sub__ = _binary("fsub", "sub")
+    __rsub__ = _binary("fsub", "sub", swap=True)
+    __mul__ = _binary("fmul", "mul")
     __rmul__ = __mul__
-    __truediv__ = lambda a, b: a.binary("fdiv", "sdiv", b)
-    __rtruediv__ = lambda a, b: a.binary("fdiv", "sdiv", b, True)
-    __and__ = lambda a, b: a.binary("and", "and", b)
-    __or__ = lambda a, b: a.binary("or", "or", b)
-    __xor__ = lambda a, b: a.binary("xor", "xor", b)
-    __lshift__ = lambda a, b: a.binary("shl", "shl", b)
-    __rshift__ = lambda a, b: a.binary("ashr", "ashr", b)
-    __lt__ = lambda a, b: a.compare("olt", "slt", b)
-    __le__ = lambda a, b: a.compare("ole", "sle", b)
-    __gt__ = lambda a, b: a.compare("ogt", "sgt", b)
-    __ge__ = lambda a, b: a.compare("oge", "sge", b)
-    eq = lambda a, b: a.compare("oeq", "eq", b)
-    ne = lambda a, b: a.compare("une", "ne", b)
+    __truediv__ = _binary("fdiv", "sdiv")
+    __rtruediv__ = _binary("fdiv", "sdiv", swap=True)
+    __and__ = _binary("and", "and")
+    __or__ = _binary("or", "or")
+    __xor__ = _binary("xor", "xor")
+    __lshift__ = _binary("shl", "shl")
+    __rshift__ = _binary("ashr", "ashr")
+    __lt__ = _compare("olt", "slt")
+    __le__ = _compare("ole", "sle")
+    __gt__ = _compare("ogt", "sgt")
+    __ge__ = _compare("oge", "sge")
+    eq = _compare("oeq", "eq")
+    ne = _compare("une", "ne")
 
     def __neg__(self) -> Value:
         if self.kind in ("float", "double"):

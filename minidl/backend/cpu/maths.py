@@ -1,9 +1,9 @@
-"""exp, log, tanh, erf, sin, pow … as LLVM IR that vectorises: no branch, no call, within 4 ulp everywhere.
+"""exp, log, tanh, erf, sin, pow … as LLVM IR that vectorises: branch-free, 4 ulp everywhere.
 
-float32: exp, log and tanh in native fused multiply-adds, the rarer ones in double inside and rounded
-once at the end. float64: the C library's functions (accurate, not vectorised). Infinities and NaN as in
-C99 Annex F. Polynomials without another source are Lawson-weighted minimax fits, or Taylor series where
-these already reach the precision.
+float32: exp, log and tanh in native fused multiply-adds, the rarer ones in double inside and
+rounded once at the end. float64: the C library's functions (accurate, not vectorised). Infinities
+and NaN as in C99 Annex F. Polynomials without another source are minimax fits (Lawson's weighting),
+or Taylor series where these already reach the precision.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ MAGIC_BITS = {"float": 0x4B400000, "double": 0x4338000000000000}
 EXPM1 = (0.5, 0.16666667, 0.04166635498, 0.008333274163, 0.00139410782, 0.000199136731)
 TAYLOR = tuple(1 / math.factorial(k) for k in range(2, 13))  # (exp(r) - 1 - r) / r²
 LOG1P = (0.3333331644535065, -0.2500081360340118, 0.2000230252742768, -0.1662438958883286,
-         0.1418072283267975, -0.1313011497259140, 0.1288560926914215, -0.07860497385263443)  # fmt: skip
+         0.1418072283267975, -0.1313011497259140, 0.1288560926914215,
+         -0.07860497385263443)  # fmt: skip
 ATANH = tuple(1 / (2 * k + 1) for k in range(10))
 SIN = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(7))
 COS = tuple((-1) ** k / math.factorial(2 * k) for k in range(8))

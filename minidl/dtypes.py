@@ -1,0 +1,71 @@
+"""The dtypes by name, and PyTorch's promotion rules: weak Python numbers, weak 0-d tensors."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import DTypeError, require
+
+float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
+int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
+uint8 = np.dtype("uint8")
+bool_ = np.dtype("bool")
+half, float_, double = float16, float32, float64
+short, int_, long = int16, int32, int64
+default = float32  # of Python floats, and of real results from integers
+
+_WEAK = {bool: bool_, int: int64, float: default}
+
+
+def category(dtype: np.dtype) -> int:
+    """0 for bool, 1 for integers, 2 for real numbers (bfloat16 is of kind "V"), 3 for complex."""
+    return {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2, "c": 3}[dtype.kind]
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Whether the dtype is a floating-point one, and so can carry a gradient."""
+    return dtype.kind in "fV"
+
+
+def real(dtype: np.dtype) -> np.dtype:
+    """The dtype itself if it is floating-point, else the default one (as for exp of an int)."""
+    return dtype if dtype.kind in "fV" else default
+
+
+@cache
+def promote_types(a: np.dtype, b: np.dtype) -> np.dtype:
+    """The dtype of a + b for two tensors with dimensions: the higher category wins whole."""
+    if a == b:
+        return a
+    if category(a) != category(b):
+        return a if category(a) > category(b) else b
+    return np.promote_types(a, b)
+
+
+def result_type(*operands: Any) -> np.dtype:
+    """The dtype of an operation on tensors, arrays and Python numbers, as PyTorch's result_type.
+
+    Tensors with dimensions decide within their category; 0-d tensors count only if theirs is
+    higher, Python numbers only if theirs is higher still (and then give the default dtype).
+    """
+    found: list[np.dtype | None] = [None, None, None]  # with dimensions, 0-d, numbers
+    for x in operands:
+        dtype = getattr(x, "dtype", None)
+        if dtype is None:
+            kind = next((k for k in (bool, int, float) if isinstance(x, k)), None)
+            require(kind is not None, "result_type", "operands must be tensors or numbers",
+                    error=DTypeError, operand=x)  # fmt: skip
+            dtype, rank = _WEAK[kind], 2  # type: ignore[index]
+        else:
+            rank = 0 if len(x.shape) else 1
+        before = found[rank]
+        found[rank] = dtype if before is None else promote_types(before, dtype)
+    result: np.dtype | None = None
+    for dtype in found:
+        if dtype is not None and (result is None or category(dtype) > category(result)):
+            result = dtype
+    assert result is not None, "no operands"
+    return result
