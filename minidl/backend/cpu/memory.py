@@ -2,7 +2,8 @@
 
 A large array is a view of a block leased from the pool. The lease is the array's `base`; when the
 last view is gone, the lease's finaliser hands the block back. Blocks are reused for requests of
-the same size, or of one up to an eighth smaller; free ones above the high-water mark are unmapped.
+the same size, or of one up to an eighth smaller; free ones are unmapped when they would take the
+total more than a quarter above the high-water mark.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Pool:
                 self.free[size] = stack = []
                 bisect.insort(self.sizes, size)
             stack.append(block)
-            while self.idle > max(self.peak - self.used, _HUGE):
+            while self.idle + self.used > self.peak + max(self.peak // 4, _HUGE):
                 self._drop()
 
     def _drop(self) -> None:
