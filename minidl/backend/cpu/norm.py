@@ -1,0 +1,372 @@
+"""Normalisation kernels: batch, group and instance norm by columns, layer and RMS norm by rows.
+
+Columns: x is (segments, rows, C) with C contiguous; a segment is the whole batch (batch norm) or one
+sample (group norm). Rows are taken in pieces of some 16,000 elements, which stay in cache between the
+two looks that a variance needs: mean of the piece, then squared deviations from it. Pieces are
+combined in order, in double precision (Chan et al. 1979). Narrow tensors are folded: f adjacent rows
+are treated as one row of f*C columns, so that the inner loops are long enough to vectorise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minidl.backend.cpu.jit import R, at, kernel, launch, sqrt
+from minidl.backend.cpu.memory import contiguous, empty, nhwc
+
+_PIECE = 1 << 14  # elements
+_WIDE = 256  # columns up to which rows are folded
+_SUM = 2048  # terms summed in the working precision before they go into a double
+
+
+@kernel("R* R* int int int int")
+def column_moments(lo, hi, slot, x, part, rows, width, step, pieces):
+    """part[piece] = mean, sum of squared deviations, of each column over the piece's rows."""
+    for t in range(lo, hi):
+        first = (t % pieces) * step
+        n = min(step, rows - first)
+        src = at(x, (t // pieces * rows + first) * width)
+        mean = at(part, t * 2 * width)
+        m2 = at(mean, width)
+        for c in range(2 * width):
+            mean[c] = R(0)
+        n4 = n // 4 * 4
+        for i in range(0, n4, 4):
+            x0, x1 = at(src, i * width), at(src, (i + 1) * width)
+            x2, x3 = at(src, (i + 2) * width), at(src, (i + 3) * width)
+            for c in range(width):
+                mean[c] += (x0[c] + x1[c]) + (x2[c] + x3[c])
+        for i in range(n4, n):
+            x0 = at(src, i * width)
+            for c in range(width):
+                mean[c] += x0[c]
+        scale = R(1) / R(n)
+        for c in range(width):
+            mean[c] *= scale
+        for i in range(n):
+            x0 = at(src, i * width)
+            for c in range(width):
+                d = x0[c] - mean[c]
+                m2[c] += d * d
+
+
+@kernel("R* f8* f8* int int int int int")
+def combine_moments(lo, hi, slot, part, mean, m2, rows, step, pieces, fold, c):
+    """mean, m2 (segments, C) from the pieces' moments, in their order."""
+    for s in range(lo, hi):
+        u, v = at(mean, s * c), at(m2, s * c)
+        for j in range(c):
+            u[j] = 0.0
+            v[j] = 0.0
+        for k in range(pieces):
+            share = min(step, rows - k * step) / (rows * fold)
+            for f in range(fold):
+                p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
+                for j in range(c):
+                    u[j] += share * p[j]
+        for k in range(pieces):
+            n = np.float64(min(step, rows - k * step))
+            for f in range(fold):
+                p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
+                q = at(p, fold * c)
+                for j in range(c):
+                    d = p[j] - u[j]
+                    v[j] += q[j] + n * d * d
+
+
+@kernel("R* R* R* R* R* int int int int")
+def column_affine(lo, hi, slot, x, y, mean, scale, shift, rows, width, step, pieces):
+    """y = (x - mean) * scale + shift, with one value a segment and column."""
+    for t in range(lo, hi):
+        s, first = t // pieces, (t % pieces) * step
+        u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
+        for i in range(s * rows + first, s * rows + min(first + step, rows)):
+            src, dst = at(x, i * width), at(y, i * width)
+            for c in range(width):
+                dst[c] = (src[c] - u[c]) * a[c] + b[c]
+
+
+@kernel("R* R* R* R* int int int int")
+def column_grad_sums(lo, hi, slot, g, x, mean, part, rows, width, step, pieces):
+    """part[piece] = sum of g, sum of g * (x - mean), of each column over the piece's rows."""
+    for t in range(lo, hi):
+        s, first = t // pieces, (t % pieces) * step
+        u, p = at(mean, s * width), at(part, t * 2 * width)
+        q = at(p, width)
+        for c in range(2 * width):
+            p[c] = R(0)
+        for i in range(s * rows + first, s * rows + min(first + step, rows)):
+            gi, xi = at(g, i * width), at(x, i * width)
+            for c in range(width):
+                p[c] += gi[c]
+            for c in range(width):
+                q[c] += gi[c] * (xi[c] - u[c])
+
+
+@kernel("R* f8* int int int")
+def add_pieces(lo, hi, slot, part, out, pieces, fold, c):
+    """out (segments, 2, C) = sum of part (segments, pieces, 2, fold, C), in double, in order."""
+    for s in range(lo, hi):
+        for j in range(2 * c):
+            out[s * 2 * c + j] = 0.0
+        for k in range(pieces * 2 * fold):
+            p = at(part, (s * pieces * 2 * fold + k) * c)
+            dst = at(out, (s * 2 + k // fold % 2) * c)
+            for j in range(c):
+                dst[j] += p[j]
+
+
+@kernel("R* R* R* R* R* R* R* int int int int")
+def column_grad(lo, hi, slot, g, x, dx, mean, k1, k2, k3, rows, width, step, pieces):
+    """dx = k1 * g + k2 * (x - mean) + k3, with one value a segment and column."""
+    for t in range(lo, hi):
+        s, first = t // pieces, (t % pieces) * step
+        u, a = at(mean, s * width), at(k1, s * width)
+        b, d = at(k2, s * width), at(k3, s * width)
+        for i in range(s * rows + first, s * rows + min(first + step, rows)):
+            gi, xi, dst = at(g, i * width), at(x, i * width), at(dx, i * width)
+            for c in range(width):
+                dst[c] = a[c] * gi[c] + (b[c] * (xi[c] - u[c]) + d[c])
+
+
+@kernel("R* R* R* R* R* R* int R int", fast=True)
+def norm_rows(lo, hi, slot, x, w, b, y, mean, rstd, n, eps, centre):
+    """y = (x - mean) * rstd * w + b over rows of n; without centre the mean counts as 0."""
+    for i in range(lo, hi):
+        src, dst = at(x, i * n), at(y, i * n)
+        u = R(0)
+        if centre:
+            total = 0.0
+            for j0 in range(0, n, _SUM):
+                s = R(0)
+                for j in range(j0, min(j0 + _SUM, n)):
+                    s += src[j]
+                total += s
+            u = R(total / n)
+        total = 0.0
+        for j0 in range(0, n, _SUM):
+            s = R(0)
+            for j in range(j0, min(j0 + _SUM, n)):
+                d = src[j] - u
+                s += d * d
+            total += s
+        r = R(1) / sqrt(R(total / n) + eps)
+        mean[i] = u
+        rstd[i] = r
+        for j in range(n):
+            dst[j] = (src[j] - u) * r * w[j] + b[j]
+
+
+@kernel("R* R* R* R* R* R* R* int int int", fast=True)
+def norm_rows_grad(lo, hi, slot, g, x, w, mean, rstd, dx, part, n, chunk, centre):
+    """dx of norm_rows, and the chunk's sums of g and of g * xhat in part (chunks, 2, n)."""
+    p = at(part, lo // chunk * 2 * n)
+    q = at(p, n)
+    for j in range(2 * n):
+        p[j] = R(0)
+    for i in range(lo, hi):
+        gi, xi, dst = at(g, i * n), at(x, i * n), at(dx, i * n)
+        u, r = mean[i], rstd[i]
+        s1, s2 = 0.0, 0.0
+        for j0 in range(0, n, _SUM):
+            a, b = R(0), R(0)
+            for j in range(j0, min(j0 + _SUM, n)):
+                gw = gi[j] * w[j]
+                a += gw
+                b += gw * (xi[j] - u)
+            s1 += a
+            s2 += b
+        k3 = R(s1 / n) if centre else R(0)
+        k2 = r * r * R(s2 / n)
+        for j in range(n):
+            dst[j] = r * (gi[j] * w[j] - k3 - (xi[j] - u) * k2)
+        for j in range(n):
+            p[j] += gi[j]
+        for j in range(n):
+            q[j] += gi[j] * ((xi[j] - u) * r)
+
+
+class Plan(NamedTuple):
+    """How a (segments, rows, C) array is cut: folded rows, columns, rows a piece, pieces."""
+
+    segments: int
+    rows: int
+    width: int
+    step: int
+    pieces: int
+    fold: int
+    c: int
+
+    def run(self, k: object, *args: np.ndarray) -> None:
+        """Launch a column kernel, whose last four arguments are the plan's."""
+        total = self.segments * self.pieces
+        tail = (self.rows, self.width, self.step, self.pieces)
+        launch(k, total, 1 + (total >> 16), *args, *tail)  # type: ignore[arg-type]
+
+    def spread(self, v: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """v (segments or 1, C) for every folded column: (segments, width)."""
+        shape = (self.segments, self.fold, self.c)
+        made = np.empty(shape, dtype)
+        made[:] = v[:, None]
+        return made.reshape(self.segments, self.width)
+
+
+def plan(segments: int, rows: int, c: int) -> Plan:
+    """Cut a (segments, rows, C) array; depends on the shape alone."""
+    fold = 1
+    while 2 * fold * c <= _WIDE and rows % (2 * fold) == 0 and rows:
+        fold *= 2
+    width = fold * c
+    step = min(max(_PIECE // max(width, 1), 8), 1024)
+    return Plan(segments, rows // fold, width, step, max(-(-rows // fold // step), 1), fold, c)
+
+
+def columns(x: np.ndarray) -> np.ndarray:
+    """x (N, C, ...) as a contiguous (N, S, C) array: a view of channels-last memory, or a copy."""
+    n, c = x.shape[:2]
+    y = nhwc(x) if x.ndim == 4 else contiguous(np.moveaxis(x, 1, -1))
+    return y.reshape(n, math.prod(x.shape[2:]), c)
+
+
+def uncolumns(y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse view of `columns`: an (N, C, ...) array over channels-last memory."""
+    return np.moveaxis(y.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+
+
+def _moments(x: np.ndarray, p: Plan) -> tuple[np.ndarray, np.ndarray]:
+    part = empty((p.segments * p.pieces, 2, p.width), x.dtype)
+    p.run(column_moments, x, part)
+    mean, m2 = (np.empty((p.segments, p.c)) for _ in range(2))
+    sizes = (p.rows, p.step, p.pieces, p.fold, p.c)
+    launch(combine_moments, p.segments, 1 + (p.segments >> 8), part, mean, m2, *sizes)
+    return mean, m2
+
+
+def _affine(x: np.ndarray, p: Plan, *vectors: np.ndarray) -> np.ndarray:
+    y = empty(x.shape, x.dtype)
+    p.run(column_affine, x, y, *(p.spread(v, x.dtype) for v in vectors))
+    return y
+
+
+def _grad_sums(g: np.ndarray, x: np.ndarray, mean: np.ndarray, p: Plan) -> np.ndarray:
+    """Sums of g and of g * (x - mean) over the rows: (2, segments, C) in double."""
+    part = empty((p.segments * p.pieces, 2, p.width), x.dtype)
+    p.run(column_grad_sums, g, x, p.spread(mean, x.dtype), part)
+    out = np.empty((p.segments, 2, p.c))
+    launch(add_pieces, p.segments, 1 + (p.segments >> 8), part, out, p.pieces, p.fold, p.c)
+    return out.transpose(1, 0, 2)
+
+
+def _or(w: np.ndarray | None, fill: float, n: int, dtype: np.dtype) -> np.ndarray:
+    return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
+
+
+Arrays = tuple[np.ndarray | None, ...]
+
+
+def batch_norm(
+    x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C."""
+    v = columns(x)
+    n, s, c = v.shape
+    p = plan(1, n * s, c)
+    mean, m2 = _moments(v, p)
+    var = m2 / max(n * s, 1)
+    scale = _or(w, 1, c, x.dtype) / np.sqrt(var + eps)
+    y = _affine(v, p, mean, scale, _or(b, 0, c, x.dtype)[None])
+    return uncolumns(y, x.shape), mean[0].astype(x.dtype), var[0].astype(x.dtype)
+
+
+def batch_norm_grad(
+    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, var: np.ndarray,
+    eps: float,
+) -> Arrays:  # fmt: skip
+    """Gradients of batch_norm's x, w and b."""
+    v = columns(x)
+    n, s, c = v.shape
+    p, gv = plan(1, n * s, c), columns(g)
+    sums = _grad_sums(gv, v, mean[None], p)
+    rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
+    k1 = _or(w, 1, c, x.dtype) * rstd
+    k2, k3 = -k1 * rstd * rstd * sums[1] / (n * s or 1), -k1 * sums[0] / (n * s or 1)
+    dx = empty(v.shape, x.dtype)
+    p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in (mean[None], k1, k2, k3)))
+    dw, db = (sums[1, 0] * rstd[0]).astype(x.dtype), sums[0, 0].astype(x.dtype)
+    return uncolumns(dx, x.shape), dw, db
+
+
+def group_norm(
+    x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, groups: int, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y, mean and 1 / standard deviation (N, groups) of x (N, C, ...), one group at a time."""
+    v = columns(x)
+    n, s, c = v.shape
+    p = plan(n, s, c)
+    means, m2 = (m.reshape(n, groups, c // groups) for m in _moments(v, p))
+    mean = means.mean(2, keepdims=True)
+    m2 = (m2 + s * (means - mean) ** 2).sum(2, keepdims=True)
+    rstd = 1 / np.sqrt(m2 / max(s * c // groups, 1) + eps)
+    scale = (rstd * _or(w, 1, c, x.dtype).reshape(groups, -1)).reshape(n, c)
+    mean_c = np.broadcast_to(mean, means.shape).reshape(n, c)
+    y = _affine(v, p, mean_c, scale, _or(b, 0, c, x.dtype)[None])
+    return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), rstd[..., 0].astype(x.dtype)
+
+
+def group_norm_grad(
+    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray
+) -> Arrays:
+    """Gradients of group_norm's x, w and b."""
+    v = columns(x)
+    n, s, c = v.shape
+    groups = mean.shape[1]
+    p, gv, per = plan(n, s, c), columns(g), c // groups
+    mean_c, rstd_c = np.repeat(mean, per, 1), np.repeat(rstd.astype(np.float64), per, 1)
+    sums = _grad_sums(gv, v, mean_c, p)
+    weights = _or(w, 1, c, x.dtype)
+    totals = (sums * weights).reshape(2, n, groups, per).sum(3) / max(s * per, 1)
+    s1, s2 = np.repeat(totals, per, 2)
+    vectors = (mean_c, weights * rstd_c, -(rstd_c**3) * s2, -rstd_c * s1)
+    dx = empty(v.shape, x.dtype)
+    p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in vectors))
+    dw, db = (sums[1] * rstd_c).sum(0).astype(x.dtype), sums[0].sum(0).astype(x.dtype)
+    return uncolumns(dx, x.shape), dw, db
+
+
+def layer_norm(
+    x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, n: int, eps: float, centre: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y, mean and 1 / standard deviation of each row of n elements; RMS norm without centre."""
+    v = contiguous(x)
+    rows = x.size // max(n, 1)
+    y, mean, rstd = empty(x.shape, x.dtype), empty((rows,), x.dtype), empty((rows,), x.dtype)
+    affine = (_or(w, 1, n, x.dtype), _or(b, 0, n, x.dtype))
+    launch(norm_rows, rows, _row_chunk(rows, n), v, *affine, y, mean, rstd, n, eps, int(centre))
+    return y, mean, rstd
+
+
+def layer_norm_grad(
+    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray,
+    centre: bool,
+) -> Arrays:  # fmt: skip
+    """Gradients of layer_norm's x, w and b, the last two as (n,)."""
+    rows = mean.size
+    n = x.size // max(rows, 1)
+    chunk = _row_chunk(rows, n)
+    dx = empty(x.shape, x.dtype)
+    part = empty((-(-rows // chunk), 2, n), x.dtype)
+    weights = _or(w, 1, n, x.dtype)
+    args = (contiguous(g), contiguous(x), weights, mean, rstd, dx, part, n, chunk, int(centre))
+    launch(norm_rows_grad, rows, chunk, *args)
+    out = np.empty((2, n))
+    launch(add_pieces, 1, 1, part, out, len(part), 1, n)
+    db, dw = out.astype(x.dtype)
+    return dx, dw, db
+
+
+def _row_chunk(rows: int, n: int) -> int:
+    """Rows a chunk: enough work to share out, at most 64 chunks' worth of partial sums."""
+    return min(max(_PIECE // max(n, 1), 1 + rows // 64), 256)
