@@ -1,0 +1,123 @@
+"""`save` and `load`: nested Python state, its arrays in a safetensors file, the rest as JSON.
+
+The file is an ordinary safetensors file: each array is a tensor named by its place
+("model.0.bias"); the metadata entry "minidl" holds one JSON object {"format": 1, "root": ...}, in
+which all but None, booleans, integers, finite floats and strings is an object whose first key
+says what it is: {"dict": [[key, value], ...]}, {"list": [...]}, {"tuple": [...]}, {"float": "nan"},
+{"array": name}, {"scalar": name}, {"tensor": name, "requires_grad": bool}. No pickle; no times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.errors import CheckpointError, require
+from minidl.io.safetensors import read_safetensors, save_safetensors
+
+FORMAT = 1
+
+
+def save(obj: Any, path: str | os.PathLike[str]) -> None:
+    """Write `obj` to `path`, atomically; the same state gives the same bytes.
+
+    `obj` is built of dicts (keys: strings, numbers, booleans, None), lists, tuples, arrays,
+    Tensors, Python and NumPy numbers, strings and None. Raises CheckpointError for anything else
+    (naming its place), and when the file cannot be written; the previous file is then left whole.
+    """
+    arrays: dict[str, Any] = {}
+    root = _encode(obj, "", arrays)
+    text = json.dumps({"format": FORMAT, "root": root}, separators=(",", ":"), allow_nan=False)
+    save_safetensors(arrays, path, {"minidl": text})
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Read what `save` wrote: the same nesting and types, arrays as NumPy, Tensors on the CPU.
+
+    Raises CheckpointError naming the file: missing, cut short, not written by `save`, newer format.
+    """
+    arrays, metadata = read_safetensors(path)
+    ours = "minidl" in metadata
+    fix = "read it with load_safetensors"
+    require(ours, "load", f"{path} was not written by save", error=CheckpointError, fix=fix)
+    try:
+        header = json.loads(metadata["minidl"])
+        version = header["format"]
+        rule = f"{path} has another format than {FORMAT}, the one this version reads"
+        require(version == FORMAT, "load", rule, error=CheckpointError, format=version)
+        return _decode(header["root"], arrays)
+    except (ValueError, KeyError, TypeError) as error:
+        rule = f"load: the structure stored in {path} is damaged: {error}"
+        raise CheckpointError(rule) from error
+
+
+def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
+    """JSON for `value`; its arrays are put into `arrays` under names made from `place`."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, Tensor):
+        name = _store(value, place, arrays)
+        return {"tensor": name, "requires_grad": bool(value.requires_grad)}
+    if isinstance(value, np.generic):
+        return {"scalar": _store(np.asarray(value), place, arrays)}
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return {"array": _store(value, place, arrays)}
+    if isinstance(value, Mapping):
+        return {"dict": [_encode_item(key, item, place, arrays) for key, item in value.items()]}
+    known = type(value) in (list, tuple)
+    rule = f"{place or 'the object'} is of a type that a checkpoint does not hold"
+    fix = "use dicts, lists, tuples, arrays, Tensors, numbers, strings and None"
+    kind = type(value)
+    require(known, "save", rule, error=CheckpointError, fix=fix, type=kind)
+    items = [_encode(item, _join(place, index), arrays) for index, item in enumerate(value)]
+    return {kind.__name__: items}
+
+
+def _encode_item(key: Any, item: Any, place: str, arrays: dict[str, Any]) -> list[Any]:
+    fits = key is None or type(key) in (bool, int, float, str)
+    rule = f"a key in {place or 'the object'} must be a string, number, boolean or None"
+    require(fits, "save", rule, error=CheckpointError, key=key)
+    return [_encode(key, place, arrays), _encode(item, _join(place, key), arrays)]
+
+
+def _join(place: str, part: Any) -> str:
+    return f"{place}.{part}" if place else str(part)
+
+
+def _store(value: Any, place: str, arrays: dict[str, Any]) -> str:
+    """Name `value` by its place; keys that hold dots may clash, then the name gets a number."""
+    name, count = place or "value", 1
+    while name in arrays or name == "__metadata__":
+        count += 1
+        name = f"{place or 'value'}~{count}"
+    arrays[name] = value
+    return name
+
+
+def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    kind = next(iter(node))
+    content = node[kind]
+    if kind == "dict":
+        return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
+    if kind in ("list", "tuple"):
+        items = [_decode(item, arrays) for item in content]
+        return items if kind == "list" else tuple(items)
+    if kind == "float":
+        return float(content)
+    array = arrays[content]
+    if kind == "tensor":
+        return Tensor(array, node["requires_grad"])
+    if kind == "scalar":
+        return array[()]
+    require(kind == "array", "load", "unknown entry", error=CheckpointError, kind=kind)
+    return array
