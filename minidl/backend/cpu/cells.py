@@ -1,0 +1,220 @@
+"""The recurrent cells' kernels: one step of an LSTM, GRU or RNN, forward and backward.
+
+Arrays of a step are row-major: gates (B, G·H), states (B, H); weights as PyTorch keeps them,
+W_hh (G·H, H), gates one below the other. A launch is split into tiles of batch rows by hidden
+columns. Forward, a tile multiplies h[t-1] by its columns of W_hhᵀ for all gates (BLAS), then
+applies the cell, so that pre-activations never leave the cache. Backward, a tile makes its part of
+dh[t] = dy[t] + dgates[t+1] W_hh, then dgates[t] from it, and adds its rows of dgates to a partial
+sum of the bias gradient that belongs to the tile. Bytes moved beside the weights: 2G + 3 reals per
+hidden unit forward, 2G + 8 backward. Sums are in the arrays' own precision.
+"""
+
+from __future__ import annotations
+
+from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, tanh
+
+ROWS = 64  # batch rows of a tile
+
+
+# One gate a loop: with four read and written in one, the compiler does not vectorise.
+@device
+def sigmoid_row(p, i, n):
+    for q in range(i, i + n):
+        p[q] = R(1) / (R(1) + exp(-p[q]))
+
+
+@device
+def tanh_row(p, i, n):
+    for q in range(i, i + n):
+        p[q] = tanh(p[q])
+
+
+@device
+def recur(tb, rows, cols, hidden, h, w, ldw, gate, j, out, ldo):
+    """out (rows, cols) += h (rows, H) W[gate, j:j+cols]ᵀ; w is W_hh if tb, else its transpose."""
+    first = gate * hidden + j
+    pw = at(w, first * ldw if tb else first)
+    gemm(0, tb, rows, cols, hidden, R(1), h, hidden, pw, ldw, R(1), out, ldo)
+
+
+@device
+def flow_back(rows, cols, hidden, gates, dgates, ldg, w, j, dh):
+    """dh (rows, cols) += dgates (rows, gates·H) W_hh[:, j:j+cols]."""
+    pw = at(w, j)
+    gemm(0, 0, rows, cols, gates * hidden, R(1), dgates, ldg, pw, hidden, R(1), dh, hidden)
+
+
+@device
+def add_row(y, j, x, i, n):
+    for q in range(n):
+        y[j + q] += x[i + q]
+
+
+@kernel("int int int int int R* R* R* R* R* R*")
+def lstm_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, h_in, c_in, gates, h, c):
+    """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c)."""
+    across = (hidden + tc - 1) // tc
+    for tile in range(lo, hi):
+        r0 = tile // across * ROWS
+        j = tile % across * tc
+        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        for gate in range(4):
+            out = at(gates, r0 * 4 * hidden + gate * hidden + j)
+            recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, gate, j, out, 4 * hidden)
+        for r in range(r0, r0 + rows):
+            pi = r * 4 * hidden + j
+            pf, pg, po = pi + hidden, pi + 2 * hidden, pi + 3 * hidden
+            ph = r * hidden + j
+            sigmoid_row(gates, pi, cols)
+            sigmoid_row(gates, pf, cols)
+            tanh_row(gates, pg, cols)
+            sigmoid_row(gates, po, cols)
+            for q in range(cols):
+                new = gates[pf + q] * c_in[ph + q] + gates[pi + q] * gates[pg + q]
+                c[ph + q] = new
+                h[ph + q] = gates[po + q] * tanh(new)
+
+
+@kernel("int int int int R* R* R* R* R* R* R* R* R* R*")
+def lstm_step_grad(
+    lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, c_in, c, dh, dc, dgates, db
+):
+    """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f."""
+    across = (hidden + tc - 1) // tc
+    for tile in range(lo, hi):
+        r0 = tile // across * ROWS
+        j = tile % across * tc
+        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        block = at(dh, r0 * hidden + j)
+        if first == 0:
+            later = at(dlater, r0 * 4 * hidden)
+            flow_back(rows, cols, hidden, 4, later, 4 * hidden, w, j, block)
+        pb = tile // across * 4 * hidden + j
+        for r in range(r0, r0 + rows):
+            pi = r * 4 * hidden + j
+            pf, pg, po = pi + hidden, pi + 2 * hidden, pi + 3 * hidden
+            ph = r * hidden + j
+            for q in range(cols):
+                i, f, g, o = gates[pi + q], gates[pf + q], gates[pg + q], gates[po + q]
+                s = tanh(c[ph + q])
+                d = dh[ph + q] + dy[ph + q]
+                e = dc[ph + q] + d * o * (R(1) - s * s)
+                di = e * g * i * (R(1) - i)
+                df = e * c_in[ph + q] * f * (R(1) - f)
+                dg = e * i * (R(1) - g * g)
+                do = d * s * o * (R(1) - o)
+                dh[ph + q] = R(0)
+                dc[ph + q] = e * f
+                dgates[pi + q] = di
+                dgates[pf + q] = df
+                dgates[pg + q] = dg
+                dgates[po + q] = do
+            for gate in range(4):
+                add_row(db, pb + gate * hidden, dgates, pi + gate * hidden, cols)
+
+
+@kernel("int int int int int R* R* R* R* R*")
+def gru_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, bias, h_in, gates, h):
+    """gates r, z, n, m: σ, σ, tanh(n + r m), m = h_in W_hnᵀ + bias; h = n + z (h_in - n)."""
+    across = (hidden + tc - 1) // tc
+    for tile in range(lo, hi):
+        r0 = tile // across * ROWS
+        j = tile % across * tc
+        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        for k in range(r0, r0 + rows):
+            for q in range(j, j + cols):
+                gates[(k * 4 + 3) * hidden + q] = bias[q]
+        for gate in range(3):
+            place = gate + gate // 2  # r, z where they are, the third product into m
+            out = at(gates, r0 * 4 * hidden + place * hidden + j)
+            recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, gate, j, out, 4 * hidden)
+        for k in range(r0, r0 + rows):
+            pr = k * 4 * hidden + j
+            pz, pn, pm = pr + hidden, pr + 2 * hidden, pr + 3 * hidden
+            ph = k * hidden + j
+            sigmoid_row(gates, pr, cols)
+            sigmoid_row(gates, pz, cols)
+            for q in range(cols):
+                n = tanh(gates[pn + q] + gates[pr + q] * gates[pm + q])
+                gates[pn + q] = n
+                h[ph + q] = n + gates[pz + q] * (h_in[ph + q] - n)
+
+
+@kernel("int int int int R* R* R* R* R* R* R* R*")
+def gru_step_grad(
+    lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, h_in, dh, dgates, db
+):
+    """dh += dy + dlater[r, z, m] W_hh (not at the first step taken); dgates; dh *= z."""
+    across = (hidden + tc - 1) // tc
+    for tile in range(lo, hi):
+        r0 = tile // across * ROWS
+        j = tile % across * tc
+        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        block = at(dh, r0 * hidden + j)
+        if first == 0:
+            later = at(dlater, r0 * 4 * hidden)
+            flow_back(rows, cols, hidden, 2, later, 4 * hidden, w, j, block)
+            later = at(later, 3 * hidden)
+            rest = at(w, 2 * hidden * hidden)
+            flow_back(rows, cols, hidden, 1, later, 4 * hidden, rest, j, block)
+        pb = tile // across * 4 * hidden + j
+        for k in range(r0, r0 + rows):
+            pr = k * 4 * hidden + j
+            pz, pn, pm = pr + hidden, pr + 2 * hidden, pr + 3 * hidden
+            ph = k * hidden + j
+            for q in range(cols):
+                r, z, n, m = gates[pr + q], gates[pz + q], gates[pn + q], gates[pm + q]
+                d = dh[ph + q] + dy[ph + q]
+                dn = d * (R(1) - z) * (R(1) - n * n)
+                dr = dn * m * r * (R(1) - r)
+                dz = d * (h_in[ph + q] - n) * z * (R(1) - z)
+                dm = dn * r
+                dh[ph + q] = d * z
+                dgates[pr + q] = dr
+                dgates[pz + q] = dz
+                dgates[pn + q] = dn
+                dgates[pm + q] = dm
+            for gate in range(4):
+                add_row(db, pb + gate * hidden, dgates, pr + gate * hidden, cols)
+
+
+@kernel("int int int int int int R* R* R*")
+def rnn_step(lo, hi, slot, batch, hidden, tc, tb, ldw, relu, w, h_in, h):
+    """h += h_in W_hhᵀ, then tanh or relu in place."""
+    across = (hidden + tc - 1) // tc
+    for tile in range(lo, hi):
+        r0 = tile // across * ROWS
+        j = tile % across * tc
+        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        out = at(h, r0 * hidden + j)
+        recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, 0, j, out, hidden)
+        for r in range(r0, r0 + rows):
+            ph = r * hidden + j
+            if relu:
+                for q in range(cols):
+                    v = h[ph + q]
+                    h[ph + q] = R(0) if v <= R(0) else v  # NaN stays
+            else:
+                tanh_row(h, ph, cols)
+
+
+@kernel("int int int int int R* R* R* R* R* R* R*")
+def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, relu, w, dlater, dy, h, dh, dgates, db):
+    """dh += dy + dlater W_hh (not at the first step taken); dgates = dh (1 - h²) or dh [h > 0]."""
+    across = (hidden + tc - 1) // tc
+    for tile in range(lo, hi):
+        r0 = tile // across * ROWS
+        j = tile % across * tc
+        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        if first == 0:
+            block = at(dh, r0 * hidden + j)
+            flow_back(rows, cols, hidden, 1, at(dlater, r0 * hidden), hidden, w, j, block)
+        pb = tile // across * hidden + j
+        for r in range(r0, r0 + rows):
+            ph = r * hidden + j
+            for q in range(cols):
+                d, v = dh[ph + q] + dy[ph + q], h[ph + q]
+                slope = (R(0) if v <= R(0) else R(1)) if relu else R(1) - v * v
+                dh[ph + q] = R(0)
+                dgates[ph + q] = d * slope
+            add_row(db, pb, dgates, ph, cols)
