@@ -39,7 +39,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a finaliser may run inside take
-        self.free: dict[int, list[mmap.mmap]] = {}
+        self.free: dict[int, list[mmap.mmap]] = {}  # the size given back last comes last
         self.sizes: list[int] = []  # sizes with free blocks, ascending
         self.addresses: dict[int, int] = {}
         self.used = self.peak = self.idle = self.reused = self.mapped = 0
@@ -66,25 +66,25 @@ class Pool:
         return block
 
     def give(self, block: mmap.mmap) -> None:
-        """Take a block back; unmap the largest idle ones above the high-water mark."""
+        """Take a block back; unmap the longest idle ones above the high-water mark."""
         size = len(block)
         with self.lock:
             self.used -= size
             self.idle += size
-            stack = self.free.get(size)
-            if stack is None:
-                self.free[size] = stack = []
+            stack = self.free.pop(size, [])
+            if not stack:
                 bisect.insort(self.sizes, size)
+            self.free[size] = stack  # now the size used last
             stack.append(block)
             while self.idle + self.used > self.peak + max(self.peak // 4, _HUGE):
                 self._drop()
 
     def _drop(self) -> None:
-        size = self.sizes[-1]
-        block = self.free[size].pop()
+        size = next(iter(self.free))
+        block = self.free[size].pop(0)
         if not self.free[size]:
             del self.free[size]
-            self.sizes.pop()
+            self.sizes.remove(size)
         self.idle -= size
         del self.addresses[id(block)]
 
