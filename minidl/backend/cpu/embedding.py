@@ -1,0 +1,66 @@
+"""Rows of a table by index, and their adjoint: adding rows into a table, in the order of the indices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.backend.cpu.jit import R, at, kernel, launch
+from minidl.backend.cpu.memory import contiguous, empty
+from minidl.errors import DTypeError, require
+
+_PIECE = 1 << 14  # elements a chunk
+_COLUMNS = 64  # columns that one thread adds to, 256 bytes
+
+
+@kernel("R* i8* R* int")
+def _take_rows(lo, hi, slot, table, index, y, n):
+    """y[i] = table[index[i]]."""
+    for i in range(lo, hi):
+        src, dst = at(table, index[i] * n), at(y, i * n)
+        for j in range(n):
+            dst[j] = src[j]
+
+
+@kernel("R* i8* R* int int int int")
+def _add_rows(lo, hi, slot, g, index, table, count, rows, n, skip):
+    """table[index[i]] += g[i], columns lo..hi, from zero; index `skip` adds nothing."""
+    for r in range(rows):
+        dst = at(table, r * n)
+        for j in range(lo, hi):
+            dst[j] = R(0)
+    for i in range(count):
+        if index[i] != skip:
+            src, dst = at(g, i * n), at(table, index[i] * n)
+            for j in range(lo, hi):
+                dst[j] += src[j]
+
+
+def take_rows(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """table (V, D) at index (...) int64 in [0, V): (..., D)."""
+    n = table.shape[1]
+    y = empty((*index.shape, n), table.dtype)
+    launch(_take_rows, index.size, max(_PIECE // max(n, 1), 1 + (index.size >> 18)),
+           contiguous(table), contiguous(index), y, n)  # fmt: skip
+    return y
+
+
+def add_rows(g: np.ndarray, index: np.ndarray, rows: int, skip: int = -1) -> np.ndarray:
+    """Sum of the rows of g (..., D) by index (...): (rows, D); index `skip` adds nothing."""
+    n = g.shape[-1]
+    table = empty((rows, n), g.dtype)
+    args = (contiguous(g), contiguous(index), table, index.size, rows, n, skip)
+    launch(_add_rows, n, max(_COLUMNS, n // 16), *args)
+    return table
+
+
+def check_indices(op: str, index: np.ndarray, n: int, ignore: int | None = None) -> None:
+    """Raise, naming op, range and value, if an index lies outside [0, n) and is not `ignore`."""
+    require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
+    if not index.size or (index.min() >= 0 and index.max() < n):
+        return
+    bad = (index < 0) | (index >= n)
+    if ignore is not None:
+        bad &= index != ignore
+    if bad.any():
+        value = int(index[bad].flat[0])
+        require(False, op, f"every index must lie in [0, {n})", index=value)

@@ -1,0 +1,196 @@
+"""Pooling kernels on channels-last images: the inner loop runs over channels.
+
+The largest value of a window is remembered by its place in the window (one byte an output where the
+window has at most 256 places). Gradients are gathered, one row of the input at a time: each row asks
+which windows reach it, so that no two threads write to one place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.backend.cpu.jit import Kernel, R, at, device, kernel, launch
+from minidl.backend.cpu.memory import empty, empty_nchw, nhwc
+
+_PIECE = 1 << 14  # elements a chunk
+Pair = tuple[int, int]
+
+
+def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
+    """Rows of y and arg; a NaN wins, then the first of equal values; -inf where nothing is."""
+    for t in range(lo, hi):
+        for q in range(ow):
+            dst, place = at(y, (t * ow + q) * c), at(arg, (t * ow + q) * c)
+            for j in range(c):
+                dst[j] = R(-np.inf)
+                place[j] = 0
+            first = True
+            for i in range(kh):
+                r = t % oh * sh - ph + i * dh
+                if r < 0 or r >= h:
+                    continue
+                for k in range(kw):
+                    s = q * sw - pw + k * dw
+                    if s < 0 or s >= w:
+                        continue
+                    src = at(x, ((t // oh * h + r) * w + s) * c)
+                    n = i * kw + k
+                    if first:
+                        first = False
+                        for j in range(c):
+                            dst[j] = src[j]
+                            place[j] = n
+                    else:
+                        for j in range(c):
+                            better = (src[j] > dst[j]) | (src[j] != src[j])
+                            dst[j] = src[j] if better else dst[j]
+                            place[j] = n if better else place[j]
+
+
+def _max_pool_grad(lo, hi, slot, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
+    """Rows of dx: the sum of the cotangents of the windows whose largest value lies there."""
+    for t in range(lo, hi):
+        row = at(dx, t * w * c)
+        for j in range(w * c):
+            row[j] = R(0)
+        for i in range(kh):
+            r = t % h + ph - i * dh
+            if r < 0 or r % sh != 0 or r // sh >= oh:
+                continue
+            above = (t // h * oh + r // sh) * ow
+            for k in range(kw):
+                n = i * kw + k
+                for q in range(ow):
+                    s = q * sw - pw + k * dw
+                    if s < 0 or s >= w:
+                        continue
+                    gi, place = at(g, (above + q) * c), at(arg, (above + q) * c)
+                    dst = at(row, s * c)
+                    for j in range(c):
+                        dst[j] += gi[j] if place[j] == n else R(0)
+
+
+_SIZES = " int" * 13
+_max_kernels = {p: kernel(f"R* R* {p}*{_SIZES}")(_max_pool) for p in ("u1", "i4")}
+_max_grad_kernels = {p: kernel(f"R* R* {p}*{_SIZES}")(_max_pool_grad) for p in ("u1", "i4")}
+
+
+@device
+def _share(start, size, pad, extent):
+    """Places of a window along one axis, and how many of them are not beyond the padding."""
+    whole = min(start + size, extent + pad) - start
+    return whole, min(start + size, extent) - max(start, 0)
+
+
+@device
+def _divisor(r, s, kh, kw, h, w, ph, pw, with_pad, override):
+    """What the sum over the window at (r, s) is divided by."""
+    tall, tall_in = _share(r, kh, ph, h)
+    wide, wide_in = _share(s, kw, pw, w)
+    if override:
+        return override
+    return tall * wide if with_pad else max(tall_in * wide_in, 1)
+
+
+@kernel("R* R* int int int int int int int int int int int int int")
+def _avg_pool(lo, hi, slot, x, y, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override):
+    """Rows of y: sums over windows, in the order of their places, over the divisor."""
+    for t in range(lo, hi):
+        r0 = t % oh * sh - ph
+        for q in range(ow):
+            s0 = q * sw - pw
+            dst = at(y, (t * ow + q) * c)
+            for j in range(c):
+                dst[j] = R(0)
+            for r in range(max(r0, 0), min(r0 + kh, h)):
+                for s in range(max(s0, 0), min(s0 + kw, w)):
+                    src = at(x, ((t // oh * h + r) * w + s) * c)
+                    for j in range(c):
+                        dst[j] += src[j]
+            scale = R(1) / R(_divisor(r0, s0, kh, kw, h, w, ph, pw, with_pad, override))
+            for j in range(c):
+                dst[j] *= scale
+
+
+@kernel("R* R* int int int int int int int int int int int int int")
+def _avg_pool_grad(lo, hi, slot, g, dx, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override):  # fmt: skip
+    """Rows of dx: the sum of the cotangents of the windows that hold each place."""
+    for t in range(lo, hi):
+        row = at(dx, t * w * c)
+        for j in range(w * c):
+            row[j] = R(0)
+        r = t % h
+        for p in range(max((r + ph - kh) // sh + 1, 0), min((r + ph) // sh + 1, oh)):
+            for q in range(ow):
+                r0, s0 = p * sh - ph, q * sw - pw
+                scale = R(1) / R(_divisor(r0, s0, kh, kw, h, w, ph, pw, with_pad, override))
+                gi = at(g, ((t // h * oh + p) * ow + q) * c)
+                for s in range(max(s0, 0), min(s0 + kw, w)):
+                    dst = at(row, s * c)
+                    for j in range(c):
+                        dst[j] += gi[j] * scale
+
+
+def max_pool2d(
+    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest value of each window of x (N, C, H, W) and its place in the window, both NCHW."""
+    n, c, h, w = x.shape
+    kind, dtype = ("u1", np.uint8) if kernel[0] * kernel[1] <= 256 else ("i4", np.int32)
+    y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=dtype)
+    sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
+    _rows(_max_kernels[kind], n * out[0], out[1] * c, nhwc(x), nhwc(y), nhwc(place), *sizes)
+    return y, place
+
+
+def max_pool2d_grad(
+    g: np.ndarray, place: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+    dilation: Pair,
+) -> np.ndarray:  # fmt: skip
+    """Gradient of max_pool2d's x (N, C, *size), given the places it returned."""
+    n, c, oh, ow = g.shape
+    dx = empty_nchw(n, c, *size, dtype=g.dtype)
+    kind = "u1" if place.dtype == np.uint8 else "i4"
+    sizes = (*size, oh, ow, c, *kernel, *stride, *padding, *dilation)
+    _rows(_max_grad_kernels[kind], n * size[0], size[1] * c, nhwc(g), nhwc(dx), nhwc(place), *sizes)
+    return dx
+
+
+def max_pool2d_indices(
+    place: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> np.ndarray:
+    """Positions h * W + w in the input (int64, NCHW) of the places that max_pool2d returned."""
+    i, j = np.divmod(place, kernel[1], dtype=np.int64)
+    rows = np.arange(place.shape[2])[:, None] * stride[0] - padding[0]
+    columns = np.arange(place.shape[3]) * stride[1] - padding[1]
+    return (rows + i * dilation[0]) * size[1] + columns + j * dilation[1]
+
+
+def avg_pool2d(
+    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
+    divisor: int,
+) -> np.ndarray:  # fmt: skip
+    """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
+    n, c, h, w = x.shape
+    y = empty_nchw(n, c, *out, dtype=x.dtype)
+    sizes = (h, w, *out, c, *kernel, *stride, *padding, int(with_pad), divisor)
+    _rows(_avg_pool, n * out[0], out[1] * c, nhwc(x), nhwc(y), *sizes)
+    return y
+
+
+def avg_pool2d_grad(
+    g: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool,
+    divisor: int,
+) -> np.ndarray:  # fmt: skip
+    """Gradient of avg_pool2d's x (N, C, *size)."""
+    n, c, oh, ow = g.shape
+    dx = empty_nchw(n, c, *size, dtype=g.dtype)
+    sizes = (*size, oh, ow, c, *kernel, *stride, *padding, int(with_pad), divisor)
+    _rows(_avg_pool_grad, n * size[0], size[1] * c, nhwc(g), nhwc(dx), *sizes)
+    return dx
+
+
+def _rows(k: Kernel, rows: int, row: int, *args: np.ndarray | int) -> None:
+    """Launch a kernel over rows of `row` elements."""
+    if row:
+        launch(k, rows, max(_PIECE // row, 1 + (rows >> 18)), *args)

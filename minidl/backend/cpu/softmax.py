@@ -1,0 +1,216 @@
+"""Kernels over rows of scores: softmax, log-softmax, cross entropy and their gradients.
+
+Each row is read twice from cache: once for its largest value, once for the exponentials. Rows that
+are -inf throughout give NaN, as 0/0 does. Sums are in the working precision, 2,048 terms at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.backend.cpu.jit import Kernel, R, at, device, exp, kernel, launch, log
+from minidl.backend.cpu.memory import contiguous, empty
+
+_PIECE = 1 << 14  # elements a chunk
+_SUM = 2048
+
+
+@device
+def _largest(x, n):
+    """Largest of n values; 32 running maxima, so that the loop vectorises. NaN is passed over."""
+    if n < 64:
+        m = x[0]
+        for j in range(1, n):
+            m = x[j] if x[j] > m else m
+        return m
+    a, b, c, d = x[0], x[1], x[2], x[3]
+    for j in range(4, n - 3, 4):
+        a = x[j] if x[j] > a else a
+        b = x[j + 1] if x[j + 1] > b else b
+        c = x[j + 2] if x[j + 2] > c else c
+        d = x[j + 3] if x[j + 3] > d else d
+    for j in range(n // 4 * 4, n):
+        a = x[j] if x[j] > a else a
+    a = b if b > a else a
+    c = d if d > c else c
+    return c if c > a else a
+
+
+@device
+def _exp_sum(x, n, m):
+    """Sum of exp(x - m)."""
+    total = 0.0
+    for j0 in range(0, n, _SUM):
+        s = R(0)
+        for j in range(j0, min(j0 + _SUM, n)):
+            s += exp(x[j] - m)
+        total += s
+    return R(total)
+
+
+@kernel("R* R* int", fast=True)
+def _softmax(lo, hi, slot, x, y, n):
+    """y = exp(x - max) / sum over rows of n."""
+    for i in range(lo, hi):
+        src, dst = at(x, i * n), at(y, i * n)
+        m = _largest(src, n)
+        total = 0.0
+        for j0 in range(0, n, _SUM):
+            s = R(0)
+            for j in range(j0, min(j0 + _SUM, n)):
+                e = exp(src[j] - m)
+                dst[j] = e
+                s += e
+            total += s
+        scale = R(1 / total)
+        for j in range(n):
+            dst[j] *= scale
+
+
+@kernel("R* R* R* int", fast=True)
+def _softmax_grad(lo, hi, slot, g, y, dx, n):
+    """dx = y * (g - sum(g * y)) over rows of n."""
+    for i in range(lo, hi):
+        gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
+        total = 0.0
+        for j0 in range(0, n, _SUM):
+            s = R(0)
+            for j in range(j0, min(j0 + _SUM, n)):
+                s += gi[j] * yi[j]
+            total += s
+        t = R(total)
+        for j in range(n):
+            dst[j] = yi[j] * (gi[j] - t)
+
+
+@kernel("R* R* int", fast=True)
+def _log_softmax(lo, hi, slot, x, y, n):
+    """y = x - max - log(sum(exp(x - max))) over rows of n."""
+    for i in range(lo, hi):
+        src, dst = at(x, i * n), at(y, i * n)
+        m = _largest(src, n)
+        l = log(_exp_sum(src, n, m))
+        for j in range(n):
+            d = src[j] - m
+            dst[j] = d - l
+
+
+@kernel("R* R* R* int", fast=True)
+def _log_softmax_grad(lo, hi, slot, g, y, dx, n):
+    """dx = g - exp(y) * sum(g) over rows of n."""
+    for i in range(lo, hi):
+        gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
+        total = 0.0
+        for j0 in range(0, n, _SUM):
+            s = R(0)
+            for j in range(j0, min(j0 + _SUM, n)):
+                s += gi[j]
+            total += s
+        t = R(total)
+        for j in range(n):
+            dst[j] = gi[j] - exp(yi[j]) * t
+
+
+@kernel("R* i8* R* R* R* R* int int R", fast=True)
+def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, smoothing):
+    """loss = (1-e) w_t (lse - x_t) + e/n sum_c w_c (lse - x_c), lse = top + log(total)."""
+    for i in range(lo, hi):
+        t = label[i]
+        if t == ignore:
+            loss[i] = R(0)
+            top[i] = R(0)
+            total[i] = R(1)
+            continue
+        src = at(x, i * n)
+        m = _largest(src, n)
+        s = _exp_sum(src, n, m)
+        l = log(s)
+        top[i] = m
+        total[i] = s
+        if smoothing == R(0):
+            loss[i] = weight[t] * (l - (src[t] - m))
+        else:
+            r = R(0)
+            for c in range(n):
+                r += weight[c] * (l - (src[c] - m))
+            loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
+
+
+@kernel("R* R* i8* R* R* R* R* int int R R", fast=True)
+def _cross_entropy_grad(
+    lo, hi, slot, g, x, label, weight, top, total, dx, n, ignore, smoothing, weights
+):
+    """dx = g (((1-e) w_t + e/n sum w) p_c - e/n w_c - (1-e) w_t [c = t]), p the softmax."""
+    for i in range(lo, hi):
+        t = label[i]
+        src, dst = at(x, i * n), at(dx, i * n)
+        if t == ignore:
+            for c in range(n):
+                dst[c] = R(0)
+            continue
+        hard = g[i] * (R(1) - smoothing) * weight[t]
+        soft = g[i] * (smoothing / R(n))
+        m, scale = top[i], (hard + soft * weights) / total[i]
+        if smoothing == R(0):
+            for c in range(n):
+                dst[c] = exp(src[c] - m) * scale
+        else:
+            for c in range(n):
+                dst[c] = exp(src[c] - m) * scale - soft * weight[c]
+        dst[t] -= hard
+
+
+def _by_rows(k: Kernel, axis: int, *arrays: np.ndarray) -> np.ndarray:
+    """Run a kernel of rows along one axis: its result has that axis contiguous in memory."""
+    moved = [contiguous(np.moveaxis(a, axis, -1)) for a in arrays]
+    y = empty(moved[0].shape, moved[0].dtype)
+    n = y.shape[-1] if y.ndim else 1
+    if y.size:
+        launch(k, y.size // n, max(_PIECE // n, 1), *moved, y, n)
+    return np.moveaxis(y, -1, axis)
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along an axis."""
+    return _by_rows(_softmax, axis, x)
+
+
+def softmax_grad(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    """Gradient of softmax's x, from its result y."""
+    return _by_rows(_softmax_grad, axis, g, y)
+
+
+def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """log(softmax(x)) along an axis."""
+    return _by_rows(_log_softmax, axis, x)
+
+
+def log_softmax_grad(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+    """Gradient of log_softmax's x, from its result y."""
+    return _by_rows(_log_softmax_grad, axis, g, y)
+
+
+def cross_entropy(
+    x: np.ndarray, label: np.ndarray, weight: np.ndarray | None, ignore: int, smoothing: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp."""
+    m, n = x.shape
+    loss, top, total = (empty((m,), x.dtype) for _ in range(3))
+    weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
+    args = (contiguous(x), contiguous(label), weights, loss, top, total, n, ignore, smoothing)
+    launch(_cross_entropy, m, max(_PIECE // n, 1), *args)
+    return loss, top, total
+
+
+def cross_entropy_grad(
+    g: np.ndarray, x: np.ndarray, label: np.ndarray, weight: np.ndarray | None, top: np.ndarray,
+    total: np.ndarray, ignore: int, smoothing: float,
+) -> np.ndarray:  # fmt: skip
+    """Gradient of cross_entropy's x."""
+    m, n = x.shape
+    weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
+    dx = empty((m, n), x.dtype)
+    args = (contiguous(g), contiguous(x), contiguous(label), weights, top, total, dx, n, ignore)
+    whole = float(weights.sum()) if smoothing else 0.0
+    launch(_cross_entropy_grad, m, max(_PIECE // n, 1), *args, smoothing, whole)
+    return dx
