@@ -1,0 +1,100 @@
+"""Running sums over an epoch, and everything that is counted on a set of labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import minidl.functional as F
+from minidl.autograd import Tensor, no_grad
+from minidl.nn import Module
+
+
+@dataclass
+class RunningSums:
+    """Sums of loss and hits over the images seen so far: a mean that survives an interruption."""
+
+    loss: float = 0.0
+    right: float = 0.0
+    seen: int = 0
+
+    def add(self, loss: float, right: float, count: int) -> None:
+        """Add one batch: its mean loss (nats), its number of hits, its size."""
+        self.loss += loss * count
+        self.right += right
+        self.seen += count
+
+    def means(self) -> dict[str, float]:
+        """The epoch's training loss (nats) and accuracy (fraction)."""
+        count = max(self.seen, 1)
+        return {"train_loss": self.loss / count, "train_accuracy": self.right / count}
+
+
+@dataclass
+class Evaluation:
+    """What a model says of N labelled inputs: log_probs (N, K) in nats, labels (N,)."""
+
+    log_probs: np.ndarray
+    labels: np.ndarray
+    said: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.said = self.log_probs.argmax(1)
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of inputs whose most probable class is the label."""
+        return float((self.said == self.labels).mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        picked = self.log_probs[np.arange(len(self.labels)), self.labels]
+        return float(-picked.mean(dtype=np.float64))
+
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K): row = label, column = what the model said."""
+        return confusion_matrix(self.labels, self.said, self.log_probs.shape[1])
+
+    def mistakes(self, count: int) -> np.ndarray:
+        """Indices of the `count` wrong answers given with the highest probability, worst first."""
+        wrong = np.flatnonzero(self.said != self.labels)
+        sure = self.log_probs[wrong, self.said[wrong]]
+        return wrong[np.argsort(-sure, kind="stable")[:count]]
+
+
+def confusion_matrix(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+    """Counts (K, K) of (label, answer) pairs; labels and said (N,) of ints in [0, K)."""
+    flat = labels.astype(np.int64) * classes + said
+    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+
+
+def evaluate(
+    model: Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    views: tuple[Callable[[Tensor], Tensor], ...] = (lambda x: x,),
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Run `model` in eval mode over batches of (x, y) and keep its log-probabilities.
+
+    With several `views` (test-time augmentation) the probabilities of the views are averaged.
+    `check` is called between batches, and may raise to leave. The model's mode is put back.
+    """
+    modes: list[tuple[Any, bool]] = [(m, m.training) for m in model.modules()]
+    rows, labels = [], []
+    model.eval()
+    try:
+        with no_grad():
+            for x, y in batches:
+                check()
+                outs = [F.log_softmax(model(view(x)), dim=-1).float().numpy() for view in views]
+                rows.append(np.logaddexp.reduce(outs) - np.float32(np.log(len(outs))))
+                labels.append(y.numpy())
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Evaluation(np.concatenate(rows), np.concatenate(labels))

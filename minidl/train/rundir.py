@@ -1,0 +1,160 @@
+"""The folder of a run: configuration, metrics, checkpoint, result, each written whole or not."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import CheckpointError, require
+from minidl.io import load, save, write_bytes
+
+FORMAT = 1  # of what the loop keeps in checkpoint.safetensors
+
+
+def fingerprint(arrays: Iterable[np.ndarray]) -> str:
+    """A short SHA-256 over shapes, dtypes and every byte of the arrays: the data a run has seen."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def machine() -> dict[str, str]:
+    """What bit-equal numbers depend on besides the program: versions and the processor."""
+    versions = {"python": platform.python_version()}
+    for name in ("minidl", "numpy", "numba", "llvmlite"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"  # run from its source folder
+    return versions | {"cpu": cpu_name()}
+
+
+def cpu_name() -> str:
+    """The processor's model name, as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+class RunDir:
+    """config.json, metrics.jsonl, checkpoint.safetensors, result.json and clock.json in one folder.
+
+    Times live in metrics.jsonl and clock.json only, so that a checkpoint depends on the
+    configuration, the seed and the step alone. For the same reason the checkpoint counts the rows
+    of metrics.jsonl, not its bytes: the digits of times vary.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.metrics = self.path / "metrics.jsonl"
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write NAME (config.json, result.json, clock.json) as readable JSON."""
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write the file NAME whole; CheckpointError when the disk refuses."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CheckpointError(f"train: cannot make the folder {self.path}: {reason}") from error
+        write_bytes(self.path / name, [text.encode()])
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read NAME; CheckpointError if it is missing or damaged."""
+        path = self.path / name
+        require(path.is_file(), "train", f"{self.path} is not a run directory: it has no {name}",
+                error=CheckpointError)  # fmt: skip
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"train: {path} is damaged: {error}") from error
+        require(isinstance(value, dict), "train", f"{path} must hold a JSON object",
+                error=CheckpointError)  # fmt: skip
+        return value
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, one a finished epoch; a last line cut by a crash is out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def append_row(self, row: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl and flush it to the disk."""
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise CheckpointError(
+                f"train: cannot write {self.metrics}: {error.strerror}"
+            ) from error
+
+    def cut_rows(self, count: int) -> None:
+        """Drop whatever metrics.jsonl holds beyond its first `count` lines."""
+        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        require(len(lines) >= count, "resume", f"{self.metrics} has lost rows",
+                rows=len(lines), expected=count, error=CheckpointError)  # fmt: skip
+        if len(lines) > count:
+            os.truncate(self.metrics, sum(map(len, lines[:count])))
+
+    def write_csv(self) -> None:
+        """Write metrics.csv, the same rows for spreadsheets."""
+        rows = self.rows()
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(rows[0]) if rows else ["epoch"])
+        table.writeheader()
+        table.writerows(rows)
+        self.write_text("metrics.csv", text.getvalue())
+
+    def save(self, state: dict[str, Any], identity: dict[str, str]) -> None:
+        """Replace the checkpoint by `state`; a failure leaves the previous one whole."""
+        save(
+            {"format": FORMAT, "identity": identity, "machine": machine(), **state}, self.checkpoint
+        )
+
+    def load(self, identity: dict[str, str]) -> dict[str, Any] | None:
+        """The saved state, or None if nothing was saved yet.
+
+        CheckpointError if it is of another format, configuration or data; a warning if it was
+        written on another machine or by other versions, where the last bits may differ.
+        """
+        if not self.checkpoint.exists():
+            return None
+        state = load(self.checkpoint)
+        ours = isinstance(state, dict) and state.get("format") == FORMAT and "loop" in state
+        rule = f"{self.checkpoint} is not a training checkpoint of format {FORMAT}"
+        require(ours, "resume", rule, error=CheckpointError)
+        for name, value in identity.items():
+            require(state["identity"].get(name) == value, "resume",
+                    f"the {name} is not the one this run was started with", error=CheckpointError,
+                    saved=state["identity"].get(name), now=value)  # fmt: skip
+        here, there = machine(), state["machine"]
+        changed = [
+            f"{k} {there.get(k)} -> {v}" for k, v in here.items() if there.get(k) not in (None, v)
+        ]
+        if changed:
+            warnings.warn(f"resume: not bit-identical here: {', '.join(changed)}", stacklevel=2)
+        return state

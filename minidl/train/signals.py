@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM as a flag that the training loop reads between two steps."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Self
+
+
+class Interrupted(BaseException):
+    """The run was asked to leave; `code` is the exit status a shell expects (128 + signal).
+
+    at_once: it was raised in the middle of something, so that nothing may be saved any more.
+    """
+
+    def __init__(self, number: int, *, at_once: bool = False) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.code = 128 + number
+        self.at_once = at_once
+
+
+class StopSignal:
+    """Within `with`, SIGINT and SIGTERM set a flag; a second, or one while idle, leaves at once.
+
+    `busy` says that there is unsaved work: only then is it worth waiting for the step to end. While
+    the first kernels compile or data is read, nothing is lost by leaving immediately.
+    Works in the main thread only (Python's rule); elsewhere it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.number = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.number = self.number, number
+        if again or not self.busy:
+            raise Interrupted(number, at_once=True)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come; for places that have nothing to save."""
+        if self.number:
+            raise Interrupted(self.number)

@@ -1,0 +1,1 @@
+"""The course's projects, built on minidl: run them as `python -m projects.NAME`."""

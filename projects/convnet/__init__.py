@@ -1,0 +1,1 @@
+"""A modern ConvNet from scratch on small pictures: run it as `python -m projects.convnet`."""

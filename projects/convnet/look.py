@@ -1,0 +1,179 @@
+"""Looking at runs: the report of one, several drawn together, predictions for pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+import minidl as ml
+import minidl.functional as F
+from minidl.errors import DataError, require
+from minidl.io import load, write_bytes
+from minidl.train import Evaluation, Report, RunDir, report
+from projects.convnet.config import UsageError, from_json
+from projects.convnet.model import build
+
+
+def write_report(
+    run: RunDir,
+    result: dict[str, Any],
+    tested: Evaluation,
+    images: np.ndarray,
+    classes: Sequence[str],
+    model: Any,
+) -> None:
+    """report.html: images (N, C, H, W) uint8 are those of `tested`, in order."""
+    saved = run.read_json("config.json")
+    rows = run.rows()
+    page = Report(
+        f"{saved['preset']} on {saved['dataset']}", f"seed {saved['seed']}, {result['device']}"
+    )
+    page.tiles({
+        "test accuracy": f"{100 * result['test_accuracy']:.2f} %",
+        "held-out accuracy": f"{100 * result['heldout_accuracy']:.2f} %",
+        "test loss": f"{result['test_loss']:.4f} nats",
+        "epochs": str(result["epochs"]),
+        "training time": clock(result["seconds"]),
+        "training speed": f"{result['images_per_second']:,.0f} images/s",
+        "parameters": f"{result['parameters']:,}",
+        "forward, one image": f"{result['flops'] / 1e6:,.1f} MFLOP",
+    })  # fmt: skip
+    page.section("Command")
+    page.code(saved["command"])
+    page.section(
+        "Curves",
+        "Training figures are running means of the epoch, under augmentation and dropout; "
+        "nothing was selected on the held-out images.",
+    )
+    page.figure(report.curves(rows))
+    page.section("Confusion", f"Counts on the {len(tested.labels):,} test images.")
+    page.figure(report.confusion(tested.confusion(), classes))
+    wrong = tested.mistakes(24)
+    if len(wrong):
+        sure = np.exp(tested.log_probs[wrong, tested.said[wrong]])
+        captions = [f"{classes[said]} {100 * p:.0f} %\nis {classes[label]}" for said, p, label in
+                    zip(tested.said[wrong], sure, tested.labels[wrong], strict=True)]  # fmt: skip
+        page.section("Most confident mistakes", "The answer and its probability, then the label.")
+        page.figure(report.gallery(pictures(images[wrong]), captions), vector=False)
+    weight = first_filters(model)
+    if weight is not None:
+        page.section(
+            "First layer",
+            f"{len(weight)} filters of {weight.shape[2]}x{weight.shape[3]}, each in its own range.",
+        )
+        page.figure(report.filters(weight), vector=False)
+    page.section("Time per epoch")
+    page.figure(report.times(rows))
+    page.section("Configuration")
+    page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
+    run.write_text("report.html", page.html())
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02d} min"
+        if hours
+        else f"{minutes} min {rest:02d} s"
+        if minutes
+        else f"{rest} s"
+    )
+
+
+def pictures(images: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) uint8 -> (N, H, W, 3) or (N, H, W) for drawing."""
+    return images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
+
+
+def first_filters(model: Any) -> np.ndarray | None:
+    """The first convolution's filters (at most 64) where they can be seen: 1 or 3 channels."""
+    for value in model.state_dict().values():
+        if value.ndim == 4:
+            return (
+                value.cpu().numpy()[:64]
+                if value.shape[1] in (1, 3) and value.shape[2] > 1
+                else None
+            )
+    return None
+
+
+def compare_runs(folders: Sequence[str], out: str) -> None:
+    """Draw the curves of several runs into the HTML file `out` and print their results."""
+    runs = [RunDir(folder) for folder in folders]
+    rows = {}
+    table = []
+    for run in runs:
+        saved = run.read_json("config.json")
+        kept = run.rows()
+        require(bool(kept), "compare", f"{run.path} has no finished epoch yet", error=DataError)
+        rows[str(run.path)] = kept
+        done = (
+            json.loads((run.path / "result.json").read_text())
+            if (run.path / "result.json").exists()
+            else {}
+        )
+        table.append((run.path, saved["preset"], saved["dataset"], saved["seed"], kept[-1]["epoch"],
+                      percent(kept[-1]["heldout_accuracy"]), percent(done.get("test_accuracy")),
+                      f"{sum(row['seconds'] for row in kept):.0f}"))  # fmt: skip
+    head = ("run", "preset", "data", "seed", "epochs", "held-out %", "test %", "seconds")
+    page = Report("Runs compared", f"{len(runs)} runs")
+    page.figure(report.compared(rows))
+    page.section("Results", "At the last finished epoch of each.")
+    page.table(table, head)
+    write_bytes(out, [page.html().encode()])
+    for line in (head, *table):
+        print("  ".join(f"{cell!s:<{12 if i else 24}}" for i, cell in enumerate(line)).rstrip())
+    print(f"curves: {out}")
+
+
+def percent(share: float | None) -> str:
+    """A fraction as a percentage, or a dash."""
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def predict_images(folder: str, files: Sequence[str], top: int) -> None:
+    """Print the `top` most probable classes of every picture by the model of a run."""
+    run = RunDir(folder)
+    cfg = from_json(run.read_json("config.json"))
+    require(run.checkpoint.exists(), "predict", f"{folder} has no checkpoint yet", error=DataError)
+    state = load(run.checkpoint)
+    about = state["about"]
+    model = build(cfg, about["shape"], len(about["classes"]))
+    model.load_state_dict(state["model"] | (state["ema"]["average"] if cfg.ema else {}))
+    model.eval()
+    if top < 1:
+        raise UsageError(f"--top must be at least 1; got {top}")
+    for file in files:
+        image = read_picture(file, about["shape"])
+        x = (image.astype(np.float32) / 255 - about["mean"]) / about["std"]
+        with ml.no_grad():
+            shares = F.softmax(model(ml.tensor(x[None].astype(np.float32))), dim=1).numpy()[0]
+        best = np.argsort(-shares, kind="stable")[:top]
+        print(
+            f"{file}: " + ", ".join(f"{about['classes'][i]} {100 * shares[i]:.1f} %" for i in best)
+        )
+
+
+def read_picture(file: str, shape: Sequence[int]) -> np.ndarray:
+    """Any picture as (C, H, W) uint8: its middle square, scaled to the network's size."""
+    channels, height, width = shape
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB" if channels == 3 else "L")
+    except UnidentifiedImageError as error:
+        raise DataError(f"predict: {Path(file)} is not a picture that Pillow can read") from error
+    except OSError as error:
+        raise DataError(f"predict: cannot read {file}: {error.strerror or error}") from error
+    side = min(picture.size)
+    left, upper = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, upper, left + side, upper + side)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    return np.asarray(square).reshape(height, width, channels).transpose(2, 0, 1)

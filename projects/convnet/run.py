@@ -1,0 +1,196 @@
+"""One experiment from its configuration to the written result: `main(cfg, run)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import minidl as ml
+from minidl import nn, optim
+from minidl.tools import summary
+from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
+from projects.convnet.config import Config, UsageError
+from projects.convnet.data import Images, Split, batches, load_images, loader_for
+from projects.convnet.look import write_report
+from projects.convnet.model import Contrastive, build
+from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def new_run(cfg: Config, out: str | None, command: str) -> RunDir:
+    """A fresh run directory that holds config.json; `out`, or the first free runs/PRESET-N."""
+    path = (
+        Path(out)
+        if out
+        else next(
+            p for n in range(1, 10**6) if not (p := Path("runs") / f"{cfg.preset}-{n}").exists()
+        )
+    )
+    run = RunDir(path)
+    if (path / "config.json").exists():
+        raise UsageError(f"{path} holds a run already; choose another --out, or --resume {path}")
+    run.write_json("config.json", dataclasses.asdict(cfg) | {"command": command})
+    return run
+
+
+def main(cfg: Config, run: RunDir, stop: StopSignal) -> int:
+    """Train `cfg` in `run` from where it stands, test once, write result and report."""
+    ml.manual_seed(cfg.seed)
+    images = load_images(cfg)
+    model = build(cfg, images.shape, len(images.classes), images.train.x).to(cfg.device)
+    trainer = make_trainer(cfg, run, images, model, stop)
+    resumed = trainer.resume()
+    counts = [len(split.y) for split in (images.train, images.heldout, images.test)]
+    print(f"{run.path}: {cfg.preset}, {cfg.dataset}, training on {counts[0]:,} images, "
+          f"{counts[1]:,} held out, {counts[2]:,} to test")  # fmt: skip
+    if resumed:
+        print(f"resumed after {trainer.epoch} epochs and {trainer.batch} batches")
+    trainer.fit()
+    tested = judge(cfg, trainer, images, images.test, stop.check)
+    result = conclude(cfg, run, trainer, tested, images)
+    run.write_json("result.json", result)
+    run.write_csv()
+    write_report(run, result, tested, images.test.x, images.classes, model)
+    print(
+        f"test accuracy {100 * result['test_accuracy']:.2f} %, "
+        f"held-out {100 * result['heldout_accuracy']:.2f} %, "
+        f"{result['seconds']:.0f} s of training\nreport: {run.path / 'report.html'}"
+    )
+    return 0
+
+
+def make_trainer(
+    cfg: Config, run: RunDir, images: Images, model: nn.Module, stop: StopSignal
+) -> Trainer:
+    """The loop for this experiment."""
+    loader = loader_for(cfg, images)
+    optimizer = make_optimizer(cfg, model)
+    steps = -(-len(loader) // cfg.accumulate)
+
+    def judged() -> dict[str, float]:
+        seen = judge(cfg, trainer, images, images.heldout, trainer.stop.check)
+        return {"heldout_loss": seen.loss, "heldout_accuracy": seen.accuracy}
+
+    about = {"classes": images.classes, "shape": list(images.shape)}
+    trainer = Trainer(
+        run,
+        model,
+        optimizer,
+        loader,
+        forward_for(cfg, lambda: trainer.epoch),
+        judged,
+        epochs=cfg.epochs,
+        identity=identity(cfg, images),
+        about=about | {"mean": images.mean, "std": images.std},
+        scheduler=make_schedule(cfg, optimizer, steps),
+        ema=optim.EMA(model, decay=cfg.ema) if cfg.ema else None,
+        accumulate=cfg.accumulate,
+        clip=cfg.clip,
+        patience=cfg.patience,
+        read_every=1 if cfg.device == "cpu" else 50,
+        stop=stop,
+    )
+    return trainer
+
+
+def identity(cfg: Config, images: Images) -> dict[str, str]:
+    """Fingerprints of configuration and data; where they lie and what computes does not count."""
+    fields = dataclasses.asdict(cfg)
+    for name in ("data", "device"):
+        del fields[name]
+    text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    splits = (images.train, images.heldout, images.test)
+    return {"configuration": text, "data": fingerprint(a for s in splits for a in (s.x, s.y))}
+
+
+def forward_for(
+    cfg: Config, epoch: Callable[[], int]
+) -> Callable[[nn.Module, Any], tuple[ml.Tensor, ml.Tensor]]:
+    """The loss and the hits of a batch; mixed labels (N, K) count by their larger share."""
+    loss_of = objective(cfg)
+
+    def classify(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
+        x, y = batch
+        logits = model(x)
+        label = y if y.ndim == 1 else y.argmax(1)
+        return loss_of(logits, y), (logits.detach().argmax(1) == label).sum()
+
+    def contrast(model: Contrastive, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
+        x, y, other = batch
+        if epoch() >= cfg.pretrain:
+            model.freeze()
+            return classify(model, (x, y))
+        z = model.embed(ml.cat([x, other]))
+        return supervised_contrastive(z, y, cfg.temperature), ml.zeros(())
+
+    return contrast if cfg.loss == "supcon" else classify
+
+
+def mirrored(x: ml.Tensor) -> ml.Tensor:
+    """The images (N, C, H, W) seen in a mirror."""
+    return x.flip(3)
+
+
+def judge(
+    cfg: Config, trainer: Trainer, images: Images, split: Split, check: Callable[[], None]
+) -> Evaluation:
+    """What the model (its averaged weights, if it keeps them) says of a split."""
+    model = trainer.model
+    views = (lambda x: x, mirrored) if cfg.tta else (lambda x: x,)
+    with trainer.ema.swapped(model) if trainer.ema is not None else nullcontext():
+        return evaluate(model, batches(split, images, cfg.device), views=views, check=check)
+
+
+def conclude(
+    cfg: Config, run: RunDir, trainer: Trainer, tested: Evaluation, images: Images
+) -> dict[str, Any]:
+    """result.json: all at the final epoch; nothing was selected on held-out or test images."""
+    about = summary(trainer.model, (1, *images.shape))
+    rows = run.rows()
+    seen = len(images.train.y) * len(rows)
+    return {
+        "preset": cfg.preset,
+        "dataset": cfg.dataset,
+        "seed": cfg.seed,
+        "test_accuracy": tested.accuracy,
+        "heldout_accuracy": rows[-1]["heldout_accuracy"],
+        "test_loss": tested.loss,
+        "test_images": len(tested.labels),
+        "epochs": len(rows),
+        "seconds": round(trainer.seconds, 2),
+        "images_per_second": round(seen / max(trainer.seconds, 1e-9), 1),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "flops": about.flops,
+        "device": device_name(cfg),
+        "commit": commit(),
+    }
+
+
+def device_name(cfg: Config) -> str:
+    """What computed, in words."""
+    from minidl.train.rundir import cpu_name
+
+    return f"{cpu_name()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device
+
+
+def commit() -> str | None:
+    """The git commit of the source tree, or None where it is no checkout of its own."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
