@@ -1,0 +1,188 @@
+"""Views and writes in place: gradients follow them, stale tensors are refused."""
+
+import numpy as np
+import pytest
+
+import minidl as ml
+
+RNG = np.random.default_rng(1)
+
+
+def leaf(*shape):
+    """A float64 leaf with values in (0.5, 2)."""
+    return ml.tensor(RNG.uniform(0.5, 2.0, shape), requires_grad=True)
+
+
+def same(tensor, expected):
+    """Assert that a tensor's values are the expected ones, to rounding."""
+    got, want = tensor.detach().numpy(), expected.detach().numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_views_share_memory():
+    x = ml.zeros(2, 3)
+    for view in (x.view(6), x.reshape(3, 2), x.t(), x[0], x.flatten(), x.unsqueeze(0), x[:, 1:]):
+        before = x.numpy().sum()
+        view.add_(1.0)
+        assert x.numpy().sum() == before + view.numel()
+
+
+def test_a_write_through_a_view_reaches_the_base():
+    x = leaf(3, 4)
+    y = x * 1
+    y[1].mul_(5.0)
+    (y * y).sum().backward()
+    scale = ml.tensor([[1.0], [25.0], [1.0]], dtype=ml.float64)
+    same(x.grad, 2 * x * scale)
+
+
+def test_a_write_to_the_base_reaches_an_older_view():
+    x = leaf(3, 4)
+    y = x * 1
+    row = y[1]
+    y.mul_(5.0)
+    row.sum().backward()
+    want = ml.zeros(3, 4)
+    want[1] = 5.0
+    same(x.grad, want)
+
+
+def test_a_write_through_a_view_of_a_view():
+    x = leaf(2, 3, 4)
+    y = x * 1
+    y[0].t()[1:].fill_(7.0)
+    (y * y).sum().backward()
+    same(x.grad[0, :, :1], 2 * x[0, :, :1])
+    same(x.grad[1], 2 * x[1])
+    assert not x.grad[0, :, 1:].numpy().any()
+
+
+def test_assigning_gives_the_value_its_gradient():
+    x, v = leaf(3, 4), leaf(4)
+    y = x * 2
+    y[1] = v * 2
+    (y * 3).sum().backward()
+    same(v.grad, ml.full((4,), 6.0))
+    want = ml.full((3, 4), 6.0)
+    want[1] = 0.0
+    same(x.grad, want)
+
+
+def test_assigning_into_a_plain_tensor_makes_it_require_grad():
+    v = leaf(2)
+    y = ml.zeros(4, dtype=ml.float64)
+    y[1:3] = v
+    assert y.requires_grad
+    (y * y).sum().backward()
+    same(v.grad, 2 * v)
+
+
+def test_a_leaf_that_requires_grad_cannot_be_written():
+    x = leaf(3)
+    with pytest.raises(RuntimeError):
+        x.add_(1.0)
+    with pytest.raises(RuntimeError):
+        x[0] = 1.0
+    with pytest.raises(RuntimeError):
+        x[1:].mul_(2.0)
+    with ml.no_grad():
+        x.add_(1.0)
+        x[0] = 1.0
+    assert x.is_leaf and x.requires_grad and x[0].item() == 1.0
+
+
+def test_backward_over_a_changed_saved_tensor_raises():
+    x = leaf(3)
+    y = x * 1
+    z = y * y
+    y.add_(1.0)
+    with pytest.raises(RuntimeError, match="in place|inplace"):
+        z.sum().backward()
+
+
+def test_backward_over_a_changed_result_raises():
+    x = leaf(3)
+    y = x.exp()  # saves its result
+    y.add_(1.0)
+    with pytest.raises(RuntimeError, match="in place|inplace"):
+        y.sum().backward()
+
+
+def test_backward_over_a_saved_tensor_changed_through_a_view_or_detached():
+    for change in (lambda y: y[0].zero_(), lambda y: y.detach().mul_(2.0)):
+        x = leaf(3)
+        y = x * 1
+        z = (y * y).sum()
+        change(y)
+        with pytest.raises(RuntimeError, match="in place|inplace"):
+            z.backward()
+
+
+def test_an_in_place_write_that_backward_does_not_need_is_fine():
+    x = leaf(3)
+    y = x + 1
+    z = y + 2
+    y.mul_(3.0)
+    (z.sum() + y.sum()).backward()
+    same(x.grad, ml.full((3,), 4.0))
+
+
+def test_an_optimizer_step_between_forward_and_backward_is_noticed():
+    w = leaf(3)
+    y = (w * w).sum()
+    optimizer = ml.optim.SGD([w], lr=0.1)
+    w.grad = ml.ones(3, dtype=ml.float64)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="in place|inplace"):
+        y.backward()
+
+
+def test_a_stale_sibling_is_taken_again_or_refused():
+    x = leaf(4)
+    y = x * 1
+    older, other = y[:2], y[1:]
+    other.mul_(3.0)
+    try:
+        (g,) = ml.grad((older * 1).sum(), x)
+    except RuntimeError as error:
+        assert "view" in str(error)
+    else:
+        same(g, ml.tensor([1.0, 3.0, 0.0, 0.0]))
+
+
+def test_view_refuses_what_would_need_a_copy():
+    x = ml.zeros(2, 3)
+    with pytest.raises((RuntimeError, ValueError)):
+        x.t().view(6)
+    assert x.t().reshape(6).shape == (6,)
+
+
+def test_in_place_keeps_dtype_and_shape():
+    x = ml.tensor([1, 2])
+    with pytest.raises((RuntimeError, ValueError)):
+        x.add_(1.5)
+    with pytest.raises((RuntimeError, ValueError)):
+        ml.zeros(2).add_(ml.zeros(3, 2))
+    y = ml.zeros(2)
+    assert y.add_(ml.ones(2, dtype=ml.float64)) is y and y.dtype == ml.float32
+
+
+def test_chains_of_writes():
+    x = leaf(5)
+    y = x * 1
+    for k in range(5):
+        y[k] = y[k] * (k + 1)
+        y += 0.5
+    y.sum().backward()
+    same(x.grad, ml.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+
+
+def test_a_recurrence_written_into_a_buffer():
+    x = leaf(4)
+    out = ml.zeros(4, dtype=ml.float64)
+    state = ml.zeros((), dtype=ml.float64)
+    for k in range(4):
+        state = 0.5 * state + x[k]
+        out[k] = state
+    out.sum().backward()
+    same(x.grad, ml.tensor([1.875, 1.75, 1.5, 1.0]))
