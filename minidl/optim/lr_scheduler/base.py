@@ -1,0 +1,99 @@
+"""The base of the learning-rate schedules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidl.errors import DTypeError, require
+from minidl.optim.optimizer import Optimizer
+
+
+class LRScheduler:
+    """Sets `lr` in every group of `optimizer` at each `step()`; `last_epoch` is the step's number.
+
+    A subclass gives `factor(t)`, the multiple of the first rate at step t. As in PyTorch a step
+    multiplies the *current* rate by factor(t) / factor(t - 1), so schedules can be chained;
+    rates fall towards `eta_min` where there is one.
+    """
+
+    eta_min: float = 0.0
+    _hidden: tuple[str, ...] = ("optimizer",)  # attributes that are no state
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        name = type(self).__name__
+        fits = isinstance(optimizer, Optimizer)
+        require(fits, name, "optimizer must be an Optimizer", error=DTypeError, optimizer=optimizer)
+        self.optimizer = optimizer
+        for group in optimizer.param_groups:
+            if last_epoch == -1:
+                group.setdefault("initial_lr", group["lr"])
+            rule = "to go on at last_epoch >= 0, each group needs an 'initial_lr'"
+            fix = "load the optimizer's state_dict first"
+            require("initial_lr" in group, name, rule, fix=fix, last_epoch=last_epoch)
+        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._begin()
+
+    def _begin(self) -> None:
+        self.last_epoch += 1
+        self._set(self._first())
+
+    def _first(self) -> list[float]:
+        if self.last_epoch == 0:
+            return [group["lr"] * self.factor(0) for group in self.optimizer.param_groups]
+        return self.get_lr()
+
+    def factor(self, t: int) -> float:
+        """The multiple of the first rate at step t."""
+        raise NotImplementedError(f"{type(self).__name__} has no factor")
+
+    def get_lr(self) -> list[float]:
+        """The rates of step `last_epoch`, one a group, from those of the step before."""
+        now, before = self.factor(self.last_epoch), self.factor(self.last_epoch - 1)
+        floor = self.eta_min
+        lrs = zip(self.optimizer.param_groups, self.base_lrs, strict=True)
+        if before == 0:
+            return [group["lr"] + (base - floor) * now for group, base in lrs]
+        return [floor + (group["lr"] - floor) * (now / before) for group, _ in lrs]
+
+    def _closed(self) -> list[float]:
+        """The rates of step `last_epoch` from the first ones."""
+        factor, floor = self.factor(self.last_epoch), self.eta_min
+        return [floor + (base - floor) * factor for base in self.base_lrs]
+
+    def _set(self, lrs: list[float]) -> None:
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+        self._last_lr = lrs
+
+    def step(self) -> None:
+        """Go to the next step; call it after the optimizer's."""
+        self.last_epoch += 1
+        self._set(self.get_lr())
+
+    def _restart(self) -> None:
+        """Go to step 0, from the first rates (what SequentialLR does at a milestone)."""
+        self.last_epoch = 0
+        self._set(self._closed())
+
+    def get_last_lr(self) -> list[float]:
+        """The rates set last, one a group."""
+        return self._last_lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """All attributes but the optimizer (and functions)."""
+        return {key: value for key, value in vars(self).items() if key not in self._hidden}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave; the optimizer's rates are its own state."""
+        vars(self).update(state_dict)
+
+
+def per_group(name: str, option: str, optimizer: Optimizer, value: Any) -> list[Any]:
+    """One value for each group: the list given, or one value for all."""
+    count = len(optimizer.param_groups)
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    rule = f"{option} must have one value for each of {count} groups"
+    require(len(value) == count, name, rule, value=value)
+    return list(value)

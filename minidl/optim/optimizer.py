@@ -1,0 +1,209 @@
+"""The base of all optimizers: parameter groups, state per parameter, state dicts, one step."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from numbers import Real
+from typing import Any
+
+from minidl import backend
+from minidl.autograd import Tensor, enable_grad, no_grad
+from minidl.errors import CheckpointError, DTypeError, GraphError, require
+
+Params = Iterable[Any]  # Tensors, (name, Tensor) pairs or group dicts
+
+
+class Optimizer:
+    """Groups of parameters with their options, and what the method remembers of each parameter.
+
+    `params`: an iterable of leaf Tensors, of (name, Tensor) pairs, or of dicts {"params": ...,
+    option: value} that override `defaults`. Options are read at every step from
+    `param_groups[i]`. `state[p]` holds raw arrays and Python numbers ("step" is an int). A
+    subclass writes `_update`. Parameters whose `.grad` is None are skipped.
+    """
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        name = type(self).__name__
+        rule = "params must be an ordered iterable of Tensors or dicts"
+        wrong = isinstance(params, (Tensor, dict, str, set))
+        iterable = not wrong and isinstance(params, Iterable)
+        require(iterable, name, rule, error=DTypeError, params=params)
+        self.defaults = defaults
+        self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.param_groups: list[dict[str, Any]] = []
+        groups = list(params)
+        require(len(groups) > 0, name, "the list of parameters is empty")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take one more group, {"params": Tensors, option: value}; missing options get defaults.
+
+        Raises DTypeError for what is no Tensor, ShapeError for an option out of range or a
+        parameter that comes twice, GraphError for a Tensor that is computed from others.
+        """
+        name = type(self).__name__
+        fits = isinstance(param_group, dict) and "params" in param_group
+        require(fits, name, "a group is a dict with 'params'", error=DTypeError, group=param_group)
+        given = param_group["params"]
+        rule = "params must be in an ordered collection"
+        require(not isinstance(given, (set, str)), name, rule, error=DTypeError, params=given)
+        items = [given] if isinstance(given, Tensor) else list(given)
+        names = [item[0] for item in items if isinstance(item, tuple)]
+        params = [item[1] if isinstance(item, tuple) else item for item in items]
+        rule = "give all parameters names, or none"
+        require(len(names) in (0, len(items)), name, rule, names=names)
+        seen = {id(p) for group in self.param_groups for p in group["params"]}
+        for p in params:
+            rule = "only Tensors can be optimized"
+            require(isinstance(p, Tensor), name, rule, error=DTypeError, param=p)
+            rule = "only leaf Tensors can be optimized"
+            require(p.is_leaf, name, rule, error=GraphError, param=p)
+            rule = "a parameter is given twice"
+            require(id(p) not in seen, name, rule, fix="list each parameter once", param=p)
+            seen.add(id(p))
+        group = {**self.defaults, **param_group, "params": params}
+        if names:
+            group["param_names"] = names
+        self._check(group)
+        self.param_groups.append(group)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Refuse options out of range: all numbers are >= 0, betas lie in [0, 1)."""
+        name, lr = type(self).__name__, group["lr"]
+        require(isinstance(lr, Real), name, "lr must be a number", error=DTypeError, lr=lr)
+        for key, value in group.items():
+            if key == "betas":
+                fits = len(value) == 2 and all(0 <= beta < 1 for beta in value)
+                require(fits, name, "betas must be two numbers in [0, 1)", betas=value)
+            elif isinstance(value, Real):
+                require(float(value) >= 0, name, f"{key} must not be negative", value=value)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of all parameters, or fill them with zeros."""
+        for p in chain.from_iterable(group["params"] for group in self.param_groups):
+            if set_to_none:
+                p.grad = None
+            elif p.grad is not None:
+                zeroed = p.grad.detach()
+                zeroed.array.fill(0)
+                zeroed.bump()
+                p.grad = zeroed
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; return what `closure`, run first, returns."""
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        with no_grad():
+            for group in self.param_groups:
+                params = [p for p in group["params"] if p.grad is not None]
+                if params:
+                    self._update(group, params)
+        return loss
+
+    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has no _update")
+
+    def _apply(
+        self, kernel: Any, params: list[Any], slots: Iterable[str], **scalars: float
+    ) -> None:
+        """Launch `kernel` once over the rows (p, gradient, state arrays...) of `params`."""
+        state = self.state
+        kernel.apply_(
+            [(p.array, p.grad.array, *(state[p][slot] for slot in slots)) for p in params],
+            **scalars,
+        )
+        for p in params:
+            p.bump()
+
+    def _counted(self, params: list[Any], **slots: float) -> Iterator[tuple[int, list[Any]]]:
+        """Count one more step of each parameter; yield (count, the parameters that have it).
+
+        Missing state arrays are made, filled with the number given for their slot.
+        """
+        groups: dict[int, list[Any]] = {}
+        for p in params:
+            state = self.state[p]
+            state["step"] = state.get("step", 0) + 1
+            for slot, value in slots.items():
+                if slot not in state:
+                    state[slot] = filled_like(p.array, value)
+            groups.setdefault(state["step"], []).append(p)
+        yield from groups.items()
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {index: state of the parameter}, "param_groups": [...]}, as in PyTorch.
+
+        Parameters are numbered through all groups; arrays are not copied.
+        """
+        order = [p for group in self.param_groups for p in group["params"]]
+        state = {i: dict(self.state[p]) for i, p in enumerate(order) if p in self.state}
+        numbers, groups = iter(range(len(order))), []
+        for group in self.param_groups:
+            kept = {key: value for key, value in group.items() if key != "params"}
+            groups.append({**kept, "params": [next(numbers) for _ in group["params"]]})
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over options and state; arrays are copied to each parameter's dtype and device.
+
+        Raises CheckpointError where the number of groups, of parameters or a shape differs.
+        """
+        name = type(self).__name__
+        saved = state_dict["param_groups"]
+        sizes = [len(group["params"]) for group in saved]
+        ours = [len(group["params"]) for group in self.param_groups]
+        rule = "the saved groups must have as many parameters as this optimizer's"
+        require(sizes == ours, name, rule, error=CheckpointError, saved=sizes, here=ours)
+        state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
+        for group, new in zip(self.param_groups, saved, strict=True):
+            for p, number in zip(group["params"], new["params"], strict=True):
+                if number in state_dict["state"]:
+                    entries = state_dict["state"][number].items()
+                    state[p] = {key: self._taken(p, key, value) for key, value in entries}
+        for group, new in zip(self.param_groups, saved, strict=True):
+            options = {key: value for key, value in new.items() if key != "params"}
+            group.update(copy.deepcopy(options))
+        self.state = state
+
+    def _taken(self, p: Tensor, key: str, value: Any) -> Any:
+        """One saved entry of `p`'s state, as this optimizer keeps it."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._taken(p, key, item) for item in value)
+        if isinstance(value, Tensor):
+            value = value.array
+        if not hasattr(value, "dtype"):
+            return value
+        if value.ndim == 0 and p.ndim > 0:  # PyTorch keeps its counters in 0-d tensors
+            return int(value) if key == "step" else float(value)
+        fits = value.shape == p.shape or key in self._free_shapes
+        rule = f"the saved {key} must have its parameter's shape"
+        name = type(self).__name__
+        require(fits, name, rule, error=CheckpointError, saved=value, param=p)
+        if value.shape != p.shape:
+            return value.astype(p.dtype)
+        taken = backend.of(p.array).empty_like(p.array)
+        taken[...] = value
+        return taken
+
+    _free_shapes: tuple[str, ...] = ()  # state arrays that do not have their parameter's shape
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            options = sorted(key for key in group if key not in ("params", "param_names"))
+            lines.extend(f"    {key}: {group[key]}" for key in options)
+        return "\n".join([*lines, ")"])
+
+
+def filled_like(x: Any, value: float) -> Any:
+    """A new raw array of x's shape, dtype, device and memory order, all `value`."""
+    return backend.of(x).full_like(x, value)

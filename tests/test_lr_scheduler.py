@@ -1,0 +1,163 @@
+"""Learning-rate schedules: PyTorch's rates, state that goes through a file, clear errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minidl import optim
+from minidl.autograd import Tensor
+from minidl.errors import DTypeError, ShapeError
+from minidl.io import load, save
+from minidl.optim import lr_scheduler as L
+
+HERE = Path(__file__).parent / "golden"
+SCHEDULES = json.loads((HERE / "optim_runs.json").read_text())["schedules"]
+GOLDEN = np.load(HERE / "optim_runs.npz")
+
+
+def optimizer():
+    params = [Tensor(np.zeros(2), True) for _ in range(2)]
+    groups = [{"params": [params[0]], "lr": 0.3}, {"params": [params[1]]}]
+    return optim.SGD(groups, lr=0.1, momentum=0.9)
+
+
+def rates(o, s, steps):
+    rows = []
+    for _ in range(steps):
+        rows.append([(g["lr"], g["momentum"]) for g in o.param_groups])
+        assert s.get_last_lr() == [g["lr"] for g in o.param_groups]
+        s.step()
+    return np.array(rows).reshape(steps, 2, 2)
+
+
+@pytest.mark.parametrize("index", range(len(SCHEDULES)))
+def test_thirty_steps_give_the_golden_rates_also_through_a_file(index, tmp_path):
+    for cut in (0, 3, 11):
+        o = optimizer()
+        s = eval(f"L.{SCHEDULES[index]}", {"L": L, "o": o})
+        first = rates(o, s, cut)
+        save({"s": s.state_dict(), "o": o.state_dict()}, tmp_path / "x")
+        saved = load(tmp_path / "x")
+        o = optimizer()
+        s = eval(f"L.{SCHEDULES[index]}", {"L": L, "o": o})
+        s.load_state_dict(saved["s"])
+        o.load_state_dict(saved["o"])
+        found = np.concatenate([first, rates(o, s, 30 - cut)])
+        np.testing.assert_allclose(found, GOLDEN[f"rates{index}"], 1e-7, 1e-12)
+
+
+def test_a_rate_set_by_hand_is_carried_on():
+    o = optimizer()
+    s = L.ExponentialLR(o, 0.5)
+    s.step()
+    o.param_groups[0]["lr"] = 8.0
+    s.step()
+    assert o.param_groups[0]["lr"] == 4.0 and o.param_groups[1]["lr"] == 0.025
+
+
+def test_going_on_at_a_given_epoch():
+    o = optimizer()
+    with pytest.raises(ShapeError, match=r"each group needs an 'initial_lr'; got last_epoch 3"):
+        L.StepLR(o, 2, last_epoch=3)
+    first = L.StepLR(o, 2, 0.5)
+    expected = [(first.step(), o.param_groups[0]["lr"])[1] for _ in range(6)]
+    o = optimizer()
+    second = L.StepLR(o, 2, 0.5)
+    for _ in range(3):
+        second.step()
+    third = L.StepLR(o, 2, 0.5, last_epoch=second.last_epoch)
+    assert third.last_epoch == 4 and o.param_groups[0]["lr"] == expected[3]
+
+
+def test_lambda_functions_are_not_saved_and_the_rest_is():
+    s = L.LambdaLR(optimizer(), [lambda t: 1 / (t + 1), lambda t: 0.5**t])
+    s.step()
+    assert s.get_last_lr() == [0.15, 0.05]
+    assert set(s.state_dict()) == {"base_lrs", "last_epoch", "_last_lr"}
+
+
+def test_betas_are_cycled_where_there_is_no_momentum():
+    p = Tensor(np.zeros(2), True)
+    o = optim.AdamW([p], betas=(0.9, 0.99))
+    s = L.OneCycleLR(o, 1.0, total_steps=10)
+    assert o.param_groups[0]["betas"] == (0.95, 0.99)
+    for _ in range(2):
+        s.step()
+    assert o.param_groups[0]["betas"] == pytest.approx((0.85, 0.99))
+    for _ in range(8):
+        s.step()
+    with pytest.raises(ShapeError, match="OneCycleLR: all 10 steps were taken"):
+        s.step()
+
+
+def test_a_composite_starts_over_inside_another_one():
+    o = optimizer()
+    inner = L.ChainedScheduler([L.ConstantLR(o, 0.5, 2), L.ExponentialLR(o, 0.5)])
+    s = L.SequentialLR(o, [L.LambdaLR(o, lambda t: 1.0), inner], [3])
+    found = [row[1][0] for row in rates(o, s, 6)]
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.1, 0.05, 0.025, 0.025])
+
+
+def test_plateau_reads_a_tensor_and_round_trips(tmp_path):
+    def go(o, s, values):
+        out = []
+        for value in values:
+            s.step(Tensor(np.float32(value)))
+            out.append(o.param_groups[0]["lr"])
+        return out
+
+    values = [3, 2, 2, 2, 2, 1, 1, 1, 1, 1]
+    o = optimizer()
+    whole = go(o, L.ReduceLROnPlateau(o, patience=1, cooldown=1), values)
+    assert whole[-1] < whole[0]
+    o = optimizer()
+    s = L.ReduceLROnPlateau(o, patience=1, cooldown=1)
+    first = go(o, s, values[:4])
+    save([s.state_dict(), o.state_dict()], tmp_path / "x")
+    o = optimizer()
+    s = L.ReduceLROnPlateau(o)
+    for part, state in zip((s, o), load(tmp_path / "x"), strict=True):
+        part.load_state_dict(state)
+    assert first + go(o, s, values[4:]) == whole
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda o: L.StepLR(3, 2), DTypeError, "StepLR: optimizer must be an Optimizer; got .* 3"),
+        (lambda o: L.StepLR(o, 0), ShapeError, "step_size must be positive"),
+        (lambda o: L.ConstantLR(o, 2.0), ShapeError, r"factor must lie in \[0, 1\]; got factor 2"),
+        (lambda o: L.LinearLR(o, 0.0), ShapeError, "LinearLR: start_factor in"),
+        (lambda o: L.LambdaLR(o, [abs]), ShapeError, "one value for each of 2 groups"),
+        (lambda o: L.CosineAnnealingWarmRestarts(o, 0), ShapeError, "must be positive integers"),
+        (lambda o: L.OneCycleLR(o, 1.0), ShapeError, "give total_steps, or epochs and steps_per"),
+        (lambda o: L.OneCycleLR(o, 1.0, 9, pct_start=2.0), ShapeError, "pct_start must lie in"),
+        (lambda o: L.OneCycleLR(o, 1.0, 9, anneal_strategy="x"), ShapeError, "'cos' or 'linear'"),
+        (lambda o: L.ReduceLROnPlateau(o, "up"), ShapeError, "mode must be 'min' or 'max'"),
+        (lambda o: L.ReduceLROnPlateau(o, factor=1.0), ShapeError, "factor must be below 1"),
+        (lambda o: L.ChainedScheduler([]), ShapeError, "the list of schedulers is empty"),
+        (lambda o: L.SequentialLR(o, [L.StepLR(o, 1)], [2]), ShapeError, "one scheduler more"),
+        (
+            lambda o: L.ChainedScheduler([L.ReduceLROnPlateau(o)]),
+            DTypeError,
+            "step takes no metric",
+        ),
+        (
+            lambda o: L.ChainedScheduler([L.StepLR(o, 1), L.StepLR(optimizer(), 1)]),
+            ShapeError,
+            "belong to the same optimizer",
+        ),
+    ],
+)
+def test_every_mistake_is_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make(optimizer())
+
+
+def test_cycling_momentum_needs_some():
+    o = optim.Adagrad([Tensor(np.zeros(1), True)])
+    with pytest.raises(ShapeError, match="neither momentum nor betas.*cycle_momentum=False"):
+        L.OneCycleLR(o, 1.0, total_steps=5)
+    L.OneCycleLR(o, 1.0, total_steps=5, cycle_momentum=False)

@@ -1,0 +1,417 @@
+"""Optimizers: PyTorch's numbers over many steps, state that goes through a file, clear errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidl import optim
+from minidl.autograd import Tensor, is_grad_enabled
+from minidl.errors import CheckpointError, DTypeError, GraphError, ShapeError
+from minidl.io import load, save
+
+HERE = Path(__file__).parent / "golden"
+CASES = json.loads((HERE / "optim_runs.json").read_text())
+GOLDEN = np.load(HERE / "optim_runs.npz")
+EVERY = [
+    (optim.SGD, {"lr": 0.1}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    (optim.Adam, {"amsgrad": True}),
+    (optim.AdamW, {}),
+    (optim.RMSprop, {"momentum": 0.5}),
+    (optim.RMSprop, {"centered": True}),
+    (optim.Adagrad, {}),
+    (optim.Adadelta, {}),
+    (optim.Adamax, {}),
+    (optim.NAdam, {}),
+    (optim.RAdam, {"betas": (0.8, 0.9)}),
+    (optim.LARS, {}),
+    (optim.LAMB, {}),
+    (optim.Lion, {}),
+]
+
+
+def leaf(array):
+    return Tensor(np.array(array), True)
+
+
+class Run:
+    """The run that the golden script made, from the same seeded numbers."""
+
+    def __init__(self, make, dtype="float64", shapes=CASES["shapes"]):
+        self.rng, self.dtype, self.step_count = np.random.default_rng(0), dtype, 0
+        self.params = [leaf(self.rng.normal(size=s).astype(dtype)) for s in shapes]
+        self.optimizer = make(self.params)
+
+    def go(self, steps):
+        for _ in range(steps):
+            self.step_count += 1
+            for i, p in enumerate(self.params):
+                g = self.rng.normal(size=p.shape).astype(self.dtype)
+                p.grad = None if i == 1 and self.step_count in (1, 5) else Tensor(g)
+            self.optimizer.step()
+        return [p.array.copy() for p in self.params]
+
+
+def make_of(case):
+    return lambda params: getattr(optim, case["name"])(params, **case["options"])
+
+
+@pytest.mark.parametrize("index", range(len(CASES["runs"])))
+def test_a_long_run_gives_the_golden_values(index):
+    case = CASES["runs"][index]
+    run = Run(make_of(case), case["dtype"])
+    tolerance = 1e-11 if case["dtype"] == "float64" else 4e-6
+    if case["name"] == "NAdam":  # PyTorch keeps mu_product in float32
+        tolerance = max(tolerance, 1e-7)
+    for before, step in zip([0, *CASES["kept"]], CASES["kept"], strict=False):
+        for i, p in enumerate(run.go(step - before)):
+            expected = GOLDEN[f"run{index}.{step}.{i}"]
+            np.testing.assert_allclose(p, expected, tolerance, tolerance, err_msg=str(case))
+    saved = run.optimizer.state_dict()
+    assert {str(i): set(entry) for i, entry in saved["state"].items()} == {
+        i: set(entry) for i, entry in case["state"].items()
+    }
+    assert set(saved["param_groups"][0]) == set(case["group"])
+    assert all(type(s["step"]) is int for s in saved["state"].values() if "step" in s)
+
+
+@pytest.mark.parametrize(("kind", "options"), EVERY)
+def test_a_run_that_goes_through_a_file_is_bit_identical(kind, options, tmp_path):
+    def make(params):
+        return kind([{"params": params[:1], "lr": 0.03}, {"params": params[1:]}], **options)
+
+    whole, half = Run(make, "float32"), Run(make, "float32")
+    expected = whole.go(9)
+    half.go(4)
+    names = [p.array for p in half.params]
+    save({"optimizer": half.optimizer.state_dict(), "params": names}, tmp_path / "x")
+    state = load(tmp_path / "x")
+    half.params = [leaf(array) for array in state["params"]]
+    half.optimizer = kind([{"params": half.params[:1]}, {"params": half.params[1:]}])
+    half.optimizer.load_state_dict(state["optimizer"])
+    assert half.optimizer.param_groups[0]["lr"] == 0.03
+    assert half.optimizer.param_groups[0]["params"][0] is half.params[0]
+    for a, b in zip(expected, half.go(5), strict=True):
+        assert np.array_equal(a, b)
+    entries = state["optimizer"]["state"].get(0, {})  # the loaded arrays were copied, not taken
+    assert all(half.optimizer.state[half.params[0]][key] is not v for key, v in entries.items()
+               if isinstance(v, np.ndarray))  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "options"), EVERY)
+def test_memory_order_does_not_change_the_step(kind, options):
+    rng = np.random.default_rng(1)
+    start, grads = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(3, 2, 3, 4, 5))
+
+    def last(a):
+        return np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    results = []
+    for order_p, order_g in [(np.array, np.array), (last, np.array), (last, last)]:
+        p = Tensor(order_p(start), True)
+        optimizer = kind([p], **options)
+        for g in grads:
+            p.grad = Tensor(order_g(g))
+            optimizer.step()
+        assert p.array.strides == order_p(start).strides
+        results.append(p.array)
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], 1e-13)
+
+
+@given(groups=st.lists(st.integers(1, 4), min_size=1, max_size=3), seed=st.integers(0, 99))
+def test_groups_step_as_separate_optimizers_would(groups, seed):
+    rng = np.random.default_rng(seed)
+    starts = [[rng.normal(size=rng.integers(0, 4, 2)) for _ in range(n)] for n in groups]
+    rates = rng.uniform(0.01, 1, len(groups))
+    together = [[leaf(a) for a in group] for group in starts]
+    apart = [[leaf(a) for a in group] for group in starts]
+    one = optim.Adam([{"params": g, "lr": lr} for g, lr in zip(together, rates, strict=True)])
+    several = [optim.Adam(g, lr=lr) for g, lr in zip(apart, rates, strict=True)]
+    for _ in range(3):
+        for group, twin in zip(together, apart, strict=True):
+            for p, q in zip(group, twin, strict=True):
+                p.grad = None if rng.random() < 0.3 else Tensor(rng.normal(size=p.shape))
+                q.grad = p.grad
+        one.step()
+        for optimizer in several:
+            optimizer.step()
+    for p, q in zip(sum(together, []), sum(apart, []), strict=True):
+        assert np.array_equal(p.array, q.array)
+
+
+def test_step_runs_the_closure_skips_missing_gradients_and_bumps_versions():
+    p, q = leaf([1.0, 2.0]), leaf([3.0])
+    optimizer = optim.SGD([p, q], lr=0.5)
+
+    def closure():
+        assert is_grad_enabled()
+        p.grad = Tensor(np.array([1.0, -1.0]))
+        return "loss"
+
+    versions = p.version, q.version
+    assert optimizer.step(closure) == "loss"
+    assert p.tolist() == [0.5, 2.5] and q.tolist() == [3.0]
+    assert p.version > versions[0] and q.version == versions[1]
+    kept = p.grad
+    optimizer.zero_grad(set_to_none=False)
+    assert p.grad.tolist() == [0, 0] and q.grad is None and kept.shape == (2,)
+    optimizer.zero_grad()
+    assert p.grad is None
+    optimizer.step()
+    assert p.tolist() == [0.5, 2.5]
+
+
+def test_groups_defaults_names_and_changed_options():
+    p, q = leaf([1.0]), leaf([2.0])
+    optimizer = optim.SGD([("first", p)], lr=0.1, momentum=0.0)
+    optimizer.add_param_group({"params": [("second", q)], "lr": 1.0})
+    assert [g["lr"] for g in optimizer.param_groups] == [0.1, 1.0]
+    assert optimizer.param_groups[1]["param_names"] == ["second"]
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][1]["params"] == [1] and saved["state"] == {}
+    optimizer.param_groups[0]["lr"] = 2.0
+    p.grad = q.grad = Tensor(np.array([1.0]))
+    optimizer.step()
+    assert p.item() == -1.0 and q.item() == 1.0
+    assert "Parameter Group 1\n" in repr(optimizer) and "    lr: 2.0\n" in repr(optimizer)
+
+
+def test_a_state_of_pytorch_loads():
+    p = leaf(np.ones((2, 2), np.float32))
+    optimizer = optim.Adam([p])
+    state = {"step": np.array(3.0), "exp_avg": np.ones((2, 2)), "exp_avg_sq": np.ones((2, 2))}
+    group = {**optimizer.state_dict()["param_groups"][0], "foreach": None, "lr": 0.25}
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": [group]})
+    held = optimizer.state[p]
+    assert held["step"] == 3 and held["exp_avg"].dtype == np.float32
+    p.grad = Tensor(np.ones((2, 2), np.float32))
+    optimizer.step()
+    assert held["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: optim.SGD([], lr=0.1), ShapeError, "SGD: the list of parameters is empty"),
+        (lambda p: optim.SGD(p, lr=0.1), DTypeError, "SGD: params must be an ordered iter"),
+        (lambda p: optim.Adam([p, 3]), DTypeError, "Adam: only Tensors can be optimized; got.*3"),
+        (lambda p: optim.Adam([p, p]), ShapeError, "Adam: a parameter is given twice"),
+        (lambda p: optim.Adam([{"params": p}, {"params": [p]}]), ShapeError, "given twice"),
+        (lambda p: optim.Adam([{"lr": 1.0}]), DTypeError, "a group is a dict with 'params'"),
+        (lambda p: optim.Adam({p}), DTypeError, "params must be an ordered iterable"),
+        (lambda p: optim.Adam([{"params": {p}}]), DTypeError, "ordered collection"),
+        (lambda p: optim.Adam([p], lr=-1.0), ShapeError, "lr must not be negative; got value -1.0"),
+        (lambda p: optim.Adam([p], lr=float("nan")), ShapeError, "lr must not be negative"),
+        (lambda p: optim.Adam([p], lr="0.1"), DTypeError, "lr must be a number; got lr '0.1'"),
+        (lambda p: optim.Adam([p], betas=(0.9, 1.0)), ShapeError, "betas must be two numbers in"),
+        (lambda p: optim.RMSprop([p], eps=-1e-8), ShapeError, "eps must not be negative"),
+        (lambda p: optim.SGD([p], nesterov=True), ShapeError, "nesterov needs momentum"),
+        (lambda p: optim.Muon([p]), ShapeError, r"only matrices.*got param \(2,\) float64"),
+        (lambda p: optim.LBFGS([p], line_search_fn="x"), ShapeError, "line_search_fn must be"),
+        (lambda p: optim.LBFGS([p]).step(), ShapeError, "LBFGS: step needs a closure"),
+        (lambda p: optim.Lookahead(p), DTypeError, "optimizer must be an Optimizer"),
+        (lambda p: optim.SAM(optim.SGD([p])).step(), ShapeError, "SAM: step needs a closure"),
+    ],
+)
+def test_every_mistake_is_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make(leaf([1.0, 2.0]))
+
+
+def test_a_computed_tensor_is_refused():
+    with pytest.raises(GraphError, match="only leaf Tensors can be optimized"):
+        optim.SGD([Tensor(np.ones(2), True, node=object())])
+
+
+def test_a_state_of_another_model_is_refused():
+    optimizer = optim.SGD([leaf([1.0]), leaf([2.0])], momentum=0.9)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["params"] = [0]
+    with pytest.raises(CheckpointError, match=r"as many parameters.*got saved \[1\], here \[2\]"):
+        optimizer.load_state_dict(saved)
+    saved["param_groups"][0]["params"] = [0, 1]
+    saved["state"] = {1: {"momentum_buffer": np.zeros((2, 2))}}
+    message = r"saved momentum_buffer must have its parameter's shape; got saved \(2, 2\) float64"
+    with pytest.raises(CheckpointError, match=message):
+        optimizer.load_state_dict(saved)
+
+
+def banana(x):
+    """Rosenbrock's valley and its gradient."""
+    a, b = x[:-1], x[1:]
+    grad = np.zeros_like(x)
+    grad[:-1] = -400 * a * (b - a * a) - 2 * (1 - a)
+    grad[1:] += 200 * (b - a * a)
+    return (100 * (b - a * a) ** 2 + (1 - a) ** 2).sum(), grad
+
+
+@pytest.mark.parametrize("index", range(len(CASES["lbfgs"])))
+def test_lbfgs_gives_the_golden_values(index, tmp_path):
+    def run(p, optimizer, steps):
+        def closure():
+            loss, grad = banana(p.array)
+            p.grad = Tensor(grad)
+            return loss
+
+        for _ in range(steps):
+            optimizer.step(closure)
+        return p.array
+
+    p = leaf(np.linspace(-1.0, 1.0, 6))
+    optimizer = optim.LBFGS([p], **CASES["lbfgs"][index])
+    run(p, optimizer, 1)
+    save(optimizer.state_dict(), tmp_path / "x")
+    optimizer = optim.LBFGS([p])
+    optimizer.load_state_dict(load(tmp_path / "x"))
+    # a line search amplifies rounding: the valley's curvature is about 1e3
+    np.testing.assert_allclose(run(p, optimizer, 2), GOLDEN[f"lbfgs{index}"], 1e-8, 1e-8)
+
+
+@pytest.mark.parametrize("index", range(len(CASES["muon"])))
+def test_muon_is_near_pytorchs_bfloat16_run(index):
+    run = Run(lambda params: optim.Muon(params, **CASES["muon"][index]), "float32", [(6, 4)])
+    np.testing.assert_allclose(run.go(3)[0], GOLDEN[f"muon{index}"], atol=6e-3)
+
+
+def test_muon_steps_are_nearly_orthogonal():
+    p = leaf(np.random.default_rng(0).normal(size=(20, 7)))
+    optimizer = optim.Muon([p], lr=1.0, weight_decay=0.0, adjust_lr_fn="original")
+    before = p.array.copy()
+    p.grad = Tensor(np.random.default_rng(1).normal(size=(20, 7)) * [1, 2, 3, 4, 5, 6, 100])
+    optimizer.step()
+    singular = np.linalg.svd((p.array - before) / np.sqrt(20 / 7), compute_uv=False)
+    assert singular.min() > 0.5 and singular.max() < 1.5
+
+
+def test_lars_lamb_and_lion_follow_their_papers():
+    rng = np.random.default_rng(0)
+    w, g = rng.normal(size=(3, 2)), rng.normal(size=(2, 3, 2))
+    norm = np.linalg.norm
+
+    p, m, x = leaf(w), 0, w.copy()
+    lars = optim.LARS([p], lr=0.5, momentum=0.8, weight_decay=0.1, trust=0.02, eps=0.0)
+    for grad in g:
+        p.grad = Tensor(grad)
+        lars.step()
+        ratio = 0.02 * norm(x) / (norm(grad) + 0.1 * norm(x))
+        m = 0.8 * m + ratio * (grad + 0.1 * x)
+        x = x - 0.5 * m
+    np.testing.assert_allclose(p.array, x, 1e-12)
+
+    p, m, v, x = leaf(w), 0, 0, w.copy()
+    lamb = optim.LAMB([p], lr=0.5, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1)
+    for t, grad in enumerate(g, 1):
+        p.grad = Tensor(grad)
+        lamb.step()
+        m, v = 0.8 * m + 0.2 * grad, 0.9 * v + 0.1 * grad**2
+        r = m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-3) + 0.1 * x
+        x = x - 0.5 * norm(x) / norm(r) * r
+    np.testing.assert_allclose(p.array, x, 1e-12)
+
+    p, m, x = leaf(w), 0, w.copy()
+    lion = optim.Lion([p], lr=0.5, betas=(0.8, 0.9), weight_decay=0.1)
+    for grad in g:
+        p.grad = Tensor(grad)
+        lion.step()
+        x = x * (1 - 0.5 * 0.1) - 0.5 * np.sign(0.8 * m + 0.2 * grad)
+        m = 0.9 * m + 0.1 * grad
+    np.testing.assert_allclose(p.array, x, 1e-12)
+
+
+def test_a_layer_of_zeros_still_moves():
+    for kind in (optim.LARS, optim.LAMB):
+        p = leaf(np.zeros((2, 2)))
+        p.grad = Tensor(np.ones((2, 2)))
+        optimizer = kind([p], lr=0.5)
+        optimizer.step()
+        assert np.allclose(p.array, -0.5, atol=1e-5)
+
+
+def test_lookahead_goes_part_of_the_way_every_k_steps(tmp_path):
+    def make(p):
+        return optim.Lookahead(optim.SGD([p], lr=1.0, momentum=0.5), k=2, alpha=0.25)
+
+    def go(p, optimizer, steps):
+        for _ in range(steps):
+            p.grad = Tensor(np.array([1.0]))
+            optimizer.step()
+        return p.item()
+
+    p = leaf([0.0])
+    optimizer = make(p)
+    assert go(p, optimizer, 1) == -1.0
+    assert go(p, optimizer, 1) == -2.5 * 0.25
+    expected = go(p, optimizer, 3)
+    p = leaf([0.0])
+    optimizer = make(p)
+    go(p, optimizer, 3)
+    save(optimizer.state_dict(), tmp_path / "x")
+    twin = make(p)
+    twin.load_state_dict(load(tmp_path / "x"))
+    assert go(p, twin, 2) == expected
+    schedule = optim.lr_scheduler.ExponentialLR(twin, 0.5)
+    schedule.step()
+    assert twin.optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_steps_with_the_gradient_of_the_worst_point_nearby(adaptive):
+    p, q = leaf([1.0, 2.0]), leaf([3.0])
+    optimizer = optim.SAM(optim.SGD([p, q], lr=0.1), rho=0.5, adaptive=adaptive)
+    seen = []
+
+    def closure():  # the loss is half the sum of squares
+        seen.append(np.concatenate([p.array, q.array]))
+        p.grad, q.grad = Tensor(p.array.copy()), Tensor(q.array.copy())
+        return len(seen)
+
+    assert optimizer.step(closure) == 1
+    x = np.array([1.0, 2.0, 3.0])
+    scaled = x * x if adaptive else x
+    worst = x + 0.5 * (x if adaptive else 1) * scaled / np.linalg.norm(scaled)
+    np.testing.assert_allclose(seen[1], worst, 1e-11)
+    np.testing.assert_allclose(np.concatenate([p.array, q.array]), x - 0.1 * worst, 1e-11)
+
+
+class Model:
+    """A parameter, a float buffer, and a count that is no average's business."""
+
+    def __init__(self):
+        self.w, self.mean = leaf([1.0, 2.0]), Tensor(np.array([5.0]))
+        self.count = Tensor(np.array(7))
+
+    def named_parameters(self):
+        yield "w", self.w
+
+    def named_buffers(self):
+        yield "mean", self.mean
+        yield "count", self.count
+
+
+def test_ema_averages_and_swaps_without_a_trace():
+    model = Model()
+    ema = optim.EMA(model, decay=0.75)
+    model.w.array[...] = [3.0, 3.0]
+    ema.update(model)  # the first copies
+    model.w.array[...], model.mean.array[...] = [7.0, -1.0], 1.0
+    ema.update(model)
+    model.count.array += 1
+    version = model.w.version
+    with ema.swapped(model):
+        assert model.w.tolist() == [4.0, 2.0] and model.mean.tolist() == [4.0]
+        assert model.count.item() == 8 and model.w.version > version
+    assert model.w.tolist() == [7.0, -1.0] and model.mean.tolist() == [1.0]
+    twin = optim.EMA(Model(), decay=0.5)
+    twin.load_state_dict(ema.state_dict())
+    assert twin.decay == 0.75 and twin.updates == 2 and twin.average["w"].tolist() == [4.0, 2.0]
+    saved = ema.state_dict()
+    saved["average"] = {"w": np.zeros(3), "mean": np.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"another model; got differing \['w'\]"):
+        twin.load_state_dict(saved)
+    with pytest.raises(ShapeError, match=r"decay must lie in \[0, 1\]"):
+        optim.EMA(model, decay=1.5)
