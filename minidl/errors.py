@@ -17,6 +17,10 @@ class DTypeError(MinidlError, ValueError, TypeError):
     """A dtype does not fit the operation."""
 
 
+class RangeError(MinidlError, IndexError, ValueError):
+    """An index or label lies outside its range."""
+
+
 class DeviceError(MinidlError, RuntimeError):
     """A device is missing, or tensors live on different ones."""
 

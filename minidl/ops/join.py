@@ -1,0 +1,155 @@
+"""Ops that join and cut tensors: cat, stack, split, flip, roll, repeat, pad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import op, parts
+from minidl.errors import require
+from minidl.ops.shape import axis_of, cast, expand, flatten, reshape, sizes_of, unsqueeze
+
+
+@op
+def _cat(*xs: Any, axis: int) -> Any:
+    """The arrays one after the other along an axis."""
+    sizes = [x.shape[axis] for x in xs]
+
+    def vjp(g: Any, need: Any) -> Any:
+        out, start = [], 0
+        for n, wanted in zip(sizes, need, strict=True):
+            out.append(narrow(g, axis, start, n) if wanted else None)
+            start += n
+        return tuple(out)
+
+    return backend.of(xs[0]).cat(xs, axis), (), vjp
+
+
+def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """The tensors one after the other along dim; dtypes are promoted."""
+    require(len(tensors) > 0, "cat", "needs at least one tensor")
+    tensors = [x for x in tensors if tuple(x.shape) != (0,)] or list(tensors[:1])
+    first = tensors[0]
+    i = axis_of(dim, first.ndim, "cat")
+    for x in tensors:
+        require(
+            x.ndim == first.ndim and x.ndim > 0
+            and all(a == b for k, (a, b) in enumerate(zip(x.shape, first.shape)) if k != i),
+            "cat", f"shapes must agree in every axis but {i}", first=first, other=x,
+        )  # fmt: skip
+    wanted = parts["result_type"](*tensors)
+    return _cat(*(x if x.dtype == wanted else cast(x, dtype=wanted) for x in tensors), axis=i)
+
+
+def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """The tensors, of one shape, along a new axis dim."""
+    require(len(tensors) > 0, "stack", "needs at least one tensor")
+    for x in tensors:
+        require(
+            x.shape == tensors[0].shape, "stack", "shapes must be equal", first=tensors[0], other=x
+        )
+    return cat([unsqueeze(x, axis_of(dim, x.ndim + 1, "stack")) for x in tensors], dim)
+
+
+def hstack(tensors: Sequence[Any]) -> Any:
+    """The tensors side by side: along axis 1, or axis 0 for vectors."""
+    return cat([reshape(x, 1) if x.ndim == 0 else x for x in tensors], min(tensors[0].ndim, 2) > 1)
+
+
+def vstack(tensors: Sequence[Any]) -> Any:
+    """The tensors one above the other, vectors as rows."""
+    return cat([reshape(x, (1, -1)) if x.ndim < 2 else x for x in tensors], 0)
+
+
+def narrow(x: Any, dim: int, start: int, length: int) -> Any:
+    """x[start : start + length] along dim, a view."""
+    i = axis_of(dim, x.ndim, "narrow")
+    n = x.shape[i]
+    begin = start + n if start < 0 else start
+    require(
+        0 <= begin and length >= 0 and begin + length <= n, "narrow",
+        f"start and length must lie within the axis of {n}", start=start, length=length, x=x,
+    )  # fmt: skip
+    key = (slice(None),) * i + (slice(int(begin), int(begin + length)),)
+    return parts["getitem"](x, key)
+
+
+def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
+    """x in pieces of a size (the last may be smaller), or of the sizes listed."""
+    i = axis_of(dim, x.ndim, "split")
+    n, given = x.shape[i], split_size_or_sections
+    if isinstance(given, int):
+        require(given > 0 or n == 0, "split", "the size must be positive", size=given)
+        sizes = [min(given, n - k) for k in range(0, n, given or 1)] or [0]
+    else:
+        sizes = list(given)
+        require(sum(sizes) == n, "split", f"the sizes must add up to {n}", sizes=sizes)
+    starts = np.cumsum([0, *sizes])
+    return tuple(narrow(x, i, int(a), int(k)) for a, k in zip(starts, sizes))
+
+
+def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
+    """x in at most `chunks` pieces of equal size (the last may be smaller)."""
+    require(chunks > 0, "chunk", "chunks must be positive", chunks=chunks)
+    n = x.shape[axis_of(dim, x.ndim, "chunk")]
+    return split(x, max(-(-n // chunks), 1), dim)
+
+
+def unbind(x: Any, dim: int = 0) -> tuple:
+    """The slices of x along dim, without that axis."""
+    i = axis_of(dim, x.ndim, "unbind")
+    return tuple(parts["getitem"](x, (slice(None),) * i + (k,)) for k in range(x.shape[i]))
+
+
+@op
+def flip_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
+    """x reversed along the axes."""
+    return backend.of(x).copy(np.flip(x, axes)), (), lambda g, need: (flip_axes(g, axes=axes),)
+
+
+def flip(x: Any, *dims: Any) -> Any:
+    """x reversed along dims."""
+    return flip_axes(x, axes=tuple(axis_of(d, x.ndim, "flip") for d in sizes_of(dims, "flip")))
+
+
+def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
+    """x moved along dims, what falls off one end coming back at the other."""
+    if dims is None:
+        return reshape(roll(flatten(x), shifts, 0), tuple(x.shape))
+    for shift, dim in zip(np.atleast_1d(shifts), np.atleast_1d(dims), strict=True):
+        n = x.shape[axis_of(int(dim), x.ndim, "roll")]
+        if n and shift % n:
+            k = int(shift % n)
+            x = cat([narrow(x, int(dim), n - k, k), narrow(x, int(dim), 0, n - k)], int(dim))
+    return x
+
+
+def repeat(x: Any, *sizes: Any) -> Any:
+    """x repeated `sizes` times along each axis (leading axes are added), as PyTorch's repeat."""
+    counts = sizes_of(sizes, "repeat")
+    require(len(counts) >= x.ndim, "repeat", "needs a count for every axis", x=x, sizes=counts)
+    shape = (1,) * (len(counts) - x.ndim) + tuple(x.shape)
+    apart = reshape(x, tuple(n for s in shape for n in (1, s)))
+    wide = expand(apart, shape=tuple(n for c, s in zip(counts, shape) for n in (c, s)))
+    return reshape(wide, tuple(c * s for c, s in zip(counts, shape)))
+
+
+def tile(x: Any, *dims: Any) -> Any:
+    """repeat, with missing counts taken as 1."""
+    counts = sizes_of(dims, "tile")
+    return repeat(x, (1,) * (x.ndim - len(counts)) + counts)
+
+
+@op
+def pad_constant(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
+    """x with `value` around it (negative widths cut), channels-last kept."""
+    y = backend.of(x).pad(x, widths, value)
+
+    def vjp(g: Any, need: Any) -> Any:
+        back = tuple((-lo, -hi) for lo, hi in widths)
+        return (pad_constant(g, widths=back, value=0.0),)
+
+    return y, (), vjp

@@ -1,0 +1,315 @@
+"""Ops over axes: sums, extremes, moments, order."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import Tensor, op, parts, raw
+from minidl.errors import DTypeError, require
+from minidl.ops import pointwise as pw
+from minidl.ops.index import gather, getitem
+from minidl.ops.join import cat, flip_axes
+from minidl.ops.shape import (
+    axes_of, axis_of, expand, flatten, movedim, reshape, sum_to, unsqueeze
+)  # fmt: skip
+
+Values = namedtuple("Values", ["values", "indices"])
+
+
+def _float(name: str, x: Any) -> None:
+    require(x.dtype.kind in "fV", name, "needs a floating-point tensor", error=DTypeError, x=x)
+
+
+def _with_ones(shape: tuple, axes: tuple) -> tuple:
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+@op
+def sum_axes(x: Any, *, axes: tuple[int, ...], keepdim: bool = False) -> Any:
+    """Sum over axes; ints and bools add up in int64."""
+    shape, ones = x.shape, _with_ones(x.shape, axes)
+    y = backend.of(x).sum(x, axes, keepdim)
+    return y, (), lambda g, need: (expand(reshape(g, ones), shape=shape),)
+
+
+def sum(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:  # noqa: A001
+    """Sum of the elements, or over dim."""
+    x = x if dtype is None else parts["to_dtype"](x, dtype)
+    return sum_axes(x, axes=axes_of(dim, x.ndim, "sum"), keepdim=keepdim)
+
+
+def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """Mean of the elements, or over dim."""
+    x = x if dtype is None else parts["to_dtype"](x, dtype)
+    _float("mean", x)
+    axes = axes_of(dim, x.ndim, "mean")
+    count = math.prod(x.shape[i] for i in axes)
+    total = sum_axes(x, axes=axes, keepdim=keepdim)
+    return pw.mul(total, 1.0 / count) if count else pw.div(total, 0.0)
+
+
+def var(
+    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: int | None = None,
+) -> Any:  # fmt: skip
+    """Variance over dim, two passes; divided by n - correction (1 unless told, 0: biased)."""
+    return var_mean(x, dim, unbiased, keepdim, correction=correction)[0]
+
+
+def var_mean(
+    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: int | None = None,
+) -> tuple:  # fmt: skip
+    """Variance and mean over dim."""
+    _float("var", x)
+    if isinstance(dim, bool):  # x.var(False), as PyTorch's first overload
+        dim, unbiased = None, dim
+    less = correction if correction is not None else int(unbiased)
+    axes = axes_of(dim, x.ndim, "var")
+    count = math.prod(x.shape[i] for i in axes)
+    m = mean(x, axes, True)
+    total = sum_axes(pw.square(pw.sub(x, m)), axes=axes, keepdim=keepdim)
+    divisor = float(builtins.max(count - less, 0))
+    m = m if keepdim else reshape(m, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+    return pw.div(total, divisor), m
+
+
+def std(
+    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
+    correction: int | None = None,
+) -> Any:  # fmt: skip
+    """Standard deviation over dim."""
+    return pw.sqrt(var(x, dim, unbiased, keepdim, correction=correction))
+
+
+def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
+    """The p-norm over dim (p a number, inf, -inf, or "fro")."""
+    p = 2.0 if p in ("fro", None) else float(p)
+    a = pw.abs(x)
+    if p == math.inf:
+        return amax(a, dim if dim is not None else (), keepdim)
+    if p == -math.inf:
+        return amin(a, dim if dim is not None else (), keepdim)
+    if p == 0:
+        return sum(pw.ne(x, 0).to(x.dtype), dim, keepdim)
+    if p == 1:
+        return sum(a, dim, keepdim)
+    if p == 2:
+        return _safe_root(sum(pw.square(x), dim, keepdim), 0.5)
+    return _safe_root(sum(pw.pow(a, p), dim, keepdim), 1.0 / p)
+
+
+def _safe_root(s: Any, power: float) -> Any:
+    """s ** power with gradient 0 where s is 0, as PyTorch's norms have."""
+    zero = pw.eq(s, 0)
+    return pw.masked_fill(pw.pow(pw.masked_fill(s, zero, 1.0), power), zero, 0.0)
+
+
+def _halves(x: Any, axis: int, combine: Any, empty: float) -> Any:
+    """Combine along an axis by halves: log2(n) calls, differentiable to any order."""
+    x = movedim(x, axis, 0)
+    n = x.shape[0]
+    if n == 0:
+        return pw.add(sum_axes(x, axes=(0,)), empty)
+    while n > 1:
+        half = n // 2
+        y = combine(getitem(x, slice(0, half)), getitem(x, slice(half, 2 * half)))
+        x = cat([y, getitem(x, slice(2 * half, n))]) if n % 2 else y
+        n = x.shape[0]
+    return getitem(x, 0)
+
+
+def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """Product of the elements, or along dim."""
+    wanted = dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype)
+    x = parts["to_dtype"](x, wanted)
+    if dim is None:
+        return _halves(flatten(x), 0, pw.mul, 1)
+    axis = axis_of(dim, x.ndim, "prod")
+    if not x.ndim:
+        return x
+    y = _halves(x, axis, pw.mul, 1)
+    return unsqueeze(y, axis) if keepdim else y
+
+
+@op
+def _extreme(x: Any, *, axes: tuple[int, ...], largest: bool, keepdim: bool) -> Any:
+    """Extreme over axes; the gradient is shared evenly between ties."""
+    ones = _with_ones(x.shape, axes)
+    y = backend.of(x).extreme(x, axes, largest, keepdim)
+
+    def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
+        full = expand(reshape(raw(y), ones), shape=x.shape)
+        ties = pw.eq(raw(x), full)
+        share = ties / backend.of(raw(x)).sum(ties, axes, True)
+        return (pw.mul(expand(reshape(g, ones), shape=x.shape), share.astype(x.dtype)),)
+
+    return y, (x, y), vjp
+
+
+def amax(x: Any, dim: Any = (), keepdim: bool = False) -> Any:
+    """Maximum over dim; NaN wins; ties share the gradient."""
+    return _whole_extreme("amax", x, dim, True, keepdim)
+
+
+def amin(x: Any, dim: Any = (), keepdim: bool = False) -> Any:
+    """Minimum over dim; NaN wins; ties share the gradient."""
+    return _whole_extreme("amin", x, dim, False, keepdim)
+
+
+def _whole_extreme(name: str, x: Any, dim: Any, largest: bool, keepdim: bool) -> Any:
+    axes = axes_of(dim, x.ndim, name)
+    require(
+        all(x.shape[i] for i in axes), name, "cannot reduce an axis of size 0", x=x, dim=dim
+    )
+    return _extreme(x, axes=axes, largest=largest, keepdim=keepdim)
+
+
+def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+    """Maximum of all; (values, indices) along dim; element-wise with a second tensor."""
+    return _max_or_min("max", x, dim, keepdim, True)
+
+
+def min(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+    """Minimum of all; (values, indices) along dim; element-wise with a second tensor."""
+    return _max_or_min("min", x, dim, keepdim, False)
+
+
+def _max_or_min(name: str, x: Any, dim: Any, keepdim: bool, largest: bool) -> Any:
+    if dim is None:
+        return _whole_extreme(name, x, (), largest, False)
+    if hasattr(dim, "dtype"):
+        return (pw.maximum if largest else pw.minimum)(x, dim)
+    k = _arg(name, x, dim, True, largest)
+    values = gather(x, dim, k)
+    if not keepdim and x.ndim:
+        axis = axis_of(dim, x.ndim, name)
+        shape = tuple(n for i, n in enumerate(x.shape) if i != axis)
+        values, k = reshape(values, shape), reshape(k, shape)
+    return Values(values, k)
+
+
+def _arg(name: str, x: Any, dim: int | None, keepdim: bool, largest: bool) -> Any:
+    a = raw(x)
+    if dim is None:
+        require(a.size > 0, name, "needs at least one element", x=x)
+        k = backend.of(a).argextreme(a, None, largest)
+        return Tensor(k.reshape((1,) * a.ndim) if keepdim else k)
+    axis = axis_of(dim, a.ndim, name)
+    if not a.ndim:
+        return Tensor(np.zeros((), np.int64))
+    require(a.shape[axis] > 0, name, "cannot reduce an axis of size 0", x=x, dim=dim)
+    k = backend.of(a).argextreme(a, axis, largest)
+    return Tensor(np.expand_dims(k, axis) if keepdim else k)
+
+
+def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Index of the first maximum (int64), of the flattened x without dim."""
+    return _arg("argmax", x, dim, keepdim, True)
+
+
+def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Index of the first minimum (int64), of the flattened x without dim."""
+    return _arg("argmin", x, dim, keepdim, False)
+
+
+def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+    """Whether every element is true, or every one over dim."""
+    axes = axes_of(dim, x.ndim, "all")
+    return Tensor(np.asarray(np.all(raw(x), axis=axes, keepdims=keepdim)))
+
+
+def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+    """Whether some element is true, or some one over dim."""
+    axes = axes_of(dim, x.ndim, "any")
+    return Tensor(np.asarray(np.any(raw(x), axis=axes, keepdims=keepdim)))
+
+
+def count_nonzero(x: Any, dim: Any = None) -> Any:
+    """How many elements are not zero."""
+    axes = axes_of(dim, x.ndim, "count_nonzero")
+    return Tensor(np.asarray(np.count_nonzero(raw(x), axis=axes), dtype=np.int64))
+
+
+def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
+    """log of the sum of exp over dim, without overflow."""
+    axes = axes_of(dim, x.ndim, "logsumexp")
+    top = backend.of(raw(x)).extreme(raw(x), axes, True, True)
+    top = np.where(np.isfinite(top), top, 0).astype(x.dtype)
+    y = pw.log(sum_axes(pw.exp(pw.sub(x, top)), axes=axes, keepdim=True))
+    y = pw.add(y, top)
+    shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    return y if keepdim else reshape(y, shape)
+
+
+@op
+def cumsum_axis(x: Any, *, axis: int) -> Any:
+    """Running sums along an axis."""
+
+    def vjp(g: Any, need: Any) -> Any:
+        return (flip_axes(cumsum_axis(flip_axes(g, axes=(axis,)), axis=axis), axes=(axis,)),)
+
+    return backend.of(x).cumsum(x, axis), (), vjp
+
+
+def cumsum(x: Any, dim: int, *, dtype: Any = None) -> Any:
+    """Running sums along dim."""
+    x = x if dtype is None else parts["to_dtype"](x, dtype)
+    axis = axis_of(dim, x.ndim, "cumsum")
+    return cumsum_axis(x, axis=axis) if x.ndim else x
+
+
+def cumprod(x: Any, dim: int) -> Any:
+    """Running products along dim, by doubling steps."""
+    axis, step = axis_of(dim, x.ndim, "cumprod"), 1
+    y = movedim(x, axis, 0)
+    while step < y.shape[0]:
+        n = y.shape[0]
+        y = cat([getitem(y, slice(0, step)),
+                 pw.mul(getitem(y, slice(step, n)), getitem(y, slice(0, n - step)))])  # fmt: skip
+        step *= 2
+    return movedim(y, 0, axis)
+
+
+def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """Indices (int64) that sort x along dim; always stable."""
+    axis = axis_of(dim, x.ndim, "argsort")
+    if not x.ndim:
+        return Tensor(np.zeros((), np.int64))
+    return Tensor(backend.of(raw(x)).argsort(raw(x), axis, descending))
+
+
+def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    """(values, indices) in order along dim; always stable; NaN counts as largest."""
+    k = argsort(x, dim, descending)
+    return Values(gather(x, dim, k), k)
+
+
+def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:  # noqa: A002
+    """The k largest (smallest) along dim: (values, indices), in order."""
+    axis = axis_of(dim, x.ndim, "topk")
+    n = x.shape[axis] if x.ndim else 1
+    require(0 <= k <= n, "topk", f"k must lie in 0..{n}", k=k, x=x)
+    order = argsort(x, axis, largest)
+    places = getitem(order, (slice(None),) * axis + (slice(0, k),)) if x.ndim else order
+    return Values(gather(x, axis, places), places)
+
+
+def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower median of all, or (values, indices) along dim."""
+    if dim is None:
+        return getitem(sort(flatten(x))[0], (math.prod(x.shape) - 1) // 2)
+    axis = axis_of(dim, x.ndim, "median")
+    values, k = sort(x, axis)
+    middle = (x.shape[axis] - 1) // 2
+    key = (slice(None),) * axis + (slice(middle, middle + 1) if keepdim else middle,)
+    return Values(getitem(values, key), getitem(k, key))
+
+
+parts["sum_to"] = sum_to

@@ -1,0 +1,285 @@
+"""Ops that move elements without changing them: views, joins, padding, broadcasting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import op, parts, raw
+from minidl.errors import DTypeError, require
+
+
+def axis_of(dim: int, ndim: int, name: str) -> int:
+    """dim as an axis 0..ndim-1; a 0-d tensor counts as one axis, as in PyTorch."""
+    n = max(ndim, 1)
+    require(
+        isinstance(dim, (int, np.integer)) and -n <= dim < n,
+        name,
+        f"dim must be in [{-n}, {n - 1}]",
+        dim=dim,
+    )
+    return int(dim) % n
+
+
+def axes_of(dim: Any, ndim: int, name: str) -> tuple[int, ...]:
+    """dim (None: all; an int; several) as sorted distinct axes."""
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        return tuple(range(ndim))
+    dims = [dim] if isinstance(dim, (int, np.integer)) else list(dim)
+    axes = sorted(axis_of(d, ndim, name) for d in dims)
+    require(len(set(axes)) == len(axes), name, "every dim may appear once", dim=dim)
+    return tuple(a for a in axes if a < ndim)
+
+
+def sizes_of(shape: tuple, name: str) -> tuple[int, ...]:
+    """Sizes given as f(2, 3) or f((2, 3))."""
+    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+        shape = tuple(shape[0])
+    for n in shape:
+        require(isinstance(n, (int, np.integer)), name, "sizes must be ints", sizes=shape)
+    return tuple(int(n) for n in shape)
+
+
+# ---- broadcasting --------------------------------------------------------------------------------
+
+
+@op
+def sum_to(x: Any, *, shape: tuple[int, ...]) -> Any:
+    """Sum x over the axes along which `shape` was broadcast to x.shape."""
+    given = x.shape
+    if given == shape:
+        return x, (), lambda g, need: (g,)
+    lead = len(given) - len(shape)
+    axes = tuple(range(lead)) + tuple(
+        i + lead for i, n in enumerate(shape) if n == 1 and given[i + lead] != 1
+    )
+    y = backend.of(x).sum(x, axes).reshape(shape)
+    return y, (), lambda g, need: (expand(g, shape=given),)
+
+
+@op(view=True)
+def expand(x: Any, *, shape: tuple[int, ...]) -> Any:
+    """x seen with the given shape, its size-1 axes repeated without copying."""
+    given = x.shape
+    return np.broadcast_to(x, shape), (), lambda g, need: (sum_to(g, shape=given),)
+
+
+def broadcast_to(x: Any, size: Sequence[int]) -> Any:
+    """x with its size-1 axes repeated to `size`; -1 keeps an axis (PyTorch's expand)."""
+    size = tuple(size)
+    lead = len(size) - x.ndim
+    given = (1,) * lead + tuple(x.shape)
+    shape = tuple(m if n == -1 and i >= lead else n for i, (n, m) in enumerate(zip(size, given)))
+    require(
+        lead >= 0 and all(m in (1, n) and n >= 0 for n, m in zip(shape, given)),
+        "expand",
+        "only axes of size 1 can be expanded",
+        x=x,
+        size=size,
+    )
+    return expand(x, shape=shape)
+
+
+def expand_dims_to(x: Any, *sizes: Any) -> Any:
+    """Tensor.expand: sizes as separate ints or one tuple."""
+    return broadcast_to(x, sizes_of(sizes, "expand"))
+
+
+def broadcast_shapes(*shapes: tuple[int, ...], name: str = "broadcast") -> tuple[int, ...]:
+    """The common shape of operands broadcast together."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        shown = " and ".join(map(str, shapes))
+        require(False, name, f"shapes {shown} cannot be broadcast together")
+        raise
+
+
+def broadcast_tensors(*tensors: Any) -> tuple:
+    """Every tensor expanded to their common shape."""
+    shape = broadcast_shapes(*(tuple(t.shape) for t in tensors), name="broadcast_tensors")
+    return tuple(broadcast_to(t, shape) for t in tensors)
+
+
+# ---- views ---------------------------------------------------------------------------------------
+
+
+@op(view=True)
+def alias(x: Any) -> Any:
+    """The same array as a new tensor with its own place in the graph."""
+    return x.view(), (), lambda g, need: (g,)
+
+
+@op(view=True)
+def _reshape(x: Any, *, shape: tuple[int, ...]) -> Any:
+    """x's elements in logical C order in a new shape; backward restores x's layout."""
+    given, be = x.shape, backend.of(x)
+    last = be.is_channels_last(x)
+
+    def vjp(g: Any, need: Any) -> Any:
+        back = _reshape(g, shape=given)
+        return (channels_last(back) if last else back,)
+
+    return be.reshape(x, shape), (), vjp
+
+
+@op(view=True)
+def channels_last(x: Any) -> Any:
+    """x (N, C, H, W) with channels-last memory: itself, or one copy."""
+    be = backend.of(x)
+    return be.nhwc(x).transpose(0, 3, 1, 2), (), lambda g, need: (g,)
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """x's elements in logical C order in a new shape; one size may be -1. A view where possible."""
+    return _reshape(x, shape=_filled(x, sizes_of(shape, "reshape"), "reshape"))
+
+
+def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """The shape with its -1 worked out."""
+    count = math.prod(x.shape)
+    known = math.prod(n for n in shape if n != -1)
+    if shape.count(-1) == 1 and known and count % known == 0:
+        return tuple(count // known if n == -1 else n for n in shape)
+    require(
+        -1 not in shape and known == count and min(shape, default=0) >= 0,
+        name,
+        f"shape {shape} must hold x's {count} elements (one size may be -1)",
+        x=x,
+    )
+    return shape
+
+
+def view(x: Any, *shape: Any) -> Any:
+    """reshape without a copy; raises where the strides do not allow it. Or a dtype to view as."""
+    wanted = _filled(x, sizes_of(shape, "view"), "view")
+    a = raw(x)
+    possible = a.view()
+    try:
+        possible.shape = wanted
+    except AttributeError:
+        require(
+            False,
+            "view",
+            f"size {wanted} does not fit x's strides",
+            x=x,
+            fix="use reshape, which copies where it must",
+        )
+    return _reshape(x, shape=wanted)
+
+
+@op(view=True)
+def permute_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
+    """x with its axes in another order."""
+    back = tuple(int(i) for i in np.argsort(axes))
+    return x.transpose(axes), (), lambda g, need: (permute_axes(g, axes=back),)
+
+
+def permute(x: Any, *dims: Any) -> Any:
+    """x with its axes in the order dims."""
+    order = tuple(axis_of(d, x.ndim, "permute") for d in sizes_of(dims, "permute"))
+    require(
+        sorted(order) == list(range(x.ndim)), "permute", "dims must name every axis once",
+        x=x, dims=dims,
+    )  # fmt: skip
+    return permute_axes(x, axes=order)
+
+
+def transpose(x: Any, dim0: int, dim1: int) -> Any:
+    """x with two axes exchanged."""
+    order = list(range(max(x.ndim, 1)))
+    i, j = axis_of(dim0, x.ndim, "transpose"), axis_of(dim1, x.ndim, "transpose")
+    order[i], order[j] = order[j], order[i]
+    return permute_axes(x, axes=tuple(order[: x.ndim]))
+
+
+def t(x: Any) -> Any:
+    """The transpose of a matrix (a vector stays as it is)."""
+    require(x.ndim <= 2, "t", "x must have at most 2 axes", x=x)
+    return transpose(x, 0, 1) if x.ndim == 2 else x
+
+
+def movedim(x: Any, source: Any, destination: Any) -> Any:
+    """x with the axes `source` moved to the places `destination`."""
+    src = [axis_of(d, x.ndim, "movedim") for d in np.atleast_1d(source)]
+    dst = [axis_of(d, x.ndim, "movedim") for d in np.atleast_1d(destination)]
+    order = [i for i in range(x.ndim) if i not in src]
+    for place, axis in sorted(zip(dst, src, strict=True)):
+        order.insert(place, axis)
+    return permute_axes(x, axes=tuple(order))
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """x with the axes start_dim..end_dim as one (logical C order)."""
+    a, b = axis_of(start_dim, x.ndim, "flatten"), axis_of(end_dim, x.ndim, "flatten")
+    require(a <= b, "flatten", "start_dim must not lie behind end_dim", x=x, start=a, end=b)
+    s = tuple(x.shape) or (1,)
+    return _reshape(x, shape=(*s[:a], math.prod(s[a : b + 1]), *s[b + 1 :]))
+
+
+def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
+    """x with one axis split into several (one may be -1)."""
+    i = axis_of(dim, x.ndim, "unflatten")
+    inner = _filled(np.broadcast_to(0, x.shape[i]), tuple(sizes), "unflatten")
+    return reshape(x, (*x.shape[:i], *inner, *x.shape[i + 1 :]))
+
+
+def squeeze(x: Any, dim: Any = None) -> Any:
+    """x without its axes of size 1 (all, or those in dim)."""
+    axes = axes_of(dim, x.ndim, "squeeze")
+    shape = tuple(n for i, n in enumerate(x.shape) if not (i in axes and n == 1))
+    return _reshape(x, shape=shape)
+
+
+def unsqueeze(x: Any, dim: int) -> Any:
+    """x with a new axis of size 1 at dim."""
+    i = axis_of(dim, x.ndim + 1, "unsqueeze")
+    return _reshape(x, shape=(*x.shape[:i], 1, *x.shape[i:]))
+
+
+# ---- copies -------------------------------------------------------------------------------------
+
+
+@op
+def clone_array(x: Any) -> Any:
+    """A dense copy with the same layout."""
+    return backend.of(x).copy(x), (), lambda g, need: (g,)
+
+
+def clone(x: Any, *, memory_format: Any = None) -> Any:
+    """A copy that gradients flow through; keeps the order of axes in memory."""
+    return clone_array(x)
+
+
+@op
+def _contiguous(x: Any) -> Any:
+    return backend.of(x).contiguous(x), (), lambda g, need: (g,)
+
+
+def contiguous(x: Any, memory_format: Any = None) -> Any:
+    """x in C order (itself if it is)."""
+    return x if raw(x).flags.c_contiguous else _contiguous(x)
+
+
+@op
+def cast(x: Any, *, dtype: Any) -> Any:
+    """x in another dtype; gradients come back in x's own."""
+    given = x.dtype
+    if not (given.kind == "f" and np.dtype(dtype).kind == "f"):
+        return backend.of(x).cast(x, dtype), (), None
+    return backend.of(x).cast(x, dtype), (), lambda g, need: (cast(g, dtype=given),)
+
+
+def check_same_dtype(name: str, **tensors: Any) -> None:
+    """Raise unless all tensors have one dtype."""
+    kinds = {x.dtype for x in tensors.values() if x is not None}
+    require(len(kinds) <= 1, name, "dtypes must be equal", error=DTypeError, **tensors)
+
+
+parts["alias"] = alias
+parts["copy"] = lambda a: backend.of(a).copy(a)
+parts["ones_like"] = lambda a: backend.of(a).full_like(a, 1)
