@@ -1,0 +1,273 @@
+"""Scaled dot-product attention without a (T, T) array: y = softmax(scale q kᵀ + mask) v.
+
+Forward: a chunk is one block of at most 64 query rows of one head. Its scores live in scratch that
+fits the L2 cache (BLAS, masking, exponentials, BLAS); y is divided by the rows' sums at the end,
+and the rows' log-sum-exp is kept for backward. Backward: a chunk is one head of k and v with all
+the query heads that share it, so that dk and dv are summed in a fixed order. Each block's scores
+are made again; dv += pᵀ dy, ds = p (dy vᵀ - Σ dy y), dq = scale ds k, dk += scale dsᵀ q. Under a
+causal mask the keys after a block's last row are skipped. Bytes: q and y once, k and v once a
+block. Sums are in the arrays' own precision. A row that sees no key gives zeros, as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minidl import config
+from minidl.backend.cpu import memory
+from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, launch, log
+
+Array = np.ndarray
+_ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
+_SCRATCH = 1 << 19  # bytes of a block's scores
+_INF = math.inf
+# Words of the table of sizes: four strides for the mask, three (batch, head, row) for each array.
+_HEADS, _SHARED, _TQ, _TK, _D, _DV, _CAUSAL, _MASK, _BLOCK, _BLOCKS, _SLOT = range(11)
+_M, _Q, _K, _V, _Y, _DY, _DQ, _DK, _DVAL = 11, 15, 18, 21, 24, 27, 30, 33, 36
+
+
+@device
+def start(sizes, which, shared, n, row):
+    """Offset of a row of head n (its key head where shared) in the array with strides `which`."""
+    heads = sizes[_HEADS]
+    b, h = n // heads, n % heads
+    if shared:
+        h //= sizes[_SHARED]
+    return b * sizes[which] + h * sizes[which + 1] + row * sizes[which + 2]
+
+
+@device
+def largest(x, n):
+    """Largest of n values; NaN is passed over unless it comes first."""
+    m = x[0]
+    for j in range(1, n):
+        m = x[j] if x[j] > m else m
+    return m
+
+
+@device
+def mask_row(sizes, seen, bias, n, i, s, cols):
+    """Mask the scores of query row i of head n: -inf where unseen, or plus the bias."""
+    row = start(sizes, _M, 0, n, i)
+    step = sizes[_M + 3]
+    if sizes[_MASK] == 1:
+        for j in range(cols):
+            s[j] = s[j] if seen[row + j * step] else R(-_INF)
+    if sizes[_MASK] == 2:
+        for j in range(cols):
+            s[j] += bias[row + j * step]
+
+
+@device
+def visible(sizes, i):
+    """How many keys query row i may look at."""
+    return min(sizes[_TK], i + 1) if sizes[_CAUSAL] else sizes[_TK]
+
+
+@device
+def scores(sizes, scale, q, k, n, first, rows, cols, s):
+    """s (rows, cols) = scale q kᵀ for query rows from `first` of head n."""
+    pq, pk = at(q, start(sizes, _Q, 0, n, first)), at(k, start(sizes, _K, 1, n, 0))
+    d, tk = sizes[_D], sizes[_TK]
+    gemm(0, 1, rows, cols, d, scale, pq, sizes[_Q + 2], pk, sizes[_K + 2], R(0), s, tk)
+
+
+@kernel("i8* R R* R* R* u1* R* R* R* R*", fast=True)
+def attend(lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratch):
+    """y and the rows' log-sum-exp for blocks lo..hi of query rows."""
+    s = at(scratch, slot * sizes[_SLOT])
+    tq, tk, dv, block = sizes[_TQ], sizes[_TK], sizes[_DV], sizes[_BLOCK]
+    sums = at(s, block * tk)
+    for item in range(lo, hi):
+        n, first = item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
+        rows = min(block, tq - first)
+        cols = visible(sizes, first + rows - 1)
+        scores(sizes, scale, q, k, n, first, rows, cols, s)
+        for r in range(rows):
+            row, here = at(s, r * tk), visible(sizes, first + r)
+            mask_row(sizes, seen, bias, n, first + r, row, here)
+            m = largest(row, here)
+            m = R(0) if m == R(-_INF) else m
+            total = R(0)
+            for j in range(here):
+                e = exp(row[j] - m)
+                row[j] = e
+                total += e
+            for j in range(here, cols):
+                row[j] = R(0)
+            empty = total == R(0)
+            sums[r] = R(0) if empty else R(1) / total
+            lse[n * tq + first + r] = R(_INF) if empty else m + log(total)
+        py, pv = at(y, start(sizes, _Y, 0, n, first)), at(v, start(sizes, _V, 1, n, 0))
+        ldy, ldv = sizes[_Y + 2], sizes[_V + 2]
+        gemm(0, 0, rows, dv, cols, R(1), s, tk, pv, ldv, R(0), py, ldy)
+        for r in range(rows):
+            factor = sums[r]
+            for j in range(r * ldy, r * ldy + dv):
+                py[j] *= factor
+
+
+@device
+def clear(p, rows, cols, ld):
+    for r in range(rows):
+        for j in range(r * ld, r * ld + cols):
+            p[j] = R(0)
+
+
+@device
+def block_grad(sizes, n, first, rows, cols, y, dy, ldy, lddy, lse, p, ds):
+    """p = exp(scores - lse) and ds = p (dp - Σ dy y), where p holds the scores and ds holds dp."""
+    tk = sizes[_TK]
+    for r in range(rows):
+        i, pr, dr = first + r, at(p, r * tk), at(ds, r * tk)
+        here = visible(sizes, i)
+        level = lse[n * sizes[_TQ] + i]
+        delta = R(0)
+        for j in range(sizes[_DV]):
+            delta += dy[r * lddy + j] * y[r * ldy + j]
+        for j in range(here):
+            e = exp(pr[j] - level)
+            pr[j] = e
+            dr[j] = e * (dr[j] - delta)
+        for j in range(here, cols):
+            pr[j] = R(0)
+            dr[j] = R(0)
+
+
+@kernel("i8* R R* R* R* u1* R* R* R* R* R* R* R* R*", fast=True)
+def attend_grad(
+    lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, dy, dq, dk, dvalue, scratch
+):
+    """dq, dk, dv for key heads lo..hi, each with the query heads that share it."""
+    tq, tk, d, dv, block = sizes[_TQ], sizes[_TK], sizes[_D], sizes[_DV], sizes[_BLOCK]
+    p = at(scratch, slot * sizes[_SLOT])
+    ds = at(p, block * tk)
+    ldq, ldk, ldv, ldy = sizes[_Q + 2], sizes[_K + 2], sizes[_V + 2], sizes[_Y + 2]
+    lddy, lddq, lddk, lddv = sizes[_DY + 2], sizes[_DQ + 2], sizes[_DK + 2], sizes[_DVAL + 2]
+    for head in range(lo, hi):
+        group = head * sizes[_SHARED]
+        pk, pv = at(k, start(sizes, _K, 1, group, 0)), at(v, start(sizes, _V, 1, group, 0))
+        pdk = at(dk, start(sizes, _DK, 1, group, 0))
+        pdv = at(dvalue, start(sizes, _DVAL, 1, group, 0))
+        clear(pdk, tk, d, lddk)
+        clear(pdv, tk, dv, lddv)
+        for item in range(sizes[_SHARED] * sizes[_BLOCKS]):
+            n, first = group + item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
+            rows = min(block, tq - first)
+            cols = visible(sizes, first + rows - 1)
+            pq, py = at(q, start(sizes, _Q, 0, n, first)), at(y, start(sizes, _Y, 0, n, first))
+            pdy = at(dy, start(sizes, _DY, 0, n, first))
+            pdq = at(dq, start(sizes, _DQ, 0, n, first))
+            scores(sizes, scale, q, k, n, first, rows, cols, p)
+            for r in range(rows):
+                here = visible(sizes, first + r)
+                mask_row(sizes, seen, bias, n, first + r, at(p, r * tk), here)
+            gemm(0, 1, rows, cols, dv, R(1), pdy, lddy, pv, ldv, R(0), ds, tk)
+            block_grad(sizes, n, first, rows, cols, py, pdy, ldy, lddy, lse, p, ds)
+            gemm(1, 0, cols, dv, rows, R(1), p, tk, pdy, lddy, R(1), pdv, lddv)
+            gemm(0, 0, rows, d, cols, scale, ds, tk, pk, ldk, R(0), pdq, lddq)
+            gemm(1, 0, cols, d, rows, scale, ds, tk, pq, ldq, R(1), pdk, lddk)
+
+
+# ---- launchers ---------------------------------------------------------------------------------
+
+
+def _four(x: Array) -> Array:
+    """x (..., T, D) as (B, H, T, D) with contiguous rows: a view where its strides allow it."""
+    size = x.itemsize
+    *_, step, last = x.strides
+    rows = (x.shape[-1] == 1 or last == size) and (x.shape[-2] == 1 or step >= x.shape[-1] * size)
+    if not rows or any(s % size for s in x.strides):
+        x = memory.contiguous(np.ascontiguousarray(x))
+    return _leading(x)
+
+
+def _leading(x: Array) -> Array:
+    """x with exactly two leading axes."""
+    if x.ndim > 4:
+        return x.reshape(math.prod(x.shape[:-3]), *x.shape[-3:])
+    return x[(None,) * (4 - x.ndim)]
+
+
+def _made_like(x: Array, width: int) -> Array:
+    """An empty (B, H, T, width) whose rows and heads lie in memory in the order of x's."""
+    b, h, t, _ = x.shape
+    if x.strides[2] > x.strides[1] > 0:
+        return memory.empty((b, t, h, width), x.dtype).transpose(0, 2, 1, 3)
+    return memory.empty((b, h, t, width), x.dtype)
+
+
+def _strides(*arrays: Array) -> list[int]:
+    """Batch, head and row strides in elements; the last is also BLAS's leading dimension."""
+    made = []
+    for x in arrays:
+        b, h, t, _ = (s // x.itemsize for s in x.strides)
+        made += [b, h, max(t, x.shape[3], 1)]
+    return made
+
+
+def _plan(
+    q: Array, k: Array, v: Array, lead: tuple, mask: Array | None, causal: bool, parts: int
+) -> tuple:
+    """The table of sizes as far as the mask's strides, the mask's two pointers, and the scratch."""
+    (_, h, tq, d), (tk, dv) = q.shape, v.shape[2:]
+    block = _ROWS
+    while block > 8 and parts * block * tk * q.itemsize > _SCRATCH:
+        block //= 2
+    block = min(block, tq)
+    slot = parts * block * tk + block
+    sizes = [h, h // k.shape[1], tq, tk, d, dv, causal, 0, block, -(-tq // block), slot]
+    seen, bias = np.zeros(1, np.uint8), np.zeros(1, q.dtype)
+    strides = [0] * 4
+    if mask is not None:
+        full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))
+        strides = [s // full.itemsize for s in full.strides]
+        if mask.dtype == np.bool_:
+            sizes[_MASK], seen = 1, full
+        else:
+            sizes[_MASK], bias = 2, full
+    scratch = memory.empty((config.threads() * slot,), q.dtype)
+    return sizes + strides, seen, bias, scratch
+
+
+def attention(
+    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float
+) -> tuple[Array, Array]:
+    """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp.
+
+    q (..., H, Tq, D), k (..., G, Tk, D), v (..., G, Tk, E), G dividing H; mask broadcasts to
+    (..., H, Tq, Tk): bool (True: take part) or of q's dtype, added.
+    """
+    q4, k4, v4 = _four(q), _four(k), _four(v)
+    y = _made_like(q4, v.shape[-1])
+    lse = memory.empty((q4.shape[0], *q4.shape[1:3]), q.dtype)
+    if not k.shape[-2]:
+        y[...] = 0
+    elif y.size:
+        sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 1)
+        table = np.array(sizes + _strides(q4, k4, v4, y), np.int64)
+        items = q4.shape[0] * q4.shape[1] * sizes[_BLOCKS]
+        launch(attend, items, 1, table, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
+    return y.reshape(*q.shape[:-1], v.shape[-1]), lse
+
+
+def attention_grad(
+    g: Array, q: Array, k: Array, v: Array, mask: Array | None, y: Array, lse: Array,
+    causal: bool, scale: float,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Gradients of q, k and v from that of y."""
+    q4, k4, v4, y4, g4 = _four(q), _four(k), _four(v), _four(y), _four(g)
+    dq, dk, dv = (_made_like(x, x.shape[3]) for x in (q4, k4, v4))
+    if not y.size or not k.size:
+        for d in (dq, dk, dv):
+            d[...] = 0
+    else:
+        sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 2)
+        table = np.array(sizes + _strides(q4, k4, v4, y4, g4, dq, dk, dv), np.int64)
+        launch(
+            attend_grad, k4.shape[0] * k4.shape[1], 1, table, float(scale), q4, k4, v4, seen, bias,
+            y4, lse, g4, dq, dk, dv, scratch,
+        )  # fmt: skip
+    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
