@@ -89,21 +89,23 @@ class Trainer:
     # -- state ------------------------------------------------------------------------------------
 
     def _parts(self) -> dict[str, Stateful]:
-        parts = {"model": self.model, "optimizer": self.optimizer, "loader": self.loader,
-                 "scheduler": self.scheduler, "ema": self.ema}  # fmt: skip
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler,
+                 "ema": self.ema}  # fmt: skip
         return {name: part for name, part in parts.items() if part is not None}
+
+    def _position(self) -> dict[str, int]:
+        return self.loader.state_dict() | {"epoch": self.epoch, "batch": self.batch}
 
     def save(self) -> None:
         """Write the checkpoint: the whole state between two updates, without any time in it."""
         self._read()
-        loop = {"epoch": self.epoch, "batch": self.batch, "steps": self.steps, "rows": self.rows,
-                "best": self.best, "waited": self.waited, "loss": self.sums.loss,
-                "right": self.sums.right, "seen": self.sums.seen}  # fmt: skip
+        loop = {"steps": self.steps, "rows": self.rows, "best": self.best, "waited": self.waited,
+                "loss": self.sums.loss, "right": self.sums.right, "seen": self.sums.seen}  # fmt: skip
         state = {name: part.state_dict() for name, part in self._parts().items()}
         clock = {"seconds": self.seconds, "epoch_seconds": self.epoch_seconds}
         self.run.write_json("clock.json", clock)
-        constants = {"about": self.about, "random": random.get_state()}
-        self.run.save({"loop": loop, **constants, **state}, self.identity)
+        fixed = {"about": self.about, "random": random.get_state(), "loader": self._position()}
+        self.run.save({"loop": loop, **fixed, **state}, self.identity)
         self._saved_at = time.perf_counter()
 
     def resume(self) -> bool:
@@ -116,8 +118,10 @@ class Trainer:
             part.load_state_dict(state[name])
         random.set_state(state["random"])
         loop = state["loop"]
-        self.epoch, self.batch, self.steps = loop["epoch"], loop["batch"], loop["steps"]
-        self.rows, self.best, self.waited = loop["rows"], loop["best"], loop["waited"]
+        self.loader.load_state_dict(state["loader"])
+        self.epoch, self.batch = state["loader"]["epoch"], state["loader"]["batch"]
+        self.steps, self.rows = loop["steps"], loop["rows"]
+        self.best, self.waited = loop["best"], loop["waited"]
         self.sums = RunningSums(loop["loss"], loop["right"], loop["seen"])
         clock = self.run.read_json("clock.json")
         self.seconds, self.epoch_seconds = clock["seconds"], clock["epoch_seconds"]
@@ -147,8 +151,9 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.model.train()
         length = len(self.loader)
+        self.loader.load_state_dict(self._position())
         start = time.perf_counter()
-        for batch in self.loader if self.batch < length else ():
+        for batch in self.loader:
             lr = self.optimizer.param_groups[0]["lr"]
             loss, right = self.forward(self.model, batch)
             (loss / self.accumulate if self.accumulate > 1 else loss).backward()

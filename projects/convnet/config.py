@@ -20,7 +20,8 @@ class UsageError(MinidlError, ValueError):
 class Config:
     """One experiment. Every field can be set by `--set field=value`; sizes are in pixels.
 
-    The held-out images are the last `heldout` training images; they are never trained on.
+    The held-out images are the last `heldout` training images (of an image folder at most a tenth,
+    after shuffling); they are never trained on.
     """
 
     preset: str = "quick"
@@ -101,7 +102,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "noise": (0, 0.95), "crop": (0, 16), "shift": (0, 0.9), "erasing": (0, 1), "cutmix": (0, 100),
     "mixup": (0, 100), "width": (1, 2048), "depth": (8, 1202), "blocks": (1, 6),
     "dense": (0, 65536), "dropout": (0, 0.95), "rising": (0, 0.5), "patch": (1, 16),
-    "kernel": (1, 15), "smoothing": (0, 0.9), "temperature": (1e-3, 10), "batch": (1, 65536), "lr": (0, 1e6),
+    "kernel": (1, 15), "smoothing": (0, 0.9), "temperature": (1e-3, 10),
+    "batch": (1, 65536), "lr": (0, 1e6),
     "momentum": (0, 1), "weight_decay": (0, 100), "warmup": (0, 10**5), "clip": (0, 1e9),
     "accumulate": (1, 4096), "ema": (0, 1), "patience": (0, 10**5), "seed": (0, 2**63 - 1),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 import minidl as ml
 import minidl.functional as F
+from minidl.data.transforms import Normalize
 from minidl.errors import DataError, require
 from minidl.io import load, write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
@@ -150,11 +151,11 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     model.eval()
     if top < 1:
         raise UsageError(f"--top must be at least 1; got {top}")
+    normalise = Normalize(about["mean"], about["std"])
     for file in files:
-        image = read_picture(file, about["shape"])
-        x = (image.astype(np.float32) / 255 - about["mean"]) / about["std"]
+        x = normalise(read_picture(file, about["shape"])[None])
         with ml.no_grad():
-            shares = F.softmax(model(ml.tensor(x[None].astype(np.float32))), dim=1).numpy()[0]
+            shares = F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
         best = np.argsort(-shares, kind="stable")[:top]
         print(
             f"{file}: " + ", ".join(f"{about['classes'][i]} {100 * shares[i]:.1f} %" for i in best)

@@ -117,13 +117,13 @@ def forward_for(
     loss_of = objective(cfg)
 
     def classify(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
-        x, y = batch
+        x, y = (part.to(cfg.device) for part in batch)
         logits = model(x)
         label = y if y.ndim == 1 else y.argmax(1)
         return loss_of(logits, y), (logits.detach().argmax(1) == label).sum()
 
     def contrast(model: Contrastive, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
-        x, y, other = batch
+        x, y, other = (part.to(cfg.device) for part in batch)
         if epoch() >= cfg.pretrain:
             model.freeze()
             return classify(model, (x, y))

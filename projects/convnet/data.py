@@ -1,0 +1,183 @@
+"""The project's images: read, split, corrupted where asked, augmented, batched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minidl as ml
+from minidl.data import (
+    CIFAR10,
+    CIFAR100,
+    MNIST,
+    DataLoader,
+    FashionMNIST,
+    ImageArrays,
+    ImageFolder,
+    Shapes,
+    transforms,
+)
+from minidl.errors import DataError, require
+from minidl.random import Generator
+from projects.convnet.config import Config, UsageError
+
+OFFICIAL = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion": FashionMNIST}
+
+
+@dataclass
+class Split:
+    """Images x (N, C, H, W) uint8 over channels-last memory and their labels y (N,) int64."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+@dataclass
+class Images:
+    """The three parts of a data set; mean and std of each channel, as shares of full intensity."""
+
+    train: Split
+    heldout: Split
+    test: Split
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image."""
+        return self.train.x.shape[1:]
+
+
+def load_images(cfg: Config) -> Images:
+    """Read the data set of `cfg` and split off its last training images as held-out."""
+    folder = cfg.dataset == "folder"
+    train, test, classes = read_folder(cfg) if folder else read(cfg)
+    heldout_count = min(cfg.heldout, len(train.y) // 10) if folder else cfg.heldout
+    left = len(train.y) - heldout_count
+    if left < 1:
+        raise UsageError(f"heldout={cfg.heldout} leaves nothing of {len(train.y)} training images")
+    kept = min(cfg.train_images or left, left)
+    heldout = Split(train.x[left:], train.y[left:])
+    train = Split(train.x[:kept], train.y[:kept])
+    if cfg.noise:
+        train.y = with_wrong_labels(train.y, cfg.noise, len(classes), cfg.seed)
+    mean, std = [0.0] * train.x.shape[1], [1.0] * train.x.shape[1]
+    if cfg.normalise:
+        mean, std = channel_statistics(train.x)
+    return Images(train, heldout, test, list(classes), mean, std)
+
+
+def read(cfg: Config) -> tuple[Split, Split, Sequence[str]]:
+    """Training and test images of an official data set, or of the generator."""
+    if cfg.dataset == "embedded":
+        count = cfg.train_images + cfg.heldout if cfg.train_images else None
+        parts = [Shapes(True, count), Shapes(False)]
+    else:
+        root = cfg.data or os.environ.get("MINIDL_DATA")
+        kind = OFFICIAL[cfg.dataset]
+        parts = [kind(root, train=train, download=not root) for train in (True, False)]
+    train, test = (Split(part.images, part.targets) for part in parts)
+    return train, test, parts[0].classes
+
+
+def read_folder(cfg: Config) -> tuple[Split, Split, Sequence[str]]:
+    """Images of any size in ROOT/train/CLASS and ROOT/test/CLASS, or in ROOT/CLASS.
+
+    The training images are shuffled by the seed; without a test folder a fifth of them is taken.
+    """
+    root = cfg.data or os.environ.get("MINIDL_DATA")
+    if not root:
+        raise UsageError("--dataset folder needs --data DIR, the folder that holds the classes")
+    apart = (Path(root) / "train").is_dir()
+    train, classes = scaled(Path(root) / "train" if apart else Path(root), cfg.size)
+    order = Generator(cfg.seed, "data").permutation(len(train.y))
+    if not apart:
+        cut = len(order) - max(len(order) // 5, 1)
+        test, order = Split(train.x[order[cut:]], train.y[order[cut:]]), order[:cut]
+        return Split(train.x[order], train.y[order]), test, classes
+    test, others = scaled(Path(root) / "test", cfg.size)
+    rule = f"{root}/train and {root}/test must hold the same classes"
+    differing = sorted(set(classes) ^ set(others))
+    require(not differing, "folder", rule, error=DataError, differing=differing)
+    return Split(train.x[order], train.y[order]), test, classes
+
+
+def scaled(folder: Path, size: int) -> tuple[Split, Sequence[str]]:
+    """All images of FOLDER/CLASS as squares of `size` pixels: shorter side scaled, middle cut."""
+    square = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
+    pictures = ImageFolder(folder, transform=square)
+    images = np.stack([np.asarray(pictures[i][0]) for i in range(len(pictures))])
+    x = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    return Split(x, np.asarray(pictures.targets, np.int64)), pictures.classes
+
+
+def with_wrong_labels(y: np.ndarray, share: float, classes: int, seed: int) -> np.ndarray:
+    """Labels of which each, with probability `share`, is replaced by another class at random."""
+    source = Generator(seed, "data")
+    wrong = source.uniform(len(y)) < share
+    other = (y + source.integers(1, classes, len(y))) % classes
+    return np.where(wrong, other, y)
+
+
+def channel_statistics(x: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel of x (N, C, H, W) uint8, from its histogram (exact)."""
+    levels = np.arange(256) / 255
+    mean, std = [], []
+    for channel in x.transpose(1, 0, 2, 3):
+        share = np.bincount(channel.reshape(-1), minlength=256) / channel.size
+        mean.append(float(share @ levels))
+        std.append(max(float(share @ (levels - mean[-1]) ** 2) ** 0.5, 1e-3))
+    return mean, std
+
+
+def augmentation(cfg: Config, images: Images) -> transforms.Compose:
+    """What happens to training images: geometry, policy, normalisation, erasing."""
+    height, width = images.shape[1:]
+    steps: list[Any] = []
+    if cfg.flip:
+        steps.append(transforms.RandomHorizontalFlip())
+    if cfg.crop:
+        steps.append(transforms.RandomCrop((height, width), padding=cfg.crop))
+    if cfg.shift:
+        steps.append(transforms.RandomTranslate(cfg.shift))
+    if cfg.policy != "none":
+        kinds = {"randaugment": transforms.RandAugment, "autoaugment": transforms.AutoAugment}
+        steps.append(kinds[cfg.policy]())
+    steps.append(transforms.Normalize(images.mean, images.std))
+    if cfg.erasing:
+        steps.append(transforms.RandomErasing(cfg.erasing))
+    return transforms.Compose(steps)
+
+
+def loader_for(cfg: Config, images: Images) -> DataLoader:
+    """Shuffled, augmented batches [x, y] (contrastive runs: [x, y, another view of x])."""
+    transform = augmentation(cfg, images)
+    classes = len(images.classes)
+    kinds = ((transforms.CutMix, cfg.cutmix), (transforms.MixUp, cfg.mixup))
+    mixes = [kind(num_classes=classes, alpha=alpha) for kind, alpha in kinds if alpha]
+
+    def mix(x: Any, y: Any, rows: np.ndarray, epoch: int) -> tuple[Any, ...]:
+        if cfg.loss == "supcon":
+            views = transform(x, rows, 2 * epoch), transform(x, rows, 2 * epoch + 1)
+            return views[0], y, views[1]
+        return mixes[int(rows.sum()) % len(mixes)](x, y, rows, epoch)
+
+    own = None if cfg.loss == "supcon" else transform
+    data = ImageArrays(images.train.x.transpose(0, 2, 3, 1), images.train.y, images.classes, own)
+    mixing = mix if mixes or cfg.loss == "supcon" else None
+    return DataLoader(data, cfg.batch, shuffle=True, num_workers=1, mix=mixing)
+
+
+def batches(split: Split, images: Images, device: str) -> Iterator[tuple[ml.Tensor, ml.Tensor]]:
+    """A split in order, normalised, 500 images at a time."""
+    normalise = transforms.Normalize(images.mean, images.std)
+    for lo in range(0, len(split.y), 500):
+        part = slice(lo, lo + 500)
+        x, y = normalise(split.x[part]), split.y[part]
+        yield ml.as_tensor(x).to(device), ml.as_tensor(y).to(device)

@@ -1,0 +1,275 @@
+"""Each mistake gives one clear line on standard error, no traceback, and the right exit status."""
+
+import gzip
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from projects.convnet.__main__ import cli
+
+TINY = ["--epochs", "1", "--set", "width=4", "dense=8", "heldout=8", "batch=16"]
+
+
+def said(capsys, args, code):
+    """The one line that the command line leaves behind."""
+    assert cli([str(a) for a in args]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    return err[7:-1]
+
+
+def write_cifar(root, rows=24, **changed):
+    """A small CIFAR-10 in the official layout; `changed` replaces parts of data_batch_2."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        batch = {b"data": rng.integers(0, 256, (rows, 3072), dtype=np.uint8),
+                 b"labels": rng.integers(0, 10, rows).tolist()}  # fmt: skip
+        if name == "data_batch_2":
+            batch |= {key.encode(): value for key, value in changed.items()}
+        (folder / name).write_bytes(pickle.dumps(batch, 2))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}, 2)
+    )
+    return folder
+
+
+def write_folder(root, size=(40, 40)):
+    """Three classes of four pictures each."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee", "cow"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(
+                root / name / f"{i}.png"
+            )
+    return root
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--preset", "quik"], "unknown preset 'quik'"),
+    (["--dataset", "cifar11"], "invalid choice: 'cifar11'"),
+    (["--epochs", "many"], "invalid int value: 'many'"),
+    (["--epochs", "0"], "epochs must be in [1, 100000]; got 0"),
+    (["--set", "widht=3"], "unknown field 'widht'; one of: preset, "),
+    (["--set", "width=wide"], "width must be a whole number; got 'wide'"),
+    (["--set", "norm=bach"], "norm must be one of none, batch, layer, instance, group; got 'bach'"),
+    (["--set", "flip"], "--set takes field=value; got 'flip'"),
+    (["--set", "lr=-1"], "lr must be in [0, 1e+06]; got -1.0"),
+    (["--resume", "somewhere", "--seed", "1"], "--resume takes its configuration from somewhere; leave out --seed"),
+    (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+    (["predict", "a.png"], "the following arguments are required: --run"),
+    (["compare"], "the following arguments are required: DIR"),
+])  # fmt: skip
+def test_mistakes_in_the_command(capsys, args, message):
+    assert message in said(capsys, args, 2)
+
+
+def test_no_such_data_folder(capsys, tmp_path):
+    line = said(
+        capsys, ["--dataset", "cifar10", "--data", "/nowhere", "--out", tmp_path / "run"], 1
+    )
+    assert "/nowhere" in line
+
+
+def test_empty_data_folder_names_what_is_missing(capsys, tmp_path):
+    line = said(capsys, ["--dataset", "cifar10", "--data", tmp_path, "--out", tmp_path / "run"], 1)
+    assert "cifar-10-batches-py" in line
+
+
+def test_failed_download_names_the_embedded_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for scheme in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # nobody listens there
+    line = said(capsys, ["--dataset", "cifar10", "--out", tmp_path / "run"], 1)
+    assert "--dataset embedded" in line
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"labels": [10] + [0] * 23}, "label"),
+    ({"labels": [0.5] * 24}, "label"),
+    ({"labels": [0] * 23}, "24"),
+    ({"data": np.zeros((24, 3071), np.uint8)}, "3072"),
+])  # fmt: skip
+def test_damaged_values_in_a_batch(capsys, tmp_path, changed, message):
+    write_cifar(tmp_path, **changed)
+    line = said(
+        capsys, ["--dataset", "cifar10", "--data", tmp_path, "--out", tmp_path / "run", *TINY], 1
+    )
+    assert message in line and "data_batch_2" in line
+
+
+def test_corrupt_batch_file(capsys, tmp_path):
+    folder = write_cifar(tmp_path)
+    file = folder / "data_batch_2"
+    file.write_bytes(file.read_bytes()[:1000])
+    line = said(
+        capsys, ["--dataset", "cifar10", "--data", tmp_path, "--out", tmp_path / "run", *TINY], 1
+    )
+    assert "data_batch_2" in line
+
+
+def test_batch_file_that_would_execute_something(capsys, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    folder = write_cifar(tmp_path)
+    (folder / "data_batch_2").write_bytes(pickle.dumps({b"data": Evil(), b"labels": []}, 2))
+    line = said(
+        capsys, ["--dataset", "cifar10", "--data", tmp_path, "--out", tmp_path / "run", *TINY], 1
+    )
+    assert "data_batch_2" in line and not (tmp_path / "harm").exists()
+
+
+def test_truncated_mnist(capsys, tmp_path):
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        head = struct.pack(">IIII", 2051, 20, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(head + bytes(28 * 28 * 19))
+        )
+        (raw / f"{part}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(struct.pack(">II", 2049, 20) + bytes(20))
+        )
+    line = said(
+        capsys, ["--dataset", "mnist", "--data", tmp_path, "--out", tmp_path / "run", *TINY], 1
+    )
+    assert "train-images-idx3-ubyte" in line
+
+
+def test_folder_without_classes(capsys, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    line = said(
+        capsys,
+        ["--dataset", "folder", "--data", tmp_path / "pictures", "--out", tmp_path / "run", *TINY],
+        1,
+    )
+    assert "pictures" in line
+
+
+def test_test_classes_differ_from_training_classes(capsys, tmp_path):
+    write_folder(tmp_path / "pictures/train")
+    write_folder(tmp_path / "pictures/test")
+    (tmp_path / "pictures/test/cow").rename(tmp_path / "pictures/test/dog")
+    line = said(
+        capsys,
+        ["--dataset", "folder", "--data", tmp_path / "pictures", "--out", tmp_path / "run", *TINY],
+        1,
+    )
+    assert "dog" in line and "cow" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_empty_or_damaged_picture(capsys, tmp_path, content):
+    write_folder(tmp_path / "pictures")
+    (tmp_path / "pictures/bee/3.png").write_bytes(content)
+    line = said(
+        capsys,
+        ["--dataset", "folder", "--data", tmp_path / "pictures", "--out", tmp_path / "run", *TINY],
+        1,
+    )
+    assert "3.png" in line
+
+
+def test_folder_without_a_root(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    line = said(capsys, ["--dataset", "folder", "--out", tmp_path / "run"], 2)
+    assert "--data" in line
+
+
+def test_more_held_out_than_there_is(capsys, tmp_path):
+    write_cifar(tmp_path)
+    line = said(
+        capsys,
+        [
+            "--dataset",
+            "cifar10",
+            "--data",
+            tmp_path,
+            "--out",
+            tmp_path / "run",
+            "--set",
+            "heldout=120",
+        ],
+        2,
+    )
+    assert "heldout" in line and "120" in line
+
+
+def test_missing_gpu_says_how_to_install(capsys, tmp_path):
+    line = said(capsys, ["--preset", "smoke", "--device", "cuda", "--out", tmp_path / "run"], 1)
+    assert "pip install" in line
+
+
+def test_nan_loss(capsys, tmp_path):
+    args = ["--preset", "smoke", "--out", tmp_path / "run", "--set", "lr=1e6", "norm=none"]
+    line = said(capsys, args, 1)
+    assert "the loss became" in line and "epoch 1, batch" in line and "learning rate 1e+06" in line
+
+
+def test_resume_of_no_run(capsys, tmp_path):
+    assert "is not a run directory" in said(capsys, ["--resume", tmp_path], 1)
+    assert "is not a run directory" in said(capsys, ["--resume", tmp_path / "gone"], 1)
+
+
+def test_out_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = said(capsys, ["--preset", "smoke", "--out", tmp_path / "file/run"], 1)
+    assert "file/run" in line and "Not a directory" in line
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of a moment."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    tiny = ["--set", "width=4", "dense=8", "train_images=64", "heldout=16"]
+    assert cli(["--preset", "smoke", "--epochs", "1", "--out", str(folder), *tiny]) == 0
+    return folder
+
+
+def copied(run, path):
+    """A copy of a run that may be damaged."""
+    path.mkdir()
+    for file in run.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    return path
+
+
+def test_out_that_holds_a_run(capsys, run):
+    assert "holds a run already" in said(capsys, ["--preset", "smoke", "--out", run], 2)
+
+
+def test_checkpoint_of_another_configuration(capsys, run, tmp_path):
+    folder = copied(run, tmp_path / "run")
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | {"lr": 0.123}))
+    assert "the configuration is not the one this run was started with" in said(
+        capsys, ["--resume", folder], 1
+    )
+
+
+def test_truncated_checkpoint(capsys, run, tmp_path):
+    folder = copied(run, tmp_path / "run")
+    file = folder / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "checkpoint.safetensors" in said(capsys, ["--resume", folder], 1)
+
+
+def test_config_that_is_no_json(capsys, run, tmp_path):
+    folder = copied(run, tmp_path / "run")
+    (folder / "config.json").write_text("{")
+    assert "is damaged" in said(capsys, ["--resume", folder], 1)
+
+
+def test_predict_without_a_picture(capsys, run, tmp_path):
+    assert "gone.png" in said(capsys, ["predict", "--run", run, tmp_path / "gone.png"], 1)
+    (tmp_path / "text.png").write_text("hello")
+    assert "text.png" in said(capsys, ["predict", "--run", run, tmp_path / "text.png"], 1)
