@@ -129,7 +129,7 @@ def test_plateau_reads_a_tensor_and_round_trips(tmp_path):
         (lambda o: L.StepLR(3, 2), DTypeError, "StepLR: optimizer must be an Optimizer; got .* 3"),
         (lambda o: L.StepLR(o, 0), ShapeError, "step_size must be positive"),
         (lambda o: L.ConstantLR(o, 2.0), ShapeError, r"factor must lie in \[0, 1\]; got factor 2"),
-        (lambda o: L.LinearLR(o, 0.0), ShapeError, "LinearLR: start_factor in"),
+        (lambda o: L.LinearLR(o, 0.0), ShapeError, "LinearLR: start_factor must"),
         (lambda o: L.LambdaLR(o, [abs]), ShapeError, "one value for each of 2 groups"),
         (lambda o: L.CosineAnnealingWarmRestarts(o, 0), ShapeError, "must be positive integers"),
         (lambda o: L.OneCycleLR(o, 1.0), ShapeError, "give total_steps, or epochs and steps_per"),

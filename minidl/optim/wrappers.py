@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minidl.autograd import Tensor, enable_grad, no_grad
+from minidl.dtypes import is_real
 from minidl.errors import CheckpointError, DTypeError, require
 from minidl.fusion import update
 from minidl.optim.layerwise import norm
@@ -74,7 +75,7 @@ class EMA:
 
 def _floats(model: _Model) -> dict[str, Tensor]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: t for name, t in tensors.items() if np.issubdtype(t.dtype, np.floating)}
+    return {name: t for name, t in tensors.items() if is_real(t.dtype)}
 
 
 def _write(model: _Model, values: dict[str, Any]) -> None:
