@@ -1,0 +1,124 @@
+"""Convolutions; weights are (out, in / groups, *kernel), transposed ones (in, out / groups, …)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidl import functional as F
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.nn import init
+from minidl.nn.fields import Layer, Size, Switch, variant
+from minidl.nn.parameter import new_parameter
+
+_SHOW = "{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}…"
+
+
+class _Conv(Layer):
+    """What all convolutions share: sizes as tuples, parameters uniform in ±1/√(fan-in)."""
+
+    _axes, _transposed = 2, False
+
+    def _build(self, *where: Any) -> None:
+        name, inner, outer = type(self).__name__, self.in_channels, self.out_channels
+        groups, mode = self.groups, self.padding_mode
+        fits = groups > 0 and inner % groups == 0 and outer % groups == 0
+        rule = "groups must divide in_channels and out_channels"
+        require(fits, name, rule, groups=groups, in_channels=inner, out_channels=outer)
+        modes = ("zeros",) if self._transposed else ("zeros", "reflect", "replicate", "circular")
+        require(mode in modes, name, f"padding_mode must be one of {modes}", padding_mode=mode)
+        for field in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
+            if field in self._fields:
+                setattr(self, field, self._sizes(field, getattr(self, field)))
+        first, second = (inner, outer) if self._transposed else (outer, inner)
+        self.weight = new_parameter((first, second // groups, *self.kernel_size), *where)
+        self.bias = new_parameter((outer,), *where) if self.bias else None
+        self.reset_parameters()
+
+    def _sizes(self, field: str, value: Size | str) -> tuple[int, ...] | str:
+        name = type(self).__name__
+        if isinstance(value, str):
+            ok = field == "padding" and value in ("same", "valid")
+            require(ok, name, f"{field} must be numbers, or padding same or valid", got=value)
+            return value
+        sizes = (value,) * self._axes if isinstance(value, int) else tuple(value)
+        require(len(sizes) == self._axes, name, f"{field} must be 1 or {self._axes}", got=value)
+        return sizes
+
+    def reset_parameters(self) -> None:
+        init.fan_in_uniform_(self.weight, self.bias)
+
+
+class Conv2d(_Conv, show=_SHOW):
+    """Convolve (N, C, *sizes), over as many axes as the name says."""
+
+    _function = staticmethod(F.conv2d)
+    in_channels: int
+    out_channels: int
+    kernel_size: Size
+    stride: Size = 1
+    padding: Size | str = 0
+    dilation: Size = 1
+    groups: int = 1
+    bias: Switch = True
+    padding_mode: str = "zeros"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, *sizes) or (C, *sizes) -> (N, K, *sizes) or (K, *sizes)."""
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._widths(), self.padding_mode), 0
+        return self._function(
+            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+        )
+
+    def _widths(self) -> tuple[int, ...]:
+        """The padding as F.pad takes it: last axis first, before and after."""
+        if self.padding == "valid":
+            return (0,) * (2 * self._axes)
+        if self.padding == "same":
+            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)]
+            return tuple(w for n in reversed(total) for w in (n // 2, n - n // 2))
+        return tuple(w for n in reversed(self.padding) for w in (n, n))
+
+
+class ConvTranspose2d(_Conv, show=_SHOW):
+    """The adjoint of a convolution (N, C, *sizes), over as many axes as the name says."""
+
+    _function, _transposed = staticmethod(F.conv_transpose2d), True
+    in_channels: int
+    out_channels: int
+    kernel_size: Size
+    stride: Size = 1
+    padding: Size = 0
+    output_padding: Size = 0
+    groups: int = 1
+    bias: Switch = True
+    dilation: Size = 1
+    padding_mode: str = "zeros"
+
+    def forward(self, x: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+        """x (N, C, *sizes) -> (N, K, *larger); output_size picks one of the possible sizes."""
+        extra = self.output_padding if output_size is None else self._extra(x, output_size)
+        return self._function(
+            x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+
+    def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> tuple[int, ...]:
+        """The output_padding that gives output_size."""
+        sizes = zip(
+            x.shape[-self._axes :], self.stride, self.padding, self.dilation, self.kernel_size
+        )
+        smallest = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in sizes)
+        extra = tuple(w - m for w, m in zip(output_size[-self._axes :], smallest))
+        fits = all(0 <= e < s for e, s in zip(extra, self.stride, strict=True))
+        rule = f"output_size must be {smallest} or less than a stride more"
+        require(fits, type(self).__name__, rule, output_size=output_size)
+        return extra
+
+
+Conv1d = variant("Conv1d", Conv2d, _axes=1, _function=staticmethod(F.conv1d))
+Conv3d = variant("Conv3d", Conv2d, _axes=3, _function=staticmethod(F.conv3d))
+ConvTranspose1d = variant(
+    "ConvTranspose1d", ConvTranspose2d, _axes=1, _function=staticmethod(F.conv_transpose1d)
+)

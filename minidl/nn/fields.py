@@ -1,0 +1,107 @@
+"""Fields: modules declared by their annotated settings, as dataclasses are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+from minidl.autograd import Tensor
+from minidl.nn.module import Module
+
+M = TypeVar("M", bound=Module)
+Size = int | tuple[int, ...]
+Switch = Any  # a bool in the constructor; afterwards the parameter that it switches on, or None
+
+
+@dataclass_transform(eq_default=False)
+class Fields(Module):
+    """A module whose annotated attributes are its constructor's arguments and its repr.
+
+    A subclass that gives class keywords declares fields, after its parent's. `of` is a function
+    that takes the fields by keyword: forward calls it. `show` is a format for the repr (ending in
+    "…": and whatever differs from its default); without it every field is shown. A field `inplace`
+    is taken for the sake of PyTorch's scripts and changes nothing: a new tensor is returned.
+    """
+
+    _function: Callable[..., Any]
+    _fields: tuple[str, ...] = ()
+    _where: tuple[str, ...] = ()
+    _signature = inspect.Signature()
+    _show: str | None = None
+
+    def __init_subclass__(
+        cls, of: Callable[..., Any] | None = None, show: str | None = None
+    ) -> None:
+        if of is None and show is None:
+            return
+        if of is not None:
+            cls._function = staticmethod(of)
+            cls.__doc__ = _doc(of)
+        cls._show = show
+        kind, none = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        fields = {name: cls._signature.parameters[name] for name in cls._fields}
+        for name, hint in inspect.get_annotations(cls).items():
+            default = cls.__dict__.get(name, none)
+            if default is not none:  # left on the class it would hide a buffer of that name
+                delattr(cls, name)
+            fields[name] = inspect.Parameter(name, kind, default=default, annotation=hint)
+        where = [inspect.Parameter(name, kind, default=None) for name in cls._where]
+        cls._fields = tuple(fields)
+        cls._signature = inspect.Signature([*fields.values(), *where])
+        cls.__signature__ = cls._signature  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = dict(bound.arguments)
+        where = [values.pop(name) for name in self._where]
+        for name, value in values.items():
+            if name.endswith("weight") or isinstance(value, Tensor):
+                self._register("_buffers", name, value, Tensor)
+            else:
+                setattr(self, name, value)
+        self._build(*where)
+
+    def _build(self, *where: Any) -> None:
+        """Check the fields, and make what depends on them."""
+
+    def forward(self, *inputs: Any) -> Any:
+        """The function of the inputs with this module's settings."""
+        settings = {name: getattr(self, name) for name in self._fields if name != "inplace"}
+        return self._function(*inputs, **settings)
+
+    def extra_repr(self) -> str:
+        values = {name: getattr(self, name) for name in self._fields}
+        if "bias" in values:
+            values["bias"] = values["bias"] is not None and values["bias"] is not False
+        if self._show is None:
+            return ", ".join(f"{k}={v!r}" for k, v in values.items() if k != "inplace" or v)
+        text = self._show.removesuffix("…").format(**values)
+        if self._show.endswith("…"):
+            for name, value in values.items():
+                usual = self._signature.parameters[name].default
+                same = value == (usual,) * len(value) if type(value) is tuple else value == usual
+                if f"{{{name}" not in self._show and not same:
+                    text += f", {name}={value}"
+        return text
+
+
+class Layer(Fields):
+    """Fields with parameters, which `_build(device, dtype)` makes; the constructor takes both."""
+
+    _where = ("device", "dtype")
+
+
+def variant(
+    name: str, base: type[M], of: Callable[..., Any] | None = None, **attributes: Any
+) -> type[M]:
+    """A subclass of base that differs only in its name, its function or attributes of the class."""
+    if of is not None:
+        attributes |= {"_function": staticmethod(of), "__doc__": _doc(of)}
+    return type(name, (base,), {"__module__": base.__module__, **attributes})
+
+
+def _doc(of: Callable[..., Any]) -> str:
+    return f"`F.{of.__name__}` as a module. {inspect.getdoc(of) or ''}"

@@ -1,0 +1,188 @@
+"""Initial values, written into given tensors from the random stream "init".
+
+Formulas, names and argument order are PyTorch's; every function returns its tensor.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minidl import random
+from minidl.autograd import Tensor, no_grad
+from minidl.errors import require
+
+_GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4, "linear": 1.0, "sigmoid": 1.0}
+_GAINS |= {f"conv{kind}{n}d": 1.0 for kind in ("", "_transpose") for n in (1, 2, 3)}
+
+
+def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
+    with no_grad():
+        tensor.copy_(Tensor(values))
+    return tensor
+
+
+def _draw(tensor: Tensor, kind: str) -> np.ndarray:
+    """Standard normals or uniforms in [0, 1) of the tensor's shape (float32 for half types)."""
+    dtype = np.float64 if tensor.dtype == np.float64 else np.float32
+    return getattr(random.default("init"), kind)(tuple(tensor.shape), dtype)
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The gain recommended for a nonlinearity (param: the slope of leaky_relu, 0.01 by default)."""
+    if nonlinearity == "leaky_relu":
+        return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
+    rule = f"nonlinearity must be leaky_relu or one of {[*_GAINS]}"
+    require(nonlinearity in _GAINS, "calculate_gain", rule, nonlinearity=nonlinearity)
+    return _GAINS[nonlinearity]
+
+
+def _fans(tensor: Tensor) -> tuple[int, int]:
+    """Inputs and outputs of one unit of a weight (out, in, *kernel)."""
+    require(tensor.ndim >= 2, "init", "fan in and fan out need at least 2 axes", tensor=tensor)
+    field = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * field, tensor.shape[0] * field
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """Uniform in [a, b)."""
+    return _write(tensor, _draw(tensor, "uniform") * (b - a) + a)
+
+
+def uniform_around_0_(tensor: Tensor, bound: float) -> Tensor:
+    """Uniform in ±bound."""
+    return uniform_(tensor, -bound, bound)
+
+
+def fan_in_uniform_(weight: Tensor, bias: Tensor | None = None) -> None:
+    """Uniform in ±1/√(fan-in of weight), as PyTorch starts Linear and convolutions."""
+    fan_in = _fans(weight)[0]
+    bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+    uniform_around_0_(weight, bound)
+    if bias is not None:
+        uniform_around_0_(bias, bound)
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Normal with the given mean and standard deviation."""
+    return _write(tensor, _draw(tensor, "normal") * std + mean)
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+) -> Tensor:
+    """Normal, redrawn where outside [a, b] (uniform proposals where that would take too long)."""
+    inside = math.erf((b - mean) / std / math.sqrt(2)) - math.erf((a - mean) / std / math.sqrt(2))
+    values = np.zeros(tuple(tensor.shape))
+    left = np.ones(values.shape, bool)
+    nearest = ((min(max(mean, a), b) - mean) / std) ** 2
+    while left.any():
+        if inside > 0.6:
+            drawn = _draw(tensor, "normal") * std + mean
+            good = (drawn >= a) & (drawn <= b)
+        else:
+            drawn = _draw(tensor, "uniform") * (b - a) + a
+            height = np.exp((nearest - ((drawn - mean) / std) ** 2) / 2)
+            good = _draw(tensor, "uniform") < height
+        values = np.where(left & good, drawn, values)
+        left &= ~good
+    return _write(tensor, values.astype(drawn.dtype))
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """One value everywhere."""
+    with no_grad():
+        return tensor.fill_(val)
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Zeros."""
+    return constant_(tensor, 0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Ones."""
+    return constant_(tensor, 1)
+
+
+def eye_(tensor: Tensor) -> Tensor:
+    """The identity matrix (or what fits of it)."""
+    require(tensor.ndim == 2, "eye_", "tensor must have 2 axes", tensor=tensor)
+    return _write(tensor, np.eye(*tensor.shape, dtype=tensor.dtype))
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Convolution weights (out, in, *kernel) that pass their input on, channel by channel."""
+    ok = 3 <= tensor.ndim <= 5 and tensor.shape[0] % groups == 0
+    rule = "tensor must have 3 to 5 axes, the first divisible by groups"
+    require(ok, "dirac_", rule, tensor=tensor, groups=groups)
+    values = np.zeros(tuple(tensor.shape), tensor.dtype)
+    out = tensor.shape[0] // groups
+    centre = tuple(n // 2 for n in tensor.shape[2:])
+    for i in range(min(out, tensor.shape[1])):
+        for g in range(groups):
+            values[(g * out + i, i, *centre)] = 1
+    return _write(tensor, values)
+
+
+def _bounded(tensor: Tensor, std: float, uniform: bool) -> Tensor:
+    """Values of standard deviation std, uniform or normal."""
+    if not uniform:
+        return normal_(tensor, 0.0, std)
+    bound = math.sqrt(3) * std
+    return uniform_(tensor, -bound, bound)
+
+
+def _xavier(gain: float, tensor: Tensor) -> float:
+    return gain * math.sqrt(2 / sum(_fans(tensor)))
+
+
+def _kaiming(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
+    modes = ("fan_in", "fan_out")
+    require(mode in modes, "init.kaiming", f"mode must be one of {modes}", mode=mode)
+    return calculate_gain(nonlinearity, a) / math.sqrt(_fans(tensor)[modes.index(mode)])
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Uniform with standard deviation gain √(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    return _bounded(tensor, _xavier(gain, tensor), True)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Normal with standard deviation gain √(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    return _bounded(tensor, _xavier(gain, tensor), False)
+
+
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+) -> Tensor:
+    """Uniform with standard deviation gain / √fan (arXiv 1502.01852)."""
+    return _bounded(tensor, _kaiming(tensor, a, mode, nonlinearity), True)
+
+
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+) -> Tensor:
+    """Normal with standard deviation gain / √fan (arXiv 1502.01852)."""
+    return _bounded(tensor, _kaiming(tensor, a, mode, nonlinearity), False)
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1) -> Tensor:
+    """A random matrix (first axis, all others) with orthonormal rows or columns, times gain."""
+    require(tensor.ndim >= 2, "orthogonal_", "tensor must have at least 2 axes", tensor=tensor)
+    flat = _draw(tensor, "normal").reshape(tensor.shape[0], -1)
+    wide = flat.shape[0] < flat.shape[1]
+    q, r = np.linalg.qr(flat.T if wide else flat)
+    q = q * np.sign(np.diag(r)) * gain  # uniform over the group: arXiv math-ph/0609050
+    return _write(tensor, (q.T if wide else q).reshape(tensor.shape))

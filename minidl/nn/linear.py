@@ -1,0 +1,143 @@
+"""Dense layers and tables of vectors: Linear, LazyLinear, Bilinear, Embedding, EmbeddingBag."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+from minidl import functional as F
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.nn import init
+from minidl.nn.fields import Layer, Switch
+from minidl.nn.parameter import Parameter, assign, new_parameter
+
+_LINEAR = "in_features={in_features}, out_features={out_features}, bias={bias}"
+
+
+class Linear(Layer, show=_LINEAR):
+    """y = x Wᵀ + b. weight (out, in) and bias (out,) start uniform in ±1/√in."""
+
+    in_features: int
+    out_features: int
+    bias: Switch = True
+
+    def _build(self, *where: Any) -> None:
+        self.weight = new_parameter((self.out_features, self.in_features), *where)
+        self.bias = new_parameter((self.out_features,), *where) if self.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.fan_in_uniform_(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, in) -> (…, out)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class LazyLinear(Linear):
+    """A Linear that takes in_features from its first input (or from loaded state)."""
+
+    def __init__(
+        self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__(0, out_features, bias, device, dtype)
+
+    def _materialise(self, in_features: int) -> None:
+        """Become a Linear; the parameters stay the same objects, so optimizers keep them."""
+        self.in_features, old = in_features, self.weight
+        assign(old, new_parameter((self.out_features, in_features), old.device, old.dtype))
+        self.__class__ = Linear  # type: ignore[assignment]
+        self.reset_parameters()
+
+    def _before_load(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        if len(shapes.get("weight", ())) == 2:
+            self._materialise(shapes["weight"][1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, in) -> (…, out)."""
+        self._materialise(x.shape[-1])
+        return super().forward(x)
+
+
+class Bilinear(
+    Layer,
+    show="in1_features={in1_features}, in2_features={in2_features}, "
+    "out_features={out_features}, bias={bias}",
+):
+    """y_k = aᵀ W_k b + bias_k; weight (out, in1, in2), uniform in ±1/√in1 at first."""
+
+    in1_features: int
+    in2_features: int
+    out_features: int
+    bias: Switch = True
+
+    def _build(self, *where: Any) -> None:
+        shape = (self.out_features, self.in1_features, self.in2_features)
+        self.weight = new_parameter(shape, *where)
+        self.bias = new_parameter((self.out_features,), *where) if self.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for param in self.parameters(recurse=False):
+            init.uniform_around_0_(param, 1 / math.sqrt(self.in1_features))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """a (…, in1), b (…, in2) -> (…, out)."""
+        return F.bilinear(a, b, self.weight, self.bias)
+
+
+class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):
+    """Rows of a table, N(0, 1), by index; the row padding_idx starts at zero, gets no gradient."""
+
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None = None
+
+    def _build(self, *where: Any) -> None:
+        n, i = self.num_embeddings, self.padding_idx
+        ok = i is None or -n <= i < n
+        require(ok, type(self).__name__, f"padding_idx must be a row of {n}", padding_idx=i)
+        self.padding_idx = None if i is None else i % n
+        self.weight = new_parameter((n, self.embedding_dim), *where)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            init.zeros_(self.weight.detach()[self.padding_idx])
+
+    @classmethod
+    def from_pretrained(
+        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
+    ) -> Self:
+        """A layer around given rows (rows, width), not trained unless freeze is False."""
+        require(embeddings.ndim == 2, cls.__name__, "rows must have 2 axes", embeddings=embeddings)
+        table = cls(*embeddings.shape, padding_idx=padding_idx)
+        table.weight = Parameter(embeddings.detach(), requires_grad=not freeze)
+        return table
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…) integers -> (…, embedding_dim)."""
+        return F.embedding(x, self.weight, self.padding_idx)
+
+
+class EmbeddingBag(Embedding, show="{num_embeddings}, {embedding_dim}, mode={mode!r}"):
+    """The mean, sum or max of the rows of each bag of indices."""
+
+    mode: str = "mean"
+    include_last_offset: bool = False
+
+    def forward(
+        self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> Tensor:
+        """x (bags, n), or (total,) with the bags' offsets -> (bags, embedding_dim)."""
+        return F.embedding_bag(
+            x,
+            self.weight,
+            offsets,
+            mode=self.mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset,
+            padding_idx=self.padding_idx,
+        )

@@ -1,0 +1,370 @@
+"""Module, the base of every layer and model: parameters, state, hooks and the printed form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from minidl.autograd import Tensor, no_grad
+from minidl.errors import require
+from minidl.nn.loading import IncompatibleKeys, fit
+from minidl.nn.parameter import Parameter, assign
+
+_HOOK_ID = itertools.count()
+_KINDS = ("_parameters", "_buffers", "_modules")
+
+
+class RemovableHandle:
+    """Takes its hook away by `remove()`, or at the end of a `with` block."""
+
+    def __init__(self, hooks: dict[int, Any], hook: Any, prepend: bool = False) -> None:
+        self.hooks, self.id = hooks, next(_HOOK_ID)
+        later = dict(hooks) if prepend else {}
+        for key in later:
+            del hooks[key]
+        hooks[self.id] = hook
+        hooks.update(later)
+
+    def remove(self) -> None:
+        """Take the hook away; a second call does nothing."""
+        self.hooks.pop(self.id, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+class Module:
+    """Base class of layers and models; subclasses define `forward` and call `super().__init__()`.
+
+    Parameters, buffers and modules assigned to attributes are found by name, as in PyTorch.
+    """
+
+    training: bool
+    _optional_state: frozenset[str] = frozenset()  # state that a checkpoint may lack
+
+    def __init__(self) -> None:
+        put = super().__setattr__
+        put("training", True)
+        put("_parameters", {})
+        put("_buffers", {})
+        put("_modules", {})
+        put("_non_persistent", set())
+        put("_forward_hooks", {})
+        put("_forward_pre_hooks", {})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the module's outputs; every subclass says how."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    # ---- calling and hooks
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._forward_hooks and not self._forward_pre_hooks:
+            return self.forward(*args, **kwargs)
+        for hook, with_kwargs in tuple(self._forward_pre_hooks.values()):
+            if with_kwargs:
+                changed = hook(self, args, kwargs)
+                args, kwargs = (args, kwargs) if changed is None else changed
+            else:
+                changed = hook(self, args)
+                if changed is not None:
+                    args = changed if isinstance(changed, tuple) else (changed,)
+        result = self.forward(*args, **kwargs)
+        for hook, with_kwargs in tuple(self._forward_hooks.values()):
+            inputs = (args, kwargs) if with_kwargs else (args,)
+            changed = hook(self, *inputs, result)
+            result = result if changed is None else changed
+        return result
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call `hook(module, args)` before `forward`; what it returns replaces the arguments."""
+        return RemovableHandle(self._forward_pre_hooks, (hook, with_kwargs), prepend)
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> RemovableHandle:
+        """Call `hook(module, args, output)` after `forward`; what it returns replaces output."""
+        return RemovableHandle(self._forward_hooks, (hook, with_kwargs), prepend)
+
+    # ---- attributes
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter):
+            self.register_parameter(name, value)
+        elif isinstance(value, Module):
+            self.register_module(name, value)
+        else:
+            state = self.__dict__
+            for kind, wanted in zip(_KINDS, (Parameter, Tensor, Module), strict=True):
+                if name in state.get(kind, ()):
+                    self._check_kind(name, value, wanted)
+                    state[kind][name] = value
+                    return
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        state = self.__dict__
+        for kind in _KINDS:
+            if kind in state and name in state[kind]:
+                return state[kind][name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        for kind in _KINDS:
+            if name in self.__dict__[kind]:
+                del self.__dict__[kind][name]
+                self._non_persistent.discard(name)
+                return
+        super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        own = [name for kind in _KINDS for name in self.__dict__.get(kind, ())]
+        return sorted({*super().__dir__(), *own})
+
+    def _check_kind(self, name: str, value: Any, wanted: type) -> None:
+        if value is not None and not isinstance(value, wanted):
+            raise TypeError(
+                f"{type(self).__name__}: cannot assign {type(value).__name__} to {name!r} "
+                f"({wanted.__name__} or None expected)"
+            )
+
+    def _register(self, kind: str, name: str, value: Any, wanted: type) -> None:
+        """Put value under name, taking the name from wherever else it stands."""
+        who = f"{type(self).__name__}.{name}"
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(f"{who}: cannot assign before super().__init__()")
+        self._check_kind(name, value, wanted)
+        require(name != "" and "." not in name, who, "a name may not be empty or contain a dot")
+        for other in (*_KINDS, None):
+            place = self.__dict__ if other is None else self.__dict__[other]
+            if other != kind:
+                place.pop(name, None)
+        self.__dict__[kind][name] = value
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter (None keeps the name without a tensor)."""
+        self._register("_parameters", name, param, Parameter)
+
+    def register_module(self, name: str, module: Module | None) -> None:
+        """Add a child module under a name."""
+        self._register("_modules", name, module, Module)
+
+    add_module = register_module
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is state but not trained; persistent ones are in the state_dict."""
+        free = name in self._buffers or not hasattr(self, name)
+        require(free, type(self).__name__, "register_buffer: the attribute exists", name=name)
+        self._register("_buffers", name, tensor, Tensor)
+        (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
+
+    # ---- walking
+    def named_modules(
+        self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and everything below it, parents first."""
+        memo = set() if memo is None else memo
+        if id(self) in memo:
+            return
+        if remove_duplicate:
+            memo.add(id(self))
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                below = f"{prefix}.{name}" if prefix else name
+                yield from module.named_modules(memo, below, remove_duplicate)
+
+    def _members(
+        self, kind: str, prefix: str, recurse: bool, unique: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        modules = self.named_modules(None, prefix, unique) if recurse else [(prefix, self)]
+        for path, module in modules:
+            for name, value in getattr(module, kind).items():
+                if value is None or id(value) in seen:
+                    continue
+                if unique:
+                    seen.add(id(value))
+                yield (f"{path}.{name}" if path else name), value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Names and parameters; a shared one appears once, under its first name."""
+        return self._members("_parameters", prefix, recurse, remove_duplicate)
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names and buffers, persistent or not."""
+        return self._members("_buffers", prefix, recurse, remove_duplicate)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The immediate children, each once."""
+        seen: set[int] = set()
+        for name, module in self._modules.items():
+            if module is not None and id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The parameters, each once."""
+        return (value for _, value in self.named_parameters(recurse=recurse))
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers, each once."""
+        return (value for _, value in self.named_buffers(recurse=recurse))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and everything below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def children(self) -> Iterator[Module]:
+        """The immediate children, each once."""
+        return (module for _, module in self.named_children())
+
+    def get_submodule(self, target: str) -> Module:
+        """The module at a dotted path ("" is this one); AttributeError where there is none."""
+        module: Any = self
+        for name in target.split(".") if target else ():
+            module = module._modules.get(name)
+            if module is None:
+                raise AttributeError(f"{type(self).__name__}: no submodule {target!r}")
+        return module
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter at a dotted path; AttributeError where there is none."""
+        path, _, name = target.rpartition(".")
+        found = self.get_submodule(path)._parameters.get(name)
+        if found is None:
+            raise AttributeError(f"{type(self).__name__}: no parameter {target!r}")
+        return found
+
+    # ---- state
+    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by name, sharing memory with the module's."""
+        state: dict[str, Tensor] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            start = f"{prefix}{path}." if path else prefix
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if value is not None and name not in module._non_persistent:
+                    state[start + name] = value if keep_vars else value.detach()
+        return state
+
+    def _before_load(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Prepare for state of these shapes (lazy modules take theirs from it)."""
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True
+    ) -> IncompatibleKeys:
+        """Copy values (Tensors or arrays) into parameters and buffers of the same names.
+
+        Raises one CheckpointError that lists every missing, unexpected and wrong-shaped name
+        (with strict=False only the wrong shapes), and then nothing has been changed.
+        """
+        state = {
+            k: v if isinstance(v, Tensor) else Tensor(np.asarray(v)) for k, v in state_dict.items()
+        }
+        optional = set()
+        for path, module in self.named_modules(remove_duplicate=False):
+            start = f"{path}." if path else ""
+            optional |= {start + name for name in module._optional_state}
+            own = (*module._parameters, *module._buffers)
+            module._before_load({n: state[start + n].shape for n in own if start + n in state})
+        return fit(type(self).__name__, self.state_dict(keep_vars=True), state, optional, strict)
+
+    # ---- changing everything below
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
+        """Call fn on every module below, then on this one."""
+        for module in self.children():
+            module.apply(fn)
+        fn(self)
+        return self
+
+    def _convert(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """Replace the values of all parameters, their gradients and buffers; the objects stay."""
+        with no_grad():
+            for tensor in (*self.parameters(), *self.buffers()):
+                grad = tensor.grad
+                assign(tensor, fn(tensor))
+                tensor.grad = None if grad is None else fn(grad)
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device and/or convert floating state to a dtype, as `Tensor.to` takes them."""
+        probe = Tensor(np.zeros((), np.int8)).to(*args, **kwargs)  # shows what was asked for
+
+        def convert(tensor: Tensor) -> Tensor:
+            keep = probe.dtype == np.int8 or tensor.dtype.kind in "iub"
+            return tensor.to(probe.device, tensor.dtype if keep else probe.dtype)
+
+        require(probe.dtype.kind not in "u?c", "Module.to", "the dtype must be a floating one")
+        return self._convert(convert)
+
+    def float(self) -> Self:
+        """Convert floating state to float32."""
+        return self.to(np.float32)
+
+    def double(self) -> Self:
+        """Convert floating state to float64."""
+        return self.to(np.float64)
+
+    def half(self) -> Self:
+        """Convert floating state to float16 (for storage, on the CPU)."""
+        return self.to(np.float16)
+
+    def cpu(self) -> Self:
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self) -> Self:
+        """Move to the GPU; DeviceError where there is none."""
+        return self.to("cuda")
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch everything below to training (dropout draws, batch norm uses the batch)."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch everything below to evaluation."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Say whether the parameters are trained."""
+        for param in self.parameters():
+            param.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients, or fill them with zeros."""
+        for param in self.parameters():
+            if param.grad is not None:
+                param.grad = None if set_to_none else param.grad.detach().zero_()
+
+    # ---- the printed form
+    def extra_repr(self) -> str:
+        """The module's own settings in its repr."""
+        return ""
+
+    def _child_lines(self) -> list[str]:
+        return [f"({name}): {_indent(repr(module))}" for name, module in self._modules.items()]
+
+    def __repr__(self) -> str:
+        extra, children = self.extra_repr(), self._child_lines()
+        name = type(self).__name__
+        if not children and "\n" not in extra:
+            return f"{name}({extra})"
+        lines = [*(extra.split("\n") if extra else ()), *children]
+        return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n  ")

@@ -1,0 +1,186 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl import functional as F
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.nn import init
+from minidl.nn.fields import Layer, Switch, variant
+from minidl.nn.parameter import new_parameter, new_tensor
+
+_CHANNELS = (
+    "{num_features}, eps={eps}, momentum={momentum}, affine={affine}, bias={bias}, "
+    "track_running_stats={track_running_stats}"
+)
+_LAST = "{normalized_shape}, eps={eps}, elementwise_affine={elementwise_affine}"
+
+
+class _Norm(Layer):
+    """A learnt scale (from 1) and shift (from 0), where wanted."""
+
+    def _affine(self, shape: tuple[int, ...], wanted: bool, *where: Any) -> None:
+        self.weight = new_parameter(shape, *where) if wanted else None
+        self.bias = new_parameter(shape, *where) if wanted and self.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
+class _ChannelNorm(_Norm):
+    """Batch and instance norm: one scale, shift, running mean and variance a channel."""
+
+    _optional_state = frozenset({"num_batches_tracked"})
+    _dims: tuple[int, ...]
+
+    def _build(self, *where: Any) -> None:
+        shape = (self.num_features,)
+        mean = variance = count = None
+        if self.track_running_stats:
+            mean, variance = new_tensor(shape, *where), new_tensor(shape, *where)
+            count = new_tensor((), where[0], np.int64)
+        self.register_buffer("running_mean", mean)
+        self.register_buffer("running_var", variance)
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_running_stats()
+        self._affine(shape, self.affine, *where)
+
+    def reset_running_stats(self) -> None:
+        """Forget the running mean and variance."""
+        if self.track_running_stats:
+            init.zeros_(self.running_mean)
+            init.ones_(self.running_var)
+            init.zeros_(self.num_batches_tracked)
+
+    def _check(self, x: Tensor) -> None:
+        rule = f"x must have {' or '.join(map(str, self._dims))} axes"
+        require(x.ndim in self._dims, type(self).__name__, rule, x=x)
+
+
+class BatchNorm2d(_ChannelNorm, show=_CHANNELS):
+    """Normalise each channel of (N, C, H, W) over the batch (arXiv 1502.03167)."""
+
+    _dims = (4,)
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = True
+    track_running_stats: bool = True
+    bias: Switch = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, …) -> the same shape."""
+        self._check(x)
+        momentum = self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:  # the plain mean over all batches; reads the count on the host
+                momentum = 1.0 / self.num_batches_tracked.item()
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            momentum or 0.0,
+            self.eps,
+        )
+
+
+class InstanceNorm2d(_ChannelNorm, show=_CHANNELS):
+    """Normalise each channel of each sample of (N, C, H, W) (arXiv 1607.08022)."""
+
+    _dims = (3, 4)
+    num_features: int
+    eps: float = 1e-5
+    momentum: float = 0.1
+    affine: bool = False
+    track_running_stats: bool = False
+    bias: Switch = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, …) or unbatched (C, …) -> the same shape."""
+        self._check(x)
+        if x.ndim == self._dims[0]:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        return F.instance_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum or 0.0,
+            self.eps,
+        )
+
+
+BatchNorm1d = variant("BatchNorm1d", BatchNorm2d, _dims=(2, 3))
+InstanceNorm1d = variant("InstanceNorm1d", InstanceNorm2d, _dims=(2, 3))
+
+
+class GroupNorm(
+    _Norm, show="{num_groups}, {num_channels}, eps={eps}, affine={affine}, bias={bias}"
+):
+    """Normalise each group of channels of each sample (arXiv 1803.08494)."""
+
+    num_groups: int
+    num_channels: int
+    eps: float = 1e-5
+    affine: bool = True
+    bias: Switch = True
+
+    def _build(self, *where: Any) -> None:
+        groups, channels = self.num_groups, self.num_channels
+        rule = "num_groups must divide num_channels"
+        fits = groups > 0 and channels % groups == 0
+        require(fits, "GroupNorm", rule, num_groups=groups, num_channels=channels)
+        self._affine((channels,), self.affine, *where)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, …) -> the same shape."""
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class _LastAxes(_Norm):
+    """Layer and RMS norm: one scale an element of the last axes."""
+
+    def _build(self, *where: Any) -> None:
+        shape = self.normalized_shape
+        self.normalized_shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self._affine(self.normalized_shape, self.elementwise_affine, *where)
+
+
+class LayerNorm(_LastAxes, show=_LAST + ", bias={bias}"):
+    """Normalise over the last axes, of the given sizes (arXiv 1607.06450)."""
+
+    normalized_shape: int | tuple[int, ...]
+    eps: float = 1e-5
+    elementwise_affine: bool = True
+    bias: Switch = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, *normalized_shape) -> the same shape."""
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(_LastAxes, show=_LAST):
+    """Divide by the root mean square over the last axes (arXiv 1910.07467)."""
+
+    bias = None  # has none
+    normalized_shape: int | tuple[int, ...]
+    eps: float | None = None
+    elementwise_affine: bool = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, *normalized_shape) -> the same shape."""
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)

@@ -1,0 +1,44 @@
+"""Parameter, the Tensor that a module trains, and how nn makes and replaces tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import Tensor, raw
+
+
+class Parameter(Tensor):
+    """A Tensor that a Module registers when assigned to an attribute; shares data's memory."""
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        array = raw(data)
+        super().__init__(array if hasattr(array, "dtype") else np.asarray(array, np.float32))
+        self.requires_grad_(requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+def new_tensor(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Tensor:
+    """Zeros (float32 unless said otherwise), made on the CPU and moved."""
+    made = Tensor(np.zeros(shape, dtype or np.float32))
+    return made if device is None else made.to(device)
+
+
+def new_parameter(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Parameter:
+    """A parameter, to be filled by nn.init."""
+    return Parameter(new_tensor(shape, device, dtype))
+
+
+def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of like's dtype on its device."""
+    return Tensor(backend.of(like.array).zeros(shape, like.dtype))
+
+
+def assign(tensor: Tensor, value: Tensor) -> None:
+    """Give a tensor another value, of any shape, dtype and device; it stays the same object."""
+    if tensor.array is not value.array:
+        tensor.array, tensor.cell = value.array, None

@@ -1,0 +1,78 @@
+"""Clipping gradients, and all parameters as one vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from minidl.autograd import Tensor, no_grad
+from minidl.errors import GraphError, require
+from minidl.nn.parameter import new_tensor
+from minidl.ops.join import cat, stack
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    listed = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [p.grad for p in listed if p.grad is not None]
+
+
+def _norm(x: Tensor, order: float) -> Tensor:
+    """The order-norm of all elements, 0-d."""
+    if order == math.inf:
+        return x.abs().max()
+    if order == 2:
+        return (x * x).sum().sqrt()
+    return (x.abs() ** order).sum() ** (1 / order)
+
+
+@no_grad()
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
+    """Scale all gradients by max_norm / (norm + 1e-6) where that is below 1; returns the norm.
+
+    The norm is that of all gradients as one vector, before scaling. error_if_nonfinite reads it
+    on the host and raises GraphError where it is infinite or NaN.
+    """
+    grads = _gradients(parameters)
+    if not grads:
+        return new_tensor(())
+    order = float(norm_type)
+    norm = _norm(stack([_norm(g, order) for g in grads], 0), order)
+    if error_if_nonfinite:
+        rule = "the norm of the gradients is not finite, so they cannot be clipped"
+        require(
+            math.isfinite(norm.item()), "clip_grad_norm_", rule, error=GraphError, norm=norm.item()
+        )
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(factor)
+    return norm
+
+
+@no_grad()
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Clamp every gradient element to ±clip_value."""
+    for g in _gradients(parameters):
+        g.clamp_(-clip_value, clip_value)
+
+
+def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
+    """All parameters, one after the other, as one vector (differentiable)."""
+    return cat([p.reshape(-1) for p in parameters], 0)
+
+
+def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
+    """Write the pieces of a vector into the parameters."""
+    listed = list(parameters)
+    total = sum(p.numel() for p in listed)
+    fits = vec.shape == (total,)
+    require(fits, "vector_to_parameters", f"vec must have {total} elements", vec=vec)
+    start = 0
+    with no_grad():
+        for p in listed:
+            p.copy_(vec[start : start + p.numel()].reshape(p.shape))
+            start += p.numel()

@@ -1,0 +1,132 @@
+"""Weights computed from other tensors before each forward: weight_norm, spectral_norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from minidl import functional as F
+from minidl.autograd import Tensor, no_grad
+from minidl.errors import require
+from minidl.nn import init
+from minidl.nn.module import Module
+from minidl.nn.parameter import Parameter, new_tensor
+
+
+class Computed:
+    """A forward pre-hook that sets `module.name` to `compute(module)`."""
+
+    def __init__(self, kind: str, name: str, compute: Callable[[Module], Tensor]) -> None:
+        self.kind, self.name, self.compute = kind, name, compute
+
+    def __call__(self, module: Module, inputs: Any) -> None:
+        setattr(module, self.name, self.compute(module))
+
+
+def find(module: Module, kind: str, name: str) -> int | None:
+    """The id of the hook that computes module.name in this way, if there is one."""
+    for key, (hook, _) in module._forward_pre_hooks.items():
+        if isinstance(hook, Computed) and (hook.kind, hook.name) == (kind, name):
+            return key
+    return None
+
+
+def take(module: Module, kind: str, name: str) -> Parameter:
+    """Take the parameter out of the module, so that a computed tensor can stand in its place."""
+    param = module._parameters.get(name)
+    rule = f"{type(module).__name__} has no parameter of that name (or it is computed already)"
+    require(param is not None, kind, rule, name=name)
+    del module._parameters[name]
+    return param
+
+
+def compute(module: Module, kind: str, name: str, function: Callable[[Module], Tensor]) -> None:
+    """Compute module.name now and before every forward."""
+    hook = Computed(kind, name, function)
+    module.register_forward_pre_hook(hook)
+    hook(module, ())
+
+
+def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> None:
+    """Make the present value a parameter again, and drop the hook and what it used."""
+    key = find(module, kind, name)
+    require(key is not None, kind, f"{type(module).__name__}.{name} is not computed so", name=name)
+    del module._forward_pre_hooks[key]
+    value = getattr(module, name)
+    for suffix in extra:
+        delattr(module, name + suffix)
+    delattr(module, name)
+    module.register_parameter(name, Parameter(value.detach().clone()))
+
+
+def _norm_but(v: Tensor, dim: int | None) -> Tensor:
+    """Norms over all axes but dim, kept as axes of 1 (over all of them, 0-d, without dim)."""
+    if dim is None:
+        return (v * v).sum().sqrt()
+    return (v * v).sum([i for i in range(v.ndim) if i != dim % v.ndim], keepdim=True).sqrt()
+
+
+def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
+    """Train name_g · name_v / ‖name_v‖ in place of a weight (arXiv 1602.07868).
+
+    Norms are taken of each slice along dim, or of the whole with dim=None.
+    """
+    weight = take(module, "weight_norm", name).detach()
+    module.register_parameter(name + "_g", Parameter(_norm_but(weight, dim)))
+    module.register_parameter(name + "_v", Parameter(weight))
+
+    def function(m: Module) -> Tensor:
+        v = getattr(m, name + "_v")
+        return v * (getattr(m, name + "_g") / _norm_but(v, dim))
+
+    compute(module, "weight_norm", name, function)
+    return module
+
+
+def remove_weight_norm(module: Module, name: str = "weight") -> Module:
+    """Make the weight a plain parameter again."""
+    settle(module, "weight_norm", name, ("_g", "_v"))
+    return module
+
+
+def spectral_norm(
+    module: Module,
+    name: str = "weight",
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    dim: int | None = None,
+) -> Module:
+    """Divide a weight by its largest singular value, by power iteration (arXiv 1802.05957).
+
+    The iteration goes on at every forward in training; dim (1 for transposed convolutions, else
+    0) is the axis of outputs.
+    """
+    axis = dim if dim is not None else int(getattr(module, "_transposed", False))
+    weight = take(module, "spectral_norm", name)
+
+    def matrix(m: Module) -> Tensor:
+        return getattr(m, name + "_orig").transpose(0, axis).flatten(1)
+
+    module.register_parameter(name + "_orig", weight)
+    for suffix, size in zip(("_u", "_v"), matrix(module).shape, strict=True):
+        start = init.normal_(new_tensor((size,), weight.device, weight.dtype))
+        module.register_buffer(name + suffix, F.normalize(start, dim=0, eps=eps))
+
+    def function(m: Module) -> Tensor:
+        w, u, v = matrix(m), getattr(m, name + "_u"), getattr(m, name + "_v")
+        if m.training:
+            with no_grad():
+                for _ in range(n_power_iterations):
+                    v.copy_(F.normalize(w.t() @ u, dim=0, eps=eps))
+                    u.copy_(F.normalize(w @ v, dim=0, eps=eps))
+            u, v = u.clone(), v.clone()  # the graph keeps these; the buffers go on changing
+        return getattr(m, name + "_orig") / (u * (w @ v)).sum()
+
+    compute(module, "spectral_norm", name, function)
+    return module
+
+
+def remove_spectral_norm(module: Module, name: str = "weight") -> Module:
+    """Make the weight a plain parameter again."""
+    settle(module, "spectral_norm", name, ("_orig", "_u", "_v"))
+    return module

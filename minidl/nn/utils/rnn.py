@@ -1,0 +1,157 @@
+"""Sequences of different lengths: packing, padding, and running a recurrence over packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.ops.join import cat
+
+
+class PackedSequence(NamedTuple):
+    """Time steps one after the other, each with the sequences still running, longest first."""
+
+    data: Tensor  # (sum of lengths, …)
+    batch_sizes: Tensor  # (T,) int64: how many sequences have a step t
+    sorted_indices: Tensor | None = None  # which sequence stands at each place
+    unsorted_indices: Tensor | None = None
+
+
+def _rows(batch_sizes: np.ndarray, batch: int) -> np.ndarray:
+    """For each packed row, its row in the (T · batch) flattened padded batch."""
+    return np.concatenate([t * batch + np.arange(n) for t, n in enumerate(batch_sizes)])
+
+
+def pack_padded_sequence(
+    input: Tensor,
+    lengths: Tensor | Sequence[int],
+    batch_first: bool = False,
+    enforce_sorted: bool = True,
+) -> PackedSequence:
+    """Drop the padding of a batch (T, B, …), or (B, T, …) with batch_first.
+
+    enforce_sorted=False sorts the sequences by length, longest first, and remembers the order.
+    """
+    padded = input.transpose(0, 1) if batch_first else input
+    n = np.asarray(lengths.tolist() if isinstance(lengths, Tensor) else lengths, np.int64)
+    steps, batch = padded.shape[:2]
+    fits = n.shape == (batch,) and bool((n > 0).all()) and n.max(initial=0) <= steps
+    rule = f"lengths must be {batch} numbers between 1 and {steps}"
+    require(fits, "pack_padded_sequence", rule, lengths=n.tolist())
+    order = back = None
+    if not enforce_sorted:
+        places = np.argsort(-n, kind="stable")
+        order, back = Tensor(places), Tensor(np.argsort(places))
+        padded, n = padded[:, order], n[places]
+    falling = bool((np.diff(n) <= 0).all())
+    rule = "lengths must fall unless enforce_sorted=False"
+    require(falling, "pack_padded_sequence", rule, lengths=n.tolist())
+    sizes = (n[None] > np.arange(n[0])[:, None]).sum(1)
+    data = padded.reshape(steps * batch, *padded.shape[2:])[Tensor(_rows(sizes, batch))]
+    return PackedSequence(data, Tensor(sizes), order, back)
+
+
+def pad_packed_sequence(
+    sequence: PackedSequence,
+    batch_first: bool = False,
+    padding_value: float = 0.0,
+    total_length: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The padded batch (T, B, …) in its first order, and the lengths (B,)."""
+    data, batch_sizes, _, back = sequence
+    sizes = np.asarray(batch_sizes.tolist())
+    steps, batch = total_length or len(sizes), int(sizes[0])
+    rule = f"total_length must be at least {len(sizes)}"
+    require(steps >= len(sizes), "pad_packed_sequence", rule, total_length=total_length)
+    places = np.full(steps * batch, len(data))  # the row after the last holds the padding
+    places[_rows(sizes, batch)] = np.arange(len(data))
+    blank = Tensor(np.full((1, *data.shape[1:]), padding_value, data.dtype)).to(data.device)
+    padded = cat([data, blank], 0)[Tensor(places)].reshape(steps, batch, *data.shape[1:])
+    lengths = Tensor((sizes[None] > np.arange(batch)[:, None]).sum(1))
+    if back is not None:
+        padded, lengths = padded[:, back], lengths[back]
+    return (padded.transpose(0, 1) if batch_first else padded), lengths
+
+
+def pad_sequence(
+    sequences: Sequence[Tensor],
+    batch_first: bool = False,
+    padding_value: float = 0.0,
+    padding_side: str = "right",
+) -> Tensor:
+    """Put sequences (length, …) into one batch (T, B, …), filling up to the longest."""
+    sides = ("left", "right")
+    known = padding_side in sides
+    require(known, "pad_sequence", f"padding_side must be in {sides}", padding_side=padding_side)
+    longest = max(len(s) for s in sequences)
+    columns = []
+    for s in sequences:
+        shape = (longest - len(s), *s.shape[1:])
+        blank = Tensor(np.full(shape, padding_value, s.dtype)).to(s.device)
+        parts = [s, blank] if padding_side == "right" else [blank, s]
+        columns.append(cat(parts, 0).unsqueeze(0 if batch_first else 1))
+    return cat(columns, 0 if batch_first else 1)
+
+
+def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:
+    """Pack sequences (length, …) of different lengths."""
+    lengths = [len(s) for s in sequences]
+    return pack_padded_sequence(pad_sequence(sequences), lengths, False, enforce_sorted)
+
+
+def unpad_sequence(
+    padded_sequences: Tensor, lengths: Tensor, batch_first: bool = False
+) -> list[Tensor]:
+    """The sequences of a padded batch, each of its own length."""
+    rows = padded_sequences if batch_first else padded_sequences.transpose(0, 1)
+    return [row[:n] for row, n in zip(rows, lengths.tolist())]
+
+
+def run_packed(
+    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]],
+    data: Tensor,
+    states: tuple[Tensor, ...],
+    sizes: list[int],
+    backwards: bool,
+) -> tuple[Any, ...]:
+    """Run step over each stretch of time in which the same sequences run.
+
+    data (total, I); states (B, width) each -> outputs (total, O), *last states (B, width).
+    step takes (steps, b, I) and states of b rows and gives outputs and last states.
+    """
+    stretches = _stretches(sizes)
+    outputs: list[Tensor] = []
+    done: list[tuple[Tensor, ...]] = []
+    rows = stretches[-1][1] if backwards else sizes[0]
+    now = tuple(s[:rows] for s in states)
+    for start, b, steps in reversed(stretches) if backwards else stretches:
+        if b > rows:  # backwards: sequences that end here begin
+            now = tuple(cat([n, s[rows:b]], 0) for n, s in zip(now, states))
+        elif b < rows:  # forwards: the shortest have ended
+            done.append(tuple(n[b:] for n in now))
+            now = tuple(n[:b] for n in now)
+        part = data[start : start + b * steps].reshape(steps, b, data.shape[-1])
+        y, *ends = step(part, now)
+        outputs.append(y.reshape(steps * b, y.shape[-1]))
+        now, rows = tuple(ends), b
+    last = zip(now, *reversed(done))
+    outputs = outputs[::-1] if backwards else outputs
+    return cat(outputs, 0), *(cat(list(parts), 0) for parts in last)
+
+
+def _stretches(sizes: list[int]) -> list[tuple[int, int, int]]:
+    """(first packed row, sequences, steps) of each run of equal batch sizes."""
+    found: list[tuple[int, int, int]] = []
+    row = 0
+    for b in sizes:
+        if found and found[-1][1] == b:
+            start, _, steps = found[-1]
+            found[-1] = (start, b, steps + 1)
+        else:
+            found.append((row, b, 1))
+        row += b
+    return found

@@ -1,0 +1,141 @@
+"""Make nn_names.json and nn_recurrent.npz: PyTorch's reprs, parameter names and small outputs.
+
+Run once with PyTorch 2.13 installed: `python tests/golden/make_nn_names.py`. The tests read only
+the files, never PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+HERE = Path(__file__).parent
+
+REPRS = """
+ReLU() | ReLU(inplace=True) | LeakyReLU(0.2) | ELU() | SELU() | GELU() | GELU("tanh") | SiLU()
+Mish() | Hardswish() | Hardtanh() | Hardtanh(-2.0, 2.0) | ReLU6() | Softplus() | LogSigmoid()
+Softmax(dim=1) | LogSoftmax(dim=-1) | GLU() | PReLU() | PReLU(4) | Sigmoid() | Tanh() | CELU()
+Hardsigmoid() | Softsign() | Softshrink() | Hardshrink(0.3) | Tanhshrink() | Threshold(0.1, 20.0)
+Softmin(dim=1) | CrossEntropyLoss(label_smoothing=0.1) | NLLLoss() | BCELoss()
+BCEWithLogitsLoss() | MSELoss() | L1Loss(reduction="sum") | SmoothL1Loss() | HuberLoss()
+KLDivLoss(reduction="batchmean") | GaussianNLLLoss() | CosineEmbeddingLoss()
+TripletMarginLoss() | MarginRankingLoss() | CTCLoss() | PoissonNLLLoss()
+MaxPool1d(2) | MaxPool2d(2) | MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+MaxPool2d((2, 3), (1, 2)) | AvgPool1d(2) | AvgPool2d(2) | AvgPool2d(3, 2, 1)
+AdaptiveAvgPool1d(4) | AdaptiveAvgPool2d(1) | AdaptiveAvgPool2d((2, None))
+AdaptiveMaxPool1d(4) | AdaptiveMaxPool2d((3, 2)) | MaxUnpool2d(2)
+ZeroPad1d(1) | ZeroPad2d(1) | ConstantPad1d(2, 3.5) | ConstantPad2d((1, 2, 3, 4), 0.5)
+ReflectionPad1d(2) | ReflectionPad2d((1, 1, 2, 0)) | ReplicationPad1d(1) | ReplicationPad2d(1)
+CircularPad1d(1) | CircularPad2d(1) | Upsample(scale_factor=2) | Upsample(size=(8, 8), mode="bilinear")
+PixelShuffle(2) | PixelUnshuffle(2) | Unfold(3, padding=1) | Fold((4, 4), 2) | CosineSimilarity()
+PairwiseDistance() | LocalResponseNorm(2) | Dropout() | Dropout(0.2, inplace=True) | Dropout1d()
+Dropout2d(0.3) | Flatten() | Flatten(0) | Unflatten(1, (2, 3)) | Identity()
+Embedding(10, 3) | Embedding(10, 3, padding_idx=0) | EmbeddingBag(10, 3) | Linear(3, 4)
+Linear(3, 4, bias=False) | LazyLinear(4) | Bilinear(2, 3, 4) | Conv1d(2, 4, 3) | Conv2d(3, 8, 3, padding=1)
+Conv2d(4, 8, (3, 5), stride=2, dilation=2, groups=2, bias=False)
+Conv2d(3, 8, 3, padding="same", padding_mode="reflect") | Conv3d(1, 2, 3)
+ConvTranspose1d(2, 4, 3) | ConvTranspose2d(3, 8, 4, stride=2, padding=1, output_padding=1)
+BatchNorm1d(4) | BatchNorm2d(4, eps=1e-3, momentum=None) | BatchNorm2d(4, affine=False)
+BatchNorm2d(4, track_running_stats=False) | LayerNorm(8) | LayerNorm((3, 4), bias=False)
+LayerNorm(4, elementwise_affine=False) | GroupNorm(2, 4) | GroupNorm(2, 4, affine=False)
+InstanceNorm1d(4) | InstanceNorm2d(4, affine=True, track_running_stats=True) | RMSNorm(8)
+RNN(3, 5) | RNN(3, 5, nonlinearity="relu", bias=False) | GRU(3, 5, num_layers=2, dropout=0.5)
+LSTM(3, 5, batch_first=True, bidirectional=True) | LSTM(3, 5, 2, proj_size=2, bidirectional=True)
+RNNCell(3, 5) | RNNCell(3, 5, nonlinearity="relu") | LSTMCell(3, 5, bias=False) | GRUCell(3, 5)
+MultiheadAttention(8, 2) | MultiheadAttention(8, 2, bias=False, kdim=4, vdim=6)
+MultiheadAttention(8, 2, add_bias_kv=True)
+TransformerEncoderLayer(8, 2, 16) | TransformerEncoderLayer(8, 2, 16, activation="gelu", norm_first=True)
+TransformerDecoderLayer(8, 2, 16, bias=False)
+TransformerEncoder(TransformerEncoderLayer(8, 2, 16), 2, norm=LayerNorm(8))
+TransformerDecoder(TransformerDecoderLayer(8, 2, 16), 2)
+Sequential(Linear(2, 3), ReLU(), Sequential(Dropout(0.1), Linear(3, 1)))
+Sequential() | ModuleList([Linear(2, 2), Linear(2, 2), ReLU()]) | ModuleList()
+ModuleDict({"a": Linear(1, 2), "b": Flatten()})
+""".replace("\n", "|")
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    """The names and shapes of a module's state (empty where a lazy one has none yet)."""
+    lazy = torch.nn.parameter.is_lazy
+    return {k: list(v.shape) for k, v in module.state_dict().items() if not lazy(v)}
+
+
+def describe() -> dict[str, dict]:
+    """What nn_names.json holds: expression -> repr and state."""
+    table = {}
+    for text in filter(None, (part.strip() for part in REPRS.split("|"))):
+        module = eval(text, vars(nn))  # noqa: S307 (the expressions above)
+        table[text] = {"repr": repr(module), "state": shapes(module)}
+    return table
+
+
+RECURRENT = {
+    "lstm": "LSTM(3, 4)",
+    "lstm_stack": "LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)",
+    "lstm_proj": "LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2)",
+    "gru_stack": "GRU(3, 4, num_layers=2, bidirectional=True, bias=False)",
+    "rnn_relu": "RNN(3, 4, nonlinearity='relu', bidirectional=True)",
+    "rnn_tanh": "RNN(3, 4, num_layers=2)",
+}
+
+
+def run_recurrent(out: dict[str, np.ndarray]) -> None:
+    """Outputs and gradients of recurrent layers on a padded and on a packed batch."""
+    lengths = torch.tensor([2, 5, 5, 3])
+    for name, text in RECURRENT.items():
+        layer = eval(text, vars(nn)).double()  # noqa: S307
+        x = torch.randn(5, 4, 3, dtype=torch.float64)
+        x = (x.transpose(0, 1) if layer.batch_first else x).contiguous().requires_grad_()
+        y, state = layer(x)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, layer.batch_first, False)
+        py, pstate = layer(packed)
+        py, _ = nn.utils.rnn.pad_packed_sequence(py, layer.batch_first)
+        first = lambda s: s[0] if isinstance(s, tuple) else s  # noqa: E731
+        (y.sin().sum() + first(state).cos().sum() + py.cos().sum()).backward()
+        save = {"x": x, "y": y, "h": first(state), "py": py, "ph": first(pstate), "gx": x.grad}
+        save |= {f"p.{k}": v for k, v in layer.named_parameters()}
+        save |= {f"g.{k}": v.grad for k, v in layer.named_parameters()}
+        out |= {f"{name}/{k}": v.detach().numpy() for k, v in save.items()}
+
+
+def run_attention(out: dict[str, np.ndarray]) -> None:
+    """Outputs of attention and of encoder and decoder layers, with masks."""
+
+    def keep(name: str, module: nn.Module, **arrays: torch.Tensor) -> None:
+        arrays |= {f"p.{k}": v for k, v in module.state_dict().items()}
+        out.update({f"{name}/{k}": v.detach().numpy() for k, v in arrays.items()})
+
+    q, k = torch.randn(3, 2, 8).double(), torch.randn(5, 2, 4).double()
+    v = torch.randn(5, 2, 6).double()
+    pad = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    mask = torch.triu(torch.ones(3, 5), 2).bool()
+    m = nn.MultiheadAttention(8, 2, kdim=4, vdim=6, add_bias_kv=True).double()
+    y, w = m(q, k, v, key_padding_mask=pad, attn_mask=mask)
+    keep("mha", m, q=q, k=k, v=v, pad=pad, mask=mask, y=y, w=w)
+    x, memory = torch.randn(2, 5, 8).double(), torch.randn(2, 4, 8).double()
+    causal = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
+    for name, first in (("post", False), ("pre", True)):
+        arg = {"dropout": 0.0, "batch_first": True, "norm_first": first, "activation": "gelu"}
+        encoder = nn.TransformerEncoderLayer(8, 2, 16, **arg).double()
+        decoder = nn.TransformerDecoderLayer(8, 2, 16, **arg).double()
+        y = encoder(x, src_mask=causal, src_key_padding_mask=pad.double() * -1e9)
+        keep(f"encoder_{name}", encoder, x=x, causal=causal, pad=pad, y=y)
+        y = decoder(x, memory, tgt_mask=causal)
+        keep(f"decoder_{name}", decoder, x=x, memory=memory, causal=causal, y=y)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    (HERE / "nn_names.json").write_text(json.dumps(describe(), indent=1) + "\n")
+    out: dict[str, np.ndarray] = {}
+    run_recurrent(out)
+    run_attention(out)
+    np.savez_compressed(HERE / "nn_recurrent.npz", **out)
+
+
+if __name__ == "__main__":
+    main()
