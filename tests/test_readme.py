@@ -1,0 +1,25 @@
+"""The Python of README.md and CONTRIBUTING.md runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name in ("README.md", "CONTRIBUTING.md")
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_code_runs(block, tmp_path, monkeypatch, capsys):
+    """Each block runs in a namespace and a folder of its own; lines `# prints X` are checked."""
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {"__name__": "__readme__"})
+    printed = capsys.readouterr().out
+    for wanted in re.findall(r"# prints (.*)$", block, re.MULTILINE):
+        assert wanted in printed
