@@ -1,0 +1,137 @@
+"""Scaled dot-product attention (arXiv 1706.03762), with PyTorch's masks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import Tensor, op, raw
+from minidl.errors import DTypeError, require
+from minidl.ops import pointwise as pw
+from minidl.ops.dropout import dropout
+from minidl.ops.linalg import matmul
+from minidl.ops.reduce import amax, sum_axes
+from minidl.ops.shape import broadcast_shapes, broadcast_to, reshape, transpose, unsqueeze
+
+_NAME = "scaled_dot_product_attention"
+
+
+def scaled_dot_product_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(scale query keyᵀ + mask) value; scale is 1/√D unless given.
+
+    query (..., H, T, D), key (..., H, S, D), value (..., H, S, E) -> (..., H, T, E); leading axes
+    broadcast. attn_mask broadcasts to (..., H, T, S): bool (True: take part) or of query's dtype
+    (added to the scores). is_causal lets row t see keys 0..t. enable_gqa lets H / G query heads
+    share each of key's and value's G heads. dropout_p drops attention weights, always (as PyTorch).
+    A row that sees no key gives zeros. Without dropout and without a mask that requires grad no
+    (T, S) array is made.
+    """
+    q, k, v = _inputs(query, key, value, enable_gqa)
+    _check_mask(attn_mask, is_causal, (*q.shape[:-1], k.shape[-2]), q)
+    require(0 <= dropout_p <= 1, _NAME, "dropout_p must be in [0, 1]", dropout_p=dropout_p)
+    factor = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
+    learnt = isinstance(attn_mask, Tensor) and attn_mask.requires_grad
+    if dropout_p > 0 or learnt:
+        return attention_by_elementary_ops(
+            q, k, v, attn_mask, causal=is_causal, scale=factor, dropout_p=dropout_p
+        )
+    return attention(q, k, v, attn_mask, causal=is_causal, scale=factor)
+
+
+def attention_by_elementary_ops(
+    q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float, dropout_p: float = 0.0
+) -> Any:
+    """Attention through the whole array of weights (..., H, T, S)."""
+    k, v = _shared_heads(k, q), _shared_heads(v, q)
+    scores = pw.mul(matmul(q, transpose(k, -2, -1)), scale)
+    rows, columns = scores.shape[-2:]
+    if not columns:
+        return matmul(scores, v)
+    if mask is not None and mask.dtype == np.bool_:
+        scores = pw.where(mask, scores, -math.inf)
+    elif mask is not None:
+        scores = pw.add(scores, mask)
+    if causal:
+        scores = pw.where(np.tri(rows, columns, dtype=np.bool_), scores, -math.inf)
+    # The shift is a constant: the result does not depend on it. Rows of -inf stay whole.
+    top = amax(raw(scores), -1, True)
+    top = pw.where(pw.eq(top, -math.inf), 0.0, top)
+    weights = pw.exp(pw.sub(scores, top))
+    total = sum_axes(weights, axes=(weights.ndim - 1,), keepdim=True)
+    weights = pw.div(weights, pw.where(pw.eq(raw(total), 0.0), 1.0, total))
+    return matmul(dropout(weights, dropout_p) if dropout_p else weights, v)
+
+
+@op(definition=attention_by_elementary_ops)
+def attention(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float) -> Any:
+    """Attention by blocks of scores that are made again in backward.
+
+    Shapes as for scaled_dot_product_attention, with equal leading axes but for fewer heads of k and
+    v. Saves its inputs, y and one float a row. The mask gets no gradient.
+    """
+    be = backend.of(q)
+    y, lse = be.attention(q, k, v, mask, causal, scale)
+
+    def vjp(g: Any, need: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any) -> Any:
+        return *be.attention_grad(g, q, k, v, mask, y, lse, causal, scale), None
+
+    return y, (q, k, v, mask, y, lse), vjp
+
+
+def _shared_heads(x: Any, q: Any) -> Any:
+    """x (..., G, S, D) with every head repeated for the heads of q that share it."""
+    if x.ndim < 3 or x.shape[-3] == q.shape[-3]:
+        return x
+    *lead, heads, s, d = x.shape
+    times = q.shape[-3] // heads
+    return reshape(broadcast_to(unsqueeze(x, -3), (*lead, heads, times, s, d)), *lead, -1, s, d)
+
+
+def _inputs(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
+    """query, key, value with equal leading axes (but for the heads, with gqa), once checked."""
+    got = {"query": q, "key": k, "value": v}
+    require(min(q.ndim, k.ndim, v.ndim) >= 2 + gqa, _NAME,
+            f"query, key and value need at least {2 + gqa} axes", **got)  # fmt: skip
+    require(q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2], _NAME,
+            "query and key must agree in the last axis, key and value in the one before",
+            **got)  # fmt: skip
+    require(q.dtype == k.dtype == v.dtype and q.dtype in ("float32", "float64"), _NAME,
+            "query, key and value must all be float32 or all float64",
+            error=DTypeError, **got)  # fmt: skip
+    cut = 3 if gqa else 2
+    if gqa:
+        heads = k.shape[-3]
+        fit = v.shape[-3] == heads > 0 and q.shape[-3] % heads == 0
+        rule = "key and value must have as many heads, a divisor of query's"
+        require(fit, _NAME, rule, **got)
+    lead = broadcast_shapes(*(tuple(x.shape[:-cut]) for x in (q, k, v)), name=_NAME)
+    made = (
+        x if x.shape[:-cut] == lead else broadcast_to(x, (*lead, *x.shape[-cut:]))
+        for x in (q, k, v)
+    )
+    return tuple(made)  # type: ignore[return-value]
+
+
+def _check_mask(mask: Any, causal: bool, shape: tuple[int, ...], q: Any) -> None:
+    if mask is None:
+        return
+    require(not causal, _NAME, "give attn_mask or is_causal, not both", attn_mask=mask)
+    require(mask.dtype == np.bool_ or mask.dtype == q.dtype, _NAME,
+            "attn_mask must be bool or of query's dtype", error=DTypeError,
+            attn_mask=mask, query=q)  # fmt: skip
+    given = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
+    fits = len(given) == len(shape) and all(a in (1, b) for a, b in zip(given, shape, strict=True))
+    require(fits, _NAME, f"attn_mask must broadcast to {shape}", attn_mask=mask)
