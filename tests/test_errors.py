@@ -1,4 +1,4 @@
-"""Mistakes are refused, as PyTorch refuses them, with an error that names the op and what it got."""
+"""Mistakes are refused, as in PyTorch, with an error that names the op and what it got."""
 
 import numpy as np
 import pytest
