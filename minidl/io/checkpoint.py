@@ -24,8 +24,8 @@ from minidl.io.safetensors import read_safetensors, save_safetensors
 FORMAT = 1
 
 
-def save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Write `obj` to `path`, atomically; the same state gives the same bytes.
+def save(obj: Any, f: str | os.PathLike[str]) -> None:
+    """Write `obj` to the file named `f`, atomically; the same state gives the same bytes.
 
     `obj` is built of dicts (keys: strings, numbers, booleans, None), lists, tuples, arrays,
     Tensors, Python and NumPy numbers, strings and None. Raises CheckpointError for anything else
@@ -34,26 +34,26 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     arrays: dict[str, Any] = {}
     root = _encode(obj, "", arrays)
     text = json.dumps({"format": FORMAT, "root": root}, separators=(",", ":"), allow_nan=False)
-    save_safetensors(arrays, path, {"minidl": text})
+    save_safetensors(arrays, f, {"minidl": text})
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(f: str | os.PathLike[str]) -> Any:
     """Read what `save` wrote: the same nesting and types, arrays as NumPy, Tensors on the CPU.
 
     Raises CheckpointError naming the file: missing, cut short, not written by `save`, newer format.
     """
-    arrays, metadata = read_safetensors(path)
+    arrays, metadata = read_safetensors(f)
     ours = "minidl" in metadata
     fix = "read it with load_safetensors"
-    require(ours, "load", f"{path} was not written by save", error=CheckpointError, fix=fix)
+    require(ours, "load", f"{f} was not written by save", error=CheckpointError, fix=fix)
     try:
         header = json.loads(metadata["minidl"])
         version = header["format"]
-        rule = f"{path} has another format than {FORMAT}, the one this version reads"
+        rule = f"{f} has another format than {FORMAT}, the one this version reads"
         require(version == FORMAT, "load", rule, error=CheckpointError, format=version)
         return _decode(header["root"], arrays)
     except (ValueError, KeyError, TypeError) as error:
-        rule = f"load: the structure stored in {path} is damaged: {error}"
+        rule = f"load: the structure stored in {f} is damaged: {error}"
         raise CheckpointError(rule) from error
 
 

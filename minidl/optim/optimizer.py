@@ -114,12 +114,14 @@ class Optimizer:
     def _apply(
         self, kernel: Any, params: list[Any], slots: Iterable[str], **scalars: float
     ) -> None:
-        """Launch `kernel` once over the rows (p, gradient, state arrays...) of `params`."""
-        state = self.state
-        kernel.apply_(
-            [(p.array, p.grad.array, *(state[p][slot] for slot in slots)) for p in params],
-            **scalars,
-        )
+        """Launch `kernel` on the rows (p, gradient, state arrays...) of `params`, once a dtype."""
+        tables: dict[Any, list[tuple]] = {}
+        for p in params:
+            state = self.state[p]
+            row = (p.array, p.grad.array, *(state[slot] for slot in slots))
+            tables.setdefault(p.dtype, []).append(row)
+        for rows in tables.values():
+            kernel.apply_(rows, **{name: float(value) for name, value in scalars.items()})
         for p in params:
             p.bump()
 
