@@ -118,7 +118,6 @@ class ConvTranspose2d(_Conv, show=_SHOW):
 
 
 Conv1d = variant("Conv1d", Conv2d, _axes=1, _function=staticmethod(F.conv1d))
-Conv3d = variant("Conv3d", Conv2d, _axes=3, _function=staticmethod(F.conv3d))
 ConvTranspose1d = variant(
     "ConvTranspose1d", ConvTranspose2d, _axes=1, _function=staticmethod(F.conv_transpose1d)
 )

@@ -11,6 +11,8 @@ from minidl.nn.module import Module
 
 M = TypeVar("M", bound=Module)
 Size = int | tuple[int, ...]
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_KEYWORD, _NONE = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 Switch = Any  # a bool in the constructor; afterwards the parameter that it switches on, or None
 
 
@@ -27,6 +29,7 @@ class Fields(Module):
     _function: Callable[..., Any]
     _fields: tuple[str, ...] = ()
     _where: tuple[str, ...] = ()
+    _keyword_only: tuple[str, ...] = ()
     _signature = inspect.Signature()
     _show: str | None = None
 
@@ -39,30 +42,18 @@ class Fields(Module):
             cls._function = staticmethod(of)
             cls.__doc__ = _doc(of)
         cls._show = show
-        kind, none = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
         fields = {name: cls._signature.parameters[name] for name in cls._fields}
         for name, hint in inspect.get_annotations(cls).items():
-            default = cls.__dict__.get(name, none)
-            if default is not none:  # left on the class it would hide a buffer of that name
+            default = cls.__dict__.get(name, _NONE)
+            if default is not _NONE:  # left on the class it would hide a buffer of that name
                 delattr(cls, name)
+            kind = _KEYWORD if name in cls._keyword_only else _POSITIONAL
             fields[name] = inspect.Parameter(name, kind, default=default, annotation=hint)
-        where = [inspect.Parameter(name, kind, default=None) for name in cls._where]
+        where = [inspect.Parameter(name, _POSITIONAL, default=None) for name in cls._where]
         cls._fields = tuple(fields)
-        cls._signature = inspect.Signature([*fields.values(), *where])
-        cls.__signature__ = cls._signature  # type: ignore[attr-defined]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = dict(bound.arguments)
-        where = [values.pop(name) for name in self._where]
-        for name, value in values.items():
-            if name.endswith("weight") or isinstance(value, Tensor):
-                self._register("_buffers", name, value, Tensor)
-            else:
-                setattr(self, name, value)
-        self._build(*where)
+        ordered = sorted([*fields.values(), *where], key=lambda field: field.kind)
+        cls._signature = inspect.Signature(ordered)
+        cls.__init__ = _constructor(cls._signature, cls._where)  # type: ignore[method-assign]
 
     def _build(self, *where: Any) -> None:
         """Check the fields, and make what depends on them."""
@@ -92,6 +83,29 @@ class Layer(Fields):
     """Fields with parameters, which `_build(device, dtype)` makes; the constructor takes both."""
 
     _where = ("device", "dtype")
+
+
+def _constructor(signature: inspect.Signature, where: tuple[str, ...]) -> Callable[..., None]:
+    """The `__init__` of a class with these fields."""
+
+    def __init__(self: Fields, *args: Any, **kwargs: Any) -> None:
+        Module.__init__(self)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = dict(bound.arguments)
+        place = [values.pop(name) for name in where]
+        for name, value in values.items():
+            if name.endswith("weight") or isinstance(value, Tensor):
+                self._register("_buffers", name, value, Tensor)
+            else:
+                setattr(self, name, value)
+        self._build(*place)
+
+    me = inspect.Parameter("self", _POSITIONAL)
+    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[me, *signature.parameters.values()]
+    )
+    return __init__
 
 
 def variant(

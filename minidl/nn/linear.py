@@ -87,12 +87,8 @@ class Bilinear(
         return F.bilinear(a, b, self.weight, self.bias)
 
 
-class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):
-    """Rows of a table, N(0, 1), by index; the row padding_idx starts at zero, gets no gradient."""
-
-    num_embeddings: int
-    embedding_dim: int
-    padding_idx: int | None = None
+class _Table(Layer):
+    """Rows drawn from N(0, 1); the row padding_idx starts at zero and gets no gradient."""
 
     def _build(self, *where: Any) -> None:
         n, i = self.num_embeddings, self.padding_idx
@@ -117,16 +113,27 @@ class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):
         table.weight = Parameter(embeddings.detach(), requires_grad=not freeze)
         return table
 
+
+class Embedding(_Table, show="{num_embeddings}, {embedding_dim}…"):
+    """Rows of a table by index."""
+
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None = None
+
     def forward(self, x: Tensor) -> Tensor:
         """x (…) integers -> (…, embedding_dim)."""
         return F.embedding(x, self.weight, self.padding_idx)
 
 
-class EmbeddingBag(Embedding, show="{num_embeddings}, {embedding_dim}, mode={mode!r}"):
+class EmbeddingBag(_Table, show="{num_embeddings}, {embedding_dim}, mode={mode!r}"):
     """The mean, sum or max of the rows of each bag of indices."""
 
+    num_embeddings: int
+    embedding_dim: int
     mode: str = "mean"
     include_last_offset: bool = False
+    padding_idx: int | None = None
 
     def forward(
         self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None

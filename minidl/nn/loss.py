@@ -55,6 +55,7 @@ class KLDivLoss(Fields, of=F.kl_div, show=""):
 
 
 class GaussianNLLLoss(Fields, of=F.gaussian_nll_loss, show=""):
+    _keyword_only = ("full", "eps", "reduction")
     full: bool = False
     eps: float = 1e-6
     reduction: str = "mean"
@@ -83,9 +84,3 @@ class TripletMarginLoss(Fields, of=F.triplet_margin_loss, show=""):
     eps: float = 1e-6
     swap: bool = False
     reduction: str = "mean"
-
-
-class CTCLoss(Fields, of=F.ctc_loss, show=""):
-    blank: int = 0
-    reduction: str = "mean"
-    zero_infinity: bool = False

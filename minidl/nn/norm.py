@@ -38,6 +38,7 @@ class _Norm(Layer):
 class _ChannelNorm(_Norm):
     """Batch and instance norm: one scale, shift, running mean and variance a channel."""
 
+    _keyword_only = ("bias",)
     _optional_state = frozenset({"num_batches_tracked"})
     _dims: tuple[int, ...]
 
@@ -133,6 +134,7 @@ class GroupNorm(
 ):
     """Normalise each group of channels of each sample (arXiv 1803.08494)."""
 
+    _keyword_only = ("bias",)
     num_groups: int
     num_channels: int
     eps: float = 1e-5

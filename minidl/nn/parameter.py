@@ -13,8 +13,8 @@ from minidl.autograd import Tensor, raw
 class Parameter(Tensor):
     """A Tensor that a Module registers when assigned to an attribute; shares data's memory."""
 
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        array = raw(data)
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        array = raw(() if data is None else data)
         super().__init__(array if hasattr(array, "dtype") else np.asarray(array, np.float32))
         self.requires_grad_(requires_grad)
 

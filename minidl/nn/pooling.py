@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from minidl import functional as F
 from minidl.nn.fields import Fields, Size, variant
 
@@ -20,8 +18,7 @@ class _Pool(Fields):
 
     _axes = 0  # where not 0, sizes are kept as tuples of this length
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _build(self) -> None:
         if self.stride is None:
             self.stride = self.kernel_size
         for name in ("kernel_size", "stride", "padding") if self._axes else ():
@@ -36,13 +33,6 @@ class MaxPool2d(_Pool, of=F.max_pool2d, show=_MAX):
     dilation: Size = 1
     return_indices: bool = False
     ceil_mode: bool = False
-
-
-class MaxUnpool2d(_Pool, of=F.max_unpool2d, show=_AVG):
-    _axes = 2
-    kernel_size: Size
-    stride: Size | None = None
-    padding: Size = 0
 
 
 class AvgPool1d(_Pool, of=F.avg_pool1d, show=_AVG):
@@ -83,8 +73,7 @@ class Upsample(Fields, of=F.interpolate):
     mode: str = "nearest"
     align_corners: bool | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _build(self) -> None:
         if isinstance(self.scale_factor, int | float):
             self.scale_factor = float(self.scale_factor)
 

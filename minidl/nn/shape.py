@@ -60,7 +60,6 @@ class Dropout(Fields, show="p={p}, inplace={inplace}"):
         return self._function(x, self.p, self.training)
 
 
-Dropout1d = variant("Dropout1d", Dropout, of=F.dropout1d)
 Dropout2d = variant("Dropout2d", Dropout, of=F.dropout2d)
 
 

@@ -1,0 +1,63 @@
+"""Pieces that several image models share: norms by name, squeeze-excitation, stochastic depth."""
+
+from __future__ import annotations
+
+import minidl.functional as F
+from minidl import nn, random
+from minidl.autograd import Tensor
+from minidl.errors import require
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels at every pixel of (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> the same; free views where memory is channels-last."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def norm2d(kind: str, channels: int) -> nn.Module:
+    """batch, layer (over channels), group (of 8 channels or fewer), instance, or none."""
+    kinds = ("batch", "layer", "group", "instance", "none")
+    require(kind in kinds, "norm2d", f"kind must be one of {kinds}", kind=kind)
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "layer":
+        return LayerNorm2d(channels)
+    if kind == "group":
+        return nn.GroupNorm(max(n for n in range(1, 9) if channels % n == 0), channels)
+    return nn.InstanceNorm2d(channels, affine=True) if kind == "instance" else nn.Identity()
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from all channels' means (arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        inner = max(channels // reduction, 4)
+        self.fc1 = nn.Linear(channels, inner)
+        self.fc2 = nn.Linear(inner, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> the same shape."""
+        gate = F.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3))))))
+        return x * gate[:, :, None, None]
+
+
+class DropPath(nn.Module):
+    """Drop whole samples of a residual branch with probability p in training (arXiv 1603.09382)."""
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, …) -> the same shape, its kept samples scaled by 1/(1 - p)."""
+        if not self.training or self.p == 0:
+            return x
+        kept = random.default("dropout").bernoulli(1 - self.p, (len(x),)).astype(x.dtype)
+        gate = Tensor(kept / x.dtype.type(1 - self.p)).to(x.device)
+        return x * gate.reshape(-1, *(1,) * (x.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,38 @@
+"""A recurrent language model over characters (or any tokens), and sampling from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minidl import nn
+from minidl.autograd import Tensor
+from minidl.errors import require
+
+
+class CharRNN(nn.Module):
+    """Embedding, a stack of RNN, LSTM or GRU layers, dropout, a classifier over tokens."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        kind: str = "lstm",
+        hidden_size: int = 256,
+        num_layers: int = 2,
+        embedding_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kinds = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+        require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)
+        width = embedding_dim or hidden_size
+        self.embedding = nn.Embedding(vocab_size, width)
+        between = dropout if num_layers > 1 else 0.0
+        self.rnn = kinds[kind](width, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
+        y, state = self.rnn(self.embedding(x), state)
+        return self.head(self.dropout(y)), state

@@ -1,0 +1,51 @@
+"""ConvMixer: depthwise and 1x1 convolutions on patches (arXiv 2201.09792)."""
+
+from __future__ import annotations
+
+import minidl.functional as F
+from minidl import nn
+from minidl.autograd import Tensor
+
+
+class Mixer(nn.Module):
+    """A depthwise convolution within a residual, then a 1x1, each with GELU and batch norm."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(dim, dim, kernel_size, padding="same", groups=dim)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.pointwise = nn.Conv2d(dim, dim, 1)
+        self.norm2 = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, dim, H, W) -> the same shape."""
+        x = x + self.norm1(F.gelu(self.spatial(x)))
+        return self.norm2(F.gelu(self.pointwise(x)))
+
+
+class ConvMixer(nn.Module):
+    """Patches, `depth` mixers, global average pooling, a head; as it stands for 32x32 images."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        dim: int = 256,
+        depth: int = 8,
+        kernel_size: int = 5,
+        patch_size: int = 2,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.norm = nn.BatchNorm2d(dim)
+        self.blocks = nn.Sequential(*(Mixer(dim, kernel_size) for _ in range(depth)))
+        self.head = nn.Linear(dim, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (N, in_channels, H, W) -> what the head sees (N, dim)."""
+        return self.blocks(self.norm(F.gelu(self.stem(x)))).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in_channels, H, W) -> logits (N, num_classes)."""
+        return self.head(self.features(x))

@@ -1,0 +1,136 @@
+"""Small VGG-style networks for 32x32 images, with the variations that a course compares."""
+
+from __future__ import annotations
+
+import minidl.functional as F
+from minidl import nn
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.models.blocks import SqueezeExcite, norm2d
+
+
+class VGGBlock(nn.Module):
+    """Two convolutions (conv, norm, relu each), then halve the size, then dropout.
+
+    skip adds the block's input, through a 1x1 convolution, before the second relu; downsample
+    "stride" gives the second convolution stride 2 in place of max-pooling; dropout_first drops
+    before the block's last norm instead of at its end.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        *,
+        norm: str = "batch",
+        kernel_size: int = 3,
+        depthwise: bool = False,
+        downsample: str = "pool",
+        dropout: float = 0.0,
+        dropout_first: bool = False,
+        skip: bool = False,
+        squeeze_excite: bool = False,
+    ) -> None:
+        super().__init__()
+        ways = ("pool", "stride")
+        rule = f"downsample must be one of {ways}"
+        require(downsample in ways, "VGGBlock", rule, downsample=downsample)
+        stride = 2 if downsample == "stride" else 1
+        self.conv1 = _conv(inputs, width, kernel_size, 1, depthwise and inputs > 3)
+        self.norm1 = norm2d(norm, width)
+        self.conv2 = _conv(width, width, kernel_size, stride, depthwise)
+        self.norm2 = norm2d(norm, width)
+        self.excite = SqueezeExcite(width) if squeeze_excite else None
+        self.skip = nn.Conv2d(inputs, width, 1, stride=stride) if skip else None
+        self.pool = nn.MaxPool2d(2) if downsample == "pool" else None
+        self.dropout, self.dropout_first = nn.Dropout(dropout), dropout_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, inputs, H, W) -> (N, width, H / 2, W / 2)."""
+        y = self.conv2(F.relu(self.norm1(self.conv1(x))))
+        y = self.norm2(self.dropout(y) if self.dropout_first else y)
+        if self.excite is not None:
+            y = self.excite(y)
+        if self.skip is not None:
+            y = y + self.skip(x)
+        y = F.relu(y)
+        if self.pool is not None:
+            y = self.pool(y)
+        return y if self.dropout_first else self.dropout(y)
+
+
+def _conv(inputs: int, width: int, kernel: int, stride: int, depthwise: bool) -> nn.Module:
+    """A convolution that keeps the size, or a depthwise one and a 1x1."""
+    if not depthwise:
+        return nn.Conv2d(inputs, width, kernel, stride=stride, padding=kernel // 2)
+    spatial = nn.Conv2d(inputs, inputs, kernel, stride=stride, padding=kernel // 2, groups=inputs)
+    return nn.Sequential(spatial, nn.Conv2d(inputs, width, 1))
+
+
+class VGG(nn.Module):
+    """Blocks of two convolutions, then a dense layer (or global average pooling), a classifier.
+
+    As it stands: 32, 64, 128 channels, 551k parameters. Block i has width * 2^i channels and drops
+    with probability dropout + i * rising, as does the head after the last; dense=0 pools globally.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: int = 32,
+        blocks: int = 3,
+        dense: int = 128,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        rising: float = 0.0,
+        dropout_first: bool = False,
+        downsample: str = "pool",
+        skip: bool = False,
+        squeeze_excite: bool = False,
+        depthwise: bool = False,
+        kernel_size: int = 3,
+        patch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        side = image_size // patch_size
+        rule = f"{blocks} blocks leave no pixels"
+        require(side >> blocks > 0, "VGG", rule, image_size=image_size, patch_size=patch_size)
+        stem = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
+        self.stem = stem if patch_size > 1 else nn.Identity()
+        widths = [width * 2**i for i in range(blocks)]
+        self.blocks, inputs = nn.Sequential(), width if patch_size > 1 else in_channels
+        for i, channels in enumerate(widths):
+            block = VGGBlock(
+                inputs,
+                channels,
+                norm=norm,
+                kernel_size=kernel_size,
+                depthwise=depthwise,
+                downsample=downsample,
+                dropout=dropout + i * rising,
+                dropout_first=dropout_first,
+                skip=skip,
+                squeeze_excite=squeeze_excite,
+            )
+            self.blocks.append(block)
+            side = side // 2 if downsample == "pool" else (side + 1) // 2
+            inputs = channels
+        self.fc = nn.Linear(inputs * side * side, dense) if dense else None
+        self.dropout = nn.Dropout(dropout + blocks * rising)
+        self.classifier = nn.Linear(dense or inputs, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (N, in_channels, size, size) -> what the classifier sees (N, features)."""
+        x = self.blocks(self.stem(x))
+        x = x.mean((2, 3)) if self.fc is None else F.relu(self.fc(x.flatten(1)))
+        return self.dropout(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in_channels, size, size) -> logits (N, num_classes)."""
+        return self.classifier(self.features(x))
+
+
+vgg3 = VGG
