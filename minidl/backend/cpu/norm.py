@@ -302,33 +302,34 @@ def batch_norm_grad(
 def group_norm(
     x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, groups: int, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y, mean and 1 / standard deviation (N, groups) of x (N, C, ...), one group at a time."""
+    """y, mean and biased variance (N, groups) of x (N, C, ...), normalised group by group."""
     v = columns(x)
     n, s, c = v.shape
     p = plan(n, s, c)
     means, m2 = (m.reshape(n, groups, c // groups) for m in _moments(v, p))
     mean = means.mean(2, keepdims=True)
-    m2 = (m2 + s * (means - mean) ** 2).sum(2, keepdims=True)
-    rstd = 1 / np.sqrt(m2 / max(s * c // groups, 1) + eps)
-    scale = (rstd * _or(w, 1, c, x.dtype).reshape(groups, -1)).reshape(n, c)
+    var = (m2 + s * (means - mean) ** 2).sum(2, keepdims=True) / max(s * c // groups, 1)
+    scale = (_or(w, 1, c, x.dtype).reshape(groups, -1) / np.sqrt(var + eps)).reshape(n, c)
     mean_c = np.broadcast_to(mean, means.shape).reshape(n, c)
     y = _affine(v, p, mean_c, scale, _or(b, 0, c, x.dtype)[None])
-    return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), rstd[..., 0].astype(x.dtype)
+    return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0].astype(x.dtype)
 
 
 def group_norm_grad(
-    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray
-) -> Arrays:
+    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, var: np.ndarray,
+    eps: float,
+) -> Arrays:  # fmt: skip
     """Gradients of group_norm's x, w and b."""
     v = columns(x)
     n, s, c = v.shape
     groups = mean.shape[1]
     p, gv, per = plan(n, s, c), columns(g), c // groups
-    mean_c, rstd_c = np.repeat(mean, per, 1), np.repeat(rstd.astype(np.float64), per, 1)
+    mean_c = np.repeat(mean, per, 1)
+    rstd_c = np.repeat(1 / np.sqrt(var.astype(np.float64) + eps), per, 1)
     sums = _grad_sums(gv, v, mean_c, p)
     weights = _or(w, 1, c, x.dtype)
     totals = (sums * weights).reshape(2, n, groups, per).sum(3) / max(s * per, 1)
-    s1, s2 = np.repeat(totals, per, 2)
+    s1, s2 = np.repeat(totals, per, axis=2)
     vectors = (mean_c, weights * rstd_c, -(rstd_c**3) * s2, -rstd_c * s1)
     dx = empty(v.shape, x.dtype)
     p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in vectors))

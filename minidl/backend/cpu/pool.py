@@ -7,10 +7,12 @@ which windows reach it, so that no two threads write to one place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minidl.backend.cpu.jit import Kernel, R, at, device, kernel, launch
-from minidl.backend.cpu.memory import empty, empty_nchw, nhwc
+from minidl.backend.cpu.memory import empty, empty_nchw, nhwc, zeros
 
 _PIECE = 1 << 14  # elements a chunk
 Pair = tuple[int, int]
@@ -188,6 +190,40 @@ def avg_pool2d_grad(
     sizes = (*size, oh, ow, c, *kernel, *stride, *padding, int(with_pad), divisor)
     _rows(_avg_pool_grad, n * size[0], size[1] * c, nhwc(g), nhwc(dx), *sizes)
     return dx
+
+
+def unfold(
+    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
+) -> np.ndarray:
+    """The windows of x (N, C, H, W), zero outside, as columns: (N, C * kh * kw, oh * ow)."""
+    n, c, h, w = x.shape
+    wide = zeros((n, c, h + 2 * padding[0], w + 2 * padding[1]), x.dtype)
+    wide[:, :, padding[0] : padding[0] + h, padding[1] : padding[1] + w] = x
+    y = empty((n, c, *kernel, *out), x.dtype)
+    for i, j, rows, columns in _offsets(kernel, stride, dilation, out):
+        y[:, :, i, j] = wide[:, :, rows, columns]
+    return y.reshape(n, c * kernel[0] * kernel[1], out[0] * out[1])
+
+
+def fold(
+    g: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
+) -> np.ndarray:
+    """The adjoint of unfold: columns added up where their windows lie, (N, C, *size)."""
+    n, c = g.shape[0], g.shape[1] // (kernel[0] * kernel[1])
+    v = g.reshape(n, c, *kernel, *out)
+    y = zeros((n, c, size[0] + 2 * padding[0], size[1] + 2 * padding[1]), g.dtype)
+    for i, j, rows, columns in _offsets(kernel, stride, dilation, out):
+        y[:, :, rows, columns] += v[:, :, i, j]
+    return y[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+
+
+def _offsets(kernel: Pair, stride: Pair, dilation: Pair, out: Pair) -> Iterator:
+    """Each place of the window with the rows and columns of the padded image that it meets."""
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            top, left = i * dilation[0], j * dilation[1]
+            rows = slice(top, top + stride[0] * (out[0] - 1) + 1, stride[0])
+            yield i, j, rows, slice(left, left + stride[1] * (out[1] - 1) + 1, stride[1])
 
 
 def _rows(k: Kernel, rows: int, row: int, *args: np.ndarray | int) -> None:

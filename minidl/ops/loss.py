@@ -1,0 +1,397 @@
+"""Losses, and the distances they are made of."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import op, raw
+from minidl.errors import DTypeError, require
+from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sqrt, where
+from minidl.ops import pointwise as pw
+from minidl.ops.index import gather
+from minidl.ops.reduce import mean, norm, sum_axes
+from minidl.ops.reduce import sum as sum_over
+from minidl.ops.shape import movedim, reshape, unsqueeze
+from minidl.ops.softmax import log_softmax
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def reduced(name: str, loss: Any, reduction: str) -> Any:
+    """The element-wise losses themselves (none), their mean or their sum."""
+    require(reduction in REDUCTIONS, name, f"reduction must be one of {REDUCTIONS}",
+            reduction=reduction)  # fmt: skip
+    if reduction == "none":
+        return loss
+    return mean(loss) if reduction == "mean" else sum_over(loss)
+
+
+# ---- cross entropy -------------------------------------------------------------------------------
+
+
+def cross_entropy_by_elementary_ops(
+    x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float
+) -> Any:
+    """Definition of cross_entropy_rows."""
+    label = raw(label)
+    kept = label != ignore
+    index = np.where(kept, label, 0)
+    weights = np.ones(x.shape[1], x.dtype) if weight is None else raw(weight)
+    nll = pw.neg(log_softmax(x, 1))
+    hard = pw.mul(reshape(gather(nll, 1, index[:, None]), (len(label),)), weights[index])
+    soft = sum_axes(pw.mul(nll, weights), axes=(1,))
+    loss = pw.add(pw.mul(hard, 1 - smoothing), pw.mul(soft, smoothing / x.shape[1]))
+    return pw.where(kept, loss, 0.0)
+
+
+@op(definition=cross_entropy_by_elementary_ops)
+def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float) -> Any:
+    """Cross entropy of each row of scores with its label: (1-e) w_t (lse - x_t) + e/C sum_c w_c (lse - x_c).
+
+    x (M, C); label (M,) int64; weight (C,) or None, a constant -> (M,), 0 where label is `ignore`.
+    Saves x and two numbers a row.
+    """  # fmt: skip
+    be = backend.of(x)
+    loss, top, total = be.cross_entropy(x, label, weight, ignore, smoothing)
+
+    def vjp(g: Any, need: Any, x: Any, label: Any, weight: Any, top: Any, total: Any) -> Any:
+        args = (x, label, weight, top, total, ignore, smoothing)
+        return be.cross_entropy_grad(g, *args), None, None
+
+    return loss, (x, label, weight, top, total), vjp
+
+
+def _classes(name: str, x: Any, target: Any, weight: Any, ignore: int) -> tuple[Any, Any, Any]:
+    """Scores as rows (M, C), labels (M,) int64, weights as a raw array; all checked."""
+    require(x.dtype.kind in "fV", name, "x must be floating point", error=DTypeError, x=x)
+    require(x.ndim > 0, name, "x must be (C,) or (N, C, ...)", x=x)
+    rest = tuple(x.shape[:1] + x.shape[2:]) if x.ndim > 1 else ()
+    require(tuple(target.shape) == rest, name, f"target must have shape {rest}", x=x, target=target)
+    axis = min(x.ndim - 1, 1)
+    count = x.shape[axis]
+    require(weight is None or (tuple(weight.shape) == (count,) and weight.dtype == x.dtype), name,
+            "weight must be (C,) of x's dtype", x=x, weight=weight)  # fmt: skip
+    label, be = raw(target), backend.of(raw(x))
+    be.check_indices(name, label, count, ignore)
+    rows = reshape(movedim(x, axis, -1), (math.prod(rest), count))
+    return rows, be.cast(label, np.int64).reshape(-1), None if weight is None else raw(weight)
+
+
+def _reduced_by_weight(
+    name: str, loss: Any, label: Any, weight: Any, ignore: int, reduction: str, shape: tuple
+) -> Any:
+    """As `reduced`, where the mean is over the weights of the labels that are not ignored."""
+    if reduction != "mean":
+        return reduced(name, reshape(loss, shape), reduction)
+    kept = label != ignore
+    if weight is None:
+        total = kept.sum(dtype=loss.dtype)
+    else:
+        total = (weight[np.where(kept, label, 0)] * kept).sum(dtype=loss.dtype)
+    return pw.div(sum_over(loss), total)
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """Cross entropy in nats of scores x (C,) or (N, C, ...).
+
+    target: class indices of x's shape without C (RangeError outside [0, C) unless ignore_index), or
+    probabilities of x's shape. weight (C,). The mean over indices is weighted by their weights.
+    """
+    x = input
+    require(0 <= label_smoothing <= 1, "cross_entropy", "label_smoothing must lie in [0, 1]",
+            label_smoothing=label_smoothing)  # fmt: skip
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
+    rows, label, w = _classes("cross_entropy", x, target, weight, ignore_index)
+    smoothing = float(label_smoothing)
+    loss = cross_entropy_rows(rows, label, w, ignore=ignore_index, smoothing=smoothing)
+    args = (label, w, ignore_index, reduction, tuple(target.shape))
+    return _reduced_by_weight("cross_entropy", loss, *args)
+
+
+def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: float) -> Any:
+    """Cross entropy with probabilities p of x's shape; the mean is over all but C."""
+    require(x.shape == p.shape and x.ndim > 0, "cross_entropy",
+            "probabilities must have x's shape", x=x, target=p)  # fmt: skip
+    axis = min(x.ndim - 1, 1)
+    if smoothing:
+        p = pw.add(pw.mul(p, 1 - smoothing), smoothing / x.shape[axis])
+    terms = pw.mul(log_softmax(x, axis), p)
+    if weight is not None:
+        terms = pw.mul(terms, reshape(weight, (-1,) + (1,) * (x.ndim - 1 - axis)))
+    return reduced("cross_entropy", pw.neg(sum_axes(terms, axes=(axis,))), reduction)
+
+
+def nll_loss(
+    input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Any:  # fmt: skip
+    """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
+    rows, label, w = _classes("nll_loss", input, target, weight, ignore_index)
+    kept = label != ignore_index
+    index = np.where(kept, label, 0)
+    scale = kept.astype(input.dtype) if w is None else w[index] * kept
+    taken = reshape(gather(rows, 1, index[:, None]), (len(label),))
+    loss = pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
+    args = (label, w, ignore_index, reduction, tuple(target.shape))
+    return _reduced_by_weight("nll_loss", loss, *args)
+
+
+# ---- element-wise losses ---------------------------------------------------------------------------
+
+
+@pointwise
+def squared_error(x, y):
+    """(x - y)²."""
+    d = x - y
+    return d * d
+
+
+@pointwise
+def absolute_error(x, y):
+    """|x - y|."""
+    return abs(x - y)
+
+
+@pointwise
+def smooth_l1(x, y, *, beta):
+    """d² / 2 beta below beta, d - beta / 2 from there on."""
+    d = abs(x - y)
+    return where(d < beta, d * d * 0.5 / beta, d - 0.5 * beta)
+
+
+@pointwise
+def huber(x, y, *, delta):
+    """d² / 2 below delta, delta (d - delta / 2) from there on."""
+    d = abs(x - y)
+    return where(d <= delta, d * d * 0.5, delta * (d - 0.5 * delta))
+
+
+@pointwise
+def logistic_loss(x, y, p):
+    """Stable -(p y log s(x) + (1 - y) log(1 - s(x))), s the sigmoid."""
+    if p is None:
+        return (1 - y) * x + softplus(-x)
+    return (1 - y) * x + (1 + (p - 1) * y) * softplus(-x)
+
+
+@pointwise
+def bernoulli_loss(x, y):
+    """-(y log x + (1 - y) log(1 - x)), the logarithms cut at -100."""
+    return (y - 1) * maximum(log1p(-x), -100.0) - y * maximum(log(x), -100.0)
+
+
+@pointwise
+def bernoulli_slope(x, y):
+    """Derivative of bernoulli_loss by x, without the cut."""
+    return (x - y) / maximum((1 - x) * x, 1e-12)
+
+
+@pointwise
+def bernoulli_slope_of_target(x):
+    """Derivative of bernoulli_loss by y, without the cut."""
+    return log1p(-x) - log(x)
+
+
+@pointwise
+def divergence(x, y):
+    """y (log y - x), 0 at y = 0."""
+    return where(y == 0, 0.0, y * log(y)) - y * x
+
+
+@pointwise
+def divergence_of_logs(x, y):
+    """exp(y) (y - x)."""
+    return exp(y) * (y - x)
+
+
+@pointwise
+def gaussian_nll(x, y, var, *, eps):
+    """(log var + (x - y)² / var) / 2 with var at least eps."""
+    v = maximum(var, eps)
+    d = x - y
+    return 0.5 * (log(v) + d * d / v)
+
+
+@pointwise
+def poisson_nll(x, y, *, log_input, full, eps):
+    """exp(x) - y x, or x - y log(x + eps); full adds Stirling's terms for y > 1."""
+    loss = exp(x) - y * x if log_input else x - y * log(x + eps)
+    if full:
+        stirling = y * log(y) - y + 0.5 * log(2 * math.pi * y)
+        loss = loss + where(y > 1, stirling, 0.0)
+    return loss
+
+
+@op
+def bernoulli_nll(x: Any, y: Any) -> Any:
+    """bernoulli_loss with PyTorch's gradient, finite at 0 and 1. Saves x and y."""
+
+    def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
+        dx = pw.mul(g, bernoulli_slope(x, y)) if need[0] else None
+        return dx, pw.mul(g, bernoulli_slope_of_target(x)) if need[1] else None
+
+    return bernoulli_loss(x, y), (x, y), vjp
+
+
+def _matched(name: str, f: Callable, x: Any, y: Any, reduction: str) -> Any:
+    """f(x, y) reduced; different shapes are broadcast with a warning, as in PyTorch."""
+    require(x.dtype.kind in "fV" or y.dtype.kind in "fV", name, "needs floating-point tensors",
+            error=DTypeError, x=x, target=y)  # fmt: skip
+    if tuple(x.shape) != tuple(y.shape):
+        warnings.warn(f"{name}: shapes {tuple(x.shape)} and {tuple(y.shape)} are broadcast",
+                      UserWarning, stacklevel=3)  # fmt: skip
+    return reduced(name, f(x, y), reduction)
+
+
+def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """(x - y)², reduced."""
+    return _matched("mse_loss", squared_error, input, target, reduction)
+
+
+def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """|x - y|, reduced."""
+    return _matched("l1_loss", absolute_error, input, target, reduction)
+
+
+def smooth_l1_loss(
+    input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0
+) -> Any:
+    """Quadratic below beta, linear above (Girshick 2015), reduced; beta 0 is l1_loss."""
+    require(beta >= 0, "smooth_l1_loss", "beta must not be negative", beta=beta)
+
+    def loss(x: Any, y: Any) -> Any:
+        return smooth_l1(x, y, beta=beta) if beta else absolute_error(x, y)
+
+    return _matched("smooth_l1_loss", loss, input, target, reduction)
+
+
+def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
+    """delta times smooth_l1_loss with beta = delta."""
+    require(delta > 0, "huber_loss", "delta must be positive", delta=delta)
+    return _matched("huber_loss", lambda x, y: huber(x, y, delta=delta), input, target, reduction)
+
+
+def _weighted(name: str, loss: Any, weight: Any, reduction: str) -> Any:
+    return reduced(name, loss if weight is None else pw.mul(loss, weight), reduction)
+
+
+def binary_cross_entropy(
+    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
+) -> Any:
+    """-(y log x + (1 - y) log(1 - x)) of probabilities x, times weight, reduced."""
+    require(input.shape == target.shape, "binary_cross_entropy", "target must have x's shape",
+            x=input, target=target)  # fmt: skip
+    return _weighted("binary_cross_entropy", bernoulli_nll(input, target), weight, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    """binary_cross_entropy of sigmoid(x), stable for large |x|; pos_weight multiplies the y term."""
+    name = "binary_cross_entropy_with_logits"
+    require(input.shape == target.shape, name, "target must have x's shape", x=input,
+            target=target)  # fmt: skip
+    return _weighted(name, logistic_loss(input, target, pos_weight), weight, reduction)
+
+
+def kl_div(
+    input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False
+) -> Any:
+    """target (log target - x) of log-probabilities x; batchmean divides the sum by N."""
+    loss = divergence_of_logs(input, target) if log_target else divergence(input, target)
+    if reduction == "batchmean":
+        return pw.div(sum_over(loss), float(input.shape[0]))
+    return reduced("kl_div", loss, reduction)
+
+
+def gaussian_nll_loss(
+    input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Any:  # fmt: skip
+    """-log N(target; x, var), var of x's shape, without its last axis, or with 1 there."""
+    if var.ndim == input.ndim - 1:
+        var = unsqueeze(var, -1)
+    loss = gaussian_nll(input, target, var, eps=eps)
+    loss = pw.add(loss, 0.5 * math.log(2 * math.pi)) if full else loss
+    return reduced("gaussian_nll_loss", loss, reduction)
+
+
+def poisson_nll_loss(
+    input: Any, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Any:  # fmt: skip
+    """-log Poisson(target; rate), the rate being exp(x) or (without log_input) x."""
+    loss = poisson_nll(input, target, log_input=bool(log_input), full=bool(full), eps=eps)
+    return reduced("poisson_nll_loss", loss, reduction)
+
+
+# ---- distances and losses of pairs -------------------------------------------------------------------
+
+
+@pointwise
+def cosine(xy, xx, yy, *, eps):
+    """xy / (max(|x|, eps) max(|y|, eps)) from inner products."""
+    return xy / (sqrt(maximum(xx, eps * eps)) * sqrt(maximum(yy, eps * eps)))
+
+
+def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
+    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along dim, broadcast."""
+    inner = [sum_over(pw.mul(a, b), dim) for a, b in ((x1, x2), (x1, x1), (x2, x2))]
+    return cosine(*inner, eps=eps)
+
+
+def pairwise_distance(
+    x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Any:
+    """p-norm of x1 - x2 + eps over the last axis."""
+    return norm(pw.add(pw.sub(x1, x2), eps), p, -1, keepdim)
+
+
+def margin_ranking_loss(
+    input1: Any, input2: Any, target: Any, margin: float = 0.0, *, reduction: str = "mean"
+) -> Any:
+    """max(0, margin - y (x1 - x2)), y = ±1."""
+    gap = pw.mul(target, pw.sub(input1, input2))
+    return reduced("margin_ranking_loss", pw.clamp(pw.sub(margin, gap), 0.0), reduction)
+
+
+def cosine_embedding_loss(
+    input1: Any, input2: Any, target: Any, margin: float = 0.0, *, reduction: str = "mean"
+) -> Any:
+    """1 - cos where y = 1, max(0, cos - margin) where y = -1."""
+    c = cosine_similarity(input1, input2, -1, 1e-6)
+    far = pw.where(pw.eq(target, -1), pw.clamp(pw.sub(c, margin), 0.0), 0.0)
+    loss = pw.where(pw.eq(target, 1), pw.sub(1.0, c), far)
+    return reduced("cosine_embedding_loss", loss, reduction)
+
+
+def triplet_margin_loss(
+    anchor: Any, positive: Any, negative: Any, margin: float = 1.0, p: float = 2.0,
+    eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean",
+) -> Any:  # fmt: skip
+    """max(0, d(a, p) - d(a, n) + margin); swap: the nearer of d(a, n), d(p, n)."""
+    near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = pw.minimum(far, pairwise_distance(positive, negative, p, eps))
+    loss = pw.clamp(pw.add(pw.sub(near, far), margin), 0.0)
+    return reduced("triplet_margin_loss", loss, reduction)

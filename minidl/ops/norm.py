@@ -1,0 +1,270 @@
+"""Normalisation: batch, instance, group, layer and RMS norm, and norms along an axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import Tensor, op, raw
+from minidl.errors import DTypeError, require
+from minidl.fusion import pointwise, rsqrt
+from minidl.ops import pointwise as pw
+from minidl.ops.join import pad_constant
+from minidl.ops.reduce import mean, norm, sum_axes
+from minidl.ops.shape import check_same_dtype, expand, flatten, reshape, unsqueeze
+
+
+def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> None:
+    """x is floating; weight and bias, where given, have its dtype and the shape."""
+    require(x.dtype.kind in "fV", name, "x must be floating point", error=DTypeError, x=x)
+    for what, v in (("weight", weight), ("bias", bias)):
+        require(v is None or v.shape == shape, name, f"{what} must have shape {shape}", x=x,
+                **{what: v})  # fmt: skip
+    check_same_dtype(name, x=x, weight=weight, bias=bias)
+
+
+def _over_channels(v: Any, x: Any) -> Any:
+    """v (C,) shaped to broadcast over x (N, C, ...); None stays None."""
+    return v if v is None else reshape(v, (1, -1) + (1,) * (x.ndim - 2))
+
+
+def _scaled(y: Any, w: Any, b: Any) -> Any:
+    y = y if w is None else pw.mul(y, w)
+    return y if b is None else pw.add(y, b)
+
+
+def _standardised(x: Any, axes: tuple[int, ...], eps: float) -> tuple:
+    """(x - mean) / sqrt(var + eps), mean and biased variance over the axes, by elementary ops."""
+    m = mean(x, axes, True)
+    d = pw.sub(x, m)
+    var = mean(pw.square(d), axes, True)
+    return pw.mul(d, pw.rsqrt(pw.add(var, eps))), m, var
+
+
+def batch_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, eps: float) -> tuple:
+    """Definition of normalise_batch."""
+    y, m, var = _standardised(x, (0, *range(2, x.ndim)), eps)
+    y = _scaled(y, _over_channels(w, x), _over_channels(b, x))
+    return y, flatten(m), flatten(var)
+
+
+@op(definition=batch_norm_by_elementary_ops)
+def normalise_batch(x: Any, w: Any, b: Any, *, eps: float) -> Any:
+    """Centre and scale every channel over the batch (Ioffe and Szegedy 2015).
+
+    x (N, C, ...); w, b (C,) or None -> y like x, mean (C,), biased variance (C,), of which only y
+    is differentiated. Saves x, w and two numbers a channel.
+    """
+    be = backend.of(x)
+    y, m, var = be.batch_norm(x, w, b, eps)
+
+    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any) -> Any:
+        return be.batch_norm_grad(g[0], x, w, m, var, eps)
+
+    return (y, m, var), (x, w, m, var), vjp
+
+
+@pointwise
+def _affine(x, m, var, w, b, *, eps):
+    """(x - m) / sqrt(var + eps) * w + b."""
+    scale = rsqrt(var + eps)
+    y = (x - m) * (scale if w is None else scale * w)
+    return y if b is None else y + b
+
+
+def batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Batch norm of input (N, C, ...) by the batch's statistics (training) or the running ones.
+
+    Training moves running_mean and running_var, where given, towards the batch's mean and unbiased
+    variance by momentum, in place. weight, bias and the statistics are (C,) or None.
+    """
+    x = input
+    require(x.ndim >= 2, "batch_norm", "x must have at least 2 axes (N, C, ...)", x=x)
+    _fit("batch_norm", x, weight, bias, (x.shape[1],))
+    for v in (running_mean, running_var):
+        require(v is None or v.shape == (x.shape[1],), "batch_norm",
+                "running statistics must have shape (C,)", x=x, statistic=v)  # fmt: skip
+    if not training:
+        require(running_mean is not None and running_var is not None, "batch_norm",
+                "running_mean and running_var are needed unless training")  # fmt: skip
+        vectors = (running_mean, running_var, weight, bias)
+        m, var, w, b = (_over_channels(v, x) for v in vectors)
+        return _affine(x, m, var, w, b, eps=eps)
+    count = math.prod(x.shape) // max(x.shape[1], 1)
+    require(count != 1, "batch_norm", "training needs more than one value per channel", x=x)
+    y, m, var = normalise_batch(x, weight, bias, eps=eps)
+    if count:
+        _move(running_mean, raw(m), momentum)
+        _move(running_var, raw(var) * (count / (count - 1)), momentum)
+    return y
+
+
+def _move(running: Any, value: Any, momentum: float) -> None:
+    """running += momentum * (value - running), in place and outside the graph."""
+    if running is None:
+        return
+    a = raw(running)
+    a *= 1 - momentum
+    a += momentum * value
+    if isinstance(running, Tensor):
+        running.bump()
+
+
+def group_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> tuple:
+    """Definition of normalise_groups."""
+    apart = reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
+    y, m, var = _standardised(apart, (2,), eps)
+    y = _scaled(reshape(y, x.shape), _over_channels(w, x), _over_channels(b, x))
+    shape = (x.shape[0], groups)
+    return y, reshape(m, shape), reshape(var, shape)
+
+
+@op(definition=group_norm_by_elementary_ops)
+def normalise_groups(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> Any:
+    """Centre and scale each sample's groups of channels (Wu and He 2018).
+
+    x (N, C, ...); w, b (C,) or None -> y like x, mean and biased variance (N, groups), of which
+    only y is differentiated. Saves x, w and two numbers a group.
+    """
+    be = backend.of(x)
+    y, m, var = be.group_norm(x, w, b, groups, eps)
+
+    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any) -> Any:
+        return be.group_norm_grad(g[0], x, w, m, var, eps)
+
+    return (y, m, var), (x, w, m, var), vjp
+
+
+def group_norm(
+    input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Any:
+    """Group norm of input (N, C, ...) with C / num_groups channels a group; weight, bias (C,)."""
+    x = input
+    require(x.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=x)
+    require(num_groups > 0 and x.shape[1] % num_groups == 0, "group_norm",
+            "C must be divisible by num_groups", x=x, num_groups=num_groups)  # fmt: skip
+    _fit("group_norm", x, weight, bias, (x.shape[1],))
+    return normalise_groups(x, weight, bias, groups=num_groups, eps=eps)[0]
+
+
+def instance_norm(
+    input: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Group norm with one channel a group, x (N, C, ...), or batch norm by running statistics.
+
+    With use_input_stats the running statistics, where given, move towards the means over the batch
+    of the samples' means and unbiased variances.
+    """
+    x = input
+    require(x.ndim >= 3, "instance_norm", "x must have at least 3 axes (N, C, ...)", x=x)
+    if not use_input_stats:
+        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    count = math.prod(x.shape[2:])
+    require(count != 1, "instance_norm", "needs more than one value per channel", x=x)
+    _fit("instance_norm", x, weight, bias, (x.shape[1],))
+    y, m, var = normalise_groups(x, weight, bias, groups=x.shape[1], eps=eps)
+    if count and x.shape[0]:
+        _move(running_mean, raw(m).mean(0), momentum)
+        _move(running_var, raw(var).mean(0) * (count / (count - 1)), momentum)
+    return y
+
+
+def layer_norm_by_elementary_ops(
+    x: Any, w: Any, b: Any, *, count: int, eps: float, centre: bool
+) -> Any:
+    """Definition of normalise_rows."""
+    axes = tuple(range(x.ndim - count, x.ndim))
+    if centre:
+        return _scaled(_standardised(x, axes, eps)[0], w, b)
+    scale = pw.rsqrt(pw.add(mean(pw.square(x), axes, True), eps))
+    return _scaled(pw.mul(x, scale), w, b)
+
+
+@op(definition=layer_norm_by_elementary_ops)
+def normalise_rows(x: Any, w: Any, b: Any, *, count: int, eps: float, centre: bool) -> Any:
+    """Centre (layer norm) and scale x over its last `count` axes, then apply w and b.
+
+    x (..., D); w, b (D...) or None -> like x. Saves x, w and two numbers a row.
+    """
+    be, shape = backend.of(x), x.shape[x.ndim - count :]
+    y, m, rstd = be.layer_norm(x, w, b, math.prod(shape), eps, centre)
+
+    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, rstd: Any) -> Any:
+        dx, dw, db = be.layer_norm_grad(g, x, w, m, rstd, centre)
+        return dx, dw.reshape(shape), db.reshape(shape)
+
+    return y, (x, w, m, rstd), vjp
+
+
+def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: bool) -> Any:
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    require(0 < len(shape) <= x.ndim and tuple(x.shape[x.ndim - len(shape) :]) == shape, name,
+            f"the last axes of x must be normalized_shape {shape}", x=x)  # fmt: skip
+    _fit(name, x, w, b, shape)
+    return normalise_rows(x, w, b, count=len(shape), eps=eps, centre=centre)
+
+
+def layer_norm(
+    input: Any,
+    normalized_shape: int | Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
+    """Layer norm over the last axes; weight and bias have normalized_shape (Ba et al. 2016)."""
+    return _rows("layer_norm", input, normalized_shape, weight, bias, eps, True)
+
+
+def rms_norm(
+    input: Any,
+    normalized_shape: int | Sequence[int],
+    weight: Any = None,
+    eps: float | None = None,
+) -> Any:
+    """x / sqrt(mean(x²) + eps) over the last axes; eps None is the dtype's machine epsilon."""
+    eps = float(np.finfo(input.dtype).eps) if eps is None else eps
+    return _rows("rms_norm", input, normalized_shape, weight, None, eps, False)
+
+
+def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    """x divided by its p-norm along dim, or by eps where the norm is smaller."""
+    length = pw.clamp(norm(input, p, dim, True), eps)
+    return pw.div(input, expand(length, shape=tuple(input.shape)))
+
+
+def local_response_norm(
+    input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Any:
+    """x / (k + alpha * mean of x² over `size` adjacent channels) ** beta, x (N, C, ...)."""
+    x = input
+    require(x.ndim >= 3, "local_response_norm", "x must have at least 3 axes (N, C, ...)", x=x)
+    require(size > 0, "local_response_norm", "size must be positive", size=size)
+    widths = ((0, 0), (size // 2, (size - 1) // 2)) + ((0, 0),) * (x.ndim - 2)
+    square = pad_constant(pw.square(x), widths=widths)
+    n = x.shape[1]
+    windows = [unsqueeze(square[:, i : i + n], 0) for i in range(size)]
+    total = windows[0]
+    for w in windows[1:]:
+        total = pw.add(total, w)
+    scale = pw.add(pw.mul(sum_axes(total, axes=(0,)), alpha / size), k)
+    return pw.div(x, pw.pow(scale, beta))

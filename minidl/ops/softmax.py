@@ -1,0 +1,120 @@
+"""Softmax and its relatives, and the activations that look at more than one element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import op, raw
+from minidl.errors import DTypeError, require
+from minidl.ops import pointwise as pw
+from minidl.ops.index import scatter
+from minidl.ops.join import chunk
+from minidl.ops.reduce import sum_axes
+from minidl.ops.shape import axis_of, cast, reshape
+from minidl.random import default
+
+
+def _sum(x: Any, axis: int) -> Any:
+    return sum_axes(x, axes=(axis,), keepdim=True)
+
+
+@op
+def softmax_axis(x: Any, *, axis: int) -> Any:
+    """exp(x) / sum(exp(x)) along an axis; saves the result."""
+    y = backend.of(x).softmax(x, axis)
+    return y, (y,), lambda g, need, y: (softmax_grad(g, y, axis=axis),)
+
+
+@op
+def softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
+    """y * (g - sum(g * y)): the gradient of softmax's x; saves g and y."""
+
+    def vjp(h: Any, need: Any, g: Any, y: Any) -> Any:
+        dg = softmax_grad(h, y, axis=axis) if need[0] else None
+        if not need[1]:
+            return dg, None
+        centred = pw.sub(g, _sum(pw.mul(g, y), axis))
+        return dg, pw.sub(pw.mul(h, centred), pw.mul(g, _sum(pw.mul(h, y), axis)))
+
+    return backend.of(g).softmax_grad(g, y, axis), (g, y), vjp
+
+
+@op
+def log_softmax_axis(x: Any, *, axis: int) -> Any:
+    """x - log(sum(exp(x))) along an axis; saves the result."""
+    y = backend.of(x).log_softmax(x, axis)
+    return y, (y,), lambda g, need, y: (log_softmax_grad(g, y, axis=axis),)
+
+
+@op
+def log_softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
+    """g - exp(y) * sum(g): the gradient of log_softmax's x; saves g and y."""
+
+    def vjp(h: Any, need: Any, g: Any, y: Any) -> Any:
+        hp = pw.mul(h, pw.exp(y))
+        dg = pw.sub(h, _sum(hp, axis)) if need[0] else None
+        return dg, pw.neg(pw.mul(hp, _sum(g, axis))) if need[1] else None
+
+    return backend.of(g).log_softmax_grad(g, y, axis), (g, y), vjp
+
+
+def _prepared(name: str, x: Any, dim: int | None, dtype: Any) -> tuple[Any, int]:
+    x = x if dtype is None else cast(x, dtype=np.dtype(dtype))
+    require(x.dtype.kind in "fV", name, "x must be floating point", error=DTypeError, x=x)
+    if dim is None:  # PyTorch's old rule
+        dim = 0 if x.ndim in (0, 1, 3) else 1
+    return x, axis_of(dim, x.ndim, name)
+
+
+def softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
+    """exp(x) / sum(exp(x)) along dim; NaN where all of x is -inf."""
+    x, axis = _prepared("softmax", input, dim, dtype)
+    return softmax_axis(x, axis=axis) if x.ndim else reshape(softmax(reshape(x, 1), 0), ())
+
+
+def log_softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
+    """log(softmax(x)) along dim, without overflow or underflow."""
+    x, axis = _prepared("log_softmax", input, dim, dtype)
+    return log_softmax_axis(x, axis=axis) if x.ndim else reshape(log_softmax(reshape(x, 1), 0), ())
+
+
+def softmin(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
+    """softmax(-x) along dim."""
+    return softmax(pw.neg(input), dim, dtype=dtype)
+
+
+def gumbel_softmax(logits: Any, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Any:
+    """softmax((logits + Gumbel noise) / tau); hard: one-hot forward, soft backward.
+
+    Draws from the "dropout" stream (Jang et al. 2017).
+    """
+    u = default("dropout").uniform(tuple(logits.shape), logits.dtype)
+    noise = -np.log(np.maximum(-np.log1p(-u), np.finfo(u.dtype).tiny))
+    y = softmax(pw.div(pw.add(logits, noise), tau), dim)
+    if not hard:
+        return y
+    soft = raw(y)
+    top = np.expand_dims(soft.argmax(dim), dim)
+    one = scatter(np.zeros_like(soft), dim, top, 1.0)
+    return pw.add(pw.sub(one, soft), y)
+
+
+def glu(input: Any, dim: int = -1) -> Any:
+    """a * sigmoid(b), where a and b are the halves of x along dim (Dauphin et al. 2017)."""
+    n = input.shape[axis_of(dim, input.ndim, "glu")] if input.ndim else 1
+    require(n % 2 == 0, "glu", "the size of x along dim must be even", x=input, dim=dim)
+    a, b = chunk(input, 2, dim)
+    return pw.mul(a, pw.sigmoid(b))
+
+
+def prelu(input: Any, weight: Any) -> Any:
+    """x where positive, weight * x elsewhere; weight is one number or one a channel (axis 1)."""
+    x, count = input, weight.shape[0] if weight.ndim else 1
+    channels = x.shape[1] if x.ndim > 1 else 1
+    require(weight.ndim <= 1 and count in (1, channels), "prelu",
+            "weight must hold one number, or one for each channel of x", x=x, weight=weight)  # fmt: skip
+    w = reshape(weight, (1, count) + (1,) * (x.ndim - 2) if count > 1 else ())
+    return pw.where(pw.gt(x, 0), x, pw.mul(w, x))
