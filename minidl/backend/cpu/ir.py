@@ -31,6 +31,7 @@ class Body:
         self.calls: set[str] = set()
         self.declares: set[str] = set()
         self.count = 0
+        self.flags = ""  # fast-math flags of arithmetic, e.g. "contract "
 
     def emit(self, kind: str, text: str) -> Value:
         """Append `%n = text` and return it as a value of type `kind`."""
@@ -75,7 +76,7 @@ class Value:
 
     def binary(self, real: str, integer: str, other: Value | Number, swap: bool = False) -> Value:
         a, b = (self.like(other), self) if swap else (self, self.like(other))
-        word = real if self.kind in ("float", "double") else integer
+        word = f"{real} {self.body.flags}" if self.kind in ("float", "double") else integer
         return self.body.emit(self.kind, f"{word} {self.kind} {a.name}, {b.name}")
 
     def compare(self, real: str, integer: str, other: Value | Number) -> Value:

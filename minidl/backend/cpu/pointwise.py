@@ -1,0 +1,335 @@
+"""Runs pointwise programs on NumPy arrays: plans the loop and the layout, launches the kernel.
+
+y[i] = f(x0[i], x1[i], …) with broadcasting; each element is read and written once. A plan is made
+once per signature (dtypes, shapes, strides) and then costs little more than its launch. Up to a few
+thousand elements, programs of one to three steps are left to NumPy's ufuncs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.cpu import jit, memory, team
+from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
+from minidl.backend.expression import Program
+from minidl.errors import DTypeError, ShapeError, require
+
+SMALL = 4096  # elements up to which NumPy's ufuncs are used …
+NUMPY_STEPS = 3  # … in programs of at most so many steps
+CHUNK = 1 << 15  # elements a chunk
+Signature = tuple[Any, ...]  # per operand (dtype, shape, strides), or None for a number
+
+UFUNC = {
+    "sub": "subtract", "mul": "multiply", "div": "true_divide", "neg": "negative", "lt": "less",
+    "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
+    "and": "logical_and", "or": "logical_or", "not": "logical_not", "asin": "arcsin",
+    "acos": "arccos", "atan": "arctan", "atan2": "arctan2", "pow": "power",
+    **{n: n for n in ("add", "abs", "sqrt", "exp", "log", "log2", "log1p", "expm1", "tanh", "sin",
+                      "cos", "tan", "sinh", "cosh", "floor", "ceil", "rint", "trunc", "where",
+                      "maximum", "minimum", "fmod")},
+}  # fmt: skip
+Run = Callable[[Sequence[Any]], tuple]
+
+
+def pointwise_signature(operands: Sequence[Any]) -> Signature:
+    """What a plan depends on: dtype, shape and strides of arrays, None for numbers."""
+    return tuple([(a.dtype, a.shape, a.strides) if isinstance(a, np.ndarray) else None
+                  for a in operands])  # fmt: skip
+
+
+def pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> tuple:
+    """Run a program on arrays and numbers (one per leaf); a tuple of new arrays.
+
+    Real outputs have `dtype` (arithmetic is in it, or in float32 for half types), bools are bool.
+    Their memory order is the operands': channels-last before C order. Raises ShapeError where
+    shapes do not broadcast.
+    """
+    return plan_pointwise(program, pointwise_signature(operands), dtype)(operands)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Run:
+    """What `pointwise` does for operands of one signature, ready to be called with them."""
+    given = [s for s in operands if s is not None]
+    try:
+        shape = np.broadcast_shapes(*(s[1] for s in given))
+    except ValueError:
+        shown = ", ".join(str(s[1]) for s in given)
+        raise ShapeError(f"pointwise: shapes do not broadcast; got {shown}") from None
+    if dtype.itemsize == 2 or any(s[0].kind in "fV" and s[0].itemsize == 2 for s in given):
+        return functools.partial(_through_float32, program, dtype)
+    require(all(s[0].str[1:] in TYPES for s in given), "pointwise", "an unsupported dtype",
+            error=DTypeError, operands=[s[0].name for s in given])  # fmt: skip
+    size = math.prod(shape)
+    if 0 < size <= SMALL:
+        ready = _numpy_plan(program, operands, dtype, shape)
+        if ready is not None:
+            return ready
+    return _kernel_plan(program, operands, dtype, shape)
+
+
+def _through_float32(program: Program, dtype: np.dtype, operands: Sequence[Any]) -> tuple:
+    """Half types are storage here: convert, compute in float32, convert back."""
+    wide = [
+        a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype.kind in "fV"
+        and a.dtype.itemsize == 2 else a
+        for a in operands
+    ]  # fmt: skip
+    inside = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
+    outs = pointwise(program, wide, inside)
+    return tuple([y if y.dtype.kind == "b" else y.astype(dtype, copy=False) for y in outs])
+
+
+# ---- NumPy's ufuncs for the small ----------------------------------------------------------------
+
+
+def _numpy_plan(program: Program, operands: Signature, dtype: np.dtype, shape: tuple) -> Run | None:
+    """The program as calls of ufuncs, if it is short and they keep dtype, shape and order."""
+    leaves, steps = program.leaves, program.high
+    if not 0 < sum(s[0] != "const" for s in steps) <= NUMPY_STEPS:
+        return None
+    shapes: list[tuple] = []  # of each register
+    for s in operands:
+        if s is not None and (s[0] != dtype or not _c_ordered(s)):
+            return None
+        shapes.append(() if s is None else s[1])
+    held = [s is not None for s in operands]  # registers that hold arrays
+    for op, args, _ in steps:
+        if op not in UFUNC and op != "const":
+            return None
+        held.append(any(held[a] for a in args))
+        shapes.append(np.broadcast_shapes(*(shapes[a] for a in args)))
+    if any(o < leaves or shapes[o] != shape for o in program.high_outputs):
+        return None
+    for op, args, _ in steps:
+        if op != "const" and not any(held[a] for a in args[op == "where" :]):
+            return None  # NumPy would make float64 of numbers alone
+    call = _numpy_call(program)
+    if shape:
+        return call
+    return lambda operands: tuple([np.asarray(y) for y in call(operands)])
+
+
+def _c_ordered(s: tuple) -> bool:
+    expected = s[0].itemsize
+    for size, stride in zip(reversed(s[1]), reversed(s[2]), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _numpy_call(program: Program) -> Run:
+    """A Python function of the operands that calls NumPy's ufuncs step by step."""
+    names = [f"x{i}" for i in range(program.leaves)]
+    lines = []
+    for op, args, value in program.high:
+        if op == "const":
+            names.append(repr(value))
+            continue
+        names.append(f"t{len(names)}")
+        lines.append(f"    {names[-1]} = {UFUNC[op]}({', '.join(names[a] for a in args)})")
+    head = "".join(f"x{i}, " for i in range(program.leaves))
+    results = "".join(names[o] + ", " for o in program.high_outputs)
+    lines = ["def call(operands):", f"    {head}= operands", *lines, f"    return {results}"]
+    space: dict[str, Any] = {name: getattr(np, name) for name in UFUNC.values()}
+    space |= {"inf": math.inf, "nan": math.nan}
+    exec("\n".join(lines), space)  # the text is made of the fixed names above only
+    return np.errstate(all="ignore")(space["call"])
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+
+def order_of(signatures: Sequence[tuple], shape: tuple) -> tuple[int, ...]:
+    """Axes of the result from the slowest to the fastest in memory.
+
+    The operands of the result's shape vote with the order of their strides (axes of size 1 have no
+    say). Agreement wins; else channels-last if it is among them; else C order.
+    """
+    axes = [i for i, n in enumerate(shape) if n > 1]
+    plain = tuple(range(len(shape)))
+    votes = set()
+    for _, own, strides in signatures:
+        if own == shape and all(strides[i] for i in axes):
+            votes.add(tuple(sorted(axes, key=lambda i: (-abs(strides[i]), i))))
+    last = tuple([i for i in (0, *range(2, len(shape)), 1) if i in axes])
+    winner = votes.pop() if len(votes) == 1 else last if last in votes and len(shape) > 2 else None
+    if winner is None or winner == tuple(axes):
+        return plain
+    return (*[i for i in plain if i not in axes], *winner)
+
+
+def _merged(shape: tuple, order: Sequence[int], strides: list[list[int]]) -> tuple[list, list]:
+    """Sizes and per-array strides of the axes in `order`, neighbours joined where all allow it."""
+    sizes: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for axis in order:
+        n = shape[axis]
+        if n == 1:
+            continue
+        if sizes and all(s[-1] == t[axis] * n for s, t in zip(steps, strides, strict=True)):
+            sizes[-1] *= n
+            for s, t in zip(steps, strides, strict=True):
+                s[-1] = t[axis]
+        else:
+            sizes.append(n)
+            for s, t in zip(steps, strides, strict=True):
+                s.append(t[axis])
+    return sizes, steps
+
+
+def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: tuple) -> Run:
+    """Choose layout and loop, compile, and return the launcher."""
+    order = order_of([s for s in operands if s is not None], shape)
+    dtypes = [np.dtype(bool) if b else dtype for b in program.booleans]
+    made = [_dense(shape, order, t.itemsize) for t in dtypes]
+    results = list(zip(dtypes, made, strict=True))
+    if math.prod(shape) == 0:
+        return lambda operands: tuple([memory.strided(shape, s, t) for t, s in results])
+    codes = [None if s is None else s[0].str[1:] for s in operands]
+    items = [int(c[1]) for c in codes if c] + [t.itemsize for t in dtypes]
+    strides = [_broadcast(s, shape) for s in operands if s is not None] + [list(s) for s in made]
+    sizes, steps = _merged(shape, order, strides)
+    if not sizes:
+        sizes, steps = [1], [[item] for item in items]
+    inner = tuple([1 if s[-1] == item else 2 if s[-1] else 0
+                   for s, item in zip(steps, items, strict=True)])  # fmt: skip
+    outputs = tuple([t.str[1:] for t in dtypes])
+    real = "double" if dtype.itemsize == 8 else "float"
+    kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
+    total = sizes[0] if len(sizes) == 1 else math.prod(sizes[:-1])
+    chunk = CHUNK if len(sizes) == 1 else max(1, CHUNK // sizes[-1])
+    words = [0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s]
+    return _launcher(program, kernel, shape, results, np.array(words, np.int64), total, chunk)
+
+
+def _dense(shape: tuple, order: Sequence[int], item: int) -> tuple[int, ...]:
+    strides = [0] * len(shape)
+    for axis in reversed(order):
+        strides[axis] = item
+        item *= max(shape[axis], 1)
+    return tuple(strides)
+
+
+def _broadcast(s: tuple, shape: tuple) -> list[int]:
+    """Strides of an operand over the result's axes: 0 where it is repeated."""
+    own = [0 if n == 1 else stride for n, stride in zip(s[1], s[2], strict=True)]
+    return [0] * (len(shape) - len(own)) + own
+
+
+def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, words: np.ndarray,
+              total: int, chunk: int) -> Run:  # fmt: skip
+    """The function of the operands that allocates, fills the table and launches."""
+    address = _compiled(program, kernel, print_loop)
+    arrays = [k for k, c in enumerate(kernel.leaves) if c is not None and program.used[k]]
+    numbers = [k for k, c in enumerate(kernel.leaves) if c is None]
+    first = len(kernel.leaves)
+    spec = [(t, None if s == _dense(shape, range(len(shape)), t.itemsize) else s)
+            for t, s in results]  # fmt: skip
+
+    def run(operands: Sequence[Any]) -> tuple:
+        table = words.copy()
+        outs = tuple([memory.strided(shape, s, t) for t, s in spec])
+        for k in arrays:
+            table[k] = address_of(operands[k])
+        if numbers:
+            doubles = table.view(np.float64)
+            for k in numbers:
+                doubles[k] = operands[k]
+        for j, y in enumerate(outs, first):
+            table[j] = address_of(y)
+        team.run(address, address_of(table), total, chunk)
+        return outs
+
+    return run
+
+
+_loaded: dict[tuple, int] = {}
+
+
+def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) -> int:
+    """Address of the machine code, compiled at its first use in this process."""
+    key = (printer.__name__, program.key, kernel, *more)
+    address = _loaded.get(key)
+    if address is None:
+        text = printer(program, kernel, *more)
+        address = _loaded[key] = jit.compile_ir(text, "pointwise")
+    return address
+
+
+_HEADER = object.__basicsize__  # the data pointer follows the object's header (NumPy's C ABI)
+
+
+def address_of(a: np.ndarray) -> int:
+    """Address of the first element; `a.ctypes.data` in a sixth of its time."""
+    return ctypes.c_size_t.from_address(id(a) + _HEADER).value
+
+
+# ---- multi-tensor updates ------------------------------------------------------------------------
+
+
+def update(program: Program, rows: Sequence[Sequence[np.ndarray]], scalars: Sequence[float],
+           inplace: Sequence[int]) -> None:  # fmt: skip
+    """Run a program on every row of arrays in one launch; output j overwrites array inplace[j].
+
+    Leaves are the arrays of a row, then the scalars. The arrays of a row have one shape, all one
+    dtype (float32 or float64); those not laid out as the row's first are copied, and copied back.
+    """
+    if not rows:
+        return
+    dtype, width = rows[0][0].dtype, len(rows[0])
+    require(dtype.str[1:] in ("f4", "f8"), "update", "rows must be float32 or float64",
+            error=DTypeError, row=rows[0][0])  # fmt: skip
+    table = np.empty((len(rows), width + 1), np.int64)
+    back: list[tuple[np.ndarray, np.ndarray]] = []
+    keep = []
+    for r, row in enumerate(rows):
+        arrays = _aligned(row, dtype)
+        back += [(row[k], arrays[k]) for k in inplace if arrays[k] is not row[k]]
+        keep.append(arrays)
+        table[r] = [*map(address_of, arrays), row[0].size]
+    blocks = _blocks(tuple([row[0].size for row in rows]))
+    code = dtype.str[1:]
+    real = "double" if code == "f8" else "float"
+    kernel = Shape(real, (*[code] * width, *[None] * len(scalars)), (code,) * len(inplace), 1,
+                   (1,) * (width + len(inplace)))  # fmt: skip
+    words = np.empty(2 + len(scalars), np.int64)
+    words[:2] = address_of(table), address_of(blocks)
+    words[2:].view(np.float64)[:] = scalars
+    if len(blocks):
+        address = _compiled(program, kernel, print_update, tuple(inplace))
+        team.run(address, address_of(words), len(blocks), 1)
+    for target, made in back:
+        np.copyto(target, made)
+
+
+def _aligned(row: Sequence[np.ndarray], dtype: np.dtype) -> list[np.ndarray]:
+    """The arrays of a row, all dense with the strides of the first; copies where need be."""
+    first = row[0]
+    if not (first.flags.c_contiguous or memory.dense_strides(first, dtype.itemsize)
+            == first.strides):  # fmt: skip
+        first = memory.copy(first)
+    arrays = [first]
+    for a in row[1:]:
+        require(a.shape == first.shape, "update", "arrays of a row must have one shape",
+                first=first, other=a)  # fmt: skip
+        if a.strides != first.strides or a.dtype != dtype:
+            a, given = memory.empty_like(first), a
+            np.copyto(a, given)
+        arrays.append(a)
+    return arrays
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(sizes: tuple[int, ...]) -> np.ndarray:
+    """(row, first element) of every block of a list of arrays."""
+    pairs = [(r, first) for r, n in enumerate(sizes) for first in range(0, n, BLOCK)]
+    return np.array(pairs, np.int64).reshape(-1, 2)

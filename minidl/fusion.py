@@ -1,0 +1,382 @@
+"""Pointwise maths written once: a small Python function of scalars becomes one differentiable op.
+
+`@pointwise` traces the function into an expression graph; a backend prints one kernel from it. The
+gradient is derived symbolically and is a pointwise op again, so derivatives of any order are fused
+too. Inside such a function use the functions below (`exp`, `where`, …) or other pointwise ops.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from builtins import abs
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import parts
+from minidl.backend.expression import (
+    Graph,
+    Node,
+    Program,
+    acos,
+    asin,
+    atan,
+    atan2,
+    ceil,
+    clamp,
+    cos,
+    cosh,
+    erf,
+    erfc,
+    exp,
+    expm1,
+    floor,
+    fmod,
+    log,
+    log1p,
+    log2,
+    maximum,
+    minimum,
+    reachable,
+    relu,
+    rint,
+    rsqrt,
+    sigmoid,
+    sign,
+    sin,
+    sinh,
+    softplus,
+    sqrt,
+    substitute,
+    tan,
+    tanh,
+    trunc,
+    where,
+)
+from minidl.calculus import gradients
+from minidl.dtypes import is_real, real, result_type
+from minidl.errors import DTypeError, GraphError, require
+from minidl.tape import Op
+
+__all__ = [
+    "Pointwise", "Update", "abs", "acos", "asin", "atan", "atan2", "ceil", "clamp", "cos", "cosh",
+    "erf", "erfc", "exp", "expm1", "floor", "fmod", "log", "log1p", "log2", "maximum", "minimum",
+    "pointwise", "relu", "rint", "rsqrt", "sigmoid", "sign", "sin", "sinh", "softplus", "sqrt",
+    "tan", "tanh", "trunc", "update", "where",
+]  # fmt: skip
+RECORDS = 4096  # signatures an op remembers
+
+
+class Trace:
+    """An expression graph with its leaves and outputs, and the gradients derived from it."""
+
+    def __init__(
+        self, graph: Graph, leaves: Sequence[Node], outputs: Sequence[Node], several: bool
+    ) -> None:
+        self.graph, self.leaves, self.outputs, self.several = graph, leaves, outputs, several
+        self.program = Program(leaves, outputs)
+        self.derived: dict[tuple, Derived] = {}
+
+    def derive(self, name: str, wanted: tuple, present: tuple, save_output: bool) -> Derived:
+        """The gradient of the wanted leaves from the cotangents present, made once."""
+        key = (wanted, present)
+        found = self.derived.get(key)
+        if found is None:
+            found = self.derived[key] = Derived(self, name, wanted, present, save_output)
+        return found
+
+
+def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> Trace:
+    """Run the function on fresh leaves for `names`; parameters in `static` get their values."""
+    graph = Graph()
+    leaves = [graph.leaf() for _ in names]
+    values = dict(zip(names, leaves, strict=True)) | static
+    args = []
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is not p.KEYWORD_ONLY:
+            args.append(values.pop(p.name))
+    result = function(*args, **values)
+    several = isinstance(result, tuple)
+    results = result if several else (result,)
+    outputs = [y if isinstance(y, Node) else graph.const(y) for y in results]
+    return Trace(graph, leaves, outputs, several)
+
+
+class Derived:
+    """A gradient: which saved values it reads, the op that computes it, where each result is.
+
+    `leaves` and `outputs` number the inputs and outputs of the forward op that it reads. The
+    gradient of a leaf is a cotangent itself (`direct`), or a result of `op`.
+    """
+
+    def __init__(self, of: Trace, name: str, wanted: tuple, present: tuple, save_output: bool):
+        graph = of.graph
+        cotangents = {j: graph.leaf() for j, here in enumerate(present) if here}
+        pairs = [(of.outputs[j], c) for j, c in cotangents.items()]
+        found = gradients(pairs, [of.leaves[i] for i in wanted], graph)
+        kept = {}
+        if save_output:
+            kept = {j: graph.leaf() for j, o in enumerate(of.outputs) if o.args}
+            found = substitute(found, {of.outputs[j].index: leaf for j, leaf in kept.items()})
+        number = {c.index: n for n, c in enumerate(cotangents.values())}
+        self.direct = {i: number[g.index] for i, g in zip(wanted, found, strict=True)
+                       if g.index in number}  # fmt: skip
+        rest = [(i, g) for i, g in zip(wanted, found, strict=True) if i not in self.direct]
+        self.results = {i: n for n, (i, _) in enumerate(rest)}
+        read = {n.index for n in reachable([g for _, g in rest])}
+        self.leaves = [i for i, leaf in enumerate(of.leaves) if leaf.index in read]
+        self.outputs = [j for j, leaf in kept.items() if leaf.index in read]
+        inputs = [*(of.leaves[i] for i in self.leaves), *(kept[j] for j in self.outputs)]
+        made = Trace(graph, [*inputs, *cotangents.values()], [g for _, g in rest], len(rest) > 1)
+        self.op = Pointwise(made, name=f"{name}_grad") if rest else None
+
+
+class Backward:
+    """The vjp of one signature of an op. Saves what the gradient of all its real inputs reads."""
+
+    def __init__(self, name: str, of: Trace, moving: dict[int, int], metas: Sequence[Any],
+                 save_output: bool) -> None:  # fmt: skip
+        self.name, self.of, self.moving, self.metas = name, of, moving, metas
+        self.save_output = save_output
+        self.present = tuple([not b for b in of.program.booleans])
+        whole = of.derive(name, tuple(moving.values()), self.present, save_output)
+        self.leaves, self.outputs = whole.leaves, whole.outputs
+
+    def __call__(self, g: Any, need: Sequence[bool], *saved: Any) -> list[Any]:
+        """Gradients for the positional arguments; `moving` maps their numbers to leaves."""
+        cotangents = [h for h in g if h is not None] if self.of.several else [g]
+        present = tuple([h is not None for h in g]) if self.of.several else self.present
+        wanted = tuple([leaf for i, leaf in self.moving.items() if need[i]])
+        d = self.of.derive(self.name, wanted, present, self.save_output)
+        found: Any = ()
+        if d.op is not None:
+            count = len(self.leaves)
+            given = [saved[self.leaves.index(i)] for i in d.leaves]
+            given += [saved[count + self.outputs.index(j)] for j in d.outputs]
+            found = d.op(*given, *cotangents)
+            found = found if d.op.several else (found,)
+        grads: list[Any] = [None] * len(need)
+        for i, leaf in self.moving.items():
+            if need[i]:
+                h = cotangents[d.direct[leaf]] if leaf in d.direct else found[d.results[leaf]]
+                shape, dtype = self.metas[i]
+                if h.shape != shape:
+                    h = parts["sum_to"](h, shape=shape)
+                grads[i] = parts["to_dtype"](h, dtype)
+        return grads
+
+
+class Pointwise(Op):
+    """A differentiable op from a function of scalars: call it on tensors, arrays and numbers.
+
+    Broadcasts as NumPy, promotes dtypes as PyTorch, keeps channels-last memory order. Parameters
+    given as numbers travel beside the kernel, so that new values compile nothing; None, strings and
+    keyword bools choose another trace.
+    """
+
+    def __init__(self, function: Callable | Trace, *, name: str = "",
+                 integer: Callable | None = None, save_output: bool = False) -> None:  # fmt: skip
+        self.function, self.definition, self.view = self._forward, None, False
+        self.integer, self.save_output = integer, save_output
+        self._records: dict[tuple, Callable] = {}
+        self._traces: dict[tuple, Trace] = {}
+        if isinstance(function, Trace):
+            self.name = self.__name__ = name
+            self.traced = None
+            self._traces[()] = function
+            self.several = function.several
+            return
+        functools.update_wrapper(self, function)
+        self.name, self.traced = name or function.__name__, function
+        self.signature = inspect.signature(function)
+        for p in self.signature.parameters.values():
+            require(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY),
+                    self.name, "a pointwise function has named parameters only",
+                    error=GraphError, parameter=p.name)  # fmt: skip
+
+    def _forward(self, *args: Any, **kwargs: Any) -> tuple:
+        """(y, saved, vjp), as every op."""
+        key: Any = [(a.dtype, a.shape, a.strides) if type(a) is np.ndarray else _kind(a)
+                    for a in args]  # fmt: skip
+        for k, v in kwargs.items():
+            key.append((k, v if isinstance(v, bool) else _kind(v)))
+        key = tuple(key)
+        record = self._records.get(key)
+        if record is None:
+            if len(self._records) >= RECORDS:
+                self._records.clear()
+            record = self._records[key] = self._prepare(args, kwargs)
+        return record(args, kwargs)
+
+    def _prepare(self, args: tuple, kwargs: dict) -> Callable:
+        """What to do for this signature: a function of (args, kwargs)."""
+        everything = [*args, *kwargs.values()]
+        if any(isinstance(a, Node) for a in everything):  # inside another trace: its function
+            assert self.traced is not None
+            return lambda args, kwargs: (self.traced(*args, **kwargs), (), None)
+        if any(isinstance(a, np.generic) for a in args):
+            return lambda args, kwargs: self._forward(
+                *[np.asarray(a) if isinstance(a, np.generic) else a for a in args], **kwargs
+            )
+        names, fetch, static, values = self._bind(args, kwargs)
+        arrays = [a for a in args if hasattr(a, "dtype")]
+        if not arrays:
+            require(bool(args) and _is_number(args[0]), self.name, "needs a tensor",
+                    error=DTypeError, got=args[0] if args else None)  # fmt: skip
+            first = result_type(*filter(_is_number, args))
+            return lambda args, kwargs: self._forward(
+                np.asarray(args[0], first), *args[1:], **kwargs
+            )
+        dtype = result_type(*[a for a in args if hasattr(a, "dtype") or _is_number(a)])
+        if self.integer is not None and not is_real(dtype):
+            return functools.partial(self._on_integers, dtype)
+        traced = self._trace(names, static)
+        be = backend.of(arrays[0])
+        plan = be.plan_pointwise(traced.program, be.pointwise_signature(values), real(dtype))
+        vjp = self._backward(traced, args, names)
+        several, leaves = traced.several, vjp.leaves if vjp else ()
+        outputs = vjp.outputs if vjp else ()
+
+        def run(args: tuple, kwargs: dict) -> tuple:
+            operands = args if fetch is None else fetch(args, kwargs)
+            y = plan(operands)
+            saved = [operands[i] for i in leaves]
+            for j in outputs:
+                saved.append(y[j])
+            return (y if several else y[0]), saved, vjp
+
+        return run
+
+    def _bind(self, args: tuple, kwargs: dict) -> tuple:
+        """Names of the leaves, how to fetch them from a call, the static values, the leaves."""
+        if self.traced is None:
+            return (*map(str, range(len(args))),), None, {}, args
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        names, static, values, sources = [], {}, [], []
+        for i, (name, value) in enumerate(bound.arguments.items()):
+            given = i < len(args)
+            number = _is_number(value) and (given or type(value) is not bool)
+            if number or hasattr(value, "dtype"):
+                require(given or number, self.name, "pass tensors by position",
+                        error=DTypeError, **{name: value})  # fmt: skip
+                names.append(name)
+                values.append(value)
+                sources.append((i, name, value))
+            else:
+                require(value is None or isinstance(value, (str, bool)), self.name,
+                        "takes tensors and numbers", error=DTypeError, **{name: value})  # fmt: skip
+                static[name] = value
+        if [i for i, _, _ in sources] == list(range(len(args))):
+            return names, None, static, values
+
+        def fetch(args: tuple, kwargs: dict) -> list:
+            n = len(args)
+            return [args[i] if i < n else kwargs.get(name, value) for i, name, value in sources]
+
+        return names, fetch, static, values
+
+    def _trace(self, names: Sequence[str], static: dict[str, Any]) -> Trace:
+        if self.traced is None:
+            return self._traces[()]
+        key = tuple(static.items())
+        if key not in self._traces:
+            self._traces[key] = trace(self.traced, names, static)
+        return self._traces[key]
+
+    def _backward(self, traced: Trace, args: tuple, names: Sequence[str]) -> Backward | None:
+        """The vjp for the real arrays among the positional arguments; None if there are none."""
+        order = {name: leaf for leaf, name in enumerate(names)}
+        given = names if self.traced is None else list(self.signature.parameters)
+        moving = {i: order[given[i]] for i, a in enumerate(args)
+                  if hasattr(a, "dtype") and is_real(a.dtype)}  # fmt: skip
+        if not moving or all(traced.program.booleans):
+            return None
+        metas = [(a.shape, a.dtype) if hasattr(a, "dtype") else None for a in args]
+        return Backward(self.name, traced, moving, metas, self.save_output)
+
+    def _on_integers(self, dtype: np.dtype, args: tuple, kwargs: dict) -> tuple:
+        """Integers and bools keep their dtype: NumPy's function does them."""
+        assert self.integer is not None
+        given = [a if a is None else np.asarray(a).astype(dtype, copy=False) for a in args]
+        try:
+            with np.errstate(all="ignore"):
+                return np.asarray(self.integer(*given, **kwargs)), (), None
+        except TypeError:
+            raise DTypeError(f"{self.name}: not defined for {dtype} tensors") from None
+
+
+def _is_number(a: Any) -> bool:
+    return isinstance(a, (int, float)) and not isinstance(a, np.generic)
+
+
+def _kind(a: Any) -> Any:
+    """What a call's signature keeps of an argument that is not a NumPy array."""
+    if hasattr(a, "dtype"):
+        return type(a), a.dtype, a.shape, getattr(a, "strides", None)
+    return a if a is None or isinstance(a, str) else type(a)
+
+
+def pointwise(
+    function: Callable | None = None,
+    *,
+    name: str = "",
+    integer: Callable | None = None,
+    save_output: bool = False,
+) -> Any:
+    """Make a function of scalars a differentiable op on tensors (a decorator).
+
+    integer: NumPy's function for integer and bool tensors, where these keep their dtype; without
+    it they are converted to float32. save_output: the gradient is written in terms of the output,
+    which is kept in place of what it was computed from.
+    """
+    make = functools.partial(Pointwise, name=name, integer=integer, save_output=save_output)
+    return make if function is None else make(function)
+
+
+class Update:
+    """An update of arrays in place, e.g. an optimizer's step, over many rows in one launch."""
+
+    def __init__(self, function: Callable, inplace: Sequence[str]) -> None:
+        functools.update_wrapper(self, function)
+        self.name, self.function = function.__name__, function
+        parameters = inspect.signature(function).parameters.values()
+        self.arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        self.scalars = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self.inplace = tuple([self.arrays.index(n) for n in inplace])
+        self._traces: dict[tuple, tuple[Trace, list[str]]] = {}
+
+    def apply_(self, rows: Sequence[Sequence[Any]], **scalars: Any) -> None:
+        """Update every row (raw arrays, one for each positional parameter) in one launch.
+
+        All keyword parameters must be given: numbers may change freely, None, bools and strings
+        choose another kernel. Rows hold one dtype, float32 or float64.
+        """
+        if not rows:
+            return
+        require(sorted(scalars) == sorted(self.scalars), self.name, "needs exactly its keywords",
+                error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
+        static = tuple([(n, scalars[n]) for n in self.scalars if not _varies(scalars[n])])
+        found = self._traces.get(static)
+        if found is None:
+            names = [n for n in self.scalars if _varies(scalars[n])]
+            made = trace(self.function, [*self.arrays, *names], dict(static))
+            require(len(made.outputs) == len(self.inplace), self.name,
+                    "must return one result for each array updated in place",
+                    error=GraphError, results=len(made.outputs))  # fmt: skip
+            found = self._traces[static] = made, names
+        made, names = found
+        be = backend.of(rows[0][0])
+        be.update(made.program, rows, [float(scalars[n]) for n in names], self.inplace)
+
+
+def _varies(value: Any) -> bool:
+    return _is_number(value) and not isinstance(value, bool)
+
+
+def update(*, inplace: Sequence[str]) -> Callable[[Callable], Update]:
+    """Make a function of scalars an `Update`; its i-th result replaces the i-th name of inplace."""
+    return lambda function: Update(function, inplace)
