@@ -243,9 +243,9 @@ class Pointwise(Op):
         def run(args: tuple, kwargs: dict) -> tuple:
             operands = args if fetch is None else fetch(args, kwargs)
             y = plan(operands)
-            saved = [operands[i] for i in leaves]
-            for j in outputs:
-                saved.append(y[j])
+            saved: Any = ()
+            if vjp is not None:
+                saved = [*[operands[i] for i in leaves], *[y[j] for j in outputs]]
             return (y if several else y[0]), saved, vjp
 
         return run

@@ -1,6 +1,6 @@
 """Writes LLVM IR with Python's operators: a `Value` is a named scalar, a `Body` the lines so far.
 
-Used by the mathematical functions (`maths.py`) and by the pointwise printer (`pointwise.py`).
+Used by the mathematical functions (`maths.py`) and by the pointwise printer (`printer.py`).
 """
 
 from __future__ import annotations

@@ -110,10 +110,7 @@ def _numpy_plan(program: Program, operands: Signature, dtype: np.dtype, shape: t
     for op, args, _ in steps:
         if op != "const" and not any(held[a] for a in args[op == "where" :]):
             return None  # NumPy would make float64 of numbers alone
-    call = _numpy_call(program)
-    if shape:
-        return call
-    return lambda operands: tuple([np.asarray(y) for y in call(operands)])
+    return _numpy_call(program, not shape)
 
 
 def _c_ordered(s: tuple) -> bool:
@@ -126,8 +123,11 @@ def _c_ordered(s: tuple) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _numpy_call(program: Program) -> Run:
-    """A Python function of the operands that calls NumPy's ufuncs step by step."""
+def _numpy_call(program: Program, scalar: bool) -> Run:
+    """A Python function of the operands that calls NumPy's ufuncs step by step.
+
+    scalar: the results are 0-d, which ufuncs give as NumPy scalars.
+    """
     names = [f"x{i}" for i in range(program.leaves)]
     lines = []
     for op, args, value in program.high:
@@ -137,10 +137,11 @@ def _numpy_call(program: Program) -> Run:
         names.append(f"t{len(names)}")
         lines.append(f"    {names[-1]} = {UFUNC[op]}({', '.join(names[a] for a in args)})")
     head = "".join(f"x{i}, " for i in range(program.leaves))
-    results = "".join(names[o] + ", " for o in program.high_outputs)
+    result = "asarray({}), " if scalar else "{}, "
+    results = "".join(result.format(names[o]) for o in program.high_outputs)
     lines = ["def call(operands):", f"    {head}= operands", *lines, f"    return {results}"]
     space: dict[str, Any] = {name: getattr(np, name) for name in UFUNC.values()}
-    space |= {"inf": math.inf, "nan": math.nan}
+    space |= {"inf": math.inf, "nan": math.nan, "asarray": np.asarray}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     return np.errstate(all="ignore")(space["call"])
 
