@@ -1,0 +1,163 @@
+"""A model's layers, output shapes, parameters, floating-point operations and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minidl.autograd import Tensor, no_grad, raw, watch
+from minidl.errors import require
+from minidl.nn import Module
+
+_RECURRENT = {"_lstm": 3, "gru": 2, "rnn": 2}  # where each op takes its first weight
+
+
+class Layer(NamedTuple):
+    """One row of a summary; `flops` and `parameters` are the layer's own, without its parts'."""
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    flops: int
+    bytes: int
+
+
+class Summary:
+    """What `summary` found; print it for the table.
+
+    parameters, trainable: counts. flops: of one forward, 2 x multiply-adds of convolutions, matrix
+    products, recurrent layers and attention. bytes: of all layers' outputs together.
+    """
+
+    def __init__(self, layers: list[Layer], model: Module) -> None:
+        self.layers = layers
+        self.parameters = sum(p.array.size for p in model.parameters())
+        self.trainable = sum(p.array.size for p in model.parameters() if p.requires_grad)
+        self.parameter_bytes = sum(p.array.nbytes for p in model.parameters())
+        self.flops = sum(layer.flops for layer in layers)
+        self.bytes = sum(layer.bytes for layer in layers)
+
+    def __str__(self) -> str:
+        names = [f"{layer.name} ({layer.kind})" for layer in self.layers]
+        wide = max(map(len, [*names, "layer"]))
+        shapes = max(len(str(layer.output)) for layer in self.layers)
+        head = f"{'layer':<{wide}}  {'output':<{shapes}}{'parameters':>13}{'MFLOPs':>12}{'kB':>10}"
+        lines = [head]
+        for name, layer in zip(names, self.layers, strict=True):
+            lines.append(
+                f"{name:<{wide}}  {layer.output!s:<{shapes}}{layer.parameters:>13,}"
+                f"{layer.flops / 1e6:>12.3f}{layer.bytes / 1e3:>10.1f}"
+            )
+        lines.append(
+            f"{self.parameters:,} parameters ({self.trainable:,} trainable, "
+            f"{self.parameter_bytes / 1e6:.2f} MB); {self.flops / 1e6:,.3f} MFLOPs a forward; "
+            f"{self.bytes / 1e6:.2f} MB of outputs"
+        )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def summary(
+    model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float32, seed: int = 0
+) -> Summary:
+    """Run `model` once in eval mode, without gradients, and count.
+
+    input_shape: the whole shape, batch included, or a sequence of shapes for several inputs. dtype:
+    of the inputs, or one each; integers are zeros, floats normal. A layer that runs several times
+    is one row with the sum of its FLOPs. The model's modes are put back.
+    """
+    rule = "model must be a Module"
+    require(isinstance(model, Module), "summary", rule, model=type(model).__name__)
+    shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
+    dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
+    rng = np.random.default_rng(seed)
+    draws = [rng.standard_normal(shape) for shape in shapes]
+    inputs = [
+        Tensor(x.astype(t) if np.dtype(t).kind == "f" else np.zeros(x.shape, t))
+        for x, t in zip(draws, dtypes, strict=True)
+    ]
+    counter = _Counter(model)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with no_grad(), watch(counter.observe):
+            model(*inputs)
+    finally:
+        counter.remove()
+        for module, training in modes.items():
+            module.training = training
+    return Summary(counter.layers(), model)
+
+
+class _Counter:
+    """Attributes ops to the innermost module that is running."""
+
+    def __init__(self, model: Module) -> None:
+        self.names = {module: name for name, module in model.named_modules()}
+        self.running: list[Module] = []
+        self.flops: dict[Module, int] = {}
+        self.outputs: dict[Module, Any] = {}
+        self.order: list[Module] = []
+        self.hooks = []
+        for module in self.names:
+            self.hooks.append(module.register_forward_pre_hook(self._enter))
+            self.hooks.append(module.register_forward_hook(self._leave))
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _enter(self, module: Module, args: Any) -> None:
+        self.running.append(module)
+        if module not in self.flops:
+            self.flops[module] = 0
+            self.order.append(module)
+
+    def _leave(self, module: Module, args: Any, output: Any) -> None:
+        self.running.pop()
+        self.outputs[module] = output
+
+    def observe(self, name: str, inputs: Any, kwargs: Any, output: Any, seconds: float) -> None:
+        if self.running:
+            self.flops[self.running[-1]] += flops(name, inputs, output)
+
+    def layers(self) -> list[Layer]:
+        rows = []
+        for module in self.order:
+            own = sum(p.array.size for p in module.parameters(recurse=False))
+            if own or self.flops[module] or not any(True for _ in module.children()):
+                array = _first(self.outputs[module])
+                name, kind = self.names[module] or "(model)", type(module).__name__
+                count = self.flops[module]
+                rows.append(Layer(name, kind, tuple(array.shape), own, count, array.nbytes))
+        return rows
+
+
+def _first(output: Any) -> Any:
+    """The first array in a nest of outputs."""
+    while isinstance(output, (tuple, list, dict)):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return raw(output)
+
+
+def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
+    """2 x the multiply-adds of one call of an op with these raw inputs and output; 0 for others."""
+    y = output[0] if isinstance(output, tuple) else output
+    if name == "convolve":  # weight (K, C / groups, R, S): each output sums over the rest
+        return 2 * y.size * math.prod(inputs[1].shape[1:])
+    if name == "convolve_input_grad":  # transposed: each input element goes to the rest
+        return 2 * inputs[0].size * math.prod(inputs[1].shape[1:])
+    if name == "product":
+        return 2 * y.size * inputs[0].shape[-1]
+    if name in _RECURRENT:  # x (T, B, I), weights (G H, I) and (G H, H) at every step
+        w_ih, w_hh = inputs[_RECURRENT[name] :][:2]
+        return 2 * math.prod(inputs[0].shape[:2]) * (w_ih.size + w_hh.size)
+    if name == "attention":  # q (..., L, E), k (..., S, E), v (..., S, V)
+        q, k, v = inputs[:3]
+        return 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+    return 0

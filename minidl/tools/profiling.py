@@ -1,0 +1,83 @@
+"""Where the time goes: every op's calls, seconds and bytes, forward and backward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from minidl.autograd import raw, watch
+
+
+class Row(NamedTuple):
+    """Totals of one op; `seconds` excludes ops that it called itself."""
+
+    name: str
+    calls: int
+    seconds: float
+    bytes: int  # of the arrays read and written, each counted once a call
+
+
+class Profile:
+    """What `profile()` recorded; print it, or read `rows` (slowest first) and `seconds`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # wall time inside the `with`
+        self._totals: dict[str, list[float]] = {}
+        self._open: list[tuple[float, float, str]] = []  # start, duration, name; till a caller ends
+
+    def _observe(self, name: str, inputs: Any, kwargs: Any, output: Any, seconds: float) -> None:
+        start = time.perf_counter() - seconds
+        inner, again = 0.0, False
+        while self._open and self._open[-1][0] >= start:
+            _, duration, callee = self._open.pop()
+            inner += duration
+            again |= callee == name  # a pointwise gradient is an op of its backward's name
+        self._open.append((start, seconds, name))
+        total = self._totals.setdefault(name, [0, 0.0, 0])
+        total[1] += max(seconds - inner, 0.0)
+        if not again:
+            total[0] += 1
+            total[2] += _bytes(inputs) + _bytes(output)
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row an op, the slowest first."""
+        rows = [Row(name, int(n), t, int(size)) for name, (n, t, size) in self._totals.items()]
+        return sorted(rows, key=lambda row: -row.seconds)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'op':<32}{'calls':>8}{'ms':>11}{'share':>8}{'µs/call':>11}{'MB':>11}{'GB/s':>8}"
+        ]
+        for row in self.rows:
+            share = row.seconds / self.seconds if self.seconds else 0.0
+            rate = row.bytes / row.seconds / 1e9 if row.seconds else 0.0
+            each = row.seconds / row.calls * 1e6
+            lines.append(
+                f"{row.name:<32}{row.calls:>8}{row.seconds * 1e3:>11.3f}{share:>8.1%}"
+                f"{each:>11.1f}{row.bytes / 1e6:>11.2f}{rate:>8.1f}"
+            )
+        inside = sum(row.seconds for row in self.rows)
+        lines.append(f"in ops {inside * 1e3:.3f} ms of {self.seconds * 1e3:.3f} ms")
+        return "\n".join(lines)
+
+
+@contextmanager
+def profile() -> Iterator[Profile]:
+    """Record all ops run inside: `with ml.profile() as p: ...`, then `print(p)`.
+
+    Backward ops are named `NAME_grad`. On a GPU launches return at once, so seconds are the host's.
+    """
+    result = Profile()
+    start = time.perf_counter()
+    with watch(result._observe):
+        yield result
+    result.seconds = time.perf_counter() - start
+
+
+def _bytes(arrays: Any) -> int:
+    if isinstance(arrays, (tuple, list)):
+        return sum(map(_bytes, arrays))
+    return getattr(raw(arrays), "nbytes", 0)
