@@ -23,6 +23,7 @@ STREAMS = {
     "loader": 0x3C6EF372FE94F82B,
     "augmentation": 0xA54FF53A5F1D36F1,
     "data": 0x510E527FADE682D1,
+    "tensor": 0x9B05688C2B3E6C1F,
 }
 _WORD = 2**64 - 1
 
@@ -70,7 +71,8 @@ class Generator:
         """Philox's 64-bit key."""
         return self._seed ^ STREAMS[self.stream]
 
-    def _next(self) -> int:
+    def take(self) -> int:
+        """Take a draw number."""
         with self._lock:
             draw = self._draw
             self._draw += 1
@@ -78,7 +80,7 @@ class Generator:
 
     def bits(self, n: int) -> np.ndarray:
         """n words of 32 random bits (uint32)."""
-        return backend_random.random_bits(n, self.key, self._next())
+        return backend_random.random_bits(n, self.key, self.take())
 
     def keyed_bits(self, rows: np.ndarray, words: int, draw: int, first: int = 0) -> np.ndarray:
         """(len(rows), words) uint32 that depend on each row's number and on draw alone.
@@ -93,13 +95,13 @@ class Generator:
         """Uniform in [0, 1): multiples of 2**-24 in float32, of 2**-53 in float64."""
         shape, n = _shaped(shape)
         dtype = _real(dtype, "uniform")
-        return backend_random.random_uniform(n, dtype, self.key, self._next()).reshape(shape)
+        return backend_random.random_uniform(n, dtype, self.key, self.take()).reshape(shape)
 
     def normal(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """Standard normals, float32 or float64."""
         shape, n = _shaped(shape)
         dtype = _real(dtype, "normal")
-        return backend_random.random_normal(n, dtype, self.key, self._next()).reshape(shape)
+        return backend_random.random_normal(n, dtype, self.key, self.take()).reshape(shape)
 
     def bernoulli(
         self, p: float, shape: int | tuple[int, ...], *, channels_last: bool = False
@@ -110,7 +112,7 @@ class Generator:
         """
         shape, n = _shaped(shape)
         require(0 <= p <= 1, "bernoulli", "p must lie in [0, 1]", p=p)
-        mask = backend_random.random_bernoulli(n, p, self.key, self._next()).reshape(shape)
+        mask = backend_random.random_bernoulli(n, p, self.key, self.take()).reshape(shape)
         return backend_random.mask_to_nhwc(mask) if channels_last else mask
 
     def integers(self, low: int, high: int, shape: int | tuple[int, ...]) -> np.ndarray:
@@ -130,14 +132,14 @@ class Generator:
         Without replacement by exponential races (Efraimidis and Spirakis 2006).
         """
         w = np.asarray(weights, np.float64)
-        ok = w.ndim == 1 and bool(np.isfinite(w).all()) and bool((w >= 0).all()) and w.sum() > 0
+        ok = w.ndim == 1 and bool(np.isfinite(w).all()) and bool((w >= 0).all() and w.sum() > 0)
         require(ok, "choice", "weights must be finite, >= 0, one axis, not all 0", weights=weights)
         if replacement:
             edges = np.cumsum(w)
             found = np.searchsorted(edges, self.uniform(n, np.float64) * edges[-1], side="right")
             return np.minimum(found, np.flatnonzero(w)[-1])
         rule = "without replacement n cannot exceed the number of positive weights"
-        require(n <= np.count_nonzero(w), "choice", rule, n=n, weights=weights)
+        require(n <= int(np.count_nonzero(w)), "choice", rule, n=n, weights=weights)
         race = -np.log1p(-self.uniform(len(w), np.float64))
         finish = np.divide(race, w, out=np.full(len(w), np.inf), where=w > 0)
         return np.argsort(finish, kind="stable")[:n]

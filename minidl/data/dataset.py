@@ -1,0 +1,239 @@
+"""Data sets: anything with `len` and `[i]`; those of arrays also give a whole batch at once."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl import random
+from minidl.autograd import Tensor
+from minidl.data.draws import current_or_fresh
+from minidl.errors import DataError, DTypeError, require
+
+Arrays = tuple[np.ndarray, ...]
+
+
+class Dataset:
+    """Base of data sets (PyTorch's): give `__len__` and `__getitem__`; `batch` is a fast path."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} does not say its length")
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not say how to take an item")
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
+        """Arrays of the items `indices` (n,) in one go; None: take them one by one.
+
+        Random transforms draw the numbers of (seed, epoch, index).
+        """
+        return None
+
+    def __add__(self, other: Dataset) -> ConcatDataset:
+        return ConcatDataset([self, other])
+
+
+class TensorDataset(Dataset):
+    """Items are tuples of the i-th slices of tensors or arrays that share their first length."""
+
+    def __init__(self, *tensors: Tensor | np.ndarray) -> None:
+        self.tensors = tuple(t if isinstance(t, Tensor) else Tensor(np.asarray(t)) for t in tensors)
+        sizes = {t.shape[0] if t.ndim else None for t in self.tensors}
+        rule = "tensors must share their first length"
+        shapes = [t.shape for t in self.tensors]
+        require(len(sizes) == 1 and None not in sizes, "TensorDataset", rule, shapes=shapes)
+
+    def __len__(self) -> int:
+        return self.tensors[0].shape[0]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(Tensor(np.asarray(t.array[index])) for t in self.tensors)
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
+        return tuple(take(t.array, indices) for t in self.tensors)
+
+
+class ImageArrays(Dataset):
+    """Pictures held in memory: `images` (N, C, H, W) uint8 over NHWC memory, `targets` (N,) int64.
+
+    transform: a batched transform of `minidl.data.transforms`, or any function of an
+    (n, C, H, W) array; target_transform: a function of one label. Raises DataError where labels
+    are not integers, out of range, or not as many as the pictures.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        targets: np.ndarray,
+        classes: Sequence[str],
+        transform: Callable | None = None,
+        target_transform: Callable[[int], int] | None = None,
+    ) -> None:
+        name = type(self).__name__
+        rule = "pictures must be uint8 with axes (N, H, W, C), none of them empty"
+        ok = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.size > 0
+        require(ok, name, rule, error=DataError, pixels=pixels)
+        self.images = np.ascontiguousarray(pixels).transpose(0, 3, 1, 2)
+        self.classes = list(classes)
+        self.targets = check_labels(targets, len(pixels), len(self.classes), name)
+        self.transform, self.target_transform = transform, target_transform
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Number of each class by name."""
+        return {name: i for i, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"{type(self).__name__} has {n} items; got index {index}")
+        rows = np.array([index % n])
+        images, labels = self._transformed(rows, None)
+        return Tensor(images[0]), int(labels[0])
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
+        return self._transformed(np.asarray(indices), epoch)
+
+    def _transformed(self, rows: np.ndarray, epoch: int | None) -> Arrays:
+        images, labels = take(self.images, rows), self.targets[rows]
+        images = apply_transform(self.transform, images, rows, epoch)
+        return images, transform_labels(self.target_transform, labels)
+
+
+class Subset(Dataset):
+    """The items of a data set at `indices`, in that order."""
+
+    def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray) -> None:
+        self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
+        n = len(dataset)
+        ok = bool(((self.indices >= -n) & (self.indices < n)).all())
+        require(ok, "Subset", f"indices must lie within the {n} items", indices=indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
+        return fetch(self.dataset, self.indices[indices], epoch)
+
+
+class ConcatDataset(Dataset):
+    """The items of several data sets, one set after the other."""
+
+    def __init__(self, datasets: Sequence[Any]) -> None:
+        self.datasets = list(datasets)
+        require(bool(self.datasets), "ConcatDataset", "needs at least one data set")
+        self.cumulative_sizes = np.cumsum([len(d) for d in self.datasets]).tolist()
+
+    def __len__(self) -> int:
+        return self.cumulative_sizes[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"ConcatDataset has {n} items; got index {index}")
+        index %= n
+        k = bisect.bisect_right(self.cumulative_sizes, index)
+        return self.datasets[k][index - (self.cumulative_sizes[k - 1] if k else 0)]
+
+    def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
+        indices = np.asarray(indices) % len(self)
+        owner = np.searchsorted(self.cumulative_sizes, indices, side="right")
+        parts, places = [], []
+        for k in np.unique(owner):
+            at = np.flatnonzero(owner == k)
+            start = self.cumulative_sizes[k - 1] if k else 0
+            part = fetch(self.datasets[k], indices[at] - start, epoch)
+            if part is None:
+                return None
+            parts.append(part)
+            places.append(at)
+        back = np.argsort(np.concatenate(places))
+        return tuple(take(_joined(column), back) for column in zip(*parts, strict=True))
+
+
+def random_split(
+    dataset: Any, lengths: Sequence[float], generator: random.Generator | None = None
+) -> list[Subset]:
+    """Split at random into parts of the given lengths, or shares that add up to 1 (PyTorch's)."""
+    n = len(dataset)
+    sizes = [int(s) for s in lengths]
+    if math.isclose(sum(lengths), 1) and n != 1:
+        sizes = [math.floor(n * share) for share in lengths]
+        for i in range(n - sum(sizes)):
+            sizes[i % len(sizes)] += 1
+    rule = f"lengths must add up to the {n} items, or to 1"
+    require(sum(sizes) == n and min(sizes) >= 0, "random_split", rule, lengths=list(lengths))
+    order = (generator or random.default("loader")).permutation(n)
+    return [Subset(dataset, part) for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+# ---- what data sets share ------------------------------------------------------------------------
+
+
+def fetch(dataset: Any, indices: np.ndarray, epoch: int) -> Arrays | None:
+    """A data set's whole batch, or None if it has only single items."""
+    return dataset.batch(indices, epoch) if hasattr(dataset, "batch") else None
+
+
+def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """x[rows] with a channels-last (N, C, H, W) memory order kept."""
+    if x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return x.transpose(0, 2, 3, 1)[rows].transpose(0, 3, 1, 2)
+    return x[rows]
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    if parts[0].ndim == 4:
+        parts = [p.transpose(0, 2, 3, 1) for p in parts]
+        return np.concatenate(parts).transpose(0, 3, 1, 2)
+    return np.concatenate(parts)
+
+
+def apply_transform(
+    transform: Any, images: np.ndarray, rows: np.ndarray, epoch: int | None
+) -> np.ndarray:
+    """Run a transform on (n, C, H, W); ours are told which samples of which epoch these are."""
+    if transform is None:
+        return images
+    if not hasattr(transform, "batched"):
+        return raw(transform(images))
+    if epoch is None:
+        draws = current_or_fresh(len(rows))
+        return raw(transform.batched(images, draws))
+    return raw(transform(images, rows, epoch))
+
+
+def transform_labels(transform: Callable[[int], int] | None, labels: np.ndarray) -> np.ndarray:
+    """Map each label (n,) through a function of one."""
+    if transform is None:
+        return labels
+    return np.array([transform(int(y)) for y in labels])
+
+
+def raw(x: Any) -> np.ndarray:
+    """The array of a Tensor or array."""
+    return x.array if isinstance(x, Tensor) else np.asarray(x)
+
+
+def check_labels(labels: Any, n: int, classes: int, name: str) -> np.ndarray:
+    """Labels as int64 (n,) in 0..classes-1. Raises DataError, DTypeError for other types."""
+    y = np.asarray(labels)
+    require(y.dtype.kind in "iu", name, "labels must be integers", error=DTypeError, labels=y)
+    require(y.shape == (n,), name, f"there must be one label for each of {n} items",
+            error=DataError, labels=y)  # fmt: skip
+    wrong = np.flatnonzero((y < 0) | (y >= classes))
+    if len(wrong):
+        i = int(wrong[0])
+        rule = f"labels must lie in 0..{classes - 1}; label {i} is {int(y[i])}"
+        require(False, name, rule + f" ({len(wrong)} such)", error=DataError)
+    return y.astype(np.int64)

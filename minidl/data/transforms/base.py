@@ -1,0 +1,124 @@
+"""What transforms are: functions of a batch of pictures, and the plain ones among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.data.draws import Draws, current_or_fresh
+from minidl.errors import ShapeError, require
+
+
+class Transform:
+    """A function of pictures (N, C, H, W) or (C, H, W), arrays or Tensors, uint8 or floating.
+
+    Given `indices` (N,) and `epoch`, random transforms draw the numbers of (seed, epoch, index);
+    without them, numbers never used before. Results lie in channels-last memory.
+    """
+
+    def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
+        x = images.array if isinstance(images, Tensor) else np.asarray(images)
+        require(x.ndim in (3, 4), type(self).__name__, "pictures must be (N, C, H, W)", images=x)
+        batch = x if x.ndim == 4 else x[None]
+        draws = current_or_fresh(len(batch)) if indices is None else Draws(indices, epoch)
+        y = self.batched(batch, draws)
+        y = y if x.ndim == 4 else y[0]
+        return Tensor(y) if isinstance(images, Tensor) else y
+
+    def batched(self, images: np.ndarray, draws: Draws) -> np.ndarray:
+        """Transform an (N, C, H, W)-shaped array with the given draws."""
+        return self.apply(images.transpose(0, 2, 3, 1), draws).transpose(0, 3, 1, 2)
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        """Transform (N, H, W, C) pixels; the input is left alone."""
+        raise NotImplementedError(type(self).__name__)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({shown})"
+
+
+class Compose(Transform):
+    """Transforms, or other functions of an (N, C, H, W) array, one after the other."""
+
+    def __init__(self, transforms: Sequence[Callable]) -> None:
+        self.transforms = list(transforms)
+
+    def batched(self, images: np.ndarray, draws: Draws) -> np.ndarray:
+        for t in self.transforms:
+            images = t.batched(images, draws) if isinstance(t, Transform) else t(images)
+        return images
+
+
+class Normalize(Transform):
+    """(x - mean) / std by channel, in float32; uint8 pixels count from 0 to 1 (torchvision's)."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        ok = len(self.mean) == len(self.std) and min(self.std) > 0
+        require(ok, "Normalize", "mean and std must have one entry a channel, std > 0",
+                mean=mean, std=std)  # fmt: skip
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        n, h, w, c = x.shape
+        rule = "pictures must have as many channels as mean and std"
+        require(len(self.mean) in (1, c), "Normalize", rule, channels=c, mean=self.mean)
+        dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.float32)
+        mean, std = np.array(self.mean), np.array(self.std)
+        unit = 1.0 if x.dtype.kind == "f" else 255.0
+        # Whole rows of pixels at once: NumPy's inner loops are then w * c long, not c.
+        scale = np.resize(1.0 / (unit * std), w * c).astype(dtype)
+        shift = np.resize(-mean / std, w * c).astype(dtype)
+        y = np.multiply(np.ascontiguousarray(x).reshape(n * h, w * c), scale, dtype=dtype)
+        y += shift
+        return y.reshape(n, h, w, c)
+
+
+class ToFloat(Transform):
+    """uint8 pixels 0..255 to float32 0..1; floating pixels stay (torchvision's ToTensor)."""
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        if x.dtype.kind == "f":
+            return x
+        return np.multiply(x, np.float32(1 / 255), dtype=np.float32)
+
+
+ToTensor = ToFloat
+
+
+class RandomApply(Transform):
+    """Apply transforms to each picture with probability p; they must keep the shape and dtype."""
+
+    def __init__(self, transforms: Sequence[Transform], p: float = 0.5) -> None:
+        self.transforms, self.p = list(transforms), p
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        chosen = draws.uniform(1)[:, 0] < self.p
+        y = x
+        for t in self.transforms:
+            y = t.apply(y, draws)
+            rule = "transforms must keep the shape and dtype"
+            require(y.shape == x.shape and y.dtype == x.dtype, "RandomApply", rule, x=x, y=y)
+        return np.where(chosen[:, None, None, None], y, x)
+
+
+def to_dtype(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floating results back in the pictures' dtype: uint8 are rounded and clipped to 0..255."""
+    if dtype == np.uint8:
+        return np.clip(np.rint(y), 0, 255).astype(np.uint8)
+    return y.astype(dtype, copy=False)
+
+
+def white(dtype: np.dtype) -> float:
+    """The value of full intensity."""
+    return 255.0 if dtype == np.uint8 else 1.0
+
+
+def pair(value: float | Sequence[float], op: str) -> tuple[Any, Any]:
+    """A number as (number, number); a pair as it is."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    require(len(both) == 2, op, "needs a number or a pair", error=ShapeError, value=value)
+    return both

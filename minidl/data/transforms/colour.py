@@ -1,0 +1,136 @@
+"""Transforms that change colours and sharpness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from minidl.data.draws import Draws
+from minidl.data.transforms.base import Transform, pair, to_dtype, white
+from minidl.errors import require
+
+LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision has it
+
+
+def luminance(x: np.ndarray) -> np.ndarray:
+    """(..., 3) to (..., 1) float32."""
+    require(x.shape[-1] == 3, "luminance", "pictures must have 3 channels", pixels=x)
+    return (x @ LUMA)[..., None]
+
+
+class Grayscale(Transform):
+    """Luminance in 1 or 3 equal channels."""
+
+    def __init__(self, num_output_channels: int = 1) -> None:
+        ok = num_output_channels in (1, 3)
+        require(ok, "Grayscale", "num_output_channels must be 1 or 3", got=num_output_channels)
+        self.num_output_channels = num_output_channels
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        y = x if x.shape[-1] == 1 else to_dtype(luminance(x), x.dtype)
+        return np.repeat(y, self.num_output_channels, axis=-1)
+
+
+class RandomGrayscale(Transform):
+    """Three equal channels of luminance with probability p."""
+
+    def __init__(self, p: float = 0.1) -> None:
+        self.p = p
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        chosen = np.flatnonzero(draws.uniform(1)[:, 0] < self.p)
+        y = x.copy()
+        y[chosen] = to_dtype(luminance(x[chosen]), x.dtype)
+        return y
+
+
+class ColorJitter(Transform):
+    """Random brightness, contrast, saturation and hue, in a random order (torchvision's).
+
+    A number v stands for factors in [max(0, 1 - v), 1 + v], for hue in [-v, v] turns, v <= 0.5.
+    """
+
+    def __init__(
+        self,
+        brightness: float | Sequence[float] = 0,
+        contrast: float | Sequence[float] = 0,
+        saturation: float | Sequence[float] = 0,
+        hue: float | Sequence[float] = 0,
+    ) -> None:
+        factors = (brightness, contrast, saturation)
+        self.ranges = [
+            (max(0.0, 1 - v), 1.0 + v) if isinstance(v, (int, float)) else pair(v, "ColorJitter")
+            for v in factors
+        ]
+        self.ranges.append((-hue, hue) if isinstance(hue, (int, float)) else pair(hue, "hue"))
+        ok = -0.5 <= self.ranges[3][0] <= self.ranges[3][1] <= 0.5
+        require(ok, "ColorJitter", "hue must lie within -0.5 and 0.5", hue=hue)
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        u = draws.uniform(8)
+        top = white(x.dtype)
+        y = x.astype(np.float32) / np.float32(top)
+        order = np.argsort(u[:, 4:], axis=1)
+        steps = (_brightness, _contrast, _saturation, _hue)
+        for turn in range(4):
+            for k, step in enumerate(steps):
+                low, high = self.ranges[k]
+                of = np.flatnonzero(order[:, turn] == k)
+                if len(of) and (low, high) != ((0.0, 0.0) if k == 3 else (1.0, 1.0)):
+                    factor = (low + (high - low) * u[of, k]).astype(np.float32)
+                    y[of] = step(y[of], factor[:, None, None, None])
+        return to_dtype(y * np.float32(top), x.dtype)
+
+
+def _brightness(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    return np.clip(x * factor, 0, 1)
+
+
+def _contrast(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    grey = (luminance(x) if x.shape[-1] == 3 else x).mean((1, 2, 3), keepdims=True)
+    return np.clip(grey + factor * (x - grey), 0, 1)
+
+
+def _saturation(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    if x.shape[-1] == 1:
+        return x
+    grey = luminance(x)
+    return np.clip(grey + factor * (x - grey), 0, 1)
+
+
+def _hue(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Turn the hue of RGB in 0..1 by way of HSV (Smith 1978)."""
+    if x.shape[-1] == 1:
+        return x
+    value, low = x.max(-1), x.min(-1)
+    chroma = value - low
+    safe = np.where(chroma > 0, chroma, 1)
+    r, g, b = x[..., 0], x[..., 1], x[..., 2]
+    sector = np.where(value == r, (g - b) / safe, np.where(value == g, 2 + (b - r) / safe,
+                                                           4 + (r - g) / safe))  # fmt: skip
+    hue = (sector + 6 * turns[..., 0]) % 6
+    # Each channel is the value less chroma times a trapezoid of its distance from the hue.
+    k = (hue[..., None] + np.array([5, 3, 1], np.float32)) % 6
+    return value[..., None] - chroma[..., None] * np.clip(np.minimum(k, 4 - k), 0, 1)
+
+
+class GaussianBlur(Transform):
+    """Blur by an odd kernel of `kernel_size` with sigma drawn from a pair; reflected borders."""
+
+    def __init__(self, kernel_size: int, sigma: float | Sequence[float] = (0.1, 2.0)) -> None:
+        ok = isinstance(kernel_size, int) and kernel_size % 2 == 1
+        require(ok, "GaussianBlur", "kernel_size must be odd", kernel_size=kernel_size)
+        self.kernel_size, self.sigma = kernel_size, pair(sigma, "GaussianBlur")
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        n, h, w, c = x.shape
+        sigma = draws.uniform(1, *self.sigma)
+        r = self.kernel_size // 2
+        require(r < min(h, w), "GaussianBlur", "the kernel exceeds the picture", pixels=x)
+        taps = np.exp(-0.5 * (np.arange(-r, r + 1) / sigma) ** 2)
+        taps = (taps / taps.sum(1, keepdims=True)).astype(np.float32)[:, :, None, None, None]
+        y = np.pad(x, ((0, 0), (r, r), (r, r), (0, 0)), mode="reflect").astype(np.float32)
+        y = sum(taps[:, k] * y[:, k : k + h] for k in range(2 * r + 1))
+        y = sum(taps[:, k] * y[:, :, k : k + w] for k in range(2 * r + 1))
+        return to_dtype(y, x.dtype)

@@ -1,0 +1,285 @@
+"""Transforms that move pixels: crops, flips, resizing, affine maps."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.data.draws import Draws
+from minidl.data.transforms.base import Transform, pair, to_dtype
+from minidl.errors import require
+
+PADDING = {"constant": "constant", "edge": "edge", "reflect": "reflect", "symmetric": "symmetric"}
+
+
+def pad(x: np.ndarray, up: int, side: int, fill: float = 0, mode: str = "constant") -> np.ndarray:
+    """(N, H, W, C) with `up` rows above and below and `side` columns left and right."""
+    require(mode in PADDING, "pad", f"padding_mode must be one of {[*PADDING]}", padding_mode=mode)
+    n, h, w, c = x.shape
+    if mode != "constant":
+        return np.pad(x, ((0, 0), (up, up), (side, side), (0, 0)), mode=mode)  # type: ignore[call-overload]
+    y = np.full((n, h + 2 * up, w + 2 * side, c), fill, x.dtype)
+    y[:, up : up + h, side : side + w] = x
+    return y
+
+
+class RandomCrop(Transform):
+    """Cut a random window of `size` out of the picture, padded first (torchvision's).
+
+    padding: pixels added at each side, one number or (left and right, top and bottom);
+    padding_mode: constant (`fill`), edge, reflect or symmetric.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        padding: int | Sequence[int] | None = None,
+        pad_if_needed: bool = False,
+        fill: float = 0,
+        padding_mode: str = "constant",
+    ) -> None:
+        self.size, self.padding = pair(size, "RandomCrop"), pair(padding or 0, "RandomCrop")
+        self.pad_if_needed, self.fill, self.padding_mode = pad_if_needed, fill, padding_mode
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        (h, w), (side, up) = self.size, self.padding
+        if self.pad_if_needed:
+            up, side = max(up, h - x.shape[1]), max(side, w - x.shape[2])
+        if up or side:
+            x = pad(x, up, side, self.fill, self.padding_mode)
+        n, height, width, c = x.shape
+        rule = "the padded picture is smaller than the crop"
+        require(height >= h and width >= w, "RandomCrop", rule, padded=(height, width), size=(h, w))
+        room = np.array([height - h + 1, width - w + 1])
+        corners = (draws.uniform(2) * room).astype(np.int64)
+        return windows(x, corners, h, w)
+
+
+def windows(x: np.ndarray, corners: np.ndarray, h: int, w: int) -> np.ndarray:
+    """The h x w window of each picture (N, H, W, C) at its corner (N, 2)."""
+    y = np.empty((len(x), h, w, x.shape[3]), x.dtype)
+    for i, (top, left) in enumerate(corners.tolist()):
+        y[i] = x[i, top : top + h, left : left + w]
+    return y
+
+
+class RandomTranslate(RandomCrop):
+    """Shift by up to `fraction` of the height and width in whole pixels; `fill` comes in."""
+
+    def __init__(self, fraction: float, fill: float = 0, padding_mode: str = "constant") -> None:
+        require(0 <= fraction < 1, "RandomTranslate", "fraction must lie in [0, 1)", got=fraction)
+        self.fraction, self.fill, self.padding_mode = fraction, fill, padding_mode
+        self.pad_if_needed = False
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        h, w = x.shape[1:3]
+        most = round(self.fraction * w), round(self.fraction * h)
+        return RandomCrop((h, w), most, False, self.fill, self.padding_mode).apply(x, draws)
+
+
+class CenterCrop(Transform):
+    """The middle window of `size`; smaller pictures are padded with zeros (torchvision's)."""
+
+    def __init__(self, size: int | Sequence[int]) -> None:
+        self.size = pair(size, "CenterCrop")
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        h, w = self.size
+        up, side = max(0, -(-(h - x.shape[1]) // 2)), max(0, -(-(w - x.shape[2]) // 2))
+        if up or side:
+            x = pad(x, up, side)
+        top, left = round((x.shape[1] - h) / 2), round((x.shape[2] - w) / 2)
+        return x[:, top : top + h, left : left + w]
+
+
+class RandomHorizontalFlip(Transform):
+    """Mirror left and right with probability p."""
+
+    axis = 2
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        chosen = np.flatnonzero(draws.uniform(1)[:, 0] < self.p)
+        y = x.copy()
+        backwards = np.arange(x.shape[self.axis])[::-1]
+        y[chosen] = np.take(np.ascontiguousarray(x)[chosen], backwards, axis=self.axis)
+        return y
+
+
+class RandomVerticalFlip(RandomHorizontalFlip):
+    """Mirror top and bottom with probability p."""
+
+    axis = 1
+
+
+@functools.lru_cache(64)
+def _triangle_weights(n: int, m: int, start: float, length: float) -> np.ndarray:
+    """(m, n) float32: m samples of start..start+length out of n by an antialiased tent filter.
+
+    Pillow's and torchvision's bilinear: the tent is as wide as one output pixel when shrinking.
+    """
+    scale = length / m
+    support = max(scale, 1.0)
+    centre = start + (np.arange(m) + 0.5) * scale
+    distance = np.abs(np.arange(n) + 0.5 - centre[:, None]) / support
+    weights = np.maximum(1 - distance, 0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def resize(
+    x: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """(N, H, W, C) to (N, *size, C) by antialiased bilinear; box = (top, left, height, width)."""
+    n, h, w, c = x.shape
+    top, left, height, width = box or (0.0, 0.0, float(h), float(w))
+    if (h, w) == size and box is None:
+        return x
+    rows = _triangle_weights(h, size[0], top, height)
+    columns = _triangle_weights(w, size[1], left, width)
+    y = np.matmul(rows, x.reshape(n, h, w * c).astype(np.float32))
+    y = np.matmul(columns, y.reshape(n * size[0], w, c))
+    return to_dtype(y.reshape(n, *size, c), x.dtype)
+
+
+class Resize(Transform):
+    """Resize to (h, w), or the shorter side to an int keeping the aspect; bilinear, antialiased."""
+
+    def __init__(self, size: int | Sequence[int]) -> None:
+        sizes = [size] if isinstance(size, int) else list(size)
+        ok = 1 <= len(sizes) <= 2 and all(isinstance(s, int) and s > 0 for s in sizes)
+        require(ok, "Resize", "size must be one or two positive integers", size=size)
+        self.size = sizes[0] if len(sizes) == 1 else tuple(sizes)
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        h, w = x.shape[1:3]
+        if isinstance(self.size, tuple):
+            return resize(x, self.size)  # type: ignore[arg-type]
+        s = self.size
+        target = (s, int(s * w / h)) if h <= w else (int(s * h / w), s)
+        return resize(x, target)
+
+
+class RandomResizedCrop(Transform):
+    """A window of random area and aspect ratio, resized to `size` (torchvision's)."""
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+    ) -> None:
+        self.size, self.scale, self.ratio = pair(size, "RandomResizedCrop"), scale, ratio
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        boxes = random_boxes(draws, x.shape[1], x.shape[2], self.scale, self.ratio)
+        y = np.empty((len(x), *self.size, x.shape[3]), x.dtype)
+        for i, (top, left, h, w) in enumerate(boxes.tolist()):
+            h, w = (h, w) if h else (x.shape[1], x.shape[2])
+            y[i] = resize(x[i : i + 1, top : top + h, left : left + w], self.size)[0]
+        return y
+
+
+def random_boxes(
+    draws: Draws, h: int, w: int, scale: Sequence[float], ratio: Sequence[float]
+) -> np.ndarray:
+    """(N, 4) top, left, height, width; the first of ten tries that fits, else all 0."""
+    tries = 10
+    u = draws.uniform(2 * tries + 2)
+    area = h * w * (scale[0] + (scale[1] - scale[0]) * u[:, :tries])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = np.exp(low + (high - low) * u[:, tries : 2 * tries])
+    heights, widths = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (heights >= 1) & (heights <= h) & (widths >= 1) & (widths <= w)
+    rows, first = np.arange(len(u)), np.argmax(fits, axis=1)
+    size = np.stack([heights[rows, first], widths[rows, first]], 1)
+    corner = np.floor(u[:, -2:] * (np.array([h, w]) - size + 1))
+    boxes = np.concatenate([corner, size], 1).astype(np.int64)
+    return np.where(fits.any(axis=1, keepdims=True), boxes, 0)
+
+
+class RandomAffine(Transform):
+    """Turn, shift, scale and shear about the middle (torchvision's RandomAffine).
+
+    degrees: a number d for (-d, d) or a pair; translate: largest shift as fractions of width and
+    height; scale: a pair; shear: degrees along x, a number or a pair (or four: x and y);
+    interpolation: nearest or bilinear; fill: the value of pixels from outside.
+    """
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        translate: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        shear: float | Sequence[float] | None = None,
+        interpolation: str = "nearest",
+        fill: float = 0,
+    ) -> None:
+        modes = ("nearest", "bilinear")
+        rule = f"interpolation must be one of {modes}"
+        require(interpolation in modes, "RandomAffine", rule, interpolation=interpolation)
+        self.degrees = _around_zero(degrees)
+        self.translate, self.scale = translate or (0.0, 0.0), scale or (1.0, 1.0)
+        shears = [shear] if isinstance(shear, (int, float)) else list(shear or [0])
+        given = _around_zero(shears[0] if len(shears) == 1 else shears[:2])
+        self.shear = (*given, *(shears[2:] or (0, 0)))
+        self.interpolation, self.fill = interpolation, fill
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        h, w = x.shape[1:3]
+        u = draws.uniform(6)
+        angle, shear_x, shear_y = (
+            np.deg2rad(low + (high - low) * u[:, i])
+            for i, (low, high) in enumerate((self.degrees, self.shear[:2], self.shear[2:]))
+        )
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 3]
+        most = np.array([self.translate[0] * w, self.translate[1] * h])
+        shift = np.rint(most * (2 * u[:, 4:] - 1))
+        forward = _matrices(angle, scale, shear_x, shear_y)
+        return warp(x, np.linalg.inv(forward), shift, self.interpolation, self.fill)
+
+
+def _around_zero(value: Any) -> tuple[float, float]:
+    return pair(value if isinstance(value, (tuple, list)) else (-value, value), "RandomAffine")
+
+
+def _matrices(angle: np.ndarray, scale: np.ndarray, sx: np.ndarray, sy: np.ndarray) -> np.ndarray:
+    """(N, 2, 2): shear in y, then x, then rotation and scale, on (x, y) with y pointing down."""
+    c, s, zero, one = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    turn = np.array([[c, -s], [s, c]]) * scale
+    along_x = np.array([[one, -np.tan(sx)], [zero, one]])
+    along_y = np.array([[one, zero], [-np.tan(sy), one]])
+    return np.einsum("ijn,jkn,kln->nil", turn, along_x, along_y)
+
+
+def warp(
+    x: np.ndarray, inverse: np.ndarray, shift: np.ndarray, interpolation: str, fill: float
+) -> np.ndarray:
+    """out(p) = x(inverse (p - middle - shift) + middle), p = (x, y); (N, 2, 2) and (N, 2)."""
+    n, h, w, c = x.shape
+    middle = np.array([(w - 1) / 2, (h - 1) / 2])
+    px = np.arange(w) - middle[0] - shift[:, :1]  # (N, W)
+    py = np.arange(h) - middle[1] - shift[:, 1:]
+    ax, ay = inverse[:, :, 0, None] * px[:, None], inverse[:, :, 1, None] * py[:, None]
+    source = ax[:, :, None, :] + ay[:, :, :, None]  # (N, 2, H, W)
+    sx, sy = source[:, 0] + middle[0], source[:, 1] + middle[1]
+    padded = pad(x, 1, 1, fill).reshape(-1, c)
+    base = np.arange(n)[:, None, None] * ((h + 2) * (w + 2))
+
+    def at(iy: np.ndarray, ix: np.ndarray) -> np.ndarray:
+        """Pixels at whole coordinates; the frame of `fill` stands for everything outside."""
+        iy, ix = np.clip(iy + 1, 0, h + 1), np.clip(ix + 1, 0, w + 1)
+        return padded[base + iy * (w + 2) + ix]
+
+    if interpolation == "nearest":
+        return at(np.rint(sy).astype(np.int64), np.rint(sx).astype(np.int64))
+    y0, x0 = np.floor(sy).astype(np.int64), np.floor(sx).astype(np.int64)
+    fy, fx = (sy - y0)[..., None].astype(np.float32), (sx - x0)[..., None].astype(np.float32)
+    upper = at(y0, x0) * (1 - fx) + at(y0, x0 + 1) * fx
+    lower = at(y0 + 1, x0) * (1 - fx) + at(y0 + 1, x0 + 1) * fx
+    return to_dtype(upper * (1 - fy) + lower * fy, x.dtype)

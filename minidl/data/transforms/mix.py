@@ -1,0 +1,135 @@
+"""Transforms that take away or exchange parts of pictures: erasing, Cutout, MixUp, CutMix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.data.dataset import raw
+from minidl.data.draws import Draws, current_or_fresh
+from minidl.data.transforms.base import Transform
+from minidl.data.transforms.geometry import random_boxes
+from minidl.errors import require
+
+
+class RandomErasing(Transform):
+    """Overwrite a random rectangle by `value`, with probability p (Zhong et al. 2017).
+
+    scale: range of its share of the area; ratio: range of its aspect ratio; value: a number, or
+    "random" for uniform noise in the pictures' range.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: float | str = 0,
+    ) -> None:
+        ok = value == "random" or not isinstance(value, str)
+        require(ok, "RandomErasing", 'value must be a number or "random"', value=value)
+        self.p, self.scale, self.ratio, self.value = p, scale, ratio, value
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        n, h, w, c = x.shape
+        chosen = draws.uniform(1)[:, 0] < self.p
+        boxes = random_boxes(draws, h, w, self.scale, self.ratio)
+        if self.value != "random":
+            return erase(x, boxes * chosen[:, None], self.value)
+        noise = draws.uniform(h * w * c, 0, 256 if x.dtype == np.uint8 else 1)
+        return erase(x, boxes * chosen[:, None], noise.reshape(x.shape).astype(x.dtype))
+
+
+def erase(x: np.ndarray, boxes: np.ndarray, value: Any) -> np.ndarray:
+    """A copy of x (N, H, W, C) with boxes (N, 4: top, left, height, width) set to value."""
+    y = x.copy()
+    for i, (top, left, h, w) in enumerate(boxes.tolist()):
+        if h:
+            part = (i, slice(top, top + h), slice(left, left + w))
+            y[part] = value[part] if isinstance(value, np.ndarray) else value
+    return y
+
+
+class Cutout(Transform):
+    """Overwrite a square of `size` about a random pixel, cut off at the edges (DeVries 2017)."""
+
+    def __init__(self, size: int, value: float = 0) -> None:
+        self.size, self.value = size, value
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        edges = _square_about(draws.uniform(2), x.shape[1], x.shape[2], self.size, self.size)
+        return erase(x, edges, self.value)
+
+
+def _square_about(u: np.ndarray, h: int, w: int, bh: Any, bw: Any) -> np.ndarray:
+    """(N, 4) boxes of bh x bw about uniform pixels, cut off at the picture's edges."""
+    cy, cx = np.floor(u[:, 0] * h), np.floor(u[:, 1] * w)
+    top, left = np.clip(cy - bh // 2, 0, h), np.clip(cx - bw // 2, 0, w)
+    bottom, right = np.clip(cy - bh // 2 + bh, 0, h), np.clip(cx - bw // 2 + bw, 0, w)
+    return np.stack([top, left, bottom - top, right - left], 1).astype(np.int64)
+
+
+class MixUp:
+    """Blend each picture and its label with the one before it in the batch (Zhang et al. 2018).
+
+    Called as mix(images (N, C, H, W), labels (N,)[, indices, epoch]) -> images float32 and soft
+    labels (N, num_classes) float32. Each sample has its own share, drawn from Beta(alpha, alpha).
+    The partners are those of torchvision: the batch rolled by one.
+    """
+
+    def __init__(self, *, num_classes: int, alpha: float = 1.0) -> None:
+        require(alpha > 0, type(self).__name__, "alpha must be positive", alpha=alpha)
+        self.num_classes, self.alpha = num_classes, alpha
+
+    def __call__(self, images: Any, labels: Any, indices: Any = None, epoch: int = 0) -> Any:
+        x, y = raw(images), raw(labels)
+        rule = "images must be (N, C, H, W), labels int (N,)"
+        ok = x.ndim == 4 and y.shape == x.shape[:1] and y.dtype.kind in "iu"
+        require(ok, type(self).__name__, rule, images=x, labels=y)
+        draws = current_or_fresh(len(x)) if indices is None else Draws(indices, epoch)
+        share = _beta(draws, self.alpha)
+        mixed, share = self._mixed(x.transpose(0, 2, 3, 1), share, draws)
+        soft = np.zeros((len(y), self.num_classes), np.float32)
+        np.add.at(soft, (np.arange(len(y)), y), share)
+        np.add.at(soft, (np.arange(len(y)), np.roll(y, 1)), 1 - share)
+        mixed = mixed.transpose(0, 3, 1, 2)
+        return (Tensor(mixed), Tensor(soft)) if isinstance(images, Tensor) else (mixed, soft)
+
+    def _mixed(
+        self, x: np.ndarray, share: np.ndarray, draws: Draws
+    ) -> tuple[np.ndarray, np.ndarray]:
+        mine = share.astype(np.float32)[:, None, None, None]
+        return x * mine + np.roll(x, 1, axis=0) * (1 - mine), share
+
+
+class CutMix(MixUp):
+    """Paste a rectangle of the picture before it in the batch into each one (Yun et al. 2019)."""
+
+    def _mixed(
+        self, x: np.ndarray, share: np.ndarray, draws: Draws
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n, h, w, _ = x.shape
+        side = np.sqrt(1 - share)
+        boxes = _square_about(draws.uniform(2), h, w, np.floor(h * side), np.floor(w * side))
+        mixed = erase(x, boxes, np.roll(x, 1, axis=0))
+        return mixed, 1 - boxes[:, 2] * boxes[:, 3] / (h * w)
+
+
+def _beta(draws: Draws, alpha: float) -> np.ndarray:
+    """(N,) from Beta(alpha, alpha), the first of 32 tries that is accepted.
+
+    Below 1 by Jöhnk's rejection (at least half are accepted), else from under the density's peak.
+    """
+    tries = 32
+    u = np.maximum(draws.uniform(2 * tries), 2.0**-33)
+    u, v = u[:, :tries], u[:, tries:]
+    if alpha < 1:
+        a, b = np.log(u) / alpha, np.log(v) / alpha
+        total = np.logaddexp(a, b)
+        value, accepted = np.exp(a - total), total <= 0
+    else:
+        value, accepted = u, v <= (4 * u * (1 - u)) ** (alpha - 1)
+    return value[np.arange(len(u)), np.argmax(accepted, axis=1)]

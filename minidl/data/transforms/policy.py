@@ -1,0 +1,138 @@
+"""RandAugment and AutoAugment: random operations on each uint8 picture, done by Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from minidl.data.draws import Draws
+from minidl.data.transforms.base import Transform
+from minidl.errors import DTypeError, require
+
+Picture = Image.Image
+
+
+def _affine(picture: Picture, coefficients: tuple[float, ...]) -> Picture:
+    return picture.transform(picture.size, Image.Transform.AFFINE, coefficients)
+
+
+# Each operation is f(picture, magnitude); torchvision's set, ranges and signs (autoaugment.py).
+OPERATIONS: dict[str, Callable[[Picture, float], Picture]] = {
+    "Identity": lambda p, m: p,
+    "ShearX": lambda p, m: _affine(p, (1, m, 0, 0, 1, 0)),
+    "ShearY": lambda p, m: _affine(p, (1, 0, 0, m, 1, 0)),
+    "TranslateX": lambda p, m: _affine(p, (1, 0, -int(m), 0, 1, 0)),
+    "TranslateY": lambda p, m: _affine(p, (1, 0, 0, 0, 1, -int(m))),
+    "Rotate": lambda p, m: p.rotate(m),
+    "Brightness": lambda p, m: ImageEnhance.Brightness(p).enhance(1 + m),
+    "Color": lambda p, m: ImageEnhance.Color(p).enhance(1 + m),
+    "Contrast": lambda p, m: ImageEnhance.Contrast(p).enhance(1 + m),
+    "Sharpness": lambda p, m: ImageEnhance.Sharpness(p).enhance(1 + m),
+    "Posterize": lambda p, m: ImageOps.posterize(p, int(m)),
+    "Solarize": lambda p, m: ImageOps.solarize(p, int(m)),
+    "AutoContrast": lambda p, m: ImageOps.autocontrast(p),
+    "Equalize": lambda p, m: ImageOps.equalize(p),
+    "Invert": lambda p, m: ImageOps.invert(p),
+}
+_LARGEST = {  # of the signed operations; translations are relative to the picture's side
+    "ShearX": 0.3,
+    "ShearY": 0.3,
+    "TranslateX": 150 / 331,
+    "TranslateY": 150 / 331,
+    "Rotate": 30.0,
+    "Brightness": 0.9,
+    "Color": 0.9,
+    "Contrast": 0.9,
+    "Sharpness": 0.9,
+}
+
+
+def operate(picture: Picture, name: str, share: float, negative: bool) -> Picture:
+    """Apply one operation at a share 0..1 of its largest magnitude, perhaps negated."""
+    if name == "Posterize":
+        return OPERATIONS[name](picture, 8 - round(4 * share))
+    if name == "Solarize":
+        return OPERATIONS[name](picture, 255 * (1 - share))
+    magnitude = share * _LARGEST.get(name, 0.0)
+    if name.startswith("Translate"):
+        magnitude *= picture.size[0] if name == "TranslateX" else picture.size[1]
+    return OPERATIONS[name](picture, -magnitude if negative else magnitude)
+
+
+class _Policy(Transform):
+    words = 0  # random words a picture
+
+    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        name = type(self).__name__
+        require(x.dtype == np.uint8, name, "pictures must be uint8", error=DTypeError, pictures=x)
+        require(x.shape[3] in (1, 3), name, "pictures must have 1 or 3 channels", pictures=x)
+        u = draws.uniform(self.words)
+        y = np.empty(x.shape, np.uint8)
+        for i, numbers in enumerate(u.tolist()):
+            pixels = np.ascontiguousarray(x[i])
+            picture = Image.fromarray(pixels[..., 0] if x.shape[3] == 1 else pixels)
+            y[i] = np.asarray(self.augment(picture, numbers)).reshape(x.shape[1:])
+        return y
+
+    def augment(self, picture: Picture, u: list[float]) -> Picture:
+        """Change one picture by `words` uniform numbers."""
+        raise NotImplementedError
+
+
+class RandAugment(_Policy):
+    """num_ops random operations at one magnitude of num_magnitude_bins (Cubuk et al. 2020)."""
+
+    names = [n for n in OPERATIONS if n != "Invert"]
+
+    def __init__(self, num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31) -> None:
+        ok = 0 <= magnitude < num_magnitude_bins
+        require(ok, "RandAugment", f"magnitude must lie in 0..{num_magnitude_bins - 1}",
+                magnitude=magnitude)  # fmt: skip
+        self.num_ops, self.magnitude, self.num_magnitude_bins = (
+            num_ops,
+            magnitude,
+            num_magnitude_bins,
+        )
+        self.words = 2 * num_ops
+
+    def augment(self, picture: Picture, u: list[float]) -> Picture:
+        share = self.magnitude / (self.num_magnitude_bins - 1)
+        for which, sign in zip(u[0::2], u[1::2], strict=True):
+            name = self.names[int(which * len(self.names))]
+            picture = operate(picture, name, share, sign < 0.5)
+        return picture
+
+
+# Cubuk et al. 2019, table 7: (operation, probability, magnitude 0..9) twice a sub-policy.
+CIFAR10_POLICY = """
+Invert .1 7, Contrast .2 6; Rotate .7 2, TranslateX .3 9; Sharpness .8 1, Sharpness .9 3
+ShearY .5 8, TranslateY .7 9; AutoContrast .5 8, Equalize .9 2; ShearY .2 7, Posterize .3 7
+Color .4 3, Brightness .6 7; Sharpness .3 9, Brightness .7 9; Equalize .6 5, Equalize .5 1
+Contrast .6 7, Sharpness .6 5; Color .7 7, TranslateX .5 8; Equalize .3 7, AutoContrast .4 8
+TranslateY .4 3, Sharpness .2 6; Brightness .9 6, Color .2 8; Solarize .5 2, Invert .0 3
+Equalize .2 0, AutoContrast .6 0; Equalize .2 8, Equalize .6 4; Color .9 9, Equalize .6 6
+AutoContrast .8 4, Solarize .2 8; Brightness .1 3, Color .7 0; Solarize .4 5, AutoContrast .9 3
+TranslateY .9 9, TranslateY .7 9; AutoContrast .9 2, Solarize .8 3; Equalize .8 8, Invert .1 3
+TranslateY .7 9, AutoContrast .9 1
+"""
+
+
+class AutoAugment(_Policy):
+    """One of the 25 sub-policies learnt on CIFAR-10 for each picture (Cubuk et al. 2019)."""
+
+    words = 5
+
+    def __init__(self, policy: str = "cifar10") -> None:
+        require(policy == "cifar10", "AutoAugment", 'policy must be "cifar10"', policy=policy)
+        self.policy = policy
+        pairs = [p for line in CIFAR10_POLICY.split("\n") for p in line.split(";") if p.strip()]
+        self._policies = [[step.split() for step in p.split(",")] for p in pairs]
+
+    def augment(self, picture: Picture, u: list[float]) -> Picture:
+        steps = self._policies[int(u[0] * len(self._policies))]
+        for (name, p, level), chance, sign in zip(steps, u[1:3], u[3:5], strict=True):
+            if chance <= float(p):
+                picture = operate(picture, name, int(level) / 9, sign < 0.5)
+        return picture

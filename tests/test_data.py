@@ -1,0 +1,288 @@
+"""Data sets, samplers and the loader: contents, order, resumption, threads, mistakes."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidl import random
+from minidl.autograd import Tensor
+from minidl.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    ImageArrays,
+    RandomSampler,
+    SequentialSampler,
+    Shapes,
+    Subset,
+    TensorDataset,
+    Text,
+    WeightedRandomSampler,
+    default_collate,
+    random_split,
+    transforms,
+)
+from minidl.errors import CheckpointError, DataError, DTypeError, ShapeError
+from minidl.random import Generator
+
+
+def pictures(n=20, size=6, classes=4):
+    g = Generator(n, "data")
+    pixels = (g.bits(n * size * size * 3) % 256).astype(np.uint8).reshape(n, size, size, 3)
+    return ImageArrays(pixels, np.arange(n) % classes, [f"c{i}" for i in range(classes)])
+
+
+class Squares(Dataset):
+    """A user's data set of single items; its transform is called by hand."""
+
+    def __init__(self, n):
+        self.n, self.crop = n, transforms.RandomCrop(3)
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        picture = np.arange(75, dtype=np.float32).reshape(3, 5, 5) + i
+        return self.crop(picture), i * i
+
+
+# ---- the loader ----------------------------------------------------------------------------------
+
+
+def order(loader):
+    return [batch[0].array.ravel().tolist() for batch in loader]
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0, 3]),
+    st.data(),
+)
+def test_a_resumed_epoch_goes_on_where_it_was(n, size, shuffle, drop, workers, data):
+    def loader():
+        return DataLoader(
+            TensorDataset(np.arange(n)), size, shuffle, num_workers=workers, drop_last=drop
+        )
+
+    whole = loader()
+    epochs = [order(whole) for _ in range(3)]
+    assert len(epochs[0]) == len(whole) == (n // size if drop else -(-n // size))
+    if not drop:
+        assert sorted(sum(epochs[1], [])) == list(range(n))
+    stop = data.draw(st.integers(0, len(whole)))
+    first = loader()
+    assert order(first) == epochs[0]
+    batches = iter(first)
+    seen = [next(batches)[0].array.ravel().tolist() for _ in range(stop)]
+    state = first.state_dict()
+    assert state["batch"] == stop and state["epoch"] == 1
+    batches.close()
+    second = loader()
+    second.load_state_dict(state)
+    assert seen + order(second) == epochs[1]
+    assert order(second) == epochs[2]
+
+
+def test_the_order_follows_the_seed_and_the_epoch_alone():
+    data = TensorDataset(np.arange(50))
+    a = DataLoader(data, 10, shuffle=True, generator=Generator(1))
+    b = DataLoader(data, 10, shuffle=True, generator=Generator(1), num_workers=2)
+    c = DataLoader(data, 10, shuffle=True, generator=Generator(2))
+    first, second = order(a), order(a)
+    assert first != second and first == order(b) and first != order(c)
+    a.set_epoch(1)
+    assert order(a) == second
+    with pytest.raises(CheckpointError, match="seed"):
+        c.load_state_dict(a.state_dict())
+    with pytest.raises(CheckpointError, match="epoch, batch and seed"):
+        c.load_state_dict({"epoch": 1})
+
+
+def test_an_iteration_left_early_ends_its_epoch():
+    loader = DataLoader(TensorDataset(np.arange(50)), 10, shuffle=True)
+    epochs = [order(loader) for _ in range(2)]
+    loader.set_epoch(0)
+    next(iter(loader))
+    assert order(loader) == epochs[1]
+
+
+@pytest.mark.parametrize("make", [lambda: pictures(30), lambda: Squares(30)])
+def test_augmentation_does_not_depend_on_workers_or_batches(make):
+    def first_epoch(size, workers, shuffle):
+        data = make()
+        data.transform = transforms.Compose([transforms.RandomCrop(6, 2), transforms.ToFloat()])
+        loader = DataLoader(data, size, shuffle, num_workers=workers)
+        found = {}
+        for images, labels in loader:
+            for image, label in zip(images.array, labels.array, strict=True):
+                found.setdefault(int(label), []).append(image.tobytes())
+        return {label: sorted(images) for label, images in found.items()}
+
+    expected = first_epoch(7, 0, False)
+    assert first_epoch(4, 3, True) == expected
+    random.default("augmentation").bits(3)
+    assert first_epoch(30, 0, False) == expected
+
+
+def test_batches_are_channels_last_tensors():
+    data = pictures()
+    images, labels = next(iter(DataLoader(data, 5)))
+    assert isinstance(images, Tensor) and images.shape == (5, 3, 6, 6)
+    assert images.array.transpose(0, 2, 3, 1).flags.c_contiguous
+    assert labels.dtype == np.int64 and labels.array.tolist() == [0, 1, 2, 3, 0]
+    image, label = data[3]
+    assert np.array_equal(image.array, images.array[3]) and label == 3 and type(label) is int
+    images, _ = next(iter(DataLoader(Squares(4), 4)))
+    assert images.shape == (4, 3, 3, 3)
+    assert images.array.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_collate_fn_mix_and_no_batching():
+    data = pictures(8)
+    seen = []
+    loader = DataLoader(data, 4, collate_fn=lambda items: seen.append(items) or len(items))
+    assert list(loader) == [4, 4]
+    assert isinstance(seen[0][0][0], Tensor) and seen[1][3][1] == 3
+    mix = transforms.MixUp(num_classes=4)
+    images, soft = next(iter(DataLoader(data, 8, mix=mix)))
+    assert images.dtype == soft.dtype == np.float32 and soft.shape == (8, 4)
+    items = list(DataLoader(data, batch_size=None))
+    assert len(items) == 8 and items[2][1] == 2
+
+
+def test_default_collate():
+    batch = default_collate([{"a": 1, "b": (2.5, "x")}, {"a": 3, "b": (4.5, "y")}])
+    assert batch["a"].array.tolist() == [1, 3] and batch["a"].dtype == np.int64
+    assert batch["b"][0].dtype == np.float64 and batch["b"][1] == ["x", "y"]
+    with pytest.raises(DataError, match="one shape"):
+        default_collate([np.zeros(2), np.zeros(3)])
+    with pytest.raises(DataError, match="cannot batch"):
+        default_collate([None])
+
+
+def test_worker_errors_and_threads_do_not_linger():
+    class Broken(Squares):
+        def __getitem__(self, i):
+            if i == 5:
+                raise DataError("picture 5 is gone")
+            return super().__getitem__(i)
+
+    before = threading.active_count()
+    with pytest.raises(DataError, match="picture 5"):
+        list(DataLoader(Broken(20), 2, num_workers=2))
+    iterator = iter(DataLoader(Squares(20), 2, num_workers=2))
+    next(iterator)
+    iterator.close()
+    assert threading.active_count() <= before
+
+
+def test_loader_mistakes():
+    data = pictures()
+    with pytest.raises(ShapeError, match="shuffle"):
+        DataLoader(data, 2, shuffle=True, sampler=SequentialSampler(data))
+    with pytest.raises(ShapeError, match="batch_sampler"):
+        DataLoader(data, 2, batch_sampler=[[0]])
+    with pytest.raises(ShapeError, match="batch_size"):
+        DataLoader(data, 0)
+    with pytest.raises(DataError, match="empty"):
+        DataLoader([], 2)
+
+
+def test_samplers():
+    data = range(10)
+    assert list(SequentialSampler(data)) == list(data)
+    sampler = RandomSampler(data)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == sorted(second) == list(data) and first != second
+    assert set(RandomSampler(data, replacement=True, num_samples=99)) <= set(data)
+    weighted = WeightedRandomSampler([0, 1, 0, 2], 50)
+    assert set(weighted) == {1, 3} and len(weighted) == 50
+    batches = BatchSampler(SequentialSampler(data), 4, True)
+    assert list(batches) == [[0, 1, 2, 3], [4, 5, 6, 7]] and len(batches) == 2
+    loader = DataLoader(TensorDataset(np.arange(10)), batch_sampler=[[1, 2], [5]])
+    assert order(loader) == [[1, 2], [5]]
+
+
+# ---- data sets -----------------------------------------------------------------------------------
+
+
+def test_subset_concat_and_split():
+    data = pictures(10)
+    both = data + Subset(data, [7, 2])
+    assert len(both) == 12 and both[11][1] == 2 and both[-2][1] == 3
+    images, labels = both.batch(np.array([11, 0, 10]), 0)
+    assert labels.tolist() == [2, 0, 3]
+    assert np.array_equal(images, data.images[[2, 0, 7]])
+    assert images.transpose(0, 2, 3, 1).flags.c_contiguous
+    assert ConcatDataset([data, Squares(3)]).batch(np.array([11, 0]), 0) is None
+    assert len(next(iter(DataLoader(Subset(Squares(9), [3, 4]), 2)))) == 2
+    parts = random_split(data, [0.5, 0.25, 0.25], Generator(0))
+    assert [len(p) for p in parts] == [6, 2, 2]
+    assert sorted(np.concatenate([p.indices for p in parts]).tolist()) == list(range(10))
+    again = random_split(data, [6, 2, 2], Generator(0))
+    assert all(np.array_equal(a.indices, b.indices) for a, b in zip(parts, again, strict=True))
+    with pytest.raises(ShapeError, match="add up"):
+        random_split(data, [3, 3])
+    with pytest.raises(ShapeError, match="within"):
+        Subset(data, [10])
+
+
+def test_labels_are_checked():
+    pixels = np.zeros((3, 2, 2, 3), np.uint8)
+    with pytest.raises(DTypeError, match="integers; got labels .* float64"):
+        ImageArrays(pixels, np.zeros(3), ["a"])
+    with pytest.raises(DataError, match="0..1; label 2 is 7"):
+        ImageArrays(pixels, [0, 1, 7], ["a", "b"])
+    with pytest.raises(DataError, match="one label"):
+        ImageArrays(pixels, [0, 1], ["a", "b"])
+    with pytest.raises(DataError, match="none of them empty"):
+        ImageArrays(np.zeros((3, 0, 2, 3), np.uint8), [0] * 3, ["a"])
+    with pytest.raises(ShapeError, match="first length"):
+        TensorDataset(np.zeros(2), np.zeros(3))
+
+
+def test_shapes_are_seeded_and_disjoint():
+    a, b = Shapes(True, 60), Shapes(True, 300)
+    assert np.array_equal(a.images, b.images[:60]) and a.images.dtype == np.uint8
+    assert not np.array_equal(a.images, Shapes(False, 60).images)
+    assert not np.array_equal(a.images, Shapes(True, 60, seed=1).images)
+    assert np.bincount(b.targets, minlength=10).min() > 10 and len(a.classes) == 10
+
+
+def test_a_linear_model_cannot_tell_shapes():
+    train, test = Shapes(True, 4000), Shapes(False, 1000)
+
+    def features(data):
+        x = data.images.reshape(len(data), -1).astype(np.float32) / 255 - 0.5
+        return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)
+
+    x, y = features(train), np.eye(10, dtype=np.float32)[train.targets]
+    penalty = 100 * np.eye(x.shape[1], dtype=np.float32)
+    w = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+    accuracy = (np.argmax(features(test) @ w, 1) == test.targets).mean()
+    assert 0.1 < accuracy < 0.6
+
+
+def test_text(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("abcde" * 20, encoding="utf-8")
+    data = Text(path, 8, step=3)
+    x, y = data[1]
+    assert data.decode(x) == "deabcdea" and data.decode(y) == "eabcdeab"
+    assert len(data) == (80 - 9) // 3 + 1
+    xs, ys = next(iter(DataLoader(data, 4)))
+    assert xs.shape == ys.shape == (4, 8) and xs.dtype == np.int64
+    assert Text(path, 8, "test").vocabulary == data.vocabulary == list("abcde")
+    with pytest.raises(DataError, match="shorter"):
+        Text(path, 30, "val")
+    with pytest.raises(DataError, match=r"vocabulary; got unknown \['z'\]"):
+        data.encode("az")
+    with pytest.raises(DataError, match="cannot read"):
+        Text(tmp_path / "none.txt", 3)
