@@ -2,6 +2,11 @@
 
 from minidl.backend.cpu.attention import attention, attention_grad
 from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
+from minidl.backend.cpu.embedding import (
+    add_rows,
+    check_indices,
+    take_rows,
+)
 from minidl.backend.cpu.layout import (
     cast,
     cat,
@@ -24,37 +29,80 @@ from minidl.backend.cpu.memory import (
     nhwc,
     zeros,
 )
+from minidl.backend.cpu.norm import (
+    batch_norm,
+    batch_norm_grad,
+    group_norm,
+    group_norm_grad,
+    layer_norm,
+    layer_norm_grad,
+)
+from minidl.backend.cpu.plans import plan_pointwise, pointwise, pointwise_signature, update
+from minidl.backend.cpu.pool import (
+    avg_pool2d,
+    avg_pool2d_grad,
+    fold,
+    max_pool2d,
+    max_pool2d_grad,
+    max_pool2d_indices,
+    unfold,
+)
 from minidl.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
-from minidl.backend.cpu.pointwise import plan_pointwise, pointwise, pointwise_signature, update
 from minidl.backend.cpu.reduce import argextreme, argsort, cumsum, extreme, sum
+from minidl.backend.cpu.softmax import (
+    cross_entropy,
+    cross_entropy_grad,
+    log_softmax,
+    log_softmax_grad,
+    softmax,
+    softmax_grad,
+)
 
 __all__ = [
+    "add_rows",
     "argextreme",
     "argsort",
     "attention",
     "attention_grad",
+    "avg_pool2d",
+    "avg_pool2d_grad",
+    "batch_norm",
+    "batch_norm_grad",
     "cast",
     "cat",
+    "check_indices",
     "contiguous",
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "copy",
+    "cross_entropy",
+    "cross_entropy_grad",
     "cumsum",
     "empty",
     "empty_cache",
     "empty_like",
     "empty_nchw",
     "extreme",
+    "fold",
     "full",
     "full_like",
+    "group_norm",
+    "group_norm_grad",
     "gru",
     "gru_grad",
     "is_channels_last",
+    "layer_norm",
+    "layer_norm_grad",
     "like",
+    "log_softmax",
+    "log_softmax_grad",
     "lstm",
     "lstm_grad",
     "matmul",
+    "max_pool2d",
+    "max_pool2d_grad",
+    "max_pool2d_indices",
     "memory_stats",
     "nhwc",
     "pad",
@@ -64,7 +112,11 @@ __all__ = [
     "reshape",
     "rnn",
     "rnn_grad",
+    "softmax",
+    "softmax_grad",
     "sum",
+    "take_rows",
+    "unfold",
     "update",
     "zeros",
 ]
