@@ -80,15 +80,15 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float) 
     """Attention by blocks of scores that are made again in backward.
 
     Shapes as for scaled_dot_product_attention, with equal leading axes but for fewer heads of k and
-    v. Saves its inputs, y and one float a row. The mask gets no gradient.
+    v. Saves its inputs and one float a row. The mask gets no gradient.
     """
     be = backend.of(q)
     y, lse = be.attention(q, k, v, mask, causal, scale)
 
-    def vjp(g: Any, need: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any) -> Any:
-        return *be.attention_grad(g, q, k, v, mask, y, lse, causal, scale), None
+    def vjp(g: Any, need: Any, q: Any, k: Any, v: Any, mask: Any, lse: Any) -> Any:
+        return *be.attention_grad(g, q, k, v, mask, lse, causal, scale), None
 
-    return y, (q, k, v, mask, y, lse), vjp
+    return y, (q, k, v, mask, lse), vjp
 
 
 def _shared_heads(x: Any, q: Any) -> Any:

@@ -54,8 +54,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     be.check_indices("embedding", index, rows)
     skip = -1
     if padding_idx is not None:
-        require(-rows <= padding_idx < rows, "embedding", f"padding_idx must lie in [-{rows}, {rows})",
-                padding_idx=padding_idx)  # fmt: skip
+        require(-rows <= padding_idx < rows, "embedding", "padding_idx must be a row of weight",
+                padding_idx=padding_idx, weight=weight)  # fmt: skip
         skip = padding_idx % rows
     return table_rows(weight, be.cast(index, np.int64), skip=skip)
 
@@ -72,7 +72,7 @@ def embedding_bag(input: Any, weight: Any, *, mode: str = "mean") -> Any:
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
-    """int64 (..., K) with a 1 at each index; K is the largest index + 1 (read on the host) for -1."""
+    """int64 (..., K) with a 1 at each index; -1: K is the largest index + 1, read on the host."""
     index = raw(tensor)
     require(index.dtype.kind in "iu", "one_hot", "indices must be integers", error=DTypeError,
             tensor=index)  # fmt: skip

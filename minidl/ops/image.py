@@ -14,7 +14,7 @@ from minidl.autograd import op, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.embedding import table_rows
-from minidl.ops.join import pad_constant
+from minidl.ops.join import narrow, pad_constant
 from minidl.ops.linalg import matmul
 from minidl.ops.shape import movedim, permute_axes, reshape, unsqueeze
 
@@ -103,8 +103,8 @@ def interpolate(
     """
     x, axes = input, input.ndim - 2
     of_axes = {"linear": (1,), "bilinear": (2,), "bicubic": (2,)}
-    require(mode in ("nearest", "nearest-exact", "area", *of_axes), "interpolate",
-            "mode must be nearest, nearest-exact, area, linear, bilinear or bicubic", mode=mode)  # fmt: skip
+    modes = ("nearest", "nearest-exact", "area", *of_axes)
+    require(mode in modes, "interpolate", f"mode must be one of {modes}", mode=mode)
     allowed = of_axes.get(mode, (1, 2) if mode == "area" else (1, 2, 3))
     require(axes in allowed, "interpolate", f"mode {mode} resizes {allowed} axes after (N, C)", x=x)
     require(align_corners is None or mode in of_axes, "interpolate",
@@ -211,9 +211,9 @@ def area_weights(n: int, new: int, step: float = 0.0, aligned: bool = False) -> 
 
 
 def affine_grid(theta: Any, size: Sequence[int], align_corners: bool | None = None) -> Any:
-    """Sampling grid (N, H, W, 2) of the affine maps theta (N, 2, 3) for images of size (N, C, H, W)."""
+    """Sampling grid (N, H, W, 2) of affine maps theta (N, 2, 3) for images of size (N, C, H, W)."""
     n, h, w = size[0], size[2], size[3]
-    require(tuple(theta.shape) == (n, 2, 3), "affine_grid", f"theta must be ({n}, 2, 3)", theta=theta)
+    require(tuple(theta.shape) == (n, 2, 3), "affine_grid", "theta must be (N, 2, 3)", theta=theta)
 
     def line(k: int) -> np.ndarray:
         ends = np.linspace(-1, 1, k) if k > 1 else np.zeros(1)
@@ -236,13 +236,14 @@ def grid_sample(
     require(mode in ("bilinear", "nearest"), "grid_sample", "mode: bilinear or nearest", mode=mode)
     require(padding_mode in ("zeros", "border"), "grid_sample", "padding_mode: zeros or border",
             padding_mode=padding_mode)  # fmt: skip
-    require(x.ndim == grid.ndim == 4 and grid.shape[0] == x.shape[0] and grid.shape[3] == 2,
-            "grid_sample", "x must be (N, C, H, W) and grid (N, P, Q, 2)", x=x, grid=grid)  # fmt: skip
+    fits = x.ndim == grid.ndim == 4 and grid.shape[0] == x.shape[0] and grid.shape[3] == 2
+    require(fits, "grid_sample", "needs x (N, C, H, W) and grid (N, P, Q, 2)", x=x, grid=grid)
     n, c, h, w = x.shape
     table = reshape(permute_axes(x, axes=(0, 2, 3, 1)), (n * h * w, c))
     axes = []
     for k, size in ((1, h), (0, w)):
-        at = pw.mul(pw.add(grid[..., k], 1.0), ((size - 1) if align_corners else size) / 2)
+        at = reshape(narrow(grid, 3, k, 1), tuple(grid.shape[:3]))
+        at = pw.mul(pw.add(at, 1.0), ((size - 1) if align_corners else size) / 2)
         at = at if align_corners else pw.sub(at, 0.5)
         at = pw.clamp(at, 0.0, size - 1.0) if padding_mode == "border" else at
         axes.append(_taps(at, size, mode))
@@ -269,7 +270,7 @@ def _taps(at: Any, size: int, mode: str) -> list[tuple]:
             for k, weight in both]  # fmt: skip
 
 
-# ---- pixels and channels, windows and columns ------------------------------------------------------
+# ---- pixels and channels, windows and columns ----------------------------------------------------
 
 
 def pixel_shuffle(input: Any, upscale_factor: int) -> Any:
@@ -303,7 +304,7 @@ def pixel_unshuffle(input: Any, downscale_factor: int) -> Any:
 
 @op
 def to_columns(x: Any, *, out: tuple[int, int], **window: Any) -> Any:
-    """Windows of x (N, C, H, W) as columns (N, C kh kw, L); window: kernel, stride, …, each a pair."""
+    """Windows of x (N, C, H, W) as columns (N, C kh kw, L); window: pairs kernel, stride, …"""
     size = x.shape[2:]
     y = backend.of(x).unfold(x, out=out, **window)
     return y, (), lambda g, need: (from_columns(g, size=size, out=out, **window),)

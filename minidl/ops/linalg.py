@@ -12,7 +12,12 @@ from minidl.ops.index import diagonal
 from minidl.ops.reduce import sum as sum_over
 from minidl.ops.reduce import sum_axes
 from minidl.ops.shape import (
-    check_same_dtype, permute_axes, reshape, sum_to, transpose, unsqueeze
+    check_same_dtype,
+    permute_axes,
+    reshape,
+    sum_to,
+    transpose,
+    unsqueeze,
 )  # fmt: skip
 
 

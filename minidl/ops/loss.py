@@ -52,11 +52,11 @@ def cross_entropy_by_elementary_ops(
 
 @op(definition=cross_entropy_by_elementary_ops)
 def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float) -> Any:
-    """Cross entropy of each row of scores with its label: (1-e) w_t (lse - x_t) + e/C sum_c w_c (lse - x_c).
+    """(1-e) w_t (lse - x_t) + e/C sum_c w_c (lse - x_c) of each row of scores with its label t.
 
     x (M, C); label (M,) int64; weight (C,) or None, a constant -> (M,), 0 where label is `ignore`.
     Saves x and two numbers a row.
-    """  # fmt: skip
+    """
     be = backend.of(x)
     loss, top, total = be.cross_entropy(x, label, weight, ignore, smoothing)
 
@@ -151,7 +151,7 @@ def nll_loss(
     return _reduced_by_weight("nll_loss", loss, *args)
 
 
-# ---- element-wise losses ---------------------------------------------------------------------------
+# ---- element-wise losses -------------------------------------------------------------------------
 
 
 @pointwise
@@ -307,7 +307,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Any = None,
 ) -> Any:
-    """binary_cross_entropy of sigmoid(x), stable for large |x|; pos_weight multiplies the y term."""
+    """binary_cross_entropy of sigmoid(x), stable at large |x|; pos_weight multiplies the y term."""
     name = "binary_cross_entropy_with_logits"
     require(input.shape == target.shape, name, "target must have x's shape", x=input,
             target=target)  # fmt: skip
@@ -345,7 +345,7 @@ def poisson_nll_loss(
     return reduced("poisson_nll_loss", loss, reduction)
 
 
-# ---- distances and losses of pairs -------------------------------------------------------------------
+# ---- distances and losses of pairs ---------------------------------------------------------------
 
 
 @pointwise
@@ -390,7 +390,8 @@ def triplet_margin_loss(
     eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean",
 ) -> Any:  # fmt: skip
     """max(0, d(a, p) - d(a, n) + margin); swap: the nearer of d(a, n), d(p, n)."""
-    near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
+    near = pairwise_distance(anchor, positive, p, eps)
+    far = pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = pw.minimum(far, pairwise_distance(positive, negative, p, eps))
     loss = pw.clamp(pw.add(pw.sub(near, far), margin), 0.0)

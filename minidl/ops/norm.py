@@ -13,9 +13,9 @@ from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, require
 from minidl.fusion import pointwise, rsqrt
 from minidl.ops import pointwise as pw
-from minidl.ops.join import pad_constant
-from minidl.ops.reduce import mean, norm, sum_axes
-from minidl.ops.shape import check_same_dtype, expand, flatten, reshape, unsqueeze
+from minidl.ops.join import narrow, pad_constant
+from minidl.ops.reduce import mean, norm
+from minidl.ops.shape import check_same_dtype, expand, flatten, reshape
 
 
 def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> None:
@@ -262,9 +262,8 @@ def local_response_norm(
     widths = ((0, 0), (size // 2, (size - 1) // 2)) + ((0, 0),) * (x.ndim - 2)
     square = pad_constant(pw.square(x), widths=widths)
     n = x.shape[1]
-    windows = [unsqueeze(square[:, i : i + n], 0) for i in range(size)]
-    total = windows[0]
-    for w in windows[1:]:
-        total = pw.add(total, w)
-    scale = pw.add(pw.mul(sum_axes(total, axes=(0,)), alpha / size), k)
+    total = narrow(square, 1, 0, n)
+    for i in range(1, size):
+        total = pw.add(total, narrow(square, 1, i, n))
+    scale = pw.add(pw.mul(total, alpha / size), k)
     return pw.div(x, pw.pow(scale, beta))

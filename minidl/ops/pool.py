@@ -13,7 +13,7 @@ from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, require
 from minidl.ops.image import area_weights, batched, pair, resample
 from minidl.ops.index import gather, scatter
-from minidl.ops.join import cat
+from minidl.ops.join import cat, narrow
 from minidl.ops.shape import reshape, unsqueeze
 
 Pair = tuple[int, int]
@@ -72,8 +72,8 @@ def _geometry(
     k = pair(name, "kernel_size", kernel, 1)
     s = k if stride is None or stride == () else pair(name, "stride", stride, 1)
     p, d = pair(name, "padding", padding, 0), pair(name, "dilation", dilation, 1)
-    require(all(2 * a <= b for a, b in zip(p, k)), name, "padding must be at most half of the kernel",
-            padding=p, kernel_size=k)  # fmt: skip
+    narrow_enough = all(2 * a <= b for a, b in zip(p, k))
+    require(narrow_enough, name, "padding must be at most half of the kernel", padding=p, kernel=k)
     out = []
     for i, n in enumerate(size):
         span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
@@ -212,7 +212,8 @@ def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = Fal
         out = _targets("adaptive_max_pool2d", (h, w), output_size)
         if h % out[0] == 0 and w % out[1] == 0:
             return max_pool2d(x, (h // out[0], w // out[1]), return_indices=True)
-        rows = [_strip(x, i * h // out[0], -(-(i + 1) * h // out[0]), out[1]) for i in range(out[0])]
+        bounds = [(i * h // out[0], -(-(i + 1) * h // out[0])) for i in range(out[0])]
+        rows = [_strip(x, top, bottom, out[1]) for top, bottom in bounds]
         return cat([r[0] for r in rows], 2), cat([r[1] for r in rows], 2)
 
     both = _each(pooled, input, 4, "adaptive_max_pool2d")
@@ -224,7 +225,7 @@ def _strip(x: Any, top: int, bottom: int, count: int) -> tuple:
     w, found = x.shape[3], []
     for j in range(count):
         left, right = j * w // count, -(-(j + 1) * w // count)
-        area = x[:, :, top:bottom, left:right]
+        area = narrow(narrow(x, 2, top, bottom - top), 3, left, right - left)
         y, k = max_pool2d(area, (bottom - top, right - left), return_indices=True)
         i, j_in = np.divmod(raw(k), right - left)
         k = (i + top) * w + j_in + left
@@ -245,9 +246,10 @@ def max_unpool2d(
     output_size: Any = None,
 ) -> Any:  # fmt: skip
     """Zeros with the values of max_pool2d's result written back at its indices."""
-    k, p = pair("max_unpool2d", "kernel_size", kernel_size, 1), pair("max_unpool2d", "padding", padding, 0)
-    s = k if stride is None else pair("max_unpool2d", "stride", stride, 1)
-    require(tuple(indices.shape) == tuple(input.shape), "max_unpool2d",
+    name = "max_unpool2d"
+    k, p = pair(name, "kernel_size", kernel_size, 1), pair(name, "padding", padding, 0)
+    s = k if stride is None else pair(name, "stride", stride, 1)
+    require(tuple(indices.shape) == tuple(input.shape), name,
             "indices must have x's shape", x=input, indices=indices)  # fmt: skip
     lead, out = tuple(input.shape[:-2]), tuple(input.shape[-2:])
     size = tuple((o - 1) * b - 2 * c + a for o, a, b, c in zip(out, k, s, p))

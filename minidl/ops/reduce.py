@@ -166,7 +166,7 @@ def amin(x: Any, dim: Any = (), keepdim: bool = False) -> Any:
 def _whole_extreme(name: str, x: Any, dim: Any, largest: bool, keepdim: bool) -> Any:
     axes = axes_of(dim, x.ndim, name)
     require(
-        all(x.shape[i] for i in axes), name, "cannot reduce an axis of size 0", x=x, dim=dim
+        builtins.all(x.shape[i] for i in axes), name, "cannot reduce an axis of size 0", x=x, dim=dim
     )
     return _extreme(x, axes=axes, largest=largest, keepdim=keepdim)
 

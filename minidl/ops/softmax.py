@@ -114,7 +114,7 @@ def prelu(input: Any, weight: Any) -> Any:
     """x where positive, weight * x elsewhere; weight is one number or one a channel (axis 1)."""
     x, count = input, weight.shape[0] if weight.ndim else 1
     channels = x.shape[1] if x.ndim > 1 else 1
-    require(weight.ndim <= 1 and count in (1, channels), "prelu",
-            "weight must hold one number, or one for each channel of x", x=x, weight=weight)  # fmt: skip
+    fits = weight.ndim <= 1 and count in (1, channels)
+    require(fits, "prelu", "weight must hold one number, or one a channel", x=x, weight=weight)
     w = reshape(weight, (1, count) + (1,) * (x.ndim - 2) if count > 1 else ())
     return pw.where(pw.gt(x, 0), x, pw.mul(w, x))

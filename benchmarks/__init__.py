@@ -1,0 +1,1 @@
+"""Measures minidl against PyTorch: `python -m benchmarks --help`."""

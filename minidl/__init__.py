@@ -1,0 +1,106 @@
+"""minidl: a deep-learning framework small enough to read in a day.
+
+    import minidl as ml, minidl.nn as nn, minidl.functional as F, minidl.optim as optim
+
+The names are PyTorch's. `nn`, `optim`, `data`, `io`, `models`, `train` and `tools` load when used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from minidl import autograd, functional, methods
+from minidl.autograd import (
+    Device as device,
+)
+from minidl.autograd import (
+    Tensor,
+    enable_grad,
+    grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_detect_anomaly,
+    set_grad_enabled,
+)
+from minidl.backend.cpu import empty_cache, memory_stats
+from minidl.config import set_num_threads
+from minidl.config import threads as get_num_threads
+from minidl.derivatives import checkpoint, jvp, vjp
+from minidl.dtypes import (
+    bool_,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    promote_types,
+    result_type,
+    uint8,
+)
+from minidl.fusion import pointwise
+from minidl.ops.creation import (
+    arange,
+    as_tensor,
+    bernoulli,
+    empty,
+    empty_like,
+    eye,
+    from_numpy,
+    full,
+    full_like,
+    linspace,
+    multinomial,
+    normal,
+    ones,
+    ones_like,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+    randperm,
+    tensor,
+    zeros,
+    zeros_like,
+)
+from minidl.ops.join import cat, hstack, stack, vstack
+from minidl.ops.linalg import cdist, einsum
+from minidl.ops.pointwise import allclose, isclose
+from minidl.ops.shape import broadcast_tensors
+from minidl.ops.softmax import log_softmax, softmax
+from minidl.random import Generator, get_state, manual_seed, set_state
+
+__version__ = "0.1.0"
+
+bool = bool_
+float, double, half = float32, float64, float16
+long, int, short = int64, int32, int16
+globals().update(methods.TABLE)
+
+_LAZY = {
+    "gradcheck": "minidl.tools",
+    "gradgradcheck": "minidl.tools",
+    "summary": "minidl.tools",
+    "profile": "minidl.tools",
+    "plot_graph": "minidl.tools",
+    "lr_find": "minidl.tools",
+    "save": "minidl.io",
+    "load": "minidl.io",
+}
+_ROOMS = ("data", "io", "models", "nn", "optim", "tools", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"minidl.{name}")
+    raise AttributeError(f"module 'minidl' has no attribute {name!r}")
+
+
+def use_deterministic_algorithms(mode: Any = True) -> None:
+    """Deterministic is the default and all there is on the CPU; kept for PyTorch's scripts."""

@@ -1,0 +1,251 @@
+"""The table that gives Tensor its operators and methods: each is a function of minidl.ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minidl.autograd import Tensor, raw
+from minidl.errors import GraphError, require
+from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
+
+ELEMENTWISE = (
+    "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
+    "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
+    "logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp "
+    "erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite relu"
+).split()
+REDUCTIONS = (
+    "sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort "
+    "topk var_mean median count_nonzero norm cumprod"
+).split()
+SHAPES = (
+    "reshape view permute transpose t flatten unflatten squeeze unsqueeze broadcast_to movedim "
+    "clone contiguous"
+).split()
+JOINS = "repeat tile flip roll chunk split unbind narrow".split()
+INDEXING = (
+    "gather scatter scatter_add scatter_reduce index_select index_add index_put take_along_dim "
+    "masked_select repeat_interleave nonzero diagonal diag diag_embed tril triu"
+).split()
+PRODUCTS = "matmul mm bmm mv dot outer addmm baddbmm tensordot".split()
+TABLE: dict[str, Callable] = {
+    **{n: getattr(pointwise, n) for n in ELEMENTWISE},
+    **{n: getattr(reduce, n) for n in REDUCTIONS},
+    **{n: getattr(shape, n) for n in SHAPES},
+    **{n: getattr(join, n) for n in JOINS},
+    **{n: getattr(index, n) for n in INDEXING},
+    **{n: getattr(linalg, n) for n in PRODUCTS},
+}
+OPERATORS = {
+    "add": "__add__ __radd__",
+    "mul": "__mul__ __rmul__",
+    "sub": "__sub__",
+    "div": "__truediv__",
+    "pow": "__pow__",
+    "floor_divide": "__floordiv__",
+    "remainder": "__mod__",
+    "neg": "__neg__",
+    "abs": "__abs__",
+    "matmul": "__matmul__",
+    "eq": "__eq__",
+    "ne": "__ne__",
+    "gt": "__gt__",
+    "ge": "__ge__",
+    "lt": "__lt__",
+    "le": "__le__",
+}
+
+
+def _reflected(function: Callable) -> Callable:
+    def method(self: Tensor, other: Any) -> Any:
+        return function(other, self)
+
+    return method
+
+
+def _logical(name: str, ufunc: np.ufunc) -> Callable:
+    def method(self: Tensor, other: Any = None) -> Tensor:
+        require(self.dtype.kind in "biu", name, "needs bools or integers", tensor=self)
+        return Tensor(np.asarray(ufunc(self.array) if other is None else ufunc(self.array, raw(other))))
+
+    method.__doc__ = f"Bitwise {name}."
+    return method
+
+
+def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
+    """In another dtype or on another device: to(dtype), to(device), to(other tensor)."""
+    for a in args:
+        if isinstance(a, Tensor):
+            dtype, device = a.dtype, a.device
+        elif isinstance(a, str) and a.partition(":")[0] in ("cpu", "cuda"):
+            device = a
+        elif a is not None and not isinstance(a, bool):
+            dtype = a
+    if device is not None:
+        creation.backend_of(device)
+    return self if dtype is None else index.to_dtype(self, creation._dtype(dtype))
+
+
+def _to(dtype: Any) -> Callable:
+    def method(self: Tensor) -> Tensor:
+        return index.to_dtype(self, dtype)
+
+    method.__doc__ = f"In dtype {dtype}."
+    return method
+
+
+def size(self: Tensor, dim: int | None = None) -> Any:
+    """The shape, or one of its sizes."""
+    return self.shape if dim is None else self.shape[shape.axis_of(dim, self.ndim, "size")]
+
+
+def retain_grad(self: Tensor) -> None:
+    """Keep the gradient of a tensor that is not a leaf in its `.grad`."""
+    require(self.requires, "retain_grad", "the tensor does not require grad", error=GraphError)
+    if self.node is not None:
+        import weakref
+
+        me = weakref.ref(self)
+
+        def keep(g: Tensor) -> None:
+            t = me()
+            if t is not None:
+                t.leaf_grad = g if t.leaf_grad is None else pointwise.add(t.leaf_grad, g)
+
+        self.register_hook(keep)  # type: ignore[attr-defined]
+
+
+class Handle:
+    """What registering a hook returns; `remove()` takes the hook away."""
+
+    def __init__(self, hooks: dict[int, Any]) -> None:
+        self.hooks, self.key = hooks, max(hooks, default=-1) + 1
+
+    def remove(self) -> None:
+        """Take the hook away."""
+        self.hooks.pop(self.key, None)
+
+
+def register_hook(self: Tensor, hook: Callable) -> Handle:
+    """Call hook(gradient) in backward; a Tensor that it returns replaces the gradient."""
+    require(self.requires, "register_hook", "the tensor does not require grad", error=GraphError)
+    if self.node is not None:
+        if self.node.hooks is None:
+            self.node.hooks = {}
+        handle = Handle(self.node.hooks)
+        self.node.hooks[handle.key] = (self.index, hook)
+        return handle
+    if self.hooks is None:
+        self.hooks = {}
+    handle = Handle(self.hooks)
+    self.hooks[handle.key] = hook
+    return handle
+
+
+def register_post_accumulate_grad_hook(self: Tensor, hook: Callable) -> Handle:
+    """Call hook(leaf) after a backward has added to the leaf's gradient."""
+    require(self.is_leaf, "hook", "only leaves accumulate gradients", error=GraphError)
+
+    def after(leaf: Tensor) -> None:
+        hook(leaf)
+
+    after.after_accumulation = True  # type: ignore[attr-defined]
+    return register_hook(self, after)
+
+
+def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
+    """Whether the memory is in C order."""
+    return self.array.flags.c_contiguous
+
+
+def cuda(self: Tensor, device: Any = None) -> Tensor:
+    """On the GPU."""
+    return to(self, device="cuda" if device is None else f"cuda:{device}")
+
+
+EXTRA: dict[str, Callable] = {
+    "to": to,
+    "type": to,
+    "cpu": lambda self: to(self, device="cpu"),
+    "cuda": cuda,
+    "float": _to(np.dtype(np.float32)),
+    "double": _to(np.dtype(np.float64)),
+    "half": _to(np.dtype(np.float16)),
+    "long": _to(np.dtype(np.int64)),
+    "int": _to(np.dtype(np.int32)),
+    "bool": _to(np.dtype(bool)),
+    "size": size,
+    "numel": lambda self: self.array.size,
+    "dim": lambda self: self.array.ndim,
+    "element_size": lambda self: self.array.itemsize,
+    "data_ptr": lambda self: self.array.ctypes.data,
+    "is_contiguous": is_contiguous,
+    "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
+    "expand": shape.expand_dims_to,
+    "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
+    "view_as": lambda self, other: shape.view(self, other.shape),
+    "reshape_as": lambda self, other: shape.reshape(self, other.shape),
+    "type_as": lambda self, other: index.to_dtype(self, other.dtype),
+    "unfold": index.unfold_dim,
+    "split_with_sizes": join.split,
+    "softmax": softmax.softmax,
+    "log_softmax": softmax.log_softmax,
+    "retain_grad": retain_grad,
+    "register_hook": register_hook,
+    "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
+    "new_zeros": lambda self, *s: creation.zeros(*s, dtype=self.dtype),
+    "new_ones": lambda self, *s: creation.ones(*s, dtype=self.dtype),
+    "new_tensor": lambda self, data: creation.tensor(data, dtype=self.dtype),
+    "get_device": lambda self: -1,
+    "__getitem__": index.getitem,
+    "__setitem__": inplace.setitem,
+    "__rsub__": _reflected(pointwise.sub),
+    "__rtruediv__": _reflected(pointwise.div),
+    "__rpow__": _reflected(pointwise.pow),
+    "__rfloordiv__": _reflected(pointwise.floor_divide),
+    "__rmod__": _reflected(pointwise.remainder),
+    "__rmatmul__": _reflected(linalg.matmul),
+    "__invert__": _logical("not", np.invert),
+    "__and__": _logical("and", np.bitwise_and),
+    "__or__": _logical("or", np.bitwise_or),
+    "__xor__": _logical("xor", np.bitwise_xor),
+    "__rand__": _logical("and", np.bitwise_and),
+    "__ror__": _logical("or", np.bitwise_or),
+    "__iadd__": inplace.METHODS["add_"],
+    "__isub__": inplace.METHODS["sub_"],
+    "__imul__": inplace.METHODS["mul_"],
+    "__itruediv__": inplace.METHODS["div_"],
+}
+
+
+def attach() -> None:
+    """Give Tensor the methods and operators of the tables."""
+    methods = {**TABLE, **EXTRA, **inplace.METHODS}
+    for name, aliases in OPERATORS.items():
+        methods |= dict.fromkeys(aliases.split(), TABLE[name])
+    methods |= {"where": lambda self, condition, other: pointwise.where(condition, self, other)}
+    for name, function in methods.items():
+        # an Op is an object, and only a function becomes a method
+        setattr(Tensor, name, function if hasattr(function, "__get__") else _bound(function))
+    Tensor.T = property(  # type: ignore[attr-defined]
+        lambda self: shape.permute_axes(self, axes=tuple(reversed(range(self.ndim)))),
+        doc="The axes in reverse order.",
+    )
+    Tensor.mT = property(  # type: ignore[attr-defined]
+        lambda self: shape.transpose(self, -2, -1), doc="The last two axes exchanged."
+    )
+    Tensor.nbytes = property(lambda self: self.array.nbytes)  # type: ignore[attr-defined]
+
+
+def _bound(function: Callable) -> Callable:
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    method.__doc__ = function.__doc__
+    return method
+
+
+attach()
