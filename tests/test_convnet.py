@@ -32,7 +32,9 @@ def images_of(count=24, channels=3, classes=10, side=32):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (count, side, side, channels), dtype=np.uint8).transpose(0, 3, 1, 2)
     split = Split(x, rng.integers(0, classes, count))
-    return Images(split, split, split, [f"c{i}" for i in range(classes)], [0.5] * channels, [0.25] * channels)
+    return Images(
+        split, split, split, [f"c{i}" for i in range(classes)], [0.5] * channels, [0.25] * channels
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -42,7 +44,7 @@ def test_every_preset_builds_and_learns_one_step(name):
         cfg = dataclasses.replace(cfg, depth=8)
     ml.manual_seed(0)
     images = images_of(12)
-    model = build(cfg, images.shape, 10, images.train.x)
+    model = build(cfg, images.shape, 10)
     optimizer = make_optimizer(cfg, model)
     schedule = make_schedule(cfg, optimizer, 10)
     batch = next(iter(loader_for(cfg, images)))

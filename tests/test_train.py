@@ -181,8 +181,9 @@ def test_nan_stops_with_the_place_and_keeps_the_checkpoint(tmp_path):
 
 
 def test_delayed_reading_names_the_same_batch_and_gives_the_same_means(tmp_path):
-    often, seldom = toy(tmp_path / "a"), toy(tmp_path / "b", read_every=50)
+    often = toy(tmp_path / "a")
     often.fit()
+    seldom = toy(tmp_path / "b", read_every=50)  # it seeds all streams, so only now
     seldom.fit()
     assert often.run.rows()[-1]["train_loss"] == seldom.run.rows()[-1]["train_loss"]
 
@@ -205,9 +206,9 @@ def test_early_stopping_and_its_state(tmp_path):
 
 def test_gradient_clipping_and_epoch_schedule(tmp_path):
     trainer = toy(tmp_path, epochs=2, clip=1e-9, schedule_per="epoch")
-    before = [p.numpy().copy() for p in trainer.model.parameters()]
+    before = [p.detach().numpy().copy() for p in trainer.model.parameters()]
     trainer.fit()
-    after = [p.numpy() for p in trainer.model.parameters()]
+    after = [p.detach().numpy() for p in trainer.model.parameters()]
     assert all(np.allclose(a, b, atol=1e-7) for a, b in zip(before, after, strict=True))
     assert [row["lr"] for row in trainer.run.rows()] == pytest.approx([0.1, 0.05])
 
@@ -314,6 +315,6 @@ def test_report_is_self_contained():
     page.figure(report.filters(rng.normal(size=(5, 1, 3, 3))), vector=False)
     text = page.html()
     assert (
-        "a &lt;title&gt;" in text and text.count("<svg") == 4 and text.count("data:image/png") == 2
+        "a &lt;title&gt;" in text and text.count("<svg") == 4 and text.count("<img") == 2
     )
     assert "http" not in text.replace("http://www.w3.org/", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -99,8 +100,8 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint: the whole state between two updates, without any time in it."""
         self._read()
-        loop = {"steps": self.steps, "rows": self.rows, "best": self.best, "waited": self.waited,
-                "loss": self.sums.loss, "right": self.sums.right, "seen": self.sums.seen}  # fmt: skip
+        loop = {name: getattr(self, name) for name in ("steps", "rows", "best", "waited")}
+        loop["sums"] = dataclasses.asdict(self.sums)
         state = {name: part.state_dict() for name, part in self._parts().items()}
         clock = {"seconds": self.seconds, "epoch_seconds": self.epoch_seconds}
         self.run.write_json("clock.json", clock)
@@ -122,7 +123,7 @@ class Trainer:
         self.epoch, self.batch = state["loader"]["epoch"], state["loader"]["batch"]
         self.steps, self.rows = loop["steps"], loop["rows"]
         self.best, self.waited = loop["best"], loop["waited"]
-        self.sums = RunningSums(loop["loss"], loop["right"], loop["seen"])
+        self.sums = RunningSums(**loop["sums"])
         clock = self.run.read_json("clock.json")
         self.seconds, self.epoch_seconds = clock["seconds"], clock["epoch_seconds"]
         return True

@@ -13,6 +13,7 @@ from typing import Any
 
 import minidl as ml
 from minidl import nn, optim
+from minidl.data.transforms import Normalize
 from minidl.tools import summary
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
 from projects.convnet.config import Config, UsageError
@@ -44,7 +45,11 @@ def main(cfg: Config, run: RunDir, stop: StopSignal) -> int:
     """Train `cfg` in `run` from where it stands, test once, write result and report."""
     ml.manual_seed(cfg.seed)
     images = load_images(cfg)
-    model = build(cfg, images.shape, len(images.classes), images.train.x).to(cfg.device)
+    model = build(cfg, images.shape, len(images.classes))
+    if cfg.model == "speedrun":
+        normalise = Normalize(images.mean, images.std)
+        model.init_whiten(normalise(images.train.x[:5000]))
+    model.to(cfg.device)
     trainer = make_trainer(cfg, run, images, model, stop)
     resumed = trainer.resume()
     counts = [len(split.y) for split in (images.train, images.heldout, images.test)]
@@ -125,7 +130,6 @@ def forward_for(
     def contrast(model: Contrastive, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
         x, y, other = (part.to(cfg.device) for part in batch)
         if epoch() >= cfg.pretrain:
-            model.freeze()
             return classify(model, (x, y))
         z = model.embed(ml.cat([x, other]))
         return supervised_contrastive(z, y, cfg.temperature), ml.zeros(())
