@@ -92,8 +92,16 @@ def gradgradcheck(
     case = _Case(_tupled(fn), points, checked, eps)
     with enable_grad():
         case = _derivative(case, np.random.default_rng(seed), grad_outputs)
-    options = {"eps": eps, "atol": atol, "rtol": rtol, "raise_exception": raise_exception}
-    return gradcheck(case.fn, case.inputs, seed=seed, directions=directions, **options)
+    return gradcheck(
+        case.fn,
+        case.inputs,
+        eps=eps,
+        atol=atol,
+        rtol=rtol,
+        raise_exception=raise_exception,
+        seed=seed,
+        directions=directions,
+    )
 
 
 def _doubled(x: Any) -> Any:

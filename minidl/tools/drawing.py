@@ -35,7 +35,8 @@ def plot_graph(tensor: Tensor, path: str | os.PathLike[str]) -> None:
 def _walk(root: Node) -> tuple[dict[int, str], list[tuple[int, int]]]:
     """Labels by id, the root first, and (from, to) pairs; leaves are labelled "shape"."""
     labels: dict[int, str] = {}
-    edges, stack = [], [root]
+    edges: list[tuple[int, int]] = []
+    stack: list[Any] = [root]
     while stack:
         node = stack.pop()
         if id(node) in labels:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minidl import random
 from minidl.autograd import no_grad
 from minidl.errors import DataError, require
@@ -38,8 +36,8 @@ def lr_find(
     """Train for `steps` batches (x, y) while the rate grows from start to end, then undo it all.
 
     loss_fn(model(x), y) -> scalar. Losses are smoothed by a bias-corrected moving average; it stops
-    when one exceeds `diverged` times the smallest. The suggestion is where the smoothed loss falls
-    most steeply per decade of the rate. Model, optimizer and random numbers are put back as they
+    when one exceeds `diverged` times the smallest. The suggestion is a tenth of the rate at which
+    the smoothed loss was smallest. Model, optimizer and random numbers are put back as they
     were. Raises DataError when the loader is empty or the very first loss is not finite.
     """
     require(0 < start < end, "lr_find", "0 < start < end", start=start, end=end)
@@ -73,16 +71,7 @@ def lr_find(
             losses.append(smooth)
     finally:
         undo()
-    return LRFind(lrs, losses, _steepest(lrs, losses))
-
-
-def _steepest(lrs: list[float], losses: list[float]) -> float:
-    """The rate where the loss falls fastest, up to the rate of the smallest loss."""
-    last = max(int(np.argmin(losses)) + 1, 2)
-    if len(lrs) < 2 or last < 2:
-        return lrs[0]
-    slopes = np.gradient(losses[:last], np.log(lrs[:last]))
-    return lrs[int(np.argmin(slopes))]
+    return LRFind(lrs, losses, lrs[losses.index(min(losses))] / 10)
 
 
 def _remember(model: Module, optimizer: Optimizer) -> Callable[[], None]:
