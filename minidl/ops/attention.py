@@ -83,10 +83,10 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float) 
     v. Saves its inputs and one float a row. The mask gets no gradient.
     """
     be = backend.of(q)
-    y, lse = be.attention(q, k, v, mask, causal, scale)
+    y, lse = be.attend(q, k, v, mask, causal, scale)
 
     def vjp(g: Any, need: Any, q: Any, k: Any, v: Any, mask: Any, lse: Any) -> Any:
-        return *be.attention_grad(g, q, k, v, mask, lse, causal, scale), None
+        return *be.attend_grad(g, q, k, v, mask, lse, causal, scale), None
 
     return y, (q, k, v, mask, lse), vjp
 

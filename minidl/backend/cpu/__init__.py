@@ -1,6 +1,6 @@
 """The CPU backend: the functions of `minidl.backend.contract`, on NumPy arrays."""
 
-from minidl.backend.cpu.attention import attention, attention_grad
+from minidl.backend.cpu.attention import attend, attend_grad
 from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
 from minidl.backend.cpu.embedding import (
     add_rows,
@@ -62,8 +62,8 @@ __all__ = [
     "add_rows",
     "argextreme",
     "argsort",
-    "attention",
-    "attention_grad",
+    "attend",
+    "attend_grad",
     "avg_pool2d",
     "avg_pool2d_grad",
     "batch_norm",

@@ -4,9 +4,9 @@ Forward: a chunk is one block of at most 64 query rows of one head. Its scores l
 fits the L2 cache (BLAS, masking, exponentials, BLAS); y is divided by the rows' sums at the end,
 and the rows' log-sum-exp is kept for backward. Backward: a chunk is one head of k and v with all
 the query heads that share it, so that dk and dv are summed in a fixed order. Each block's scores
-are made again; dv += pᵀ dy, ds = p (dy vᵀ - Σ dy y), dq = scale ds k, dk += scale dsᵀ q. Under a
-causal mask the keys after a block's last row are skipped. Bytes: q and y once, k and v once a
-block. Sums are in the arrays' own precision. A row that sees no key gives zeros, as in PyTorch.
+are made again; dv += pᵀ dy, dp = dy vᵀ, ds = p (dp - Σ p dp), dq = scale ds k, dk += scale dsᵀ q.
+Under a causal mask the keys after a block's last row are skipped. Bytes: q and y once, k and v once
+a block. Sums are in the arrays' own precision. A row that sees no key gives zeros, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SCRATCH = 1 << 19  # bytes of a block's scores
 _INF = math.inf
 # Words of the table of sizes: four strides for the mask, three (batch, head, row) for each array.
 _HEADS, _SHARED, _TQ, _TK, _D, _DV, _CAUSAL, _MASK, _BLOCK, _BLOCKS, _SLOT = range(11)
-_M, _Q, _K, _V, _Y, _DY, _DQ, _DK, _DVAL = 11, 15, 18, 21, 24, 27, 30, 33, 36
+_M, _Q, _K, _V, _Y, _DQ, _DK, _DVAL = 11, 15, 18, 21, 24, 27, 30, 33  # _Y: y, or its gradient
 
 
 @device
@@ -75,7 +75,7 @@ def scores(sizes, scale, q, k, n, first, rows, cols, s):
 
 
 @kernel("i8* R R* R* R* u1* R* R* R* R*", fast=True)
-def attend(lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratch):
+def query_blocks(lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratch):
     """y and the rows' log-sum-exp for blocks lo..hi of query rows."""
     s = at(scratch, slot * sizes[_SLOT])
     tq, tk, dv, block = sizes[_TQ], sizes[_TK], sizes[_DV], sizes[_BLOCK]
@@ -117,35 +117,33 @@ def clear(p, rows, cols, ld):
 
 
 @device
-def block_grad(sizes, n, first, rows, cols, y, dy, ldy, lddy, lse, p, ds):
-    """p = exp(scores - lse) and ds = p (dp - Σ dy y), where p holds the scores and ds holds dp."""
+def block_grad(sizes, n, first, rows, cols, lse, p, ds):
+    """p = exp(scores - lse) and ds = p (dp - Σ p dp), where p holds the scores and ds holds dp."""
     tk = sizes[_TK]
     for r in range(rows):
         i, pr, dr = first + r, at(p, r * tk), at(ds, r * tk)
         here = visible(sizes, i)
         level = lse[n * sizes[_TQ] + i]
-        delta = R(0)
-        for j in range(sizes[_DV]):
-            delta += dy[r * lddy + j] * y[r * ldy + j]
+        mean = R(0)
         for j in range(here):
             e = exp(pr[j] - level)
             pr[j] = e
-            dr[j] = e * (dr[j] - delta)
+            mean += e * dr[j]
+        for j in range(here):
+            dr[j] = pr[j] * (dr[j] - mean)
         for j in range(here, cols):
             pr[j] = R(0)
             dr[j] = R(0)
 
 
-@kernel("i8* R R* R* R* u1* R* R* R* R* R* R* R* R*", fast=True)
-def attend_grad(
-    lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, dy, dq, dk, dvalue, scratch
-):
+@kernel("i8* R R* R* R* u1* R* R* R* R* R* R* R*", fast=True)
+def attend_grad(lo, hi, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk, dvalue, scratch):
     """dq, dk, dv for key heads lo..hi, each with the query heads that share it."""
     tq, tk, d, dv, block = sizes[_TQ], sizes[_TK], sizes[_D], sizes[_DV], sizes[_BLOCK]
     p = at(scratch, slot * sizes[_SLOT])
     ds = at(p, block * tk)
-    ldq, ldk, ldv, ldy = sizes[_Q + 2], sizes[_K + 2], sizes[_V + 2], sizes[_Y + 2]
-    lddy, lddq, lddk, lddv = sizes[_DY + 2], sizes[_DQ + 2], sizes[_DK + 2], sizes[_DVAL + 2]
+    ldq, ldk, ldv = sizes[_Q + 2], sizes[_K + 2], sizes[_V + 2]
+    lddy, lddq, lddk, lddv = sizes[_Y + 2], sizes[_DQ + 2], sizes[_DK + 2], sizes[_DVAL + 2]
     for head in range(lo, hi):
         group = head * sizes[_SHARED]
         pk, pv = at(k, start(sizes, _K, 1, group, 0)), at(v, start(sizes, _V, 1, group, 0))
@@ -157,15 +155,15 @@ def attend_grad(
             n, first = group + item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
             rows = min(block, tq - first)
             cols = visible(sizes, first + rows - 1)
-            pq, py = at(q, start(sizes, _Q, 0, n, first)), at(y, start(sizes, _Y, 0, n, first))
-            pdy = at(dy, start(sizes, _DY, 0, n, first))
+            pq = at(q, start(sizes, _Q, 0, n, first))
+            pdy = at(dy, start(sizes, _Y, 0, n, first))
             pdq = at(dq, start(sizes, _DQ, 0, n, first))
             scores(sizes, scale, q, k, n, first, rows, cols, p)
             for r in range(rows):
                 here = visible(sizes, first + r)
                 mask_row(sizes, seen, bias, n, first + r, at(p, r * tk), here)
             gemm(0, 1, rows, cols, dv, R(1), pdy, lddy, pv, ldv, R(0), ds, tk)
-            block_grad(sizes, n, first, rows, cols, py, pdy, ldy, lddy, lse, p, ds)
+            block_grad(sizes, n, first, rows, cols, lse, p, ds)
             gemm(1, 0, cols, dv, rows, R(1), p, tk, pdy, lddy, R(1), pdv, lddv)
             gemm(0, 0, rows, d, cols, scale, ds, tk, pk, ldk, R(0), pdq, lddq)
             gemm(1, 0, cols, d, rows, scale, ds, tk, pq, ldq, R(1), pdk, lddk)
@@ -232,7 +230,7 @@ def _plan(
     return sizes + strides, seen, bias, scratch
 
 
-def attention(
+def attend(
     q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float
 ) -> tuple[Array, Array]:
     """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp.
@@ -249,25 +247,25 @@ def attention(
         sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 1)
         table = np.array(sizes + _strides(q4, k4, v4, y), np.int64)
         items = q4.shape[0] * q4.shape[1] * sizes[_BLOCKS]
-        launch(attend, items, 1, table, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
+        launch(query_blocks, items, 1, table, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
     return y.reshape(*q.shape[:-1], v.shape[-1]), lse
 
 
-def attention_grad(
-    g: Array, q: Array, k: Array, v: Array, mask: Array | None, y: Array, lse: Array,
-    causal: bool, scale: float,
+def attend_grad(
+    g: Array, q: Array, k: Array, v: Array, mask: Array | None, lse: Array, causal: bool,
+    scale: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of q, k and v from that of y."""
-    q4, k4, v4, y4, g4 = _four(q), _four(k), _four(v), _four(y), _four(g)
+    q4, k4, v4, g4 = _four(q), _four(k), _four(v), _four(g)
     dq, dk, dv = (_made_like(x, x.shape[3]) for x in (q4, k4, v4))
-    if not y.size or not k.size:
+    if not g.size or not k.size:
         for d in (dq, dk, dv):
             d[...] = 0
     else:
         sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 2)
-        table = np.array(sizes + _strides(q4, k4, v4, y4, g4, dq, dk, dv), np.int64)
+        table = np.array(sizes + _strides(q4, k4, v4, g4, dq, dk, dv), np.int64)
         launch(
-            attend_grad, k4.shape[0] * k4.shape[1], 1, table, float(scale), q4, k4, v4, seen, bias,
-            y4, lse, g4, dq, dk, dv, scratch,
+            head_grads, k4.shape[0] * k4.shape[1], 1, table, float(scale), q4, k4, v4, seen, bias,
+            lse, g4, dq, dk, dv, scratch,
         )  # fmt: skip
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)

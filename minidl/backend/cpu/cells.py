@@ -6,7 +6,8 @@ columns. Forward, a tile multiplies h[t-1] by its columns of W_hhᵀ for all gat
 applies the cell, so that pre-activations never leave the cache. Backward, a tile makes its part of
 dh[t] = dy[t] + dgates[t+1] W_hh, then dgates[t] from it, and adds its rows of dgates to a partial
 sum of the bias gradient that belongs to the tile. Bytes moved beside the weights: 2G + 3 reals per
-hidden unit forward, 2G + 8 backward. Sums are in the arrays' own precision.
+hidden unit forward, 2G + 8 backward. Products are summed in the arrays' own precision, biases'
+gradients in double.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, h_in, c_in, gates, h,
                 h[ph + q] = gates[po + q] * tanh(new)
 
 
-@kernel("int int int int R* R* R* R* R* R* R* R* R* R*")
+@kernel("int int int int R* R* R* R* R* R* R* R* R* f8*")
 def lstm_step_grad(
     lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, c_in, c, dh, dc, dgates, db
 ):
@@ -140,7 +141,7 @@ def gru_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, bias, h_in, gates, h):
                 h[ph + q] = n + gates[pz + q] * (h_in[ph + q] - n)
 
 
-@kernel("int int int int R* R* R* R* R* R* R* R*")
+@kernel("int int int int R* R* R* R* R* R* R* f8*")
 def gru_step_grad(
     lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, h_in, dh, dgates, db
 ):
@@ -198,7 +199,7 @@ def rnn_step(lo, hi, slot, batch, hidden, tc, tb, ldw, relu, w, h_in, h):
                 tanh_row(h, ph, cols)
 
 
-@kernel("int int int int int R* R* R* R* R* R* R*")
+@kernel("int int int int int R* R* R* R* R* R* f8*")
 def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, relu, w, dlater, dy, h, dh, dgates, db):
     """dh += dy + dlater W_hh (not at the first step taken); dgates = dh (1 - h²) or dh [h > 0]."""
     across = (hidden + tc - 1) // tc

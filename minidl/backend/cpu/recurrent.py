@@ -57,7 +57,8 @@ def _product(
     """c = op(a) op(b) + beta c or + bias; c's, a's and b's rows are contiguous."""
     (m, n), k = c.shape, a.shape[0] if ta else a.shape[1]
     if k == 0:
-        c[...] = c * beta if bias is None else bias
+        if bias is not None or not beta:
+            c[...] = 0 if bias is None else bias
         return c
     mt, nt = min(m, 256), min(n, 256)
     while -(-m // max(mt, 1)) * -(-n // max(nt, 1)) < 8 and max(mt, nt) > 64:
@@ -178,9 +179,10 @@ def _through_state(dw: Array, dgates: Array, y: Array, h0: Array, reverse: bool)
     return dw
 
 
-def _bias_sums(hidden: int, like: Array, gates: int) -> Array:
+def _bias_sums(like: Array, gates: int) -> Array:
     """Zeros for the bias gradient's partial sums, one row for each row of tiles."""
-    return memory.zeros((max(-(-like.shape[1] // ROWS), 1), gates * hidden), like.dtype)
+    _, batch, hidden = like.shape
+    return np.zeros((-(-batch // ROWS), gates * hidden))
 
 
 def lstm(
@@ -211,7 +213,7 @@ def lstm_grad(
     steps, batch, hidden = y.shape
     dy, dh, dc = _cotangent(gy, y), _start(gh, h0), _start(gc, c0)
     dgates = memory.empty(gates.shape, gates.dtype)
-    db = _bias_sums(hidden, y, 4)
+    db = _bias_sums(y, 4)
     c0, w = memory.contiguous(c0), memory.contiguous(w_hh)
     order = _order(steps, reverse)
     args = (batch, hidden, _tile_columns(hidden), 0, w, dgates, dy, gates, c0, c, dh, dc)
@@ -220,7 +222,7 @@ def lstm_grad(
     _run(lstm_step_grad, (*args, dgates, db), moving, back=True)
     dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[3])
     dw_hh = _through_state(memory.empty(w_hh.shape, w_hh.dtype), dgates, y, h0, reverse)
-    bias = db.sum(0)
+    bias = db.sum(0).astype(y.dtype)
     return dx, _product(dh, dgates[order[0]], w, beta=1.0), dc, dw_ih, dw_hh, bias, bias
 
 
@@ -254,7 +256,7 @@ def gru_grad(
     steps, batch, hidden = y.shape
     dy, dh = _cotangent(gy, y), _start(gh, h0)
     dgates = memory.empty(gates.shape, gates.dtype)
-    db = _bias_sums(hidden, y, 4)
+    db = _bias_sums(y, 4)
     h0, w = memory.contiguous(h0), memory.contiguous(w_hh)
     order = _order(steps, reverse)
     args = (batch, hidden, _tile_columns(hidden), 0, w, dgates, dy, gates, h0, dh, dgates, db)
@@ -263,7 +265,7 @@ def gru_grad(
     _run(gru_step_grad, args, moving, back=True)
     dx, dw_ih = _through_input(dgates[:, :, : 3 * hidden], x, w_ih, need[0], need[2])
     dw_hh = memory.empty(w_hh.shape, w_hh.dtype)
-    edge, bias = dgates[order[0]], db.sum(0)
+    edge, bias = dgates[order[0]], db.sum(0).astype(y.dtype)
     for rows, columns in ((slice(2 * hidden), slice(2 * hidden)),
                           (slice(2 * hidden, None), slice(3 * hidden, None))):  # fmt: skip
         _through_state(dw_hh[rows], dgates[:, :, columns], y, h0, reverse)
@@ -299,7 +301,7 @@ def rnn_grad(
     steps, batch, hidden = y.shape
     dy, dh = _cotangent(gy, y), _start(gh, h0)
     dgates = memory.empty(y.shape, y.dtype)
-    db = _bias_sums(hidden, y, 1)
+    db = _bias_sums(y, 1)
     w = memory.contiguous(w_hh)
     order = _order(steps, reverse)
     args = (batch, hidden, _tile_columns(hidden), 0, relu, w, dgates, dy, y, dh, dgates, db)
@@ -307,5 +309,5 @@ def rnn_grad(
     _run(rnn_step_grad, args, moving | {10: _at(dgates, order)}, back=True)
     dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[2])
     dw_hh = _through_state(memory.empty(w_hh.shape, w_hh.dtype), dgates, y, h0, reverse)
-    bias = db.sum(0)
+    bias = db.sum(0).astype(y.dtype)
     return dx, _product(dh, dgates[order[0]], w, beta=1.0), dw_ih, dw_hh, bias, bias
