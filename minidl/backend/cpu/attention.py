@@ -137,7 +137,7 @@ def block_grad(sizes, n, first, rows, cols, lse, p, ds):
 
 
 @kernel("i8* R R* R* R* u1* R* R* R* R* R* R* R*", fast=True)
-def attend_grad(lo, hi, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk, dvalue, scratch):
+def head_grads(lo, hi, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk, dvalue, scratch):
     """dq, dk, dv for key heads lo..hi, each with the query heads that share it."""
     tq, tk, d, dv, block = sizes[_TQ], sizes[_TK], sizes[_D], sizes[_DV], sizes[_BLOCK]
     p = at(scratch, slot * sizes[_SLOT])
