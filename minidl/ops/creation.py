@@ -52,7 +52,7 @@ def tensor(
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """data as a tensor, sharing memory where it is an array of the right dtype."""
     backend_of(device)
-    if isinstance(data, Tensor) and dtype in (None, data.dtype):
+    if isinstance(data, Tensor) and (dtype is None or dtype == data.dtype):
         return data
     return Tensor(_array(data, dtype, False))
 
@@ -72,16 +72,16 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
         array = np.from_dlpack(given)
         array = array.copy() if copy else array
     else:
-        array = _from_nested(given)
+        array = _from_nested(given, dtype is None)
     kind = array.dtype.kind
     require(kind in "fiub" or array.dtype.name == "bfloat16", "tensor",
             "data must be real numbers or bools", error=DTypeError, data=array)  # fmt: skip
     wanted = None if dtype is None else _dtype(dtype)
-    return array if wanted in (None, array.dtype) else array.astype(wanted)
+    return array if wanted is None or wanted == array.dtype else array.astype(wanted)
 
 
-def _from_nested(data: Any) -> np.ndarray:
-    """Nested lists of numbers (or tensors): float32, int64 or bool."""
+def _from_nested(data: Any, narrow: bool) -> np.ndarray:
+    """Nested lists of numbers (or tensors): float32 (float64 unless `narrow`), int64 or bool."""
     if isinstance(data, (list, tuple)):
         data = [_plain(item) for item in data]
     try:
@@ -90,7 +90,7 @@ def _from_nested(data: Any) -> np.ndarray:
         require(False, "tensor", "nested lists must be rectangular")
         raise
     if array.dtype == np.float64:
-        return array.astype(default)
+        return array.astype(default) if narrow else array
     return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
 
