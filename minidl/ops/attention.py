@@ -122,7 +122,7 @@ def _inputs(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
         x if x.shape[:-cut] == lead else broadcast_to(x, (*lead, *x.shape[-cut:]))
         for x in (q, k, v)
     )
-    return tuple(made)  # type: ignore[return-value]
+    return tuple(made)
 
 
 def _check_mask(mask: Any, causal: bool, shape: tuple[int, ...], q: Any) -> None:
