@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from minidl.autograd import Tensor
 from minidl.fusion import abs as absolute
 from minidl.fusion import maximum, sqrt, update
@@ -129,7 +131,8 @@ class NAdam(_Adaptive):
             following = b1 * (1 - 0.5 * 0.96 ** ((step + 1) * growth))
             products: dict[float, list[Tensor]] = {}
             for p in rows:
-                product = self.state[p].get("mu_product", 1.0) * mu
+                before = self.state[p].get("mu_product", 1.0)
+                product = float(np.float32(before) * np.float32(mu))  # PyTorch's precision for it
                 self.state[p]["mu_product"] = product
                 products.setdefault(product, []).append(p)
             for product, same in products.items():
