@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.dataset import ImageArrays, check_labels
 from minidl.data.download import Resource, locate
+from minidl.data.images import ImageArrays, check_labels
 from minidl.errors import DataError, DTypeError, require
 
 # What a damaged pickle stream makes the unpickler raise.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
-from minidl.data.draws import current_or_fresh
-from minidl.errors import DataError, DTypeError, require
+from minidl.errors import require
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -55,56 +54,6 @@ class TensorDataset(Dataset):
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
         return tuple(take(t.array, indices) for t in self.tensors)
-
-
-class ImageArrays(Dataset):
-    """Pictures held in memory: `images` (N, C, H, W) uint8 over NHWC memory, `targets` (N,) int64.
-
-    transform: a batched transform of `minidl.data.transforms`, or any function of an
-    (n, C, H, W) array; target_transform: a function of one label. Raises DataError where labels
-    are not integers, out of range, or not as many as the pictures.
-    """
-
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        targets: np.ndarray,
-        classes: Sequence[str],
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-    ) -> None:
-        name = type(self).__name__
-        rule = "pictures must be uint8 with axes (N, H, W, C), none of them empty"
-        ok = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.size > 0
-        require(ok, name, rule, error=DataError, pixels=pixels)
-        self.images = np.ascontiguousarray(pixels).transpose(0, 3, 1, 2)
-        self.classes = list(classes)
-        self.targets = check_labels(targets, len(pixels), len(self.classes), name)
-        self.transform, self.target_transform = transform, target_transform
-
-    @property
-    def class_to_idx(self) -> dict[str, int]:
-        """Number of each class by name."""
-        return {name: i for i, name in enumerate(self.classes)}
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        n = len(self)
-        if not -n <= index < n:
-            raise IndexError(f"{type(self).__name__} has {n} items; got index {index}")
-        rows = np.array([index % n])
-        images, labels = self._transformed(rows, None)
-        return Tensor(images[0]), int(labels[0])
-
-    def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
-        return self._transformed(np.asarray(indices), epoch)
-
-    def _transformed(self, rows: np.ndarray, epoch: int | None) -> Arrays:
-        images, labels = take(self.images, rows), self.targets[rows]
-        images = apply_transform(self.transform, images, rows, epoch)
-        return images, transform_labels(self.target_transform, labels)
 
 
 class Subset(Dataset):
@@ -199,41 +148,6 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def apply_transform(
-    transform: Any, images: np.ndarray, rows: np.ndarray, epoch: int | None
-) -> np.ndarray:
-    """Run a transform on (n, C, H, W); ours are told which samples of which epoch these are."""
-    if transform is None:
-        return images
-    if not hasattr(transform, "batched"):
-        return raw(transform(images))
-    if epoch is None:
-        draws = current_or_fresh(len(rows))
-        return raw(transform.batched(images, draws))
-    return raw(transform(images, rows, epoch))
-
-
-def transform_labels(transform: Callable[[int], int] | None, labels: np.ndarray) -> np.ndarray:
-    """Map each label (n,) through a function of one."""
-    if transform is None:
-        return labels
-    return np.array([transform(int(y)) for y in labels])
-
-
 def raw(x: Any) -> np.ndarray:
     """The array of a Tensor or array."""
     return x.array if isinstance(x, Tensor) else np.asarray(x)
-
-
-def check_labels(labels: Any, n: int, classes: int, name: str) -> np.ndarray:
-    """Labels as int64 (n,) in 0..classes-1. Raises DataError, DTypeError for other types."""
-    y = np.asarray(labels)
-    require(y.dtype.kind in "iu", name, "labels must be integers", error=DTypeError, labels=y)
-    require(y.shape == (n,), name, f"there must be one label for each of {n} items",
-            error=DataError, labels=y)  # fmt: skip
-    wrong = np.flatnonzero((y < 0) | (y >= classes))
-    if len(wrong):
-        i = int(wrong[0])
-        rule = f"labels must lie in 0..{classes - 1}; label {i} is {int(y[i])}"
-        require(False, name, rule + f" ({len(wrong)} such)", error=DataError)
-    return y.astype(np.int64)

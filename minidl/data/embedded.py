@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from minidl.data.dataset import ImageArrays
+from minidl.data.images import ImageArrays
 from minidl.errors import ShapeError, require
 from minidl.random import Generator
 

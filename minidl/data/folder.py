@@ -9,15 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from minidl.autograd import Tensor
-from minidl.data.dataset import (
-    Arrays,
-    Dataset,
-    apply_transform,
-    check_labels,
-    transform_labels,
-)
 from minidl.data.download import Resource, locate
+from minidl.data.images import LabelledImages
 from minidl.errors import DataError, require
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -37,7 +30,7 @@ def read_image(path: str | Path) -> np.ndarray:
         raise DataError(f"read_image: {path} cannot be read as a picture: {e}") from e
 
 
-class ImageFiles(Dataset):
+class ImageFiles(LabelledImages):
     """Pictures in files with labels; each is read and transformed when it is asked for.
 
     A batch needs pictures of one size, so the transform should resize or crop them.
@@ -51,31 +44,19 @@ class ImageFiles(Dataset):
         transform: Callable | None = None,
         target_transform: Callable[[int], int] | None = None,
     ) -> None:
-        self.paths, self.classes = list(paths), list(classes)
-        self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
-        self.targets = check_labels(targets, len(paths), len(classes), type(self).__name__)
-        self.transform, self.target_transform = transform, target_transform
+        self.paths = list(paths)
+        super().__init__(targets, classes, transform, target_transform)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self._image(index, None)
-        label = transform_labels(self.target_transform, self.targets[index : index + 1 or None])
-        return Tensor(image), int(label[0])
-
-    def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
-        images = [self._image(int(i), epoch) for i in indices]
+    def _images(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:
+        images = []
+        for i in rows.tolist():
+            pixels = read_image(self.paths[i]).transpose(2, 0, 1)[None]
+            images.append(self._transformed(pixels, np.array([i]), epoch)[0])
         shapes = {x.shape for x in images}
         rule = "pictures of a batch must have one size"
         fix = "give a transform that resizes or crops them"
         require(len(shapes) == 1, type(self).__name__, rule, error=DataError, fix=fix, found=shapes)
-        stacked = np.stack([x.transpose(1, 2, 0) for x in images]).transpose(0, 3, 1, 2)
-        return stacked, transform_labels(self.target_transform, self.targets[indices])
-
-    def _image(self, index: int, epoch: int | None) -> np.ndarray:
-        pixels = read_image(self.paths[index]).transpose(2, 0, 1)[None]
-        return apply_transform(self.transform, pixels, np.array([index]), epoch)[0]
+        return np.stack([x.transpose(1, 2, 0) for x in images]).transpose(0, 3, 1, 2)
 
 
 class ImageFolder(ImageFiles):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minidl.data.dataset import ImageArrays
 from minidl.data.download import Resource, locate
+from minidl.data.images import ImageArrays
 from minidl.errors import DataError, require
 
 
@@ -80,17 +80,8 @@ class MNIST(ImageArrays):
 class FashionMNIST(MNIST):
     """Fashion-MNIST: 28 x 28 grey pictures of ten kinds of clothing, under `FashionMNIST/raw`."""
 
-    names = [
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+    names = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split() + [
+        "Ankle boot"
     ]
     mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
     digests = {

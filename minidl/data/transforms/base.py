@@ -89,22 +89,6 @@ class ToFloat(Transform):
 ToTensor = ToFloat
 
 
-class RandomApply(Transform):
-    """Apply transforms to each picture with probability p; they must keep the shape and dtype."""
-
-    def __init__(self, transforms: Sequence[Transform], p: float = 0.5) -> None:
-        self.transforms, self.p = list(transforms), p
-
-    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        chosen = draws.uniform(1)[:, 0] < self.p
-        y = x
-        for t in self.transforms:
-            y = t.apply(y, draws)
-            rule = "transforms must keep the shape and dtype"
-            require(y.shape == x.shape and y.dtype == x.dtype, "RandomApply", rule, x=x, y=y)
-        return np.where(chosen[:, None, None, None], y, x)
-
-
 def to_dtype(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Floating results back in the pictures' dtype: uint8 are rounded and clipped to 0..255."""
     if dtype == np.uint8:

@@ -32,19 +32,6 @@ class Grayscale(Transform):
         return np.repeat(y, self.num_output_channels, axis=-1)
 
 
-class RandomGrayscale(Transform):
-    """Three equal channels of luminance with probability p."""
-
-    def __init__(self, p: float = 0.1) -> None:
-        self.p = p
-
-    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        chosen = np.flatnonzero(draws.uniform(1)[:, 0] < self.p)
-        y = x.copy()
-        y[chosen] = to_dtype(luminance(x[chosen]), x.dtype)
-        return y
-
-
 class ColorJitter(Transform):
     """Random brightness, contrast, saturation and hue, in a random order (torchvision's).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,51 +98,37 @@ class CenterCrop(Transform):
 class RandomHorizontalFlip(Transform):
     """Mirror left and right with probability p."""
 
-    axis = 2
-
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         chosen = np.flatnonzero(draws.uniform(1)[:, 0] < self.p)
         y = x.copy()
-        backwards = np.arange(x.shape[self.axis])[::-1]
-        y[chosen] = np.take(np.ascontiguousarray(x)[chosen], backwards, axis=self.axis)
+        backwards = np.arange(x.shape[2])[::-1]
+        y[chosen] = np.take(np.ascontiguousarray(x)[chosen], backwards, axis=2)
         return y
 
 
-class RandomVerticalFlip(RandomHorizontalFlip):
-    """Mirror top and bottom with probability p."""
-
-    axis = 1
-
-
 @functools.lru_cache(64)
-def _triangle_weights(n: int, m: int, start: float, length: float) -> np.ndarray:
-    """(m, n) float32: m samples of start..start+length out of n by an antialiased tent filter.
+def _triangle_weights(n: int, m: int) -> np.ndarray:
+    """(m, n) float32: m samples out of n by an antialiased tent filter.
 
     Pillow's and torchvision's bilinear: the tent is as wide as one output pixel when shrinking.
     """
-    scale = length / m
-    support = max(scale, 1.0)
-    centre = start + (np.arange(m) + 0.5) * scale
-    distance = np.abs(np.arange(n) + 0.5 - centre[:, None]) / support
+    scale = n / m
+    centre = (np.arange(m) + 0.5) * scale
+    distance = np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(scale, 1.0)
     weights = np.maximum(1 - distance, 0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def resize(
-    x: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
-) -> np.ndarray:
-    """(N, H, W, C) to (N, *size, C) by antialiased bilinear; box = (top, left, height, width)."""
+def resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(N, H, W, C) to (N, *size, C) by antialiased bilinear interpolation."""
     n, h, w, c = x.shape
-    top, left, height, width = box or (0.0, 0.0, float(h), float(w))
-    if (h, w) == size and box is None:
+    if (h, w) == size:
         return x
-    rows = _triangle_weights(h, size[0], top, height)
-    columns = _triangle_weights(w, size[1], left, width)
-    y = np.matmul(rows, x.reshape(n, h, w * c).astype(np.float32))
-    y = np.matmul(columns, y.reshape(n * size[0], w, c))
+    y = np.matmul(_triangle_weights(h, size[0]), x.reshape(n, h, w * c).astype(np.float32))
+    y = np.matmul(_triangle_weights(w, size[1]), y.reshape(n * size[0], w, c))
     return to_dtype(y.reshape(n, *size, c), x.dtype)
 
 
@@ -163,44 +148,6 @@ class Resize(Transform):
         s = self.size
         target = (s, int(s * w / h)) if h <= w else (int(s * h / w), s)
         return resize(x, target)
-
-
-class RandomResizedCrop(Transform):
-    """A window of random area and aspect ratio, resized to `size` (torchvision's)."""
-
-    def __init__(
-        self,
-        size: int | Sequence[int],
-        scale: Sequence[float] = (0.08, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
-    ) -> None:
-        self.size, self.scale, self.ratio = pair(size, "RandomResizedCrop"), scale, ratio
-
-    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        boxes = random_boxes(draws, x.shape[1], x.shape[2], self.scale, self.ratio)
-        y = np.empty((len(x), *self.size, x.shape[3]), x.dtype)
-        for i, (top, left, h, w) in enumerate(boxes.tolist()):
-            h, w = (h, w) if h else (x.shape[1], x.shape[2])
-            y[i] = resize(x[i : i + 1, top : top + h, left : left + w], self.size)[0]
-        return y
-
-
-def random_boxes(
-    draws: Draws, h: int, w: int, scale: Sequence[float], ratio: Sequence[float]
-) -> np.ndarray:
-    """(N, 4) top, left, height, width; the first of ten tries that fits, else all 0."""
-    tries = 10
-    u = draws.uniform(2 * tries + 2)
-    area = h * w * (scale[0] + (scale[1] - scale[0]) * u[:, :tries])
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = np.exp(low + (high - low) * u[:, tries : 2 * tries])
-    heights, widths = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = (heights >= 1) & (heights <= h) & (widths >= 1) & (widths <= w)
-    rows, first = np.arange(len(u)), np.argmax(fits, axis=1)
-    size = np.stack([heights[rows, first], widths[rows, first]], 1)
-    corner = np.floor(u[:, -2:] * (np.array([h, w]) - size + 1))
-    boxes = np.concatenate([corner, size], 1).astype(np.int64)
-    return np.where(fits.any(axis=1, keepdims=True), boxes, 0)
 
 
 class RandomAffine(Transform):

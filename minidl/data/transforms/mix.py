@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from minidl.autograd import Tensor
 from minidl.data.dataset import raw
 from minidl.data.draws import Draws, current_or_fresh
 from minidl.data.transforms.base import Transform
-from minidl.data.transforms.geometry import random_boxes
 from minidl.errors import require
 
 
@@ -41,6 +41,24 @@ class RandomErasing(Transform):
             return erase(x, boxes * chosen[:, None], self.value)
         noise = draws.uniform(h * w * c, 0, 256 if x.dtype == np.uint8 else 1)
         return erase(x, boxes * chosen[:, None], noise.reshape(x.shape).astype(x.dtype))
+
+
+def random_boxes(
+    draws: Draws, h: int, w: int, scale: Sequence[float], ratio: Sequence[float]
+) -> np.ndarray:
+    """(N, 4) top, left, height, width; the first of ten tries that fits, else all 0."""
+    tries = 10
+    u = draws.uniform(2 * tries + 2)
+    area = h * w * (scale[0] + (scale[1] - scale[0]) * u[:, :tries])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = np.exp(low + (high - low) * u[:, tries : 2 * tries])
+    heights, widths = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (heights >= 1) & (heights <= h) & (widths >= 1) & (widths <= w)
+    rows, first = np.arange(len(u)), np.argmax(fits, axis=1)
+    size = np.stack([heights[rows, first], widths[rows, first]], 1)
+    corner = np.floor(u[:, -2:] * (np.array([h, w]) - size + 1))
+    boxes = np.concatenate([corner, size], 1).astype(np.int64)
+    return np.where(fits.any(axis=1, keepdims=True), boxes, 0)
 
 
 def erase(x: np.ndarray, boxes: np.ndarray, value: Any) -> np.ndarray:
