@@ -1,0 +1,204 @@
+"""Normalisation against naive float64 formulas."""
+
+import numpy as np
+import pytest
+from directional import backward_of, check_gradients, check_threads, layouts, tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minidl.functional as F
+from minidl.errors import DTypeError, ShapeError
+
+EPS = 1e-5
+rng = np.random.default_rng(7)
+
+
+def standardised(x, axes, eps=EPS, centre=True):
+    """(x - mean) / sqrt(var + eps) in float64."""
+    x = x.astype(np.float64)
+    m = x.mean(axes, keepdims=True) if centre else 0.0
+    return (x - m) / np.sqrt(((x - m) ** 2).mean(axes, keepdims=True) + eps)
+
+
+def scaled(y, w, b):
+    shape = (1, -1) + (1,) * (y.ndim - 2)
+    y = y if w is None else y * w.reshape(shape)
+    return y if b is None else y + b.reshape(shape)
+
+
+def close(got, want, dtype, x=None, axes=None):
+    """Within some ten roundings; those of x and of its mean are divided by the deviation."""
+    assert got.dtype == dtype and got.shape == want.shape
+    size = max(1.0, np.abs(want).max(initial=0))
+    if x is not None:
+        size *= 1 + np.abs(x).max() / np.sqrt(x.astype(np.float64).var(axes).min() + EPS)
+    np.testing.assert_allclose(got, want, rtol=0, atol=10 * np.finfo(dtype).eps * size)
+
+
+@st.composite
+def images(draw):
+    """x (N, C, ...) of 2 to 5 axes in some layout, w and b or None."""
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    c = draw(st.sampled_from([1, 2, 3, 6, 16, 130]))
+    shape = (draw(st.integers(1, 4)), c, *draw(st.lists(st.integers(1, 7), max_size=3)))
+    values = np.random.default_rng(draw(st.integers(0, 999)))
+    x = values.normal(3, 2, shape).astype(dtype)
+    w, b = (values.normal(size=c).astype(dtype) if draw(st.booleans()) else None for _ in range(2))
+    return draw(st.sampled_from(layouts(x))), w, b
+
+
+def wrapped(*arrays):
+    return [a if a is None else tensor(a, False) for a in arrays]
+
+
+@given(images())
+def test_batch_norm(case):
+    x, w, b = case
+    if x.size == x.shape[1]:
+        return
+    axes = (0, *range(2, x.ndim))
+    mean, var = np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)
+    tx, tm, tv, tw, tb = wrapped(x, mean, var, w, b)
+    y = F.batch_norm(tx, tm, tv, tw, tb, True, 0.3).numpy()
+    close(y, scaled(standardised(x, axes), w, b), x.dtype, x, axes)
+    wide = x.astype(np.float64)
+    close(tm.numpy(), 0.3 * wide.mean(axes), x.dtype)
+    close(tv.numpy(), 0.7 + 0.3 * wide.var(axes, ddof=1), x.dtype)
+    y = F.batch_norm(tx, tm, tv, tw, tb).numpy()
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    m, v = (a.numpy().astype(np.float64).reshape(shape) for a in (tm, tv))
+    close(y, scaled((x - m) / np.sqrt(v + EPS), w, b), x.dtype, x, axes)
+
+
+@given(images(), st.integers(1, 3))
+def test_group_norm(case, groups):
+    x, w, b = case
+    if x.shape[1] % groups:
+        groups = x.shape[1]
+    tx, tw, tb = wrapped(x, w, b)
+    apart = x.reshape(x.shape[0], groups, -1)
+    want = scaled(standardised(apart, (2,)).reshape(x.shape), w, b)
+    close(F.group_norm(tx, groups, tw, tb).numpy(), want, x.dtype, apart, 2)
+    if x.ndim > 2 and np.prod(x.shape[2:]) > 1:
+        axes = tuple(range(2, x.ndim))
+        want = scaled(standardised(x, axes), w, b)
+        close(F.instance_norm(tx, weight=tw, bias=tb).numpy(), want, x.dtype, x, axes)
+
+
+@given(images(), st.integers(1, 2))
+def test_layer_norm(case, count):
+    x = case[0]
+    shape, axes = x.shape[-count:], tuple(range(x.ndim - count, x.ndim))
+    w, b = (rng.normal(size=shape).astype(x.dtype) for _ in range(2))
+    tx, tw, tb = wrapped(x, w, b)
+    want = standardised(x, axes)
+    close(F.layer_norm(tx, shape, tw, tb).numpy(), want * w + b, x.dtype, x, axes)
+    close(F.layer_norm(tx, list(shape)).numpy(), want, x.dtype, x, axes)
+    want = standardised(x, axes, 0.01, centre=False)
+    close(F.rms_norm(tx, shape, tw, 0.01).numpy(), want * w, x.dtype)
+    close(F.rms_norm(tx, shape, eps=0.01).numpy(), want, x.dtype)
+
+
+X = rng.normal(1, 2, (3, 4, 3, 2))
+W, B = rng.normal(size=4), rng.normal(size=4)
+MEAN, VAR = rng.normal(size=4), rng.uniform(0.5, 2, 4)
+OPS = {
+    "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    "eval": lambda x, w, b: F.batch_norm(x, MEAN, VAR, w, b, False),
+    "group": lambda x, w, b: F.group_norm(x, 2, w, b),
+    "instance": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
+    "layer": lambda x, w, b: F.layer_norm(x.permute(0, 2, 3, 1), 4, w, b),
+    "rms": lambda x, w, b: F.rms_norm(x.permute(0, 2, 3, 1), 4, w) + b,
+}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_gradients(name):
+    """First and second derivatives, with and without weights."""
+    check_gradients(OPS[name], X, W, B)
+    check_gradients(lambda x: OPS[name](x, tensor(W, False), tensor(B, False)), X)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_threads_and_sizes(name):
+    """Bits do not depend on threads where there are many pieces; gradients agree with float64."""
+    x = rng.normal(1, 2, (3, 32, 37, 20))
+    w, b = rng.normal(size=32), rng.normal(size=32)
+    f = OPS[name]
+    if name == "eval":
+        m, v = rng.normal(size=32), rng.uniform(0.5, 2, 32)
+        f = lambda x, w, b: F.batch_norm(x, m.astype(x.dtype), v.astype(x.dtype), w, b)  # noqa: E731
+    if name in ("layer", "rms"):
+        norm = F.layer_norm if name == "layer" else F.rms_norm
+        f = lambda x, w, b: norm(x.permute(0, 2, 3, 1), 32, w) + b  # noqa: E731
+    single = [a.astype(np.float32) for a in (x, w, b)]
+    check_threads(lambda: backward_of(f, *single))
+    for a, want in zip(backward_of(f, *single), backward_of(f, x, w, b), strict=True):
+        np.testing.assert_allclose(a, want, rtol=0, atol=3e-6 * max(1, np.abs(want).max()))
+
+
+def test_long_rows():
+    """Rows longer than a block of the summation, and more rows than one chunk."""
+    x, w, b = rng.normal(5, 1, (3, 5000)), rng.normal(size=5000), rng.normal(size=5000)
+    check_gradients(lambda x, w, b: F.layer_norm(x, 5000, w, b), x, w, b, order=1)
+    x, w = rng.normal(size=(700, 40)), rng.normal(size=40)
+    check_gradients(lambda x, w: F.rms_norm(x, 40, w), x, w, order=1)
+
+
+def test_variance_of_large_mean():
+    """Two looks at the data: no cancellation in float32."""
+    x = (1000 + rng.normal(size=(64, 3, 8, 8))).astype(np.float32)
+    wide = x.astype(np.float64)
+    for got, axes in (
+        (F.batch_norm(tensor(x), None, None, training=True), (0, 2, 3)),
+        (F.group_norm(tensor(x), 1), (1, 2, 3)),
+        (F.layer_norm(tensor(x), (3, 8, 8)), (1, 2, 3)),
+    ):
+        np.testing.assert_allclose(got.detach().numpy(), standardised(wide, axes), atol=4e-4)
+
+
+def test_empty_batches():
+    mean, var = tensor(np.zeros(3, np.float32), False), tensor(np.ones(3, np.float32), False)
+    x = tensor(np.zeros((0, 3, 2, 2), np.float32))
+    assert F.batch_norm(x, mean, var, training=True).shape == (0, 3, 2, 2)
+    assert not mean.numpy().any() and (var.numpy() == 1).all()
+    assert F.group_norm(x, 3).shape == F.layer_norm(x, (2, 2)).shape == (0, 3, 2, 2)
+    got = backward_of(lambda x: F.layer_norm(x, 2), np.zeros((0, 2), np.float32))
+    assert got[1].shape == (0, 2)
+
+
+def test_channels_last_is_kept():
+    x = np.moveaxis(rng.normal(size=(2, 5, 4, 3)), -1, 1)
+    for y in backward_of(lambda x: F.batch_norm(x, None, None, training=True), x):
+        assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_normalize_and_local_response():
+    x = rng.normal(size=(2, 5, 3))
+    got = F.normalize(tensor(x), 3.0, 2)
+    want = x / (np.abs(x) ** 3).sum(2, keepdims=True) ** (1 / 3)
+    np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-12)
+    padded = np.pad(x**2, ((0, 0), (2, 1), (0, 0)))
+    total = sum(padded[:, i : i + 5] for i in range(4))
+    got = F.local_response_norm(tensor(x), 4, 0.2, 0.6, 1.5).detach().numpy()
+    np.testing.assert_allclose(got, x / (1.5 + 0.2 / 4 * total) ** 0.6, rtol=1e-12)
+    check_gradients(lambda x: F.normalize(x), x)
+    check_gradients(lambda x: F.local_response_norm(x, 3, 0.5), x)
+
+
+def test_mistakes():
+    x, ones = tensor(np.ones((2, 3, 4))), np.ones(4)
+    with pytest.raises(ShapeError, match="batch_norm: weight must have shape"):
+        F.batch_norm(x, None, None, tensor(ones), training=True)
+    with pytest.raises(ShapeError, match="more than one value per channel"):
+        F.batch_norm(tensor(np.ones((1, 3))), None, None, training=True)
+    with pytest.raises(ShapeError, match="running_mean and running_var are needed"):
+        F.batch_norm(x, None, None)
+    with pytest.raises(ShapeError, match="group_norm: C must be divisible"):
+        F.group_norm(x, 2)
+    with pytest.raises(ShapeError, match=r"layer_norm: the last axes of x must be .* \(3,\)"):
+        F.layer_norm(x, 3)
+    with pytest.raises(DTypeError, match="dtypes must be equal"):
+        F.layer_norm(x, 4, tensor(np.ones(4, np.float32)))
+    with pytest.raises(DTypeError, match="must be floating point"):
+        F.rms_norm(tensor(np.ones((2, 4), np.int64), False), 4, eps=1e-6)
