@@ -207,10 +207,11 @@ def normalise_rows(x: Any, w: Any, b: Any, *, count: int, eps: float, centre: bo
     x (..., D); w, b (D...) or None -> like x. Saves x, w and two numbers a row.
     """
     be, shape = backend.of(x), x.shape[x.ndim - count :]
-    y, m, rstd = be.layer_norm(x, w, b, math.prod(shape), eps, centre)
+    n = math.prod(shape)
+    y, m, rstd = be.layer_norm(x, w, b, n, eps, centre)
 
     def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, rstd: Any) -> Any:
-        dx, dw, db = be.layer_norm_grad(g, x, w, m, rstd, centre)
+        dx, dw, db = be.layer_norm_grad(g, x, w, m, rstd, n, centre)
         return dx, dw.reshape(shape), db.reshape(shape)
 
     return y, (x, w, m, rstd), vjp

@@ -1,4 +1,4 @@
-"""Rows of a table by index, and their adjoint: adding rows into a table, in the order of the indices."""
+"""Rows of a table by index, and their adjoint: adding rows into a table, in the indices' order."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from minidl.backend.cpu.jit import R, at, kernel, launch
 from minidl.backend.cpu.memory import contiguous, empty
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, RangeError, require
 
 _PIECE = 1 << 14  # elements a chunk
-_COLUMNS = 64  # columns that one thread adds to, 256 bytes
+_COLUMNS = 16  # of which a thread takes a multiple: a cache line of float32
 
 
 @kernel("R* i8* R* int")
@@ -49,7 +49,7 @@ def add_rows(g: np.ndarray, index: np.ndarray, rows: int, skip: int = -1) -> np.
     n = g.shape[-1]
     table = empty((rows, n), g.dtype)
     args = (contiguous(g), contiguous(index), table, index.size, rows, n, skip)
-    launch(_add_rows, n, max(_COLUMNS, n // 16), *args)
+    launch(_add_rows, n, _COLUMNS * (1 + n // (16 * _COLUMNS)), *args)
     return table
 
 
@@ -63,4 +63,4 @@ def check_indices(op: str, index: np.ndarray, n: int, ignore: int | None = None)
         bad &= index != ignore
     if bad.any():
         value = int(index[bad].flat[0])
-        require(False, op, f"every index must lie in [0, {n})", index=value)
+        require(False, op, f"every index must lie in [0, {n})", error=RangeError, index=value)

@@ -1,10 +1,10 @@
 """Normalisation kernels: batch, group and instance norm by columns, layer and RMS norm by rows.
 
-Columns: x is (segments, rows, C) with C contiguous; a segment is the whole batch (batch norm) or one
-sample (group norm). Rows are taken in pieces of some 16,000 elements, which stay in cache between the
-two looks that a variance needs: mean of the piece, then squared deviations from it. Pieces are
-combined in order, in double precision (Chan et al. 1979). Narrow tensors are folded: f adjacent rows
-are treated as one row of f*C columns, so that the inner loops are long enough to vectorise.
+Columns: x is (segments, rows, C) with C contiguous; a segment is the whole batch (batch norm) or
+one sample (group norm). Rows are taken in pieces of some 16,000 elements, which stay in cache
+between the two looks that a variance needs: mean of the piece, then squared deviations from it.
+Pieces are combined in order, in double precision (Chan et al. 1979). Narrow tensors are folded: f
+adjacent rows are treated as one row of f*C columns, so that the inner loops vectorise.
 """
 
 from __future__ import annotations
@@ -351,11 +351,10 @@ def layer_norm(
 
 def layer_norm_grad(
     g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray,
-    centre: bool,
+    n: int, centre: bool,
 ) -> Arrays:  # fmt: skip
     """Gradients of layer_norm's x, w and b, the last two as (n,)."""
     rows = mean.size
-    n = x.size // max(rows, 1)
     chunk = _row_chunk(rows, n)
     dx = empty(x.shape, x.dtype)
     part = empty((-(-rows // chunk), 2, n), x.dtype)

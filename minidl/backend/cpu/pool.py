@@ -1,8 +1,8 @@
 """Pooling kernels on channels-last images: the inner loop runs over channels.
 
-The largest value of a window is remembered by its place in the window (one byte an output where the
-window has at most 256 places). Gradients are gathered, one row of the input at a time: each row asks
-which windows reach it, so that no two threads write to one place.
+The largest value of a window is remembered by its place in the window (one byte an output where
+the window has at most 256 places). Gradients are gathered, one row of the input at a time: each row
+asks which windows reach it, so that no two threads write to one place.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _avg_pool(lo, hi, slot, x, y, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_
 
 
 @kernel("R* R* int int int int int int int int int int int int int")
-def _avg_pool_grad(lo, hi, slot, g, dx, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override):  # fmt: skip
+def _avg_pool_grad(
+    lo, hi, slot, g, dx, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override
+):
     """Rows of dx: the sum of the cotangents of the windows that hold each place."""
     for t in range(lo, hi):
         row = at(dx, t * w * c)
