@@ -5,7 +5,9 @@ from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from minidl.ops.dropout import dropout, dropout2d
 from minidl.ops.embedding import embedding, embedding_bag, one_hot
 from minidl.ops.image import (
+    affine_grid,
     fold,
+    grid_sample,
     interpolate,
     pad,
     pixel_shuffle,
@@ -72,5 +74,6 @@ from minidl.ops.pool import (
     avg_pool2d,
     max_pool1d,
     max_pool2d,
+    max_unpool2d,
 )
 from minidl.ops.softmax import glu, gumbel_softmax, log_softmax, prelu, softmax, softmin
