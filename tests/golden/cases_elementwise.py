@@ -36,7 +36,9 @@ for name in COMPARE:
 CASES += [
     case(f"F.{name}(x)", x=lit(KINKS, grad=True)) for name in ACTIVATIONS if name not in ("celu",)
 ]
-CASES += [case(f"F.{name}(x)", x=f(*SHAPE)) for name in ACTIVATIONS]
+CASES += [case(f"F.{name}(x)", x=f(*SHAPE)) for name in ACTIVATIONS if name != "hardsigmoid"]
+# PyTorch rounds the slope 1/6 to float32 in every precision: no gradient to compare with.
+CASES += [case("F.hardsigmoid(x)", x=c(*SHAPE)), case("F.hardsigmoid(x)", x=lit(KINKS))]
 CASES += [
     case("ml.tensor(KINKS) * 1".replace("KINKS", str(KINKS[:4]))),
     # operators, reflected forms, scalars
