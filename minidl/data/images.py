@@ -9,7 +9,7 @@ import numpy as np
 
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, raw, take
-from minidl.data.draws import current_or_fresh
+from minidl.data.draws import Draws, current_or_fresh
 from minidl.errors import DataError, DTypeError, require
 
 
@@ -64,11 +64,8 @@ class LabelledImages(Dataset):
             return images
         if not hasattr(t, "batched"):
             return raw(t(images))
-        return (
-            t.batched(images, current_or_fresh(len(rows)))
-            if epoch is None
-            else t(images, rows, epoch)
-        )
+        draws = current_or_fresh(len(rows)) if epoch is None else Draws(rows, epoch)
+        return raw(t.batched(images, draws))
 
 
 class ImageArrays(LabelledImages):

@@ -80,9 +80,7 @@ class MNIST(ImageArrays):
 class FashionMNIST(MNIST):
     """Fashion-MNIST: 28 x 28 grey pictures of ten kinds of clothing, under `FashionMNIST/raw`."""
 
-    names = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split() + [
-        "Ankle boot"
-    ]
+    names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
     mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
     digests = {
         "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
