@@ -90,10 +90,9 @@ class Optimizer:
             if set_to_none:
                 p.grad = None
             elif p.grad is not None:
-                zeroed = p.grad.detach()
-                zeroed.array.fill(0)
-                zeroed.bump()
-                p.grad = zeroed
+                p.grad = p.grad.detach()
+                p.grad.array.fill(0)
+                p.grad.bump()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return what `closure`, run first, returns."""

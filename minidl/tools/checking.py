@@ -49,22 +49,16 @@ def gradcheck(
     numbers and what it looks like (`raise_exception=False`: False). GraphError too, for a `fn` that
     is random, changes its inputs, or depends on no input that requires grad.
     """
-    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    points = [_doubled(x) for x in given]
-    checked = [i for i, x in enumerate(points) if isinstance(x, Tensor) and x.requires_grad]
-    rule = "no input is a floating-point Tensor that requires grad"
-    require(len(checked) > 0, "gradcheck", rule, error=GraphError, inputs=len(given))
-    rng = np.random.default_rng(seed)
-    case = _Case(_tupled(fn), points, checked, eps)
-    for level in range(1, order + 1):
-        with enable_grad():
+    case, rng = _start(fn, inputs, eps), np.random.default_rng(seed)
+    with enable_grad():
+        for level in range(1, order + 1):
             complaint = _check(case, rng, atol, rtol, directions, level)
-        if complaint and raise_exception:
-            raise GraphError(f"gradcheck: {complaint}")
-        if complaint:
-            return False
-        if level < order:
-            case = _derivative(case, rng)
+            if complaint and raise_exception:
+                raise GraphError(f"gradcheck: {complaint}")
+            if complaint:
+                return False
+            if level < order:
+                case = _derivative(case, rng)
     return True
 
 
@@ -84,24 +78,20 @@ def gradgradcheck(
 
     grad_outputs: the cotangents' values; random where None. Otherwise as `gradcheck`.
     """
+    with enable_grad():
+        case = _derivative(_start(fn, inputs, eps), np.random.default_rng(seed), grad_outputs)
+    return gradcheck(case.fn, case.inputs, eps=eps, atol=atol, rtol=rtol,
+                     raise_exception=raise_exception, seed=seed, directions=directions)  # fmt: skip
+
+
+def _start(fn: Callable[..., Any], inputs: Any, eps: float) -> _Case:
+    """`fn` at float64 copies of its inputs."""
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     points = [_doubled(x) for x in given]
     checked = [i for i, x in enumerate(points) if isinstance(x, Tensor) and x.requires_grad]
     rule = "no input is a floating-point Tensor that requires grad"
-    require(len(checked) > 0, "gradgradcheck", rule, error=GraphError, inputs=len(given))
-    case = _Case(_tupled(fn), points, checked, eps)
-    with enable_grad():
-        case = _derivative(case, np.random.default_rng(seed), grad_outputs)
-    return gradcheck(
-        case.fn,
-        case.inputs,
-        eps=eps,
-        atol=atol,
-        rtol=rtol,
-        raise_exception=raise_exception,
-        seed=seed,
-        directions=directions,
-    )
+    require(len(checked) > 0, "gradcheck", rule, error=GraphError, inputs=len(given))
+    return _Case(_tupled(fn), points, checked, eps)
 
 
 def _doubled(x: Any) -> Any:

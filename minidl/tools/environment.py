@@ -18,7 +18,9 @@ def info() -> dict[str, str]:
     """Facts by name, each one line, in the order in which `python -m minidl info` prints them."""
     return {
         "python": f"{platform.python_version()} on {platform.platform()}",
-        "packages": ", ".join(f"{name} {_version(name) or '(not installed)'}" for name in _PACKAGES),
+        "packages": ", ".join(
+            f"{name} {_version(name) or '(not installed)'}" for name in _PACKAGES
+        ),
         "processor": f"{_processor()}, {config.allowed_cores()} cores allowed",
         "threads": f"{config.threads()} (MINIDL_NUM_THREADS)",
         "BLAS": blas.describe(),
