@@ -54,6 +54,8 @@ def write(x: Tensor, compute: Callable[[Tensor], Any], name: str) -> Tensor:
         np.broadcast_shapes(new.shape, x.shape) == x.shape, name,
         "the result must fit into the tensor", x=x, result=new,
     )  # fmt: skip
+    if records and x.requires and not new.requires:  # it goes on requiring grad, as in PyTorch
+        new = pointwise.where(Tensor(np.zeros((), np.bool_)), before, new)
     _adopt(x, new, records)
     return x
 

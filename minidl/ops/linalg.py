@@ -43,6 +43,8 @@ def matmul(x: Any, y: Any) -> Any:
         "x's last axis must match y's last but one", x=x, y=y,
     )  # fmt: skip
     if x.ndim == 1 and y.ndim == 1:
+        if x.dtype.kind in "iu":  # a sum would widen them
+            return reshape(product(unsqueeze(x, 0), unsqueeze(y, 1)), ())
         return sum_over(pw.mul(x, y))
     if x.ndim == 1:
         z = matmul(unsqueeze(x, 0), y)
