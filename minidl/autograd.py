@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from minidl.tape import (
     is_floating,
     is_grad_enabled,
     no_grad,
+    observed,
     observers,
     op,
     registry,
@@ -63,13 +63,15 @@ def run_backward(
     retain_graph: bool = False,
     create_graph: bool = False,
     inputs: Sequence[Tensor] | None = None,
+    stop: bool = False,
 ) -> list[Any]:
     """Push cotangents back from the outputs.
 
     Without inputs the gradients are added to the leaves' `.grad`; with inputs they are returned
     (raw arrays, or Tensors with create_graph; None where nothing arrived) and no `.grad` changes.
+    stop: do not walk on behind the inputs.
     """
-    walk = _Walk(create_graph, inputs)
+    walk = _Walk(create_graph, inputs, stop)
     for t, g in zip(outputs, cotangents, strict=True):
         edge = edge_of(t)
         if edge is not None:
@@ -83,9 +85,12 @@ def run_backward(
 class _Walk:
     """One backward pass: cotangents waiting at nodes and leaves, the latest node first."""
 
-    def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None) -> None:
+    def __init__(
+        self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool
+    ) -> None:
         self.create_graph = create_graph
         self.inputs = inputs
+        self.stop = stop
         self.heap: list[Node] = []
         self.pending: dict[Node, list[Any]] = {}
         self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
@@ -123,6 +128,8 @@ class _Walk:
         for k in range(len(slots)):
             for i in self.wanted.get((id(node), k), ()):
                 self.found[i] = slots[k]
+                if self.stop:
+                    return
         require(
             node.vjp is not None,
             node.name,
@@ -141,7 +148,7 @@ class _Walk:
         if not retain:
             node.vjp = None
             node.saved = node.edges = node.sources = node.versions = ()
-            node.definition_inputs = None
+            node.definition_inputs, node.kwargs = None, {}
 
     def _hooked(self, hook: Callable, g: Any) -> Any:
         given = g if isinstance(g, Tensor) else Tensor(g)
@@ -161,14 +168,11 @@ class _Walk:
         need = [edge is not None for edge in node.edges]
         if self.create_graph:
             return _differentiably(node, g, need)
-        watching = observers.get()
-        if not watching:
-            return node.vjp(g, need, *node.saved)  # type: ignore[misc]
-        start = time.perf_counter()
-        grads = node.vjp(g, need, *node.saved)  # type: ignore[misc]
-        for observe in watching:
-            observe(f"{node.name}_grad", [g], node.kwargs, grads, time.perf_counter() - start)
-        return grads
+        vjp, saved = node.vjp, node.saved
+        assert vjp is not None
+        if not observers.get():
+            return vjp(g, need, *saved)
+        return observed(f"{node.name}_grad", [g], node.kwargs, lambda: vjp(g, need, *saved))
 
     def finish(self) -> list[Any]:
         """Give what was asked for, or add what arrived at the leaves to their `.grad`."""
@@ -255,7 +259,7 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
             outputs.append(out)
             cotangents.append(h if isinstance(h, Tensor) else Tensor(h))
     inputs = [t for t in aliases if isinstance(t, Tensor)]
-    found = iter(run_backward(outputs, cotangents, create_graph=True, inputs=inputs))
+    found = iter(run_backward(outputs, cotangents, create_graph=True, inputs=inputs, stop=True))
     return [next(found) if isinstance(t, Tensor) else None for t in aliases]
 
 

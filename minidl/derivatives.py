@@ -103,7 +103,8 @@ class _Segment:
 
     def rerun(self) -> tuple[list[Tensor], list[Any]]:
         """The inputs, detached from what made them, and the outputs with a graph between."""
-        fresh = {id(t): parts["alias"](t) if t.requires else t for t in self.tensors}
+        with enable_grad():
+            fresh = {id(t): parts["alias"](t) if t.requires else t for t in self.tensors}
         args = [fresh.get(id(a), a) if isinstance(a, Tensor) else a for a in self.args]
         before = random.get_state()
         token = recomputing.set(True)
@@ -129,7 +130,11 @@ def _segment(*inputs: Any, segment: _Segment, outputs: list[Any]) -> Any:
         wanted = [t for t, n in zip(taken, need, strict=True) if n]
         found = iter(
             run_backward(
-                [t for t, _ in pairs], [h for _, h in pairs], create_graph=again, inputs=wanted
+                [t for t, _ in pairs],
+                [h for _, h in pairs],
+                create_graph=again,
+                inputs=wanted,
+                stop=True,
             )
         )
         return tuple(next(found) if n else None for n in need)

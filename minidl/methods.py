@@ -14,7 +14,7 @@ from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce
 ELEMENTWISE = (
     "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
     "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
-    "logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp "
+    "logical_or logical_xor logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp "
     "erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite relu"
 ).split()
 REDUCTIONS = (

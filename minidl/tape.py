@@ -27,6 +27,7 @@ from minidl.tensor import Tensor
 _number = itertools.count(1).__next__
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 observers: ContextVar[tuple[Callable, ...]] = ContextVar("observers", default=())
+_inner: ContextVar[list[float] | None] = ContextVar("inner", default=None)
 touched_leaves: ContextVar[dict[int, Tensor] | None] = ContextVar("touched", default=None)
 registry: dict[str, Op] = {}  # every op by name
 Edge = tuple[Any, int]
@@ -88,7 +89,9 @@ class Op:
             else:
                 arrays.append(x)
         if observers.get():
-            y, saved, vjp = self._observed(arrays, kwargs)
+            y, saved, vjp = observed(
+                self.name, arrays, kwargs, lambda: self.function(*arrays, **kwargs), True
+            )
         else:
             y, saved, vjp = self.function(*arrays, **kwargs)
         if not tensors:
@@ -148,13 +151,6 @@ class Op:
             out.parent = (x, functools.partial(_again, self, args[1:], kwargs))
             out.seen = out.cell.rebased
 
-    def _observed(self, arrays: list, kwargs: dict, label: str = "") -> Any:
-        start = time.perf_counter()
-        result = self.function(*arrays, **kwargs)
-        seconds = time.perf_counter() - start
-        for observe in observers.get():
-            observe(label or self.name, arrays, kwargs, result[0], seconds)
-        return result
 
 
 def _again(op: Op, rest: tuple, kwargs: dict, x: Any) -> Any:
@@ -172,6 +168,29 @@ def op(
     if function is None:
         return lambda f: Op(f, definition, view)
     return Op(function, definition, view)
+
+
+def observed(
+    label: str, inputs: Any, kwargs: dict, call: Callable[[], Any], first: bool = False
+) -> Any:
+    """Run a call and tell the observers of it; seconds leave out the observed calls inside it.
+
+    first: the output shown is the first item of what the call returns.
+    """
+    inner = _inner.get()
+    mine = [0.0]
+    token = _inner.set(mine)
+    start = time.perf_counter()
+    try:
+        result = call()
+    finally:
+        seconds = time.perf_counter() - start
+        _inner.reset(token)
+        if inner is not None:
+            inner[0] += seconds
+    for observe in observers.get():
+        observe(label, inputs, kwargs, result[0] if first else result, seconds - mine[0])
+    return result
 
 
 def shares(y: np.ndarray, x: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, Case
+from cases import CASES, FLAT, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,11 +42,29 @@ def test_every_registered_op_has_a_case() -> None:
         for case in CASES:
             y = run(case, inputs(case))
             (y * y).sum().backward(create_graph=case.second)
+        for name in FLAT:
+            flat(name, 3)
     registered = {
         name for name, op in autograd.registry.items()
         if getattr(op.function, "__module__", "").startswith("minidl.")
     }  # fmt: skip
     assert registered - seen == set()
+
+
+def flat(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """An op without a gradient and its NumPy twin on special values, broadcast."""
+    special = np.array([0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf] * size)
+    takes = FLAT[name].nin if isinstance(FLAT[name], np.ufunc) else 2
+    args = [special[:, None], special[None]][:takes]
+    with np.errstate(invalid="ignore"):
+        return getattr(ml, name)(*map(ml.tensor, args)).array, FLAT[name](*args)
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("size", [1, 40])
+def test_ops_without_gradient_equal_numpy(name: str, size: int) -> None:
+    ours, theirs = flat(name, size)
+    assert ours.dtype == bool and np.array_equal(ours, theirs)
 
 
 @ALL

@@ -201,7 +201,7 @@ def _weighted(case: _Case, i: int, shift: np.ndarray, cotangents: list[np.ndarra
     """Sum of cotangent times output, with input i moved by `shift`."""
     moved = list(case.inputs)
     x = case.inputs[i].array
-    moved[i] = Tensor(x + shift, True)
+    moved[i] = Tensor(np.asarray(x + shift), True)
     pairs = zip(case.fn(*moved), cotangents, strict=True)
     return sum(float((np.asarray(y.detach()) * u).sum()) for y, u in pairs)
 

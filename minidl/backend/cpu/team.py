@@ -43,8 +43,8 @@ declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
 declare i32 @sched_yield()
 define internal void @relax(ptr %s, i64 %i) {{
- %full = and i64 %i, 65535
- %give = icmp eq i64 %full, 65535
+ %full = and i64 %i, 511
+ %give = icmp eq i64 %full, 511
  br i1 %give, label %yield, label %out
 yield:
  %x = call i32 @sched_yield()
