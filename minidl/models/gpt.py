@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import minidl.functional as F
 from minidl import nn
@@ -150,8 +151,8 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -
     """logits (B, V) -> tokens (B, 1), the likeliest at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits = logits / temperature
+    scaled: Any = logits / temperature
     if top_k is not None:
-        least = logits.topk(min(top_k, logits.shape[-1]))[0][:, -1:]
-        logits = logits.masked_fill(logits < least, -math.inf)
-    return F.softmax(logits, -1).multinomial(1)
+        least = scaled.topk(min(top_k, scaled.shape[-1]))[0][:, -1:]
+        scaled = scaled.masked_fill(scaled < least, -math.inf)
+    return F.softmax(scaled, -1).multinomial(1)

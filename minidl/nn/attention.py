@@ -44,7 +44,7 @@ class MultiheadAttention(Layer, show=""):
         self.kdim, self.vdim = self.kdim or width, self.vdim or width
         self.head_dim = width // heads
         if self.kdim == width == self.vdim:
-            self.in_proj_weight = new_parameter((3 * width, width), *where)
+            self.in_proj_weight: Any = new_parameter((3 * width, width), *where)
         else:
             self.in_proj_weight = None
             self.q_proj_weight = new_parameter((width, width), *where)
@@ -52,8 +52,8 @@ class MultiheadAttention(Layer, show=""):
             self.v_proj_weight = new_parameter((width, self.vdim), *where)
         self.in_proj_bias = new_parameter((3 * width,), *where) if self.bias else None
         self.out_proj = NonDynamicallyQuantizableLinear(width, width, self.bias, *where)
-        self.bias_k = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
-        self.bias_v = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
+        self.bias_k: Any = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
+        self.bias_v: Any = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -88,7 +88,7 @@ class MultiheadAttention(Layer, show=""):
             ("query", "key", "value"), (query, key, value), widths, strict=True
         ):
             rule = f"{key_name} must have {axes} axes, the last of {width}"
-            require(x.ndim == axes and x.shape[-1] == width, name, rule, **{key_name: x})
+            require(x.ndim == axes and x.shape[-1] == width, name, rule, got=x)
         same = key.shape[:-1] == value.shape[:-1]
         require(same, name, "key and value must have the same length", key=key, value=value)
 

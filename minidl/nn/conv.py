@@ -32,7 +32,7 @@ class _Conv(Layer):
                 setattr(self, field, self._sizes(field, getattr(self, field)))
         first, second = (inner, outer) if self._transposed else (outer, inner)
         self.weight = new_parameter((first, second // groups, *self.kernel_size), *where)
-        self.bias = new_parameter((outer,), *where) if self.bias else None
+        self.bias: Any = new_parameter((outer,), *where) if self.bias else None
         self.reset_parameters()
 
     def _sizes(self, field: str, value: Size | str) -> tuple[int, ...] | str:
@@ -74,12 +74,13 @@ class Conv2d(_Conv, show=_SHOW):
 
     def _widths(self) -> tuple[int, ...]:
         """The padding as F.pad takes it: last axis first, before and after."""
-        if self.padding == "valid":
+        padding: Any = self.padding
+        if padding == "valid":
             return (0,) * (2 * self._axes)
-        if self.padding == "same":
+        if padding == "same":
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)]
             return tuple(w for n in reversed(total) for w in (n // 2, n - n // 2))
-        return tuple(w for n in reversed(self.padding) for w in (n, n))
+        return tuple(w for n in reversed(padding) for w in (n, n))
 
 
 class ConvTranspose2d(_Conv, show=_SHOW):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from minidl.autograd import Tensor
 from minidl.nn.module import Module
 
 M = TypeVar("M", bound=Module)
-Size = int | tuple[int, ...]
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _KEYWORD, _NONE = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+Size = Any  # an int, or a tuple with one for each axis
 Switch = Any  # a bool in the constructor; afterwards the parameter that it switches on, or None
 
 
@@ -26,12 +26,12 @@ class Fields(Module):
     is taken for the sake of PyTorch's scripts and changes nothing: a new tensor is returned.
     """
 
-    _function: Callable[..., Any]
-    _fields: tuple[str, ...] = ()
-    _where: tuple[str, ...] = ()
-    _keyword_only: tuple[str, ...] = ()
-    _signature = inspect.Signature()
-    _show: str | None = None
+    _function: ClassVar[Callable[..., Any]]
+    _fields: ClassVar[tuple[str, ...]] = ()
+    _where: ClassVar[tuple[str, ...]] = ()
+    _keyword_only: ClassVar[tuple[str, ...]] = ()
+    _signature: ClassVar[inspect.Signature] = inspect.Signature()
+    _show: ClassVar[str | None] = None
 
     def __init_subclass__(
         cls, of: Callable[..., Any] | None = None, show: str | None = None
@@ -44,6 +44,8 @@ class Fields(Module):
         cls._show = show
         fields = {name: cls._signature.parameters[name] for name in cls._fields}
         for name, hint in inspect.get_annotations(cls).items():
+            if name.startswith("_"):
+                continue
             default = cls.__dict__.get(name, _NONE)
             if default is not _NONE:  # left on the class it would hide a buffer of that name
                 delattr(cls, name)

@@ -41,7 +41,7 @@ class LazyLinear(Linear):
     def __init__(
         self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:
-        super().__init__(0, out_features, bias, device, dtype)
+        super().__init__(0, out_features, bias, device, dtype)  # type: ignore[call-arg]
 
     def _materialise(self, in_features: int) -> None:
         """Become a Linear; the parameters stay the same objects, so optimizers keep them."""
@@ -57,7 +57,7 @@ class LazyLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) -> (…, out)."""
         self._materialise(x.shape[-1])
-        return super().forward(x)
+        return self.forward(x)
 
 
 class Bilinear(
@@ -94,7 +94,7 @@ class _Table(Layer):
         n, i = self.num_embeddings, self.padding_idx
         ok = i is None or -n <= i < n
         require(ok, type(self).__name__, f"padding_idx must be a row of {n}", padding_idx=i)
-        self.padding_idx = None if i is None else i % n
+        self.padding_idx: Any = None if i is None else i % n
         self.weight = new_parameter((n, self.embedding_dim), *where)
         self.reset_parameters()
 
@@ -109,7 +109,7 @@ class _Table(Layer):
     ) -> Self:
         """A layer around given rows (rows, width), not trained unless freeze is False."""
         require(embeddings.ndim == 2, cls.__name__, "rows must have 2 axes", embeddings=embeddings)
-        table = cls(*embeddings.shape, padding_idx=padding_idx)
+        table = cls(*embeddings.shape, padding_idx)  # type: ignore[call-arg]
         table.weight = Parameter(embeddings.detach(), requires_grad=not freeze)
         return table
 
@@ -129,22 +129,11 @@ class Embedding(_Table, show="{num_embeddings}, {embedding_dim}…"):
 class EmbeddingBag(_Table, show="{num_embeddings}, {embedding_dim}, mode={mode!r}"):
     """The mean, sum or max of the rows of each bag of indices."""
 
+    padding_idx = None
     num_embeddings: int
     embedding_dim: int
     mode: str = "mean"
-    include_last_offset: bool = False
-    padding_idx: int | None = None
 
-    def forward(
-        self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
-    ) -> Tensor:
-        """x (bags, n), or (total,) with the bags' offsets -> (bags, embedding_dim)."""
-        return F.embedding_bag(
-            x,
-            self.weight,
-            offsets,
-            mode=self.mode,
-            per_sample_weights=per_sample_weights,
-            include_last_offset=self.include_last_offset,
-            padding_idx=self.padding_idx,
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """x (bags, n) integers -> (bags, embedding_dim)."""
+        return F.embedding_bag(x, self.weight, mode=self.mode)

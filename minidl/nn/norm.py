@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,8 +24,8 @@ class _Norm(Layer):
     """A learnt scale (from 1) and shift (from 0), where wanted."""
 
     def _affine(self, shape: tuple[int, ...], wanted: bool, *where: Any) -> None:
-        self.weight = new_parameter(shape, *where) if wanted else None
-        self.bias = new_parameter(shape, *where) if wanted and self.bias else None
+        self.weight: Any = new_parameter(shape, *where) if wanted else None
+        self.bias: Any = new_parameter(shape, *where) if wanted and self.bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -40,7 +40,7 @@ class _ChannelNorm(_Norm):
 
     _keyword_only = ("bias",)
     _optional_state = frozenset({"num_batches_tracked"})
-    _dims: tuple[int, ...]
+    _dims: ClassVar[tuple[int, ...]]
 
     def _build(self, *where: Any) -> None:
         shape = (self.num_features,)
@@ -158,7 +158,7 @@ class _LastAxes(_Norm):
 
     def _build(self, *where: Any) -> None:
         shape = self.normalized_shape
-        self.normalized_shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.normalized_shape: Any = (shape,) if isinstance(shape, int) else tuple(shape)
         self._affine(self.normalized_shape, self.elementwise_affine, *where)
 
 

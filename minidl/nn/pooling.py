@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from minidl import functional as F
 from minidl.nn.fields import Fields, Size, variant
 
@@ -19,8 +21,8 @@ class _Pool(Fields):
     _axes = 0  # where not 0, sizes are kept as tuples of this length
 
     def _build(self) -> None:
-        if self.stride is None:
-            self.stride = self.kernel_size
+        stride = self.stride
+        self.stride: Any = self.kernel_size if stride is None else stride
         for name in ("kernel_size", "stride", "padding") if self._axes else ():
             size = getattr(self, name)
             setattr(self, name, (size,) * self._axes if isinstance(size, int) else tuple(size))

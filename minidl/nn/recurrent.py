@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from minidl import functional as F
@@ -12,7 +13,7 @@ from minidl.nn import init
 from minidl.nn.fields import Layer
 from minidl.nn.parameter import new_parameter, zeros
 from minidl.nn.utils.rnn import PackedSequence, run_packed
-from minidl.ops.join import cat, flip, stack
+from minidl.ops.join import cat, stack
 from minidl.ops.recurrent import gru, lstm, rnn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -55,7 +56,8 @@ class _Recurrent(_Uniform):
         rows, out = self._gates * hidden, size or hidden
         for layer in range(layers):
             width = self.input_size if layer == 0 else out * (1 + self.bidirectional)
-            shapes = {"weight_ih": (rows, width), "weight_hh": (rows, out)}
+            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width)}
+            shapes["weight_hh"] = (rows, out)
             if self.bias:
                 shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
             if size:
@@ -71,9 +73,13 @@ class _Recurrent(_Uniform):
     def flatten_parameters(self) -> None:
         """Nothing to do: weights need no special memory here."""
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], weights: list, suffix: str) -> tuple:
+    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
         """One direction of one layer: x (T, B, I) and first states -> y, *last states."""
         raise NotImplementedError
+
+    def _arguments(self, suffix: str) -> tuple[list[Any], bool]:
+        """The op's weights, and whether it runs from the last step to the first."""
+        return [getattr(self, key + suffix, None) for key in _WEIGHTS], "reverse" in suffix
 
     def _first_states(self, given: Any, x: Tensor, batch: int) -> tuple[Tensor, ...]:
         """The first states (layers · directions, B, width), checked; zeros where not given."""
@@ -86,7 +92,7 @@ class _Recurrent(_Uniform):
         rule = f"the state must be {' and '.join(('h', 'c')[: self._states])}"
         require(len(states) == self._states, name, rule, given=len(states))
         for key, state, shape in zip(("h", "c"), states, shapes):
-            require(state.shape == shape, name, f"{key} must be {shape}", **{key: state})
+            require(state.shape == shape, name, f"{key} must be {shape}", state=state)
         return states
 
     def _run(self, x: Tensor, states: tuple[Tensor, ...], sizes: list[int] | None) -> Any:
@@ -96,29 +102,16 @@ class _Recurrent(_Uniform):
             outs = []
             for suffix in self._suffixes(layer):
                 own = tuple(s[len(last)] for s in states)
-                y, *ends = self._direction(x, own, suffix, sizes)
+                step = partial(self._op, suffix=suffix)
+                back = "reverse" in suffix
+                run = step if sizes is None else partial(run_packed, step, sizes, back)
+                y, *ends = run(x, own)
                 outs.append(y)
                 last.append(tuple(ends))
             x = cat(outs, -1) if self.bidirectional else outs[0]
             if self.dropout and layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
         return x, tuple(stack(ends, 0) for ends in zip(*last))
-
-    def _direction(
-        self, x: Tensor, states: tuple[Tensor, ...], suffix: str, sizes: list[int] | None
-    ) -> tuple:
-        backwards = suffix.endswith("reverse")
-        weights = [getattr(self, key + suffix, None) for key in _WEIGHTS]
-
-        def step(part: Tensor, first: tuple[Tensor, ...]) -> tuple:
-            if not backwards:
-                return self._op(part, first, weights, suffix)
-            y, *ends = self._op(flip(part, 0), first, weights, suffix)
-            return flip(y, 0), *ends
-
-        if sizes is None:
-            return step(x, states)
-        return run_packed(step, x, states, sizes, backwards)
 
     def forward(self, x: Any, hx: Any = None) -> Any:
         """Sequence and first state (h, or for an LSTM (h, c)) -> outputs and last state.
@@ -162,9 +155,9 @@ class _Recurrent(_Uniform):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
-        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}
-        usual |= {"dropout": 0.0, "bidirectional": False}
-        for key, value in usual.items():
+        usual = (0, 1, True, False, 0, False)
+        keys = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+        for key, value in zip(keys, usual):
             own = getattr(self, key)
             text += "" if own == value else f", {key}={own}"
         return text
@@ -182,8 +175,9 @@ class RNN(_Recurrent, show=""):
     dropout: float = 0.0
     bidirectional: bool = False
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], weights: list, suffix: str) -> tuple:
-        return rnn(x, *state, *weights, nonlinearity=self.nonlinearity)
+    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
+        weights, reverse = self._arguments(suffix)
+        return rnn(x, *state, *weights, nonlinearity=self.nonlinearity, reverse=reverse)
 
 
 class GRU(_Recurrent, show=""):
@@ -198,8 +192,9 @@ class GRU(_Recurrent, show=""):
     dropout: float = 0.0
     bidirectional: bool = False
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], weights: list, suffix: str) -> tuple:
-        return gru(x, *state, *weights)
+    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
+        weights, reverse = self._arguments(suffix)
+        return gru(x, *state, *weights, reverse=reverse)
 
 
 class LSTM(_Recurrent, show=""):
@@ -215,8 +210,10 @@ class LSTM(_Recurrent, show=""):
     bidirectional: bool = False
     proj_size: int = 0
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], weights: list, suffix: str) -> tuple:
-        return lstm(x, *state, *weights, getattr(self, "weight_hr" + suffix, None))
+    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
+        weights, reverse = self._arguments(suffix)
+        weights.append(getattr(self, "weight_hr" + suffix, None))
+        return lstm(x, *state, *weights, reverse=reverse)
 
 
 class _Cell(_Uniform):
@@ -249,7 +246,7 @@ class _Cell(_Uniform):
         ends = self._op(x.reshape(1, 1, -1), *(s.unsqueeze(0) for s in states), *weights)[1:]
         return tuple(s.squeeze(0) for s in ends)
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, hx: Any = None) -> Any:
         """x (B, input_size), h (B, hidden_size) or zeros -> the next h."""
         return self._step(x, None if hx is None else (hx,))[0]
 
@@ -289,7 +286,7 @@ class LSTMCell(_Cell, show="{input_size}, {hidden_size}…"):
     def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
         return lstm(x, *states_and_weights)
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:
         """x (B, input_size), (h, c) each (B, hidden_size) or zeros -> the next (h, c)."""
         h, c = self._step(x, hx)
         return h, c

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from minidl import functional as F
 from minidl.autograd import Tensor
@@ -21,12 +21,12 @@ from minidl.nn.shape import Dropout
 class _Layer(Layer, show=""):
     """Attention blocks and a feed-forward block, each within a residual and a layer norm."""
 
-    _attentions: tuple[str, ...] = ("self_attn",)
+    _attentions: ClassVar[tuple[str, ...]] = ("self_attn",)
     d_model: int
     nhead: int
     dim_feedforward: int = 2048
     dropout: Any = 0.1
-    activation: str | Callable[[Tensor], Tensor] = F.relu
+    activation: Any = F.relu  # or its name, or "gelu"
     layer_norm_eps: float = 1e-5
     batch_first: bool = False
     norm_first: bool = False

@@ -1,4 +1,4 @@
-"""Make nn_names.json and nn_recurrent.npz: PyTorch's reprs, parameter names and small outputs.
+"""Make nn_names.json and nn_packed.npz: PyTorch's reprs, parameter names, packed runs.
 
 Run once with PyTorch 2.13 installed: `python tests/golden/make_nn_names.py`. The tests read only
 the files, never PyTorch.
@@ -30,12 +30,14 @@ AdaptiveAvgPool1d(4) | AdaptiveAvgPool2d(1) | AdaptiveAvgPool2d((2, None))
 AdaptiveMaxPool1d(4) | AdaptiveMaxPool2d((3, 2)) | MaxUnpool2d(2)
 ZeroPad1d(1) | ZeroPad2d(1) | ConstantPad1d(2, 3.5) | ConstantPad2d((1, 2, 3, 4), 0.5)
 ReflectionPad1d(2) | ReflectionPad2d((1, 1, 2, 0)) | ReplicationPad1d(1) | ReplicationPad2d(1)
-CircularPad1d(1) | CircularPad2d(1) | Upsample(scale_factor=2) | Upsample(size=(8, 8), mode="bilinear")
+CircularPad1d(1) | CircularPad2d(1) | Upsample(scale_factor=2)
+Upsample(size=(8, 8), mode="bilinear")
 PixelShuffle(2) | PixelUnshuffle(2) | Unfold(3, padding=1) | Fold((4, 4), 2) | CosineSimilarity()
 PairwiseDistance() | LocalResponseNorm(2) | Dropout() | Dropout(0.2, inplace=True) | Dropout1d()
 Dropout2d(0.3) | Flatten() | Flatten(0) | Unflatten(1, (2, 3)) | Identity()
 Embedding(10, 3) | Embedding(10, 3, padding_idx=0) | EmbeddingBag(10, 3) | Linear(3, 4)
-Linear(3, 4, bias=False) | LazyLinear(4) | Bilinear(2, 3, 4) | Conv1d(2, 4, 3) | Conv2d(3, 8, 3, padding=1)
+Linear(3, 4, bias=False) | LazyLinear(4) | Bilinear(2, 3, 4)
+Conv1d(2, 4, 3) | Conv2d(3, 8, 3, padding=1)
 Conv2d(4, 8, (3, 5), stride=2, dilation=2, groups=2, bias=False)
 Conv2d(3, 8, 3, padding="same", padding_mode="reflect") | Conv3d(1, 2, 3)
 ConvTranspose1d(2, 4, 3) | ConvTranspose2d(3, 8, 4, stride=2, padding=1, output_padding=1)
@@ -48,7 +50,8 @@ LSTM(3, 5, batch_first=True, bidirectional=True) | LSTM(3, 5, 2, proj_size=2, bi
 RNNCell(3, 5) | RNNCell(3, 5, nonlinearity="relu") | LSTMCell(3, 5, bias=False) | GRUCell(3, 5)
 MultiheadAttention(8, 2) | MultiheadAttention(8, 2, bias=False, kdim=4, vdim=6)
 MultiheadAttention(8, 2, add_bias_kv=True)
-TransformerEncoderLayer(8, 2, 16) | TransformerEncoderLayer(8, 2, 16, activation="gelu", norm_first=True)
+TransformerEncoderLayer(8, 2, 16)
+TransformerEncoderLayer(8, 2, 16, activation="gelu", norm_first=True)
 TransformerDecoderLayer(8, 2, 16, bias=False)
 TransformerEncoder(TransformerEncoderLayer(8, 2, 16), 2, norm=LayerNorm(8))
 TransformerDecoder(TransformerDecoderLayer(8, 2, 16), 2)
@@ -68,73 +71,45 @@ def describe() -> dict[str, dict]:
     """What nn_names.json holds: expression -> repr and state."""
     table = {}
     for text in filter(None, (part.strip() for part in REPRS.split("|"))):
-        module = eval(text, vars(nn))  # noqa: S307 (the expressions above)
+        module = eval(text, vars(nn))
         table[text] = {"repr": repr(module), "state": shapes(module)}
     return table
 
 
 RECURRENT = {
-    "lstm": "LSTM(3, 4)",
     "lstm_stack": "LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)",
     "lstm_proj": "LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2)",
     "gru_stack": "GRU(3, 4, num_layers=2, bidirectional=True, bias=False)",
-    "rnn_relu": "RNN(3, 4, nonlinearity='relu', bidirectional=True)",
-    "rnn_tanh": "RNN(3, 4, num_layers=2)",
+    "rnn_relu": "RNN(3, 4, nonlinearity='relu')",
 }
 
 
-def run_recurrent(out: dict[str, np.ndarray]) -> None:
-    """Outputs and gradients of recurrent layers on a padded and on a packed batch."""
-    lengths = torch.tensor([2, 5, 5, 3])
+def run_packed() -> dict[str, np.ndarray]:
+    """Outputs, last states and gradients of recurrent layers on packed sequences."""
+    out: dict[str, np.ndarray] = {}
     for name, text in RECURRENT.items():
-        layer = eval(text, vars(nn)).double()  # noqa: S307
-        x = torch.randn(5, 4, 3, dtype=torch.float64)
-        x = (x.transpose(0, 1) if layer.batch_first else x).contiguous().requires_grad_()
-        y, state = layer(x)
+        layer = eval(text, vars(nn)).double()
+        for param in layer.parameters():
+            param.data = param.data.float().double()  # saved in float32
+        x = torch.randn(5, 4, 3).transpose(0, int(layer.batch_first)).contiguous().double()
+        x.requires_grad_()
+        lengths = torch.tensor([2, 5, 5, 3])
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, layer.batch_first, False)
-        py, pstate = layer(packed)
-        py, _ = nn.utils.rnn.pad_packed_sequence(py, layer.batch_first)
-        first = lambda s: s[0] if isinstance(s, tuple) else s  # noqa: E731
-        (y.sin().sum() + first(state).cos().sum() + py.cos().sum()).backward()
-        save = {"x": x, "y": y, "h": first(state), "py": py, "ph": first(pstate), "gx": x.grad}
-        save |= {f"p.{k}": v for k, v in layer.named_parameters()}
+        y, state = layer(packed)
+        y, _ = nn.utils.rnn.pad_packed_sequence(y, layer.batch_first, -1.0)
+        h = state[0] if isinstance(state, tuple) else state
+        (y.sin().sum() + h.cos().sum()).backward()
+        save = {"x": x.float(), "y": y, "h": h, "gx": x.grad}
+        save |= {f"p.{k}": v.float() for k, v in layer.named_parameters()}
         save |= {f"g.{k}": v.grad for k, v in layer.named_parameters()}
         out |= {f"{name}/{k}": v.detach().numpy() for k, v in save.items()}
-
-
-def run_attention(out: dict[str, np.ndarray]) -> None:
-    """Outputs of attention and of encoder and decoder layers, with masks."""
-
-    def keep(name: str, module: nn.Module, **arrays: torch.Tensor) -> None:
-        arrays |= {f"p.{k}": v for k, v in module.state_dict().items()}
-        out.update({f"{name}/{k}": v.detach().numpy() for k, v in arrays.items()})
-
-    q, k = torch.randn(3, 2, 8).double(), torch.randn(5, 2, 4).double()
-    v = torch.randn(5, 2, 6).double()
-    pad = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
-    mask = torch.triu(torch.ones(3, 5), 2).bool()
-    m = nn.MultiheadAttention(8, 2, kdim=4, vdim=6, add_bias_kv=True).double()
-    y, w = m(q, k, v, key_padding_mask=pad, attn_mask=mask)
-    keep("mha", m, q=q, k=k, v=v, pad=pad, mask=mask, y=y, w=w)
-    x, memory = torch.randn(2, 5, 8).double(), torch.randn(2, 4, 8).double()
-    causal = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
-    for name, first in (("post", False), ("pre", True)):
-        arg = {"dropout": 0.0, "batch_first": True, "norm_first": first, "activation": "gelu"}
-        encoder = nn.TransformerEncoderLayer(8, 2, 16, **arg).double()
-        decoder = nn.TransformerDecoderLayer(8, 2, 16, **arg).double()
-        y = encoder(x, src_mask=causal, src_key_padding_mask=pad.double() * -1e9)
-        keep(f"encoder_{name}", encoder, x=x, causal=causal, pad=pad, y=y)
-        y = decoder(x, memory, tgt_mask=causal)
-        keep(f"decoder_{name}", decoder, x=x, memory=memory, causal=causal, y=y)
+    return out
 
 
 def main() -> None:
     torch.manual_seed(0)
     (HERE / "nn_names.json").write_text(json.dumps(describe(), indent=1) + "\n")
-    out: dict[str, np.ndarray] = {}
-    run_recurrent(out)
-    run_attention(out)
-    np.savez_compressed(HERE / "nn_recurrent.npz", **out)
+    np.savez_compressed(HERE / "nn_packed.npz", **run_packed())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def _count(amount: float, size: int) -> int:
     whole = isinstance(amount, int)
     fits = 0 <= amount <= (size if whole else 1)
     require(fits, "prune", f"amount must be a fraction or at most {size}", amount=amount)
-    return amount if whole else round(amount * size)
+    return round(amount if whole else amount * size)
 
 
 def _drop_lowest(scores: np.ndarray, kept: np.ndarray, amount: float) -> np.ndarray:
@@ -101,7 +102,7 @@ def ln_structured(module: Module, name: str, amount: float, n: float, dim: int) 
     weight = np.abs(np.asarray(getattr(module, name).detach().cpu()))
     rows = np.moveaxis(weight, dim, 0).reshape(weight.shape[dim], -1)
     kept = np.moveaxis(_mask(module, name), dim, 0).reshape(len(rows), -1).any(1)
-    norms = np.linalg.norm(rows, n, axis=1)
+    norms: Any = np.linalg.norm(rows, n, axis=1)
     mask = _drop_lowest(norms, kept.astype(np.float32), amount)
     shape = [-1 if i == dim % weight.ndim else 1 for i in range(weight.ndim)]
     whole = np.broadcast_to(mask.reshape(shape), weight.shape)

@@ -113,10 +113,10 @@ def unpad_sequence(
 
 def run_packed(
     step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]],
-    data: Tensor,
-    states: tuple[Tensor, ...],
     sizes: list[int],
     backwards: bool,
+    data: Tensor,
+    states: tuple[Tensor, ...],
 ) -> tuple[Any, ...]:
     """Run step over each stretch of time in which the same sequences run.
 
