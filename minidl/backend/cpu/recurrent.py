@@ -22,6 +22,7 @@ from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch, launch_a
 
 Array = np.ndarray
 State = Array | None
+_WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
 
 # ---- products of whole sequences ---------------------------------------------------------------
@@ -119,8 +120,10 @@ def _run(kernel: Kernel, args: tuple, moving: dict[int, Array], *, back: bool = 
         words = words[::-1]
     real = next(a for a in args if isinstance(a, Array)).dtype.str[1:]
     entry = kernel.address(real)
+    # Tiles too small to be worth waking a thread for go together.
+    chunk = -(-_WORTHWHILE // (min(batch, ROWS) * columns * hidden))
     for row in words:
-        launch_address(entry, tiles, 1, row)
+        launch_address(entry, tiles, chunk, row)
 
 
 def _inputs(x: Array, w: Array, b_ih: Array | None, b_hh: Array | None, out: Array) -> None:
