@@ -311,10 +311,8 @@ def test_report_is_self_contained():
     page.figure(report.times(rows))
     page.figure(report.compared({"one": rows, "two": rows[:1]}))
     page.figure(report.confusion(rng.integers(0, 9, (3, 3)), ["a", "b", "c"]))
-    page.figure(report.gallery(rng.integers(0, 255, (3, 8, 8, 3)), ["x", "y", "z"]), vector=False)
-    page.figure(report.filters(rng.normal(size=(5, 1, 3, 3))), vector=False)
+    page.gallery(rng.integers(0, 255, (3, 8, 8, 3), dtype=np.uint8), ["x", "y", "z<"])
+    page.filters(rng.normal(size=(5, 1, 3, 3)))
     text = page.html()
-    assert (
-        "a &lt;title&gt;" in text and text.count("<svg") == 4 and text.count("<img") == 2
-    )
+    assert "a &lt;title&gt;" in text and text.count("<svg") == 4 and text.count("<img") == 8
     assert "http" not in text.replace("http://www.w3.org/", "")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c2128;max-width:1040px;margin:32px auto;
@@ -20,7 +21,11 @@ p.sub{color:#59636e;margin:0 0 18px}.note{color:#59636e;font-size:13px;margin:4p
 .tile b{display:block;font-size:21px}.tile span{color:#59636e;font-size:13px}
 pre{background:#f3f5f8;border-radius:8px;padding:10px 14px;overflow-x:auto;white-space:pre-wrap}
 table{border-collapse:collapse;font-size:13px}td,th{padding:2px 18px 2px 0;text-align:left;
-vertical-align:top}td:first-child{color:#59636e}svg,img{max-width:100%;height:auto}
+vertical-align:top}td:first-child{color:#59636e}svg{max-width:100%;height:auto}
+img{image-rendering:pixelated;border-radius:4px;width:100%}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(105px,1fr));gap:12px}
+.filters{display:grid;grid-template-columns:repeat(auto-fill,minmax(46px,1fr));gap:6px}
+figure{margin:0}figcaption{font-size:12.5px;line-height:1.3;white-space:pre-line}
 """
 TRAIN, HELDOUT, OTHER = "#8a94a6", "#2563eb", "#d97706"
 RUNS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
@@ -74,20 +79,38 @@ class Report:
             lines.append("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>")
         self.parts.append(f"<table>{''.join(lines)}</table>")
 
-    def figure(self, figure: Any, *, vector: bool = True) -> None:
-        """Embed a matplotlib figure, as SVG or (where it holds images) as PNG."""
+    def figure(self, figure: Any) -> None:
+        """Embed a matplotlib figure as SVG."""
         import matplotlib as mpl
 
+        data = io.BytesIO()
         with mpl.rc_context(TEXT):
-            data = io.BytesIO()
-            if vector:
-                figure.savefig(data, format="svg", bbox_inches="tight", metadata=BARE)
-                text = data.getvalue().decode()
-                self.parts.append(text[text.index("<svg") :])
-                return
-            figure.savefig(data, format="png", dpi=130, bbox_inches="tight")
-        text = base64.b64encode(data.getvalue()).decode()
-        self.parts.append(f'<img alt="" src="data:image/png;base64,{text}">')
+            figure.savefig(data, format="svg", metadata=BARE)
+        text = data.getvalue().decode()
+        self.parts.append(text[text.index("<svg") :])
+
+    def gallery(self, images: np.ndarray, captions: Sequence[str]) -> None:
+        """Show images (N, H, W, 3) or (N, H, W) uint8, each over its caption."""
+        cells = (
+            f"<figure>{picture(image)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+            for image, caption in zip(images, captions, strict=True)
+        )
+        self.parts.append(f'<div class="gallery">{"".join(cells)}</div>')
+
+    def filters(self, weight: np.ndarray) -> None:
+        """Show filters (K, C, R, S), C 1 or 3, each stretched to its own range."""
+        tiles = weight.transpose(0, 2, 3, 1).astype(np.float64)
+        low, high = tiles.min((1, 2, 3), keepdims=True), tiles.max((1, 2, 3), keepdims=True)
+        levels = np.rint(255 * (tiles - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
+        cells = (picture(tile if tile.shape[2] == 3 else tile[..., 0]) for tile in levels)
+        self.parts.append(f'<div class="filters">{"".join(cells)}</div>')
+
+
+def picture(pixels: np.ndarray) -> str:
+    """An <img> of pixels (H, W, 3) or (H, W) uint8, its data inside; CSS gives its size."""
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(data, "png")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
 def panels(columns: int, width: float, height: float, rows: int = 1) -> tuple[Any, list[Any]]:
@@ -168,33 +191,6 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
         for i, j in zip(*np.nonzero(matrix), strict=True):
             colour = "white" if share[i, j] > 0.5 else "#1c2128"
             axes.text(j, i, int(matrix[i, j]), ha="center", va="center", color=colour, fontsize=8)
-    return figure
-
-
-def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 8) -> Any:
-    """Images (N, H, W, 3) or (N, H, W) in [0, 1] or uint8 with captions, in a grid."""
-    rows = -(-len(images) // columns)
-    figure, cells = panels(columns, 1.4 * columns, 1.85 * rows, rows)
-    for axes in cells:
-        axes.axis("off")
-    for axes, image, caption in zip(cells, images, captions, strict=False):
-        axes.imshow(image, cmap="gray", interpolation="nearest")
-        axes.set_title(caption, fontsize=8)
-    return figure
-
-
-def filters(weight: np.ndarray, columns: int = 16) -> Any:
-    """The first layer's filters (K, C, R, S), each stretched to its own range; C is 1 or 3."""
-    tiles = weight.transpose(0, 2, 3, 1).astype(np.float64)
-    low = tiles.min((1, 2, 3), keepdims=True)
-    tiles = (tiles - low) / np.maximum(tiles.max((1, 2, 3), keepdims=True) - low, 1e-12)
-    columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    figure, cells = panels(columns, 0.62 * columns, 0.64 * rows, rows)
-    for axes in cells:
-        axes.axis("off")
-    for axes, tile in zip(cells, tiles, strict=False):
-        axes.imshow(tile.squeeze(), cmap="gray", interpolation="nearest")
     return figure
 
 

@@ -60,14 +60,14 @@ def write_report(
         captions = [f"{classes[said]} {100 * p:.0f} %\nis {classes[label]}" for said, p, label in
                     zip(tested.said[wrong], sure, tested.labels[wrong], strict=True)]  # fmt: skip
         page.section("Most confident mistakes", "The answer and its probability, then the label.")
-        page.figure(report.gallery(pictures(images[wrong]), captions), vector=False)
+        page.gallery(pictures(images[wrong]), captions)
     weight = first_filters(model)
     if weight is not None:
         page.section(
             "First layer",
             f"{len(weight)} filters of {weight.shape[2]}x{weight.shape[3]}, each in its own range.",
         )
-        page.figure(report.filters(weight), vector=False)
+        page.filters(weight)
     page.section("Time per epoch")
     page.figure(report.times(rows))
     page.section("Configuration")
