@@ -75,6 +75,9 @@ class Op:
     def __repr__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> str:
+        return self.__name__  # copied and pickled as the global that it is, like a function
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arrays: list[Any] = []
         track = tensors = False
@@ -84,7 +87,7 @@ class Op:
                 arrays.append(x.array)
                 if x.requires:
                     track = True
-                    if x.parent is not None:
+                    if x.parent is not None and _recording.get():
                         _fresh(x)
             else:
                 arrays.append(x)

@@ -165,10 +165,10 @@ def test_create_graph_in_backward_gives_a_differentiable_grad():
 
 def test_jvp_and_vjp():
     x, v = leaf(3), leaf(3, grad=False)
-    y, g = ml.autograd.functional.vjp(lambda x: x**2, x, v)
+    y, g = ml.vjp(lambda x: x**2, x, v)
     same(y, x**2)
     same(g, 2 * x * v)
-    y, t = ml.autograd.functional.jvp(lambda x: x**3, x, v)
+    y, t = ml.jvp(lambda x: x**3, x, v)
     same(t, 3 * x**2 * v)
 
 

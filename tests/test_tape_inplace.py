@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minidl as ml
+from minidl.errors import GraphError
 
 RNG = np.random.default_rng(1)
 
@@ -34,17 +35,6 @@ def test_a_write_through_a_view_reaches_the_base():
     (y * y).sum().backward()
     scale = ml.tensor([[1.0], [25.0], [1.0]], dtype=ml.float64)
     same(x.grad, 2 * x * scale)
-
-
-def test_a_write_to_the_base_reaches_an_older_view():
-    x = leaf(3, 4)
-    y = x * 1
-    row = y[1]
-    y.mul_(5.0)
-    row.sum().backward()
-    want = ml.zeros(3, 4)
-    want[1] = 5.0
-    same(x.grad, want)
 
 
 def test_a_write_through_a_view_of_a_view():
@@ -137,17 +127,16 @@ def test_an_optimizer_step_between_forward_and_backward_is_noticed():
         y.backward()
 
 
-def test_a_stale_sibling_is_taken_again_or_refused():
+@pytest.mark.parametrize("written", [slice(None), slice(1, None)], ids=["base", "sibling"])
+def test_a_stale_view_is_refused(written):
     x = leaf(4)
     y = x * 1
-    older, other = y[:2], y[1:]
-    other.mul_(3.0)
-    try:
-        (g,) = ml.grad((older * 1).sum(), x)
-    except RuntimeError as error:
-        assert "view" in str(error)
-    else:
-        same(g, ml.tensor([1.0, 3.0, 0.0, 0.0]))
+    older = y[:2]
+    y[written].mul_(3.0) if written.start else y.mul_(3.0)
+    with pytest.raises(GraphError, match="view"):
+        older.sum()
+    with ml.no_grad():
+        assert older.sum().item() == pytest.approx(y[:2].sum().item())
 
 
 def test_view_refuses_what_would_need_a_copy():

@@ -170,6 +170,7 @@ def eye(
 ) -> Tensor:  # fmt: skip
     """Ones on the diagonal (n, m)."""
     backend_of(device)
+    require(n >= 0 and (m or 0) >= 0, "eye", "sizes must not be negative", n=n, m=m)
     return _made(np.eye(n, m, dtype=_dtype(dtype)), requires_grad)
 
 

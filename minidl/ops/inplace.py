@@ -14,7 +14,7 @@ import numpy as np
 
 from minidl import backend, random
 from minidl.autograd import Tensor, is_grad_enabled, op, raw
-from minidl.errors import GraphError, require
+from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import index, pointwise
 from minidl.ops.shape import broadcast_to
 
@@ -35,8 +35,13 @@ def _overlay(base: Any, v: Any, *, see: Callable) -> Any:
     return y, (), vjp
 
 
-def write(x: Tensor, compute: Callable[[Tensor], Any], name: str) -> Tensor:
-    """Replace x's values by compute(x), in place."""
+_KINDS = {"b": 0, "u": 1, "i": 1}  # and 2 for what is floating
+
+
+def write(
+    x: Tensor, compute: Callable[[Tensor], Any], name: str, *, narrow: bool = False
+) -> Tensor:
+    """Replace x's values by compute(x), in place; floats into integers only if `narrow`."""
     records = is_grad_enabled()
     require(
         not (records and x.requires and x.node is None and _root(x) is x),
@@ -53,6 +58,10 @@ def write(x: Tensor, compute: Callable[[Tensor], Any], name: str) -> Tensor:
     require(
         np.broadcast_shapes(new.shape, x.shape) == x.shape, name,
         "the result must fit into the tensor", x=x, result=new,
+    )  # fmt: skip
+    require(
+        narrow or _KINDS.get(new.dtype.kind, 2) <= _KINDS.get(x.dtype.kind, 2), name,
+        "the result's dtype cannot be cast to the tensor's", error=DTypeError, x=x, result=new,
     )  # fmt: skip
     if records and x.requires and not new.requires:  # it goes on requiring grad, as in PyTorch
         new = pointwise.where(Tensor(np.zeros((), np.bool_)), before, new)
@@ -122,7 +131,6 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     v = value if isinstance(value, Tensor) else np.asarray(value, x.dtype)
     shape = np.broadcast_to(np.int8(0), x.shape)[key].shape
     try:
-        np.broadcast_to(np.int8(0), v.shape), np.broadcast_shapes(v.shape, shape)
         fits = np.broadcast_shapes(v.shape[max(v.ndim - len(shape), 0) :], shape) == shape
     except ValueError:
         fits = False
@@ -169,7 +177,7 @@ def zero_(self: Tensor) -> Tensor:
 def copy_(self: Tensor, source: Any) -> Tensor:
     """The elements of source (broadcast, converted), recorded."""
     return write(self, lambda old: source if isinstance(source, Tensor) else np.asarray(source),
-                 "copy_")  # fmt: skip
+                 "copy_", narrow=True)  # fmt: skip
 
 
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
