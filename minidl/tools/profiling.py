@@ -25,21 +25,18 @@ class Profile:
     def __init__(self) -> None:
         self.seconds = 0.0  # wall time inside the `with`
         self._totals: dict[str, list[float]] = {}
-        self._open: list[tuple[float, float, str]] = []  # start, duration, name; till a caller ends
+        self._latest: dict[str, list[Any]] = {}  # of each name, the arrays it gave last
 
     def _observe(self, name: str, inputs: Any, kwargs: Any, output: Any, seconds: float) -> None:
-        start = time.perf_counter() - seconds
-        inner, again = 0.0, False
-        while self._open and self._open[-1][0] >= start:
-            _, duration, callee = self._open.pop()
-            inner += duration
-            again |= callee == name  # a pointwise gradient is an op of its backward's name
-        self._open.append((start, seconds, name))
+        found = _arrays(output)
+        latest = self._latest.pop(name, [])
         total = self._totals.setdefault(name, [0, 0.0, 0])
-        total[1] += max(seconds - inner, 0.0)
-        if not again:
+        total[1] += seconds
+        # A pointwise op's gradient is an op of its own, called by the backward of the same name.
+        if not any(a is b for a in found for b in latest):
+            self._latest[name] = found
             total[0] += 1
-            total[2] += _bytes(inputs) + _bytes(output)
+            total[2] += sum(array.nbytes for array in _arrays(inputs) + found)
 
     @property
     def rows(self) -> list[Row]:
@@ -75,9 +72,11 @@ def profile() -> Iterator[Profile]:
     with watch(result._observe):
         yield result
     result.seconds = time.perf_counter() - start
+    result._latest.clear()
 
 
-def _bytes(arrays: Any) -> int:
-    if isinstance(arrays, (tuple, list)):
-        return sum(map(_bytes, arrays))
-    return getattr(raw(arrays), "nbytes", 0)
+def _arrays(nest: Any) -> list[Any]:
+    if isinstance(nest, (tuple, list)):
+        return [array for item in nest for array in _arrays(item)]
+    array = raw(nest)
+    return [array] if hasattr(array, "nbytes") else []
