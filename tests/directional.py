@@ -45,7 +45,9 @@ def check_gradients(
     again = gradient([tensor(a) for a in arrays])
     for a, b in zip(first, again, strict=True):
         assert a is None or a.numpy().tobytes() == b.numpy().tobytes(), "not the same on rerun"
-    compare(lambda s: float((f(*moved(s)).detach().numpy() * g.numpy()).sum()), first, "first order")
+    compare(
+        lambda s: float((f(*moved(s)).detach().numpy() * g.numpy()).sum()), first, "first order"
+    )
     for a, b in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(a, b)
     if order < 2:

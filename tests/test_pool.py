@@ -75,8 +75,7 @@ def pools(draw, dilated=True):
     padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
     dilation = both(1, 2) if dilated else (1, 1)
     dilation = tuple(
-        d if d * (k - 1) < n + 2 * p else 1
-        for d, k, n, p in zip(dilation, kernel, (h, w), padding)
+        d if d * (k - 1) < n + 2 * p else 1 for d, k, n, p in zip(dilation, kernel, (h, w), padding)
     )
     shape = (draw(st.integers(1, 2)), draw(st.sampled_from([1, 3, 17])), h, w)
     # few different values: ties are common
@@ -206,8 +205,12 @@ def test_threads():
     x = rng.normal(size=(3, 16, 33, 30)).astype(np.float32)
     check_threads(lambda: backward_of(lambda x: F.max_pool2d(x, 3, 2, 1), x))
     check_threads(lambda: backward_of(lambda x: F.avg_pool2d(x, 3, 2, 1), x))
-    y, dx = backward_of(lambda x: F.max_pool2d(x, 2), np.moveaxis(x, 1, -1).copy().transpose(0, 3, 1, 2))
-    assert y.transpose(0, 2, 3, 1).flags.c_contiguous and dx.transpose(0, 2, 3, 1).flags.c_contiguous
+    y, dx = backward_of(
+        lambda x: F.max_pool2d(x, 2), np.moveaxis(x, 1, -1).copy().transpose(0, 3, 1, 2)
+    )
+    assert (
+        y.transpose(0, 2, 3, 1).flags.c_contiguous and dx.transpose(0, 2, 3, 1).flags.c_contiguous
+    )
 
 
 def test_mistakes():

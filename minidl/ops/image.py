@@ -362,4 +362,3 @@ def fold(
         return from_columns(x, size=size, out=out, **window)
 
     return batched(images, input, 3, "fold")
-

@@ -268,9 +268,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
     return _matched("l1_loss", absolute_error, input, target, reduction)
 
 
-def smooth_l1_loss(
-    input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0
-) -> Any:
+def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """Quadratic below beta, linear above (Girshick 2015), reduced; beta 0 is l1_loss."""
     require(beta >= 0, "smooth_l1_loss", "beta must not be negative", beta=beta)
 
@@ -314,9 +312,7 @@ def binary_cross_entropy_with_logits(
     return _weighted(name, logistic_loss(input, target, pos_weight), weight, reduction)
 
 
-def kl_div(
-    input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False
-) -> Any:
+def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False) -> Any:
     """target (log target - x) of log-probabilities x; batchmean divides the sum by N."""
     loss = divergence_of_logs(input, target) if log_target else divergence(input, target)
     if reduction == "batchmean":
