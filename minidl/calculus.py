@@ -51,8 +51,8 @@ def _clamp(e: Node, g: Node) -> tuple:
 
 def _atan2(e: Node, g: Node) -> tuple:
     y, x = e.args
-    r = x * x + y * y
-    return g * (x / r), -(g * (y / r))
+    r, origin = x * x + y * y, (x == 0) & (y == 0)
+    return where(origin, 0.0, g * (x / r)), where(origin, 0.0, -(g * (y / r)))
 
 
 TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)

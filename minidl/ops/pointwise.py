@@ -50,7 +50,10 @@ def _remainder(x: Any, y: Any) -> Any:
 
 
 def _floor_divide(x: Any, y: Any) -> Any:
-    return f.where(y == 0, x / y, f.rint((x - _remainder(x, y)) / y))
+    r = f.fmod(x, y)
+    whole = (x - r) / y  # an integer but for rounding
+    below = f.where((r != 0) & ((r < 0) != (y < 0)), whole - 1, whole)
+    return f.where(y == 0, x / y, f.rint(below))
 
 
 remainder = _op("remainder", _remainder, "x - y·⌊x / y⌋, with the sign of y.",

@@ -29,11 +29,11 @@ EMIT: dict[str, Callable[..., Value]] = {
     "fmod": lambda a, b: a.binary("frem", "srem", b),
 }
 TAIL = """  ret void
-}
-!1 = distinct !{}
-!2 = distinct !{!2, !3, !4}
-!3 = !{!"llvm.loop.parallel_accesses", !1}
-!4 = !{!"llvm.loop.vectorize.enable", i1 true}
+}}
+!1 = distinct !{{}}
+!2 = distinct !{{!2, !3{}}}
+!3 = !{{!"llvm.loop.parallel_accesses", !1}}
+!4 = !{{!"llvm.loop.vectorize.enable", i1 true}}
 """
 
 
@@ -62,18 +62,18 @@ class Printer:
     def line(self, text: str) -> None:
         self.body.lines.append("  " + text)
 
-    def word(self, index: int | Value, table: str = "%tab") -> Value:
-        """The int64 at an index of a table."""
+    def word(self, index: int | Value, table: str = "%tab", kind: str = "i64") -> Value:
+        """The int64 (or "double", or "ptr") at an index of a table."""
         name = index.name if isinstance(index, Value) else index
         place = self.body.emit("ptr", f"getelementptr i64, ptr {table}, i64 {name}")
-        return self.body.emit("i64", f"load i64, ptr {place.name}, align 8")
+        return self.body.emit(kind, f"load {kind}, ptr {place.name}, align 8")
 
-    def pointer(self, address: Value) -> Value:
-        return self.body.emit("ptr", f"inttoptr i64 {address.name} to ptr")
+    def pointer(self, index: int | Value, table: str = "%tab") -> Value:
+        return self.word(index, table, "ptr")
 
     def number(self, index: int) -> Value:
         """A scalar of the table, kept there as a double."""
-        return self.word(index).bits("double").to(self.shape.real)
+        return self.word(index, kind="double").to(self.shape.real)
 
     def offset(self, base: Value, count: Value, kind: str = "i8") -> Value:
         return self.body.emit("ptr", f"getelementptr {kind}, ptr {base.name}, i64 {count.name}")
@@ -150,7 +150,10 @@ class Printer:
             args = [kind] * (1 + (name.split("_")[1] in BINARY))
             declares.add(f"declare {kind} @{name}({', '.join(args)})")
         head = "define void @k(ptr noalias %tab, i64 %lo, i64 %hi, i64 %slot) {"
-        return "\n".join([*sorted(declares), head, *self.body.lines, TAIL])
+        library = any(c.endswith("_f64") and c != "ml_sqrt_f64" for c in self.body.calls)
+        library |= any(op == "fmod" for op, _, _ in self.program.steps)
+        tail = TAIL.format("" if library else ", !4")  # calls of the C library do not vectorise
+        return "\n".join([*sorted(declares), head, *self.body.lines, tail])
 
 
 def print_loop(program: Program, shape: Shape) -> str:
@@ -162,7 +165,7 @@ def print_loop(program: Program, shape: Shape) -> str:
     p, rank = Printer(program, shape), shape.rank
     for k in range(p.count):
         if k in p.codes:
-            p.bases[k] = p.pointer(p.word(k))
+            p.bases[k] = p.pointer(k)
         elif program.used[k]:
             p.numbers[k] = p.number(k)
     sizes = [p.word(p.count + d) for d in range(rank)]
@@ -198,13 +201,13 @@ def print_update(program: Program, shape: Shape, inplace: Sequence[int]) -> str:
     p = Printer(program, shape)
     arrays = [k for k in p.codes if k < program.leaves]
     scalars = [k for k in range(program.leaves) if k not in p.codes]
-    rows, blocks = p.pointer(p.word(0)), p.pointer(p.word(1))
+    rows, blocks = p.pointer(0), p.pointer(1)
     p.numbers = {k: p.number(2 + n) for n, k in enumerate(scalars)}
     b = p.start("block", "%lo", "%hi")
     row = p.word(b * 2, blocks.name) * (len(arrays) + 1)
     first = p.word(b * 2 + 1, blocks.name)
     for n, k in enumerate(arrays):
-        p.bases[k] = p.pointer(p.word(row + n, rows.name))
+        p.bases[k] = p.pointer(row + n, rows.name)
     for j, k in enumerate(inplace):
         p.bases[program.leaves + j] = p.bases[k]
     size = p.word(row + len(arrays), rows.name)
