@@ -28,6 +28,26 @@ def pair(name: str, what: str, value: Any, least: int) -> tuple[int, int]:
     return int(both[0]), int(both[1])
 
 
+def geometry(
+    name: str, size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool = False
+) -> tuple[tuple[int, int], dict[str, tuple[int, int]]]:
+    """How many windows fit along H and W, and the window as pairs; stride None is the kernel.
+
+    With ceil the last window may reach beyond the padding, if it starts within the image.
+    """
+    k = pair(name, "kernel_size", kernel, 1)
+    s = k if stride is None else pair(name, "stride", stride, 1)
+    p, d = pair(name, "padding", padding, 0), pair(name, "dilation", dilation, 1)
+    out = []
+    for i, n in enumerate(size):
+        span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
+        o = (span + (s[i] - 1 if ceil else 0)) // s[i] + 1
+        out.append(o - 1 if ceil and (o - 1) * s[i] >= n + p[i] else o)
+    require(min(out) > 0, name, "the window must fit into the padded image", size=tuple(size),
+            kernel_size=k)  # fmt: skip
+    return (out[0], out[1]), {"kernel": k, "stride": s, "padding": p, "dilation": d}
+
+
 def batched(f: Callable[[Any], Any], x: Any, ndim: int, name: str) -> Any:
     """f(x), with a batch axis added and taken away again if x lacks it."""
     require(x.ndim in (ndim, ndim - 1), name, f"x must have {ndim} axes, or {ndim - 1} without N",
@@ -88,13 +108,9 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
 
 
 def interpolate(
-    input: Any,
-    size: int | Sequence[int] | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-) -> Any:
+    input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+) -> Any:  # fmt: skip
     """Resize the axes of x after (N, C) to size, or by scale_factor (then floor).
 
     mode nearest, nearest-exact, area (1 to 3 axes), linear (1), bilinear, bicubic (2).
@@ -317,31 +333,15 @@ def from_columns(g: Any, *, size: tuple[int, int], out: tuple[int, int], **windo
     return y, (), lambda h, need: (to_columns(h, out=out, **window),)
 
 
-def _window(name: str, kernel: Any, dilation: Any, padding: Any, stride: Any) -> dict[str, Any]:
-    return {
-        "kernel": pair(name, "kernel_size", kernel, 1),
-        "stride": pair(name, "stride", stride, 1),
-        "padding": pair(name, "padding", padding, 0),
-        "dilation": pair(name, "dilation", dilation, 1),
-    }
-
-
-def _blocks(name: str, size: Sequence[int], window: dict[str, Any]) -> tuple[int, ...]:
-    """How many windows fit along each axis."""
-    rows = zip(size, *(window[k] for k in ("kernel", "stride", "padding", "dilation")))
-    out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in rows)
-    require(min(out) > 0, name, "the window must fit into the padded image", size=size, **window)
-    return out
-
-
 def unfold(
     input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
     """Sliding windows of x (N, C, H, W) as columns (N, C kh kw, L), channel slowest (im2col)."""
-    window = _window("unfold", kernel_size, dilation, padding, stride)
+    args = (kernel_size, stride, padding, dilation)
 
     def columns(x: Any) -> Any:
-        return to_columns(x, out=_blocks("unfold", x.shape[2:], window), **window)
+        out, window = geometry("unfold", x.shape[2:], *args)
+        return to_columns(x, out=out, **window)
 
     return batched(columns, input, 4, "unfold")
 
@@ -351,9 +351,8 @@ def fold(
     stride: Any = 1,
 ) -> Any:  # fmt: skip
     """Columns (N, C kh kw, L) added up where their windows lie in images (N, C, *output_size)."""
-    window = _window("fold", kernel_size, dilation, padding, stride)
     size = pair("fold", "output_size", output_size, 1)
-    out = _blocks("fold", size, window)
+    out, window = geometry("fold", size, kernel_size, stride, padding, dilation)
 
     def images(x: Any) -> Any:
         area = math.prod(window["kernel"])

@@ -98,14 +98,9 @@ def _reduced_by_weight(
 
 
 def cross_entropy(
-    input: Any,
-    target: Any,
-    weight: Any = None,
-    *,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-) -> Any:
+    input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
+    reduction: str = "mean", label_smoothing: float = 0.0,
+) -> Any:  # fmt: skip
     """Cross entropy in nats of scores x (C,) or (N, C, ...).
 
     target: class indices of x's shape without C (RangeError outside [0, C) unless ignore_index), or
@@ -298,12 +293,7 @@ def binary_cross_entropy(
 
 
 def binary_cross_entropy_with_logits(
-    input: Any,
-    target: Any,
-    weight: Any = None,
-    *,
-    reduction: str = "mean",
-    pos_weight: Any = None,
+    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
 ) -> Any:
     """binary_cross_entropy of sigmoid(x), stable at large |x|; pos_weight multiplies the y term."""
     name = "binary_cross_entropy_with_logits"

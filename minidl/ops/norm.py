@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,15 +76,9 @@ def _affine(x, m, var, w, b, *, eps):
 
 
 def batch_norm(
-    input: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
+    input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
     """Batch norm of input (N, C, ...) by the batch's statistics (training) or the running ones.
 
     Training moves running_mean and running_var, where given, towards the batch's mean and unbiased
@@ -161,15 +154,9 @@ def group_norm(
 
 
 def instance_norm(
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
+    input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
+    bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
     """Group norm with one channel a group, x (N, C, ...), or batch norm by running statistics.
 
     With use_input_stats the running statistics, where given, move towards the means over the batch
@@ -226,21 +213,14 @@ def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: boo
 
 
 def layer_norm(
-    input: Any,
-    normalized_shape: int | Sequence[int],
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
+    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
     """Layer norm over the last axes; weight and bias have normalized_shape (Ba et al. 2016)."""
     return _rows("layer_norm", input, normalized_shape, weight, bias, eps, True)
 
 
 def rms_norm(
-    input: Any,
-    normalized_shape: int | Sequence[int],
-    weight: Any = None,
-    eps: float | None = None,
+    input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
     """x / sqrt(mean(x²) + eps) over the last axes; eps None is the dtype's machine epsilon."""
     eps = float(np.finfo(input.dtype).eps) if eps is None else eps

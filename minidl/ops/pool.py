@@ -11,7 +11,7 @@ import numpy as np
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, require
-from minidl.ops.image import area_weights, batched, pair, resample
+from minidl.ops.image import area_weights, batched, geometry, pair, resample
 from minidl.ops.index import gather, scatter
 from minidl.ops.join import cat, narrow
 from minidl.ops.shape import reshape, unsqueeze
@@ -65,23 +65,12 @@ def spread_means(g: Any, *, size: Pair, **window: Any) -> Any:
     return y, (), lambda h, need: (means_of_windows(h, out=out, **window),)
 
 
-def _geometry(
-    name: str, size: Pair, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
-) -> tuple[Pair, dict[str, Pair]]:
-    """The output's size, and the window as pairs, checked."""
-    k = pair(name, "kernel_size", kernel, 1)
-    s = k if stride is None or stride == () else pair(name, "stride", stride, 1)
-    p, d = pair(name, "padding", padding, 0), pair(name, "dilation", dilation, 1)
-    narrow_enough = all(2 * a <= b for a, b in zip(p, k))
-    require(narrow_enough, name, "padding must be at most half of the kernel", padding=p, kernel=k)
-    out = []
-    for i, n in enumerate(size):
-        span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
-        o = (span + (s[i] - 1 if ceil_mode else 0)) // s[i] + 1
-        out.append(o - 1 if ceil_mode and (o - 1) * s[i] >= n + p[i] else o)
-    require(min(out) > 0, name, "the window must fit into the padded image", size=tuple(size),
-            kernel_size=k)  # fmt: skip
-    return (out[0], out[1]), {"kernel": k, "stride": s, "padding": p, "dilation": d}
+def _pooling(name: str, size: Pair, *args: Any) -> tuple[Pair, dict[str, Pair]]:
+    """`geometry`, with padding of at most half the kernel, as PyTorch wants it."""
+    out, window = geometry(name, size, *args)
+    fits = all(2 * p <= k for p, k in zip(window["padding"], window["kernel"]))
+    require(fits, name, "padding must be at most half of the kernel", **window)
+    return out, window
 
 
 def _floating(name: str, x: Any) -> None:
@@ -101,7 +90,7 @@ def max_pool2d(
     def pooled(x: Any) -> tuple:
         size = tuple(x.shape[2:])
         args = (kernel_size, stride, padding, dilation, ceil_mode)
-        out, window = _geometry("max_pool2d", size, *args)
+        out, window = _pooling("max_pool2d", size, *args)
         y, place = largest_of_windows(x, out=out, **window)
         if not return_indices:
             return (y,)
@@ -159,7 +148,7 @@ def avg_pool2d(
 
     def pooled(x: Any) -> Any:
         args = (kernel_size, stride, padding, 1, ceil_mode)
-        out, window = _geometry("avg_pool2d", tuple(x.shape[2:]), *args)
+        out, window = _pooling("avg_pool2d", tuple(x.shape[2:]), *args)
         del window["dilation"]
         more = {"with_pad": bool(count_include_pad), "divisor": int(divisor_override or 0)}
         return means_of_windows(x, out=out, **window, **more)
