@@ -61,7 +61,6 @@ PRESETS: dict[str, tuple[str, Fields]] = {
         warmup=4.0,
         lr=0.2,
         smoothing=0.1,
-        dropout=0.1,
     ),
     "resnet20": _of("ResNet-20 in 30 epochs", RESNET, epochs=30),
     # The E level.
