@@ -9,6 +9,7 @@ import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor, no_grad
 from minidl.errors import require
+from minidl.ops.creation import multinomial
 from minidl.ops.join import cat
 
 Cache = list[tuple[Tensor, Tensor]]
@@ -155,4 +156,4 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -
     if top_k is not None:
         least = scaled.topk(min(top_k, scaled.shape[-1]))[0][:, -1:]
         scaled = scaled.masked_fill(scaled < least, -math.inf)
-    return F.softmax(scaled, -1).multinomial(1)
+    return multinomial(F.softmax(scaled, -1), 1)

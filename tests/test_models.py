@@ -1,0 +1,185 @@
+"""Models: parameter counts, names and shapes, gradients everywhere, the options, generation."""
+
+import numpy as np
+import pytest
+
+import minidl as ml
+import minidl.functional as F
+import minidl.nn as nn
+from minidl.errors import ShapeError
+from minidl.models import (
+    GPT,
+    CharRNN,
+    ConvMixer,
+    ConvNeXt,
+    SpeedrunNet,
+    ViT,
+    cifar_resnet,
+    resnet18,
+    resnet34,
+    resnet50,
+    vgg3,
+)
+
+# Counts of torchvision's ResNets, of the papers' networks, and of the same layers in PyTorch.
+COUNTS = [
+    (vgg3, 551466),
+    (lambda: cifar_resnet(20, shortcut="A"), 269722),
+    (lambda: cifar_resnet(20), 272474),
+    (lambda: cifar_resnet(56, shortcut="A"), 853018),
+    (lambda: cifar_resnet(110, shortcut="A"), 1727962),
+    (resnet18, 11689512),
+    (resnet34, 21797672),
+    (resnet50, 25557032),
+    (lambda: resnet18(10, stem="cifar"), 11173962),
+    (ConvMixer, 594186),
+    (ViT, 4028170),
+    (lambda: GPT(65), 10770816),
+]
+
+SMALL = {
+    "vgg": lambda: vgg3(width=4, dense=8, image_size=16),
+    "vgg_none": lambda: vgg3(width=4, dense=0, norm="none", dropout=0.1, rising=0.1, blocks=4),
+    "vgg_layer": lambda: vgg3(width=4, dense=0, norm="layer", dropout_first=True, dropout=0.2),
+    "vgg_group": lambda: vgg3(width=4, dense=0, norm="group", downsample="stride", skip=True),
+    "vgg_instance": lambda: vgg3(width=4, dense=0, norm="instance", squeeze_excite=True),
+    "vgg_deep": lambda: vgg3(width=4, dense=0, depthwise=True, kernel_size=5, patch_size=2),
+    "resnet_a": lambda: cifar_resnet(8, width=4, shortcut="A", squeeze_excite=True),
+    "resnet_patch": lambda: cifar_resnet(8, width=4, stem="patch"),
+    "resnet18": lambda: resnet18(10, width=4),
+    "resnet50": lambda: resnet50(10, width=4, stem="cifar", squeeze_excite=True),
+    "convnext": lambda: ConvNeXt(dims=(8, 16), depths=(1, 2), drop_path=0.2, layer_scale=0.1),
+    "convmixer": lambda: ConvMixer(dim=8, depth=2),
+    "vit": lambda: ViT(image_size=16, dim=12, depth=2, heads=2, dropout=0.1),
+    "speedrun": lambda: SpeedrunNet(widths=(8, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("make, count", COUNTS)
+def test_parameter_counts(make, count):
+    """As many as in the original."""
+    assert sum(p.numel() for p in make().parameters()) == count
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_trains(name):
+    """Every trained parameter gets a finite gradient; evaluation repeats itself; state reloads."""
+    ml.manual_seed(1)
+    model = SMALL[name]()
+    size = 16 if name in ("vgg", "vit") else 32
+    x = ml.randn(3, 3, size, size)
+    loss = F.cross_entropy(model(x), ml.tensor([0, 1, 9]))
+    loss.backward()
+    for key, param in model.named_parameters():
+        assert (param.grad is not None) == param.requires_grad, key
+        assert param.grad is None or np.isfinite(param.grad.numpy()).all(), key
+    model.eval()
+    want = model(x).detach().numpy()
+    assert want.shape == (3, 10)
+    other = SMALL[name]().eval()
+    other.load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(other(x).detach().numpy(), want)
+
+
+def test_a_step_lowers_the_loss():
+    """A few steps of SGD fit a batch."""
+    ml.manual_seed(0)
+    model = vgg3(width=4, dense=8, image_size=16)
+    optimizer = ml.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = ml.randn(16, 3, 16, 16), ml.arange(16) % 10
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_resnet_names_are_torchvisions():
+    """First, last and shortcut names."""
+    names = list(resnet50().state_dict())
+    assert names[:2] == ["conv1.weight", "bn1.weight"] and names[-2:] == ["fc.weight", "fc.bias"]
+    for name in ("layer1.0.downsample.1.running_var", "layer4.2.conv3.weight", "layer2.3.bn2.bias"):
+        assert name in names
+
+
+def test_option_a_shortcut():
+    """Every second pixel, channels padded with zeros."""
+    model = cifar_resnet(8, shortcut="A")
+    x = ml.randn(1, 16, 4, 4)
+    y = model.layer2[0].downsample(x)
+    assert y.shape == (1, 32, 2, 2)
+    np.testing.assert_array_equal(y[:, 8:24].numpy(), x[:, :, ::2, ::2].numpy())
+    assert not y[:, :8].numpy().any() and not y[:, 24:].numpy().any()
+
+
+def test_whitening_stem():
+    """Its first filters give patches of unit covariance, its others their negatives."""
+    model = SpeedrunNet(widths=(8, 8, 8))
+    mix = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    images = np.einsum("nchw,cd->ndhw", np.random.default_rng(1).normal(size=(64, 3, 32, 32)), mix)
+    images = images.astype(np.float32)
+    model.init_whiten(images, eps=0.0)
+    with ml.no_grad():
+        y = model.whiten(ml.tensor(images)).numpy().transpose(1, 0, 2, 3).reshape(24, -1)
+    np.testing.assert_allclose(y[12:], -y[:12], atol=1e-4)
+    np.testing.assert_allclose(y[:12] @ y[:12].T / y.shape[1], np.eye(12), atol=2e-3)
+
+
+def test_gpt_sees_only_the_past():
+    """Changing a token changes no logits before it."""
+    model = GPT(11, block_size=8, n_layer=2, n_head=2, n_embd=8).eval()
+    x = ml.tensor([[1, 2, 3, 4, 5]])
+    other = ml.tensor([[1, 2, 3, 9, 5]])
+    a, b = model(x).detach().numpy(), model(other).detach().numpy()
+    np.testing.assert_allclose(a[:, :3], b[:, :3], atol=1e-6)
+    assert np.abs(a[:, 3:] - b[:, 3:]).max() > 1e-4
+    assert model.lm_head.weight is model.transformer.wte.weight
+    with pytest.raises(ShapeError, match="at most block_size = 8 tokens; got length 9"):
+        model(ml.arange(9).reshape(1, 9))
+
+
+def test_gpt_cache_generates_the_same():
+    """Greedy tokens with the cache are those of whole forward passes, past block_size too."""
+    ml.manual_seed(2)
+    model = GPT(11, block_size=8, n_layer=2, n_head=2, n_embd=16).eval()
+    x = ml.tensor([[1, 2, 3], [4, 5, 6]])
+    got = model.generate(x, 5, temperature=0)
+    text = x
+    with ml.no_grad():
+        for _ in range(5):
+            text = ml.cat([text, model(text)[:, -1].argmax(-1, keepdim=True)], 1)
+    np.testing.assert_array_equal(got.numpy(), text.numpy())
+    assert model.generate(x, 20, top_k=3).shape == (2, 23)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_char_rnn(kind):
+    """Logits for every character; the state carries over; all parameters are trained."""
+    model = CharRNN(13, kind=kind, hidden_size=8, num_layers=2, dropout=0.2)
+    x = ml.randint(0, 13, (3, 6))
+    logits, state = model(x)
+    assert logits.shape == (3, 6, 13)
+    F.cross_entropy(logits.reshape(-1, 13), x.reshape(-1)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    whole, _ = model(x)
+    first, state = model(x[:, :4])
+    rest, _ = model(x[:, 4:], state)
+    both = np.concatenate([first.detach().numpy(), rest.detach().numpy()], 1)
+    np.testing.assert_allclose(both, whole.detach().numpy(), atol=1e-6)
+
+
+def test_mistakes():
+    """Options out of range are named."""
+    with pytest.raises(ShapeError, match="depth must be 6n"):
+        cifar_resnet(21)
+    with pytest.raises(ShapeError, match="kind must be one of"):
+        vgg3(norm="weight")
+    with pytest.raises(ShapeError, match="6 blocks leave no pixels; got image_size 32"):
+        vgg3(blocks=6)
+    with pytest.raises(ShapeError, match="patch_size must divide image_size"):
+        ViT(image_size=30, patch_size=4)
+    assert isinstance(vgg3(norm="none").blocks[0].norm1, nn.Identity)
