@@ -2,6 +2,7 @@
 
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from minidl.ops.ctc import ctc_loss
 from minidl.ops.dropout import dropout, dropout2d
 from minidl.ops.embedding import embedding, embedding_bag, one_hot
 from minidl.ops.image import (
