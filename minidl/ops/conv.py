@@ -108,10 +108,11 @@ def _check(x: Any, w: Any, b: Any, groups: int, name: str, n: int) -> None:
 
 
 def conv2d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
 ) -> Any:  # fmt: skip
     """Cross-correlation of x (N, C, H, W) or (C, H, W) with weight (K, C/groups, R, S)."""
+    x = input
     if x.ndim == 3:
         y = conv2d(reshape(x, (1, *x.shape)), weight, bias, stride, padding, dilation, groups)
         return reshape(y, tuple(y.shape[1:]))
@@ -130,10 +131,11 @@ def conv2d(
 
 
 def conv1d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
 ) -> Any:  # fmt: skip
     """Cross-correlation of x (N, C, L) or (C, L) with weight (K, C/groups, S)."""
+    x = input
     if x.ndim == 2:
         y = conv1d(reshape(x, (1, *x.shape)), weight, bias, stride, padding, dilation, groups)
         return reshape(y, tuple(y.shape[1:]))
@@ -148,10 +150,11 @@ def conv1d(
 
 
 def conv_transpose2d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
 ) -> Any:  # fmt: skip
     """The adjoint of conv2d: x (N, C, H, W), weight (C, K/groups, R, S) -> (N, K, OH, OW)."""
+    x = input
     name = "conv_transpose2d"
     if x.ndim == 3:
         y = conv_transpose2d(reshape(x, (1, *x.shape)), weight, bias, stride, padding,
@@ -187,10 +190,11 @@ def conv_transpose2d(
 
 
 def conv_transpose1d(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
 ) -> Any:  # fmt: skip
     """The adjoint of conv1d: x (N, C, L), weight (C, K/groups, S) -> (N, K, OL)."""
+    x = input
     ints = [
         _tuple(v, 1, "conv_transpose1d", what, least)[0]
         for v, what, least in ((stride, "stride", 1), (padding, "padding", 0),

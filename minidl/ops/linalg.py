@@ -102,14 +102,14 @@ def baddbmm(c: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Any
     return pw.add(pw.mul(c, beta), pw.mul(bmm(x, y), alpha))
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """x (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
+def linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
     require(
-        weight.ndim in (1, 2) and x.ndim > 0 and x.shape[-1] == weight.shape[-1], "linear",
-        "x's last axis must match weight's", x=x, weight=weight,
+        weight.ndim in (1, 2) and input.ndim > 0 and input.shape[-1] == weight.shape[-1], "linear",
+        "input's last axis must match weight's", input=input, weight=weight,
     )  # fmt: skip
-    check_same_dtype("linear", x=x, weight=weight, bias=bias)
-    y = matmul(x, transpose(weight, 0, 1) if weight.ndim == 2 else weight)
+    check_same_dtype("linear", input=input, weight=weight, bias=bias)
+    y = matmul(input, transpose(weight, 0, 1) if weight.ndim == 2 else weight)
     if bias is None:
         return y
     require(tuple(bias.shape) == tuple(weight.shape[:-1]), "linear", "bias must be (O,)", bias=bias,
@@ -117,9 +117,9 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return pw.add(y, bias)
 
 
-def bilinear(x1: Any, x2: Any, weight: Any, bias: Any = None) -> Any:
-    """y[o] = x1^T weight[o] x2 + bias[o]."""
-    y = einsum("...i,oij,...j->...o", x1, weight, x2)
+def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """y[o] = input1^T weight[o] input2 + bias[o]."""
+    y = einsum("...i,oij,...j->...o", input1, weight, input2)
     return y if bias is None else pw.add(y, bias)
 
 
@@ -141,11 +141,11 @@ def tensordot(x: Any, y: Any, dims: Any = 2) -> Any:
     return reshape(matmul(xs, ys), tuple(shape))
 
 
-def cdist(x: Any, y: Any, p: float = 2.0) -> Any:
-    """Distances between the rows of x (…, N, D) and y (…, M, D) -> (…, N, M)."""
+def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
+    """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
     from minidl.ops.reduce import norm
 
-    return norm(pw.sub(unsqueeze(x, -2), unsqueeze(y, -3)), p, -1)
+    return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
 
 
 # ---- einsum --------------------------------------------------------------------------------------
