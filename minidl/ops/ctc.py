@@ -64,7 +64,8 @@ def ctc_loss(
     loss = pw.neg(_advance(last, label, last, np.zeros_like(empty), 0 * empty, 1 - empty))
     loss = pw.where(pw.gt(loss, -0.5 * NEVER), 0.0 if zero_infinity else np.inf, loss)
     if log_probs.ndim == 2:
-        loss, lengths = reshape(loss, ()), lengths.reshape(())
+        loss = reshape(loss, ())
     if reduction == "mean":
-        return mean(pw.div(loss, np.maximum(lengths, 1).astype(x.dtype)))
+        scale = 1 / np.maximum(lengths, 1).astype(x.dtype)
+        return mean(pw.mul(loss, scale.reshape(loss.shape)))
     return sum_over(loss) if reduction == "sum" else loss

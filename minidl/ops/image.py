@@ -68,7 +68,7 @@ def pick_places(x: Any, places: Sequence[np.ndarray]) -> Any:
     return movedim(table_rows(table, index.astype(np.int64)), -1, 1)
 
 
-_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:

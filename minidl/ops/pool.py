@@ -69,7 +69,7 @@ def _pooling(name: str, size: Pair, *args: Any) -> tuple[Pair, dict[str, Pair]]:
     """`geometry`, with padding of at most half the kernel, as PyTorch wants it."""
     out, window = geometry(name, size, *args)
     fits = all(2 * p <= k for p, k in zip(window["padding"], window["kernel"]))
-    require(fits, name, "padding must be at most half of the kernel", **window)
+    require(fits, name, "padding must be at most half of the kernel", window=window)
     return out, window
 
 
@@ -103,8 +103,13 @@ def max_pool2d(
 def _each(f: Callable[[Any], tuple], x: Any, ndim: int, name: str) -> tuple:
     """`batched` for a function with several results."""
     results: list[Any] = []
-    first = batched(lambda v: results.extend(f(v)) or results[0], x, ndim, name)
-    return (first, *(reshape(r, tuple(first.shape)) for r in results[1:]))
+
+    def first(v: Any) -> Any:
+        results.extend(f(v))
+        return results[0]
+
+    y = batched(first, x, ndim, name)
+    return (y, *(reshape(r, tuple(y.shape)) for r in results[1:]))
 
 
 def _unpacked(results: tuple) -> Any:
