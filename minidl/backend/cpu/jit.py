@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu import blas, cache, maths, team
+from minidl.errors import DTypeError, require
 
 FORMAT = 1  # part of every cache key: raise it when the way kernels are built changes
 _FAST = {"contract"}
@@ -75,6 +76,10 @@ class Kernel:
         """Address of the machine code for real type "f4" or "f8"."""
         found = self._addresses.get(real)
         if found is None:
+            rule = "the CPU's kernels take float32 and float64"
+            op = self.function.__name__.strip("_")
+            require(real in ("f4", "f8"), op, rule, error=DTypeError, dtype=real,
+                    fix="convert with .float()")  # fmt: skip
             with _lock:
                 found = self._addresses.get(real)
                 if found is None:
