@@ -53,6 +53,15 @@ class Node:
 
     op: Op
     vjp: Callable | None
+    saved: tuple
+    edges: tuple
+    sources: Any
+    versions: Any
+    kwargs: dict[str, Any]
+    definition_inputs: list | None
+    several: int  # number of outputs when the op returns a tuple, else 0
+    order: int
+    hooks: dict | None
 
     def __lt__(self, other: Any) -> bool:
         return self.order > other.order
