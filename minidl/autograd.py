@@ -195,7 +195,7 @@ class _Walk:
 def _accumulate(leaf: Tensor, g: Any) -> None:
     """Add a gradient to `leaf.grad`; take the array itself when nobody else holds it."""
     if isinstance(g, Tensor):  # create_graph
-        g = g if g.dtype == leaf.dtype else g.to(leaf.dtype)  # type: ignore[attr-defined]
+        g = g if g.dtype == leaf.dtype else g.to(leaf.dtype)
         leaf.leaf_grad = g if leaf.leaf_grad is None else parts["add"](leaf.leaf_grad, g)
     else:
         if g.dtype != leaf.array.dtype:

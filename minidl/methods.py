@@ -115,7 +115,7 @@ def retain_grad(self: Tensor) -> None:
             if t is not None:
                 t.leaf_grad = g if t.leaf_grad is None else pointwise.add(t.leaf_grad, g)
 
-        self.register_hook(keep)  # type: ignore[attr-defined]
+        self.register_hook(keep)
 
 
 class Handle:

@@ -256,7 +256,7 @@ class Tensor:
 
     def __iter__(self) -> Iterator[Tensor]:
         require(self.array.ndim > 0, "iter", "a 0-d tensor has no axis to walk", tensor=self)
-        return (self[i] for i in range(len(self)))  # type: ignore[index]
+        return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
         require(

@@ -48,7 +48,7 @@ def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
 
 
 @device
-def _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):  # type: ignore[no-untyped-def]
+def _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):
     """Rows lo..hi of the im2col matrix (positions, r·s·cg), channels c0..c0+cg, into p."""
     row = r * s * cg
     for t in range(lo, hi):
@@ -82,7 +82,7 @@ def _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg)
 
 @kernel("R* R* R* R* R* int int " + _SIZES)
 def _forward(lo, hi, slot, x, wt, bias, y, panel, biased, block,
-             h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # type: ignore[no-untyped-def]  # fmt: skip
+             h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """y[t] = sum over taps of x·w (+ bias) for positions lo..hi."""
     cg, kg = c // groups, k // groups
     row = r * s * cg
@@ -103,7 +103,7 @@ def _forward(lo, hi, slot, x, wt, bias, y, panel, biased, block,
 
 
 @device
-def _scatter(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):  # type: ignore[no-untyped-def]
+def _scatter(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):
     """Add rows lo..hi of the im2col matrix back into x (the adjoint of _gather)."""
     row = r * s * cg
     for t in range(lo, hi):
@@ -132,7 +132,7 @@ def _scatter(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg
 
 @kernel("R* R* R* R* int " + _SIZES)
 def _input_grad(lo, hi, slot, g, wt, x, panel, block,
-                h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # type: ignore[no-untyped-def]  # fmt: skip
+                h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """x[n] = the adjoint of the convolution at g[n], for images lo..hi."""
     cg, kg = c // groups, k // groups
     row = r * s * cg
@@ -151,7 +151,7 @@ def _input_grad(lo, hi, slot, g, wt, x, panel, block,
 
 @kernel("R* R* R* R* int int int " + _SIZES)
 def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
-                 h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # type: ignore[no-untyped-def]  # fmt: skip
+                 h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """part[i] = g^T im2col(x) over the i-th span of positions, as (k, r·s·cg)."""
     cg, kg = c // groups, k // groups
     row = r * s * cg
@@ -179,7 +179,7 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
 
 @kernel("R* R* R* R* int " + _SIZES)
 def _depthwise(lo, hi, slot, x, wt, bias, y, biased,
-               h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # type: ignore[no-untyped-def]  # fmt: skip
+               h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """One filter a channel, weights (r, s, c), for output rows (n, i) lo..hi."""
     for t in range(lo, hi):
         n = t // oh
@@ -202,7 +202,7 @@ def _depthwise(lo, hi, slot, x, wt, bias, y, biased,
 
 @kernel("R* R* R* " + _SIZES)
 def _depthwise_input_grad(lo, hi, slot, g, wt, x,
-                          h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # type: ignore[no-untyped-def]  # fmt: skip
+                          h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """The adjoint of _depthwise in x, as a gather, for input rows (n, y) lo..hi."""
     for t in range(lo, hi):
         n = t // h
@@ -227,7 +227,7 @@ def _depthwise_input_grad(lo, hi, slot, g, wt, x,
 
 @kernel("R* R* R* int int " + _SIZES)
 def _depthwise_weight_grad(lo, hi, slot, x, g, part, span, total,
-                           h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # type: ignore[no-untyped-def]  # fmt: skip
+                           h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """part[i] (r, s, c) = sum of x·g over the i-th span of output rows (n, i)."""
     for q in range(lo, hi):
         out = at(part, q * r * s * c)

@@ -12,7 +12,7 @@ _LEAST = 32  # rows or columns that a chunk should have
 
 
 @kernel("R* R* R* i8* i8* i8* int int int int int int int int int int int")
-def _products(lo, hi, slot, a, b, c, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc):  # type: ignore[no-untyped-def]  # noqa: E501
+def _products(lo, hi, slot, a, b, c, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc):  # noqa: E501
     """c = a b for the items lo..hi; an item is a share of the rows (or columns) of one product."""
     for item in range(lo, hi):
         e = item // parts

@@ -113,7 +113,7 @@ def _gemm(real: str) -> Any:
     wanted += [number, pointer, types.int64]
 
     @intrinsic
-    def call(typing_context: Any, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> Any:  # type: ignore[no-untyped-def]
+    def call(typing_context: Any, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = [value.type for value in args]
             made = ir.FunctionType(ir.VoidType(), kinds)

@@ -88,7 +88,7 @@ def _signed(word: int) -> int:
 
 
 @device
-def _philox(block, key, draw):  # type: ignore[no-untyped-def]
+def _philox(block, key, draw):
     a, b, c, d = block & _LOW, block >> _HALF, draw & _LOW, draw >> _HALF
     x, y = key & _LOW, key >> _HALF
     for _ in range(10):
@@ -101,7 +101,7 @@ def _philox(block, key, draw):  # type: ignore[no-untyped-def]
 
 
 @kernel("u4* u8 u8")
-def _bits(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+def _bits(lo, hi, slot, out, key, draw):
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
         out[4 * i] = np.uint32(a)
@@ -111,7 +111,7 @@ def _bits(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
 
 
 @kernel("i8* u4* int int u8 u8")
-def _rows(lo, hi, slot, rows, out, blocks, first, key, draw):  # type: ignore[no-untyped-def]
+def _rows(lo, hi, slot, rows, out, blocks, first, key, draw):
     for i in range(lo, hi):
         start = rows[i] * ROW_BLOCKS + first
         for j in range(blocks):
@@ -124,7 +124,7 @@ def _rows(lo, hi, slot, rows, out, blocks, first, key, draw):  # type: ignore[no
 
 
 @kernel("f4* u8 u8")
-def _uniform_f4(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+def _uniform_f4(lo, hi, slot, out, key, draw):
     scale = np.float32(2.0**-24)
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
@@ -135,13 +135,13 @@ def _uniform_f4(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
 
 
 @device
-def _unit_f8(high, low):  # type: ignore[no-untyped-def]
+def _unit_f8(high, low):
     """An integer below 2**53 from two words."""
     return np.float64(np.int64(((high << _HALF) | low) >> _U(11)))
 
 
 @kernel("f8* u8 u8")
-def _uniform_f8(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+def _uniform_f8(lo, hi, slot, out, key, draw):
     scale = np.float64(2.0**-53)
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
@@ -150,7 +150,7 @@ def _uniform_f8(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
 
 
 @device
-def _pair(radius, angle, quarter):  # type: ignore[no-untyped-def]
+def _pair(radius, angle, quarter):
     """radius times (cos, sin) of angle + quarter * pi / 2, where |angle| <= pi / 4."""
     c = radius * cos(angle)
     s = radius * sin(angle)
@@ -163,7 +163,7 @@ def _pair(radius, angle, quarter):  # type: ignore[no-untyped-def]
 
 
 @device
-def _pair_f4(u, turn):  # type: ignore[no-untyped-def]
+def _pair_f4(u, turn):
     """Two normals from two words: the angle is 32 bits of a turn about its nearest quarter."""
     radius = sqrt(R(-2) * log(R(np.int32((u >> _U(8)) + _U(1))) * R(2.0**-24)))
     quarter = ((turn + _U(1 << 29)) >> _U(30)) & _U(3)
@@ -172,7 +172,7 @@ def _pair_f4(u, turn):  # type: ignore[no-untyped-def]
 
 
 @kernel("R* u8 u8")
-def _normal_f4(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+def _normal_f4(lo, hi, slot, out, key, draw):
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
         out[4 * i], out[4 * i + 1] = _pair_f4(a, b)
@@ -180,7 +180,7 @@ def _normal_f4(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
 
 
 @kernel("R* u8 u8")
-def _normal_f8(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
+def _normal_f8(lo, hi, slot, out, key, draw):
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
         radius = sqrt(R(-2) * log((_unit_f8(a, b) + R(1)) * R(2.0**-53)))
@@ -191,7 +191,7 @@ def _normal_f8(lo, hi, slot, out, key, draw):  # type: ignore[no-untyped-def]
 
 
 @kernel("u1* int u8 u8")
-def _bernoulli(lo, hi, slot, out, limit, key, draw):  # type: ignore[no-untyped-def]
+def _bernoulli(lo, hi, slot, out, limit, key, draw):
     bound = _U(limit)
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
@@ -202,7 +202,7 @@ def _bernoulli(lo, hi, slot, out, limit, key, draw):  # type: ignore[no-untyped-
 
 
 @kernel("u1* u1* int int")
-def _transpose(lo, hi, slot, x, y, c, hw):  # type: ignore[no-untyped-def]
+def _transpose(lo, hi, slot, x, y, c, hw):
     for i in range(lo, hi):
         base = i * c * hw
         for j in range(hw):

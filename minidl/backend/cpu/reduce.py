@@ -14,7 +14,7 @@ _PIECE = 1 << 14  # elements of one partial sum
 
 
 @kernel("R* f8* int int int", fast=True)
-def _row_sums(lo, hi, slot, x, y, row, piece, pieces):  # type: ignore[no-untyped-def]
+def _row_sums(lo, hi, slot, x, y, row, piece, pieces):
     """y[i] = sum of the i-th piece of a row; a partial sum in R, kept as double."""
     for i in range(lo, hi):
         r = i // pieces
@@ -27,7 +27,7 @@ def _row_sums(lo, hi, slot, x, y, row, piece, pieces):  # type: ignore[no-untype
 
 
 @kernel("R* f8* int int int")
-def _column_sums(lo, hi, slot, x, y, rows, columns, chunk):  # type: ignore[no-untyped-def]
+def _column_sums(lo, hi, slot, x, y, rows, columns, chunk):
     """y[block, j] = sum over a block of rows of x (outer, rows, columns); blocks by `chunk`."""
     for i in range(lo, hi):
         first = i * chunk
@@ -116,7 +116,7 @@ def argsort(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
 
 
 @kernel("R* R* int int")
-def _add_partials(lo, hi, slot, part, y, count, size):  # type: ignore[no-untyped-def]
+def _add_partials(lo, hi, slot, part, y, count, size):
     """y[j] = part[0, j] + part[1, j] + … for j in lo..hi."""
     for j in range(lo, hi):
         y[j] = part[j]
