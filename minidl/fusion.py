@@ -199,11 +199,15 @@ class Pointwise(Op):
 
     def _forward(self, *args: Any, **kwargs: Any) -> tuple:
         """(y, saved, vjp), as every op."""
-        key: Any = [(a.dtype, a.shape, a.strides) if type(a) is np.ndarray else _kind(a)
-                    for a in args]  # fmt: skip
+        signature: list[Any] = []
+        for a in args:
+            if type(a) is np.ndarray:
+                signature += a.dtype, a.shape, a.strides
+            else:
+                signature.append(_kind(a))
         for k, v in kwargs.items():
-            key.append((k, v if isinstance(v, bool) else _kind(v)))
-        key = tuple(key)
+            signature += k, v if isinstance(v, bool) else _kind(v)
+        key = tuple(signature)
         record = self._records.get(key)
         if record is None:
             if len(self._records) >= RECORDS:
@@ -215,8 +219,9 @@ class Pointwise(Op):
         """What to do for this signature: a function of (args, kwargs)."""
         everything = [*args, *kwargs.values()]
         if any(isinstance(a, Node) for a in everything):  # inside another trace: its function
-            assert self.traced is not None
-            return lambda args, kwargs: (self.traced(*args, **kwargs), (), None)
+            function = self.traced
+            assert function is not None
+            return lambda args, kwargs: (function(*args, **kwargs), (), None)
         if any(isinstance(a, np.generic) for a in args):
             return lambda args, kwargs: self._forward(
                 *[np.asarray(a) if isinstance(a, np.generic) else a for a in args], **kwargs
@@ -230,6 +235,7 @@ class Pointwise(Op):
             return lambda args, kwargs: self._forward(
                 np.asarray(args[0], first), *args[1:], **kwargs
             )
+        self._check_shapes(names, values)
         dtype = result_type(*[a for a in args if hasattr(a, "dtype") or _is_number(a)])
         if self.integer is not None and not is_real(dtype):
             return functools.partial(self._on_integers, dtype)
@@ -253,7 +259,7 @@ class Pointwise(Op):
     def _bind(self, args: tuple, kwargs: dict) -> tuple:
         """Names of the leaves, how to fetch them from a call, the static values, the leaves."""
         if self.traced is None:
-            return (*map(str, range(len(args))),), None, {}, args
+            return [f"input {i}" for i in range(len(args))], None, {}, args
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         names, static, values, sources = [], {}, [], []
@@ -278,6 +284,13 @@ class Pointwise(Op):
             return [args[i] if i < n else kwargs.get(name, value) for i, name, value in sources]
 
         return names, fetch, static, values
+
+    def _check_shapes(self, names: Sequence[str], values: Sequence[Any]) -> None:
+        shapes = [a.shape for a in values if hasattr(a, "dtype")]
+        width = max(map(len, shapes))
+        for sizes in zip(*[(1,) * (width - len(s)) + tuple(s) for s in shapes], strict=True):
+            require(len({*sizes} - {1}) < 2, self.name, "shapes must broadcast",
+                    **dict(zip(names, values, strict=True)))  # fmt: skip
 
     def _trace(self, names: Sequence[str], static: dict[str, Any]) -> Trace:
         if self.traced is None:
@@ -315,6 +328,8 @@ def _is_number(a: Any) -> bool:
 
 def _kind(a: Any) -> Any:
     """What a call's signature keeps of an argument that is not a NumPy array."""
+    if type(a) in (float, int):
+        return type(a)
     if hasattr(a, "dtype"):
         return type(a), a.dtype, a.shape, getattr(a, "strides", None)
     return a if a is None or isinstance(a, str) else type(a)
@@ -341,8 +356,8 @@ class Update:
     """An update of arrays in place, e.g. an optimizer's step, over many rows in one launch."""
 
     def __init__(self, function: Callable, inplace: Sequence[str]) -> None:
-        functools.update_wrapper(self, function)
         self.name, self.function = function.__name__, function
+        self.__doc__ = function.__doc__
         parameters = inspect.signature(function).parameters.values()
         self.arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.scalars = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -350,10 +365,10 @@ class Update:
         self._traces: dict[tuple, tuple[Trace, list[str]]] = {}
 
     def apply_(self, rows: Sequence[Sequence[Any]], **scalars: Any) -> None:
-        """Update every row (raw arrays, one for each positional parameter) in one launch.
+        """Update every row (raw arrays, one for each positional parameter) in place.
 
         All keyword parameters must be given: numbers may change freely, None, bools and strings
-        choose another kernel. Rows hold one dtype, float32 or float64.
+        choose another kernel. One launch for each dtype, float32 or float64.
         """
         if not rows:
             return
@@ -369,8 +384,10 @@ class Update:
                     error=GraphError, results=len(made.outputs))  # fmt: skip
             found = self._traces[static] = made, names
         made, names = found
-        be = backend.of(rows[0][0])
-        be.update(made.program, rows, [float(scalars[n]) for n in names], self.inplace)
+        values = [float(scalars[n]) for n in names]
+        for dtype in {row[0].dtype for row in rows}:
+            alike = [row for row in rows if row[0].dtype == dtype]
+            backend.of(alike[0][0]).update(made.program, alike, values, self.inplace)
 
 
 def _varies(value: Any) -> bool:

@@ -266,7 +266,7 @@ def test_a_dropped_function_leaves_nothing_behind():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ShapeError, match="do not broadcast"):
+    with pytest.raises(ShapeError, match=r"add: shapes must broadcast; got x \(3,\) float64, y"):
         pw.add(np.ones(3), np.ones(4))
     with pytest.raises(DTypeError, match="takes tensors and numbers"):
         pw.mul(np.ones(3), [1, 2, 3])

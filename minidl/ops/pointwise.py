@@ -248,9 +248,7 @@ def _isclose(x: Any, y: Any, *, rtol: float, atol: float, equal_nan: float) -> A
 _close = _op("isclose", _isclose, "Whether |x - y| ≤ atol + rtol·|y|.")
 
 
-def isclose(
-    x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> Any:
+def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
     """Whether |x - y| <= atol + rtol·|y|; equal infinities are close, NaN if equal_nan."""
     return _close(x, y, rtol=rtol, atol=atol, equal_nan=float(equal_nan))
 

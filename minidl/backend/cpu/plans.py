@@ -18,7 +18,7 @@ import numpy as np
 from minidl.backend.cpu import jit, memory, team
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
-from minidl.errors import DTypeError, ShapeError, require
+from minidl.errors import DTypeError, require
 
 SMALL = 4096  # elements up to which NumPy's ufuncs are used …
 NUMPY_STEPS = 3  # … in programs of at most so many steps
@@ -47,8 +47,7 @@ def pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> tup
     """Run a program on arrays and numbers (one per leaf); a tuple of new arrays.
 
     Real outputs have `dtype` (arithmetic is in it, or in float32 for half types), bools are bool.
-    Their memory order is the operands': channels-last before C order. Raises ShapeError where
-    shapes do not broadcast.
+    Their memory order is the operands': channels-last before C order. Shapes must broadcast.
     """
     return plan_pointwise(program, pointwise_signature(operands), dtype)(operands)
 
@@ -57,15 +56,11 @@ def pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> tup
 def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Run:
     """What `pointwise` does for operands of one signature, ready to be called with them."""
     given = [s for s in operands if s is not None]
-    try:
-        shape = np.broadcast_shapes(*(s[1] for s in given))
-    except ValueError:
-        shown = ", ".join(str(s[1]) for s in given)
-        raise ShapeError(f"pointwise: shapes do not broadcast; got {shown}") from None
+    shape = np.broadcast_shapes(*(s[1] for s in given))
     if dtype.itemsize == 2 or any(s[0].kind in "fV" and s[0].itemsize == 2 for s in given):
         return functools.partial(_through_float32, program, dtype)
-    require(all(s[0].str[1:] in TYPES for s in given), "pointwise", "an unsupported dtype",
-            error=DTypeError, operands=[s[0].name for s in given])  # fmt: skip
+    require(all(s[0].isnative and s[0].str[1:] in TYPES for s in given), "pointwise",
+            "an unsupported dtype", error=DTypeError, dtypes=[s[0].str for s in given])  # fmt: skip
     size = math.prod(shape)
     if 0 < size <= SMALL:
         ready = _numpy_plan(program, operands, dtype, shape)

@@ -123,7 +123,7 @@ class Printer:
         registers = self.steps([leaves.get(k) for k in range(program.leaves)])
         for j, register in enumerate(program.outputs):
             k = program.leaves + j
-            v = registers[register].to(TYPES[self.codes[k]])  # type: ignore[union-attr]
+            v = registers[register].to(TYPES[self.codes[k]])
             align = f"align {self.codes[k][1]}{mark}"
             self.line(f"store {v.kind} {v.name}, ptr {place(k).name}, {align}")
         self.close("loop", high, ", !llvm.loop !2")
