@@ -165,7 +165,8 @@ def loader_for(cfg: Config, images: Images) -> DataLoader:
     own = None if cfg.loss == "supcon" else transform
     data = ImageArrays(images.train.x.transpose(0, 2, 3, 1), images.train.y, images.classes, own)
     mixing = mix if mixes or cfg.loss == "supcon" else None
-    return DataLoader(data, cfg.batch, shuffle=True, num_workers=1, mix=mixing)
+    busy = cfg.device == "cpu" and cfg.policy == "none"  # a batch takes 1 ms, the cores have work
+    return DataLoader(data, cfg.batch, shuffle=True, num_workers=0 if busy else 2, mix=mixing)
 
 
 def batches(split: Split, images: Images, device: str) -> Iterator[tuple[ml.Tensor, ml.Tensor]]:

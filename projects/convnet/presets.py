@@ -45,12 +45,12 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "quick": _of(
         "a small batch-norm VGG on embedded data, about a minute",
         EMBEDDED,
-        epochs=8,
+        epochs=5,
         width=16,
         dense=64,
         lr=0.05,
         schedule="onecycle",
-        warmup=2.0,
+        warmup=1.0,
     ),
     "course": _of("the course's full project: e-all, on real images", ALL),
     "vgg-bn": _of(
