@@ -33,17 +33,10 @@ class ConvNeXt(nn.Module):
     """A patch stem, stages of blocks with 2x2 stride-2 convolutions between, pooling, a head."""
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        *,
-        dims: Sequence[int] = (64, 128, 256),
-        depths: Sequence[int] = (3, 3, 3),
-        kernel_size: int = 7,
-        patch_size: int = 2,
-        drop_path: float = 0.0,
-        layer_scale: float = 1e-6,
-        in_channels: int = 3,
-    ) -> None:
+        self, num_classes: int = 10, *, dims: Sequence[int] = (64, 128, 256),
+        depths: Sequence[int] = (3, 3, 3), kernel_size: int = 7, patch_size: int = 2,
+        drop_path: float = 0.0, layer_scale: float = 1e-6, in_channels: int = 3,
+    ) -> None:  # fmt: skip
         super().__init__()
         stem = nn.Conv2d(in_channels, dims[0], patch_size, stride=patch_size)
         self.downsamples = nn.ModuleList([nn.Sequential(stem, LayerNorm2d(dims[0], eps=1e-6))])

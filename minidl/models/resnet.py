@@ -93,17 +93,11 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        layers: Sequence[int],
-        widths: Sequence[int] = (64, 128, 256, 512),
-        num_classes: int = 1000,
-        *,
-        in_channels: int = 3,
-        stem: str = "imagenet",
-        shortcut: str = "B",
+        self, block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int],
+        widths: Sequence[int] = (64, 128, 256, 512), num_classes: int = 1000, *,
+        in_channels: int = 3, stem: str = "imagenet", shortcut: str = "B",
         squeeze_excite: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         stems = {"cifar": (3, 1, 1), "imagenet": (7, 2, 3), "patch": (2, 2, 0)}
         require(stem in stems, "ResNet", f"stem must be one of {[*stems]}", stem=stem)
@@ -138,49 +132,27 @@ class ResNet(nn.Module):
 
 
 def cifar_resnet(
-    depth: int = 20,
-    num_classes: int = 10,
-    *,
-    in_channels: int = 3,
-    width: int = 16,
-    shortcut: str = "B",
-    stem: str = "cifar",
-    squeeze_excite: bool = False,
-) -> ResNet:
+    depth: int = 20, num_classes: int = 10, *, in_channels: int = 3, width: int = 16,
+    shortcut: str = "B", stem: str = "cifar", squeeze_excite: bool = False,
+) -> ResNet:  # fmt: skip
     """The paper's network of 6n+2 layers for 32x32 images: 20, 56, 110 …"""
     require(depth % 6 == 2 and depth > 2, "cifar_resnet", "depth must be 6n+2", depth=depth)
     return ResNet(
-        BasicBlock,
-        [(depth - 2) // 6] * 3,
-        (width, 2 * width, 4 * width),
-        num_classes,
-        in_channels=in_channels,
-        stem=stem,
-        shortcut=shortcut,
-        squeeze_excite=squeeze_excite,
-    )
+        BasicBlock, [(depth - 2) // 6] * 3, (width, 2 * width, 4 * width), num_classes,
+        in_channels=in_channels, stem=stem, shortcut=shortcut, squeeze_excite=squeeze_excite,
+    )  # fmt: skip
 
 
 def _imagenet(block: type, layers: tuple[int, ...]) -> Callable[..., ResNet]:
     def make(
-        num_classes: int = 1000,
-        *,
-        in_channels: int = 3,
-        width: int = 64,
-        stem: str = "imagenet",
+        num_classes: int = 1000, *, in_channels: int = 3, width: int = 64, stem: str = "imagenet",
         squeeze_excite: bool = False,
-    ) -> ResNet:
+    ) -> ResNet:  # fmt: skip
         """The network as torchvision's; stem="cifar" for 32x32 images."""
-        widths = [width * 2**i for i in range(len(layers))]
         return ResNet(
-            block,
-            layers,
-            widths,
-            num_classes,
-            in_channels=in_channels,
-            stem=stem,
-            squeeze_excite=squeeze_excite,
-        )
+            block, layers, [width * 2**i for i in range(4)], num_classes,
+            in_channels=in_channels, stem=stem, squeeze_excite=squeeze_excite,
+        )  # fmt: skip
 
     return make
 

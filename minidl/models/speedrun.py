@@ -42,13 +42,9 @@ class SpeedrunNet(nn.Module):
     """A 2x2 stem of fixed whitening filters and their negatives, three groups, a scaled head."""
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        *,
-        widths: tuple[int, int, int] = (64, 256, 256),
-        in_channels: int = 3,
-        scale: float = 1 / 9,
-    ) -> None:
+        self, num_classes: int = 10, *, widths: tuple[int, int, int] = (64, 256, 256),
+        in_channels: int = 3, scale: float = 1 / 9,
+    ) -> None:  # fmt: skip
         super().__init__()
         stem = 2 * 4 * in_channels
         self.whiten = nn.Conv2d(in_channels, stem, 2)

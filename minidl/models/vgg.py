@@ -18,19 +18,10 @@ class VGGBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        *,
-        norm: str = "batch",
-        kernel_size: int = 3,
-        depthwise: bool = False,
-        downsample: str = "pool",
-        dropout: float = 0.0,
-        dropout_first: bool = False,
-        skip: bool = False,
-        squeeze_excite: bool = False,
-    ) -> None:
+        self, inputs: int, width: int, *, norm: str = "batch", kernel_size: int = 3,
+        depthwise: bool = False, downsample: str = "pool", dropout: float = 0.0,
+        dropout_first: bool = False, skip: bool = False, squeeze_excite: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         ways = ("pool", "stride")
         rule = f"downsample must be one of {ways}"
@@ -75,25 +66,12 @@ class VGG(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        *,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: int = 32,
-        blocks: int = 3,
-        dense: int = 128,
-        norm: str = "batch",
-        dropout: float = 0.0,
-        rising: float = 0.0,
-        dropout_first: bool = False,
-        downsample: str = "pool",
-        skip: bool = False,
-        squeeze_excite: bool = False,
-        depthwise: bool = False,
-        kernel_size: int = 3,
-        patch_size: int = 1,
-    ) -> None:
+        self, num_classes: int = 10, *, in_channels: int = 3, image_size: int = 32, width: int = 32,
+        blocks: int = 3, dense: int = 128, norm: str = "batch", dropout: float = 0.0,
+        rising: float = 0.0, dropout_first: bool = False, downsample: str = "pool",
+        skip: bool = False, squeeze_excite: bool = False, depthwise: bool = False,
+        kernel_size: int = 3, patch_size: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         side = image_size // patch_size
         rule = f"{blocks} blocks leave no pixels"
@@ -104,17 +82,10 @@ class VGG(nn.Module):
         self.blocks, inputs = nn.Sequential(), width if patch_size > 1 else in_channels
         for i, channels in enumerate(widths):
             block = VGGBlock(
-                inputs,
-                channels,
-                norm=norm,
-                kernel_size=kernel_size,
-                depthwise=depthwise,
-                downsample=downsample,
-                dropout=dropout + i * rising,
-                dropout_first=dropout_first,
-                skip=skip,
-                squeeze_excite=squeeze_excite,
-            )
+                inputs, channels, norm=norm, kernel_size=kernel_size, depthwise=depthwise,
+                downsample=downsample, dropout=dropout + i * rising, dropout_first=dropout_first,
+                skip=skip, squeeze_excite=squeeze_excite,
+            )  # fmt: skip
             self.blocks.append(block)
             side = side // 2 if downsample == "pool" else (side + 1) // 2
             inputs = channels

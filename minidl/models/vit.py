@@ -39,18 +39,10 @@ class ViT(nn.Module):
     """Patches as tokens behind a class token, learnt positions, pre-norm blocks, a head."""
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        *,
-        image_size: int = 32,
-        patch_size: int = 4,
-        dim: int = 192,
-        depth: int = 9,
-        heads: int = 3,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
+        self, num_classes: int = 10, *, image_size: int = 32, patch_size: int = 4, dim: int = 192,
+        depth: int = 9, heads: int = 3, mlp_ratio: float = 4.0, dropout: float = 0.0,
         in_channels: int = 3,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         fits = image_size % patch_size == 0
         rule = "patch_size must divide image_size"

@@ -84,25 +84,17 @@ class MultiheadAttention(Layer, show=""):
         name, axes = "MultiheadAttention", query.ndim
         require(axes in (2, 3), name, "query must have 3 axes, or 2 unbatched", query=query)
         widths = (self.embed_dim, self.kdim, self.vdim)
-        for key_name, x, width in zip(
-            ("query", "key", "value"), (query, key, value), widths, strict=True
-        ):
-            rule = f"{key_name} must have {axes} axes, the last of {width}"
-            require(x.ndim == axes and x.shape[-1] == width, name, rule, got=x)
+        for x, width in zip((query, key, value), widths):
+            rule = f"query, key and value must have {axes} axes, the last of {widths}"
+            require(x.ndim == axes and x.shape[-1] == width, name, rule, x=x)
         same = key.shape[:-1] == value.shape[:-1]
         require(same, name, "key and value must have the same length", key=key, value=value)
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
+        need_weights: bool = True, attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True, is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """query (L, N, E), key and value (S, N, …) -> output (L, N, E), weights (N, L, S) or None.
 
         N comes first with batch_first and is absent in unbatched inputs. key_padding_mask
@@ -175,13 +167,7 @@ class MultiheadAttention(Layer, show=""):
         return F.pad(mask, (0, extra)) if extra else mask
 
     def _attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        need_weights: bool,
-        causal: bool,
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Any, need_weights: bool, causal: bool
     ) -> tuple[Tensor, Tensor | None]:
         """q (N, L, E), k, v (N, S, E) -> (N, L, E) and the weights (N, heads, L, S) if needed."""
         n, rows, width = q.shape

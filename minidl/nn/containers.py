@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from itertools import groupby
 from typing import Any, Generic, Self, TypeVar
 
@@ -21,8 +21,7 @@ class _Numbered(Module, Generic[T]):
 
     def _fill(self, items: Iterable[T]) -> None:
         self.__dict__[self._kind].clear()
-        for i, item in enumerate(items):
-            self._add(str(i), item)
+        self.extend(items)
 
     def _add(self, name: str, item: Any) -> None:
         self.register_module(name, item)
@@ -30,24 +29,21 @@ class _Numbered(Module, Generic[T]):
     def _items(self) -> list[T]:
         return list(self.__dict__[self._kind].values())
 
-    def _name(self, index: int) -> str:
-        size = len(self)
-        require(-size <= index < size, type(self).__name__, f"index out of {size}", index=index)
-        return list(self.__dict__[self._kind])[index]
-
     def __len__(self) -> int:
         return len(self.__dict__[self._kind])
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._items())
 
+    def _name(self, index: int) -> str:
+        size = len(self)
+        require(-size <= index < size, type(self).__name__, f"index out of {size}", index=index)
+        return list(self.__dict__[self._kind])[index]
+
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return self._sliced(self._items()[index])
+            return type(self)(self._items()[index])  # type: ignore[call-arg]
         return self.__dict__[self._kind][self._name(index)]
-
-    def _sliced(self, items: list[T]) -> Self:
-        return type(self)(items)  # type: ignore[call-arg]
 
     def __setitem__(self, index: int, item: T) -> None:
         self._add(self._name(index), item)
@@ -68,6 +64,8 @@ class _Numbered(Module, Generic[T]):
             self.append(item)
         return self
 
+    __iadd__ = extend
+
     def insert(self, index: int, item: T) -> Self:
         """Put an item before the one at index."""
         items = self._items()
@@ -81,31 +79,29 @@ class _Numbered(Module, Generic[T]):
         del self[index]
         return item
 
-    def __iadd__(self, items: Iterable[T]) -> Self:
-        return self.extend(items)
-
 
 class Sequential(_Numbered[Module]):
     """Call modules one after the other: `Sequential(a, b)` or `Sequential({"first": a, …})`."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
-        if len(modules) == 1 and isinstance(modules[0], Mapping):
-            for name, module in modules[0].items():
-                self.register_module(name, module)
-        else:
-            self._fill(modules)  # type: ignore[arg-type]
+        named = len(modules) == 1 and isinstance(modules[0], Mapping)
+        items: Any = modules[0].items() if named else enumerate(modules)
+        for name, module in items:
+            self.register_module(str(name), module)
 
-    def _sliced(self, items: list[Module]) -> Self:
-        names = {id(module): name for name, module in self._modules.items()}
-        return type(self)({names[id(module)]: module for module in items})
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return type(self)(dict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
 
     def __delitem__(self, index: int | slice) -> None:
-        names = list(self._modules)[index]
-        for name in [names] if isinstance(names, str) else names:
-            del self._modules[name]
         if all(name.isdigit() for name in self._modules):
-            self._fill(self._items())
+            super().__delitem__(index)
+        else:
+            gone = list(self._modules)[index]
+            for name in [gone] if isinstance(gone, str) else gone:
+                del self._modules[name]
 
     def forward(self, x: Any) -> Any:
         """The last module's output."""
@@ -124,65 +120,42 @@ class ModuleList(_Numbered[Module]):
     def _child_lines(self) -> list[str]:
         """One line for each run of equal modules, as PyTorch shows them."""
         lines, start = [], 0
-        for text, run in groupby(repr(module) for module in self):
+        for text, run in groupby(map(repr, self)):
             n = len(list(run))
-            end = start + n - 1
-            shown = f"({start}): {text}" if n == 1 else f"({start}-{end}): {n} x {text}"
-            lines.append(_indent(shown))
+            shown = f"({start}): " if n == 1 else f"({start}-{start + n - 1}): {n} x "
+            lines.append(_indent(shown + text))
             start += n
         return lines
 
 
-class ModuleDict(Module):
-    """Modules by name."""
+class ModuleDict(Module, MutableMapping[str, Module]):
+    """Modules by name, with a dict's methods."""
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         super().__init__()
         self.update(modules or {})
 
-    def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
-        """Add or replace modules."""
-        for name, module in dict(modules).items():
-            self[name] = module
-
     def __getitem__(self, name: str) -> Module:
-        require(
-            name in self._modules, "ModuleDict", f"the names are {list(self._modules)}", name=name
-        )
+        require(name in self, "ModuleDict", f"the names are {list(self)}", name=name)
         return self._modules[name]
 
     def __setitem__(self, name: str, module: Module) -> None:
         self.register_module(name, module)
 
     def __delitem__(self, name: str) -> None:
-        self.pop(name)
-
-    def pop(self, name: str) -> Module:
-        """Remove and return a module."""
-        module = self[name]
+        self[name]  # refuses an unknown name
         del self._modules[name]
-        return module
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules
 
     def __len__(self) -> int:
         return len(self._modules)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._modules
-
-    def keys(self) -> Iterable[str]:
-        """The names."""
-        return self._modules.keys()
-
-    def values(self) -> Iterable[Module]:
-        """The modules."""
-        return self._modules.values()
-
-    def items(self) -> Iterable[tuple[str, Module]]:
-        """Names and modules."""
-        return self._modules.items()
 
 
 class ParameterList(_Numbered[Tensor]):

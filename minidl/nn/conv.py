@@ -8,7 +8,7 @@ from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn import init
-from minidl.nn.fields import Layer, Size, Switch, variant
+from minidl.nn.fields import Layer, Size, Switch
 from minidl.nn.parameter import new_parameter
 
 _SHOW = "{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}…"
@@ -50,7 +50,7 @@ class _Conv(Layer):
 
 
 class Conv2d(_Conv, show=_SHOW):
-    """Convolve (N, C, *sizes), over as many axes as the name says."""
+    """Convolve (N, C, H, W)."""
 
     _function = staticmethod(F.conv2d)
     in_channels: int
@@ -84,7 +84,7 @@ class Conv2d(_Conv, show=_SHOW):
 
 
 class ConvTranspose2d(_Conv, show=_SHOW):
-    """The adjoint of a convolution (N, C, *sizes), over as many axes as the name says."""
+    """The adjoint of Conv2d."""
 
     _function, _transposed = staticmethod(F.conv_transpose2d), True
     in_channels: int
@@ -118,7 +118,13 @@ class ConvTranspose2d(_Conv, show=_SHOW):
         return extra
 
 
-Conv1d = variant("Conv1d", Conv2d, _axes=1, _function=staticmethod(F.conv1d))
-ConvTranspose1d = variant(
-    "ConvTranspose1d", ConvTranspose2d, _axes=1, _function=staticmethod(F.conv_transpose1d)
-)
+class Conv1d(Conv2d):
+    """Convolve (N, C, L)."""
+
+    _axes, _function = 1, staticmethod(F.conv1d)
+
+
+class ConvTranspose1d(ConvTranspose2d):
+    """The adjoint of Conv1d."""
+
+    _axes, _function = 1, staticmethod(F.conv_transpose1d)

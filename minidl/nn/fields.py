@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 from minidl.autograd import Tensor
 from minidl.nn.module import Module
 
-M = TypeVar("M", bound=Module)
-_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
-_KEYWORD, _NONE = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 Size = Any  # an int, or a tuple with one for each axis
 Switch = Any  # a bool in the constructor; afterwards the parameter that it switches on, or None
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_KEYWORD, _NONE = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 
 
 @dataclass_transform(eq_default=False)
@@ -40,7 +39,7 @@ class Fields(Module):
             return
         if of is not None:
             cls._function = staticmethod(of)
-            cls.__doc__ = _doc(of)
+            cls.__doc__ = f"`F.{of.__name__}` as a module. {inspect.getdoc(of) or ''}"
         cls._show = show
         fields = {name: cls._signature.parameters[name] for name in cls._fields}
         for name, hint in inspect.get_annotations(cls).items():
@@ -72,12 +71,11 @@ class Fields(Module):
         if self._show is None:
             return ", ".join(f"{k}={v!r}" for k, v in values.items() if k != "inplace" or v)
         text = self._show.removesuffix("…").format(**values)
-        if self._show.endswith("…"):
-            for name, value in values.items():
-                usual = self._signature.parameters[name].default
-                same = value == (usual,) * len(value) if type(value) is tuple else value == usual
-                if f"{{{name}" not in self._show and not same:
-                    text += f", {name}={value}"
+        for name, value in values.items() if self._show.endswith("…") else ():
+            usual = self._signature.parameters[name].default
+            same = value == (usual,) * len(value) if type(value) is tuple else value == usual
+            if f"{{{name}" not in self._show and not same:
+                text += f", {name}={value}"
         return text
 
 
@@ -104,20 +102,6 @@ def _constructor(signature: inspect.Signature, where: tuple[str, ...]) -> Callab
         self._build(*place)
 
     me = inspect.Parameter("self", _POSITIONAL)
-    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[me, *signature.parameters.values()]
-    )
+    shown = signature.replace(parameters=[me, *signature.parameters.values()])
+    __init__.__signature__ = shown  # type: ignore[attr-defined]
     return __init__
-
-
-def variant(
-    name: str, base: type[M], of: Callable[..., Any] | None = None, **attributes: Any
-) -> type[M]:
-    """A subclass of base that differs only in its name, its function or attributes of the class."""
-    if of is not None:
-        attributes |= {"_function": staticmethod(of), "__doc__": _doc(of)}
-    return type(name, (base,), {"__module__": base.__module__, **attributes})
-
-
-def _doc(of: Callable[..., Any]) -> str:
-    return f"`F.{of.__name__}` as a module. {inspect.getdoc(of) or ''}"

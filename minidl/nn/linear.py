@@ -1,4 +1,4 @@
-"""Dense layers and tables of vectors: Linear, LazyLinear, Bilinear, Embedding, EmbeddingBag."""
+"""Linear, LazyLinear, Bilinear, PReLU, and tables of vectors: Embedding, EmbeddingBag."""
 
 from __future__ import annotations
 
@@ -137,3 +137,21 @@ class EmbeddingBag(_Table, show="{num_embeddings}, {embedding_dim}, mode={mode!r
     def forward(self, x: Tensor) -> Tensor:
         """x (bags, n) integers -> (bags, embedding_dim)."""
         return F.embedding_bag(x, self.weight, mode=self.mode)
+
+
+class PReLU(Layer, show="num_parameters={num_parameters}"):
+    """`F.prelu` with a slope, one for all or one a channel (axis 1), that is learnt."""
+
+    num_parameters: int = 1
+    init: float = 0.25
+
+    def _build(self, *where: Any) -> None:
+        self.weight = new_parameter((self.num_parameters,), *where)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.constant_(self.weight, self.init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, …) -> the same shape."""
+        return F.prelu(x, self.weight)

@@ -298,13 +298,14 @@ class Module:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device and/or convert floating state to a dtype, as `Tensor.to` takes them."""
-        probe = Tensor(np.zeros((), np.int8)).to(*args, **kwargs)  # shows what was asked for
+        probe = Tensor(np.zeros((), np.bool_)).to(*args, **kwargs)  # shows what was asked for
+        kind = probe.dtype.kind
+        require(kind in "bfV", "Module.to", "the dtype must be a floating one", dtype=probe.dtype)
 
         def convert(tensor: Tensor) -> Tensor:
-            keep = probe.dtype == np.int8 or tensor.dtype.kind in "iub"
+            keep = kind == "b" or tensor.dtype.kind in "iub"
             return tensor.to(probe.device, tensor.dtype if keep else probe.dtype)
 
-        require(probe.dtype.kind not in "u?c", "Module.to", "the dtype must be a floating one")
         return self._convert(convert)
 
     def float(self) -> Self:

@@ -10,13 +10,14 @@ from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn import init
-from minidl.nn.fields import Layer, Switch, variant
+from minidl.nn.fields import Layer, Switch
 from minidl.nn.parameter import new_parameter, new_tensor
 
 _CHANNELS = (
     "{num_features}, eps={eps}, momentum={momentum}, affine={affine}, bias={bias}, "
     "track_running_stats={track_running_stats}"
 )
+_GROUPS = "{num_groups}, {num_channels}, eps={eps}, affine={affine}, bias={bias}"
 _LAST = "{normalized_shape}, eps={eps}, elementwise_affine={elementwise_affine}"
 
 
@@ -40,16 +41,12 @@ class _ChannelNorm(_Norm):
 
     _keyword_only = ("bias",)
     _optional_state = frozenset({"num_batches_tracked"})
-    _dims: ClassVar[tuple[int, ...]]
 
     def _build(self, *where: Any) -> None:
-        shape = (self.num_features,)
-        mean = variance = count = None
-        if self.track_running_stats:
-            mean, variance = new_tensor(shape, *where), new_tensor(shape, *where)
-            count = new_tensor((), where[0], np.int64)
-        self.register_buffer("running_mean", mean)
-        self.register_buffer("running_var", variance)
+        shape, tracked = (self.num_features,), self.track_running_stats
+        self.register_buffer("running_mean", new_tensor(shape, *where) if tracked else None)
+        self.register_buffer("running_var", new_tensor(shape, *where) if tracked else None)
+        count = new_tensor((), where[0], np.int64) if tracked else None
         self.register_buffer("num_batches_tracked", count)
         self.reset_running_stats()
         self._affine(shape, self.affine, *where)
@@ -61,15 +58,17 @@ class _ChannelNorm(_Norm):
             init.ones_(self.running_var)
             init.zeros_(self.num_batches_tracked)
 
-    def _check(self, x: Tensor) -> None:
+    def _arguments(self, x: Tensor) -> tuple[Any, Any, Any, Any, Any]:
+        """What F takes first; x must have as many axes as the layer is for."""
         rule = f"x must have {' or '.join(map(str, self._dims))} axes"
         require(x.ndim in self._dims, type(self).__name__, rule, x=x)
+        return x, self.running_mean, self.running_var, self.weight, self.bias
 
 
 class BatchNorm2d(_ChannelNorm, show=_CHANNELS):
     """Normalise each channel of (N, C, H, W) over the batch (arXiv 1502.03167)."""
 
-    _dims = (4,)
+    _dims: ClassVar[tuple[int, ...]] = (4,)
     num_features: int
     eps: float = 1e-5
     momentum: float | None = 0.1
@@ -79,28 +78,25 @@ class BatchNorm2d(_ChannelNorm, show=_CHANNELS):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) -> the same shape."""
-        self._check(x)
-        momentum = self.momentum
+        arguments, momentum = self._arguments(x), self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if momentum is None:  # the plain mean over all batches; reads the count on the host
                 momentum = 1.0 / self.num_batches_tracked.item()
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training or self.running_mean is None,
-            momentum or 0.0,
-            self.eps,
-        )
+        training = self.training or self.running_mean is None
+        return F.batch_norm(*arguments, training, momentum or 0.0, self.eps)
+
+
+class BatchNorm1d(BatchNorm2d):
+    """Normalise each channel of (N, C) or (N, C, L) over the batch (arXiv 1502.03167)."""
+
+    _dims = (2, 3)
 
 
 class InstanceNorm2d(_ChannelNorm, show=_CHANNELS):
     """Normalise each channel of each sample of (N, C, H, W) (arXiv 1607.08022)."""
 
-    _dims = (3, 4)
+    _dims: ClassVar[tuple[int, ...]] = (3, 4)
     num_features: int
     eps: float = 1e-5
     momentum: float = 0.1
@@ -110,28 +106,20 @@ class InstanceNorm2d(_ChannelNorm, show=_CHANNELS):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) or unbatched (C, …) -> the same shape."""
-        self._check(x)
+        arguments = self._arguments(x)
         if x.ndim == self._dims[0]:
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        return F.instance_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training or not self.track_running_stats,
-            self.momentum or 0.0,
-            self.eps,
-        )
+        own = self.training or not self.track_running_stats
+        return F.instance_norm(*arguments, own, self.momentum or 0.0, self.eps)
 
 
-BatchNorm1d = variant("BatchNorm1d", BatchNorm2d, _dims=(2, 3))
-InstanceNorm1d = variant("InstanceNorm1d", InstanceNorm2d, _dims=(2, 3))
+class InstanceNorm1d(InstanceNorm2d):
+    """Normalise each channel of each sample of (N, C, L) (arXiv 1607.08022)."""
+
+    _dims = (2, 3)
 
 
-class GroupNorm(
-    _Norm, show="{num_groups}, {num_channels}, eps={eps}, affine={affine}, bias={bias}"
-):
+class GroupNorm(_Norm, show=_GROUPS):
     """Normalise each group of channels of each sample (arXiv 1803.08494)."""
 
     _keyword_only = ("bias",)
@@ -143,8 +131,8 @@ class GroupNorm(
 
     def _build(self, *where: Any) -> None:
         groups, channels = self.num_groups, self.num_channels
-        rule = "num_groups must divide num_channels"
         fits = groups > 0 and channels % groups == 0
+        rule = "num_groups must divide num_channels"
         require(fits, "GroupNorm", rule, num_groups=groups, num_channels=channels)
         self._affine((channels,), self.affine, *where)
 

@@ -180,10 +180,7 @@ class RNN(_Recurrent, show=""):
         return rnn(x, *state, *weights, nonlinearity=self.nonlinearity, reverse=reverse)
 
 
-class GRU(_Recurrent, show=""):
-    """Gated recurrent unit, gates in the order r, z, n; r applies after the product with W_hh."""
-
-    _gates = 3
+class _Gated(_Recurrent, show=""):
     input_size: int
     hidden_size: int
     num_layers: int = 1
@@ -191,23 +188,22 @@ class GRU(_Recurrent, show=""):
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
+
+
+class GRU(_Gated):
+    """Gated recurrent unit, gates in the order r, z, n; r applies after the product with W_hh."""
+
+    _gates = 3
 
     def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
         weights, reverse = self._arguments(suffix)
         return gru(x, *state, *weights, reverse=reverse)
 
 
-class LSTM(_Recurrent, show=""):
+class LSTM(_Gated, show=""):
     """Long short-term memory, gates i, f, g, o; proj_size projects h (arXiv 1402.1128)."""
 
     _gates, _states = 4, 2
-    input_size: int
-    hidden_size: int
-    num_layers: int = 1
-    bias: bool = True
-    batch_first: bool = False
-    dropout: float = 0.0
-    bidirectional: bool = False
     proj_size: int = 0
 
     def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
@@ -216,8 +212,12 @@ class LSTM(_Recurrent, show=""):
         return lstm(x, *state, *weights, reverse=reverse)
 
 
-class _Cell(_Uniform):
+class _Cell(_Uniform, show="{input_size}, {hidden_size}…"):
     """One step: x (B, input_size) or (input_size,) and the state -> the next state."""
+
+    input_size: int
+    hidden_size: int
+    bias: bool = True
 
     def _build(self, *where: Any) -> None:
         self._check_nonlinearity()
@@ -254,34 +254,25 @@ class _Cell(_Uniform):
 class RNNCell(_Cell, show="{input_size}, {hidden_size}…"):
     """One step of RNN."""
 
-    input_size: int
-    hidden_size: int
-    bias: bool = True
     nonlinearity: str = "tanh"
 
     def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
         return rnn(x, *states_and_weights, nonlinearity=self.nonlinearity)
 
 
-class GRUCell(_Cell, show="{input_size}, {hidden_size}…"):
+class GRUCell(_Cell):
     """One step of GRU."""
 
     _gates = 3
-    input_size: int
-    hidden_size: int
-    bias: bool = True
 
     def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
         return gru(x, *states_and_weights)
 
 
-class LSTMCell(_Cell, show="{input_size}, {hidden_size}…"):
+class LSTMCell(_Cell):
     """One step of LSTM."""
 
     _gates, _states = 4, 2
-    input_size: int
-    hidden_size: int
-    bias: bool = True
 
     def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
         return lstm(x, *states_and_weights)

@@ -1,4 +1,4 @@
-"""Modules without parameters that reshape, pad, drop or compare."""
+"""Identity, Flatten, Unflatten, the dropouts and the pads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require
-from minidl.nn.fields import Fields, Size, variant
+from minidl.nn.fields import Fields, Size
 from minidl.nn.module import Module
 
 
@@ -41,8 +41,7 @@ class Unflatten(Fields, show="dim={dim}, unflattened_size={unflattened_size}"):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, prod(sizes), …) -> (…, *sizes, …)."""
-        dim = self.dim % x.ndim
-        return x.reshape(*x.shape[:dim], *self.unflattened_size, *x.shape[dim + 1 :])
+        return x.unflatten(self.dim, self.unflattened_size)
 
 
 class Dropout(Fields, show="p={p}, inplace={inplace}"):
@@ -60,7 +59,10 @@ class Dropout(Fields, show="p={p}, inplace={inplace}"):
         return self._function(x, self.p, self.training)
 
 
-Dropout2d = variant("Dropout2d", Dropout, of=F.dropout2d)
+class Dropout2d(Dropout):
+    """Drop whole channels of (N, C, H, W)."""
+
+    _function = staticmethod(F.dropout2d)
 
 
 class ZeroPad2d(Fields, show="{padding}"):
@@ -82,34 +84,20 @@ class ZeroPad2d(Fields, show="{padding}"):
 
 
 class ConstantPad2d(ZeroPad2d, show="padding={padding}, value={value}"):
+    """Pad with a value."""
+
     value: float
 
 
-ZeroPad1d = variant("ZeroPad1d", ZeroPad2d, _axes=1)
-ConstantPad1d = variant("ConstantPad1d", ConstantPad2d, _axes=1)
-ReflectionPad1d = variant("ReflectionPad1d", ZeroPad2d, _axes=1, _mode="reflect")
-ReflectionPad2d = variant("ReflectionPad2d", ZeroPad2d, _mode="reflect")
-ReplicationPad1d = variant("ReplicationPad1d", ZeroPad2d, _axes=1, _mode="replicate")
-ReplicationPad2d = variant("ReplicationPad2d", ZeroPad2d, _mode="replicate")
-CircularPad1d = variant("CircularPad1d", ZeroPad2d, _axes=1, _mode="circular")
-CircularPad2d = variant("CircularPad2d", ZeroPad2d, _mode="circular")
+def _pad(name: str, mode: str, axes: int, base: Any = ZeroPad2d) -> Any:
+    return type(name, (base,), {"__module__": __name__, "_mode": mode, "_axes": axes})
 
 
-class CosineSimilarity(Fields, of=F.cosine_similarity, show=""):
-    dim: int = 1
-    eps: float = 1e-8
-
-
-class PairwiseDistance(Fields, of=F.pairwise_distance, show=""):
-    p: float = 2.0
-    eps: float = 1e-6
-    keepdim: bool = False
-
-
-class LocalResponseNorm(
-    Fields, of=F.local_response_norm, show="{size}, alpha={alpha}, beta={beta}, k={k}"
-):
-    size: int
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 1.0
+ZeroPad1d = _pad("ZeroPad1d", "constant", 1)
+ConstantPad1d = _pad("ConstantPad1d", "constant", 1, ConstantPad2d)
+ReflectionPad1d = _pad("ReflectionPad1d", "reflect", 1)
+ReflectionPad2d = _pad("ReflectionPad2d", "reflect", 2)
+ReplicationPad1d = _pad("ReplicationPad1d", "replicate", 1)
+ReplicationPad2d = _pad("ReplicationPad2d", "replicate", 2)
+CircularPad1d = _pad("CircularPad1d", "circular", 1)
+CircularPad2d = _pad("CircularPad2d", "circular", 2)

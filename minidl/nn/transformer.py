@@ -17,6 +17,8 @@ from minidl.nn.module import Module
 from minidl.nn.norm import LayerNorm
 from minidl.nn.shape import Dropout
 
+Mask = Tensor | None
+
 
 class _Layer(Layer, show=""):
     """Attention blocks and a feed-forward block, each within a residual and a layer norm."""
@@ -69,20 +71,14 @@ class TransformerEncoderLayer(_Layer):
     """Self-attention and feed-forward; (T, N, d_model), or N first with batch_first."""
 
     def forward(
-        self,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
+        self, src: Tensor, src_mask: Mask = None, src_key_padding_mask: Mask = None,
         is_causal: bool = False,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """src -> the same shape; masks as MultiheadAttention takes them."""
 
-        def attend(x: Tensor) -> Tensor:
-            return self.self_attn(
-                x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal
-            )[0]
-
-        return self._block(self._block(src, 1, attend), 2, self._feed_forward)
+        masks = (src_key_padding_mask, False, src_mask, True, is_causal)
+        x = self._block(src, 1, lambda x: self.self_attn(x, x, x, *masks)[0])
+        return self._block(x, 2, self._feed_forward)
 
 
 class TransformerDecoderLayer(_Layer):
@@ -91,30 +87,15 @@ class TransformerDecoderLayer(_Layer):
     _attentions = ("self_attn", "multihead_attn")
 
     def forward(
-        self,
-        tgt: Tensor,
-        memory: Tensor,
-        tgt_mask: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-        tgt_key_padding_mask: Tensor | None = None,
-        memory_key_padding_mask: Tensor | None = None,
-        tgt_is_causal: bool = False,
-        memory_is_causal: bool = False,
-    ) -> Tensor:
+        self, tgt: Tensor, memory: Tensor, tgt_mask: Mask = None, memory_mask: Mask = None,
+        tgt_key_padding_mask: Mask = None, memory_key_padding_mask: Mask = None,
+        tgt_is_causal: bool = False, memory_is_causal: bool = False,
+    ) -> Tensor:  # fmt: skip
         """tgt (T, N, d_model), memory (S, N, d_model) -> the shape of tgt."""
-
-        def attend(x: Tensor) -> Tensor:
-            return self.self_attn(
-                x, x, x, tgt_key_padding_mask, False, tgt_mask, is_causal=tgt_is_causal
-            )[0]
-
-        def look(x: Tensor) -> Tensor:
-            padding, causal = memory_key_padding_mask, memory_is_causal
-            return self.multihead_attn(
-                x, memory, memory, padding, False, memory_mask, is_causal=causal
-            )[0]
-
-        x = self._block(self._block(tgt, 1, attend), 2, look)
+        own = (tgt_key_padding_mask, False, tgt_mask, True, tgt_is_causal)
+        other = (memory_key_padding_mask, False, memory_mask, True, memory_is_causal)
+        x = self._block(tgt, 1, lambda x: self.self_attn(x, x, x, *own)[0])
+        x = self._block(x, 2, lambda x: self.multihead_attn(x, memory, memory, *other)[0])
         return self._block(x, 3, self._feed_forward)
 
 
@@ -126,33 +107,24 @@ class _Stack(Module):
         self.layers = ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
         self.num_layers, self.norm = num_layers, norm
 
-    def _finish(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else self.norm(x)
-
 
 class TransformerEncoder(_Stack):
     """A stack of encoder layers (enable_nested_tensor is PyTorch's and changes nothing)."""
 
     def __init__(
-        self,
-        encoder_layer: TransformerEncoderLayer,
-        num_layers: int,
-        norm: Module | None = None,
+        self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
         enable_nested_tensor: bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(encoder_layer, num_layers, norm)
 
     def forward(
-        self,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
+        self, src: Tensor, mask: Mask = None, src_key_padding_mask: Mask = None,
         is_causal: bool | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """src (T, N, d_model) -> the same shape."""
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, bool(is_causal))
-        return self._finish(src)
+        return src if self.norm is None else self.norm(src)
 
 
 class TransformerDecoder(_Stack):
@@ -164,26 +136,12 @@ class TransformerDecoder(_Stack):
         super().__init__(decoder_layer, num_layers, norm)
 
     def forward(
-        self,
-        tgt: Tensor,
-        memory: Tensor,
-        tgt_mask: Tensor | None = None,
-        memory_mask: Tensor | None = None,
-        tgt_key_padding_mask: Tensor | None = None,
-        memory_key_padding_mask: Tensor | None = None,
-        tgt_is_causal: bool | None = None,
-        memory_is_causal: bool = False,
-    ) -> Tensor:
+        self, tgt: Tensor, memory: Tensor, tgt_mask: Mask = None, memory_mask: Mask = None,
+        tgt_key_padding_mask: Mask = None, memory_key_padding_mask: Mask = None,
+        tgt_is_causal: bool | None = None, memory_is_causal: bool = False,
+    ) -> Tensor:  # fmt: skip
         """tgt (T, N, d_model), memory (S, N, d_model) -> the shape of tgt."""
+        masks = (tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
         for layer in self.layers:
-            tgt = layer(
-                tgt,
-                memory,
-                tgt_mask,
-                memory_mask,
-                tgt_key_padding_mask,
-                memory_key_padding_mask,
-                bool(tgt_is_causal),
-                memory_is_causal,
-            )
-        return self._finish(tgt)
+            tgt = layer(tgt, memory, *masks, bool(tgt_is_causal), memory_is_causal)
+        return tgt if self.norm is None else self.norm(tgt)

@@ -9,7 +9,8 @@ import numpy as np
 
 from minidl.autograd import Tensor
 from minidl.errors import require
-from minidl.ops.join import cat
+from minidl.functional import pad
+from minidl.ops.join import cat, stack
 
 
 class PackedSequence(NamedTuple):
@@ -27,11 +28,9 @@ def _rows(batch_sizes: np.ndarray, batch: int) -> np.ndarray:
 
 
 def pack_padded_sequence(
-    input: Tensor,
-    lengths: Tensor | Sequence[int],
-    batch_first: bool = False,
+    input: Tensor, lengths: Tensor | Sequence[int], batch_first: bool = False,
     enforce_sorted: bool = True,
-) -> PackedSequence:
+) -> PackedSequence:  # fmt: skip
     """Drop the padding of a batch (T, B, …), or (B, T, …) with batch_first.
 
     enforce_sorted=False sorts the sequences by length, longest first, and remembers the order.
@@ -56,11 +55,9 @@ def pack_padded_sequence(
 
 
 def pad_packed_sequence(
-    sequence: PackedSequence,
-    batch_first: bool = False,
-    padding_value: float = 0.0,
+    sequence: PackedSequence, batch_first: bool = False, padding_value: float = 0.0,
     total_length: int | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The padded batch (T, B, …) in its first order, and the lengths (B,)."""
     data, batch_sizes, _, back = sequence
     sizes = np.asarray(batch_sizes.tolist())
@@ -78,23 +75,18 @@ def pad_packed_sequence(
 
 
 def pad_sequence(
-    sequences: Sequence[Tensor],
-    batch_first: bool = False,
-    padding_value: float = 0.0,
+    sequences: Sequence[Tensor], batch_first: bool = False, padding_value: float = 0.0,
     padding_side: str = "right",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Put sequences (length, …) into one batch (T, B, …), filling up to the longest."""
     sides = ("left", "right")
     known = padding_side in sides
     require(known, "pad_sequence", f"padding_side must be in {sides}", padding_side=padding_side)
-    longest = max(len(s) for s in sequences)
-    columns = []
+    longest, rows = max(len(s) for s in sequences), []
     for s in sequences:
-        shape = (longest - len(s), *s.shape[1:])
-        blank = Tensor(np.full(shape, padding_value, s.dtype)).to(s.device)
-        parts = [s, blank] if padding_side == "right" else [blank, s]
-        columns.append(cat(parts, 0).unsqueeze(0 if batch_first else 1))
-    return cat(columns, 0 if batch_first else 1)
+        gap = (0, longest - len(s)) if padding_side == "right" else (longest - len(s), 0)
+        rows.append(pad(s, (0, 0) * (s.ndim - 1) + gap, value=padding_value))
+    return stack(rows, 0 if batch_first else 1)
 
 
 def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:
@@ -112,12 +104,9 @@ def unpad_sequence(
 
 
 def run_packed(
-    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]],
-    sizes: list[int],
-    backwards: bool,
-    data: Tensor,
-    states: tuple[Tensor, ...],
-) -> tuple[Any, ...]:
+    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]], sizes: list[int],
+    backwards: bool, data: Tensor, states: tuple[Tensor, ...],
+) -> tuple[Any, ...]:  # fmt: skip
     """Run step over each stretch of time in which the same sequences run.
 
     data (total, I); states (B, width) each -> outputs (total, O), *last states (B, width).
