@@ -75,6 +75,8 @@ class Node:
 class Op:
     """A differentiable function; calling it records a node when an input requires grad."""
 
+    __name__: str
+
     def __init__(self, function: Callable, definition: Callable | None, view: bool) -> None:
         self.function, self.definition, self.view = function, definition, view
         self.name = function.__name__

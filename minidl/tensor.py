@@ -23,7 +23,7 @@ class Device(str):
         return self.partition(":")[0]
 
     @property
-    def index(self) -> int | None:
+    def index(self) -> int | None:  # type: ignore[override]
         """Number of the device, None when not given."""
         number = self.partition(":")[2]
         return int(number) if number else None

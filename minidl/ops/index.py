@@ -301,13 +301,13 @@ def _triangle(x: Any, keep: np.ndarray) -> Any:
 def tril(x: Any, diagonal: int = 0) -> Any:
     """x with zeros above the diagonal."""
     require(x.ndim >= 2, "tril", "x must have at least 2 axes", x=x)
-    return _triangle(x, np.tri(*x.shape[-2:], diagonal, bool))
+    return _triangle(x, np.tri(x.shape[-2], x.shape[-1], diagonal, bool))
 
 
 def triu(x: Any, diagonal: int = 0) -> Any:
     """x with zeros below the diagonal."""
     require(x.ndim >= 2, "triu", "x must have at least 2 axes", x=x)
-    return _triangle(x, ~np.tri(*x.shape[-2:], diagonal - 1, bool))
+    return _triangle(x, ~np.tri(x.shape[-2], x.shape[-1], diagonal - 1, bool))
 
 
 def to_dtype(x: Any, dtype: Any) -> Any:

@@ -29,7 +29,7 @@ def axes_of(dim: Any, ndim: int, name: str) -> tuple[int, ...]:
     """dim (None: all; an int; several) as sorted distinct axes."""
     if dim is None or (isinstance(dim, (tuple, list)) and not dim):
         return tuple(range(ndim))
-    dims = [dim] if isinstance(dim, (int, np.integer)) else list(dim)
+    dims: list = [dim] if isinstance(dim, (int, np.integer)) else list(dim)
     axes = sorted(axis_of(d, ndim, name) for d in dims)
     require(len(set(axes)) == len(axes), name, "every dim may appear once", dim=dim)
     return tuple(a for a in axes if a < ndim)

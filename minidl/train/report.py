@@ -29,7 +29,8 @@ figure{margin:0}figcaption{font-size:12.5px;line-height:1.3;white-space:pre-line
 """
 TRAIN, HELDOUT, OTHER = "#8a94a6", "#2563eb", "#d97706"
 RUNS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
-TEXT = {"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+TEXT: Any = {"font.size": 9.5, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": True,
         "grid.color": "#e4e8ee", "axes.edgecolor": "#8a94a6", "axes.axisbelow": True,
         "svg.hashsalt": "minidl"}  # fmt: skip
 

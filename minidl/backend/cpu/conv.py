@@ -259,8 +259,9 @@ def _block(row: int, least: int) -> int:
 
 
 def _geometry(
-    x_shape: tuple, w_shape: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
-) -> Geometry:
+    x_shape: tuple, w_shape: tuple, stride: tuple[int, int], padding: tuple[int, int],
+    dilation: tuple[int, int], groups: int,
+) -> Geometry:  # fmt: skip
     _, c, h, w = x_shape
     k, _, r, s = w_shape
     oh = out_size(h, r, stride[0], padding[0], dilation[0])
@@ -305,8 +306,8 @@ def conv2d_input_grad(
 ) -> np.ndarray:  # fmt: skip
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
     v = _geometry(x_shape, w.shape, stride, padding, dilation, groups)
-    n = x_shape[0]
-    x = memory.empty_nchw(*x_shape, dtype=g.dtype)
+    n, c, height, width = x_shape
+    x = memory.empty_nchw(n, c, height, width, g.dtype)
     gs, xs = memory.nhwc(g), memory.nhwc(x)
     if _is_depthwise(v):
         taps = memory.contiguous(w.reshape(v.k, v.r, v.s).transpose(1, 2, 0))

@@ -262,8 +262,9 @@ def _lower(k: Kernel, real: str) -> str:
 
     from minidl.backend.cpu import lowering
 
-    level = config.OPT
-    config.OPT = lowering.no_optimisation(level)  # optimised once, after linking
+    level = config.OPT  # type: ignore[attr-defined]
+    # optimised once, after linking
+    config.OPT = lowering.no_optimisation(level)  # type: ignore[attr-defined]
     try:
         bound = _bind(k, real, lowering, k.fast)
         types = [lowering.numba_type(t, real) for t in k.types]
@@ -271,7 +272,7 @@ def _lower(k: Kernel, real: str) -> str:
         bound.compile(signature)
         text, name = lowering.unoptimised(bound, signature)
     finally:
-        config.OPT = level
+        config.OPT = level  # type: ignore[attr-defined]
     return lowering.with_entry(text, name, k.types, real, "ml_entry", k.alias)
 
 

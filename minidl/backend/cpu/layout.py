@@ -38,7 +38,8 @@ def cat(xs: Any, axis: int) -> np.ndarray:
     shape = list(xs[0].shape)
     shape[axis] = sum(x.shape[axis] for x in xs)
     if all(is_channels_last(x) for x in xs):
-        y = memory.empty_nchw(*shape, dtype=xs[0].dtype)
+        n, c, h, w = shape
+        y = memory.empty_nchw(n, c, h, w, xs[0].dtype)
     else:
         y = memory.empty(tuple(shape), xs[0].dtype)
     start = 0
@@ -53,7 +54,8 @@ def pad(x: np.ndarray, widths: tuple[tuple[int, int], ...], value: float) -> np.
     """x with `value` around it; negative widths cut; channels-last is kept."""
     shape = tuple(max(n + lo + hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True))
     if is_channels_last(x):
-        y = memory.empty_nchw(*shape, dtype=x.dtype)
+        n, c, h, w = shape
+        y = memory.empty_nchw(n, c, h, w, x.dtype)
     else:
         y = memory.empty(shape, x.dtype)
     y.fill(value)
