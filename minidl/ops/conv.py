@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import op
+from minidl.autograd import op, raw
 from minidl.errors import require
 from minidl.ops.join import pad_constant
 from minidl.ops.reduce import sum_axes
-from minidl.ops.shape import check_same_dtype, reshape
+from minidl.ops.shape import channels_last, check_same_dtype, reshape
 
 Pair = tuple[int, int]
 
@@ -125,6 +125,8 @@ def conv2d(
             x.shape[axis] + 2 * p >= d * (k - 1) + 1, "conv2d",
             "the kernel is larger than the padded x", x=x, weight=weight, padding=padding,
         )  # fmt: skip
+    if not raw(x).transpose(0, 2, 3, 1).flags.c_contiguous:
+        x = channels_last(x)  # once, here: backward finds it converted
     return convolve(
         x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups
     )

@@ -295,7 +295,7 @@ def conv2d(
     block = _block(row, 64)
     launch(
         _forward, n * v.oh * v.ow, block,
-        xs, memory.nhwc(w), bias, ys, _scratch(block, row, x.dtype), b is not None, block, *v,
+        xs, memory.contiguous(w.transpose(0, 2, 3, 1)), bias, ys, _scratch(block, row, x.dtype), b is not None, block, *v,
     )  # fmt: skip
     return y
 
@@ -317,7 +317,7 @@ def conv2d_input_grad(
     block = _block(row, 64)
     images = max(1, block // max(v.oh * v.ow, 1))
     panel = _scratch(block, row, g.dtype)
-    launch(_input_grad, n, images, gs, memory.nhwc(w), xs, panel, block, *v)
+    launch(_input_grad, n, images, gs, memory.contiguous(w.transpose(0, 2, 3, 1)), xs, panel, block, *v)
     return x
 
 
