@@ -157,11 +157,9 @@ def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 def view(x: Any, *shape: Any) -> Any:
     """reshape without a copy; raises where the strides do not allow it. Or a dtype to view as."""
     wanted = _filled(x, sizes_of(shape, "view"), "view")
-    a = raw(x)
-    possible = a.view()
     try:
-        possible.shape = wanted
-    except AttributeError:
+        raw(x).reshape(wanted, copy=False)
+    except ValueError:
         require(
             False,
             "view",

@@ -25,12 +25,10 @@ def reshape(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """x's elements in logical C order in a new shape: a view where possible."""
     if x.flags.c_contiguous:
         return x.reshape(shape)
-    y = x.view()
     try:
-        y.shape = shape
-    except AttributeError:
+        return x.reshape(shape, copy=False)
+    except ValueError:
         return memory.contiguous(x).reshape(shape)
-    return y
 
 
 def cat(xs: Any, axis: int) -> np.ndarray:

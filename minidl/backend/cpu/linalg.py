@@ -35,7 +35,7 @@ def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     n = y.shape[-1]
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     count = int(np.prod(batch))
-    if x.dtype.itemsize == 2:
+    if x.dtype.itemsize == 2 and x.dtype.kind in "fV":
         wide = matmul(x.astype(np.float32), y.astype(np.float32))
         return wide.astype(x.dtype)
     out = memory.empty((*batch, m, n), x.dtype)
