@@ -76,7 +76,7 @@ def read(cfg: Config) -> tuple[Split, Split, Sequence[str]]:
     """Training and test images of an official data set, or of the generator."""
     if cfg.dataset == "embedded":
         count = cfg.train_images + cfg.heldout if cfg.train_images else None
-        parts = [Shapes(True, count), Shapes(False)]
+        parts = [Shapes(True, count), Shapes(False, 1000)]
     else:
         parts = [OFFICIAL[cfg.dataset](cfg.data or None, train=train) for train in (True, False)]
     train, test = (Split(part.images, part.targets) for part in parts)
