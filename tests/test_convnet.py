@@ -59,11 +59,13 @@ def test_every_preset_builds_and_learns_one_step(name):
 
 
 def test_the_ladder_is_complete():
-    rows = """e-baseline e-dropout e-weight-decay e-augment e-all e-adam e-adamw e-sgd e-step e-restarts e-warmup-cosine
-              e-dropout-bn e-raw-input c-gap c-stride c-skip c-block4 c-augment c-erasing c-cutmix c-mixup c-layer-norm
-              c-instance-norm c-group-norm a-resnet20 a-resnet56 a-resnet110 a-cifar100-resnet20 a-se a-patchify a-mixes
-              a-convnext a-depthwise a-width64 a-supcon a-supcon-ce a-noise80-sce a-noise0-ce speedrun
-              smoke quick course vgg-bn resnet20""".split()
+    rows = """
+    e-baseline e-dropout e-weight-decay e-augment e-all e-adam e-adamw e-sgd e-step e-restarts
+    e-warmup-cosine e-dropout-bn e-raw-input c-gap c-stride c-skip c-block4 c-augment c-erasing
+    c-cutmix c-mixup c-layer-norm c-instance-norm c-group-norm a-resnet20 a-resnet56 a-resnet110
+    a-cifar100-resnet20 a-se a-patchify a-mixes a-convnext a-depthwise a-width64 a-supcon
+    a-supcon-ce a-noise80-sce a-noise0-ce speedrun smoke quick course vgg-bn resnet20
+    """.split()
     assert set(rows) <= set(PRESETS)
 
 
@@ -203,8 +205,10 @@ def test_run_directory(smoke):
         "report.html",
     } <= names
     result = json.loads((smoke / "result.json").read_text())
-    wanted = """test_accuracy heldout_accuracy test_loss epochs seconds images_per_second parameters flops device
-                commit""".split()
+    wanted = """
+    test_accuracy heldout_accuracy test_loss epochs seconds images_per_second parameters flops
+    device commit
+    """.split()
     assert set(wanted) <= set(result)
     assert 0 <= result["test_accuracy"] <= 1 and result["epochs"] == 2 and result["seconds"] > 0
     rows = [json.loads(line) for line in (smoke / "metrics.jsonl").read_text().splitlines()]

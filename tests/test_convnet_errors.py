@@ -61,7 +61,7 @@ def write_folder(root, size=(40, 40)):
     (["--set", "norm=bach"], "norm must be one of none, batch, layer, instance, group; got 'bach'"),
     (["--set", "flip"], "--set takes field=value; got 'flip'"),
     (["--set", "lr=-1"], "lr must be in [0, 1e+06]; got -1.0"),
-    (["--resume", "somewhere", "--seed", "1"], "--resume takes its configuration from somewhere; leave out --seed"),
+    (["--resume", "there", "--seed", "1"], "takes its configuration from there; leave out --seed"),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     (["predict", "a.png"], "the following arguments are required: --run"),
     (["compare"], "the following arguments are required: DIR"),
@@ -213,7 +213,11 @@ def test_missing_gpu(capsys, tmp_path):
 def test_nan_loss(capsys, tmp_path):
     args = ["--preset", "smoke", "--out", tmp_path / "run", "--set", "lr=1e6", "norm=none"]
     line = said(capsys, args, 1)
-    assert "the loss became" in line and "epoch 1, batch" in line and "at learning rate 9.62e+05" in line
+    assert (
+        "the loss became" in line
+        and "epoch 1, batch" in line
+        and "at learning rate 9.62e+05" in line
+    )
 
 
 def test_resume_of_no_run(capsys, tmp_path):

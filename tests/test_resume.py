@@ -1,4 +1,4 @@
-"""Runs of the command line that are killed, interrupted or out of disk, and what is left of them."""
+"""Runs of the command line that are killed, interrupted or out of disk, and what is left."""
 
 import json
 import os
@@ -21,7 +21,8 @@ def start(*args, **environment):
     """A child that runs the command line; checkpoints follow every update where SAVE_EVERY is 0."""
     code = (
         "import sys, os, minidl.train.loop as loop\n"
-        "loop.Trainer.__init__.__kwdefaults__['save_every'] = float(os.environ.get('SAVE_EVERY', 30))\n"
+        "every = float(os.environ.get('SAVE_EVERY', 30))\n"
+        "loop.Trainer.__init__.__kwdefaults__['save_every'] = every\n"
         "from projects.convnet.__main__ import cli\n"
         "sys.exit(cli(sys.argv[1:]))"
     )
