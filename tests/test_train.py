@@ -169,6 +169,22 @@ def test_signal_before_the_first_step_leaves_at_once():
         assert caught.value.code == 130 and stop.number == signal.SIGINT
 
 
+def test_a_step_that_never_ends_is_given_up(tmp_path):
+    def hook(trainer):
+        if trainer.steps == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    with StopSignal() as stop:
+        stop.patience = 0.1
+        trainer = toy(tmp_path, hook=hook, stop=stop)
+        started = time.monotonic()
+        with pytest.raises(Interrupted) as caught:
+            trainer.fit()
+    assert caught.value.code == 143 and time.monotonic() - started < 5
+    assert load(trainer.run.checkpoint)["loop"]["steps"] == 6  # that of the first epoch's end
+
+
 def test_nan_stops_with_the_place_and_keeps_the_checkpoint(tmp_path):
     trainer = toy(tmp_path, epochs=1)
     trainer.fit()

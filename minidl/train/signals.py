@@ -23,9 +23,12 @@ class StopSignal:
     """Within `with`, SIGINT and SIGTERM set a flag; a second, or one while idle, leaves at once.
 
     `busy` says that there is unsaved work: only then is it worth waiting for the step to end. While
-    the first kernels compile or data is read, nothing is lost by leaving immediately.
+    the first kernels compile or data is read, nothing is lost by leaving immediately. A step that
+    takes longer than `patience` seconds is given up: the last checkpoint stands.
     Works in the main thread only (Python's rule); elsewhere it does nothing.
     """
+
+    patience = 4.0
 
     def __init__(self) -> None:
         self.busy = False
@@ -33,7 +36,8 @@ class StopSignal:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        alarm = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []  # not on Windows
+        for number in (signal.SIGINT, signal.SIGTERM, *alarm):
             try:
                 self._before[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread
@@ -41,14 +45,19 @@ class StopSignal:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if hasattr(signal, "setitimer") and self.number:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.number = self.number, number
-        if again or not self.busy:
-            raise Interrupted(number, at_once=True)
+        if self.number or not self.busy:
+            self.number = self.number or number
+            raise Interrupted(self.number, at_once=True)
+        self.number = number
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, self.patience)
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal has come; for places that have nothing to save."""

@@ -90,8 +90,6 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UsageError(f"{name} must be in [{low:g}, {high:g}]; got {value!r}")
-        if self.accumulate > 1 and self.ema:
-            raise UsageError("ema with accumulate > 1 is not offered")
         if self.loss == "supcon" and not 0 < self.pretrain < self.epochs:
             got = f"pretrain={self.pretrain}, epochs={self.epochs}"
             raise UsageError(f"loss=supcon needs 0 < pretrain < epochs; got {got}")

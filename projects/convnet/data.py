@@ -170,9 +170,9 @@ def loader_for(cfg: Config, images: Images) -> DataLoader:
 
 
 def batches(split: Split, images: Images, device: str) -> Iterator[tuple[ml.Tensor, ml.Tensor]]:
-    """A split in order, normalised, 500 images at a time."""
+    """A split in order, normalised, 250 images at a time."""
     normalise = transforms.Normalize(images.mean, images.std)
-    for lo in range(0, len(split.y), 500):
-        part = slice(lo, lo + 500)
+    for lo in range(0, len(split.y), 250):
+        part = slice(lo, lo + 250)
         x, y = normalise(split.x[part]), split.y[part]
         yield ml.as_tensor(x).to(device), ml.as_tensor(y).to(device)
