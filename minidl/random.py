@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,20 +28,22 @@ STREAMS = {
 }
 _WORD = 2**64 - 1
 
+Shape = int | tuple[int, ...]
+
 
 class Generator:
     """One stream of random arrays; each method call takes one draw number (thread-safe).
 
-    seed: any integer, taken modulo 2**64; stream: one of STREAMS. Raises ShapeError otherwise.
+    seed: any integer, taken modulo 2**64; stream: one of STREAMS; draw: the first draw's number.
+    Raises ShapeError otherwise.
     """
 
-    def __init__(self, seed: int = 0, stream: str = "init") -> None:
-        require(
-            stream in STREAMS, "Generator", f"stream must be one of {[*STREAMS]}", stream=stream
-        )
-        self.stream = stream
-        self._lock = threading.Lock()
+    def __init__(self, seed: int = 0, stream: str = "init", draw: int = 0) -> None:
+        rule = f"stream must be one of {[*STREAMS]}"
+        require(stream in STREAMS, "Generator", rule, stream=stream)
+        self.stream, self._lock = stream, threading.Lock()
         self.manual_seed(seed)
+        self._draw = draw
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again at draw 0 of another seed."""
@@ -64,8 +67,6 @@ class Generator:
         require(ok, "Generator.set_state", rule, error=CheckpointError, state=state)
         self.stream, self._seed, self._draw = state["stream"], state["seed"], state["draw"]
 
-    state, load_state = get_state, set_state
-
     @property
     def key(self) -> int:
         """Philox's 64-bit key."""
@@ -80,7 +81,7 @@ class Generator:
 
     def bits(self, n: int) -> np.ndarray:
         """n words of 32 random bits (uint32)."""
-        return backend_random.random_bits(n, self.key, self.take())
+        return self._drawn(backend_random.random_bits, n)
 
     def keyed_bits(self, rows: np.ndarray, words: int, draw: int, first: int = 0) -> np.ndarray:
         """(len(rows), words) uint32 that depend on each row's number and on draw alone.
@@ -91,40 +92,34 @@ class Generator:
         assert first % 4 == 0, first
         return backend_random.random_rows(rows, words, self.key, draw, first // 4)
 
-    def uniform(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    def uniform(self, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
         """Uniform in [0, 1): multiples of 2**-24 in float32, of 2**-53 in float64."""
-        shape, n = _shaped(shape)
-        dtype = _real(dtype, "uniform")
-        return backend_random.random_uniform(n, dtype, self.key, self.take()).reshape(shape)
+        return self._drawn(backend_random.random_uniform, shape, _real(dtype))
 
-    def normal(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    def normal(self, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
         """Standard normals, float32 or float64."""
-        shape, n = _shaped(shape)
-        dtype = _real(dtype, "normal")
-        return backend_random.random_normal(n, dtype, self.key, self.take()).reshape(shape)
+        return self._drawn(backend_random.random_normal, shape, _real(dtype))
 
-    def bernoulli(
-        self, p: float, shape: int | tuple[int, ...], *, channels_last: bool = False
-    ) -> np.ndarray:
+    def bernoulli(self, p: float, shape: Shape, *, channels_last: bool = False) -> np.ndarray:
         """Booleans, True with probability p (to 2**-32).
 
         channels_last gives a 4-axis mask in channels-last memory; its values are the same.
         """
-        shape, n = _shaped(shape)
         require(0 <= p <= 1, "bernoulli", "p must lie in [0, 1]", p=p)
-        mask = backend_random.random_bernoulli(n, p, self.key, self.take()).reshape(shape)
-        return backend_random.mask_to_nhwc(mask) if channels_last else mask
+        mask = self._drawn(backend_random.random_bernoulli, shape, p)
+        if not channels_last:
+            return mask
+        return np.ascontiguousarray(mask.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
-    def integers(self, low: int, high: int, shape: int | tuple[int, ...]) -> np.ndarray:
+    def integers(self, low: int, high: int, shape: Shape) -> np.ndarray:
         """int64 in [low, high); off uniform by at most (high - low) / 2**64."""
-        shape, n = _shaped(shape)
         require(low < high, "integers", "low must be below high", low=low, high=high)
-        offset = self._words64(n) % np.uint64(high - low)
-        return (offset.astype(np.int64) + low).reshape(shape)
+        offset = self._drawn(backend_random.random_words64, shape) % np.uint64(high - low)
+        return offset.astype(np.int64) + low
 
     def permutation(self, n: int) -> np.ndarray:
         """A uniform order of range(n) (int64): 64-bit keys sorted, ties by index."""
-        return np.argsort(self._words64(n), kind="stable")
+        return np.argsort(self._drawn(backend_random.random_words64, n), kind="stable")
 
     def choice(self, weights: np.ndarray, n: int, *, replacement: bool = True) -> np.ndarray:
         """n indices (int64) drawn with probability proportional to weights (K,), all >= 0.
@@ -144,9 +139,19 @@ class Generator:
         finish = np.divide(race, w, out=np.full(len(w), np.inf), where=w > 0)
         return np.argsort(finish, kind="stable")[:n]
 
-    def _words64(self, n: int) -> np.ndarray:
-        pairs = self.bits(2 * n).astype(np.uint64)
-        return pairs[0::2] << np.uint64(32) | pairs[1::2]
+    def _drawn(self, work: Callable, shape: Shape, *args: Any) -> np.ndarray:
+        """One draw of work(number of elements, *args, key, draw), in the given shape."""
+        sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        ok = all(isinstance(s, (int, np.integer)) and s >= 0 for s in sizes)
+        require(ok, "Generator", "sizes must be integers >= 0", shape=shape)
+        return work(math.prod(sizes), *args, self.key, self.take()).reshape(sizes)
+
+
+def _real(dtype: Any) -> np.dtype:
+    dtype = np.dtype(dtype)
+    rule = "dtype must be float32 or float64"
+    require(dtype in (np.float32, np.float64), "Generator", rule, error=DTypeError, dtype=dtype)
+    return dtype
 
 
 _streams = {name: Generator(0, name) for name in STREAMS}
@@ -165,11 +170,6 @@ def manual_seed(seed: int) -> Generator:
     return _streams["init"]
 
 
-def initial_seed() -> int:
-    """The seed that the streams were last given."""
-    return _streams["init"].initial_seed()
-
-
 def get_state() -> dict[str, dict[str, Any]]:
     """The states of all streams, plain values by stream."""
     return {name: generator.get_state() for name, generator in _streams.items()}
@@ -181,33 +181,3 @@ def set_state(state: dict[str, dict[str, Any]]) -> None:
     require(not missing, "set_state", "a stream is missing", error=CheckpointError, missing=missing)
     for name, generator in _streams.items():
         generator.set_state(state[name])
-
-
-def philox_reference(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10 in plain NumPy, the definition that kernels are tested against.
-
-    counter (n, 4) words -> (n, 4) uint32 (Salmon et al., SC'11, figure 4).
-    """
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    c = np.asarray(counter, np.uint64).T
-    k0, k1 = key
-    for _ in range(10):
-        p, q = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
-        left, right = (q >> half) ^ c[1] ^ np.uint64(k0), (p >> half) ^ c[3] ^ np.uint64(k1)
-        c = np.stack([left, q & low, right, p & low])
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return c.T.astype(np.uint32)
-
-
-def _shaped(shape: int | tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    ok = all(isinstance(s, (int, np.integer)) and s >= 0 for s in sizes)
-    require(ok, "Generator", "sizes must be integers >= 0", shape=shape)
-    return sizes, math.prod(sizes)
-
-
-def _real(dtype: Any, op: str) -> np.dtype:
-    dtype = np.dtype(dtype)
-    rule = "dtype must be float32 or float64"
-    require(dtype in (np.float32, np.float64), op, rule, error=DTypeError, dtype=dtype)
-    return dtype

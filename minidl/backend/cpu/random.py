@@ -8,9 +8,11 @@ numbers: as easy as 1, 2, 3" (SC'11). Its 64-bit key is (k0, k1), its 128-bit co
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from minidl.backend.cpu.jit import R, cos, device, kernel, launch, log, sin, sqrt
+from minidl.backend.cpu.jit import Kernel, R, cos, device, kernel, launch, log, sin, sqrt
 
 ROW_BLOCKS = 1 << 20  # blocks that one row of random_rows owns
 _CHUNK = 1 << 13  # blocks of four words that a thread takes at a time
@@ -24,10 +26,13 @@ _TURN_F4, _TURN_F8 = 2.0 * np.pi / 2.0**32, 2.0 * np.pi / 2.0**64
 
 def random_bits(n: int, key: int, draw: int) -> np.ndarray:
     """n random words (uint32); word i is lane i % 4 of block i // 4."""
-    blocks = -(-n // 4)
-    out = np.empty(4 * blocks, np.uint32)
-    launch(_bits, blocks, _CHUNK, out, _signed(key), _signed(draw))
-    return out[:n]
+    return _filled(_bits, n, 4, np.uint32, key, draw)
+
+
+def random_words64(n: int, key: int, draw: int) -> np.ndarray:
+    """n random words (uint64), each of two of random_bits, the high one first."""
+    pairs = random_bits(2 * n, key, draw).astype(_U)
+    return pairs[0::2] << _HALF | pairs[1::2]
 
 
 def random_rows(rows: np.ndarray, words: int, key: int, draw: int, first: int = 0) -> np.ndarray:
@@ -45,40 +50,31 @@ def random_rows(rows: np.ndarray, words: int, key: int, draw: int, first: int = 
 
 def random_uniform(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
     """n uniforms in [0, 1): multiples of 2**-24 (float32) or, of two words, 2**-53 (float64)."""
-    single = np.dtype(dtype) == np.float32
-    lanes = 4 if single else 2
-    blocks = -(-n // lanes)
-    out = np.empty(lanes * blocks, dtype)
-    work = _uniform_f4 if single else _uniform_f8
-    launch(work, blocks, _CHUNK, out, _signed(key), _signed(draw))
-    return out[:n]
+    if dtype == np.float32:
+        words = random_bits(n, key, draw) >> np.uint32(8)
+        return words.astype(np.float32) * np.float32(2.0**-24)
+    return (random_words64(n, key, draw) >> _U(11)) * 2.0**-53
 
 
 def random_normal(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
     """n standard normals by Box and Muller: a pair from two words (float32) or four (float64)."""
-    single = np.dtype(dtype) == np.float32
-    lanes = 4 if single else 2
-    blocks = -(-n // lanes)
-    out = np.empty(lanes * blocks, dtype)
-    work = _normal_f4 if single else _normal_f8
-    launch(work, blocks, _CHUNK, out, _signed(key), _signed(draw))
-    return out[:n]
+    work, lanes = (_normal_f4, 4) if dtype == np.float32 else (_normal_f8, 2)
+    return _filled(work, n, lanes, dtype, key, draw)
 
 
 def random_bernoulli(n: int, p: float, key: int, draw: int) -> np.ndarray:
     """n booleans, True with probability p (to 2**-32): where word i < p * 2**32."""
-    blocks = -(-n // 4)
-    out = np.empty(4 * blocks, np.bool_)
-    launch(_bernoulli, blocks, _CHUNK, out, round(p * 2**32), _signed(key), _signed(draw))
+    return _filled(_bernoulli, n, 4, np.bool_, key, draw, round(p * 2**32))
+
+
+def _filled(
+    work: Kernel, n: int, lanes: int, dtype: Any, key: int, draw: int, *args: int
+) -> np.ndarray:
+    """n elements by a kernel that makes `lanes` of them of each block."""
+    blocks = -(-n // lanes)
+    out = np.empty(lanes * blocks, dtype)
+    launch(work, blocks, _CHUNK, out, *args, _signed(key), _signed(draw))
     return out[:n]
-
-
-def mask_to_nhwc(mask: np.ndarray) -> np.ndarray:
-    """Copy a C-ordered (N, C, H, W) mask into channels-last memory; the shape stays."""
-    n, c, h, w = mask.shape
-    out = np.empty((n, h, w, c), np.bool_)
-    launch(_transpose, n, 1, mask, out, c, h * w)
-    return out.transpose(0, 3, 1, 2)
 
 
 def _signed(word: int) -> int:
@@ -100,53 +96,26 @@ def _philox(block, key, draw):
     return a, b, c, d
 
 
+@device
+def _words(out, o, block, key, draw):
+    a, b, c, d = _philox(block, key, draw)
+    out[o] = np.uint32(a)
+    out[o + 1] = np.uint32(b)
+    out[o + 2] = np.uint32(c)
+    out[o + 3] = np.uint32(d)
+
+
 @kernel("u4* u8 u8")
 def _bits(lo, hi, slot, out, key, draw):
     for i in range(lo, hi):
-        a, b, c, d = _philox(_U(i), key, draw)
-        out[4 * i] = np.uint32(a)
-        out[4 * i + 1] = np.uint32(b)
-        out[4 * i + 2] = np.uint32(c)
-        out[4 * i + 3] = np.uint32(d)
+        _words(out, 4 * i, _U(i), key, draw)
 
 
 @kernel("i8* u4* int int u8 u8")
 def _rows(lo, hi, slot, rows, out, blocks, first, key, draw):
     for i in range(lo, hi):
-        start = rows[i] * ROW_BLOCKS + first
         for j in range(blocks):
-            a, b, c, d = _philox(_U(start + j), key, draw)
-            o = 4 * (i * blocks + j)
-            out[o] = np.uint32(a)
-            out[o + 1] = np.uint32(b)
-            out[o + 2] = np.uint32(c)
-            out[o + 3] = np.uint32(d)
-
-
-@kernel("f4* u8 u8")
-def _uniform_f4(lo, hi, slot, out, key, draw):
-    scale = np.float32(2.0**-24)
-    for i in range(lo, hi):
-        a, b, c, d = _philox(_U(i), key, draw)
-        out[4 * i] = np.float32(np.int32(a >> _U(8))) * scale
-        out[4 * i + 1] = np.float32(np.int32(b >> _U(8))) * scale
-        out[4 * i + 2] = np.float32(np.int32(c >> _U(8))) * scale
-        out[4 * i + 3] = np.float32(np.int32(d >> _U(8))) * scale
-
-
-@device
-def _unit_f8(high, low):
-    """An integer below 2**53 from two words."""
-    return np.float64(np.int64(((high << _HALF) | low) >> _U(11)))
-
-
-@kernel("f8* u8 u8")
-def _uniform_f8(lo, hi, slot, out, key, draw):
-    scale = np.float64(2.0**-53)
-    for i in range(lo, hi):
-        a, b, c, d = _philox(_U(i), key, draw)
-        out[2 * i] = _unit_f8(a, b) * scale
-        out[2 * i + 1] = _unit_f8(c, d) * scale
+            _words(out, 4 * (i * blocks + j), _U(rows[i] * ROW_BLOCKS + first + j), key, draw)
 
 
 @device
@@ -183,7 +152,8 @@ def _normal_f4(lo, hi, slot, out, key, draw):
 def _normal_f8(lo, hi, slot, out, key, draw):
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
-        radius = sqrt(R(-2) * log((_unit_f8(a, b) + R(1)) * R(2.0**-53)))
+        u = np.int64(((a << _HALF) | b) >> _U(11))
+        radius = sqrt(R(-2) * log((R(u) + R(1)) * R(2.0**-53)))
         turn = (c << _HALF) | d
         quarter = (turn + _U(1 << 61)) >> _U(62)  # may wrap to 0, as the angle does
         rest = np.int64(turn - (quarter << _U(62)))
@@ -199,12 +169,3 @@ def _bernoulli(lo, hi, slot, out, limit, key, draw):
         out[4 * i + 1] = np.uint8(b < bound)
         out[4 * i + 2] = np.uint8(c < bound)
         out[4 * i + 3] = np.uint8(d < bound)
-
-
-@kernel("u1* u1* int int")
-def _transpose(lo, hi, slot, x, y, c, hw):
-    for i in range(lo, hi):
-        base = i * c * hw
-        for j in range(hw):
-            for k in range(c):
-                y[base + j * c + k] = x[base + k * hw + j]
