@@ -15,9 +15,8 @@ import math
 
 import numpy as np
 
-from minidl import config
 from minidl.backend.cpu import memory
-from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, launch, log
+from minidl.backend.cpu.jit import R, Scratch, at, device, exp, gemm, kernel, launch, log
 
 Array = np.ndarray
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
@@ -226,8 +225,7 @@ def _plan(
             sizes[_MASK], seen = 1, full
         else:
             sizes[_MASK], bias = 2, full
-    scratch = memory.empty((config.threads() * slot,), q.dtype)
-    return sizes + strides, seen, bias, scratch
+    return sizes + strides, seen, bias, Scratch(slot)
 
 
 def attend(

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidl import config
 from minidl.backend.cpu import memory
-from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch
+from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
 from minidl.backend.cpu.reduce import add_partials
 
 
@@ -273,10 +272,6 @@ def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
-def _scratch(block: int, row: int, dtype: np.dtype) -> np.ndarray:
-    return memory.empty((config.threads() * block * row,), dtype)
-
-
 def conv2d(
     x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
     stride: tuple, padding: tuple, dilation: tuple, groups: int,
@@ -295,7 +290,7 @@ def conv2d(
     block = _block(row, 64)
     launch(
         _forward, n * v.oh * v.ow, block,
-        xs, memory.contiguous(w.transpose(0, 2, 3, 1)), bias, ys, _scratch(block, row, x.dtype), b is not None, block, *v,
+        xs, memory.contiguous(w.transpose(0, 2, 3, 1)), bias, ys, Scratch(block * row), b is not None, block, *v,
     )  # fmt: skip
     return y
 
@@ -316,7 +311,7 @@ def conv2d_input_grad(
     row = v.r * v.s * (v.c // groups)
     block = _block(row, 64)
     images = max(1, block // max(v.oh * v.ow, 1))
-    panel = _scratch(block, row, g.dtype)
+    panel = Scratch(block * row)
     launch(_input_grad, n, images, gs, memory.contiguous(w.transpose(0, 2, 3, 1)), xs, panel, block, *v)
     return x
 
@@ -342,6 +337,6 @@ def conv2d_weight_grad(
     count = max(4, min(32, (1 << 21) // max(size, 1)))  # partial sums: at most 8 MiB, at least 4
     span = max(1, -(-total // count))
     part = memory.empty((-(-total // span), v.k, v.r, v.s, v.c // groups), x.dtype)
-    panel = _scratch(block, row, x.dtype)
+    panel = Scratch(block * row)
     launch(_weight_grad, len(part), 1, xs, gs, part, panel, block, span, total, *v)
     return add_partials(part).transpose(0, 3, 1, 2)

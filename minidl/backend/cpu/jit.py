@@ -16,20 +16,26 @@ import ctypes
 import functools
 import hashlib
 import inspect
+import os
 import threading
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minidl.backend.cpu import blas, cache, maths, team
+from minidl.backend.cpu.memory import address_of, empty
 from minidl.errors import DTypeError, require
 
-FORMAT = 1  # part of every cache key: raise it when the way kernels are built changes
+FORMAT = 3  # part of every cache key: raise it when the way kernels are built changes
+ENTRY = "ml_entry"  # name of a compiled kernel
 _FAST = {"contract"}
 _REASSOCIATED = {"contract", "reassoc", "nsz"}
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release,
+                        after_in_child=_lock.release)  # fmt: skip
 _engines: list[Any] = []  # keeps loaded code alive
 
 
@@ -43,12 +49,9 @@ class Placeholder:
         raise TypeError(f"{self.name} can only be called inside a @kernel")
 
 
-R = Placeholder("R")
-at = Placeholder("at")
-gemm = Placeholder("gemm")
-exp, log, tanh, sqrt, erf = (Placeholder(n) for n in ("exp", "log", "tanh", "sqrt", "erf"))
-expm1, log1p, sin, cos = (Placeholder(n) for n in ("expm1", "log1p", "sin", "cos"))
 MATHS = ("exp", "log", "tanh", "sqrt", "erf", "expm1", "log1p", "sin", "cos")
+R, at, gemm = map(Placeholder, ("R", "at", "gemm"))
+exp, log, tanh, sqrt, erf, expm1, log1p, sin, cos = map(Placeholder, MATHS)
 
 
 class Device:
@@ -74,19 +77,15 @@ class Kernel:
 
     def address(self, real: str) -> int:
         """Address of the machine code for real type "f4" or "f8"."""
-        found = self._addresses.get(real)
-        if found is None:
-            rule = "the CPU's kernels take float32 and float64"
-            op = self.function.__name__.strip("_")
-            require(real in ("f4", "f8"), op, rule, error=DTypeError, dtype=real,
+        if real not in self._addresses:
+            require(real in ("f4", "f8"), self.function.__name__.strip("_"),
+                    "the CPU's kernels take float32 and float64", error=DTypeError, dtype=real,
                     fix="convert with .float()")  # fmt: skip
             with _lock:
-                found = self._addresses.get(real)
-                if found is None:
+                if real not in self._addresses:
                     key = _digest(self.name, _text(self), real, *self.types, self.fast, self.alias)
-                    found = _load(self.name, key, lambda: _lower(self, real), "ml_entry")
-                    self._addresses[real] = found
-        return found
+                    self._addresses[real] = _load(self.name, key, lambda: _lower(self, real), ENTRY)
+        return self._addresses[real]
 
 
 def kernel(types: str, *, fast: bool = False, alias: bool = False) -> Callable[[Callable], Kernel]:
@@ -99,6 +98,12 @@ def kernel(types: str, *, fast: bool = False, alias: bool = False) -> Callable[[
     return lambda function: Kernel(function, types, fast, alias)
 
 
+class Scratch(NamedTuple):
+    """Among the arguments of `launch`: so many numbers of scratch memory for each thread."""
+
+    size: int
+
+
 def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
     """Run the kernel over range(total) in fixed chunks on the thread team.
 
@@ -107,12 +112,12 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
     """
     if total <= 0:
         return
-    real = "f4"
-    for a in args:
-        if isinstance(a, np.ndarray) and a.dtype.kind == "f":
-            real = a.dtype.str[1:]
-            break
-    launch_address(kernel.address(real), total, chunk, table(args))
+    reals = (a.dtype.str[1:] for a in args if type(a) is np.ndarray and a.dtype.kind == "f")
+    real = next(reals, "f4")
+    crew = team.current()  # this one, whatever number of threads others set meanwhile
+    given = [empty((crew.threads * a.size,), real) if type(a) is Scratch else a for a in args]
+    words = table(given)
+    crew.run(kernel.address(real), address_of(words), total, chunk)
 
 
 def table(args: tuple | list) -> np.ndarray:
@@ -120,21 +125,12 @@ def table(args: tuple | list) -> np.ndarray:
     words: list[int] = []
     for a in args:
         if type(a) is np.ndarray:
-            words.append(a.ctypes.data)
+            words.append(address_of(a))
         elif isinstance(a, (float, np.floating)):
-            words.append(_bits(float(a)))
+            words.append(int(np.float64(a).view(np.int64)))
         else:
             words.append(int(a))
     return np.array(words, np.int64)
-
-
-def _bits(x: float) -> int:
-    return int(np.float64(x).view(np.int64))
-
-
-def launch_address(address: int, total: int, chunk: int, words: np.ndarray) -> None:
-    """Run machine code over range(total) in chunks; `words` is its table (int64)."""
-    team.run(address, words.ctypes.data, total, chunk)
 
 
 def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any]:
@@ -172,7 +168,7 @@ def _llvm() -> tuple[Any, str]:
 def _digest(*parts: object) -> str:
     _, processor = _llvm()
     text = "\0".join(map(str, parts)) + "\0".join(
-        (str(FORMAT), cache.versions(), processor, blas.kind(), maths.library())
+        (str(FORMAT), cache.versions(), processor, str(blas.integer_bits()), maths.library())
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -209,7 +205,7 @@ def _machine() -> Any:
 
 
 def _compile(text: str, entries: tuple[str, ...]) -> bytes:
-    """Link the maths library and BLAS wrappers, optimise for this processor, emit object code."""
+    """Link the maths library, optimise for this processor, emit object code."""
     llvm, _ = _llvm()
     machine = _machine()
     module = llvm.parse_assembly(text)
@@ -230,8 +226,7 @@ def _compile(text: str, entries: tuple[str, ...]) -> bytes:
 @functools.cache
 def _library() -> Any:
     llvm, _ = _llvm()
-    text = maths.library() + blas.wrappers()
-    return llvm.parse_assembly(text.replace("define internal", "define"))
+    return llvm.parse_assembly(maths.library().replace("define internal", "define"))
 
 
 # ---- from Python to LLVM IR --------------------------------------------------------------------
@@ -263,8 +258,7 @@ def _lower(k: Kernel, real: str) -> str:
     from minidl.backend.cpu import lowering
 
     level = config.OPT  # type: ignore[attr-defined]
-    # optimised once, after linking
-    config.OPT = lowering.no_optimisation(level)  # type: ignore[attr-defined]
+    config.OPT = type(level)(0)  # type: ignore[attr-defined] # optimised once, after linking
     try:
         bound = _bind(k, real, lowering, k.fast)
         types = [lowering.numba_type(t, real) for t in k.types]
@@ -273,7 +267,7 @@ def _lower(k: Kernel, real: str) -> str:
         text, name = lowering.unoptimised(bound, signature)
     finally:
         config.OPT = level  # type: ignore[attr-defined]
-    return lowering.with_entry(text, name, k.types, real, "ml_entry", k.alias)
+    return lowering.with_entry(text, name, k.types, real, ENTRY, k.alias)
 
 
 def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool) -> Any:
@@ -285,8 +279,8 @@ def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool) -> Any:
     names: dict[str, Any] = dict(function.__globals__)
     for name, value in _parts(function):
         if isinstance(value, Placeholder):
-            names[name] = lowering.meaning(value.name, real)
-        elif isinstance(value, Device):
+            value = names[name] = lowering.meaning(value.name, real)
+        if isinstance(value, Device):
             names[name] = _bind(value, real, lowering, fast)
     flags = _REASSOCIATED if fast else _FAST
     twin = FunctionType(function.__code__, names, function.__name__, function.__defaults__)

@@ -12,7 +12,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from minidl.backend.cpu.jit import MATHS
+from minidl.backend.cpu import blas
+from minidl.backend.cpu.jit import MATHS, R, at, device
 
 _TYPES = {
     "int": types.int64,
@@ -27,11 +28,6 @@ _TYPES = {
 }
 _IR = {"f4": "float", "f8": "double", "int": "i64"}
 _IR |= {f"{k}{n}": f"i{8 * n}" for k in "iu" for n in (1, 4, 8)}
-
-
-def no_optimisation(level: Any) -> Any:
-    """The value of numba.config.OPT that leaves the IR alone."""
-    return type(level)(0)
 
 
 def numba_type(name: str, real: str) -> Any:
@@ -105,8 +101,28 @@ def _unary(symbol: str) -> Any:
     return call
 
 
+@device
+def _own_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """c = alpha op(a) op(b) + beta c, as row updates c[i] += a[i, p] b[p], which vectorise."""
+    for i in range(m):
+        row = at(c, i * ldc)
+        for j in range(n):
+            row[j] = R(0) if beta == R(0) else beta * row[j]
+        for p in range(k):
+            factor = alpha * (a[p * lda + i] if ta else a[i * lda + p])
+            if tb:
+                for j in range(n):
+                    row[j] += factor * b[j * ldb + p]
+            else:
+                for j in range(n):
+                    row[j] += factor * b[p * ldb + j]
+
+
 def _gemm(real: str) -> Any:
-    symbol = _known(f"ml_gemm_f{8 * int(real[1])}")
+    bits = blas.integer_bits()
+    if not bits:
+        return _own_gemm
+    symbol = f"minidl_{'s' if real == 'f4' else 'd'}gemm"  # known from `blas.symbols`
     number = _TYPES[real]
     pointer = types.CPointer(number)
     wanted = [types.int64] * 5 + [number, pointer, types.int64, pointer, types.int64]
@@ -115,9 +131,13 @@ def _gemm(real: str) -> Any:
     @intrinsic
     def call(typing_context: Any, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kinds = [value.type for value in args]
-            made = ir.FunctionType(ir.VoidType(), kinds)
-            builder.call(_declared(builder.module, symbol, made), args)
+            word, enum = ir.IntType(bits), ir.IntType(32)
+            turned = [builder.add(builder.trunc(v, enum), enum(111)) for v in args[:2]]
+            given = [builder.trunc(v, word) if v.type == ir.IntType(64) and bits < 64 else v
+                     for v in args[2:]]  # fmt: skip
+            given = [enum(101), *turned, *given]  # row-major; 111: as it is, 112: transposed
+            made = ir.FunctionType(ir.VoidType(), [v.type for v in given])
+            builder.call(_declared(builder.module, symbol, made), given)
             return context.get_dummy_value()
 
         return types.void(*wanted), generate
@@ -137,11 +157,8 @@ def _known(symbol: str) -> str:
 
 def meaning(name: str, real: str) -> Any:
     """What a placeholder stands for in a kernel of the given real type."""
+    if name in MATHS:
+        return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))
     if name == "R":
         return np.float32 if real == "f4" else np.float64
-    if name == "at":
-        return _at
-    if name == "gemm":
-        return _gemm(real)
-    assert name in MATHS, name
-    return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))
+    return _at if name == "at" else _gemm(real)

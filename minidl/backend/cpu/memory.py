@@ -1,24 +1,90 @@
 """Pooled memory for large arrays: a training step's buffers are reused instead of mapped anew.
 
 A large array is a view of a block leased from the pool. The lease is the array's `base`; when the
-last view is gone, the lease's finaliser hands the block back. Blocks are reused for requests of
-the same size, or of one up to an eighth smaller; free ones are unmapped when they would take the
-total more than a quarter above the high-water mark.
+last view is gone, the lease's finaliser hands the block back. Sizes are rounded up to eighths of a
+power of two, and a block serves later requests of its own rounded size; free ones are unmapped when
+they would take the total more than a quarter above the high-water mark.
 """
 
 from __future__ import annotations
 
-import bisect
+import collections
+import ctypes
 import math
 import mmap
+import os
 import threading
 from typing import Any
 
 import numpy as np
 
+Array = np.ndarray
 _SMALL = 1 << 16  # bytes below which NumPy's own allocation is as good
 _PAGE = 1 << 12
 _HUGE = 1 << 22  # blocks from here on ask for huge pages
+# Private, so that a forked child does not write into its parent's arrays.
+_MAPPING = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+
+
+class Pool:
+    """Free blocks by size, and the counts that `memory_stats` shows."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # another object's finaliser may run inside take
+        self.returned: collections.deque[mmap.mmap] = collections.deque()
+        self.free: dict[int, list[mmap.mmap]] = {}  # the size given back last comes last
+        self.addresses: dict[int, int] = {}
+        self.used = self.peak = self.idle = self.reused = self.mapped = 0
+
+    def take(self, nbytes: int) -> mmap.mmap:
+        """A block of at least nbytes."""
+        step = max(_PAGE, 1 << (nbytes.bit_length() - 4))
+        size = -(-nbytes // step) * step
+        with self.lock:
+            self.collect()
+            stack = self.free.get(size)
+            if stack:
+                block = stack.pop()
+                self.idle -= size
+                self.reused += 1
+            else:
+                block = mmap.mmap(-1, size, **_MAPPING)
+                if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+                    block.madvise(mmap.MADV_HUGEPAGE)
+                self.addresses[id(block)] = address_of(np.frombuffer(block, np.uint8))
+                self.mapped += 1
+            self.used += size
+            self.peak = max(self.peak, self.used)
+        return block
+
+    def collect(self) -> None:
+        """Take back what finalisers returned; unmap the longest idle above the high-water mark."""
+        while self.returned:
+            block = self.returned.popleft()
+            size = len(block)
+            self.used -= size
+            self.idle += size
+            stack = self.free.pop(size, [])
+            stack.append(block)
+            self.free[size] = stack  # now the size given back last
+        self.trim(self.peak + max(self.peak // 4, _HUGE))
+
+    def trim(self, most: int) -> None:
+        """Unmap idle blocks until no more than `most` bytes are mapped, or none is idle."""
+        while self.idle and self.idle + self.used > most:
+            size = next(iter(self.free))
+            stack = self.free[size]
+            if not stack:
+                del self.free[size]
+                continue
+            self.idle -= size
+            del self.addresses[id(stack.pop(0))]
+
+
+_pool = Pool()
+if hasattr(os, "register_at_fork"):  # no child with a lock that another thread held
+    os.register_at_fork(before=_pool.lock.acquire, after_in_parent=_pool.lock.release,
+                        after_in_child=_pool.lock.release)  # fmt: skip
 
 
 class _Lease:
@@ -30,87 +96,25 @@ class _Lease:
         self.block = block
         self.__array_interface__ = interface
 
-    def __del__(self) -> None:
-        _pool.give(self.block)
+    # Only appends, and reads no global name: it may run anywhere, even as the interpreter exits.
+    def __del__(self, give: Any = _pool.returned.append) -> None:
+        give(self.block)
 
 
-class Pool:
-    """Free blocks by size, and the counts that `memory_stats` shows."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()  # a finaliser may run inside take
-        self.free: dict[int, list[mmap.mmap]] = {}  # the size given back last comes last
-        self.sizes: list[int] = []  # sizes with free blocks, ascending
-        self.addresses: dict[int, int] = {}
-        self.used = self.peak = self.idle = self.reused = self.mapped = 0
-
-    def take(self, nbytes: int) -> mmap.mmap:
-        """A block of at least nbytes."""
-        size = -(-nbytes // _PAGE) * _PAGE
-        with self.lock:
-            i = bisect.bisect_left(self.sizes, size)
-            if i < len(self.sizes) and self.sizes[i] <= size + size // 8:
-                size = self.sizes[i]
-                stack = self.free[size]
-                block = stack.pop()
-                if not stack:
-                    del self.free[size], self.sizes[i]
-                self.idle -= size
-                self.reused += 1
-            else:
-                block = _map(size)
-                self.addresses[id(block)] = np.frombuffer(block, np.uint8).ctypes.data
-                self.mapped += 1
-            self.used += size
-            self.peak = max(self.peak, self.used)
-        return block
-
-    def give(self, block: mmap.mmap) -> None:
-        """Take a block back; unmap the longest idle ones above the high-water mark."""
-        size = len(block)
-        with self.lock:
-            self.used -= size
-            self.idle += size
-            stack = self.free.pop(size, [])
-            if not stack:
-                bisect.insort(self.sizes, size)
-            self.free[size] = stack  # now the size used last
-            stack.append(block)
-            while self.idle + self.used > self.peak + max(self.peak // 4, _HUGE):
-                self._drop()
-
-    def _drop(self) -> None:
-        size = next(iter(self.free))
-        block = self.free[size].pop(0)
-        if not self.free[size]:
-            del self.free[size]
-            self.sizes.remove(size)
-        self.idle -= size
-        del self.addresses[id(block)]
-
-    def clear(self) -> None:
-        """Unmap every idle block."""
-        with self.lock:
-            while self.sizes:
-                self._drop()
+_HEADER = object.__basicsize__  # the data pointer follows the object's header (NumPy's C ABI)
 
 
-def _map(size: int) -> mmap.mmap:
-    block = mmap.mmap(-1, size)
-    if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)
-    return block
+def address_of(a: Array) -> int:
+    """Address of the first element; `a.ctypes.data` in a sixth of its time."""
+    return ctypes.c_size_t.from_address(id(a) + _HEADER).value
 
 
-_pool = Pool()
-
-
-def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     """An uninitialised array in C order; large ones come from the pool."""
     return strided(shape, None, np.dtype(dtype))
 
 
-def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.dtype) -> np.ndarray:
+def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.dtype) -> Array:
     """An uninitialised dense array with the given strides in bytes (None: C order)."""
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < _SMALL or dtype.kind not in "fiub":
@@ -128,7 +132,7 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.d
     return np.asarray(_Lease(block, interface))
 
 
-def empty_like(x: np.ndarray, dtype: Any = None) -> np.ndarray:
+def empty_like(x: Array, dtype: Any = None) -> Array:
     """An uninitialised dense array of x's shape, with its axes in the same order in memory."""
     dtype = x.dtype if dtype is None else np.dtype(dtype)
     if x.flags.c_contiguous:
@@ -136,7 +140,7 @@ def empty_like(x: np.ndarray, dtype: Any = None) -> np.ndarray:
     return strided(x.shape, dense_strides(x, dtype.itemsize), dtype)
 
 
-def dense_strides(x: np.ndarray, itemsize: int) -> tuple[int, ...]:
+def dense_strides(x: Array, itemsize: int) -> tuple[int, ...]:
     """Strides of a dense array whose axes lie in memory in the order of x's strides."""
     order = sorted(range(x.ndim), key=lambda i: (-abs(x.strides[i]), i))
     strides, step = [0] * x.ndim, itemsize
@@ -146,26 +150,24 @@ def dense_strides(x: np.ndarray, itemsize: int) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """An array of zeros in C order."""
-    y = empty(shape, dtype)
-    y.fill(0)
-    return y
-
-
-def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> np.ndarray:
+def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:
     """An array of one value in C order."""
     y = empty(shape, dtype)
     y.fill(value)
     return y
 
 
-def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> np.ndarray:
+def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """An array of zeros in C order."""
+    return full(shape, 0, dtype)
+
+
+def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> Array:
     """An uninitialised (N, C, H, W) array whose memory is (N, H, W, C)."""
     return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
 
 
-def nhwc(x: np.ndarray) -> np.ndarray:
+def nhwc(x: Array) -> Array:
     """x (N, C, H, W) as a C-contiguous (N, H, W, C) array: a view, or one copy."""
     y = x.transpose(0, 2, 3, 1)
     if y.flags.c_contiguous:
@@ -176,7 +178,7 @@ def nhwc(x: np.ndarray) -> np.ndarray:
     return made
 
 
-def contiguous(x: np.ndarray) -> np.ndarray:
+def contiguous(x: Array) -> Array:
     """x in C order: itself, or a copy."""
     if x.flags.c_contiguous:
         return x
@@ -185,7 +187,7 @@ def contiguous(x: np.ndarray) -> np.ndarray:
     return made
 
 
-def copy(x: np.ndarray) -> np.ndarray:
+def copy(x: Array) -> Array:
     """A dense copy with x's order of axes in memory."""
     made = empty_like(x)
     np.copyto(made, x)
@@ -198,15 +200,13 @@ conversions = [0]  # copies made by nhwc, for the layout census
 def memory_stats() -> dict[str, int]:
     """Bytes in use, at most in use, and idle in the pool; blocks mapped and reused so far."""
     with _pool.lock:
-        return {
-            "allocated": _pool.used,
-            "peak": _pool.peak,
-            "idle": _pool.idle,
-            "mapped": _pool.mapped,
-            "reused": _pool.reused,
-        }
+        _pool.collect()
+        counts = (_pool.used, _pool.peak, _pool.idle, _pool.mapped, _pool.reused)
+    return dict(zip(("allocated", "peak", "idle", "mapped", "reused"), counts, strict=True))
 
 
 def empty_cache() -> None:
     """Give every idle block back to the system."""
-    _pool.clear()
+    with _pool.lock:
+        _pool.collect()
+        _pool.trim(0)

@@ -7,7 +7,6 @@ thousand elements, programs of one to three steps are left to NumPy's ufuncs.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu import jit, memory, team
+from minidl.backend.cpu.memory import address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
 from minidl.errors import DTypeError, require
@@ -259,14 +259,6 @@ def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) ->
         text = printer(program, kernel, *more)
         address = _loaded[key] = jit.compile_ir(text, "pointwise")
     return address
-
-
-_HEADER = object.__basicsize__  # the data pointer follows the object's header (NumPy's C ABI)
-
-
-def address_of(a: np.ndarray) -> int:
-    """Address of the first element; `a.ctypes.data` in a sixth of its time."""
-    return ctypes.c_size_t.from_address(id(a) + _HEADER).value
 
 
 # ---- multi-tensor updates ------------------------------------------------------------------------

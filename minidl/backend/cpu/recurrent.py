@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.backend.cpu import memory
+from minidl.backend.cpu import memory, team
 from minidl.backend.cpu.cells import (
     ROWS,
     gru_step,
@@ -18,7 +18,7 @@ from minidl.backend.cpu.cells import (
     rnn_step,
     rnn_step_grad,
 )
-from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch, launch_address, table
+from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch, table
 
 Array = np.ndarray
 State = Array | None
@@ -123,7 +123,7 @@ def _run(kernel: Kernel, args: tuple, moving: dict[int, Array], *, back: bool = 
     # Tiles too small to be worth waking a thread for go together.
     chunk = -(-_WORTHWHILE // (min(batch, ROWS) * columns * hidden))
     for row in words:
-        launch_address(entry, tiles, chunk, row)
+        team.run(entry, row.ctypes.data, tiles, chunk)
 
 
 def _inputs(x: Array, w: Array, b_ih: Array | None, b_hh: Array | None, out: Array) -> None:

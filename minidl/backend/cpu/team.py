@@ -3,255 +3,125 @@
 A job is a kernel, its table and a number of chunks. One 64-bit ticket holds how many chunks there
 are and which is next; who takes a ticket below the count owns that chunk, and the job's fields
 cannot change until all its chunks are done. Idle workers spin for some 40 us, then sleep on a
-condition variable. The chunks are fixed by shape and never depend on the number of threads.
+condition variable. The chunks are fixed by shape and never depend on the number of threads. The
+machine code of all this is in team.ll.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
 import platform
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minidl import config
 
-# Words of the shared state, one cache line apart where both sides write them.
-_FUNCTION, _TABLE, _TOTAL, _CHUNK = 0, 1, 2, 3
-_TICKET, _DONE, _WAKE, _SLEEPERS, _STOP = 16, 32, 48, 64, 80
-_MUTEX, _CONDITION, _WORDS = 96, 112, 128
-_COUNT_BITS = 20
-_SPINS = 4000
+_STOP, _WORDS = 80, 128  # of the shared state, see team.ll
+_PAUSE = {
+    "x86_64": "llvm.x86.sse2.pause()",
+    "amd64": "llvm.x86.sse2.pause()",
+    "arm64": "llvm.aarch64.hint(i32 1)",
+    "aarch64": "llvm.aarch64.hint(i32 1)",
+}
 
 
-def _field(name: str, word: int) -> str:
-    return f" %{name} = getelementptr i64, ptr %s, i64 {word}\n"
-
-
-def _ir() -> str:
-    """The worker's and the launcher's code."""
-    mask = (1 << _COUNT_BITS) - 1
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    pause = "call void @llvm.x86.sse2.pause()" if x86 else "%w = load volatile i64, ptr %s"
-    return f"""
-declare i32 @pthread_mutex_lock(ptr)
-declare i32 @pthread_mutex_unlock(ptr)
-declare i32 @pthread_cond_wait(ptr, ptr)
-declare i32 @pthread_cond_broadcast(ptr)
-declare i32 @sched_yield()
-define internal void @relax(ptr %s, i64 %i) {{
- %full = and i64 %i, 511
- %give = icmp eq i64 %full, 511
- br i1 %give, label %yield, label %out
-yield:
- %x = call i32 @sched_yield()
- br label %out
-out:
- {pause}
- ret void
-}}
-define internal void @work(ptr %s, i64 %slot) {{
-entry:
-{_field("pt", _TICKET)}{_field("pd", _DONE)}{_field("pf", _FUNCTION)}{_field("pa", _TABLE)}
-{_field("pn", _TOTAL)}{_field("pc", _CHUNK)} br label %take
-take:
- %k = atomicrmw add ptr %pt, i64 1 acq_rel
- %next = and i64 %k, {mask}
- %count = lshr i64 %k, {_COUNT_BITS}
- %mine = icmp ult i64 %next, %count
- br i1 %mine, label %run, label %out
-run:
- %f = load ptr, ptr %pf
- %t = load ptr, ptr %pa
- %n = load i64, ptr %pn
- %c = load i64, ptr %pc
- %lo = mul i64 %next, %c
- %end = add i64 %lo, %c
- %last = icmp slt i64 %end, %n
- %hi = select i1 %last, i64 %end, i64 %n
- call void %f(ptr %t, i64 %lo, i64 %hi, i64 %slot)
- %d = atomicrmw add ptr %pd, i64 1 acq_rel
- br label %take
-out:
- ret void
-}}
-define void @worker(ptr %s, i64 %slot) {{
-entry:
-{_field("pw", _WAKE)}{_field("pz", _SLEEPERS)}{_field("ps", _STOP)}
-{_field("pm", _MUTEX)}{_field("pq", _CONDITION)} br label %watch
-watch:
- %seen = phi i64 [ 0, %entry ], [ %seen, %again ], [ %now, %go ]
- %i = phi i64 [ 0, %entry ], [ %i1, %again ], [ 0, %go ]
- %now = load atomic i64, ptr %pw acquire, align 8
- %same = icmp eq i64 %now, %seen
- br i1 %same, label %idle, label %check
-idle:
- call void @relax(ptr %s, i64 %i)
- %i1 = add i64 %i, 1
- %long = icmp sgt i64 %i1, {_SPINS}
- br i1 %long, label %park, label %again
-park:
- %l = call i32 @pthread_mutex_lock(ptr %pm)
- %z = atomicrmw add ptr %pz, i64 1 seq_cst
- br label %recheck
-recheck:
- %w = load atomic i64, ptr %pw seq_cst, align 8
- %still = icmp eq i64 %w, %seen
- br i1 %still, label %sleep, label %awake
-sleep:
- %q = call i32 @pthread_cond_wait(ptr %pq, ptr %pm)
- br label %recheck
-awake:
- %z2 = atomicrmw sub ptr %pz, i64 1 seq_cst
- %u = call i32 @pthread_mutex_unlock(ptr %pm)
- br label %again
-again:
- br label %watch
-check:
- %stop = load atomic i64, ptr %ps acquire, align 8
- %end = icmp ne i64 %stop, 0
- br i1 %end, label %out, label %go
-go:
- call void @work(ptr %s, i64 %slot)
- br label %watch
-out:
- ret void
-}}
-define void @wake(ptr %s) {{
-{_field("pw", _WAKE)}{_field("pz", _SLEEPERS)}{_field("pm", _MUTEX)}{_field("pq", _CONDITION)}
- %o = atomicrmw add ptr %pw, i64 1 seq_cst
- %z = load atomic i64, ptr %pz seq_cst, align 8
- %any = icmp sgt i64 %z, 0
- br i1 %any, label %call, label %out
-call:
- %l = call i32 @pthread_mutex_lock(ptr %pm)
- %b = call i32 @pthread_cond_broadcast(ptr %pq)
- %u = call i32 @pthread_mutex_unlock(ptr %pm)
- br label %out
-out:
- ret void
-}}
-define void @launch(ptr %s, i64 %f, i64 %t, i64 %n, i64 %c, i64 %count) {{
-entry:
-{_field("pt", _TICKET)}{_field("pd", _DONE)}{_field("pf", _FUNCTION)}{_field("pa", _TABLE)}
-{_field("pn", _TOTAL)}{_field("pc", _CHUNK)} store i64 %f, ptr %pf
- store i64 %t, ptr %pa
- store i64 %n, ptr %pn
- store i64 %c, ptr %pc
- store atomic i64 0, ptr %pd release, align 8
- %tick = shl i64 %count, {_COUNT_BITS}
- store atomic i64 %tick, ptr %pt release, align 8
- call void @wake(ptr %s)
- call void @work(ptr %s, i64 0)
- br label %wait
-wait:
- %i = phi i64 [ 0, %entry ], [ %i1, %more ]
- %d = load atomic i64, ptr %pd acquire, align 8
- %ok = icmp sge i64 %d, %count
- br i1 %ok, label %out, label %more
-more:
- call void @relax(ptr %s, i64 %i)
- %i1 = add i64 %i, 1
- br label %wait
-out:
- ret void
-}}
-define void @alone(i64 %f, i64 %t, i64 %n, i64 %c) {{
-entry:
- %fp = inttoptr i64 %f to ptr
- %tp = inttoptr i64 %t to ptr
- br label %loop
-loop:
- %lo = phi i64 [ 0, %entry ], [ %end, %loop ]
- %end = add i64 %lo, %c
- %last = icmp slt i64 %end, %n
- %hi = select i1 %last, i64 %end, i64 %n
- call void %fp(ptr %tp, i64 %lo, i64 %hi, i64 0)
- br i1 %last, label %loop, label %out
-out:
- ret void
-}}
-"""
-
-
-class _Team:
-    """Worker threads and the state they share; one exists at a time in a process."""
+class Team:
+    """Worker threads and the state they share."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # held during a job
         self.state = np.zeros(_WORDS, np.int64)
         self.at = self.state.ctypes.data
-        code = _code()
-        self.launch, self.alone = code["launch"], code["alone"]
-        for slot in range(1, threads):
-            worker = threading.Thread(target=code["worker"], args=(self.at, slot), daemon=True)
-            worker.name = f"minidl-{slot}"
+        self.code = _code()
+        self.code["prepare"](self.at)
+        self.workers = [
+            threading.Thread(target=self.code["worker"], args=(self.at, slot), daemon=True)
+            for slot in range(1, threads)
+        ]
+        for worker in self.workers:
             worker.start()
 
+    def run(self, address: int, table: int, total: int, chunk: int) -> None:
+        """Run a kernel over range(total) in chunks; without the team where it is busy or of one."""
+        count = -(-total // chunk)
+        if count > 1 and self.threads > 1 and self.lock.acquire(blocking=False):
+            try:
+                self.code["launch"](self.at, address, table, total, chunk, count)
+            finally:
+                self.lock.release()
+        else:
+            self.code["alone"](address, table, total, chunk)
+
     def stop(self) -> None:
-        """Let the workers leave; called between jobs."""
-        self.state[_STOP] = 1
-        _code()["wake"](self.at)
+        """Let the workers leave, after the job in hand; later jobs are done by who asks."""
+        with self.lock:
+            self.state[_STOP] = 1
+            self.code["wake"](self.at)
+        for worker in self.workers:
+            worker.join()
 
 
 @functools.cache
 def _code() -> dict[str, Any]:
     from minidl.backend.cpu import jit
 
+    text = Path(__file__).with_name("team.ll").read_text()
+    pause = _PAUSE.get(platform.machine().lower(), "llvm.donothing()")
+    # A declaration names the type of an argument, a call its value as well.
+    text = text.replace("declare void @PAUSE", f"declare void @{pause.replace(' 1', '')}")
     i64, pointer = ctypes.c_int64, ctypes.c_void_p
     kinds = {
+        "prepare": (pointer,),
         "worker": (pointer, i64),
         "wake": (pointer,),
         "launch": (pointer, *[i64] * 5),
         "alone": (i64,) * 4,
     }
-    return jit.functions_of(_ir(), "team", kinds)
+    return jit.functions_of(text.replace("PAUSE", pause), "team", kinds)
 
 
-_team: _Team | None = None
-_retired: list[_Team] = []  # their state must outlive workers that are still leaving
+_team: Team | None = None
 _building = threading.Lock()
 
 
-def run(address: int, table: int, total: int, chunk: int) -> None:
-    """Run a kernel over range(total) in chunks: on the team, or alone if it is busy or of one."""
-    count = -(-total // chunk)
-    assert count < 1 << _COUNT_BITS, f"{count} chunks"
+def current() -> Team:
+    """The team of `config.threads()` threads; the one before it is stopped."""
+    global _team
     team = _team
     if team is None or team.threads != config.threads():
-        team = _build()
-    if count > 1 and team.threads > 1 and team.lock.acquire(blocking=False):
-        try:
-            team.launch(team.at, address, table, total, chunk, count)
-        finally:
-            team.lock.release()
-    else:
-        team.alone(address, table, total, chunk)
+        with _building:
+            team, wanted = _team, config.threads()
+            if team is None or team.threads != wanted:
+                if team is not None:
+                    team.stop()
+                team = _team = Team(wanted)
+    return team
 
 
-def _build() -> _Team:
-    global _team
-    with _building:
-        wanted = config.threads()
-        if _team is None or _team.threads != wanted:
-            if _team is not None:
-                with _team.lock:
-                    _team.stop()
-                    _retired.append(_team)
-            _team = _Team(wanted)
-        return _team
+def run(address: int, table: int, total: int, chunk: int) -> None:
+    """Run machine code over range(total) in fixed chunks on the team."""
+    current().run(address, table, total, chunk)
+
+
+def _at_exit() -> None:
+    """No worker may be in machine code when the interpreter frees it."""
+    if _team is not None:
+        _team.stop()
 
 
 def _after_fork() -> None:
     """A forked child has none of the threads: the next launch makes a team of its own."""
     global _team, _building
-    _team = None
-    _building = threading.Lock()
+    _team, _building = None, threading.Lock()
 
 
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
