@@ -134,10 +134,9 @@ class Trainer:
         """Train to the last epoch or to early stopping; Interrupted after a signal, all saved."""
         total = self.epochs * len(self.loader.dataset)
         done = self.epoch * len(self.loader.dataset) + self.sums.seen
+        look = {"unit": "img", "unit_scale": True, "disable": None}  # None: only on a terminal
         try:
-            with tqdm(
-                total=total, initial=done, unit="img", unit_scale=True, disable=None
-            ) as self.bar:
+            with tqdm(total=total, initial=done, **look) as self.bar:
                 while not self.finished:
                     self._train_epoch()
                     self._finish_epoch()
@@ -165,8 +164,9 @@ class Trainer:
                 continue
             self._update()
             now = time.perf_counter()
-            self.seconds, self.epoch_seconds, start = (
-                self.seconds + now - start, self.epoch_seconds + now - start, now)  # fmt: skip
+            self.seconds += now - start
+            self.epoch_seconds += now - start
+            start = now
             self.stop.busy = True
             if now - self._saved_at > self.save_every or self.stop.number:
                 self.save()
@@ -200,6 +200,7 @@ class Trainer:
                     "try a smaller learning rate, warm-up or gradient clipping"
                 )
             self.sums.add(value, float(right.item()), count)
+            self.bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
         self._unread.clear()
 
     def _finish_epoch(self) -> None:
@@ -229,15 +230,10 @@ class Trainer:
         better = values.get(self.monitor, -math.inf) > self.best
         self.best = values[self.monitor] if better else self.best
         self.waited = 0 if better else self.waited + 1
-        self.epoch, self.batch, self.epoch_seconds, self.sums = (
-            self.epoch + 1,
-            0,
-            0.0,
-            RunningSums(),
-        )
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch_seconds, self.sums = 0.0, RunningSums()
         self.save()
-        if not self.finished:
-            self.stop.check()
+        self.stop.check()
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
