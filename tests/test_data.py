@@ -10,13 +10,10 @@ from hypothesis import strategies as st
 from minidl import random
 from minidl.autograd import Tensor
 from minidl.data import (
-    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
     ImageArrays,
-    RandomSampler,
-    SequentialSampler,
     Shapes,
     Subset,
     TensorDataset,
@@ -186,7 +183,7 @@ def test_worker_errors_and_threads_do_not_linger():
 def test_loader_mistakes():
     data = pictures()
     with pytest.raises(ShapeError, match="shuffle"):
-        DataLoader(data, 2, shuffle=True, sampler=SequentialSampler(data))
+        DataLoader(data, 2, shuffle=True, sampler=[0, 1])
     with pytest.raises(ShapeError, match="batch_sampler"):
         DataLoader(data, 2, batch_sampler=[[0]])
     with pytest.raises(ShapeError, match="batch_size"):
@@ -196,18 +193,17 @@ def test_loader_mistakes():
 
 
 def test_samplers():
-    data = range(10)
-    assert list(SequentialSampler(data)) == list(data)
-    sampler = RandomSampler(data)
-    first, second = list(sampler), list(sampler)
-    assert sorted(first) == sorted(second) == list(data) and first != second
-    assert set(RandomSampler(data, replacement=True, num_samples=99)) <= set(data)
     weighted = WeightedRandomSampler([0, 1, 0, 2], 50)
-    assert set(weighted) == {1, 3} and len(weighted) == 50
-    batches = BatchSampler(SequentialSampler(data), 4, True)
-    assert list(batches) == [[0, 1, 2, 3], [4, 5, 6, 7]] and len(batches) == 2
-    loader = DataLoader(TensorDataset(np.arange(10)), batch_sampler=[[1, 2], [5]])
-    assert order(loader) == [[1, 2], [5]]
+    first, second = list(weighted), list(weighted)
+    assert set(first) == {1, 3} and len(weighted) == 50 and first != second
+    weighted.set_epoch(0)
+    assert list(weighted) == first
+    data = TensorDataset(np.arange(10))
+    loader = DataLoader(data, batch_sampler=[[1, 2], [5]])
+    assert order(loader) == [[1, 2], [5]] and len(loader) == 2
+    loader = DataLoader(data, 2, sampler=[3, 1, 4], drop_last=True)
+    assert order(loader) == [[3, 1]] and len(loader) == 1
+    assert len(order(DataLoader(data, 30, sampler=weighted))) == 2
 
 
 # ---- data sets -----------------------------------------------------------------------------------
@@ -217,11 +213,12 @@ def test_subset_concat_and_split():
     data = pictures(10)
     both = data + Subset(data, [7, 2])
     assert len(both) == 12 and both[11][1] == 2 and both[-2][1] == 3
-    images, labels = both.batch(np.array([11, 0, 10]), 0)
+    images, labels = next(iter(DataLoader(both, sampler=[11, 0, 10], batch_size=3)))
     assert labels.tolist() == [2, 0, 3]
     assert np.array_equal(images, data.images[[2, 0, 7]])
-    assert images.transpose(0, 2, 3, 1).flags.c_contiguous
-    assert ConcatDataset([data, Squares(3)]).batch(np.array([11, 0]), 0) is None
+    assert len(list(ConcatDataset([data, Squares(3)]))) == 13
+    with pytest.raises(IndexError, match="12 items"):
+        both[12]
     assert len(next(iter(DataLoader(Subset(Squares(9), [3, 4]), 2)))) == 2
     parts = random_split(data, [0.5, 0.25, 0.25], Generator(0))
     assert [len(p) for p in parts] == [6, 2, 2]

@@ -203,18 +203,19 @@ def test_locate_goes_from_root_to_environment_to_cache(server, tmp_path, monkeyp
     resource = Resource((server.url,), "set/data.bin", digest)
     with pytest.raises(DataError, match="data.bin not found in"):
         locate(tmp_path / "empty", "set", ["data.bin"], [resource])
-    assert locate(None, "set", ["data.bin"], [resource]) == cache_dir() / "set"
+    assert locate(None, "set", ["data.bin"], [resource]) == [cache_dir() / "set/data.bin"]
     assert cache_dir() == tmp_path / "cache/minidl/data"
-    assert locate(None, "set", ["data.bin"], [resource]) == cache_dir() / "set"
+    assert locate(None, "set", ["data.bin"], [resource]) == [cache_dir() / "set/data.bin"]
     assert len(server.requests) == 1
     given = tmp_path / "given/set"
     given.mkdir(parents=True)
     (given / "data.bin").write_bytes(b"")
     monkeypatch.setenv("MINIDL_DATA", str(tmp_path / "given"))
-    assert locate(None, "set", ["data.bin"], [resource]) == given
-    assert locate(tmp_path / "mine", "set", [("other", "data.bin")], [resource], download=True) == (
-        tmp_path / "mine/set"
-    )
+    assert locate(None, "set", ["data.bin"], [resource]) == [given / "data.bin"]
+    mine = tmp_path / "mine"
+    (given / "data.bin").rename(given / "data.bin.gz")
+    assert locate(None, "set", ["data.bin"], [resource]) == [given / "data.bin.gz"]
+    assert locate(mine, "set", ["data.bin"], [resource], download=True) == [mine / "set/data.bin"]
 
 
 def test_archives_are_unpacked_and_removed(server, tmp_path, monkeypatch):

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minidl.data.download import Resource, locate
-from minidl.data.images import ImageArrays, check_labels
+from minidl.data.images import OfficialImages, check_labels
 from minidl.errors import DataError, DTypeError, require
 
 # What a damaged pickle stream makes the unpickler raise.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    MemoryError,
-)
+_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError,
+            OverflowError, MemoryError)  # fmt: skip
 
 
 class _Array:
@@ -87,18 +78,11 @@ def read_batch(path: Path) -> dict[str, Any]:
     return {k.decode("latin1") if isinstance(k, bytes) else str(k): v for k, v in found.items()}
 
 
-class CIFAR10(ImageArrays):
-    """CIFAR-10: 10 classes of 32 x 32 colour pictures (torchvision's signature).
-
-    root: the folder that holds `cifar-10-batches-py`; None looks in `MINIDL_DATA`, then in the
-    cache, and downloads. The number of pictures is that of the files. Raises DataError.
-    """
+class CIFAR10(OfficialImages):
+    """CIFAR-10: 10 classes of 32 x 32 colour pictures, in `cifar-10-batches-py`."""
 
     folder = "cifar-10-batches-py"
-    files: dict[bool, tuple[str, ...]] = {
-        True: tuple(f"data_batch_{i}" for i in range(1, 6)),
-        False: ("test_batch",),
-    }
+    files = {True: [f"data_batch_{i}" for i in range(1, 6)], False: ["test_batch"]}
     meta, names, labels = "batches.meta", "label_names", "labels"
     resource = Resource(
         ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
@@ -106,28 +90,21 @@ class CIFAR10(ImageArrays):
         "md5:c58f30108f718f92721af3b95e74349a",
     )
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        train: bool = True,
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-        download: bool = False,
-    ) -> None:
-        files = self.files[bool(train)]
-        wanted = [*files, self.meta]
-        place = locate(root, self.folder, wanted, [self.resource], download=download)
-        classes = self._classes(place / self.meta)
+    def _read(
+        self, root: str | Path | None, train: bool, download: bool
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+        names = [self.meta, *self.files[bool(train)]]
+        meta, *files = locate(root, self.folder, names, [self.resource], download=download)
+        classes = self._classes(meta)
         # A file is longer than its pictures: enough room, and what stays unused costs no memory.
-        room = sum((place / name).stat().st_size for name in files) // 3072
+        room = sum(file.stat().st_size for file in files) // 3072
         pixels, targets, n = np.empty((room, 32, 32, 3), np.uint8), [], 0
-        for name in files:
-            data, labels = self._batch(place / name, len(classes))
+        for file in files:
+            data, labels = self._batch(file, len(classes))
             pixels[n : n + len(data)] = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             targets.append(labels)
             n += len(data)
-        labels = np.concatenate(targets)
-        super().__init__(pixels[:n], labels, classes, transform, target_transform)
+        return pixels[:n], np.concatenate(targets), classes
 
     def _classes(self, path: Path) -> list[str]:
         found = read_batch(path).get(self.names)
@@ -138,9 +115,8 @@ class CIFAR10(ImageArrays):
     def _batch(self, path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (n, 3072) in channel planes and labels (n,) of one file."""
         batch = read_batch(path)
-        for key in ("data", self.labels):
-            rule = f"{path} lacks {key!r}"
-            require(key in batch, "CIFAR", rule, error=DataError, keys=sorted(batch))
+        rule = f"{path} lacks data or {self.labels}"
+        require({"data", self.labels} <= {*batch}, "CIFAR", rule, error=DataError, keys=[*batch])
         data, labels = batch["data"], batch[self.labels]
         ok = isinstance(data, _Array) and data.data.ndim == 2 and data.data.shape[1] == 3072
         rule = f"data of {path} must be uint8 rows of 3072"
@@ -155,7 +131,7 @@ class CIFAR100(CIFAR10):
     """CIFAR-100: 100 classes (the fine labels) of 32 x 32 colour pictures."""
 
     folder = "cifar-100-python"
-    files = {True: ("train",), False: ("test",)}
+    files = {True: ["train"], False: ["test"]}
     meta, names, labels = "meta", "fine_label_names", "fine_labels"
     resource = Resource(
         ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
-from minidl.errors import require
+from minidl.errors import DataError, RangeError, require
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -87,27 +87,9 @@ class ConcatDataset(Dataset):
         return self.cumulative_sizes[-1]
 
     def __getitem__(self, index: int) -> Any:
-        n = len(self)
-        if not -n <= index < n:
-            raise IndexError(f"ConcatDataset has {n} items; got index {index}")
-        index %= n
+        index = within(self, index)
         k = bisect.bisect_right(self.cumulative_sizes, index)
         return self.datasets[k][index - (self.cumulative_sizes[k - 1] if k else 0)]
-
-    def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
-        indices = np.asarray(indices) % len(self)
-        owner = np.searchsorted(self.cumulative_sizes, indices, side="right")
-        parts, places = [], []
-        for k in np.unique(owner):
-            at = np.flatnonzero(owner == k)
-            start = self.cumulative_sizes[k - 1] if k else 0
-            part = fetch(self.datasets[k], indices[at] - start, epoch)
-            if part is None:
-                return None
-            parts.append(part)
-            places.append(at)
-        back = np.argsort(np.concatenate(places))
-        return tuple(take(_joined(column), back) for column in zip(*parts, strict=True))
 
 
 def random_split(
@@ -141,11 +123,22 @@ def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return x[rows]
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    if parts[0].ndim == 4:
-        parts = [p.transpose(0, 2, 3, 1) for p in parts]
-        return np.concatenate(parts).transpose(0, 3, 1, 2)
-    return np.concatenate(parts)
+def stack(items: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of one shape as a batch, pictures (C, H, W) in channels-last memory."""
+    shapes = {x.shape for x in items}
+    rule, fix = "samples of a batch must have one shape", "resize or crop pictures first"
+    require(len(shapes) == 1, "stack", rule, error=DataError, fix=fix, shapes=shapes)
+    if items[0].ndim != 3:
+        return np.stack(items)
+    return np.stack([x.transpose(1, 2, 0) for x in items]).transpose(0, 3, 1, 2)
+
+
+def within(dataset: Dataset, index: int) -> int:
+    """An index, perhaps from the end, as 0…n-1. Raises RangeError, an IndexError."""
+    n = len(dataset)
+    rule = f"the index must lie within the {n} items"
+    require(-n <= index < n, type(dataset).__name__, rule, error=RangeError, index=index)
+    return index % n
 
 
 def raw(x: Any) -> np.ndarray:

@@ -28,11 +28,6 @@ class Resource(NamedTuple):
     name: str
     digest: str
 
-    @property
-    def is_archive(self) -> bool:
-        """Whether it is unpacked where it lands, and then removed."""
-        return self.name.endswith((".tar.gz", ".tgz"))
-
 
 def cache_dir() -> Path:
     """Where downloads go: minidl/data in the user's cache folder (`XDG_CACHE_HOME`)."""
@@ -43,58 +38,48 @@ def cache_dir() -> Path:
 def locate(
     root: str | Path | None,
     folder: str,
-    files: Sequence[str | tuple[str, ...]],
-    resources: Sequence[Resource] = (),
+    names: Sequence[str],
+    resources: Sequence[Resource],
     *,
     download: bool = False,
-) -> Path:
-    """The folder that holds all `files` (a tuple: any of them): ROOT/folder.
+) -> list[Path]:
+    """Where ROOT/folder/name, or its gzipped form, lies for each of `names`.
 
     ROOT is `root`; without it `MINIDL_DATA`, then the cache folder, into which `resources` are
     downloaded. A given root is used or refused, and filled only if download is set. Raises
     DataError that says what was looked for and where.
     """
-    if root is not None:
-        place = Path(root) / folder
-        if missing := _missing(place, files):
-            rule = f"{' and '.join(missing)} not found in {place}"
-            rule += "" if Path(root).is_dir() else f" (there is no folder {root})"
-            fix = (
-                f"the root must hold the official layout, {folder}/; --dataset embedded needs none"
-            )
-            require(download and bool(resources), folder, rule, error=DataError, fix=fix)
-            obtain(resources, Path(root))
-        return _complete(place, files)
-    given = os.environ.get("MINIDL_DATA")
-    if given and not _missing(Path(given) / folder, files):
-        return Path(given) / folder
-    place = cache_dir() / folder
-    if _missing(place, files):
-        require(bool(resources), folder, "not found, and it has no download", error=DataError)
-        obtain(resources, cache_dir())
-    return _complete(place, files)
+    given = Path(root or os.environ.get("MINIDL_DATA") or cache_dir())
+    found, missing = _find(given / folder, names)
+    if root is not None and not download:
+        rule = f"{' and '.join(missing)} not found in {given / folder}"
+        rule += "" if given.is_dir() else f" (there is no folder {root})"
+        fix = f"the root must hold the official layout, {folder}/; --dataset embedded needs none"
+        require(not missing, folder, rule, error=DataError, fix=fix)
+    if missing:
+        given = cache_dir() if root is None else given
+        found, missing = _find(given / folder, names)
+    if missing:
+        obtain(resources, given)
+        found, missing = _find(given / folder, names)
+        rule = f"{' and '.join(missing)} not found in {given / folder}"
+        require(not missing, "download", rule, error=DataError)
+    return found
 
 
-def _missing(place: Path, files: Sequence[str | tuple[str, ...]]) -> list[str]:
-    """The files that are not there, each by its first name."""
-    names = [(f,) if isinstance(f, str) else f for f in files]
-    return [options[0] for options in names if not any((place / o).exists() for o in options)]
-
-
-def _complete(place: Path, files: Sequence[str | tuple[str, ...]]) -> Path:
-    missing = _missing(place, files)
-    rule = f"{' and '.join(missing)} not found in {place}"
-    require(not missing, "download", rule, error=DataError)
-    return place
+def _find(place: Path, names: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that are there, gzipped or not, and the names of those that are not."""
+    found = {n: p for n in names for p in (place / f"{n}.gz", place / n) if p.exists()}
+    return list(found.values()), [n for n in names if n not in found]
 
 
 def obtain(resources: Sequence[Resource], root: Path, **options: Any) -> None:
-    """Download what is not there yet, and unpack archives."""
+    """Download what is not there yet; unpack archives and remove them."""
     for r in resources:
         target = root / r.name
         if not target.exists():
             download(r.urls, target, r.digest, **options)
-        if r.is_archive:
+        if target.name.endswith(".tar.gz"):
             unpack(target, target.parent)
             target.unlink()
 
@@ -123,13 +108,15 @@ def download(
             if attempt and waiting:
                 time.sleep(pause * 2 ** (attempt - 1))
             for url in [*waiting]:
-                why, final = _attempt(url, part, digest, timeout)
-                if not why:
+                try:
+                    _transfer(url, part, digest, timeout)
+                except _Failed as e:
+                    failures[url] = str(e)
+                    if e.final:
+                        waiting.remove(url)
+                else:
                     os.replace(part, target)
                     return
-                failures[url] = why
-                if final:
-                    waiting.remove(url)
     except OSError as e:
         raise DataError(f"download: cannot write {part}: {_reason(e)}") from e
     told = "; ".join(f"{url}: {why}" for url, why in failures.items())
@@ -144,29 +131,15 @@ def _reason(e: BaseException) -> str:
 
 
 class _Failed(Exception):
-    """One address failed: the reason, and whether asking again is of no use."""
+    """Why one address failed; final: asking again is of no use."""
+
+    def __init__(self, why: str, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
 
 
-def _attempt(url: str, part: Path, digest: str, timeout: float) -> tuple[str, bool]:
-    """Complete part from one address: why it failed ("" if not), and whether for good.
-
-    Raises OSError when the file cannot be written.
-    """
-    try:
-        _transfer(url, part, timeout)
-    except _Failed as e:
-        return e.args
-    kind, _, wanted = digest.partition(":")
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
-    if found == wanted:
-        return "", False
-    part.unlink()
-    return "the checksum is wrong", False
-
-
-def _transfer(url: str, part: Path, timeout: float) -> None:
-    """Fetch what is missing of part."""
+def _transfer(url: str, part: Path, digest: str, timeout: float) -> None:
+    """Fetch what is missing of part. Raises _Failed, and OSError if it cannot be written."""
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
@@ -180,6 +153,12 @@ def _transfer(url: str, part: Path, timeout: float) -> None:
         for block in blocks:
             file.write(block)
             bar.update(len(block))
+    kind, _, wanted = digest.partition(":")
+    with open(part, "rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != wanted:
+        part.unlink()
+        raise _Failed("the checksum is wrong")
 
 
 def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
@@ -204,9 +183,9 @@ def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
         final = 400 <= e.code < 500 and e.code not in (408, 429)
         raise _Failed(f"the server answered {e.code} {e.reason}", final) from e
     except (OSError, http.client.HTTPException) as e:  # URLError, timeouts and resets are OSErrors
-        raise _Failed(_reason(e), False) from e
+        raise _Failed(_reason(e)) from e
     if total is not None and start != total:
-        raise _Failed(f"the connection was cut after {start} of {total} bytes", False)
+        raise _Failed(f"the connection was cut after {start} of {total} bytes")
 
 
 def unpack(archive: Path, into: Path) -> None:
@@ -220,7 +199,15 @@ def unpack(archive: Path, into: Path) -> None:
         stage.mkdir(parents=True)
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
-                _extract(tar, member, stage)
+                path = PurePosixPath(member.name)
+                inside = not path.is_absolute() and not {"..", "\\"} & {*path.parts, *member.name}
+                rule = f"{member.name!r} is not a plain file or folder inside the archive"
+                plain = member.isfile() or member.isdir()
+                require(inside and plain, "unpack", rule, error=DataError)
+                if source := tar.extractfile(member):
+                    (stage / path).parent.mkdir(parents=True, exist_ok=True)
+                    with source, open(stage / path, "wb") as file:
+                        shutil.copyfileobj(source, file)
         for entry in sorted(stage.iterdir()):
             if (into / entry.name).is_dir():
                 shutil.rmtree(into / entry.name)
@@ -229,19 +216,3 @@ def unpack(archive: Path, into: Path) -> None:
         raise DataError(f"unpack: cannot unpack {archive}: {_reason(e)}") from e
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, into: Path) -> None:
-    path = PurePosixPath(member.name)
-    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in member.name
-    rule = f"{member.name!r} is not a plain file or folder inside the archive"
-    require(inside and (member.isfile() or member.isdir()), "unpack", rule, error=DataError)
-    target = into / path
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    assert source is not None
-    with source, open(target, "wb") as file:
-        shutil.copyfileobj(source, file)

@@ -23,16 +23,12 @@ class Draws:
     def __init__(self, indices: np.ndarray, epoch: int) -> None:
         self.indices, self.epoch, self._taken = np.asarray(indices, np.int64), epoch, 0
 
-    def bits(self, count: int) -> np.ndarray:
-        """(n, count) uint32."""
+    def uniform(self, count: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """(n, count) float64 in [low, high): multiples of 2**-32 of the range."""
         source = random.default("augmentation")
         words = source.keyed_bits(self.indices, count, self.epoch, self._taken)
         self._taken += -(-count // 4) * 4
-        return words
-
-    def uniform(self, count: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """(n, count) float64 in [low, high): multiples of 2**-32 of the range."""
-        return low + (high - low) * (self.bits(count) * 2.0**-32)
+        return low + (high - low) * (words * 2.0**-32)
 
 
 def current_or_fresh(n: int) -> Draws:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from minidl.data.dataset import stack
 from minidl.data.download import Resource, locate
 from minidl.data.images import LabelledImages
 from minidl.errors import DataError, require
@@ -31,32 +32,14 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 class ImageFiles(LabelledImages):
-    """Pictures in files with labels; each is read and transformed when it is asked for.
+    """Pictures in files, `images` their paths; each is read and transformed when it is asked for.
 
     A batch needs pictures of one size, so the transform should resize or crop them.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        targets: Sequence[int],
-        classes: Sequence[str],
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-    ) -> None:
-        self.paths = list(paths)
-        super().__init__(targets, classes, transform, target_transform)
-
-    def _images(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:
-        images = []
-        for i in rows.tolist():
-            pixels = read_image(self.paths[i]).transpose(2, 0, 1)[None]
-            images.append(self._transformed(pixels, np.array([i]), epoch)[0])
-        shapes = {x.shape for x in images}
-        rule = "pictures of a batch must have one size"
-        fix = "give a transform that resizes or crops them"
-        require(len(shapes) == 1, type(self).__name__, rule, error=DataError, fix=fix, found=shapes)
-        return np.stack([x.transpose(1, 2, 0) for x in images]).transpose(0, 3, 1, 2)
+    def _taken(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:
+        pixels = ((i, read_image(self.images[i]).transpose(2, 0, 1)[None]) for i in rows.tolist())
+        return stack([self._transformed(x, np.array([i]), epoch)[0] for i, x in pixels])
 
 
 class ImageFolder(ImageFiles):
@@ -83,7 +66,7 @@ class ImageFolder(ImageFiles):
             missing, other = sorted({*classes} - {*found}), sorted({*found} - {*classes})
             rule = f"{root} must hold exactly the known classes"
             require(False, name, rule, error=DataError, missing=missing, unexpected=other)
-        self.root, paths, targets = root, [], []
+        paths, targets = [], []
         order = found if classes is None else list(classes)
         for label, folder in enumerate(order):
             inside = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
@@ -116,22 +99,22 @@ class OxfordIIITPet(ImageFiles):
     ) -> None:
         folder, name = "oxford-iiit-pet", "OxfordIIITPet"
         require(split in ("trainval", "test"), name, "split must be trainval or test", split=split)
-        kinds = ("category", "binary-category")
-        rule = f"target_types must be one of {kinds}"
-        require(target_types in kinds, name, rule, target_types=target_types)
+        rule = "target_types must be category or binary-category"
+        ok = target_types in ("category", "binary-category")
+        require(ok, name, rule, target_types=target_types)
         archives = [
             Resource((f"{self.site}{a}.tar.gz",), f"{folder}/{a}.tar.gz", f"md5:{digest}")
             for a, digest in self.archives
         ]
         files = ["images", f"annotations/{split}.txt"]
-        place = locate(root, folder, files, archives, download=download)
-        rows = _annotations(place / files[1])
+        images, listing = locate(root, folder, files, archives, download=download)
+        rows = _annotations(listing)
         breeds = {breed: image.rpartition("_")[0] for image, breed, _ in rows}
         classes = [breeds.get(i, str(i)).replace("_", " ").title() for i in range(max(breeds) + 1)]
         targets = [breed for _, breed, _ in rows]
         if target_types == "binary-category":
             classes, targets = ["Cat", "Dog"], [species for *_, species in rows]
-        paths = [place / "images" / f"{image}.jpg" for image, *_ in rows]
+        paths = [images / f"{image}.jpg" for image, *_ in rows]
         super().__init__(paths, targets, classes, transform, target_transform)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
-from minidl.data.dataset import fetch, raw
+from minidl.data.dataset import fetch, raw, stack
 from minidl.data.draws import sample
-from minidl.data.sampler import BatchSampler, RandomSampler, SequentialSampler
+from minidl.data.sampler import epoch_draws
 from minidl.errors import CheckpointError, DataError, require
 
 
@@ -35,8 +35,8 @@ class DataLoader:
         dataset: Any,
         batch_size: int | None = 1,
         shuffle: bool | None = None,
-        sampler: Iterable[int] | None = None,
-        batch_sampler: Iterable[Sequence[int]] | None = None,
+        sampler: Any = None,
+        batch_sampler: Any = None,
         num_workers: int = 0,
         collate_fn: Callable[[list], Any] | None = None,
         pin_memory: bool = False,
@@ -52,30 +52,31 @@ class DataLoader:
         rule = "batch_sampler excludes batch_size, shuffle, sampler and drop_last"
         require(batch_sampler is None or alone, name, rule, batch_size=batch_size, shuffle=shuffle)
         require(not (shuffle and sampler is not None), name, "sampler excludes shuffle")
+        ok = batch_size is None or isinstance(batch_size, int) and batch_size > 0
+        require(ok, name, "batch_size must be a positive integer or None", batch_size=batch_size)
         ok = isinstance(num_workers, int) and num_workers >= 0 and prefetch_factor >= 1
         require(ok, name, "num_workers must be >= 0, prefetch_factor >= 1", num_workers=num_workers)
         require(len(dataset) > 0, name, "the data set is empty", error=DataError)
-        if sampler is None:
-            shuffled = RandomSampler(dataset, generator=generator) if shuffle else None
-            sampler = shuffled or SequentialSampler(dataset)
-        if batch_sampler is None and batch_size is not None:
-            batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         self.dataset, self.sampler, self.batch_sampler = dataset, sampler, batch_sampler
-        self.batch_size, self.drop_last = batch_size, drop_last
+        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.collate_fn, self.mix, self.generator = collate_fn, mix, generator
         self.epoch, self.batch_index = 0, 0  # the epoch in hand and how many batches it has given
-        self._position = "fresh"  # fresh: not begun; begun; resumed: begin at batch_index
+        self._begun = False  # whether the epoch in hand has been iterated over
 
     def __len__(self) -> int:
-        source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
-        return len(source)
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)
+        n = len(self.dataset if self.sampler is None else self.sampler)
+        if self.batch_size is None:
+            return n
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     # ---- where it is -------------------------------------------------------------------------
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of the given epoch, from its start."""
-        self.epoch, self.batch_index, self._position = epoch, 0, "fresh"
+        self.epoch, self.batch_index, self._begun = epoch, 0, False
 
     def state_dict(self) -> dict[str, int]:
         """{epoch, batch, seed}: the epoch in hand, the batches given of it, the order's seed."""
@@ -89,8 +90,7 @@ class DataLoader:
         rule = "the state's seed is not the one in use, so the order would differ"
         saved, used = state["seed"], self._seed()
         require(saved == used, "DataLoader", rule, error=CheckpointError, saved=saved, used=used)
-        self.epoch, self.batch_index = state["epoch"], state["batch"]
-        self._position = "resumed"
+        self.epoch, self.batch_index, self._begun = state["epoch"], state["batch"], False
 
     def _seed(self) -> int:
         return (self.generator or random.default("loader")).initial_seed()
@@ -98,13 +98,23 @@ class DataLoader:
     # ---- iteration ---------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Any]:
-        if self._position == "begun":  # an iteration that was left early: its epoch is over
-            self.epoch, self.batch_index = self.epoch + 1, 0
-        self._position = "begun"
-        source: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        if self._begun:  # an iteration that was left early: its epoch is over
+            self.set_epoch(self.epoch + 1)
+        self._begun = True
+        return self._iterate(self._batches(self.epoch), self.epoch)
+
+    def _batches(self, epoch: int) -> Iterator[Any]:
+        """The indices of each batch that is left of an epoch (of each item without batch_size)."""
+        source = self.sampler if self.batch_sampler is None else self.batch_sampler
         if hasattr(source, "set_epoch"):
-            source.set_epoch(self.epoch)
-        return self._iterate(itertools.islice(iter(source), self.batch_index, None), self.epoch)
+            source.set_epoch(epoch)
+        elif source is None:
+            n = len(self.dataset)
+            source = epoch_draws(self.generator, epoch).permutation(n) if self.shuffle else range(n)
+        items = batches = iter(source)
+        if self.batch_sampler is None and self.batch_size is not None:
+            batches = iter(lambda: list(itertools.islice(items, self.batch_size)), [])
+        return itertools.islice(batches, self.batch_index, len(self) if self.drop_last else None)
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         loaded = self._ahead(batches, epoch) if self.num_workers else (
@@ -134,38 +144,24 @@ class DataLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _load(self, indices: Any, epoch: int) -> Any:
-        if self.batch_sampler is None:
-            with sample(int(indices), epoch):
-                item = self.dataset[int(indices)]
+        if self.batch_sampler is None and self.batch_size is None:
+            item = self._item(int(indices), epoch)
             return self.collate_fn(item) if self.collate_fn else item
         rows = np.asarray(indices, np.int64)
-        arrays = fetch(self.dataset, rows, epoch)
-        if arrays is None or self.collate_fn is not None:
-            items = self._items(rows, epoch) if arrays is None else _rows_of(arrays)
+        arrays = fetch(self.dataset, rows, epoch) if self.collate_fn is None else None
+        if arrays is None:
+            items = [self._item(i, epoch) for i in rows.tolist()]
             batch = (self.collate_fn or default_collate)(items)
             if self.mix is None:
                 return batch
             arrays = tuple(raw(part) for part in batch)
         if self.mix is not None:
-            require(len(arrays) == 2, "DataLoader", "mix needs batches of (images, labels)")
             arrays = self.mix(*arrays, rows, epoch)
         return [Tensor(a) for a in arrays]
 
-    def _items(self, rows: np.ndarray, epoch: int) -> list[Any]:
-        items = []
-        for i in rows.tolist():
-            with sample(i, epoch):
-                items.append(self.dataset[i])
-        return items
-
-
-def _rows_of(arrays: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
-    """The samples of a batch of arrays, as a data set would give them one by one."""
-    columns = [
-        a.tolist() if a.ndim == 1 and a.dtype.kind == "i" else [Tensor(row) for row in a]
-        for a in arrays
-    ]
-    return list(zip(*columns, strict=True))
+    def _item(self, index: int, epoch: int) -> Any:
+        with sample(index, epoch):
+            return self.dataset[index]
 
 
 def default_collate(items: Sequence[Any]) -> Any:
@@ -175,7 +171,7 @@ def default_collate(items: Sequence[Any]) -> Any:
     """
     first = items[0]
     if isinstance(first, (Tensor, np.ndarray, np.generic)):
-        return Tensor(_stack([raw(i) for i in items]))
+        return Tensor(stack([raw(i) for i in items]))
     if isinstance(first, (bool, int, float)):
         return Tensor(np.array(items))
     if isinstance(first, (str, bytes)):
@@ -187,13 +183,3 @@ def default_collate(items: Sequence[Any]) -> Any:
         require(same, "default_collate", "samples must have equally many parts", error=DataError)
         return [default_collate(column) for column in zip(*items, strict=True)]
     raise DataError(f"default_collate: cannot batch {type(first).__name__}; give a collate_fn")
-
-
-def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    shapes = {a.shape for a in arrays}
-    rule = "samples of a batch must have one shape"
-    fix = "resize or crop them first"
-    require(len(shapes) == 1, "default_collate", rule, error=DataError, fix=fix, shapes=shapes)
-    if arrays[0].ndim == 3:  # pictures (C, H, W): keep the batch channels-last
-        return np.stack([a.transpose(1, 2, 0) for a in arrays]).transpose(0, 3, 1, 2)
-    return np.stack(arrays)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from minidl.data.download import Resource, locate
-from minidl.data.images import ImageArrays
+from minidl.data.images import OfficialImages
 from minidl.errors import DataError, require
 
 
@@ -21,22 +22,18 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as e:
         raise DataError(f"read_idx: cannot read {path}: {e}") from e
-    axes = content[3] if len(content) >= 4 else 0
-    ok = content[:3] == b"\0\0\x08" and axes > 0 and len(content) >= 4 + 4 * axes
+    start = 4 + 4 * content[3] if len(content) >= 4 else 8
+    ok = content[:3] == b"\0\0\x08" and len(content) >= start > 4
     require(ok, "read_idx", f"{path} is no IDX file of bytes", error=DataError)
-    shape = np.frombuffer(content, ">u4", axes, 4).astype(int)
-    have, need = len(content) - 4 - 4 * axes, int(np.prod(shape))
-    rule = f"{path} must hold {need} bytes after its head for shape {tuple(shape.tolist())}"
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    have, need = len(content) - start, math.prod(shape)
+    rule = f"{path} must hold {need} bytes after its head for shape {shape}"
     require(have == need, "read_idx", rule, error=DataError, found=have)
-    return np.frombuffer(content, np.uint8, need, 4 + 4 * axes).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-class MNIST(ImageArrays):
-    """MNIST: 28 x 28 grey pictures of ten digits (torchvision's signature).
-
-    root: the folder that holds `MNIST/raw` with the IDX files, gzipped or not; None looks in
-    `MINIDL_DATA`, then in the cache, and downloads. Raises DataError.
-    """
+class MNIST(OfficialImages):
+    """MNIST: 28 x 28 grey pictures of ten digits, in `MNIST/raw` as IDX files, gzipped or not."""
 
     names = [str(i) for i in range(10)]
     mirrors: tuple[str, ...] = (
@@ -50,31 +47,20 @@ class MNIST(ImageArrays):
         "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
     }
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        train: bool = True,
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-        download: bool = False,
-    ) -> None:
-        folder = f"{type(self).__name__}/raw"
-        part = "train" if train else "t10k"
-        files = [(f"{name}.gz", name) for name in self.digests if name.startswith(part)]
-        place = locate(root, folder, files, self.resources(folder), download=download)
-        found = [next(place / o for o in options if (place / o).exists()) for options in files]
-        pixels, targets = read_idx(found[0]), read_idx(found[1])
-        rule = f"{found[0]} must hold pictures (N, H, W)"
-        require(pixels.ndim == 3, folder, rule, error=DataError, pixels=pixels)
-        super().__init__(pixels[..., None], targets, self.names, transform, target_transform)
-
-    @classmethod
-    def resources(cls, folder: str) -> list[Resource]:
-        """The four official files under ROOT/folder."""
-        return [
-            Resource(tuple(f"{m}{n}.gz" for m in cls.mirrors), f"{folder}/{n}.gz", f"md5:{digest}")
-            for n, digest in cls.digests.items()
+    def _read(
+        self, root: str | Path | None, train: bool, download: bool
+    ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+        folder, part = f"{type(self).__name__}/raw", "train" if train else "t10k"
+        resources = [
+            Resource(tuple(f"{m}{n}.gz" for m in self.mirrors), f"{folder}/{n}.gz", f"md5:{digest}")
+            for n, digest in self.digests.items()
         ]
+        names = [name for name in self.digests if name.startswith(part)]
+        images, labels = locate(root, folder, names, resources, download=download)
+        pixels = read_idx(images)
+        rule = f"{images} must hold pictures (N, H, W)"
+        require(pixels.ndim == 3, folder, rule, error=DataError, pixels=pixels)
+        return pixels[..., None], read_idx(labels), self.names
 
 
 class FashionMNIST(MNIST):

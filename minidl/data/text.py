@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.data.dataset import Arrays, Dataset
+from minidl.data.dataset import Arrays, Dataset, within
 from minidl.errors import DataError, require
 
 SPLITS = ("train", "val", "test")
@@ -17,9 +17,9 @@ SPLITS = ("train", "val", "test")
 class Text(Dataset):
     """Windows of `length` characters of a text file: item i is (x, y), y one character further.
 
-    x, y (length,) int64 indices into `vocabulary`, the sorted characters of the whole file (so
-    that all splits agree) or the one given. The text is cut into train, val and test by
-    `fractions`; windows begin every `step` characters. Raises DataError.
+    x, y (length,) int64 indices into `vocabulary`, the sorted characters of the whole file, so
+    that all splits agree. The text is cut into train, val and test by `fractions`; windows begin
+    every `step` characters. Raises DataError.
     """
 
     def __init__(
@@ -30,7 +30,6 @@ class Text(Dataset):
         *,
         step: int = 1,
         fractions: Sequence[float] = (0.8, 0.1, 0.1),
-        vocabulary: Sequence[str] | None = None,
     ) -> None:
         require(split in SPLITS, "Text", f"split must be one of {SPLITS}", split=split)
         ok = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6
@@ -40,7 +39,7 @@ class Text(Dataset):
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
             raise DataError(f"Text: cannot read {path} as UTF-8 text: {e}") from e
-        self.vocabulary = sorted(set(text)) if vocabulary is None else list(vocabulary)
+        self.vocabulary = sorted(set(text))
         self._index = {c: i for i, c in enumerate(self.vocabulary)}
         edges = np.rint(np.cumsum([0, *fractions]) * len(text)).astype(int)
         k = SPLITS.index(split)
@@ -64,9 +63,7 @@ class Text(Dataset):
         return (len(self.codes) - 1 - self.length) // self.step + 1
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Text has {len(self)} windows; got index {index}")
-        x, y = self.batch(np.array([index % len(self)]), 0)
+        x, y = self.batch(np.array([within(self, index)]), 0)
         return Tensor(x[0]), Tensor(y[0])
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
