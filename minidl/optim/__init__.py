@@ -1,20 +1,14 @@
-"""Optimizers with PyTorch's names, formulas and state, and wrappers around them."""
+"""Optimizers with PyTorch's names, formulas and state, and a moving average of a model."""
 
 from minidl.optim import lr_scheduler
 from minidl.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from minidl.optim.adaptive import Adadelta, Adagrad, RMSprop
-from minidl.optim.layerwise import LAMB, LARS, Lion, Muon
-from minidl.optim.lbfgs import LBFGS
+from minidl.optim.ema import EMA
 from minidl.optim.optimizer import Optimizer
-from minidl.optim.sgd import SGD
-from minidl.optim.wrappers import EMA, SAM, Lookahead
+from minidl.optim.sgd import SGD, Lion
 
 __all__ = [
     "EMA",
-    "LAMB",
-    "LARS",
-    "LBFGS",
-    "SAM",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -22,8 +16,6 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
-    "Lookahead",
-    "Muon",
     "NAdam",
     "Optimizer",
     "RAdam",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,67 +12,61 @@ import numpy as np
 from minidl.autograd import Tensor
 from minidl.fusion import abs as absolute
 from minidl.fusion import maximum, sqrt, update
-from minidl.optim.optimizer import Optimizer, Params
+from minidl.optim.optimizer import Optimizer, Params, options
 
-# Every kernel takes: sign (-1 to maximize), decay (its share of p joins the gradient), keep (1 -
-# decoupled decay), b2, and c1 = 1 - b1, c2 = 1 - b2, subtracted in double precision.
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_Rates = Iterator[tuple[list[Any], dict[str, float | None]]]
+# Every kernel takes: decay (its share of p joins the gradient), keep (1 - decoupled decay), b2,
+# and c1 = 1 - b1, c2 = 1 - b2, subtracted in double precision.
 
 
-def _moments(p, g, m, v, sign, decay, b2, c1, c2):
-    g = sign * g + decay * p
+def _moments(p, g, m, v, maximize, decay, b2, c1, c2):
+    g = (-g if maximize else g) + decay * p
     return g, m + c1 * (g - m), b2 * v + c2 * g * g
 
 
 @update(inplace=("p", "m", "v"))
-def _adam(p, g, m, v, *, sign, decay, keep, b2, c1, c2, rate, root, eps):
-    g, m, v = _moments(p, g, m, v, sign, decay, b2, c1, c2)
-    return keep * p - rate * m / (sqrt(v) / root + eps), m, v
+def _adam(p, g, m, v, *, maximize, decay, keep, b2, c1, c2, rate, rate_g, root, eps):
+    """rate_g None: no gradient beside its mean in the step; root None: no scaling by v."""
+    g, m, v = _moments(p, g, m, v, maximize, decay, b2, c1, c2)
+    step = rate * m if rate_g is None else rate * m + rate_g * g
+    return keep * p - (step if root is None else step / (sqrt(v) / root + eps)), m, v
 
 
 @update(inplace=("p", "m", "v", "top"))
-def _amsgrad(p, g, m, v, top, *, sign, decay, keep, b2, c1, c2, rate, root, eps):
-    g, m, v = _moments(p, g, m, v, sign, decay, b2, c1, c2)
+def _amsgrad(p, g, m, v, top, *, maximize, decay, keep, b2, c1, c2, rate, root, eps):
+    g, m, v = _moments(p, g, m, v, maximize, decay, b2, c1, c2)
     top = maximum(top, v)
     return keep * p - rate * m / (sqrt(top) / root + eps), m, v, top
 
 
-@update(inplace=("p", "m", "v"))
-def _nadam(p, g, m, v, *, sign, decay, keep, b2, c1, c2, rate_g, rate_m, correction, eps):
-    g, m, v = _moments(p, g, m, v, sign, decay, b2, c1, c2)
-    scale = sqrt(v / correction) + eps
-    return keep * p - rate_g * g / scale - rate_m * m / scale, m, v
-
-
-@update(inplace=("p", "m", "v"))
-def _radam(p, g, m, v, *, sign, decay, keep, b2, c1, c2, rate, eps):
-    g, m, v = _moments(p, g, m, v, sign, decay, b2, c1, c2)
-    return keep * p - rate * m / (sqrt(v) + eps), m, v
-
-
-@update(inplace=("p", "m", "v"))
-def _radam_start(p, g, m, v, *, sign, decay, keep, b2, c1, c2, rate):
-    g, m, v = _moments(p, g, m, v, sign, decay, b2, c1, c2)
-    return keep * p - rate * m, m, v
-
-
 @update(inplace=("p", "m", "u"))
-def _adamax(p, g, m, u, *, sign, decay, b2, c1, rate, eps):
-    g = sign * g + decay * p
+def _adamax(p, g, m, u, *, maximize, decay, b2, c1, rate, eps):
+    g = (-g if maximize else g) + decay * p
     m = m + c1 * (g - m)
     u = maximum(b2 * u, absolute(g) + eps)
     return p - rate * m / u, m, u
 
 
 class _Adaptive(Optimizer):
-    """What the methods of this file share: the scalars of their kernels."""
+    """What the methods of this file share; each gives the scalars that depend on the step."""
 
-    def _scalars(self, group: dict[str, Any]) -> dict[str, float]:
+    def _kernel(self, group: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        """The kernel and the names of the state arrays that it updates."""
+        return _adam, ("exp_avg", "exp_avg_sq")
+
+    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
+        kernel, slots = self._kernel(group)
         (b1, b2), decay = group["betas"], group["weight_decay"]
-        decoupled = group.get("decoupled_weight_decay", False)
-        keep = 1.0 - group["lr"] * decay if decoupled else 1.0
-        return {"sign": -1.0 if group["maximize"] else 1.0, "decay": 0.0 if decoupled else decay,
-                "keep": keep, "b2": b2, "c1": 1 - b1, "c2": 1 - b2}  # fmt: skip
+        common = {"decay": decay, "keep": 1.0, "b2": b2, "c1": 1 - b1, "c2": 1 - b2, "rate_g": None}
+        if group.get("decoupled_weight_decay"):
+            common |= {"decay": 0.0, "keep": 1.0 - group["lr"] * decay}
+        for step, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
+            for same, rates in self._rates(group, step, rows):
+                self._apply(kernel, group, same, slots, **{**common, **rates})
+
+    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+        """Parts of `rows` with the scalars of their kernel at this step."""
+        raise NotImplementedError
 
 
 class Adam(_Adaptive):
@@ -84,18 +80,15 @@ class Adam(_Adaptive):
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0, amsgrad: bool = False, *, maximize: bool = False,
                  decoupled_weight_decay: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                    "amsgrad": amsgrad, "maximize": maximize,
-                    "decoupled_weight_decay": decoupled_weight_decay}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        kernel = _amsgrad if group["amsgrad"] else _adam
-        slots = (*_MOMENTS, "max_exp_avg_sq")[: 3 if group["amsgrad"] else 2]
-        scalars, (b1, b2) = self._scalars(group), group["betas"]
-        for step, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
-            rate, root = group["lr"] / (1 - b1**step), math.sqrt(1 - b2**step)
-            self._apply(kernel, rows, slots, **scalars, rate=rate, root=root, eps=group["eps"])
+    def _kernel(self, group: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        kernel, slots = super()._kernel(group)
+        return (_amsgrad, (*slots, "max_exp_avg_sq")) if group["amsgrad"] else (kernel, slots)
+
+    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+        b1, b2 = group["betas"]
+        yield rows, {"rate": group["lr"] / (1 - b1**step), "root": math.sqrt(1 - b2**step)}
 
 
 class AdamW(Adam):
@@ -105,8 +98,7 @@ class AdamW(Adam):
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 1e-2, amsgrad: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize,
-                         decoupled_weight_decay=True)  # fmt: skip
+        super().__init__(params, **options(locals()), decoupled_weight_decay=True)
 
 
 class NAdam(_Adaptive):
@@ -117,29 +109,21 @@ class NAdam(_Adaptive):
                  weight_decay: float = 0, momentum_decay: float = 4e-3,
                  decoupled_weight_decay: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                    "momentum_decay": momentum_decay,
-                    "decoupled_weight_decay": decoupled_weight_decay,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        scalars, (b1, b2) = self._scalars(group), group["betas"]
-        lr, growth = group["lr"], group["momentum_decay"]
-        for step, rows in self._counted(params, exp_avg=0.0, exp_avg_sq=0.0):
-            mu = b1 * (1 - 0.5 * 0.96 ** (step * growth))
-            following = b1 * (1 - 0.5 * 0.96 ** ((step + 1) * growth))
-            products: dict[float, list[Tensor]] = {}
-            for p in rows:
-                before = self.state[p].get("mu_product", 1.0)
-                product = float(np.float32(before) * np.float32(mu))  # PyTorch's precision for it
-                self.state[p]["mu_product"] = product
-                products.setdefault(product, []).append(p)
-            for product, same in products.items():
-                rates = {"rate_g": lr * (1 - mu) / (1 - product),
-                         "rate_m": lr * following / (1 - product * following),
-                         "correction": 1 - b2**step, "eps": group["eps"]}  # fmt: skip
-                self._apply(_nadam, same, _MOMENTS, **scalars, **rates)
+    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+        (b1, b2), lr, growth = group["betas"], group["lr"], group["momentum_decay"]
+        mu, following = (b1 * (1 - 0.5 * 0.96 ** (t * growth)) for t in (step, step + 1))
+        products: dict[float, list[Tensor]] = defaultdict(list)
+        for p in rows:
+            before = self.state[p].get("mu_product", 1.0)
+            product = float(np.float32(before) * np.float32(mu))  # PyTorch's precision for it
+            self.state[p]["mu_product"] = product
+            products[product].append(p)
+        for product, same in products.items():
+            rate = lr * following / (1 - product * following)
+            rate_g, root = lr * (1 - mu) / (1 - product), math.sqrt(1 - b2**step)
+            yield same, {"rate": rate, "rate_g": rate_g, "root": root}
 
 
 class RAdam(_Adaptive):
@@ -149,23 +133,17 @@ class RAdam(_Adaptive):
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                    "decoupled_weight_decay": decoupled_weight_decay,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        scalars, (b1, b2) = self._scalars(group), group["betas"]
-        limit = 2 / (1 - b2) - 1
-        for step, rows in self._counted(params, exp_avg=0.0, exp_avg_sq=0.0):
-            rate, correction = group["lr"] / (1 - b1**step), 1 - b2**step
-            length = limit - 2 * step * b2**step / correction
-            if length > 5:
-                ratio = (length - 4) * (length - 2) * limit / (limit - 4) / (limit - 2) / length
-                rate *= math.sqrt(ratio * correction)
-                self._apply(_radam, rows, _MOMENTS, **scalars, rate=rate, eps=group["eps"])
-            else:
-                self._apply(_radam_start, rows, _MOMENTS, **scalars, rate=rate)
+    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+        b1, b2 = group["betas"]
+        limit, correction = 2 / (1 - b2) - 1, 1 - b2**step
+        rate, root = group["lr"] / (1 - b1**step), None
+        length = limit - 2 * step * b2**step / correction
+        if length > 5:
+            ratio = (length - 4) * (length - 2) * limit / (limit - 4) / (limit - 2) / length
+            rate, root = rate * math.sqrt(ratio * correction), 1.0
+        yield rows, {"rate": rate, "root": root}
 
 
 class Adamax(_Adaptive):
@@ -174,14 +152,10 @@ class Adamax(_Adaptive):
     def __init__(self, params: Params, lr: float = 2e-3,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        scalars = self._scalars(group)
-        chosen = {key: scalars[key] for key in ("sign", "decay", "b2", "c1")}
-        for step, rows in self._counted(params, exp_avg=0.0, exp_inf=0.0):
-            rate = group["lr"] / (1 - group["betas"][0] ** step)
-            slots = ("exp_avg", "exp_inf")
-            self._apply(_adamax, rows, slots, **chosen, rate=rate, eps=group["eps"])
+    def _kernel(self, group: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        return _adamax, ("exp_avg", "exp_inf")
+
+    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+        yield rows, {"rate": group["lr"] / (1 - group["betas"][0] ** step)}

@@ -5,52 +5,53 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.fusion import sqrt, update
-from minidl.optim.optimizer import Optimizer, Params
+from minidl.optim.optimizer import Optimizer, Params, options
 
 
-def _rms_square(p, g, s, sign, decay, alpha, fresh):
-    g = sign * g + decay * p
-    return g, alpha * s + fresh * g * g
+def _gradient(p, g, weight_decay, maximize):
+    return (-g if maximize else g) + weight_decay * p
 
 
 @update(inplace=("p", "s"))
-def _rms(p, g, s, *, lr, sign, decay, alpha, fresh, eps):
-    g, s = _rms_square(p, g, s, sign, decay, alpha, fresh)
+def _rms(p, g, s, *, lr, weight_decay, maximize, alpha, fresh, eps):
+    g = _gradient(p, g, weight_decay, maximize)
+    s = alpha * s + fresh * g * g
     return p - lr * g / (sqrt(s) + eps), s
 
 
 @update(inplace=("p", "s", "m"))
-def _rms_momentum(p, g, s, m, *, lr, sign, decay, alpha, fresh, eps, momentum):
-    g, s = _rms_square(p, g, s, sign, decay, alpha, fresh)
+def _rms_momentum(p, g, s, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
+    g = _gradient(p, g, weight_decay, maximize)
+    s = alpha * s + fresh * g * g
     m = momentum * m + g / (sqrt(s) + eps)
     return p - lr * m, s, m
 
 
 @update(inplace=("p", "s", "a"))
-def _rms_centered(p, g, s, a, *, lr, sign, decay, alpha, fresh, eps):
-    g, s = _rms_square(p, g, s, sign, decay, alpha, fresh)
-    a = a + fresh * (g - a)
+def _rms_centered(p, g, s, a, *, lr, weight_decay, maximize, alpha, fresh, eps):
+    g = _gradient(p, g, weight_decay, maximize)
+    s, a = alpha * s + fresh * g * g, a + fresh * (g - a)
     return p - lr * g / (sqrt(s - a * a) + eps), s, a
 
 
-@update(inplace=("p", "s", "m", "a"))
-def _rms_centered_momentum(p, g, s, m, a, *, lr, sign, decay, alpha, fresh, eps, momentum):
-    g, s = _rms_square(p, g, s, sign, decay, alpha, fresh)
-    a = a + fresh * (g - a)
+@update(inplace=("p", "s", "a", "m"))
+def _rms_both(p, g, s, a, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
+    g = _gradient(p, g, weight_decay, maximize)
+    s, a = alpha * s + fresh * g * g, a + fresh * (g - a)
     m = momentum * m + g / (sqrt(s - a * a) + eps)
-    return p - lr * m, s, m, a
+    return p - lr * m, s, a, m
 
 
 @update(inplace=("p", "s"))
-def _adagrad(p, g, s, *, lr, sign, decay, eps):
-    g = sign * g + decay * p
+def _adagrad(p, g, s, *, rate, weight_decay, maximize, eps):
+    g = _gradient(p, g, weight_decay, maximize)
     s = s + g * g
-    return p - lr * g / (sqrt(s) + eps), s
+    return p - rate * g / (sqrt(s) + eps), s
 
 
 @update(inplace=("p", "s", "d"))
-def _adadelta(p, g, s, d, *, lr, sign, decay, rho, fresh, eps):
-    g = sign * g + decay * p
+def _adadelta(p, g, s, d, *, lr, weight_decay, maximize, rho, fresh, eps):
+    g = _gradient(p, g, weight_decay, maximize)
     s = rho * s + fresh * g * g
     delta = sqrt(d + eps) / sqrt(s + eps) * g
     return p - lr * delta, s, rho * d + fresh * delta * delta
@@ -65,26 +66,18 @@ class RMSprop(Optimizer):
     def __init__(self, params: Params, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
                  weight_decay: float = 0, momentum: float = 0, centered: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps,
-                    "centered": centered, "weight_decay": weight_decay,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        alpha, momentum, centered = group["alpha"], group["momentum"], group["centered"]
-        kernel = (
-            (_rms_centered_momentum if momentum else _rms_centered)
-            if centered
-            else (_rms_momentum if momentum else _rms)
-        )
         slots = ["square_avg"]
-        slots += ["momentum_buffer"] if momentum else []
-        slots += ["grad_avg"] if centered else []
-        scalars = {**_common(group), "alpha": alpha, "fresh": 1 - alpha}
-        if momentum:
-            scalars["momentum"] = momentum
+        slots += ["grad_avg"] if group["centered"] else []
+        slots += ["momentum_buffer"] if group["momentum"] else []
+        plain, with_momentum = (
+            (_rms_centered, _rms_both) if group["centered"] else (_rms, _rms_momentum)
+        )
+        kernel = with_momentum if group["momentum"] else plain
         for _, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
-            self._apply(kernel, rows, slots, **scalars)
+            self._apply(kernel, group, rows, slots, fresh=1 - group["alpha"])
 
 
 class Adagrad(Optimizer):
@@ -93,16 +86,13 @@ class Adagrad(Optimizer):
     def __init__(self, params: Params, lr: float = 1e-2, lr_decay: float = 0,
                  weight_decay: float = 0, initial_accumulator_value: float = 0,
                  eps: float = 1e-10, *, maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
-                    "initial_accumulator_value": initial_accumulator_value,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
         start = self.defaults["initial_accumulator_value"]
         for step, rows in self._counted(params, sum=start):
-            lr = group["lr"] / (1 + (step - 1) * group["lr_decay"])
-            self._apply(_adagrad, rows, ("sum",), **{**_common(group), "lr": lr})
+            rate = group["lr"] / (1 + (step - 1) * group["lr_decay"])
+            self._apply(_adagrad, group, rows, ("sum",), rate=rate)
 
 
 class Adadelta(Optimizer):
@@ -110,17 +100,9 @@ class Adadelta(Optimizer):
 
     def __init__(self, params: Params, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
                  weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        scalars = {**_common(group), "rho": group["rho"], "fresh": 1 - group["rho"]}
         slots = ("square_avg", "acc_delta")
-        for _, rows in self._counted(params, square_avg=0.0, acc_delta=0.0):
-            self._apply(_adadelta, rows, slots, **scalars)
-
-
-def _common(group: dict[str, Any]) -> dict[str, float]:
-    sign = -1.0 if group["maximize"] else 1.0
-    return {"lr": group["lr"], "sign": sign, "decay": group["weight_decay"], "eps": group["eps"]}
+        for _, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
+            self._apply(_adadelta, group, rows, slots, fresh=1 - group["rho"])

@@ -5,24 +5,25 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, count
 from numbers import Real
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import Tensor, enable_grad, no_grad
+from minidl.autograd import Tensor, enable_grad, no_grad, raw
 from minidl.errors import CheckpointError, DTypeError, GraphError, require
+from minidl.fusion import Update
 
-Params = Iterable[Any]  # Tensors, (name, Tensor) pairs or group dicts
+Params = Iterable[Any]  # Tensors or group dicts
 
 
 class Optimizer:
     """Groups of parameters with their options, and what the method remembers of each parameter.
 
-    `params`: an iterable of leaf Tensors, of (name, Tensor) pairs, or of dicts {"params": ...,
-    option: value} that override `defaults`. Options are read at every step from
-    `param_groups[i]`. `state[p]` holds raw arrays and Python numbers ("step" is an int). A
-    subclass writes `_update`. Parameters whose `.grad` is None are skipped.
+    `params`: an iterable of leaf Tensors, or of dicts {"params": ..., option: value} that
+    override `defaults`. Options are read at every step from `param_groups[i]`. `state[p]` holds raw
+    arrays and Python numbers ("step" is an int). A subclass writes `_update`. Parameters whose
+    `.grad` is None are skipped.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
@@ -53,11 +54,7 @@ class Optimizer:
         given = param_group["params"]
         rule = "params must be in an ordered collection"
         require(not isinstance(given, (set, str)), name, rule, error=DTypeError, params=given)
-        items = [given] if isinstance(given, Tensor) else list(given)
-        names = [item[0] for item in items if isinstance(item, tuple)]
-        params = [item[1] if isinstance(item, tuple) else item for item in items]
-        rule = "give all parameters names, or none"
-        require(len(names) in (0, len(items)), name, rule, names=names)
+        params = [given] if isinstance(given, Tensor) else list(given)
         seen = {id(p) for group in self.param_groups for p in group["params"]}
         for p in params:
             rule = "only Tensors can be optimized"
@@ -68,8 +65,6 @@ class Optimizer:
             require(id(p) not in seen, name, rule, fix="list each parameter once", param=p)
             seen.add(id(p))
         group = {**self.defaults, **param_group, "params": params}
-        if names:
-            group["param_names"] = names
         self._check(group)
         self.param_groups.append(group)
 
@@ -111,32 +106,36 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no _update")
 
     def _apply(
-        self, kernel: Any, params: list[Any], slots: Iterable[str], **scalars: float
-    ) -> None:
-        """Launch `kernel` on the rows (p, gradient, state arrays...) of `params`, once a dtype."""
-        tables: dict[Any, list[tuple]] = {}
-        for p in params:
-            state = self.state[p]
-            row = (p.array, p.grad.array, *(state[slot] for slot in slots))
-            tables.setdefault(p.dtype, []).append(row)
-        for rows in tables.values():
-            kernel.apply_(rows, **{name: float(value) for name, value in scalars.items()})
+        self, kernel: Update, group: dict[str, Any], params: list[Any], slots: Iterable[str] = (),
+        **more: Any,
+    ) -> None:  # fmt: skip
+        """Launch `kernel` on the rows (p, gradient, state arrays...) of `params`.
+
+        Its keywords are options of `group`, or given in `more`.
+        """
+        known = {**group, **more}
+        scalars = {name: _plain(known[name]) for name in kernel.scalars}
+        states = [[self.state[p][slot] for slot in slots] for p in params]
+        rows = [(p.array, p.grad.array, *arrays) for p, arrays in zip(params, states, strict=True)]
+        kernel.apply_(rows, **scalars)
         for p in params:
             p.bump()
 
-    def _counted(self, params: list[Any], **slots: float) -> Iterator[tuple[int, list[Any]]]:
-        """Count one more step of each parameter; yield (count, the parameters that have it).
+    def _slots(self, p: Tensor, **slots: float) -> dict[str, Any]:
+        """The state of `p`; missing arrays are made, filled with the number given for them."""
+        state = self.state[p]
+        for slot, value in slots.items():
+            if slot not in state:
+                state[slot] = backend.of(p.array).full_like(p.array, value)
+        return state
 
-        Missing state arrays are made, filled with the number given for their slot.
-        """
-        groups: dict[int, list[Any]] = {}
+    def _counted(self, params: list[Any], **slots: float) -> Iterator[tuple[int, list[Any]]]:
+        """Count one more step of each parameter; yield (count, the parameters that have it)."""
+        groups: dict[int, list[Any]] = defaultdict(list)
         for p in params:
-            state = self.state[p]
+            state = self._slots(p, **slots)
             state["step"] = state.get("step", 0) + 1
-            for slot, value in slots.items():
-                if slot not in state:
-                    state[slot] = filled_like(p.array, value)
-            groups.setdefault(state["step"], []).append(p)
+            groups[state["step"]].append(p)
         yield from groups.items()
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,10 +145,11 @@ class Optimizer:
         """
         order = [p for group in self.param_groups for p in group["params"]]
         state = {i: dict(self.state[p]) for i, p in enumerate(order) if p in self.state}
-        numbers, groups = iter(range(len(order))), []
-        for group in self.param_groups:
-            kept = {key: value for key, value in group.items() if key != "params"}
-            groups.append({**kept, "params": [next(numbers) for _ in group["params"]]})
+        numbers = count()
+        groups = [
+            {**group, "params": [next(numbers) for _ in group["params"]]}
+            for group in self.param_groups
+        ]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -164,47 +164,44 @@ class Optimizer:
         rule = "the saved groups must have as many parameters as this optimizer's"
         require(sizes == ours, name, rule, error=CheckpointError, saved=sizes, here=ours)
         state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
-        for group, new in zip(self.param_groups, saved, strict=True):
+        pairs = list(zip(self.param_groups, saved, strict=True))
+        for group, new in pairs:
             for p, number in zip(group["params"], new["params"], strict=True):
                 if number in state_dict["state"]:
                     entries = state_dict["state"][number].items()
                     state[p] = {key: self._taken(p, key, value) for key, value in entries}
-        for group, new in zip(self.param_groups, saved, strict=True):
-            options = {key: value for key, value in new.items() if key != "params"}
-            group.update(copy.deepcopy(options))
+        for group, new in pairs:
+            group |= {**copy.deepcopy(new), "params": group["params"]}
         self.state = state
 
     def _taken(self, p: Tensor, key: str, value: Any) -> Any:
         """One saved entry of `p`'s state, as this optimizer keeps it."""
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._taken(p, key, item) for item in value)
-        if isinstance(value, Tensor):
-            value = value.array
+        value = raw(value)
         if not hasattr(value, "dtype"):
             return value
         if value.ndim == 0 and p.ndim > 0:  # PyTorch keeps its counters in 0-d tensors
             return int(value) if key == "step" else float(value)
-        fits = value.shape == p.shape or key in self._free_shapes
         rule = f"the saved {key} must have its parameter's shape"
         name = type(self).__name__
-        require(fits, name, rule, error=CheckpointError, saved=value, param=p)
-        if value.shape != p.shape:
-            return value.astype(p.dtype)
+        require(value.shape == p.shape, name, rule, error=CheckpointError, saved=value, param=p)
         taken = backend.of(p.array).empty_like(p.array)
         taken[...] = value
         return taken
-
-    _free_shapes: tuple[str, ...] = ()  # state arrays that do not have their parameter's shape
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for index, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {index}")
-            options = sorted(key for key in group if key not in ("params", "param_names"))
-            lines.extend(f"    {key}: {group[key]}" for key in options)
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
 
 
-def filled_like(x: Any, value: float) -> Any:
-    """A new raw array of x's shape, dtype, device and memory order, all `value`."""
-    return backend.of(x).full_like(x, value)
+def options(scope: dict[str, Any]) -> dict[str, Any]:
+    """The options among the local variables of an optimizer's `__init__`."""
+    skip = ("self", "params", "__class__")
+    return {name: value for name, value in scope.items() if name not in skip}
+
+
+def _plain(value: Any) -> Any:
+    """A kernel's keyword: numbers as float; bools and None choose another kernel."""
+    return value if value is None or isinstance(value, bool) else float(value)

@@ -1,25 +1,31 @@
-"""Stochastic gradient descent with momentum."""
+"""Steps along the gradient, its momentum, or the sign of that: SGD and Lion."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from minidl.errors import require
-from minidl.fusion import update, where
-from minidl.optim.optimizer import Optimizer, Params, filled_like
+from minidl.fusion import sign, update
+from minidl.optim.optimizer import Optimizer, Params, options
 
 
 @update(inplace=("p",))
-def _plain(p, g, *, lr, sign, decay):
-    return p - lr * (sign * g + decay * p)
+def _plain(p, g, *, lr, weight_decay, maximize):
+    g = -g if maximize else g
+    return p - lr * (g + weight_decay * p)
 
 
 @update(inplace=("p", "m"))
-def momentum_step(p, g, m, *, lr, sign, decay, momentum, fresh, nesterov):
-    """`fresh` is the weight of the new gradient, `nesterov` 0 or 1."""
-    g = sign * g + decay * p
+def _momentum(p, g, m, *, lr, weight_decay, maximize, momentum, fresh, nesterov):
+    """`fresh` is the weight of the new gradient."""
+    g = (-g if maximize else g) + weight_decay * p
     m = momentum * m + fresh * g
-    return p - lr * where(nesterov > 0, g + momentum * m, m), m
+    return p - lr * (g + momentum * m if nesterov else m), m
+
+
+@update(inplace=("p", "m"))
+def _lion(p, g, m, *, lr, keep, b1, b2, c1, c2):
+    return keep * p - lr * sign(b1 * m + c1 * g), b2 * m + c2 * g
 
 
 class SGD(Optimizer):
@@ -32,10 +38,7 @@ class SGD(Optimizer):
     def __init__(self, params: Params, lr: float = 1e-3, momentum: float = 0,
                  dampening: float = 0, weight_decay: float = 0, nesterov: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
-        defaults = {"lr": lr, "momentum": momentum, "dampening": dampening,
-                    "weight_decay": weight_decay, "nesterov": nesterov,
-                    "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, options(locals()))
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -45,18 +48,29 @@ class SGD(Optimizer):
         require(fits, "SGD", rule, momentum=momentum, dampening=dampening)
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        sign = -1.0 if group["maximize"] else 1.0
-        common = {"lr": group["lr"], "sign": sign, "decay": group["weight_decay"]}
-        momentum = group["momentum"]
-        if momentum == 0:
-            self._apply(_plain, params, (), **common)
+        if group["momentum"] == 0:
+            self._apply(_plain, group, params)
             return
-        new = [p for p in params if "momentum_buffer" not in self.state[p]]
-        started = [p for p in params if "momentum_buffer" in self.state[p]]
+        slot = "momentum_buffer"
+        started = [p for p in params if slot in self.state[p]]
+        new = [p for p in params if slot not in self.state[p]]
         for p in new:
-            self.state[p]["momentum_buffer"] = filled_like(p.array, 0)
-        for rows, fresh in ((new, 1.0), (started, 1.0 - group["dampening"])):
-            if rows:
-                nesterov = float(group["nesterov"])
-                options = {"momentum": momentum, "fresh": fresh, "nesterov": nesterov}
-                self._apply(momentum_step, rows, ("momentum_buffer",), **common, **options)
+            self._slots(p, momentum_buffer=0.0)
+        self._apply(_momentum, group, started, (slot,), fresh=1.0 - group["dampening"])
+        self._apply(_momentum, group, new, (slot,), fresh=1.0)
+
+
+class Lion(Optimizer):
+    """The sign of an interpolated momentum, decoupled decay (Chen et al. 2023)."""
+
+    def __init__(self, params: Params, lr: float = 1e-4,
+                 betas: tuple[float, float] = (0.9, 0.99),
+                 weight_decay: float = 0.0) -> None:  # fmt: skip
+        super().__init__(params, options(locals()))
+
+    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
+        b1, b2 = group["betas"]
+        weights = {"b1": b1, "b2": b2, "c1": 1 - b1, "c2": 1 - b2}
+        keep = 1 - group["lr"] * group["weight_decay"]
+        for _, rows in self._counted(params, exp_avg=0.0):
+            self._apply(_lion, group, rows, ("exp_avg",), keep=keep, **weights)

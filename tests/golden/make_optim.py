@@ -38,12 +38,6 @@ RUNS = [
     ("RAdam", {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.1}, "float64"),
     ("RAdam", {"lr": 0.05, "maximize": True}, "float32"),
 ]
-LBFGS = [
-    {"lr": 0.5, "max_iter": 6},
-    {"lr": 1.0, "max_iter": 10, "history_size": 3, "line_search_fn": "strong_wolfe"},
-    {"lr": 0.01, "max_iter": 20, "line_search_fn": "strong_wolfe"},
-]
-MUON = [{"lr": 0.1}, {"lr": 0.1, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}]
 SCHEDULES = [
     "CosineAnnealingLR(o, 7, eta_min=0.02)",
     "CosineAnnealingWarmRestarts(o, 4)",
@@ -83,38 +77,6 @@ def run(name: str, options: dict, dtype: str) -> tuple[dict, dict]:
     return out, names
 
 
-def rosenbrock(p: torch.Tensor) -> torch.Tensor:
-    """The banana valley in six dimensions."""
-    return (100 * (p[1:] - p[:-1] ** 2) ** 2 + (1 - p[:-1]) ** 2).sum()
-
-
-def lbfgs(options: dict) -> np.ndarray:
-    """The point after three calls of `step` from a fixed start."""
-    p = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([p], **options)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = rosenbrock(p)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        optimizer.step(closure)
-    return p.detach().numpy()
-
-
-def muon(options: dict) -> np.ndarray:
-    """A matrix after three steps."""
-    rng = np.random.default_rng(0)
-    p = torch.tensor(rng.normal(size=(6, 4)).astype("float32"), requires_grad=True)
-    optimizer = torch.optim.Muon([p], **options)
-    for _ in range(3):
-        p.grad = torch.tensor(rng.normal(size=(6, 4)).astype("float32"))
-        optimizer.step()
-    return p.detach().numpy()
-
-
 def rates(text: str) -> np.ndarray:
     """(30, groups, 2): rate and momentum of 30 steps under a schedule."""
     p, q = (torch.zeros(2, requires_grad=True) for _ in range(2))
@@ -137,11 +99,9 @@ def main() -> None:
         out, names = run(name, options, dtype)
         arrays |= {f"run{index}.{key}": value for key, value in out.items()}
         runs.append({"name": name, "options": options, "dtype": dtype, **names})
-    arrays |= {f"lbfgs{i}": lbfgs(options) for i, options in enumerate(LBFGS)}
-    arrays |= {f"muon{i}": muon(options) for i, options in enumerate(MUON)}
     arrays |= {f"rates{i}": rates(text) for i, text in enumerate(SCHEDULES)}
     np.savez_compressed(HERE / "optim_runs.npz", **arrays)
-    cases = {"runs": runs, "lbfgs": LBFGS, "muon": MUON, "schedules": SCHEDULES}
+    cases = {"runs": runs, "schedules": SCHEDULES}
     cases |= {"shapes": SHAPES, "steps": STEPS, "kept": KEPT}
     (HERE / "optim_runs.json").write_text(json.dumps(cases, indent=1) + "\n")
 

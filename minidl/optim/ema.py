@@ -1,0 +1,80 @@
+"""A moving average of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from minidl.autograd import Tensor
+from minidl.dtypes import is_real
+from minidl.errors import CheckpointError, require
+from minidl.fusion import update
+
+
+@update(inplace=("a",))
+def _blend(a, x, *, rate):
+    return a + rate * (x - a)
+
+
+class _Model(Protocol):
+    def named_parameters(self) -> Any: ...
+    def named_buffers(self) -> Any: ...
+
+
+class EMA:
+    """A moving average of a model's parameters and floating-point buffers, for evaluation.
+
+    average = decay average + (1 - decay) value at each `update`; the first update copies, as
+    PyTorch's AveragedModel does. `with ema.swapped(model):` puts the averages into the model and
+    afterwards the very same values back.
+    """
+
+    def __init__(self, model: _Model, decay: float = 0.999) -> None:
+        require(0 <= decay <= 1, "EMA", "decay must lie in [0, 1]", decay=decay)
+        self.decay, self.updates = decay, 0
+        self.average = {name: t.array.copy("K") for name, t in _floats(model).items()}
+
+    def update(self, model: _Model) -> None:
+        """Take one more look at the model's values; call it after the optimizer's step."""
+        rows = [(self.average[name], t.array) for name, t in _floats(model).items()]
+        _blend.apply_(rows, rate=1 - self.decay if self.updates else 1.0)
+        self.updates += 1
+
+    @contextmanager
+    def swapped(self, model: _Model) -> Iterator[None]:
+        """Inside the `with`, the model holds the averages."""
+        kept = {name: t.array.copy("K") for name, t in _floats(model).items()}
+        try:
+            _write(model, self.average)
+            yield
+        finally:
+            _write(model, kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"decay", "updates", "average": {name: array}}; the arrays are not copied."""
+        return {"decay": self.decay, "updates": self.updates, "average": dict(self.average)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved average; CheckpointError unless names and shapes are this model's."""
+        saved = state_dict["average"]
+        here = {name: array.shape for name, array in self.average.items()}
+        there = {name: array.shape for name, array in saved.items()}
+        names = here.keys() | there.keys()
+        wrong = sorted(name for name in names if here.get(name) != there.get(name))
+        rule = "the saved average belongs to another model"
+        require(not wrong, "EMA", rule, error=CheckpointError, differing=wrong)
+        for name, array in self.average.items():
+            array[...] = saved[name]
+        self.decay, self.updates = state_dict["decay"], state_dict["updates"]
+
+
+def _floats(model: _Model) -> dict[str, Tensor]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: t for name, t in tensors.items() if is_real(t.dtype)}
+
+
+def _write(model: _Model, values: dict[str, Any]) -> None:
+    for name, t in _floats(model).items():
+        t.array[...] = values[name]
+        t.bump()
