@@ -32,16 +32,7 @@ class LRScheduler:
             require("initial_lr" in group, name, rule, fix=fix, last_epoch=last_epoch)
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
-        self._begin()
-
-    def _begin(self) -> None:
-        self.last_epoch += 1
-        self._set(self._first())
-
-    def _first(self) -> list[float]:
-        if self.last_epoch == 0:
-            return [group["lr"] * self.factor(0) for group in self.optimizer.param_groups]
-        return self.get_lr()
+        self.step()
 
     def factor(self, t: int) -> float:
         """The multiple of the first rate at step t."""
@@ -49,32 +40,32 @@ class LRScheduler:
 
     def get_lr(self) -> list[float]:
         """The rates of step `last_epoch`, one a group, from those of the step before."""
-        now, before = self.factor(self.last_epoch), self.factor(self.last_epoch - 1)
-        floor = self.eta_min
-        lrs = zip(self.optimizer.param_groups, self.base_lrs, strict=True)
+        t, floor = self.last_epoch, self.eta_min
+        now, lrs = self.factor(t), [group["lr"] for group in self.optimizer.param_groups]
+        if t == 0:
+            return [lr * now for lr in lrs]
+        before = self.factor(t - 1)
         if before == 0:
-            return [group["lr"] + (base - floor) * now for group, base in lrs]
-        return [floor + (group["lr"] - floor) * (now / before) for group, _ in lrs]
-
-    def _closed(self) -> list[float]:
-        """The rates of step `last_epoch` from the first ones."""
-        factor, floor = self.factor(self.last_epoch), self.eta_min
-        return [floor + (base - floor) * factor for base in self.base_lrs]
-
-    def _set(self, lrs: list[float]) -> None:
-        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr
-        self._last_lr = lrs
+            pairs = zip(lrs, self.base_lrs, strict=True)
+            return [lr + (base - floor) * now for lr, base in pairs]
+        return [floor + (lr - floor) * (now / before) for lr in lrs]
 
     def step(self) -> None:
         """Go to the next step; call it after the optimizer's."""
         self.last_epoch += 1
-        self._set(self.get_lr())
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
 
     def _restart(self) -> None:
         """Go to step 0, from the first rates (what SequentialLR does at a milestone)."""
-        self.last_epoch = 0
-        self._set(self._closed())
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        self._rewind()
+        self.step()
+
+    def _rewind(self) -> None:
+        self.last_epoch = -1
 
     def get_last_lr(self) -> list[float]:
         """The rates set last, one a group."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from minidl.errors import DTypeError, require
@@ -28,28 +28,27 @@ class _Composite(LRScheduler):
             require(same, name, "all schedulers must belong to the same optimizer")
         self._schedulers = list(schedulers)
 
-    def _leaves(self) -> Iterator[LRScheduler]:
-        for part in self._schedulers:
-            if isinstance(part, _Composite):
-                yield from part._leaves()
-            else:
-                yield part
+    def step(self) -> None:
+        self.last_epoch += 1
+        self._advance()
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
-    def _restart(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
-        for leaf in self._leaves():
-            leaf.last_epoch = -1
-        self._begin()
+    def _advance(self) -> None:
+        """Step the parts, at `last_epoch`."""
+        raise NotImplementedError
+
+    def _rewind(self) -> None:
+        super()._rewind()
+        for scheduler in self._schedulers:
+            scheduler._rewind()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "_schedulers": [s.state_dict() for s in self._schedulers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        parts = state_dict["_schedulers"]
-        for scheduler, part in zip(self._schedulers, parts, strict=True):
+        rest = dict(state_dict)
+        for scheduler, part in zip(self._schedulers, rest.pop("_schedulers"), strict=True):
             scheduler.load_state_dict(part)
-        rest = {key: value for key, value in state_dict.items() if key != "_schedulers"}
         super().load_state_dict(rest)
 
 
@@ -66,21 +65,13 @@ class SequentialLR(_Composite):
         self._restart()
         self.last_epoch = last_epoch + 1
 
-    def _begin(self) -> None:
-        self.last_epoch = 0
-        first = self._schedulers[bisect_right(self._milestones, 0)]
-        first._begin()
-        self._last_lr = first.get_last_lr()
-
-    def step(self) -> None:
-        self.last_epoch += 1
+    def _advance(self) -> None:
         index = bisect_right(self._milestones, self.last_epoch)
         scheduler = self._schedulers[index]
         if index > 0 and self._milestones[index - 1] == self.last_epoch:
             scheduler._restart()
         else:
             scheduler.step()
-        self._last_lr = scheduler.get_last_lr()
 
 
 class ChainedScheduler(_Composite):
@@ -89,17 +80,9 @@ class ChainedScheduler(_Composite):
     def __init__(self, schedulers: Sequence[LRScheduler],
                  optimizer: Optimizer | None = None) -> None:  # fmt: skip
         self._take(schedulers, optimizer)
-        self._read()
-
-    def _read(self) -> None:
+        self.last_epoch = 0
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
-    def _begin(self) -> None:
-        for scheduler in self._schedulers:
-            scheduler._begin()
-        self._read()
-
-    def step(self) -> None:
+    def _advance(self) -> None:
         for scheduler in self._schedulers:
             scheduler.step()
-        self._read()

@@ -29,8 +29,6 @@ class LambdaLR(LRScheduler):
         pairs = zip(self.base_lrs, self.lr_lambdas, strict=True)
         return [base * function(self.last_epoch) for base, function in pairs]
 
-    _first = _closed = get_lr
-
 
 class StepLR(LRScheduler):
     """Multiplied by gamma every step_size steps."""
@@ -140,4 +138,5 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return (1 + math.cos(math.pi * t / length)) / 2
 
     def get_lr(self) -> list[float]:
-        return self._closed()
+        factor, floor = self.factor(self.last_epoch), self.eta_min
+        return [floor + (base - floor) * factor for base in self.base_lrs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from minidl.errors import require
@@ -39,14 +40,13 @@ class OneCycleLR(LRScheduler):
         self.total_steps, self.anneal_strategy = total_steps, anneal_strategy
         self.cycle_momentum = cycle_momentum
         peak = pct_start * total_steps - 1
-        phases = [(peak, "initial_lr", "max_lr", "max_momentum", "base_momentum")]
+        ends, rates = [peak, total_steps - 1], ["initial_lr", "max_lr", "min_lr"]
+        momenta = ["max_momentum", "base_momentum", "max_momentum"]
         if three_phase:
-            second = 2 * pct_start * total_steps - 2
-            phases.append((second, "max_lr", "initial_lr", "base_momentum", "max_momentum"))
-            phases.append((total_steps - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum"))
-        else:
-            phases.append((total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum"))
-        self.phases = phases
+            ends.insert(1, 2 * peak)
+            rates.insert(2, "initial_lr")
+            momenta.append("max_momentum")
+        self.phases = list(zip(ends, pairwise(rates), pairwise(momenta), strict=True))
         if last_epoch == -1:
             highs = per_group(name, "max_lr", optimizer, max_lr)
             for group, high in zip(optimizer.param_groups, highs, strict=True):
@@ -69,23 +69,22 @@ class OneCycleLR(LRScheduler):
         t = self.last_epoch
         rule = f"all {self.total_steps} steps were taken"
         require(t <= self.total_steps, "OneCycleLR", rule, step=t)
-        start, (end, *names) = 0.0, self.phases[0]
+        start, (end, rates, momenta) = 0.0, self.phases[0]
         for phase in self.phases[1:]:
             if t > end:
-                start, (end, *names) = end, phase
+                start, (end, rates, momenta) = end, phase
         share = (t - start) / (end - start) if end != start else 1.0
-        for group in self.optimizer.param_groups if self.cycle_momentum else ():
-            momentum = self._between(group[names[2]], group[names[3]], share)
+        groups = self.optimizer.param_groups
+        for group in groups if self.cycle_momentum else ():
+            momentum = self._between(group, momenta, share)
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])
             else:
                 group["momentum"] = momentum
-        groups = self.optimizer.param_groups
-        return [self._between(group[names[0]], group[names[1]], share) for group in groups]
+        return [self._between(group, rates, share) for group in groups]
 
-    _first = _closed = get_lr
-
-    def _between(self, start: float, end: float, share: float) -> float:
+    def _between(self, group: dict[str, Any], names: tuple[str, str], share: float) -> float:
+        start, end = (group[name] for name in names)
         if self.anneal_strategy == "linear":
             return (end - start) * share + start
         return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
