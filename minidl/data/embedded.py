@@ -8,6 +8,7 @@ colour say nothing about the class: a linear model of the pixels fails, a small 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -18,30 +19,7 @@ from minidl.random import Generator
 SIZE = 32
 _CHUNK = 250  # images made at a time: their float32 planes stay in the L2 cache
 _CLUTTER = 2  # stray lines a picture
-
-
-def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.hypot(u, v) - 0.85
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(np.hypot(u, v) - 0.74) - 0.19
-
-
-def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(u, v) - 0.95, 0.72 - np.hypot(u - 0.48, v))
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u) * np.float32(0.75**0.5) + 0.5 * v, -v) - 0.52
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.72
-
-
-def _frame(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(_square(u, v) + 0.05) - 0.17
+_ROOT = np.float32(0.75**0.5)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -62,26 +40,18 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     )
 
 
-def _bar(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u) - 1.0, np.abs(v) - 0.27)
-
-
-def _pair(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.hypot(np.abs(u) - 0.58, v) - 0.38
-
-
 # Signed distances to each shape's edge, negative inside, in units of the shape's radius.
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": _disc,
-    "ring": _ring,
-    "crescent": _crescent,
-    "triangle": _triangle,
-    "square": _square,
-    "frame": _frame,
+    "disc": lambda u, v: np.hypot(u, v) - 0.85,
+    "ring": lambda u, v: np.abs(np.hypot(u, v) - 0.74) - 0.19,
+    "crescent": lambda u, v: np.maximum(np.hypot(u, v) - 0.95, 0.72 - np.hypot(u - 0.48, v)),
+    "triangle": lambda u, v: np.maximum(np.abs(u) * _ROOT + 0.5 * v, -v) - 0.52,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) - 0.72,
+    "frame": lambda u, v: np.abs(np.maximum(np.abs(u), np.abs(v)) - 0.72 + 0.05) - 0.17,
     "cross": _cross,
     "star": _star,
-    "bar": _bar,
-    "pair": _pair,
+    "bar": lambda u, v: np.maximum(np.abs(u) - 1.0, np.abs(v) - 0.27),
+    "pair": lambda u, v: np.hypot(np.abs(u) - 0.58, v) - 0.38,
 }
 
 
@@ -102,14 +72,11 @@ class Shapes(ImageArrays):
     ) -> None:
         n = (10_000 if train else 2_000) if n is None else n
         require(n > 0, "Shapes", "n must be positive", n=n, error=ShapeError)
-        images = np.empty((n, SIZE, SIZE, 3), np.uint8)
-        labels = np.empty(n, np.int64)
         generator = Generator(seed, "data")
-        for lo in range(0, n, _CHUNK):
-            rows = np.arange(lo, min(lo + _CHUNK, n))
-            images[rows], labels[rows] = _draw(generator, rows, 0 if train else 1)
-        classes = list(SHAPES)
-        super().__init__(images, labels, classes, transform, target_transform)
+        chunks = [np.arange(lo, min(lo + _CHUNK, n)) for lo in range(0, n, _CHUNK)]
+        made = [_draw(generator, rows, 0 if train else 1) for rows in chunks]
+        images, labels = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        super().__init__(images, labels, list(SHAPES), transform, target_transform)
 
 
 def _draw(generator: Generator, rows: np.ndarray, part: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,13 +116,17 @@ def _background(uniform: Iterator[np.ndarray], x: np.ndarray, y: np.ndarray) -> 
     return first + (0.5 + 0.5 * wave)[..., None] * (0.4 * (second - first))
 
 
+def _turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray, scale: Any = 1) -> Any:
+    """(x, y) in coordinates turned by an angle and in units of scale."""
+    c, s = np.cos(angle) / scale, np.sin(angle) / scale
+    return c * x + s * y, c * y - s * x
+
+
 def _stray(uniform: Iterator[np.ndarray], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Coverage (n, 32, 32) of a thin line or a dot somewhere in the picture."""
     cx, cy = next(uniform) * SIZE, next(uniform) * SIZE
-    angle = next(uniform) * np.float32(np.pi)
+    u, v = _turned(x - cx, y - cy, next(uniform) * np.float32(np.pi))
     length, width = 0.5 + 7 * next(uniform) ** 2, 0.5 + 0.9 * next(uniform)
-    c, s = np.cos(angle), np.sin(angle)
-    u, v = c * (x - cx) + s * (y - cy), c * (y - cy) - s * (x - cx)
     return np.clip(0.5 + width - np.hypot(np.maximum(np.abs(u) - length, 0), v), 0, 1)
 
 
@@ -166,9 +137,7 @@ def _shape(
     radius = 7.5 + 5.0 * next(uniform)
     room = SIZE - 1.4 * radius
     cx, cy = 0.7 * radius + next(uniform) * room, 0.7 * radius + next(uniform) * room
-    angle = next(uniform) * np.float32(2 * np.pi)
-    c, s = np.cos(angle) / radius, np.sin(angle) / radius
-    u, v = c * (x - cx) + s * (y - cy), c * (y - cy) - s * (x - cx)
+    u, v = _turned(x - cx, y - cy, next(uniform) * np.float32(2 * np.pi), radius)
     distance = np.empty_like(u)
     for k, shape in enumerate(SHAPES.values()):
         of = np.flatnonzero(labels == k)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor
+from minidl.data.dataset import raw
 from minidl.data.draws import Draws, current_or_fresh
 from minidl.errors import ShapeError, require
 
@@ -20,7 +21,7 @@ class Transform:
     """
 
     def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
-        x = images.array if isinstance(images, Tensor) else np.asarray(images)
+        x = raw(images)
         require(x.ndim in (3, 4), type(self).__name__, "pictures must be (N, C, H, W)", images=x)
         batch = x if x.ndim == 4 else x[None]
         draws = current_or_fresh(len(batch)) if indices is None else Draws(indices, epoch)
@@ -59,8 +60,8 @@ class Normalize(Transform):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         ok = len(self.mean) == len(self.std) and min(self.std) > 0
-        require(ok, "Normalize", "mean and std must have one entry a channel, std > 0",
-                mean=mean, std=std)  # fmt: skip
+        rule = "mean and std must have one entry a channel, std > 0"
+        require(ok, "Normalize", rule, mean=mean, std=std)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         n, h, w, c = x.shape

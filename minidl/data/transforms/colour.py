@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +15,9 @@ LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision
 
 
 def luminance(x: np.ndarray) -> np.ndarray:
-    """(..., 3) to (..., 1) float32."""
-    require(x.shape[-1] == 3, "luminance", "pictures must have 3 channels", pixels=x)
-    return (x @ LUMA)[..., None]
+    """(..., 3) to (..., 1) float32; (..., 1) stays."""
+    require(x.shape[-1] in (1, 3), "luminance", "pictures must have 1 or 3 channels", pixels=x)
+    return (x @ LUMA)[..., None] if x.shape[-1] == 3 else x
 
 
 class Grayscale(Transform):
@@ -28,8 +29,7 @@ class Grayscale(Transform):
         self.num_output_channels = num_output_channels
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        y = x if x.shape[-1] == 1 else to_dtype(luminance(x), x.dtype)
-        return np.repeat(y, self.num_output_channels, axis=-1)
+        return np.repeat(to_dtype(luminance(x), x.dtype), self.num_output_channels, axis=-1)
 
 
 class ColorJitter(Transform):
@@ -45,10 +45,9 @@ class ColorJitter(Transform):
         saturation: float | Sequence[float] = 0,
         hue: float | Sequence[float] = 0,
     ) -> None:
-        factors = (brightness, contrast, saturation)
         self.ranges = [
             (max(0.0, 1 - v), 1.0 + v) if isinstance(v, (int, float)) else pair(v, "ColorJitter")
-            for v in factors
+            for v in (brightness, contrast, saturation)
         ]
         self.ranges.append((-hue, hue) if isinstance(hue, (int, float)) else pair(hue, "hue"))
         ok = -0.5 <= self.ranges[3][0] <= self.ranges[3][1] <= 0.5
@@ -60,13 +59,11 @@ class ColorJitter(Transform):
         y = x.astype(np.float32) / np.float32(top)
         order = np.argsort(u[:, 4:], axis=1)
         steps = (_brightness, _contrast, _saturation, _hue)
-        for turn in range(4):
-            for k, step in enumerate(steps):
-                low, high = self.ranges[k]
-                of = np.flatnonzero(order[:, turn] == k)
-                if len(of) and (low, high) != ((0.0, 0.0) if k == 3 else (1.0, 1.0)):
-                    factor = (low + (high - low) * u[of, k]).astype(np.float32)
-                    y[of] = step(y[of], factor[:, None, None, None])
+        for turn, (k, step) in itertools.product(range(4), enumerate(steps)):
+            (low, high), of = self.ranges[k], np.flatnonzero(order[:, turn] == k)
+            if len(of) and (low, high) != ((0.0, 0.0) if k == 3 else (1.0, 1.0)):
+                factor = (low + (high - low) * u[of, k]).astype(np.float32)
+                y[of] = step(y[of], factor[:, None, None, None])
         return to_dtype(y * np.float32(top), x.dtype)
 
 
@@ -75,13 +72,11 @@ def _brightness(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _contrast(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    grey = (luminance(x) if x.shape[-1] == 3 else x).mean((1, 2, 3), keepdims=True)
+    grey = luminance(x).mean((1, 2, 3), keepdims=True)
     return np.clip(grey + factor * (x - grey), 0, 1)
 
 
 def _saturation(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    if x.shape[-1] == 1:
-        return x
     grey = luminance(x)
     return np.clip(grey + factor * (x - grey), 0, 1)
 

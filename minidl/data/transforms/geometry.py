@@ -12,18 +12,16 @@ from minidl.data.draws import Draws
 from minidl.data.transforms.base import Transform, pair, to_dtype
 from minidl.errors import require
 
-PADDING = {"constant": "constant", "edge": "edge", "reflect": "reflect", "symmetric": "symmetric"}
+PADDING = ("constant", "edge", "reflect", "symmetric")
 
 
-def pad(x: np.ndarray, up: int, side: int, fill: float = 0, mode: str = "constant") -> np.ndarray:
+def pad(x: np.ndarray, up: int, side: int, fill: float = 0, mode: Any = "constant") -> np.ndarray:
     """(N, H, W, C) with `up` rows above and below and `side` columns left and right."""
-    require(mode in PADDING, "pad", f"padding_mode must be one of {[*PADDING]}", padding_mode=mode)
-    n, h, w, c = x.shape
-    if mode != "constant":
-        return np.pad(x, ((0, 0), (up, up), (side, side), (0, 0)), mode=mode)  # type: ignore[call-overload]
-    y = np.full((n, h + 2 * up, w + 2 * side, c), fill, x.dtype)
-    y[:, up : up + h, side : side + w] = x
-    return y
+    require(mode in PADDING, "pad", f"padding_mode must be one of {PADDING}", padding_mode=mode)
+    if not up and not side:
+        return x
+    options = {"constant_values": fill} if mode == "constant" else {}
+    return np.pad(x, ((0, 0), (up, up), (side, side), (0, 0)), mode, **options)
 
 
 class RandomCrop(Transform):
@@ -48,36 +46,28 @@ class RandomCrop(Transform):
         (h, w), (side, up) = self.size, self.padding
         if self.pad_if_needed:
             up, side = max(up, h - x.shape[1]), max(side, w - x.shape[2])
-        if up or side:
-            x = pad(x, up, side, self.fill, self.padding_mode)
+        x = pad(x, up, side, self.fill, self.padding_mode)
         n, height, width, c = x.shape
         rule = "the padded picture is smaller than the crop"
         require(height >= h and width >= w, "RandomCrop", rule, padded=(height, width), size=(h, w))
-        room = np.array([height - h + 1, width - w + 1])
-        corners = (draws.uniform(2) * room).astype(np.int64)
-        return windows(x, corners, h, w)
+        corners = draws.uniform(2) * (height - h + 1, width - w + 1)
+        y = np.empty((n, h, w, c), x.dtype)
+        for i, (top, left) in enumerate(corners.astype(int).tolist()):
+            y[i] = x[i, top : top + h, left : left + w]
+        return y
 
 
-def windows(x: np.ndarray, corners: np.ndarray, h: int, w: int) -> np.ndarray:
-    """The h x w window of each picture (N, H, W, C) at its corner (N, 2)."""
-    y = np.empty((len(x), h, w, x.shape[3]), x.dtype)
-    for i, (top, left) in enumerate(corners.tolist()):
-        y[i] = x[i, top : top + h, left : left + w]
-    return y
-
-
-class RandomTranslate(RandomCrop):
+class RandomTranslate(Transform):
     """Shift by up to `fraction` of the height and width in whole pixels; `fill` comes in."""
 
-    def __init__(self, fraction: float, fill: float = 0, padding_mode: str = "constant") -> None:
+    def __init__(self, fraction: float, fill: float = 0) -> None:
         require(0 <= fraction < 1, "RandomTranslate", "fraction must lie in [0, 1)", got=fraction)
-        self.fraction, self.fill, self.padding_mode = fraction, fill, padding_mode
-        self.pad_if_needed = False
+        self.fraction, self.fill = fraction, fill
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]
         most = round(self.fraction * w), round(self.fraction * h)
-        return RandomCrop((h, w), most, False, self.fill, self.padding_mode).apply(x, draws)
+        return RandomCrop((h, w), most, fill=self.fill).apply(x, draws)
 
 
 class CenterCrop(Transform):
@@ -88,9 +78,7 @@ class CenterCrop(Transform):
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = self.size
-        up, side = max(0, -(-(h - x.shape[1]) // 2)), max(0, -(-(w - x.shape[2]) // 2))
-        if up or side:
-            x = pad(x, up, side)
+        x = pad(x, max(0, (h - x.shape[1] + 1) // 2), max(0, (w - x.shape[2] + 1) // 2))
         top, left = round((x.shape[1] - h) / 2), round((x.shape[2] - w) / 2)
         return x[:, top : top + h, left : left + w]
 
@@ -122,7 +110,7 @@ def _triangle_weights(n: int, m: int) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """(N, H, W, C) to (N, *size, C) by antialiased bilinear interpolation."""
     n, h, w, c = x.shape
     if (h, w) == size:
@@ -136,18 +124,17 @@ class Resize(Transform):
     """Resize to (h, w), or the shorter side to an int keeping the aspect; bilinear, antialiased."""
 
     def __init__(self, size: int | Sequence[int]) -> None:
-        sizes = [size] if isinstance(size, int) else list(size)
-        ok = 1 <= len(sizes) <= 2 and all(isinstance(s, int) and s > 0 for s in sizes)
+        sizes = (size,) if isinstance(size, int) else tuple(size)
+        ok = len(sizes) in (1, 2) and all(isinstance(s, int) and s > 0 for s in sizes)
         require(ok, "Resize", "size must be one or two positive integers", size=size)
-        self.size = sizes[0] if len(sizes) == 1 else tuple(sizes)
+        self.size = sizes
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]
-        if isinstance(self.size, tuple):
-            return resize(x, self.size)  # type: ignore[arg-type]
-        s = self.size
-        target = (s, int(s * w / h)) if h <= w else (int(s * h / w), s)
-        return resize(x, target)
+        if len(self.size) == 2:
+            return resize(x, self.size)
+        (s,) = self.size
+        return resize(x, (s, int(s * w / h)) if h <= w else (int(s * h / w), s))
 
 
 class RandomAffine(Transform):
@@ -167,14 +154,13 @@ class RandomAffine(Transform):
         interpolation: str = "nearest",
         fill: float = 0,
     ) -> None:
-        modes = ("nearest", "bilinear")
-        rule = f"interpolation must be one of {modes}"
-        require(interpolation in modes, "RandomAffine", rule, interpolation=interpolation)
-        self.degrees = _around_zero(degrees)
+        ok = interpolation in ("nearest", "bilinear")
+        rule = "interpolation must be nearest or bilinear"
+        require(ok, "RandomAffine", rule, interpolation=interpolation)
         self.translate, self.scale = translate or (0.0, 0.0), scale or (1.0, 1.0)
         shears = [shear] if isinstance(shear, (int, float)) else list(shear or [0])
-        given = _around_zero(shears[0] if len(shears) == 1 else shears[:2])
-        self.shear = (*given, *(shears[2:] or (0, 0)))
+        along_x = _around_zero(shears[0] if len(shears) == 1 else shears[:2])
+        self.degrees, self.shear = _around_zero(degrees), (*along_x, *(shears[2:] or (0, 0)))
         self.interpolation, self.fill = interpolation, fill
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
@@ -187,21 +173,17 @@ class RandomAffine(Transform):
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 3]
         most = np.array([self.translate[0] * w, self.translate[1] * h])
         shift = np.rint(most * (2 * u[:, 4:] - 1))
-        forward = _matrices(angle, scale, shear_x, shear_y)
+        c, s, zero, one = np.cos(angle), np.sin(angle), np.zeros(len(u)), np.ones(len(u))
+        # On (x, y) with y pointing down: shear in y, then in x, then rotation and scale.
+        turn = np.array([[c, -s], [s, c]]) * scale
+        along_x = np.array([[one, -np.tan(shear_x)], [zero, one]])
+        along_y = np.array([[one, zero], [-np.tan(shear_y), one]])
+        forward = np.einsum("ijn,jkn,kln->nil", turn, along_x, along_y)
         return warp(x, np.linalg.inv(forward), shift, self.interpolation, self.fill)
 
 
 def _around_zero(value: Any) -> tuple[float, float]:
     return pair(value if isinstance(value, (tuple, list)) else (-value, value), "RandomAffine")
-
-
-def _matrices(angle: np.ndarray, scale: np.ndarray, sx: np.ndarray, sy: np.ndarray) -> np.ndarray:
-    """(N, 2, 2): shear in y, then x, then rotation and scale, on (x, y) with y pointing down."""
-    c, s, zero, one = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-    turn = np.array([[c, -s], [s, c]]) * scale
-    along_x = np.array([[one, -np.tan(sx)], [zero, one]])
-    along_y = np.array([[one, zero], [-np.tan(sy), one]])
-    return np.einsum("ijn,jkn,kln->nil", turn, along_x, along_y)
 
 
 def warp(

@@ -36,17 +36,10 @@ OPERATIONS: dict[str, Callable[[Picture, float], Picture]] = {
     "Equalize": lambda p, m: ImageOps.equalize(p),
     "Invert": lambda p, m: ImageOps.invert(p),
 }
-_LARGEST = {  # of the signed operations; translations are relative to the picture's side
-    "ShearX": 0.3,
-    "ShearY": 0.3,
-    "TranslateX": 150 / 331,
-    "TranslateY": 150 / 331,
-    "Rotate": 30.0,
-    "Brightness": 0.9,
-    "Color": 0.9,
-    "Contrast": 0.9,
-    "Sharpness": 0.9,
-}
+# Of the signed operations; translations are relative to the picture's side.
+_LARGEST = dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
+_LARGEST |= {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
+_LARGEST |= {"TranslateX": 150 / 331, "TranslateY": 150 / 331}
 
 
 def operate(picture: Picture, name: str, share: float, negative: bool) -> Picture:
@@ -68,13 +61,10 @@ class _Policy(Transform):
         name = type(self).__name__
         require(x.dtype == np.uint8, name, "pictures must be uint8", error=DTypeError, pictures=x)
         require(x.shape[3] in (1, 3), name, "pictures must have 1 or 3 channels", pictures=x)
-        u = draws.uniform(self.words)
-        y = np.empty(x.shape, np.uint8)
-        for i, numbers in enumerate(u.tolist()):
-            pixels = np.ascontiguousarray(x[i])
-            picture = Image.fromarray(pixels[..., 0] if x.shape[3] == 1 else pixels)
-            y[i] = np.asarray(self.augment(picture, numbers)).reshape(x.shape[1:])
-        return y
+        pixels = np.ascontiguousarray(x[..., 0] if x.shape[3] == 1 else x)
+        u = draws.uniform(self.words).tolist()
+        made = [self.augment(Image.fromarray(p), v) for p, v in zip(pixels, u, strict=True)]
+        return np.array([np.asarray(picture) for picture in made], np.uint8).reshape(x.shape)
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
         """Change one picture by `words` uniform numbers."""
@@ -88,14 +78,10 @@ class RandAugment(_Policy):
 
     def __init__(self, num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31) -> None:
         ok = 0 <= magnitude < num_magnitude_bins
-        require(ok, "RandAugment", f"magnitude must lie in 0..{num_magnitude_bins - 1}",
-                magnitude=magnitude)  # fmt: skip
-        self.num_ops, self.magnitude, self.num_magnitude_bins = (
-            num_ops,
-            magnitude,
-            num_magnitude_bins,
-        )
-        self.words = 2 * num_ops
+        rule = f"magnitude must lie in 0..{num_magnitude_bins - 1}"
+        require(ok, "RandAugment", rule, magnitude=magnitude)
+        self.num_ops, self.magnitude, self.words = num_ops, magnitude, 2 * num_ops
+        self.num_magnitude_bins = num_magnitude_bins
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
         share = self.magnitude / (self.num_magnitude_bins - 1)
