@@ -35,14 +35,8 @@ def cache_dir() -> Path:
     return Path(base) / "minidl" / "data"
 
 
-def locate(
-    root: str | Path | None,
-    folder: str,
-    names: Sequence[str],
-    resources: Sequence[Resource],
-    *,
-    download: bool = False,
-) -> list[Path]:
+def locate(root: str | Path | None, folder: str, names: Sequence[str],
+           resources: Sequence[Resource], *, download: bool = False) -> list[Path]:  # fmt: skip
     """Where ROOT/folder/name, or its gzipped form, lies for each of `names`.
 
     ROOT is `root`; without it `MINIDL_DATA`, then the cache folder, into which `resources` are
@@ -84,15 +78,8 @@ def obtain(resources: Sequence[Resource], root: Path, **options: Any) -> None:
             target.unlink()
 
 
-def download(
-    urls: Sequence[str],
-    target: Path,
-    digest: str,
-    *,
-    timeout: float = 30.0,
-    attempts: int = 4,
-    pause: float = 1.0,
-) -> None:
+def download(urls: Sequence[str], target: Path, digest: str, *, timeout: float = 30.0,
+             attempts: int = 4, pause: float = 1.0) -> None:  # fmt: skip
     """Fetch one of `urls` to `target`, which appears only whole and with the right checksum.
 
     What has arrived stays in `target.part` and is continued by HTTP Range, in this call and in

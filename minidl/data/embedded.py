@@ -61,15 +61,9 @@ class Shapes(ImageArrays):
     A picture depends on (seed, train, its index) alone. 12,000 take about two seconds.
     """
 
-    def __init__(
-        self,
-        train: bool = True,
-        n: int | None = None,
-        *,
-        seed: int = 0,
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-    ) -> None:
+    def __init__(self, train: bool = True, n: int | None = None, *, seed: int = 0,
+                 transform: Callable | None = None,
+                 target_transform: Callable[[int], int] | None = None) -> None:  # fmt: skip
         n = (10_000 if train else 2_000) if n is None else n
         require(n > 0, "Shapes", "n must be positive", n=n, error=ShapeError)
         generator = Generator(seed, "data")

@@ -49,14 +49,9 @@ class ImageFolder(ImageFiles):
     missing root, unexpected, missing or empty class folders.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-        *,
-        classes: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, root: str | Path, transform: Callable | None = None,
+                 target_transform: Callable[[int], int] | None = None, *,
+                 classes: Sequence[str] | None = None) -> None:  # fmt: skip
         name, root = "ImageFolder", Path(root)
         require(root.is_dir(), name, f"there is no folder {root}", error=DataError)
         found = sorted(e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != ".")
@@ -88,15 +83,10 @@ class OxfordIIITPet(ImageFiles):
                 ("annotations", "95a8c909bbe2e81eed6a22bccdf3f68f"))  # fmt: skip
     site = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        split: str = "trainval",
-        target_types: str = "category",
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-        download: bool = False,
-    ) -> None:
+    def __init__(self, root: str | Path | None = None, split: str = "trainval",
+                 target_types: str = "category", transform: Callable | None = None,
+                 target_transform: Callable[[int], int] | None = None,
+                 download: bool = False) -> None:  # fmt: skip
         folder, name = "oxford-iiit-pet", "OxfordIIITPet"
         require(split in ("trainval", "test"), name, "split must be trainval or test", split=split)
         rule = "target_types must be category or binary-category"

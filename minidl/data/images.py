@@ -22,14 +22,9 @@ class LabelledImages(Dataset):
     are out of range or not as many as the pictures, DTypeError where they are not integers.
     """
 
-    def __init__(
-        self,
-        images: Any,
-        targets: Any,
-        classes: Sequence[str],
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-    ) -> None:
+    def __init__(self, images: Any, targets: Any, classes: Sequence[str],
+                 transform: Callable | None = None,
+                 target_transform: Callable[[int], int] | None = None) -> None:  # fmt: skip
         self.images, self.classes = self._held(images), list(classes)
         self.class_to_idx = {name: i for i, name in enumerate(classes)}
         self.targets = check_labels(targets, len(images), len(classes), type(self).__name__)
@@ -91,14 +86,10 @@ class OfficialImages(ImageArrays):
     cache, and downloads. The number of pictures is that of the files. Raises DataError.
     """
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        train: bool = True,
-        transform: Callable | None = None,
-        target_transform: Callable[[int], int] | None = None,
-        download: bool = False,
-    ) -> None:
+    def __init__(self, root: str | Path | None = None, train: bool = True,
+                 transform: Callable | None = None,
+                 target_transform: Callable[[int], int] | None = None,
+                 download: bool = False) -> None:  # fmt: skip
         super().__init__(*self._read(root, train, download), transform, target_transform)
 
     def _read(

@@ -30,23 +30,12 @@ class DataLoader:
     pin_memory and persistent_workers are accepted for PyTorch's scripts and change nothing here.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        batch_size: int | None = 1,
-        shuffle: bool | None = None,
-        sampler: Any = None,
-        batch_sampler: Any = None,
-        num_workers: int = 0,
-        collate_fn: Callable[[list], Any] | None = None,
-        pin_memory: bool = False,
-        drop_last: bool = False,
-        *,
-        generator: random.Generator | None = None,
-        prefetch_factor: int = 2,
-        persistent_workers: bool = False,
-        mix: Callable | None = None,
-    ) -> None:
+    def __init__(self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None,
+                 sampler: Any = None, batch_sampler: Any = None, num_workers: int = 0,
+                 collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
+                 drop_last: bool = False, *, generator: random.Generator | None = None,
+                 prefetch_factor: int = 2, persistent_workers: bool = False,
+                 mix: Callable | None = None) -> None:  # fmt: skip
         name = "DataLoader"
         alone = not (shuffle or sampler is not None or drop_last) and batch_size in (1, None)
         rule = "batch_sampler excludes batch_size, shuffle, sampler and drop_last"

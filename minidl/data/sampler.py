@@ -19,13 +19,9 @@ def epoch_draws(generator: random.Generator | None, epoch: int) -> random.Genera
 class WeightedRandomSampler:
     """num_samples indices with probability proportional to weights (N,), new ones each epoch."""
 
-    def __init__(
-        self,
-        weights: Sequence[float] | np.ndarray,
-        num_samples: int,
-        replacement: bool = True,
-        generator: random.Generator | None = None,
-    ) -> None:
+    def __init__(self, weights: Sequence[float] | np.ndarray, num_samples: int,
+                 replacement: bool = True,
+                 generator: random.Generator | None = None) -> None:  # fmt: skip
         self.weights, self.num_samples = np.asarray(weights, np.float64), num_samples
         self.replacement, self.generator, self.epoch = replacement, generator, 0
         ok = isinstance(num_samples, int) and num_samples > 0

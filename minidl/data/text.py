@@ -22,15 +22,8 @@ class Text(Dataset):
     every `step` characters. Raises DataError.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        length: int,
-        split: str = "train",
-        *,
-        step: int = 1,
-        fractions: Sequence[float] = (0.8, 0.1, 0.1),
-    ) -> None:
+    def __init__(self, path: str | Path, length: int, split: str = "train", *, step: int = 1,
+                 fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> None:  # fmt: skip
         require(split in SPLITS, "Text", f"split must be one of {SPLITS}", split=split)
         ok = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6
         require(ok, "Text", "fractions must be three shares that add up to 1", fractions=fractions)

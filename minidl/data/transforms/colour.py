@@ -38,13 +38,9 @@ class ColorJitter(Transform):
     A number v stands for factors in [max(0, 1 - v), 1 + v], for hue in [-v, v] turns, v <= 0.5.
     """
 
-    def __init__(
-        self,
-        brightness: float | Sequence[float] = 0,
-        contrast: float | Sequence[float] = 0,
-        saturation: float | Sequence[float] = 0,
-        hue: float | Sequence[float] = 0,
-    ) -> None:
+    def __init__(self, brightness: float | Sequence[float] = 0,
+                 contrast: float | Sequence[float] = 0, saturation: float | Sequence[float] = 0,
+                 hue: float | Sequence[float] = 0) -> None:  # fmt: skip
         self.ranges = [
             (max(0.0, 1 - v), 1.0 + v) if isinstance(v, (int, float)) else pair(v, "ColorJitter")
             for v in (brightness, contrast, saturation)

@@ -31,14 +31,9 @@ class RandomCrop(Transform):
     padding_mode: constant (`fill`), edge, reflect or symmetric.
     """
 
-    def __init__(
-        self,
-        size: int | Sequence[int],
-        padding: int | Sequence[int] | None = None,
-        pad_if_needed: bool = False,
-        fill: float = 0,
-        padding_mode: str = "constant",
-    ) -> None:
+    def __init__(self, size: int | Sequence[int], padding: int | Sequence[int] | None = None,
+                 pad_if_needed: bool = False, fill: float = 0,
+                 padding_mode: str = "constant") -> None:  # fmt: skip
         self.size, self.padding = pair(size, "RandomCrop"), pair(padding or 0, "RandomCrop")
         self.pad_if_needed, self.fill, self.padding_mode = pad_if_needed, fill, padding_mode
 
@@ -145,15 +140,9 @@ class RandomAffine(Transform):
     interpolation: nearest or bilinear; fill: the value of pixels from outside.
     """
 
-    def __init__(
-        self,
-        degrees: float | Sequence[float],
-        translate: Sequence[float] | None = None,
-        scale: Sequence[float] | None = None,
-        shear: float | Sequence[float] | None = None,
-        interpolation: str = "nearest",
-        fill: float = 0,
-    ) -> None:
+    def __init__(self, degrees: float | Sequence[float], translate: Sequence[float] | None = None,
+                 scale: Sequence[float] | None = None, shear: float | Sequence[float] | None = None,
+                 interpolation: str = "nearest", fill: float = 0) -> None:  # fmt: skip
         ok = interpolation in ("nearest", "bilinear")
         rule = "interpolation must be nearest or bilinear"
         require(ok, "RandomAffine", rule, interpolation=interpolation)

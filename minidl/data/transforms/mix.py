@@ -22,13 +22,8 @@ class RandomErasing(Transform):
     "random" for uniform noise in the pictures' range.
     """
 
-    def __init__(
-        self,
-        p: float = 0.5,
-        scale: Sequence[float] = (0.02, 0.33),
-        ratio: Sequence[float] = (0.3, 3.3),
-        value: float | str = 0,
-    ) -> None:
+    def __init__(self, p: float = 0.5, scale: Sequence[float] = (0.02, 0.33),
+                 ratio: Sequence[float] = (0.3, 3.3), value: float | str = 0) -> None:  # fmt: skip
         ok = value == "random" or not isinstance(value, str)
         require(ok, "RandomErasing", 'value must be a number or "random"', value=value)
         self.p, self.scale, self.ratio, self.value = p, scale, ratio, value
