@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from minidl.autograd import Tensor
 from minidl.fusion import abs as absolute
 from minidl.fusion import maximum, sqrt, update
-from minidl.optim.optimizer import Optimizer, Params, options
+from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
-_Rates = Iterator[tuple[list[Any], dict[str, float | None]]]
 # Every kernel takes: decay (its share of p joins the gradient), keep (1 - decoupled decay), b2,
 # and c1 = 1 - b1, c2 = 1 - b2, subtracted in double precision.
 
@@ -48,25 +44,21 @@ def _adamax(p, g, m, u, *, maximize, decay, b2, c1, rate, eps):
 
 
 class _Adaptive(Optimizer):
-    """What the methods of this file share; each gives the scalars that depend on the step."""
+    """What the methods of this file share; each adds the scalars that depend on the step."""
 
-    def _kernel(self, group: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
-        """The kernel and the names of the state arrays that it updates."""
-        return _adam, ("exp_avg", "exp_avg_sq")
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _adam, {"exp_avg": 0.0, "exp_avg_sq": 0.0}
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        kernel, slots = self._kernel(group)
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         (b1, b2), decay = group["betas"], group["weight_decay"]
-        common = {"decay": decay, "keep": 1.0, "b2": b2, "c1": 1 - b1, "c2": 1 - b2, "rate_g": None}
-        if group.get("decoupled_weight_decay"):
-            common |= {"decay": 0.0, "keep": 1.0 - group["lr"] * decay}
-        for step, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
-            for same, rates in self._rates(group, step, rows):
-                self._apply(kernel, group, same, slots, **{**common, **rates})
+        decoupled = group.get("decoupled_weight_decay", False)
+        keep = 1.0 - group["lr"] * decay if decoupled else 1.0
+        shared = {"decay": 0.0 if decoupled else decay, "keep": keep, "rate_g": None}
+        rates = self._rates(group, state, state["step"])
+        return {**shared, "b2": b2, "c1": 1 - b1, "c2": 1 - b2, **rates}
 
-    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
-        """Parts of `rows` with the scalars of their kernel at this step."""
-        raise NotImplementedError
+    def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
+        raise NotImplementedError(f"{type(self).__name__} has no _rates")
 
 
 class Adam(_Adaptive):
@@ -82,13 +74,13 @@ class Adam(_Adaptive):
                  decoupled_weight_decay: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _kernel(self, group: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
         kernel, slots = super()._kernel(group)
-        return (_amsgrad, (*slots, "max_exp_avg_sq")) if group["amsgrad"] else (kernel, slots)
+        return (_amsgrad, {**slots, "max_exp_avg_sq": 0.0}) if group["amsgrad"] else (kernel, slots)
 
-    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+    def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
         b1, b2 = group["betas"]
-        yield rows, {"rate": group["lr"] / (1 - b1**step), "root": math.sqrt(1 - b2**step)}
+        return {"rate": group["lr"] / (1 - b1**step), "root": math.sqrt(1 - b2**step)}
 
 
 class AdamW(Adam):
@@ -111,19 +103,15 @@ class NAdam(_Adaptive):
                  maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+    def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
         (b1, b2), lr, growth = group["betas"], group["lr"], group["momentum_decay"]
         mu, following = (b1 * (1 - 0.5 * 0.96 ** (t * growth)) for t in (step, step + 1))
-        products: dict[float, list[Tensor]] = defaultdict(list)
-        for p in rows:
-            before = self.state[p].get("mu_product", 1.0)
-            product = float(np.float32(before) * np.float32(mu))  # PyTorch's precision for it
-            self.state[p]["mu_product"] = product
-            products[product].append(p)
-        for product, same in products.items():
-            rate = lr * following / (1 - product * following)
-            rate_g, root = lr * (1 - mu) / (1 - product), math.sqrt(1 - b2**step)
-            yield same, {"rate": rate, "rate_g": rate_g, "root": root}
+        before = state.get("mu_product", 1.0)
+        product = float(np.float32(before) * np.float32(mu))  # PyTorch's precision for it
+        state["mu_product"] = product
+        rate = lr * following / (1 - product * following)
+        rate_g = lr * (1 - mu) / (1 - product)
+        return {"rate": rate, "rate_g": rate_g, "root": math.sqrt(1 - b2**step)}
 
 
 class RAdam(_Adaptive):
@@ -135,7 +123,7 @@ class RAdam(_Adaptive):
                  maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
+    def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
         b1, b2 = group["betas"]
         limit, correction = 2 / (1 - b2) - 1, 1 - b2**step
         rate, root = group["lr"] / (1 - b1**step), None
@@ -143,7 +131,7 @@ class RAdam(_Adaptive):
         if length > 5:
             ratio = (length - 4) * (length - 2) * limit / (limit - 4) / (limit - 2) / length
             rate, root = rate * math.sqrt(ratio * correction), 1.0
-        yield rows, {"rate": rate, "root": root}
+        return {"rate": rate, "root": root}
 
 
 class Adamax(_Adaptive):
@@ -154,8 +142,8 @@ class Adamax(_Adaptive):
                  weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _kernel(self, group: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
-        return _adamax, ("exp_avg", "exp_inf")
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _adamax, {"exp_avg": 0.0, "exp_inf": 0.0}
 
-    def _rates(self, group: dict[str, Any], step: int, rows: list[Any]) -> _Rates:
-        yield rows, {"rate": group["lr"] / (1 - group["betas"][0] ** step)}
+    def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
+        return {"rate": group["lr"] / (1 - group["betas"][0] ** step)}

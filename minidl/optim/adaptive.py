@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minidl.fusion import sqrt, update
-from minidl.optim.optimizer import Optimizer, Params, options
+from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 
 def _gradient(p, g, weight_decay, maximize):
@@ -68,16 +68,16 @@ class RMSprop(Optimizer):
                  maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        slots = ["square_avg"]
-        slots += ["grad_avg"] if group["centered"] else []
-        slots += ["momentum_buffer"] if group["momentum"] else []
-        plain, with_momentum = (
-            (_rms_centered, _rms_both) if group["centered"] else (_rms, _rms_momentum)
-        )
-        kernel = with_momentum if group["momentum"] else plain
-        for _, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
-            self._apply(kernel, group, rows, slots, fresh=1 - group["alpha"])
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        slots, plain, with_momentum = {"square_avg": 0.0}, _rms, _rms_momentum
+        if group["centered"]:
+            slots["grad_avg"], plain, with_momentum = 0.0, _rms_centered, _rms_both
+        if group["momentum"]:
+            return with_momentum, {**slots, "momentum_buffer": 0.0}
+        return plain, slots
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"fresh": 1 - group["alpha"]}
 
 
 class Adagrad(Optimizer):
@@ -88,11 +88,11 @@ class Adagrad(Optimizer):
                  eps: float = 1e-10, *, maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        start = self.defaults["initial_accumulator_value"]
-        for step, rows in self._counted(params, sum=start):
-            rate = group["lr"] / (1 + (step - 1) * group["lr_decay"])
-            self._apply(_adagrad, group, rows, ("sum",), rate=rate)
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _adagrad, {"sum": self.defaults["initial_accumulator_value"]}
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"rate": group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])}
 
 
 class Adadelta(Optimizer):
@@ -102,7 +102,8 @@ class Adadelta(Optimizer):
                  weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        slots = ("square_avg", "acc_delta")
-        for _, rows in self._counted(params, **dict.fromkeys(slots, 0.0)):
-            self._apply(_adadelta, group, rows, slots, fresh=1 - group["rho"])
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _adadelta, {"square_avg": 0.0, "acc_delta": 0.0}
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"fresh": 1 - group["rho"]}

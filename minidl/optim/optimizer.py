@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, count
+from collections.abc import Callable, Iterable
+from itertools import count
 from numbers import Real
 from typing import Any
 
@@ -15,6 +15,8 @@ from minidl.errors import CheckpointError, DTypeError, GraphError, require
 from minidl.fusion import Update
 
 Params = Iterable[Any]  # Tensors or group dicts
+Scalars = dict[str, float | None]
+Kernel = tuple[Update, dict[str, float]]
 
 
 class Optimizer:
@@ -22,8 +24,8 @@ class Optimizer:
 
     `params`: an iterable of leaf Tensors, or of dicts {"params": ..., option: value} that
     override `defaults`. Options are read at every step from `param_groups[i]`. `state[p]` holds raw
-    arrays and Python numbers ("step" is an int). A subclass writes `_update`. Parameters whose
-    `.grad` is None are skipped.
+    arrays and Python numbers ("step" is an int). A subclass writes `_kernel` and `_scalars`.
+    Parameters whose `.grad` is None are skipped.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
@@ -55,7 +57,7 @@ class Optimizer:
         rule = "params must be in an ordered collection"
         require(not isinstance(given, (set, str)), name, rule, error=DTypeError, params=given)
         params = [given] if isinstance(given, Tensor) else list(given)
-        seen = {id(p) for group in self.param_groups for p in group["params"]}
+        seen = {id(p) for p in self._all()}
         for p in params:
             rule = "only Tensors can be optimized"
             require(isinstance(p, Tensor), name, rule, error=DTypeError, param=p)
@@ -79,9 +81,12 @@ class Optimizer:
             elif isinstance(value, Real):
                 require(float(value) >= 0, name, f"{key} must not be negative", value=value)
 
+    def _all(self) -> list[Any]:
+        return [p for group in self.param_groups for p in group["params"]]
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
-        for p in chain.from_iterable(group["params"] for group in self.param_groups):
+        for p in self._all():
             if set_to_none:
                 p.grad = None
             elif p.grad is not None:
@@ -103,48 +108,43 @@ class Optimizer:
         return loss
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has no _update")
+        """One launch of the group's kernel for all parameters that have the same scalars."""
+        kernel, slots = self._kernel(group)
+        alike: dict[tuple, list[Any]] = defaultdict(list)
+        for p in params:
+            state = self.state[p]
+            if self._counted:
+                state["step"] = state.get("step", 0) + 1
+            alike[tuple(self._scalars(group, state).items())].append(p)
+            for slot, value in slots.items():
+                if slot not in state:
+                    state[slot] = backend.of(p.array).full_like(p.array, value)
+        for items, same in alike.items():
+            known = {**group, **dict(items)}
+            rows = [(p.array, p.grad.array, *(self.state[p][s] for s in slots)) for p in same]
+            kernel.apply_(rows, **{name: _plain(known[name]) for name in kernel.scalars})
+            for p in same:
+                p.bump()
 
-    def _apply(
-        self, kernel: Update, group: dict[str, Any], params: list[Any], slots: Iterable[str] = (),
-        **more: Any,
-    ) -> None:  # fmt: skip
-        """Launch `kernel` on the rows (p, gradient, state arrays...) of `params`.
+    _counted = True  # whether the state holds "step"
 
-        Its keywords are options of `group`, or given in `more`.
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        """The update of rows (p, gradient, state arrays...), and the first values of the state.
+
+        The keywords of the update are options of the group or come from `_scalars`.
         """
-        known = {**group, **more}
-        scalars = {name: _plain(known[name]) for name in kernel.scalars}
-        states = [[self.state[p][slot] for slot in slots] for p in params]
-        rows = [(p.array, p.grad.array, *arrays) for p, arrays in zip(params, states, strict=True)]
-        kernel.apply_(rows, **scalars)
-        for p in params:
-            p.bump()
+        raise NotImplementedError(f"{type(self).__name__} has no _kernel")
 
-    def _slots(self, p: Tensor, **slots: float) -> dict[str, Any]:
-        """The state of `p`; missing arrays are made, filled with the number given for them."""
-        state = self.state[p]
-        for slot, value in slots.items():
-            if slot not in state:
-                state[slot] = backend.of(p.array).full_like(p.array, value)
-        return state
-
-    def _counted(self, params: list[Any], **slots: float) -> Iterator[tuple[int, list[Any]]]:
-        """Count one more step of each parameter; yield (count, the parameters that have it)."""
-        groups: dict[int, list[Any]] = defaultdict(list)
-        for p in params:
-            state = self._slots(p, **slots)
-            state["step"] = state.get("step", 0) + 1
-            groups[state["step"]].append(p)
-        yield from groups.items()
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        """Scalars for a parameter of this state; arrays are missing from it at the first step."""
+        raise NotImplementedError(f"{type(self).__name__} has no _scalars")
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {index: state of the parameter}, "param_groups": [...]}, as in PyTorch.
 
         Parameters are numbered through all groups; arrays are not copied.
         """
-        order = [p for group in self.param_groups for p in group["params"]]
-        state = {i: dict(self.state[p]) for i, p in enumerate(order) if p in self.state}
+        state = {i: dict(self.state[p]) for i, p in enumerate(self._all()) if p in self.state}
         numbers = count()
         groups = [
             {**group, "params": [next(numbers) for _ in group["params"]]}

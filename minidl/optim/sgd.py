@@ -6,7 +6,7 @@ from typing import Any
 
 from minidl.errors import require
 from minidl.fusion import sign, update
-from minidl.optim.optimizer import Optimizer, Params, options
+from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 
 @update(inplace=("p",))
@@ -35,6 +35,8 @@ class SGD(Optimizer):
     g + momentum m (Sutskever et al. 2013, in PyTorch's form: lr is outside m).
     """
 
+    _counted = False
+
     def __init__(self, params: Params, lr: float = 1e-3, momentum: float = 0,
                  dampening: float = 0, weight_decay: float = 0, nesterov: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
@@ -47,17 +49,11 @@ class SGD(Optimizer):
         rule = "nesterov needs momentum and zero dampening"
         require(fits, "SGD", rule, momentum=momentum, dampening=dampening)
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
-        if group["momentum"] == 0:
-            self._apply(_plain, group, params)
-            return
-        slot = "momentum_buffer"
-        started = [p for p in params if slot in self.state[p]]
-        new = [p for p in params if slot not in self.state[p]]
-        for p in new:
-            self._slots(p, momentum_buffer=0.0)
-        self._apply(_momentum, group, started, (slot,), fresh=1.0 - group["dampening"])
-        self._apply(_momentum, group, new, (slot,), fresh=1.0)
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return (_momentum, {"momentum_buffer": 0.0}) if group["momentum"] else (_plain, {})
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"fresh": 1.0 - group["dampening"] if "momentum_buffer" in state else 1.0}
 
 
 class Lion(Optimizer):
@@ -68,9 +64,10 @@ class Lion(Optimizer):
                  weight_decay: float = 0.0) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
-    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _lion, {"exp_avg": 0.0}
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         b1, b2 = group["betas"]
-        weights = {"b1": b1, "b2": b2, "c1": 1 - b1, "c2": 1 - b2}
         keep = 1 - group["lr"] * group["weight_decay"]
-        for _, rows in self._counted(params, exp_avg=0.0):
-            self._apply(_lion, group, rows, ("exp_avg",), keep=keep, **weights)
+        return {"keep": keep, "b1": b1, "b2": b2, "c1": 1 - b1, "c2": 1 - b2}
