@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -119,30 +120,38 @@ def retain_grad(self: Tensor) -> None:
 
 
 class Handle:
-    """What registering a hook returns; `remove()` takes the hook away."""
+    """What registering a hook returns: takes the hook away by `remove()` or after a `with` block.
 
-    def __init__(self, hooks: dict[int, Any]) -> None:
-        self.hooks, self.key = hooks, max(hooks, default=-1) + 1
+    Keys come from one counter and are never used again, so removing twice hurts no later hook.
+    """
+
+    counter = itertools.count()
+
+    def __init__(self, hooks: dict[int, Any], hook: Any, prepend: bool = False) -> None:
+        self.hooks, self.key = hooks, next(Handle.counter)
+        later = dict(hooks) if prepend else {}
+        for key in later:
+            del hooks[key]
+        hooks |= {self.key: hook, **later}
 
     def remove(self) -> None:
-        """Take the hook away."""
+        """Take the hook away; a second call does nothing."""
         self.hooks.pop(self.key, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
 
 
 def register_hook(self: Tensor, hook: Callable) -> Handle:
     """Call hook(gradient) in backward; a Tensor that it returns replaces the gradient."""
     require(self.requires, "register_hook", "the tensor does not require grad", error=GraphError)
-    if self.node is not None:
-        if self.node.hooks is None:
-            self.node.hooks = {}
-        handle = Handle(self.node.hooks)
-        self.node.hooks[handle.key] = (self.index, hook)
-        return handle
-    if self.hooks is None:
-        self.hooks = {}
-    handle = Handle(self.hooks)
-    self.hooks[handle.key] = hook
-    return handle
+    owner: Any = self if self.node is None else self.node
+    if owner.hooks is None:
+        owner.hooks = {}
+    return Handle(owner.hooks, hook if self.node is None else (self.index, hook))
 
 
 def register_post_accumulate_grad_hook(self: Tensor, hook: Callable) -> Handle:

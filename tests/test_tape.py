@@ -251,6 +251,21 @@ def test_hooks_see_and_change_gradients():
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("of", [lambda x: x, lambda x: x * 1], ids=["leaf", "node"])
+def test_removing_a_hook_twice_leaves_later_ones(of):
+    """A handle's key is never given to another hook; `with` removes at its end."""
+    x = leaf(3)
+    y, seen = of(x), []
+    first = y.register_hook(lambda g: seen.append("first"))
+    first.remove()
+    y.register_hook(lambda g: seen.append("second"))
+    first.remove()
+    with y.register_hook(lambda g: seen.append("third")):
+        pass
+    (y * 2).sum().backward()
+    assert seen == ["second"]
+
+
 def test_a_hook_sees_the_sum_of_all_that_arrives():
     x = leaf(3)
     y = x * 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -10,33 +9,11 @@ import numpy as np
 
 from minidl.autograd import Tensor, no_grad
 from minidl.errors import require
+from minidl.methods import Handle
 from minidl.nn.loading import IncompatibleKeys, fit
 from minidl.nn.parameter import Parameter, assign
 
-_HOOK_ID = itertools.count()
 _KINDS = ("_parameters", "_buffers", "_modules")
-
-
-class RemovableHandle:
-    """Takes its hook away by `remove()`, or at the end of a `with` block."""
-
-    def __init__(self, hooks: dict[int, Any], hook: Any, prepend: bool = False) -> None:
-        self.hooks, self.id = hooks, next(_HOOK_ID)
-        later = dict(hooks) if prepend else {}
-        for key in later:
-            del hooks[key]
-        hooks[self.id] = hook
-        hooks.update(later)
-
-    def remove(self) -> None:
-        """Take the hook away; a second call does nothing."""
-        self.hooks.pop(self.id, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.remove()
 
 
 class Module:
@@ -83,15 +60,15 @@ class Module:
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
+    ) -> Handle:
         """Call `hook(module, args)` before `forward`; what it returns replaces the arguments."""
-        return RemovableHandle(self._forward_pre_hooks, (hook, with_kwargs), prepend)
+        return Handle(self._forward_pre_hooks, (hook, with_kwargs), prepend)
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
+    ) -> Handle:
         """Call `hook(module, args, output)` after `forward`; what it returns replaces output."""
-        return RemovableHandle(self._forward_hooks, (hook, with_kwargs), prepend)
+        return Handle(self._forward_hooks, (hook, with_kwargs), prepend)
 
     # ---- attributes
     def __setattr__(self, name: str, value: Any) -> None:
