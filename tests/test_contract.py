@@ -24,8 +24,7 @@ def arguments(function):
 
 
 def test_names():
-    assert sorted(STUBS) == sorted(cpu.__all__)
-    assert list(cpu.__all__) == sorted(cpu.__all__)
+    assert sorted(STUBS) == sorted(n for n, f in vars(cpu).items() if callable(f))
 
 
 @pytest.mark.parametrize("name", STUBS)

@@ -1,122 +1,23 @@
 """The CPU backend: the functions of `minidl.backend.contract`, on NumPy arrays."""
 
+# isort: off
 from minidl.backend.cpu.attention import attend, attend_grad
 from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
-from minidl.backend.cpu.embedding import (
-    add_rows,
-    check_indices,
-    take_rows,
-)
-from minidl.backend.cpu.layout import (
-    cast,
-    cat,
-    full_like,
-    is_channels_last,
-    like,
-    pad,
-    reshape,
-)
+from minidl.backend.cpu.embedding import add_rows, check_indices, take_rows
+from minidl.backend.cpu.layout import cast, cat, full_like, is_channels_last, like, pad, reshape
 from minidl.backend.cpu.linalg import matmul
 from minidl.backend.cpu.memory import (
-    contiguous,
-    copy,
-    empty,
-    empty_cache,
-    empty_like,
-    empty_nchw,
-    full,
-    memory_stats,
-    nhwc,
-    zeros,
-)
+    contiguous, copy, empty, empty_cache, empty_like, empty_nchw, full, memory_stats, nhwc, zeros,
+)  # fmt: skip
 from minidl.backend.cpu.norm import (
-    batch_norm,
-    batch_norm_grad,
-    group_norm,
-    group_norm_grad,
-    layer_norm,
-    layer_norm_grad,
-)
+    batch_norm, batch_norm_grad, group_norm, group_norm_grad, layer_norm, layer_norm_grad,
+)  # fmt: skip
 from minidl.backend.cpu.plans import plan_pointwise, pointwise, pointwise_signature, update
 from minidl.backend.cpu.pool import (
-    avg_pool2d,
-    avg_pool2d_grad,
-    fold,
-    max_pool2d,
-    max_pool2d_grad,
-    max_pool2d_indices,
-    unfold,
-)
+    avg_pool2d, avg_pool2d_grad, fold, max_pool2d, max_pool2d_grad, max_pool2d_indices, unfold,
+)  # fmt: skip
 from minidl.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from minidl.backend.cpu.reduce import argextreme, argsort, cumsum, extreme, sum
 from minidl.backend.cpu.softmax import (
-    cross_entropy,
-    cross_entropy_grad,
-    log_softmax,
-    log_softmax_grad,
-    softmax,
-    softmax_grad,
-)
-
-__all__ = [
-    "add_rows",
-    "argextreme",
-    "argsort",
-    "attend",
-    "attend_grad",
-    "avg_pool2d",
-    "avg_pool2d_grad",
-    "batch_norm",
-    "batch_norm_grad",
-    "cast",
-    "cat",
-    "check_indices",
-    "contiguous",
-    "conv2d",
-    "conv2d_input_grad",
-    "conv2d_weight_grad",
-    "copy",
-    "cross_entropy",
-    "cross_entropy_grad",
-    "cumsum",
-    "empty",
-    "empty_cache",
-    "empty_like",
-    "empty_nchw",
-    "extreme",
-    "fold",
-    "full",
-    "full_like",
-    "group_norm",
-    "group_norm_grad",
-    "gru",
-    "gru_grad",
-    "is_channels_last",
-    "layer_norm",
-    "layer_norm_grad",
-    "like",
-    "log_softmax",
-    "log_softmax_grad",
-    "lstm",
-    "lstm_grad",
-    "matmul",
-    "max_pool2d",
-    "max_pool2d_grad",
-    "max_pool2d_indices",
-    "memory_stats",
-    "nhwc",
-    "pad",
-    "plan_pointwise",
-    "pointwise",
-    "pointwise_signature",
-    "reshape",
-    "rnn",
-    "rnn_grad",
-    "softmax",
-    "softmax_grad",
-    "sum",
-    "take_rows",
-    "unfold",
-    "update",
-    "zeros",
-]
+    cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Object code on disk: read, written atomically, and done without where no folder can be written."""
+"""Object code on disk: read, written atomically, done without where nothing can be written."""
 
 from __future__ import annotations
 

@@ -17,6 +17,14 @@ from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, tanh
 ROWS = 64  # batch rows of a tile
 
 
+@device
+def tile_at(tile, batch, hidden, tc):
+    """First row, first column, rows and columns of a tile."""
+    across = (hidden + tc - 1) // tc
+    r0, j = tile // across * ROWS, tile % across * tc
+    return r0, j, min(ROWS, batch - r0), min(tc, hidden - j)
+
+
 # One gate a loop: with four read and written in one, the compiler does not vectorise.
 @device
 def sigmoid_row(p, i, n):
@@ -54,11 +62,8 @@ def add_row(y, j, x, i, n):
 @kernel("int int int int int R* R* R* R* R* R*")
 def lstm_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, h_in, c_in, gates, h, c):
     """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c)."""
-    across = (hidden + tc - 1) // tc
     for tile in range(lo, hi):
-        r0 = tile // across * ROWS
-        j = tile % across * tc
-        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         for gate in range(4):
             out = at(gates, r0 * 4 * hidden + gate * hidden + j)
             recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, gate, j, out, 4 * hidden)
@@ -81,16 +86,13 @@ def lstm_step_grad(
     lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, c_in, c, dh, dc, dgates, db
 ):
     """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f."""
-    across = (hidden + tc - 1) // tc
     for tile in range(lo, hi):
-        r0 = tile // across * ROWS
-        j = tile % across * tc
-        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         block = at(dh, r0 * hidden + j)
         if first == 0:
             later = at(dlater, r0 * 4 * hidden)
             flow_back(rows, cols, hidden, 4, later, 4 * hidden, w, j, block)
-        pb = tile // across * 4 * hidden + j
+        pb = r0 // ROWS * 4 * hidden + j
         for r in range(r0, r0 + rows):
             pi = r * 4 * hidden + j
             pf, pg, po = pi + hidden, pi + 2 * hidden, pi + 3 * hidden
@@ -117,11 +119,8 @@ def lstm_step_grad(
 @kernel("int int int int int R* R* R* R* R*")
 def gru_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, bias, h_in, gates, h):
     """gates r, z, n, m: σ, σ, tanh(n + r m), m = h_in W_hnᵀ + bias; h = n + z (h_in - n)."""
-    across = (hidden + tc - 1) // tc
     for tile in range(lo, hi):
-        r0 = tile // across * ROWS
-        j = tile % across * tc
-        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         for k in range(r0, r0 + rows):
             for q in range(j, j + cols):
                 gates[(k * 4 + 3) * hidden + q] = bias[q]
@@ -146,11 +145,8 @@ def gru_step_grad(
     lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, h_in, dh, dgates, db
 ):
     """dh += dy + dlater[r, z, m] W_hh (not at the first step taken); dgates; dh *= z."""
-    across = (hidden + tc - 1) // tc
     for tile in range(lo, hi):
-        r0 = tile // across * ROWS
-        j = tile % across * tc
-        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         block = at(dh, r0 * hidden + j)
         if first == 0:
             later = at(dlater, r0 * 4 * hidden)
@@ -158,7 +154,7 @@ def gru_step_grad(
             later = at(later, 3 * hidden)
             rest = at(w, 2 * hidden * hidden)
             flow_back(rows, cols, hidden, 1, later, 4 * hidden, rest, j, block)
-        pb = tile // across * 4 * hidden + j
+        pb = r0 // ROWS * 4 * hidden + j
         for k in range(r0, r0 + rows):
             pr = k * 4 * hidden + j
             pz, pn, pm = pr + hidden, pr + 2 * hidden, pr + 3 * hidden
@@ -179,14 +175,11 @@ def gru_step_grad(
                 add_row(db, pb + gate * hidden, dgates, pr + gate * hidden, cols)
 
 
-@kernel("int int int int int int R* R* R*")
-def rnn_step(lo, hi, slot, batch, hidden, tc, tb, ldw, relu, w, h_in, h):
+@kernel("int int int int int R* int R* R*")
+def rnn_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, relu, h_in, h):
     """h += h_in W_hhᵀ, then tanh or relu in place."""
-    across = (hidden + tc - 1) // tc
     for tile in range(lo, hi):
-        r0 = tile // across * ROWS
-        j = tile % across * tc
-        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         out = at(h, r0 * hidden + j)
         recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, 0, j, out, hidden)
         for r in range(r0, r0 + rows):
@@ -202,15 +195,12 @@ def rnn_step(lo, hi, slot, batch, hidden, tc, tb, ldw, relu, w, h_in, h):
 @kernel("int int int int int R* R* R* R* R* R* f8*")
 def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, relu, w, dlater, dy, h, dh, dgates, db):
     """dh += dy + dlater W_hh (not at the first step taken); dgates = dh (1 - h²) or dh [h > 0]."""
-    across = (hidden + tc - 1) // tc
     for tile in range(lo, hi):
-        r0 = tile // across * ROWS
-        j = tile % across * tc
-        rows, cols = min(ROWS, batch - r0), min(tc, hidden - j)
+        r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         if first == 0:
             block = at(dh, r0 * hidden + j)
             flow_back(rows, cols, hidden, 1, at(dlater, r0 * hidden), hidden, w, j, block)
-        pb = tile // across * hidden + j
+        pb = r0 // ROWS * hidden + j
         for r in range(r0, r0 + rows):
             ph = r * hidden + j
             for q in range(cols):

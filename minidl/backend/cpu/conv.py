@@ -8,35 +8,15 @@ the weight gradient keeps one partial sum per fixed range of positions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
 
-import numpy as np
-
-from minidl.backend.cpu import memory
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
+from minidl.backend.cpu.memory import Array, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.reduce import add_partials
 
-
-class Geometry(NamedTuple):
-    """Sizes of a 2-d convolution; the order is that of the kernels' arguments."""
-
-    h: int
-    w: int
-    c: int
-    oh: int
-    ow: int
-    k: int
-    r: int
-    s: int
-    sh: int
-    sw: int
-    ph: int
-    pw: int
-    dh: int
-    dw: int
-    groups: int
-
-
+# Sizes of a 2-d convolution; the order is that of the kernels' arguments.
+Geometry = namedtuple("Geometry", "h w c oh ow k r s sh sw ph pw dh dw groups")
+Pair = tuple[int, int]
 _SIZES = " ".join(["int"] * len(Geometry._fields))
 _PANEL = 1 << 17  # numbers in a panel: 512 KiB of float32, half of a core's L2
 
@@ -181,8 +161,7 @@ def _depthwise(lo, hi, slot, x, wt, bias, y, biased,
                h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """One filter a channel, weights (r, s, c), for output rows (n, i) lo..hi."""
     for t in range(lo, hi):
-        n = t // oh
-        i = t - n * oh
+        n, i = t // oh, t % oh
         for j in range(ow):
             out = at(y, (t * ow + j) * c)
             for e in range(c):
@@ -204,8 +183,7 @@ def _depthwise_input_grad(lo, hi, slot, g, wt, x,
                           h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """The adjoint of _depthwise in x, as a gather, for input rows (n, y) lo..hi."""
     for t in range(lo, hi):
-        n = t // h
-        y = t - n * h
+        n, y = t // h, t % h
         for xx in range(w):
             out = at(x, (t * w + xx) * c)
             for e in range(c):
@@ -233,8 +211,7 @@ def _depthwise_weight_grad(lo, hi, slot, x, g, part, span, total,
         for e in range(r * s * c):
             out[e] = R(0)
         for t in range(q * span, min(q * span + span, total)):
-            n = t // oh
-            i = t - n * oh
+            n, i = t // oh, t % oh
             for a in range(r):
                 yy = i * sh - ph + a * dh
                 if yy >= 0 and yy < h:
@@ -252,91 +229,79 @@ def _depthwise_weight_grad(lo, hi, slot, x, g, part, span, total,
 # ---- launchers -----------------------------------------------------------------------------------
 
 
-def _block(row: int, least: int) -> int:
-    """Positions per panel: as many as fit, between `least` and 256."""
-    return max(least, min(256, _PANEL // row // 16 * 16))
-
-
-def _geometry(
-    x_shape: tuple, w_shape: tuple, stride: tuple[int, int], padding: tuple[int, int],
-    dilation: tuple[int, int], groups: int,
-) -> Geometry:  # fmt: skip
-    _, c, h, w = x_shape
-    k, _, r, s = w_shape
+def _plan(
+    x_shape: tuple, w_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    least: int,
+) -> tuple[Geometry, int, int]:  # fmt: skip
+    """Sizes, numbers in a row of a panel, and its rows: as many as fit, `least` to 256."""
+    (_, c, h, w), (k, _, r, s) = x_shape, w_shape
     oh = out_size(h, r, stride[0], padding[0], dilation[0])
     ow = out_size(w, s, stride[1], padding[1], dilation[1])
-    return Geometry(h, w, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups)
+    row = r * s * (c // groups)
+    block = max(least, min(256, _PANEL // row // 16 * 16))
+    return Geometry(h, w, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups), row, block
 
 
 def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
-def conv2d(
-    x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
-    stride: tuple, padding: tuple, dilation: tuple, groups: int,
-) -> np.ndarray:  # fmt: skip
-    """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
-    v = _geometry(x.shape, w.shape, stride, padding, dilation, groups)
-    n = x.shape[0]
-    y = memory.empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
-    xs, ys = memory.nhwc(x), memory.nhwc(y)
-    bias = xs if b is None else memory.contiguous(b)
+def _weights(w: Array, v: Geometry) -> Array:
+    """w as the kernels read it: (R, S, C) if depthwise, else (K, R, S, C/groups)."""
     if _is_depthwise(v):
-        taps = memory.contiguous(w.reshape(v.k, v.r, v.s).transpose(1, 2, 0))
-        launch(_depthwise, n * v.oh, 4, xs, taps, bias, ys, b is not None, *v)
-        return y
-    row = v.r * v.s * (v.c // groups)
-    block = _block(row, 64)
-    launch(
-        _forward, n * v.oh * v.ow, block,
-        xs, memory.contiguous(w.transpose(0, 2, 3, 1)), bias, ys, Scratch(block * row), b is not None, block, *v,
-    )  # fmt: skip
+        return contiguous(w.reshape(v.k, v.r, v.s).transpose(1, 2, 0))
+    return contiguous(w.transpose(0, 2, 3, 1))
+
+
+def conv2d(
+    x: Array, w: Array, b: Array | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Array:
+    """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
+    v, row, block = _plan(x.shape, w.shape, stride, padding, dilation, groups, 64)
+    n = x.shape[0]
+    y = empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
+    xs, ys = nhwc(x), nhwc(y)
+    args = (xs, _weights(w, v), xs if b is None else contiguous(b), ys)
+    if _is_depthwise(v):
+        launch(_depthwise, n * v.oh, 4, *args, b is not None, *v)
+    else:
+        panel = Scratch(block * row)
+        launch(_forward, n * v.oh * v.ow, block, *args, panel, b is not None, block, *v)
     return y
 
 
 def conv2d_input_grad(
-    g: np.ndarray, w: np.ndarray, x_shape: tuple,
-    stride: tuple, padding: tuple, dilation: tuple, groups: int,
-) -> np.ndarray:  # fmt: skip
+    g: Array, w: Array, x_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Array:
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
-    v = _geometry(x_shape, w.shape, stride, padding, dilation, groups)
-    n, c, height, width = x_shape
-    x = memory.empty_nchw(n, c, height, width, g.dtype)
-    gs, xs = memory.nhwc(g), memory.nhwc(x)
+    v, row, block = _plan(x_shape, w.shape, stride, padding, dilation, groups, 64)
+    n = x_shape[0]
+    x = empty_nchw(n, v.c, v.h, v.w, g.dtype)
+    args = (nhwc(g), _weights(w, v), nhwc(x))
     if _is_depthwise(v):
-        taps = memory.contiguous(w.reshape(v.k, v.r, v.s).transpose(1, 2, 0))
-        launch(_depthwise_input_grad, n * v.h, 4, gs, taps, xs, *v)
-        return x
-    row = v.r * v.s * (v.c // groups)
-    block = _block(row, 64)
-    images = max(1, block // max(v.oh * v.ow, 1))
-    panel = Scratch(block * row)
-    launch(_input_grad, n, images, gs, memory.contiguous(w.transpose(0, 2, 3, 1)), xs, panel, block, *v)
+        launch(_depthwise_input_grad, n * v.h, 4, *args, *v)
+    else:
+        images = max(1, block // max(v.oh * v.ow, 1))
+        launch(_input_grad, n, images, *args, Scratch(block * row), block, *v)
     return x
 
 
 def conv2d_weight_grad(
-    g: np.ndarray, x: np.ndarray, w_shape: tuple,
-    stride: tuple, padding: tuple, dilation: tuple, groups: int,
-) -> np.ndarray:  # fmt: skip
+    g: Array, x: Array, w_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Array:
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
-    v = _geometry(x.shape, w_shape, stride, padding, dilation, groups)
-    n = x.shape[0]
-    gs, xs = memory.nhwc(g), memory.nhwc(x)
-    size = int(np.prod(w_shape))
+    v, row, block = _plan(x.shape, w_shape, stride, padding, dilation, groups, 128)
+    xs, gs = nhwc(x), nhwc(g)
     if _is_depthwise(v):
-        total = n * v.oh
-        span = max(1, -(-total // 32))
-        part = memory.empty((-(-total // span), v.r, v.s, v.c), x.dtype)
+        total, count, shape = len(x) * v.oh, 32, (v.r, v.s, v.c)
+    else:  # partial sums: at most 8 MiB, at least 4
+        total, shape = len(x) * v.oh * v.ow, (v.k, v.r, v.s, v.c // groups)
+        count = max(4, min(32, (1 << 21) // max(v.k * row, 1)))
+    span = max(1, -(-total // count))
+    part = empty((-(-total // span), *shape), x.dtype)
+    if _is_depthwise(v):
         launch(_depthwise_weight_grad, len(part), 1, xs, gs, part, span, total, *v)
         return add_partials(part).transpose(2, 0, 1).reshape(w_shape)
-    row = v.r * v.s * (v.c // groups)
-    block = _block(row, 128)
-    total = n * v.oh * v.ow
-    count = max(4, min(32, (1 << 21) // max(size, 1)))  # partial sums: at most 8 MiB, at least 4
-    span = max(1, -(-total // count))
-    part = memory.empty((-(-total // span), v.k, v.r, v.s, v.c // groups), x.dtype)
-    panel = Scratch(block * row)
-    launch(_weight_grad, len(part), 1, xs, gs, part, panel, block, span, total, *v)
+    args = (xs, gs, part, Scratch(block * row), block, span, total)
+    launch(_weight_grad, len(part), 1, *args, *v)
     return add_partials(part).transpose(0, 3, 1, 2)

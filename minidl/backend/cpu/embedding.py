@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from minidl.backend.cpu.jit import R, at, kernel, launch
-from minidl.backend.cpu.memory import contiguous, empty
+from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
+from minidl.backend.cpu.memory import Array, contiguous, empty
 from minidl.errors import DTypeError, RangeError, require
 
-_PIECE = 1 << 14  # elements a chunk
 _COLUMNS = 16  # of which a thread takes a multiple: a cache line of float32
 
 
@@ -35,16 +32,15 @@ def _add_rows(lo, hi, slot, g, index, table, count, rows, n, skip):
                 dst[j] += src[j]
 
 
-def take_rows(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+def take_rows(table: Array, index: Array) -> Array:
     """table (V, D) at index (...) int64 in [0, V): (..., D)."""
     n = table.shape[1]
     y = empty((*index.shape, n), table.dtype)
-    launch(_take_rows, index.size, max(_PIECE // max(n, 1), 1 + (index.size >> 18)),
-           contiguous(table), contiguous(index), y, n)  # fmt: skip
+    launch_rows(_take_rows, index.size, n, contiguous(table), contiguous(index), y, n)
     return y
 
 
-def add_rows(g: np.ndarray, index: np.ndarray, rows: int, skip: int = -1) -> np.ndarray:
+def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     """Sum of the rows of g (..., D) by index (...): (rows, D); index `skip` adds nothing."""
     n = g.shape[-1]
     table = empty((rows, n), g.dtype)
@@ -53,7 +49,7 @@ def add_rows(g: np.ndarray, index: np.ndarray, rows: int, skip: int = -1) -> np.
     return table
 
 
-def check_indices(op: str, index: np.ndarray, n: int, ignore: int | None = None) -> None:
+def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> None:
     """Raise, naming op, range and value, if an index lies outside [0, n) and is not `ignore`."""
     require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
     if not index.size or (index.min() >= 0 and index.max() < n):

@@ -29,6 +29,8 @@ from minidl.backend.cpu.memory import address_of, empty
 from minidl.errors import DTypeError, require
 
 FORMAT = 3  # part of every cache key: raise it when the way kernels are built changes
+PIECE = 1 << 14  # elements in a chunk of rows
+SUM = 2048  # terms summed in the working precision before they go into a double
 ENTRY = "ml_entry"  # name of a compiled kernel
 _FAST = {"contract"}
 _REASSOCIATED = {"contract", "reassoc", "nsz"}
@@ -88,6 +90,18 @@ class Kernel:
         return self._addresses[real]
 
 
+@device
+def sum_of(x, n):
+    """Sum of n values as a double, SUM of them at a time in their own precision."""
+    total = 0.0
+    for j0 in range(0, n, SUM):
+        s = R(0)
+        for j in range(j0, min(j0 + SUM, n)):
+            s += x[j]
+        total += s
+    return total
+
+
 def kernel(types: str, *, fast: bool = False, alias: bool = False) -> Callable[[Callable], Kernel]:
     """Make a function `f(lo, hi, slot, *args)` a kernel; `types` names the types of args.
 
@@ -118,6 +132,12 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
     given = [empty((crew.threads * a.size,), real) if type(a) is Scratch else a for a in args]
     words = table(given)
     crew.run(kernel.address(real), address_of(words), total, chunk)
+
+
+def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:
+    """Launch a kernel over rows of `width` elements, some PIECE elements a chunk."""
+    if width:
+        launch(kernel, rows, max(PIECE // width, 1 + (rows >> 18)), *args)
 
 
 def table(args: tuple | list) -> np.ndarray:
@@ -285,5 +305,3 @@ def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool) -> Any:
     flags = _REASSOCIATED if fast else _FAST
     twin = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     return numba.njit(error_model="numpy", fastmath=flags, nogil=True)(twin)
-
-

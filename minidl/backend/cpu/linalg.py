@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.backend.cpu import memory
 from minidl.backend.cpu.jit import R, at, gemm, kernel, launch
+from minidl.backend.cpu.memory import Array, contiguous, empty
 
 _SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
 _LEAST = 32  # rows or columns that a chunk should have
 
 
 @kernel("R* R* R* i8* i8* i8* int int int int int int int int int int int")
-def _products(lo, hi, slot, a, b, c, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc):  # noqa: E501
+def _products(
+    lo, hi, slot, a, b, c, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc
+):
     """c = a b for the items lo..hi; an item is a share of the rows (or columns) of one product."""
     for item in range(lo, hi):
-        e = item // parts
-        first = (item - e * parts) * width
+        e, first = item // parts, item % parts * width
+        x, y, z = at(a, pa[e]), at(b, pb[e]), at(c, pc[e])
+        rows, columns = m, n
         if by_row:
-            last = min(first + width, m)
-            rows = at(a, pa[e] + (first if ta else first * lda))
-            gemm(ta, tb, last - first, n, k, R(1), rows, lda, at(b, pb[e]), ldb, R(0),
-                 at(c, pc[e] + first * ldc), ldc)  # fmt: skip
+            rows = min(width, m - first)
+            x, z = at(x, first if ta else first * lda), at(z, first * ldc)
         else:
-            last = min(first + width, n)
-            columns = at(b, pb[e] + (first * ldb if tb else first))
-            gemm(ta, tb, m, last - first, k, R(1), at(a, pa[e]), lda, columns, ldb, R(0),
-                 at(c, pc[e] + first), ldc)  # fmt: skip
+            columns = min(width, n - first)
+            y, z = at(y, first * ldb if tb else first), at(z, first)
+        gemm(ta, tb, rows, columns, k, R(1), x, lda, y, ldb, R(0), z, ldc)
 
 
-def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def matmul(x: Array, y: Array) -> Array:
     """x (…, M, K) @ y (…, K, N) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]
     n = y.shape[-1]
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     count = int(np.prod(batch))
     if x.dtype.itemsize == 2 and x.dtype.kind in "fV":
-        wide = matmul(x.astype(np.float32), y.astype(np.float32))
-        return wide.astype(x.dtype)
-    out = memory.empty((*batch, m, n), x.dtype)
+        return matmul(x.astype(np.float32), y.astype(np.float32)).astype(x.dtype)
+    out = empty((*batch, m, n), x.dtype)
     if x.dtype.kind != "f" or count * m * n * k < _SMALL or not k:
         return np.matmul(x, y, out=out)
     x, ta, lda = _operand(x)
@@ -49,14 +48,12 @@ def matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     parts = 1 if count >= 16 else max(1, min(-(-16 // count), size // _LEAST))
     width = -(-size // parts)
     parts = -(-size // width)
-    launch(
-        _products, count * parts, max(1, count // 64),
-        x, y, out, *offsets, parts, width, by_row, m, n, k, ta, tb, lda, ldb, n,
-    )  # fmt: skip
+    sizes = (parts, width, by_row, m, n, k, ta, tb, lda, ldb, n)
+    launch(_products, count * parts, max(1, count // 64), x, y, out, *offsets, *sizes)
     return out
 
 
-def _operand(x: np.ndarray) -> tuple[np.ndarray, int, int]:
+def _operand(x: Array) -> tuple[Array, int, int]:
     """x (a copy if need be), whether BLAS must transpose it, and its leading dimension."""
     size = x.itemsize
     rows, columns = x.strides[-2] // size, x.strides[-1] // size
@@ -66,10 +63,10 @@ def _operand(x: np.ndarray) -> tuple[np.ndarray, int, int]:
             return x, 0, max(rows, n) if m > 1 else max(n, 1)
         if (rows == 1 or m == 1) and (columns >= m or n == 1) and x.strides[-1] >= 0:
             return x, 1, max(columns, m) if n > 1 else max(m, 1)
-    return memory.contiguous(x), 0, max(n, 1)
+    return contiguous(x), 0, max(n, 1)
 
 
-def _offsets(x: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
+def _offsets(x: Array, batch: tuple[int, ...]) -> Array:
     """Offset in elements of every matrix of x, broadcast to the batch."""
     strides = [s // x.itemsize for s in x.strides[:-2]]
     places = np.zeros((), np.int64)

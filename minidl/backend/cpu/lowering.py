@@ -42,9 +42,7 @@ def unoptimised(dispatcher: Any, signature: Any) -> tuple[str, str]:
     return compiled.library.get_llvm_str(), compiled.fndesc.mangled_name
 
 
-def with_entry(
-    text: str, name: str, kinds: list[str], real: str, entry: str, alias: bool
-) -> str:
+def with_entry(text: str, name: str, kinds: list[str], real: str, entry: str, alias: bool) -> str:
     """Append the C entry that reads the table; mark pointers as not overlapping unless alias."""
     head = re.search(rf'define[^\n]*@"?{re.escape(name)}"?\(([^\n]*)\)[^\n]*\{{', text)
     assert head, name

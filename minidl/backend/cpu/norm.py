@@ -10,16 +10,16 @@ adjacent rows are treated as one row of f*C columns, so that the inner loops vec
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections import namedtuple
+from collections.abc import Callable
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, at, kernel, launch, sqrt
-from minidl.backend.cpu.memory import contiguous, empty, nhwc
+from minidl.backend.cpu.jit import PIECE, SUM, Kernel, R, at, kernel, launch, sqrt, sum_of
+from minidl.backend.cpu.memory import Array, contiguous, empty, nhwc
 
-_PIECE = 1 << 14  # elements
+Arrays = tuple[Array | None, ...]
 _WIDE = 256  # columns up to which rows are folded
-_SUM = 2048  # terms summed in the working precision before they go into a double
 
 
 @kernel("R* R* int int int int")
@@ -139,17 +139,11 @@ def norm_rows(lo, hi, slot, x, w, b, y, mean, rstd, n, eps, centre):
         src, dst = at(x, i * n), at(y, i * n)
         u = R(0)
         if centre:
-            total = 0.0
-            for j0 in range(0, n, _SUM):
-                s = R(0)
-                for j in range(j0, min(j0 + _SUM, n)):
-                    s += src[j]
-                total += s
-            u = R(total / n)
+            u = R(sum_of(src, n) / n)
         total = 0.0
-        for j0 in range(0, n, _SUM):
+        for j0 in range(0, n, SUM):
             s = R(0)
-            for j in range(j0, min(j0 + _SUM, n)):
+            for j in range(j0, min(j0 + SUM, n)):
                 d = src[j] - u
                 s += d * d
             total += s
@@ -171,9 +165,9 @@ def norm_rows_grad(lo, hi, slot, g, x, w, mean, rstd, dx, part, n, chunk, centre
         gi, xi, dst = at(g, i * n), at(x, i * n), at(dx, i * n)
         u, r = mean[i], rstd[i]
         s1, s2 = 0.0, 0.0
-        for j0 in range(0, n, _SUM):
+        for j0 in range(0, n, SUM):
             a, b = R(0), R(0)
-            for j in range(j0, min(j0 + _SUM, n)):
+            for j in range(j0, min(j0 + SUM, n)):
                 gw = gi[j] * w[j]
                 a += gw
                 b += gw * (xi[j] - u)
@@ -189,27 +183,18 @@ def norm_rows_grad(lo, hi, slot, g, x, w, mean, rstd, dx, part, n, chunk, centre
             q[j] += gi[j] * ((xi[j] - u) * r)
 
 
-class Plan(NamedTuple):
+class Plan(namedtuple("Plan", "segments rows width step pieces fold c")):
     """How a (segments, rows, C) array is cut: folded rows, columns, rows a piece, pieces."""
 
-    segments: int
-    rows: int
-    width: int
-    step: int
-    pieces: int
-    fold: int
-    c: int
-
-    def run(self, k: object, *args: np.ndarray) -> None:
+    def run(self, k: Kernel, *args: Array) -> None:
         """Launch a column kernel, whose last four arguments are the plan's."""
         total = self.segments * self.pieces
         tail = (self.rows, self.width, self.step, self.pieces)
-        launch(k, total, 1 + (total >> 16), *args, *tail)  # type: ignore[arg-type]
+        launch(k, total, 1 + (total >> 16), *args, *tail)
 
-    def spread(self, v: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    def spread(self, v: Array, dtype: np.dtype) -> Array:
         """v (segments or 1, C) for every folded column: (segments, width)."""
-        shape = (self.segments, self.fold, self.c)
-        made = np.empty(shape, dtype)
+        made = np.empty((self.segments, self.fold, self.c), dtype)
         made[:] = v[:, None]
         return made.reshape(self.segments, self.width)
 
@@ -220,146 +205,134 @@ def plan(segments: int, rows: int, c: int) -> Plan:
     while 2 * fold * c <= _WIDE and rows % (2 * fold) == 0 and rows:
         fold *= 2
     width = fold * c
-    step = min(max(_PIECE // max(width, 1), 8), 1024)
+    step = min(max(PIECE // max(width, 1), 8), 1024)
     return Plan(segments, rows // fold, width, step, max(-(-rows // fold // step), 1), fold, c)
 
 
-def columns(x: np.ndarray) -> np.ndarray:
+def columns(x: Array) -> Array:
     """x (N, C, ...) as a contiguous (N, S, C) array: a view of channels-last memory, or a copy."""
     n, c = x.shape[:2]
     y = nhwc(x) if x.ndim == 4 else contiguous(np.moveaxis(x, 1, -1))
     return y.reshape(n, math.prod(x.shape[2:]), c)
 
 
-def uncolumns(y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def uncolumns(y: Array, shape: tuple[int, ...]) -> Array:
     """The inverse view of `columns`: an (N, C, ...) array over channels-last memory."""
     return np.moveaxis(y.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
 
-def _moments(x: np.ndarray, p: Plan) -> tuple[np.ndarray, np.ndarray]:
-    part = empty((p.segments * p.pieces, 2, p.width), x.dtype)
-    p.run(column_moments, x, part)
-    mean, m2 = (np.empty((p.segments, p.c)) for _ in range(2))
-    sizes = (p.rows, p.step, p.pieces, p.fold, p.c)
-    launch(combine_moments, p.segments, 1 + (p.segments >> 8), part, mean, m2, *sizes)
-    return mean, m2
-
-
-def _affine(x: np.ndarray, p: Plan, *vectors: np.ndarray) -> np.ndarray:
-    y = empty(x.shape, x.dtype)
-    p.run(column_affine, x, y, *(p.spread(v, x.dtype) for v in vectors))
-    return y
-
-
-def _grad_sums(g: np.ndarray, x: np.ndarray, mean: np.ndarray, p: Plan) -> np.ndarray:
-    """Sums of g and of g * (x - mean) over the rows: (2, segments, C) in double."""
-    part = empty((p.segments * p.pieces, 2, p.width), x.dtype)
-    p.run(column_grad_sums, g, x, p.spread(mean, x.dtype), part)
-    out = np.empty((p.segments, 2, p.c))
-    launch(add_pieces, p.segments, 1 + (p.segments >> 8), part, out, p.pieces, p.fold, p.c)
-    return out.transpose(1, 0, 2)
-
-
-def _or(w: np.ndarray | None, fill: float, n: int, dtype: np.dtype) -> np.ndarray:
+def _or(w: Array | None, fill: float, n: int, dtype: np.dtype) -> Array:
     return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
 
 
-Arrays = tuple[np.ndarray | None, ...]
-
-
-def batch_norm(
-    x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, eps: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C."""
-    v = columns(x)
-    n, s, c = v.shape
-    p = plan(1, n * s, c)
-    mean, m2 = _moments(v, p)
-    var = m2 / max(n * s, 1)
-    scale = _or(w, 1, c, x.dtype) / np.sqrt(var + eps)
-    y = _affine(v, p, mean, scale, _or(b, 0, c, x.dtype)[None])
-    return uncolumns(y, x.shape), mean[0].astype(x.dtype), var[0].astype(x.dtype)
-
-
-def batch_norm_grad(
-    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, var: np.ndarray,
-    eps: float,
-) -> Arrays:  # fmt: skip
-    """Gradients of batch_norm's x, w and b."""
-    v = columns(x)
-    n, s, c = v.shape
-    p, gv = plan(1, n * s, c), columns(g)
-    sums = _grad_sums(gv, v, mean[None], p)
-    rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
-    k1 = _or(w, 1, c, x.dtype) * rstd
-    k2, k3 = -k1 * rstd * rstd * sums[1] / (n * s or 1), -k1 * sums[0] / (n * s or 1)
-    dx = empty(v.shape, x.dtype)
-    p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in (mean[None], k1, k2, k3)))
-    dw, db = (sums[1, 0] * rstd[0]).astype(x.dtype), sums[0, 0].astype(x.dtype)
-    return uncolumns(dx, x.shape), dw, db
-
-
-def group_norm(
-    x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, groups: int, eps: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y, mean and biased variance (N, groups) of x (N, C, ...), normalised group by group."""
-    v = columns(x)
-    n, s, c = v.shape
-    p = plan(n, s, c)
-    means, m2 = (m.reshape(n, groups, c // groups) for m in _moments(v, p))
+def _columns_norm(
+    x: Array, w: Array | None, b: Array | None, segments: int, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images."""
+    v, c = columns(x), x.shape[1]
+    rows = v.shape[0] * v.shape[1] // max(segments, 1)
+    p = plan(segments, rows, c)
+    part = empty((segments * p.pieces, 2, p.width), x.dtype)
+    p.run(column_moments, v, part)
+    means, m2 = (np.empty((segments, groups, c // groups)) for _ in range(2))
+    sizes = (p.rows, p.step, p.pieces, p.fold, c)
+    launch(combine_moments, segments, 1 + (segments >> 8), part, means, m2, *sizes)
     mean = means.mean(2, keepdims=True)
-    var = (m2 + s * (means - mean) ** 2).sum(2, keepdims=True) / max(s * c // groups, 1)
-    scale = (_or(w, 1, c, x.dtype).reshape(groups, -1) / np.sqrt(var + eps)).reshape(n, c)
-    mean_c = np.broadcast_to(mean, means.shape).reshape(n, c)
-    y = _affine(v, p, mean_c, scale, _or(b, 0, c, x.dtype)[None])
+    var = (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / max(rows * c // groups, 1)
+    scale = _or(w, 1, c, x.dtype).reshape(groups, -1) / np.sqrt(var + eps)
+    vectors = (np.broadcast_to(mean, means.shape).reshape(segments, c), scale.reshape(segments, c))
+    y = empty(v.shape, x.dtype)
+    shift = _or(b, 0, c, x.dtype)[None]
+    p.run(column_affine, v, y, *(p.spread(u, x.dtype) for u in (*vectors, shift)))
     return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0].astype(x.dtype)
 
 
-def group_norm_grad(
-    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, var: np.ndarray,
-    eps: float,
-) -> Arrays:  # fmt: skip
-    """Gradients of group_norm's x, w and b."""
-    v = columns(x)
-    n, s, c = v.shape
-    groups = mean.shape[1]
-    p, gv, per = plan(n, s, c), columns(g), c // groups
-    mean_c = np.repeat(mean, per, 1)
-    rstd_c = np.repeat(1 / np.sqrt(var.astype(np.float64) + eps), per, 1)
-    sums = _grad_sums(gv, v, mean_c, p)
-    weights = _or(w, 1, c, x.dtype)
-    totals = (sums * weights).reshape(2, n, groups, per).sum(3) / max(s * per, 1)
-    s1, s2 = np.repeat(totals, per, axis=2)
-    vectors = (mean_c, weights * rstd_c, -(rstd_c**3) * s2, -rstd_c * s1)
+def _columns_grad(g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable) -> Arrays:
+    """dx, dw, db; slopes gives k1, k2, k3 of `column_grad` from the sums of g and g * (x - mean).
+
+    mean, rstd and k1 … k3 are (segments, C), the sums (2, segments, C) in double.
+    """
+    v, gv, segments, c = columns(x), columns(g), *mean.shape
+    p = plan(segments, v.shape[0] * v.shape[1] // max(segments, 1), c)
+    part = empty((segments * p.pieces, 2, p.width), x.dtype)
+    p.run(column_grad_sums, gv, v, p.spread(mean, x.dtype), part)
+    out = np.empty((segments, 2, c))
+    launch(add_pieces, segments, 1 + (segments >> 8), part, out, p.pieces, p.fold, c)
+    sums = out.transpose(1, 0, 2)
     dx = empty(v.shape, x.dtype)
-    p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in vectors))
-    dw, db = (sums[1] * rstd_c).sum(0).astype(x.dtype), sums[0].sum(0).astype(x.dtype)
-    return uncolumns(dx, x.shape), dw, db
+    p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in (mean, *slopes(sums))))
+    dw, db = (sums[1] * rstd).sum(0), sums[0].sum(0)
+    return uncolumns(dx, x.shape), dw.astype(x.dtype), db.astype(x.dtype)
+
+
+def batch_norm(
+    x: Array, w: Array | None, b: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C."""
+    y, mean, var = _columns_norm(x, w, b, 1, x.shape[1], eps)
+    return y, mean[0], var[0]
+
+
+def batch_norm_grad(
+    g: Array, x: Array, w: Array | None, mean: Array, var: Array, eps: float
+) -> Arrays:
+    """Gradients of batch_norm's x, w and b."""
+    rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
+    k1 = _or(w, 1, len(mean), x.dtype) * rstd
+    rows = x.size // max(len(mean), 1) or 1
+
+    def slopes(sums: Array) -> tuple:
+        return k1, -k1 * rstd * rstd * sums[1] / rows, -k1 * sums[0] / rows
+
+    return _columns_grad(g, x, mean[None], rstd, slopes)
+
+
+def group_norm(
+    x: Array, w: Array | None, b: Array | None, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """y, mean and biased variance (N, groups) of x (N, C, ...), normalised group by group."""
+    return _columns_norm(x, w, b, len(x), groups, eps)
+
+
+def group_norm_grad(
+    g: Array, x: Array, w: Array | None, mean: Array, var: Array, eps: float
+) -> Arrays:
+    """Gradients of group_norm's x, w and b."""
+    (n, c), groups = x.shape[:2], mean.shape[1]
+    per, weights = c // groups, _or(w, 1, c, x.dtype)
+    rstd = np.repeat(1 / np.sqrt(var.astype(np.float64) + eps), per, 1)
+    count = max(math.prod(x.shape[2:]) * per, 1)
+
+    def slopes(sums: Array) -> tuple:
+        totals = (sums * weights).reshape(2, n, groups, per).sum(3) / count
+        s1, s2 = np.repeat(totals, per, axis=2)
+        return weights * rstd, -(rstd**3) * s2, -rstd * s1
+
+    return _columns_grad(g, x, np.repeat(mean, per, 1), rstd, slopes)
 
 
 def layer_norm(
-    x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None, n: int, eps: float, centre: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x: Array, w: Array | None, b: Array | None, n: int, eps: float, centre: bool
+) -> tuple[Array, Array, Array]:
     """y, mean and 1 / standard deviation of each row of n elements; RMS norm without centre."""
-    v = contiguous(x)
     rows = x.size // max(n, 1)
     y, mean, rstd = empty(x.shape, x.dtype), empty((rows,), x.dtype), empty((rows,), x.dtype)
     affine = (_or(w, 1, n, x.dtype), _or(b, 0, n, x.dtype))
-    launch(norm_rows, rows, _row_chunk(rows, n), v, *affine, y, mean, rstd, n, eps, int(centre))
+    args = (contiguous(x), *affine, y, mean, rstd, n, eps, centre)
+    launch(norm_rows, rows, _row_chunk(rows, n), *args)
     return y, mean, rstd
 
 
 def layer_norm_grad(
-    g: np.ndarray, x: np.ndarray, w: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray,
-    n: int, centre: bool,
-) -> Arrays:  # fmt: skip
+    g: Array, x: Array, w: Array | None, mean: Array, rstd: Array, n: int, centre: bool
+) -> Arrays:
     """Gradients of layer_norm's x, w and b, the last two as (n,)."""
     rows = mean.size
     chunk = _row_chunk(rows, n)
     dx = empty(x.shape, x.dtype)
     part = empty((-(-rows // chunk), 2, n), x.dtype)
     weights = _or(w, 1, n, x.dtype)
-    args = (contiguous(g), contiguous(x), weights, mean, rstd, dx, part, n, chunk, int(centre))
+    args = (contiguous(g), contiguous(x), weights, mean, rstd, dx, part, n, chunk, centre)
     launch(norm_rows_grad, rows, chunk, *args)
     out = np.empty((2, n))
     launch(add_pieces, 1, 1, part, out, len(part), 1, n)
@@ -369,4 +342,4 @@ def layer_norm_grad(
 
 def _row_chunk(rows: int, n: int) -> int:
     """Rows a chunk: enough work to share out, at most 64 chunks' worth of partial sums."""
-    return min(max(_PIECE // max(n, 1), 1 + rows // 64), 256)
+    return min(max(PIECE // max(n, 1), 1 + rows // 64), 256)

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minidl.backend.cpu.jit import Kernel, R, at, device, kernel, launch
-from minidl.backend.cpu.memory import empty, empty_nchw, nhwc, zeros
+from minidl.backend.cpu.jit import R, at, device, kernel, launch_rows
+from minidl.backend.cpu.memory import Array, empty, empty_nchw, nhwc, zeros
 
-_PIECE = 1 << 14  # elements a chunk
 Pair = tuple[int, int]
 
 
@@ -136,33 +135,35 @@ def _avg_pool_grad(
 
 
 def max_pool2d(
-    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
-) -> tuple[np.ndarray, np.ndarray]:
+    x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
+) -> tuple[Array, Array]:
     """Largest value of each window of x (N, C, H, W) and its place in the window, both NCHW."""
     n, c, h, w = x.shape
     kind, dtype = ("u1", np.uint8) if kernel[0] * kernel[1] <= 256 else ("i4", np.int32)
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=dtype)
     sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
-    _rows(_max_kernels[kind], n * out[0], out[1] * c, nhwc(x), nhwc(y), nhwc(place), *sizes)
+    launch_rows(_max_kernels[kind], n * out[0], out[1] * c, nhwc(x), nhwc(y), nhwc(place), *sizes)
     return y, place
 
 
 def max_pool2d_grad(
-    g: np.ndarray, place: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+    g: Array, place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
     dilation: Pair,
-) -> np.ndarray:  # fmt: skip
+) -> Array:  # fmt: skip
     """Gradient of max_pool2d's x (N, C, *size), given the places it returned."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     kind = "u1" if place.dtype == np.uint8 else "i4"
     sizes = (*size, oh, ow, c, *kernel, *stride, *padding, *dilation)
-    _rows(_max_grad_kernels[kind], n * size[0], size[1] * c, nhwc(g), nhwc(dx), nhwc(place), *sizes)
+    launch_rows(
+        _max_grad_kernels[kind], n * size[0], size[1] * c, nhwc(g), nhwc(dx), nhwc(place), *sizes
+    )
     return dx
 
 
 def max_pool2d_indices(
-    place: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> np.ndarray:
+    place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Array:
     """Positions h * W + w in the input (int64, NCHW) of the places that max_pool2d returned."""
     i, j = np.divmod(place, kernel[1], dtype=np.int64)
     rows = np.arange(place.shape[2])[:, None] * stride[0] - padding[0]
@@ -171,32 +172,30 @@ def max_pool2d_indices(
 
 
 def avg_pool2d(
-    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
+    x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
     divisor: int,
-) -> np.ndarray:  # fmt: skip
+) -> Array:  # fmt: skip
     """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
     sizes = (h, w, *out, c, *kernel, *stride, *padding, int(with_pad), divisor)
-    _rows(_avg_pool, n * out[0], out[1] * c, nhwc(x), nhwc(y), *sizes)
+    launch_rows(_avg_pool, n * out[0], out[1] * c, nhwc(x), nhwc(y), *sizes)
     return y
 
 
 def avg_pool2d_grad(
-    g: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool,
+    g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool,
     divisor: int,
-) -> np.ndarray:  # fmt: skip
+) -> Array:  # fmt: skip
     """Gradient of avg_pool2d's x (N, C, *size)."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     sizes = (*size, oh, ow, c, *kernel, *stride, *padding, int(with_pad), divisor)
-    _rows(_avg_pool_grad, n * size[0], size[1] * c, nhwc(g), nhwc(dx), *sizes)
+    launch_rows(_avg_pool_grad, n * size[0], size[1] * c, nhwc(g), nhwc(dx), *sizes)
     return dx
 
 
-def unfold(
-    x: np.ndarray, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
-) -> np.ndarray:
+def unfold(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair) -> Array:
     """The windows of x (N, C, H, W), zero outside, as columns: (N, C * kh * kw, oh * ow)."""
     n, c, h, w = x.shape
     wide = zeros((n, c, h + 2 * padding[0], w + 2 * padding[1]), x.dtype)
@@ -208,8 +207,8 @@ def unfold(
 
 
 def fold(
-    g: np.ndarray, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
-) -> np.ndarray:
+    g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
+) -> Array:
     """The adjoint of unfold: columns added up where their windows lie, (N, C, *size)."""
     n, c = g.shape[0], g.shape[1] // (kernel[0] * kernel[1])
     v = g.reshape(n, c, *kernel, *out)
@@ -226,9 +225,3 @@ def _offsets(kernel: Pair, stride: Pair, dilation: Pair, out: Pair) -> Iterator:
             top, left = i * dilation[0], j * dilation[1]
             rows = slice(top, top + stride[0] * (out[0] - 1) + 1, stride[0])
             yield i, j, rows, slice(left, left + stride[1] * (out[1] - 1) + 1, stride[1])
-
-
-def _rows(k: Kernel, rows: int, row: int, *args: np.ndarray | int) -> None:
-    """Launch a kernel over rows of `row` elements."""
-    if row:
-        launch(k, rows, max(_PIECE // row, 1 + (rows >> 18)), *args)

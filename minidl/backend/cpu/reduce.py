@@ -6,20 +6,19 @@ import math
 
 import numpy as np
 
-from minidl.backend.cpu import memory
-from minidl.backend.cpu.jit import R, kernel, launch
+from minidl.backend.cpu.jit import PIECE, R, kernel, launch
+from minidl.backend.cpu.memory import Array, empty, zeros
 
 _SMALL = 1 << 13  # elements below which NumPy's own sum is as fast
-_PIECE = 1 << 14  # elements of one partial sum
 
 
-@kernel("R* f8* int int int", fast=True)
-def _row_sums(lo, hi, slot, x, y, row, piece, pieces):
+@kernel("R* f8* int int", fast=True)
+def _row_sums(lo, hi, slot, x, y, row, pieces):
     """y[i] = sum of the i-th piece of a row; a partial sum in R, kept as double."""
     for i in range(lo, hi):
         r = i // pieces
-        start = r * row + (i - r * pieces) * piece
-        stop = min(start + piece, r * row + row)
+        start = r * row + (i - r * pieces) * PIECE
+        stop = min(start + PIECE, r * row + row)
         s = R(0)
         for j in range(start, stop):
             s += x[j]
@@ -30,18 +29,16 @@ def _row_sums(lo, hi, slot, x, y, row, piece, pieces):
 def _column_sums(lo, hi, slot, x, y, rows, columns, chunk):
     """y[block, j] = sum over a block of rows of x (outer, rows, columns); blocks by `chunk`."""
     for i in range(lo, hi):
-        first = i * chunk
-        last = min(first + chunk, rows)
         out = i * columns
         for j in range(columns):
             y[out + j] = 0
-        for r in range(first, last):
+        for r in range(i * chunk, min(i * chunk + chunk, rows)):
             base = r * columns
             for j in range(columns):
                 y[out + j] += x[base + j]
 
 
-def sum(x: np.ndarray, axes: tuple[int, ...], keepdims: bool = False) -> np.ndarray:  # noqa: A001
+def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """Sum over axes; floats as partial sums in x's type, added up in double."""
     if not axes and x.ndim:
         return x
@@ -54,23 +51,20 @@ def sum(x: np.ndarray, axes: tuple[int, ...], keepdims: bool = False) -> np.ndar
         return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=dtype)).astype(
             x.dtype if wide else (dtype or x.dtype), copy=False
         )
-    kind, rows, columns = form
-    if kind == "rows":
-        pieces = -(-columns // _PIECE)
-        part = memory.empty((rows, pieces), np.float64)
-        launch(_row_sums, rows * pieces, max(1, _PIECE // columns), x, part, columns, _PIECE, pieces)
-        y = part.sum(axis=1)
+    by_row, rows, columns = form
+    if by_row:
+        pieces = -(-columns // PIECE)
+        part = empty((rows, pieces), np.float64)
+        launch(_row_sums, rows * pieces, max(1, PIECE // columns), x, part, columns, pieces)
     else:
-        chunk = max(1, _PIECE * 4 // columns)
-        blocks = -(-rows // chunk)
-        part = memory.empty((blocks, columns), np.float64)
-        launch(_column_sums, blocks, 1, x, part, rows, columns, chunk)
-        y = part.sum(axis=0)
-    return y.astype(x.dtype).reshape(kept)
+        chunk = max(1, PIECE * 4 // columns)
+        part = empty((-(-rows // chunk), columns), np.float64)
+        launch(_column_sums, len(part), 1, x, part, rows, columns, chunk)
+    return part.sum(axis=int(by_row)).astype(x.dtype).reshape(kept)
 
 
-def _form(x: np.ndarray, axes: tuple[int, ...]) -> tuple[str, int, int] | None:
-    """x as (rows, columns) with columns summed ("rows") or rows summed ("columns"), or None.
+def _form(x: Array, axes: tuple[int, ...]) -> tuple[bool, int, int] | None:
+    """x as (rows, columns) with its columns summed (True) or its rows (False), or None.
 
     Only for dense x whose kept axes lie, in memory, wholly before or wholly behind the summed ones
     and keep their logical order.
@@ -81,33 +75,30 @@ def _form(x: np.ndarray, axes: tuple[int, ...]) -> tuple[str, int, int] | None:
     real = [i for i in order if x.shape[i] != 1]
     gone = [i in axes for i in real]
     kept = [i for i in real if i not in axes]
-    if kept != sorted(kept):
+    if kept != sorted(kept) or gone not in (sorted(gone), sorted(gone, reverse=True)):
         return None
     count = math.prod(x.shape[i] for i in kept)
     total = x.size // max(count, 1)
-    if gone == sorted(gone):  # kept axes first
-        return ("rows", count, total)
-    if gone == sorted(gone, reverse=True):
-        return ("columns", total, count)
-    return None
+    by_row = gone == sorted(gone)  # kept axes first
+    return (by_row, count, total) if by_row else (by_row, total, count)
 
 
-def extreme(x: np.ndarray, axes: tuple[int, ...], largest: bool, keepdims: bool) -> np.ndarray:
+def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:
     """Maximum or minimum over axes; NaN wins."""
     return np.asarray((x.max if largest else x.min)(axis=axes, keepdims=keepdims))
 
 
-def argextreme(x: np.ndarray, axis: int | None, largest: bool) -> np.ndarray:
+def argextreme(x: Array, axis: int | None, largest: bool) -> Array:
     """Index of the first extreme along an axis (of the flattened x: None), int64."""
     return np.asarray((x.argmax if largest else x.argmin)(axis=axis))
 
 
-def cumsum(x: np.ndarray, axis: int) -> np.ndarray:
+def cumsum(x: Array, axis: int) -> Array:
     """Running sums along an axis."""
     return np.cumsum(x, axis=axis, dtype=np.int64 if x.dtype.kind in "iub" else x.dtype)
 
 
-def argsort(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
+def argsort(x: Array, axis: int, descending: bool) -> Array:
     """Indices that sort along an axis, stable in both directions; NaN counts as largest."""
     if not descending:
         return np.argsort(x, axis=axis, kind="stable")
@@ -125,10 +116,10 @@ def _add_partials(lo, hi, slot, part, y, count, size):
             y[j] += part[i * size + j]
 
 
-def add_partials(part: np.ndarray) -> np.ndarray:
+def add_partials(part: Array) -> Array:
     """Sum over the first axis of a C-contiguous array, in order."""
     if not len(part):
-        return memory.zeros(part.shape[1:], part.dtype)
-    y = memory.empty(part.shape[1:], part.dtype)
+        return zeros(part.shape[1:], part.dtype)
+    y = empty(part.shape[1:], part.dtype)
     launch(_add_partials, y.size, 1 << 14, part, y, len(part), y.size)
     return y

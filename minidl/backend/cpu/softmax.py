@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.backend.cpu.jit import Kernel, R, at, device, exp, kernel, launch, log
-from minidl.backend.cpu.memory import contiguous, empty
-
-_PIECE = 1 << 14  # elements a chunk
-_SUM = 2048
+from minidl.backend.cpu.jit import SUM, Kernel, R, at, device, exp, kernel, launch_rows, log, sum_of
+from minidl.backend.cpu.memory import Array, contiguous, empty
 
 
 @device
@@ -40,9 +37,9 @@ def _largest(x, n):
 def _exp_sum(x, n, m):
     """Sum of exp(x - m)."""
     total = 0.0
-    for j0 in range(0, n, _SUM):
+    for j0 in range(0, n, SUM):
         s = R(0)
-        for j in range(j0, min(j0 + _SUM, n)):
+        for j in range(j0, min(j0 + SUM, n)):
             s += exp(x[j] - m)
         total += s
     return R(total)
@@ -55,9 +52,9 @@ def _softmax(lo, hi, slot, x, y, n):
         src, dst = at(x, i * n), at(y, i * n)
         m = _largest(src, n)
         total = 0.0
-        for j0 in range(0, n, _SUM):
+        for j0 in range(0, n, SUM):
             s = R(0)
-            for j in range(j0, min(j0 + _SUM, n)):
+            for j in range(j0, min(j0 + SUM, n)):
                 e = exp(src[j] - m)
                 dst[j] = e
                 s += e
@@ -73,9 +70,9 @@ def _softmax_grad(lo, hi, slot, g, y, dx, n):
     for i in range(lo, hi):
         gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
         total = 0.0
-        for j0 in range(0, n, _SUM):
+        for j0 in range(0, n, SUM):
             s = R(0)
-            for j in range(j0, min(j0 + _SUM, n)):
+            for j in range(j0, min(j0 + SUM, n)):
                 s += gi[j] * yi[j]
             total += s
         t = R(total)
@@ -100,13 +97,7 @@ def _log_softmax_grad(lo, hi, slot, g, y, dx, n):
     """dx = g - exp(y) * sum(g) over rows of n."""
     for i in range(lo, hi):
         gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
-        total = 0.0
-        for j0 in range(0, n, _SUM):
-            s = R(0)
-            for j in range(j0, min(j0 + _SUM, n)):
-                s += gi[j]
-            total += s
-        t = R(total)
+        t = R(sum_of(gi, n))
         for j in range(n):
             dst[j] = gi[j] - exp(yi[j]) * t
 
@@ -160,57 +151,56 @@ def _cross_entropy_grad(
         dst[t] -= hard
 
 
-def _by_rows(k: Kernel, axis: int, *arrays: np.ndarray) -> np.ndarray:
+def _by_rows(k: Kernel, axis: int, *arrays: Array) -> Array:
     """Run a kernel of rows along one axis: its result has that axis contiguous in memory."""
     moved = [contiguous(np.moveaxis(a, axis, -1)) for a in arrays]
     y = empty(moved[0].shape, moved[0].dtype)
     n = y.shape[-1] if y.ndim else 1
-    if y.size:
-        launch(k, y.size // n, max(_PIECE // n, 1), *moved, y, n)
+    launch_rows(k, y.size // max(n, 1), n, *moved, y, n)
     return np.moveaxis(y, -1, axis)
 
 
-def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+def softmax(x: Array, axis: int) -> Array:
     """exp(x) / sum(exp(x)) along an axis."""
     return _by_rows(_softmax, axis, x)
 
 
-def softmax_grad(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+def softmax_grad(g: Array, y: Array, axis: int) -> Array:
     """Gradient of softmax's x, from its result y."""
     return _by_rows(_softmax_grad, axis, g, y)
 
 
-def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+def log_softmax(x: Array, axis: int) -> Array:
     """log(softmax(x)) along an axis."""
     return _by_rows(_log_softmax, axis, x)
 
 
-def log_softmax_grad(g: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
     """Gradient of log_softmax's x, from its result y."""
     return _by_rows(_log_softmax_grad, axis, g, y)
 
 
 def cross_entropy(
-    x: np.ndarray, label: np.ndarray, weight: np.ndarray | None, ignore: int, smoothing: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x: Array, label: Array, weight: Array | None, ignore: int, smoothing: float
+) -> tuple[Array, Array, Array]:
     """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp."""
     m, n = x.shape
     loss, top, total = (empty((m,), x.dtype) for _ in range(3))
     weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
     args = (contiguous(x), contiguous(label), weights, loss, top, total, n, ignore, smoothing)
-    launch(_cross_entropy, m, max(_PIECE // n, 1), *args)
+    launch_rows(_cross_entropy, m, n, *args)
     return loss, top, total
 
 
 def cross_entropy_grad(
-    g: np.ndarray, x: np.ndarray, label: np.ndarray, weight: np.ndarray | None, top: np.ndarray,
-    total: np.ndarray, ignore: int, smoothing: float,
-) -> np.ndarray:  # fmt: skip
+    g: Array, x: Array, label: Array, weight: Array | None, top: Array, total: Array, ignore: int,
+    smoothing: float,
+) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x."""
     m, n = x.shape
     weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
     dx = empty((m, n), x.dtype)
     args = (contiguous(g), contiguous(x), contiguous(label), weights, top, total, dx, n, ignore)
     whole = float(weights.sum()) if smoothing else 0.0
-    launch(_cross_entropy_grad, m, max(_PIECE // n, 1), *args, smoothing, whole)
+    launch_rows(_cross_entropy_grad, m, n, *args, smoothing, whole)
     return dx
