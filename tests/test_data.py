@@ -141,7 +141,7 @@ def test_batches_are_channels_last_tensors():
     assert images.array.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
-def test_collate_fn_mix_and_no_batching():
+def test_collate_fn_and_mix():
     data = pictures(8)
     seen = []
     loader = DataLoader(data, 4, collate_fn=lambda items: seen.append(items) or len(items))
@@ -150,8 +150,6 @@ def test_collate_fn_mix_and_no_batching():
     mix = transforms.MixUp(num_classes=4)
     images, soft = next(iter(DataLoader(data, 8, mix=mix)))
     assert images.dtype == soft.dtype == np.float32 and soft.shape == (8, 4)
-    items = list(DataLoader(data, batch_size=None))
-    assert len(items) == 8 and items[2][1] == 2
 
 
 def test_default_collate():

@@ -19,12 +19,6 @@ Arrays = tuple[np.ndarray, ...]
 class Dataset:
     """Base of data sets (PyTorch's): give `__len__` and `__getitem__`; `batch` is a fast path."""
 
-    def __len__(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} does not say its length")
-
-    def __getitem__(self, index: int) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} does not say how to take an item")
-
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
         """Arrays of the items `indices` (n,) in one go; None: take them one by one.
 
@@ -133,7 +127,7 @@ def stack(items: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([x.transpose(1, 2, 0) for x in items]).transpose(0, 3, 1, 2)
 
 
-def within(dataset: Dataset, index: int) -> int:
+def within(dataset: Any, index: int) -> int:
     """An index, perhaps from the end, as 0…n-1. Raises RangeError, an IndexError."""
     n = len(dataset)
     rule = f"the index must lie within the {n} items"

@@ -43,21 +43,18 @@ def locate(root: str | Path | None, folder: str, names: Sequence[str],
     downloaded. A given root is used or refused, and filled only if download is set. Raises
     DataError that says what was looked for and where.
     """
-    given = Path(root or os.environ.get("MINIDL_DATA") or cache_dir())
-    found, missing = _find(given / folder, names)
-    if root is not None and not download:
-        rule = f"{' and '.join(missing)} not found in {given / folder}"
-        rule += "" if given.is_dir() else f" (there is no folder {root})"
-        fix = f"the root must hold the official layout, {folder}/; --dataset embedded needs none"
-        require(not missing, folder, rule, error=DataError, fix=fix)
-    if missing:
-        given = cache_dir() if root is None else given
-        found, missing = _find(given / folder, names)
-    if missing:
-        obtain(resources, given)
-        found, missing = _find(given / folder, names)
-        rule = f"{' and '.join(missing)} not found in {given / folder}"
-        require(not missing, "download", rule, error=DataError)
+    usual = [Path(os.environ.get("MINIDL_DATA") or cache_dir()), cache_dir()]
+    for base in usual if root is None else [Path(root)]:
+        found, missing = _find(base / folder, names)
+        if not missing:
+            return found
+    rule = f"{' and '.join(missing)} not found in {base / folder}"
+    rule += "" if root is None or base.is_dir() else f" (there is no folder {root})"
+    fix = f"the root must hold the official layout, {folder}/; --dataset embedded needs none"
+    require(root is None or download, folder, rule, error=DataError, fix=fix)
+    obtain(resources, base)
+    found, missing = _find(base / folder, names)
+    require(not missing, folder, f"the download lacks {missing}", error=DataError)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.images import ImageArrays
+from minidl.data.images import Function, ImageArrays
 from minidl.errors import ShapeError, require
 from minidl.random import Generator
 
@@ -62,8 +62,8 @@ class Shapes(ImageArrays):
     """
 
     def __init__(self, train: bool = True, n: int | None = None, *, seed: int = 0,
-                 transform: Callable | None = None,
-                 target_transform: Callable[[int], int] | None = None) -> None:  # fmt: skip
+                 transform: Function = None,
+                 target_transform: Function = None) -> None:  # fmt: skip
         n = (10_000 if train else 2_000) if n is None else n
         require(n > 0, "Shapes", "n must be positive", n=n, error=ShapeError)
         generator = Generator(seed, "data")

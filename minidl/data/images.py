@@ -1,17 +1,22 @@
-"""Labelled pictures: what data sets of images share, and those held in memory."""
+"""Labelled pictures: in memory, and in files decoded by Pillow."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from minidl.autograd import Tensor
-from minidl.data.dataset import Arrays, Dataset, raw, take, within
+from minidl.data.dataset import Arrays, Dataset, raw, stack, take, within
 from minidl.data.draws import Draws, current_or_fresh
 from minidl.errors import DataError, DTypeError, require
+
+Function = Callable | None
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class LabelledImages(Dataset):
@@ -23,8 +28,8 @@ class LabelledImages(Dataset):
     """
 
     def __init__(self, images: Any, targets: Any, classes: Sequence[str],
-                 transform: Callable | None = None,
-                 target_transform: Callable[[int], int] | None = None) -> None:  # fmt: skip
+                 transform: Function = None,
+                 target_transform: Function = None) -> None:  # fmt: skip
         self.images, self.classes = self._held(images), list(classes)
         self.class_to_idx = {name: i for i, name in enumerate(classes)}
         self.targets = check_labels(targets, len(images), len(classes), type(self).__name__)
@@ -79,24 +84,59 @@ class ImageArrays(LabelledImages):
         return self._transformed(take(self.images, rows), rows, epoch)
 
 
-class OfficialImages(ImageArrays):
-    """Base of data sets of official files (torchvision's signature).
+class ImageFiles(LabelledImages):
+    """Pictures in files, `images` their paths; each is read and transformed when it is asked for.
 
-    root: the folder that holds the official layout; None looks in `MINIDL_DATA`, then in the
-    cache, and downloads. The number of pictures is that of the files. Raises DataError.
+    A batch needs pictures of one size, so the transform should resize or crop them.
     """
 
-    def __init__(self, root: str | Path | None = None, train: bool = True,
-                 transform: Callable | None = None,
-                 target_transform: Callable[[int], int] | None = None,
-                 download: bool = False) -> None:  # fmt: skip
-        super().__init__(*self._read(root, train, download), transform, target_transform)
+    def _taken(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:
+        pixels = ((i, read_image(self.images[i]).transpose(2, 0, 1)[None]) for i in rows.tolist())
+        return stack([self._transformed(x, np.array([i]), epoch)[0] for i, x in pixels])
 
-    def _read(
-        self, root: str | Path | None, train: bool, download: bool
-    ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
-        """Pixels (N, H, W, C) uint8, labels (N,) and the names of the classes."""
-        raise NotImplementedError
+
+class ImageFolder(ImageFiles):
+    """ROOT/class/**/picture: one folder a class, numbered in the order of their names.
+
+    classes: the names that must be there, as a trained model knows them. Raises DataError for a
+    missing root, unexpected, missing or empty class folders.
+    """
+
+    def __init__(self, root: str | Path, transform: Function = None,
+                 target_transform: Function = None, *,
+                 classes: Sequence[str] | None = None) -> None:  # fmt: skip
+        name, root = "ImageFolder", Path(root)
+        require(root.is_dir(), name, f"there is no folder {root}", error=DataError)
+        found = sorted(e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != ".")
+        fix = "the layout is ROOT/class/picture.jpg"
+        require(bool(found), name, f"{root} has no class folders", error=DataError, fix=fix)
+        if classes is not None and sorted(classes) != found:
+            missing, other = sorted({*classes} - {*found}), sorted({*found} - {*classes})
+            rule = f"{root} must hold exactly the known classes"
+            require(False, name, rule, error=DataError, missing=missing, unexpected=other)
+        paths, targets = [], []
+        order = found if classes is None else list(classes)
+        for label, folder in enumerate(order):
+            inside = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
+            rule = f"{root / folder} holds no pictures"
+            require(bool(inside), name, rule, error=DataError, fix=f"accepted: {EXTENSIONS}")
+            paths += inside
+            targets += [label] * len(inside)
+        super().__init__(paths, targets, order, transform, target_transform)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """A picture file as RGB (H, W, 3) uint8, turned as its EXIF says. Raises DataError."""
+    try:
+        with Image.open(path) as picture:
+            turned = ImageOps.exif_transpose(picture)
+            if turned.mode.startswith("I;16"):  # 16 bits of grey: keep the upper 8
+                turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+            if "transparency" in turned.info:
+                turned = turned.convert("RGBA")
+            return np.asarray(turned.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise DataError(f"read_image: {path} cannot be read as a picture: {e}") from e
 
 
 def check_labels(labels: Any, n: int, classes: int, name: str) -> np.ndarray:

@@ -14,8 +14,17 @@ from minidl import random
 from minidl.autograd import Tensor
 from minidl.data.dataset import fetch, raw, stack
 from minidl.data.draws import sample
-from minidl.data.sampler import epoch_draws
 from minidl.errors import CheckpointError, DataError, require
+
+
+def epoch_draws(generator: random.Generator | None, epoch: int) -> random.Generator:
+    """The numbers of an epoch's order, of the seed of generator, else of the loader's stream."""
+    return random.Generator(order_seed(generator), "loader", draw=epoch)
+
+
+def order_seed(generator: random.Generator | None) -> int:
+    """The seed of generator, else of the loader's stream."""
+    return (generator or random.default("loader")).initial_seed()
 
 
 class DataLoader:
@@ -30,19 +39,19 @@ class DataLoader:
     pin_memory and persistent_workers are accepted for PyTorch's scripts and change nothing here.
     """
 
-    def __init__(self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None,
+    def __init__(self, dataset: Any, batch_size: int = 1, shuffle: bool | None = None,
                  sampler: Any = None, batch_sampler: Any = None, num_workers: int = 0,
                  collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
                  drop_last: bool = False, *, generator: random.Generator | None = None,
                  prefetch_factor: int = 2, persistent_workers: bool = False,
                  mix: Callable | None = None) -> None:  # fmt: skip
         name = "DataLoader"
-        alone = not (shuffle or sampler is not None or drop_last) and batch_size in (1, None)
+        alone = not (shuffle or sampler is not None or drop_last) and batch_size == 1
         rule = "batch_sampler excludes batch_size, shuffle, sampler and drop_last"
         require(batch_sampler is None or alone, name, rule, batch_size=batch_size, shuffle=shuffle)
         require(not (shuffle and sampler is not None), name, "sampler excludes shuffle")
-        ok = batch_size is None or isinstance(batch_size, int) and batch_size > 0
-        require(ok, name, "batch_size must be a positive integer or None", batch_size=batch_size)
+        ok = isinstance(batch_size, int) and batch_size > 0
+        require(ok, name, "batch_size must be a positive integer", batch_size=batch_size)
         ok = isinstance(num_workers, int) and num_workers >= 0 and prefetch_factor >= 1
         require(ok, name, "num_workers must be >= 0, prefetch_factor >= 1", num_workers=num_workers)
         require(len(dataset) > 0, name, "the data set is empty", error=DataError)
@@ -57,8 +66,6 @@ class DataLoader:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
         n = len(self.dataset if self.sampler is None else self.sampler)
-        if self.batch_size is None:
-            return n
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     # ---- where it is -------------------------------------------------------------------------
@@ -69,7 +76,11 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, int]:
         """{epoch, batch, seed}: the epoch in hand, the batches given of it, the order's seed."""
-        return {"epoch": self.epoch, "batch": self.batch_index, "seed": self._seed()}
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch_index,
+            "seed": order_seed(self.generator),
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a state_dict at the next iteration. Raises CheckpointError if seeds differ."""
@@ -77,12 +88,9 @@ class DataLoader:
         rule = "the state must hold epoch, batch and seed"
         require(ok, "DataLoader", rule, error=CheckpointError, state=dict(state))
         rule = "the state's seed is not the one in use, so the order would differ"
-        saved, used = state["seed"], self._seed()
+        saved, used = state["seed"], order_seed(self.generator)
         require(saved == used, "DataLoader", rule, error=CheckpointError, saved=saved, used=used)
         self.epoch, self.batch_index, self._begun = state["epoch"], state["batch"], False
-
-    def _seed(self) -> int:
-        return (self.generator or random.default("loader")).initial_seed()
 
     # ---- iteration ---------------------------------------------------------------------------
 
@@ -93,7 +101,7 @@ class DataLoader:
         return self._iterate(self._batches(self.epoch), self.epoch)
 
     def _batches(self, epoch: int) -> Iterator[Any]:
-        """The indices of each batch that is left of an epoch (of each item without batch_size)."""
+        """The indices of each batch that is left of an epoch."""
         source = self.sampler if self.batch_sampler is None else self.batch_sampler
         if hasattr(source, "set_epoch"):
             source.set_epoch(epoch)
@@ -101,7 +109,7 @@ class DataLoader:
             n = len(self.dataset)
             source = epoch_draws(self.generator, epoch).permutation(n) if self.shuffle else range(n)
         items = batches = iter(source)
-        if self.batch_sampler is None and self.batch_size is not None:
+        if self.batch_sampler is None:
             batches = iter(lambda: list(itertools.islice(items, self.batch_size)), [])
         return itertools.islice(batches, self.batch_index, len(self) if self.drop_last else None)
 
@@ -133,13 +141,13 @@ class DataLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _load(self, indices: Any, epoch: int) -> Any:
-        if self.batch_sampler is None and self.batch_size is None:
-            item = self._item(int(indices), epoch)
-            return self.collate_fn(item) if self.collate_fn else item
         rows = np.asarray(indices, np.int64)
         arrays = fetch(self.dataset, rows, epoch) if self.collate_fn is None else None
         if arrays is None:
-            items = [self._item(i, epoch) for i in rows.tolist()]
+            items = []
+            for i in rows.tolist():
+                with sample(i, epoch):
+                    items.append(self.dataset[i])
             batch = (self.collate_fn or default_collate)(items)
             if self.mix is None:
                 return batch
@@ -147,10 +155,6 @@ class DataLoader:
         if self.mix is not None:
             arrays = self.mix(*arrays, rows, epoch)
         return [Tensor(a) for a in arrays]
-
-    def _item(self, index: int, epoch: int) -> Any:
-        with sample(index, epoch):
-            return self.dataset[index]
 
 
 def default_collate(items: Sequence[Any]) -> Any:
@@ -172,3 +176,29 @@ def default_collate(items: Sequence[Any]) -> Any:
         require(same, "default_collate", "samples must have equally many parts", error=DataError)
         return [default_collate(column) for column in zip(*items, strict=True)]
     raise DataError(f"default_collate: cannot batch {type(first).__name__}; give a collate_fn")
+
+
+class WeightedRandomSampler:
+    """num_samples indices with probability proportional to weights (N,), new ones each epoch."""
+
+    def __init__(self, weights: Sequence[float] | np.ndarray, num_samples: int,
+                 replacement: bool = True,
+                 generator: random.Generator | None = None) -> None:  # fmt: skip
+        self.weights, self.num_samples = np.asarray(weights, np.float64), num_samples
+        self.replacement, self.generator, self.epoch = replacement, generator, 0
+        ok = isinstance(num_samples, int) and num_samples > 0
+        rule = "num_samples must be a positive integer"
+        require(ok, "WeightedRandomSampler", rule, num_samples=num_samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Name the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        draws = epoch_draws(self.generator, self.epoch)
+        self.epoch += 1
+        order = draws.choice(self.weights, self.num_samples, replacement=self.replacement)
+        return iter(order.tolist())
+
+    def __len__(self) -> int:
+        return self.num_samples

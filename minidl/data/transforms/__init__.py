@@ -12,10 +12,3 @@ from minidl.data.transforms.geometry import (
 )
 from minidl.data.transforms.mix import CutMix, Cutout, MixUp, RandomErasing
 from minidl.data.transforms.policy import AutoAugment, RandAugment
-
-__all__ = [
-    "AutoAugment", "CenterCrop", "ColorJitter", "Compose", "CutMix", "Cutout", "GaussianBlur",
-    "Grayscale", "MixUp", "Normalize", "RandAugment", "RandomAffine", "RandomCrop",
-    "RandomErasing", "RandomHorizontalFlip", "RandomTranslate", "Resize", "ToFloat", "ToTensor",
-    "Transform",
-]  # fmt: skip

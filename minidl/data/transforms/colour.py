@@ -59,22 +59,22 @@ class ColorJitter(Transform):
             (low, high), of = self.ranges[k], np.flatnonzero(order[:, turn] == k)
             if len(of) and (low, high) != ((0.0, 0.0) if k == 3 else (1.0, 1.0)):
                 factor = (low + (high - low) * u[of, k]).astype(np.float32)
-                y[of] = step(y[of], factor[:, None, None, None])
+                y[of] = np.clip(step(y[of], factor[:, None, None, None]), 0, 1)
         return to_dtype(y * np.float32(top), x.dtype)
 
 
 def _brightness(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    return np.clip(x * factor, 0, 1)
+    return x * factor
 
 
 def _contrast(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
     grey = luminance(x).mean((1, 2, 3), keepdims=True)
-    return np.clip(grey + factor * (x - grey), 0, 1)
+    return grey + factor * (x - grey)
 
 
 def _saturation(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
     grey = luminance(x)
-    return np.clip(grey + factor * (x - grey), 0, 1)
+    return grey + factor * (x - grey)
 
 
 def _hue(x: np.ndarray, turns: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.data.dataset import raw
+from minidl.data.dataset import Arrays, raw
 from minidl.data.draws import Draws, current_or_fresh
 from minidl.data.transforms.base import Transform
 from minidl.errors import require
@@ -111,9 +111,7 @@ class MixUp:
         mixed = mixed.transpose(0, 3, 1, 2)
         return (Tensor(mixed), Tensor(soft)) if isinstance(images, Tensor) else (mixed, soft)
 
-    def _mixed(
-        self, x: np.ndarray, share: np.ndarray, draws: Draws
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _mixed(self, x: np.ndarray, share: np.ndarray, draws: Draws) -> Arrays:
         mine = share.astype(np.float32)[:, None, None, None]
         return x * mine + np.roll(x, 1, axis=0) * (1 - mine), share
 
@@ -121,9 +119,7 @@ class MixUp:
 class CutMix(MixUp):
     """Paste a rectangle of the picture before it in the batch into each one (Yun et al. 2019)."""
 
-    def _mixed(
-        self, x: np.ndarray, share: np.ndarray, draws: Draws
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _mixed(self, x: np.ndarray, share: np.ndarray, draws: Draws) -> Arrays:
         n, h, w, _ = x.shape
         side = np.sqrt(1 - share)
         boxes = _square_about(draws.uniform(2), h, w, np.floor(h * side), np.floor(w * side))

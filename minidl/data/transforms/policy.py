@@ -18,40 +18,30 @@ def _affine(picture: Picture, coefficients: tuple[float, ...]) -> Picture:
     return picture.transform(picture.size, Image.Transform.AFFINE, coefficients)
 
 
-# Each operation is f(picture, magnitude); torchvision's set, ranges and signs (autoaugment.py).
-OPERATIONS: dict[str, Callable[[Picture, float], Picture]] = {
-    "Identity": lambda p, m: p,
-    "ShearX": lambda p, m: _affine(p, (1, m, 0, 0, 1, 0)),
-    "ShearY": lambda p, m: _affine(p, (1, 0, 0, m, 1, 0)),
-    "TranslateX": lambda p, m: _affine(p, (1, 0, -int(m), 0, 1, 0)),
-    "TranslateY": lambda p, m: _affine(p, (1, 0, 0, 0, 1, -int(m))),
-    "Rotate": lambda p, m: p.rotate(m),
-    "Brightness": lambda p, m: ImageEnhance.Brightness(p).enhance(1 + m),
-    "Color": lambda p, m: ImageEnhance.Color(p).enhance(1 + m),
-    "Contrast": lambda p, m: ImageEnhance.Contrast(p).enhance(1 + m),
-    "Sharpness": lambda p, m: ImageEnhance.Sharpness(p).enhance(1 + m),
-    "Posterize": lambda p, m: ImageOps.posterize(p, int(m)),
-    "Solarize": lambda p, m: ImageOps.solarize(p, int(m)),
-    "AutoContrast": lambda p, m: ImageOps.autocontrast(p),
-    "Equalize": lambda p, m: ImageOps.equalize(p),
-    "Invert": lambda p, m: ImageOps.invert(p),
+# By name: the largest magnitude m and f(picture, m); torchvision's set, ranges and signs.
+OPERATIONS: dict[str, tuple[float, Callable[[Picture, float], Picture]]] = {
+    "Identity": (0, lambda p, m: p),
+    "ShearX": (0.3, lambda p, m: _affine(p, (1, m, 0, 0, 1, 0))),
+    "ShearY": (0.3, lambda p, m: _affine(p, (1, 0, 0, m, 1, 0))),
+    "TranslateX": (150 / 331, lambda p, m: _affine(p, (1, 0, -int(m * p.width), 0, 1, 0))),
+    "TranslateY": (150 / 331, lambda p, m: _affine(p, (1, 0, 0, 0, 1, -int(m * p.height)))),
+    "Rotate": (30, lambda p, m: p.rotate(m)),
+    "Brightness": (0.9, lambda p, m: ImageEnhance.Brightness(p).enhance(1 + m)),
+    "Color": (0.9, lambda p, m: ImageEnhance.Color(p).enhance(1 + m)),
+    "Contrast": (0.9, lambda p, m: ImageEnhance.Contrast(p).enhance(1 + m)),
+    "Sharpness": (0.9, lambda p, m: ImageEnhance.Sharpness(p).enhance(1 + m)),
+    "Posterize": (1, lambda p, m: ImageOps.posterize(p, 8 - round(4 * abs(m)))),
+    "Solarize": (1, lambda p, m: ImageOps.solarize(p, int(255 * (1 - abs(m))))),
+    "AutoContrast": (0, lambda p, m: ImageOps.autocontrast(p)),
+    "Equalize": (0, lambda p, m: ImageOps.equalize(p)),
+    "Invert": (0, lambda p, m: ImageOps.invert(p)),
 }
-# Of the signed operations; translations are relative to the picture's side.
-_LARGEST = dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9)
-_LARGEST |= {"ShearX": 0.3, "ShearY": 0.3, "Rotate": 30.0}
-_LARGEST |= {"TranslateX": 150 / 331, "TranslateY": 150 / 331}
 
 
 def operate(picture: Picture, name: str, share: float, negative: bool) -> Picture:
     """Apply one operation at a share 0..1 of its largest magnitude, perhaps negated."""
-    if name == "Posterize":
-        return OPERATIONS[name](picture, 8 - round(4 * share))
-    if name == "Solarize":
-        return OPERATIONS[name](picture, 255 * (1 - share))
-    magnitude = share * _LARGEST.get(name, 0.0)
-    if name.startswith("Translate"):
-        magnitude *= picture.size[0] if name == "TranslateX" else picture.size[1]
-    return OPERATIONS[name](picture, -magnitude if negative else magnitude)
+    largest, function = OPERATIONS[name]
+    return function(picture, -share * largest if negative else share * largest)
 
 
 class _Policy(Transform):
@@ -113,7 +103,7 @@ class AutoAugment(_Policy):
     def __init__(self, policy: str = "cifar10") -> None:
         require(policy == "cifar10", "AutoAugment", 'policy must be "cifar10"', policy=policy)
         self.policy = policy
-        pairs = [p for line in CIFAR10_POLICY.split("\n") for p in line.split(";") if p.strip()]
+        pairs = CIFAR10_POLICY.strip().replace("\n", ";").split(";")
         self._policies = [[step.split() for step in p.split(",")] for p in pairs]
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
