@@ -2,13 +2,10 @@
 
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
-from minidl.ops.ctc import ctc_loss
 from minidl.ops.dropout import dropout, dropout2d
 from minidl.ops.embedding import embedding, embedding_bag, one_hot
 from minidl.ops.image import (
-    affine_grid,
     fold,
-    grid_sample,
     interpolate,
     pad,
     pixel_shuffle,
@@ -75,6 +72,5 @@ from minidl.ops.pool import (
     avg_pool2d,
     max_pool1d,
     max_pool2d,
-    max_unpool2d,
 )
 from minidl.ops.softmax import glu, gumbel_softmax, log_softmax, prelu, softmax, softmin

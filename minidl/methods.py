@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,12 +12,13 @@ import numpy as np
 from minidl.autograd import Tensor, raw
 from minidl.errors import GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
+from minidl.ops.arguments import axis_of
 
 ELEMENTWISE = (
     "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
     "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
-    "logical_or logical_xor logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp "
-    "erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite relu"
+    "logical_or logical_xor logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit "
+    "logaddexp erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite relu"
 ).split()
 REDUCTIONS = (
     "sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort "
@@ -28,8 +30,8 @@ SHAPES = (
 ).split()
 JOINS = "repeat tile flip roll chunk split unbind narrow".split()
 INDEXING = (
-    "gather scatter scatter_add scatter_reduce index_select index_add index_put take_along_dim "
-    "masked_select repeat_interleave nonzero diagonal diag diag_embed tril triu"
+    "gather scatter scatter_add index_select index_add index_put take_along_dim masked_select "
+    "repeat_interleave nonzero diagonal diag diag_embed tril triu"
 ).split()
 PRODUCTS = "matmul mm bmm mv dot outer addmm baddbmm tensordot".split()
 TABLE: dict[str, Callable] = {
@@ -68,9 +70,9 @@ def _reflected(function: Callable) -> Callable:
 
 
 def _logical(name: str, ufunc: np.ufunc) -> Callable:
-    def method(self: Tensor, other: Any = None) -> Tensor:
+    def method(self: Tensor, *others: Any) -> Tensor:
         require(self.dtype.kind in "biu", name, "needs bools or integers", tensor=self)
-        return Tensor(np.asarray(ufunc(self.array) if other is None else ufunc(self.array, raw(other))))
+        return Tensor(np.asarray(ufunc(self.array, *map(raw, others))))
 
     method.__doc__ = f"Bitwise {name}."
     return method
@@ -87,12 +89,12 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **option
             dtype = a
     if device is not None:
         creation.backend_of(device)
-    return self if dtype is None else index.to_dtype(self, creation._dtype(dtype))
+    return self if dtype is None else shape.to_dtype(self, creation.dtype_of(dtype))
 
 
 def _to(dtype: Any) -> Callable:
     def method(self: Tensor) -> Tensor:
-        return index.to_dtype(self, dtype)
+        return shape.to_dtype(self, dtype)
 
     method.__doc__ = f"In dtype {dtype}."
     return method
@@ -100,15 +102,13 @@ def _to(dtype: Any) -> Callable:
 
 def size(self: Tensor, dim: int | None = None) -> Any:
     """The shape, or one of its sizes."""
-    return self.shape if dim is None else self.shape[shape.axis_of(dim, self.ndim, "size")]
+    return self.shape if dim is None else self.shape[axis_of(dim, self.ndim, "size")]
 
 
 def retain_grad(self: Tensor) -> None:
     """Keep the gradient of a tensor that is not a leaf in its `.grad`."""
     require(self.requires, "retain_grad", "the tensor does not require grad", error=GraphError)
     if self.node is not None:
-        import weakref
-
         me = weakref.ref(self)
 
         def keep(g: Tensor) -> None:
@@ -197,7 +197,7 @@ EXTRA: dict[str, Callable] = {
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
     "view_as": lambda self, other: shape.view(self, other.shape),
     "reshape_as": lambda self, other: shape.reshape(self, other.shape),
-    "type_as": lambda self, other: index.to_dtype(self, other.dtype),
+    "type_as": lambda self, other: shape.to_dtype(self, other.dtype),
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
     "bernoulli": creation.bernoulli,

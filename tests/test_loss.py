@@ -260,27 +260,3 @@ def test_mistakes():
         F.softmax(tensor(LABEL, False), 0)
     with pytest.warns(UserWarning, match="mse_loss: shapes .* are broadcast"):
         F.mse_loss(tensor(np.ones((3, 1))), tensor(np.ones(3)))
-
-
-def test_ctc_loss():
-    """Against the sum over all alignments, spelled out; impossible targets give inf or 0."""
-    x = log_softmax(rng.normal(size=(4, 3, 3)), 2)
-    targets, inputs, lengths = np.array([[1, 1], [2, 1], [2, 0]]), [4, 3, 4], [2, 2, 0]
-    want = []
-    for n in range(3):
-        total = 0.0
-        for path in np.ndindex(*[3] * inputs[n]):
-            spoken = [c for t, c in enumerate(path) if c and (t == 0 or path[t - 1] != c)]
-            if spoken == list(targets[n, : lengths[n]]):
-                total += np.exp(sum(x[t, n, c] for t, c in enumerate(path)))
-        want.append(-np.log(total))
-    args = [tensor(np.array(a), False) for a in (targets, inputs, lengths)]
-    got = F.ctc_loss(tensor(x, False), *args, reduction="none").numpy()
-    np.testing.assert_allclose(got, want, rtol=1e-10)
-    check_gradients(lambda x: F.ctc_loss(F.log_softmax(x, 2), *args), x, tol=1e-5)
-    short = tensor(np.array([2, 1, 4]), False)
-    got = F.ctc_loss(tensor(x, False), args[0], short, args[2], reduction="none").numpy()
-    assert got[0] == got[1] == np.inf and np.isfinite(got[2])
-    loss = F.ctc_loss(tensor(x), args[0], short, args[2], reduction="sum", zero_infinity=True)
-    loss.backward()
-    assert np.isfinite(loss.item())

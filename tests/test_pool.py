@@ -172,20 +172,6 @@ def test_gradients(name):
     check_gradients(GRADIENTS[name], distinct(2, 3, 5, 6), tol=1e-5)
 
 
-def test_unpool():
-    x = distinct(2, 3, 4, 6)
-
-    def there_and_back(x):
-        y, k = F.max_pool2d(x, 2, return_indices=True)
-        return F.max_unpool2d(y, k, 2)
-
-    y = there_and_back(tensor(x)).detach().numpy()
-    top = x.reshape(2, 3, 2, 2, 3, 2).max((3, 5), keepdims=True)
-    largest = x.reshape(2, 3, 2, 2, 3, 2) == top
-    np.testing.assert_array_equal(y, np.where(largest.reshape(x.shape), x, 0))
-    check_gradients(there_and_back, x)
-
-
 def test_unbatched_and_sequences():
     x = distinct(3, 5, 6)
     y, k = F.max_pool2d(tensor(x), 2, return_indices=True)

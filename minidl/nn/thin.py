@@ -102,7 +102,6 @@ MarginRankingLoss = thin("MarginRankingLoss", F.margin_ranking_loss, "", margin=
 TripletMarginLoss = thin(
     "TripletMarginLoss", F.triplet_margin_loss, "", margin=1.0, p=2.0, eps=1e-6, swap=False, **_MEAN
 )
-CTCLoss = thin("CTCLoss", F.ctc_loss, "", blank=0, **_MEAN, zero_infinity=False)
 
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"
@@ -112,10 +111,9 @@ _BEST: dict[str, Any] = {**_WINDOW, "dilation": 1, "return_indices": False, "cei
 _MEANS: dict[str, Any] = {**_WINDOW, "ceil_mode": False, "count_include_pad": True}
 MaxPool1d = thin("MaxPool1d", F.max_pool1d, _MAX, **_BEST)
 MaxPool2d = thin("MaxPool2d", F.max_pool2d, _MAX, **_BEST)
-MaxUnpool2d = thin("MaxUnpool2d", F.max_unpool2d, _AVG, **_WINDOW)
 AvgPool1d = thin("AvgPool1d", F.avg_pool1d, _AVG, **_MEANS)
 AvgPool2d = thin("AvgPool2d", F.avg_pool2d, _AVG, **_MEANS, divisor_override=None)
-MaxUnpool2d._axes, AvgPool1d._axes = 2, 1
+AvgPool1d._axes = 1
 _TO: dict[str, Any] = {"output_size": REQUIRED}
 AdaptiveAvgPool1d = thin("AdaptiveAvgPool1d", F.adaptive_avg_pool1d, **_TO)
 AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d, **_TO)

@@ -11,25 +11,19 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, require
 from minidl.ops import pointwise as pw
+from minidl.ops.arguments import broadcast_shapes
 from minidl.ops.dropout import dropout
 from minidl.ops.linalg import matmul
 from minidl.ops.reduce import amax, sum_axes
-from minidl.ops.shape import broadcast_shapes, broadcast_to, reshape, transpose, unsqueeze
+from minidl.ops.shape import broadcast_to, reshape, transpose, unsqueeze
 
 _NAME = "scaled_dot_product_attention"
 
 
 def scaled_dot_product_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+) -> Any:  # fmt: skip
     """softmax(scale query keyᵀ + mask) value; scale is 1/√D unless given.
 
     query (..., H, T, D), key (..., H, S, D), value (..., H, S, E) -> (..., H, T, E); leading axes
@@ -43,12 +37,11 @@ def scaled_dot_product_attention(
     _check_mask(attn_mask, is_causal, (*q.shape[:-1], k.shape[-2]), q)
     require(0 <= dropout_p <= 1, _NAME, "dropout_p must be in [0, 1]", dropout_p=dropout_p)
     factor = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
+    given: dict[str, Any] = {"causal": is_causal, "scale": factor}
     learnt = isinstance(attn_mask, Tensor) and attn_mask.requires_grad
     if dropout_p > 0 or learnt:
-        return attention_by_elementary_ops(
-            q, k, v, attn_mask, causal=is_causal, scale=factor, dropout_p=dropout_p
-        )
-    return attention(q, k, v, attn_mask, causal=is_causal, scale=factor)
+        return attention_by_elementary_ops(q, k, v, attn_mask, **given, dropout_p=dropout_p)
+    return attention(q, k, v, attn_mask, **given)
 
 
 def attention_by_elementary_ops(
@@ -100,38 +93,34 @@ def _shared_heads(x: Any, q: Any) -> Any:
     return reshape(broadcast_to(unsqueeze(x, -3), (*lead, heads, times, s, d)), *lead, -1, s, d)
 
 
-def _inputs(q: Any, k: Any, v: Any, gqa: bool) -> tuple[Any, Any, Any]:
+def _inputs(q: Any, k: Any, v: Any, gqa: bool) -> list[Any]:
     """query, key, value with equal leading axes (but for the heads, with gqa), once checked."""
-    got = {"query": q, "key": k, "value": v}
-    require(min(q.ndim, k.ndim, v.ndim) >= 2 + gqa, _NAME,
-            f"query, key and value need at least {2 + gqa} axes", **got)  # fmt: skip
-    require(q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2], _NAME,
-            "query and key must agree in the last axis, key and value in the one before",
-            **got)  # fmt: skip
-    require(q.dtype == k.dtype == v.dtype and q.dtype in ("float32", "float64"), _NAME,
-            "query, key and value must all be float32 or all float64",
-            error=DTypeError, **got)  # fmt: skip
-    cut = 3 if gqa else 2
+    got, cut = {"query": q, "key": k, "value": v}, 2 + gqa
+    rule = f"query, key and value need at least {cut} axes"
+    require(min(q.ndim, k.ndim, v.ndim) >= cut, _NAME, rule, **got)
+    fits = q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
+    rule = "query and key must agree in the last axis, key and value in the one before"
+    require(fits, _NAME, rule, **got)
+    fits = q.dtype == k.dtype == v.dtype and q.dtype in ("float32", "float64")
+    rule = "query, key and value must all be float32 or all float64"
+    require(fits, _NAME, rule, error=DTypeError, **got)
     if gqa:
         heads = k.shape[-3]
-        fit = v.shape[-3] == heads > 0 and q.shape[-3] % heads == 0
+        fits = v.shape[-3] == heads > 0 and q.shape[-3] % heads == 0
         rule = "key and value must have as many heads, a divisor of query's"
-        require(fit, _NAME, rule, **got)
+        require(fits, _NAME, rule, **got)
     lead = broadcast_shapes(*(tuple(x.shape[:-cut]) for x in (q, k, v)), name=_NAME)
-    made = (
-        x if x.shape[:-cut] == lead else broadcast_to(x, (*lead, *x.shape[-cut:]))
-        for x in (q, k, v)
-    )
-    return tuple(made)
+    wide = [(*lead, *x.shape[-cut:]) for x in (q, k, v)]
+    return [x if x.shape == s else broadcast_to(x, s) for x, s in zip((q, k, v), wide)]
 
 
 def _check_mask(mask: Any, causal: bool, shape: tuple[int, ...], q: Any) -> None:
     if mask is None:
         return
     require(not causal, _NAME, "give attn_mask or is_causal, not both", attn_mask=mask)
-    require(mask.dtype == np.bool_ or mask.dtype == q.dtype, _NAME,
-            "attn_mask must be bool or of query's dtype", error=DTypeError,
-            attn_mask=mask, query=q)  # fmt: skip
+    rule = "attn_mask must be bool or of query's dtype"
+    fits = mask.dtype in (np.bool_, q.dtype)
+    require(fits, _NAME, rule, error=DTypeError, attn_mask=mask, query=q)
     given = (1,) * (len(shape) - mask.ndim) + tuple(mask.shape)
-    fits = len(given) == len(shape) and all(a in (1, b) for a, b in zip(given, shape, strict=True))
+    fits = len(given) == len(shape) and all(a in (1, b) for a, b in zip(given, shape))
     require(fits, _NAME, f"attn_mask must broadcast to {shape}", attn_mask=mask)

@@ -9,9 +9,9 @@ import numpy as np
 
 from minidl import backend, random
 from minidl.autograd import Device, Tensor, raw
-from minidl.dtypes import default, is_real
+from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, require
-from minidl.ops.shape import sizes_of
+from minidl.ops.arguments import broadcast_shapes, check_real, sizes_of
 
 _HOST = np.empty(0)
 
@@ -19,16 +19,15 @@ _HOST = np.empty(0)
 def backend_of(device: Any) -> Any:
     """The backend of a device's name; a GPU that is not there raises and says what is missing."""
     kind = "cpu" if device is None else Device(str(device)).type
-    require(kind in ("cpu", "cuda"), "device", "must be 'cpu' or 'cuda'", error=DeviceError,
-            device=device)  # fmt: skip
-    require(
-        kind == "cpu", "device", "the CUDA backend is not part of this version",
-        error=DeviceError, fix="use device='cpu'", device=device,
-    )  # fmt: skip
+    rule = "must be 'cpu' or 'cuda'"
+    require(kind in ("cpu", "cuda"), "device", rule, error=DeviceError, device=device)
+    rule, fix = "the CUDA backend is not part of this version", "use device='cpu'"
+    require(kind == "cpu", "device", rule, error=DeviceError, fix=fix, device=device)
     return backend.of(_HOST)
 
 
-def _dtype(dtype: Any) -> np.dtype:
+def dtype_of(dtype: Any) -> np.dtype:
+    """NumPy's dtype for what names one; None stands for float32."""
     try:
         return default if dtype is None else np.dtype(dtype)
     except TypeError:
@@ -36,31 +35,32 @@ def _dtype(dtype: Any) -> np.dtype:
         raise
 
 
-def _made(array: np.ndarray, requires_grad: bool) -> Tensor:
-    out = Tensor(array)
-    return out.requires_grad_() if requires_grad else out
+def _made(array: np.ndarray, device: Any, requires_grad: bool = False) -> Tensor:
+    backend_of(device)
+    return Tensor(array).requires_grad_() if requires_grad else Tensor(array)
+
+
+# ---- from data -----------------------------------------------------------------------------------
 
 
 def tensor(
     data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """A new tensor with a copy of data: floats become float32, ints int64; arrays keep their dtype."""
-    backend_of(device)
-    return _made(_array(data, dtype, True), requires_grad)
+    """A copy of data as a tensor: floats become float32, ints int64; arrays keep their dtype."""
+    return _made(_array(data, dtype, True), device, requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """data as a tensor, sharing memory where it is an array of the right dtype."""
-    backend_of(device)
     if isinstance(data, Tensor) and (dtype is None or dtype == data.dtype):
         return data
-    return Tensor(_array(data, dtype, False))
+    return _made(_array(data, dtype, False), device)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor over the array's own memory."""
-    require(isinstance(array, np.ndarray), "from_numpy", "needs a NumPy array", error=DTypeError,
-            array=array)  # fmt: skip
+    ok = isinstance(array, np.ndarray)
+    require(ok, "from_numpy", "needs a NumPy array", error=DTypeError, array=array)
     return Tensor(array)
 
 
@@ -73,19 +73,15 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
         array = array.copy() if copy else array
     else:
         array = _from_nested(given, dtype is None)
-    kind = array.dtype.kind
-    require(kind in "fiub" or array.dtype.name == "bfloat16", "tensor",
-            "data must be real numbers or bools", error=DTypeError, data=array)  # fmt: skip
-    wanted = None if dtype is None else _dtype(dtype)
-    return array if wanted is None or wanted == array.dtype else array.astype(wanted)
+    real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
+    require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
+    return array if dtype is None else array.astype(dtype_of(dtype), copy=False)
 
 
 def _from_nested(data: Any, narrow: bool) -> np.ndarray:
     """Nested lists of numbers (or tensors): float32 (float64 unless `narrow`), int64 or bool."""
-    if isinstance(data, (list, tuple)):
-        data = [_plain(item) for item in data]
     try:
-        array = np.array(data)
+        array = np.array(_plain(data))
     except ValueError:
         require(False, "tensor", "nested lists must be rectangular")
         raise
@@ -100,10 +96,7 @@ def _plain(item: Any) -> Any:
     return item.tolist() if isinstance(item, Tensor) else item
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """An uninitialised tensor."""
-    be = backend_of(device)
-    return _made(be.empty(_size(size, "empty"), _dtype(dtype)), requires_grad)
+# ---- of one value, ranges ------------------------------------------------------------------------
 
 
 def _size(size: tuple, name: str) -> tuple[int, ...]:
@@ -112,16 +105,22 @@ def _size(size: tuple, name: str) -> tuple[int, ...]:
     return shape
 
 
+def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """An uninitialised tensor."""
+    array = backend_of(device).empty(_size(size, "empty"), dtype_of(dtype))
+    return _made(array, device, requires_grad)
+
+
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
-    be = backend_of(device)
-    return _made(be.zeros(_size(size, "zeros"), _dtype(dtype)), requires_grad)
+    array = backend_of(device).zeros(_size(size, "zeros"), dtype_of(dtype))
+    return _made(array, device, requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
-    be = backend_of(device)
-    return _made(be.full(_size(size, "ones"), 1, _dtype(dtype)), requires_grad)
+    array = backend_of(device).full(_size(size, "ones"), 1, dtype_of(dtype))
+    return _made(array, device, requires_grad)
 
 
 def full(
@@ -129,39 +128,31 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """A tensor of one value; its dtype follows the value (float32, int64, bool)."""
-    be = backend_of(device)
-    if dtype is None:
-        kinds = {bool: np.dtype(bool), int: np.dtype(np.int64)}
-        dtype = kinds.get(type(fill_value), default)
-    return _made(be.full(_size((size,), "full"), fill_value, _dtype(dtype)), requires_grad)
-
-
-def _like(x: Any, value: Any, dtype: Any, requires_grad: bool) -> Tensor:
-    a = raw(x)
-    y = backend.of(a).empty_like(a, dtype)
-    if value is not None:
-        y.fill(value)
-    return _made(y, requires_grad)
-
-
-def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros with x's shape, dtype and layout."""
-    return _like(x, 0, dtype, requires_grad)
-
-
-def ones_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones with x's shape, dtype and layout."""
-    return _like(x, 1, dtype, requires_grad)
-
-
-def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """One value with x's shape, dtype and layout."""
-    return _like(x, fill_value, dtype, requires_grad)
+    dtype = dtype_of(dtype or {bool: np.bool_, int: np.int64}.get(type(fill_value)))
+    array = backend_of(device).full(_size((size,), "full"), fill_value, dtype)
+    return _made(array, device, requires_grad)
 
 
 def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Uninitialised, with x's shape, dtype and layout."""
-    return _like(x, None, dtype, requires_grad)
+    return _made(backend.of(raw(x)).empty_like(raw(x), dtype), None, requires_grad)
+
+
+def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """One value with x's shape, dtype and layout."""
+    y = empty_like(x, dtype=dtype, requires_grad=requires_grad)
+    y.array.fill(fill_value)
+    return y
+
+
+def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros with x's shape, dtype and layout."""
+    return full_like(x, 0, dtype=dtype, requires_grad=requires_grad)
+
+
+def ones_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones with x's shape, dtype and layout."""
+    return full_like(x, 1, dtype=dtype, requires_grad=requires_grad)
 
 
 def eye(
@@ -169,9 +160,8 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """Ones on the diagonal (n, m)."""
-    backend_of(device)
     require(n >= 0 and (m or 0) >= 0, "eye", "sizes must not be negative", n=n, m=m)
-    return _made(np.eye(n, m, dtype=_dtype(dtype)), requires_grad)
+    return _made(np.eye(n, m, dtype=dtype_of(dtype)), device, requires_grad)
 
 
 def arange(
@@ -179,15 +169,14 @@ def arange(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """start, start + step, … below end; int64 from ints, else float32."""
-    backend_of(device)
     if end is None:
         start, end = 0, start
-    require(step != 0 and (end - start) * step >= 0, "arange", "step must lead from start to end",
-            start=start, end=end, step=step)  # fmt: skip
-    if dtype is None:
-        dtype = np.int64 if all(isinstance(v, int) for v in (start, end, step)) else default
-    count = math.ceil((end - start) / step)
-    return _made((start + np.arange(count) * step).astype(_dtype(dtype)), requires_grad)
+    ok, rule = step != 0 and (end - start) * step >= 0, "step must lead from start to end"
+    require(ok, "arange", rule, start=start, end=end, step=step)
+    if dtype is None and all(isinstance(v, int) for v in (start, end, step)):
+        dtype = np.int64
+    values = start + np.arange(math.ceil((end - start) / step)) * step
+    return _made(values.astype(dtype_of(dtype)), device, requires_grad)
 
 
 def linspace(
@@ -195,15 +184,15 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """steps points from start to end, both included."""
-    backend_of(device)
     require(steps >= 0, "linspace", "steps must not be negative", steps=steps)
-    return _made(np.linspace(start, end, steps).astype(_dtype(dtype)), requires_grad)
+    values = np.linspace(start, end, steps)
+    return _made(values.astype(dtype_of(dtype)), device, requires_grad)
 
 
-# ---- random --------------------------------------------------------------------------------------
+# ---- random: from a generator, else from the stream "tensor" -------------------------------------
 
 
-def _stream(generator: Any) -> Any:
+def _stream(generator: random.Generator | None) -> random.Generator:
     return generator if generator is not None else random.default("tensor")
 
 
@@ -212,8 +201,8 @@ def rand(
     generator: Any = None,
 ) -> Tensor:  # fmt: skip
     """Uniform numbers in [0, 1)."""
-    backend_of(device)
-    return _made(_stream(generator).uniform(_size(size, "rand"), _dtype(dtype)), requires_grad)
+    values = _stream(generator).uniform(_size(size, "rand"), dtype_of(dtype))
+    return _made(values, device, requires_grad)
 
 
 def randn(
@@ -221,8 +210,8 @@ def randn(
     generator: Any = None,
 ) -> Tensor:  # fmt: skip
     """Standard normal numbers."""
-    backend_of(device)
-    return _made(_stream(generator).normal(_size(size, "randn"), _dtype(dtype)), requires_grad)
+    values = _stream(generator).normal(_size(size, "randn"), dtype_of(dtype))
+    return _made(values, device, requires_grad)
 
 
 def rand_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
@@ -240,62 +229,43 @@ def randint(
     generator: Any = None,
 ) -> Tensor:  # fmt: skip
     """Integers low <= k < high: randint(high, size) or randint(low, high, size)."""
-    backend_of(device)
     if size is None:
         low, high, size = 0, low, high
     require(high > low, "randint", "high must be above low", low=low, high=high)
-    found = _stream(generator).integers(low, high, _size((size,), "randint"))
-    return Tensor(found.astype(dtype))
+    values = _stream(generator).integers(low, high, _size((size,), "randint"))
+    return _made(values.astype(dtype), device)
 
 
 def randperm(n: int, *, device: Any = None, generator: Any = None) -> Tensor:
     """A random order of 0..n-1 (int64)."""
-    backend_of(device)
-    return Tensor(_stream(generator).permutation(n))
+    return _made(_stream(generator).permutation(n), device)
 
 
 def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tensor:
     """1 with probability x (or p), else 0, in x's dtype."""
+    check_real("bernoulli", x)
     a = raw(x)
-    require(is_real(a.dtype), "bernoulli", "needs a floating-point tensor", error=DTypeError, x=a)
-    chance = a if p is None else p
-    require(
-        bool(np.all((chance >= 0) & (chance <= 1))), "bernoulli", "probabilities must lie in [0, 1]"
-    )
+    chance = a if p is None else np.asarray(p)
+    ok = bool(((chance >= 0) & (chance <= 1)).all())
+    require(ok, "bernoulli", "probabilities must lie in [0, 1]", p=p)
     return Tensor((_stream(generator).uniform(a.shape, np.float64) < chance).astype(a.dtype))
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None) -> Tensor:
     """Normal numbers with the given means and standard deviations."""
-    shape = tuple(size) if size is not None else np.broadcast_shapes(np.shape(mean), np.shape(std))
+    shapes = np.shape(mean), np.shape(std)
+    shape = broadcast_shapes(*shapes, name="normal") if size is None else tuple(size)
     require(bool(np.all(raw(std) >= 0)), "normal", "std must not be negative", std=std)
-    z = _stream(generator).normal(shape, default)
-    return Tensor((raw(mean) + z * raw(std)).astype(default))
+    values = raw(mean) + raw(std) * _stream(generator).normal(shape, default)
+    return Tensor(values.astype(default))
 
 
 def multinomial(
     x: Any, num_samples: int, replacement: bool = False, *, generator: Any = None
 ) -> Tensor:
     """Indices drawn with the probabilities x (…, K), rows need not sum to 1 -> (…, num_samples)."""
-    w = raw(x).astype(np.float64)
-    require(w.ndim in (1, 2) and w.shape[-1] > 0, "multinomial", "x must be (K,) or (B, K)", x=x)
-    require(
-        bool(np.isfinite(w).all() and (w >= 0).all() and (w.sum(-1) > 0).all()),
-        "multinomial", "weights must be finite, not negative and not all zero",
-    )  # fmt: skip
-    stream = _stream(generator)
-    if replacement:
-        edges = np.cumsum(w, -1) / w.sum(-1, keepdims=True)
-        u = stream.uniform((*w.shape[:-1], num_samples), np.float64)
-        found = (u[..., None] >= edges[..., None, :]).sum(-1)
-        last = w.shape[-1] - 1 - (w[..., ::-1] > 0).argmax(-1)  # rounding never picks a zero weight
-        return Tensor(np.minimum(found, last[..., None]))
-    require(
-        num_samples <= int((w > 0).sum(-1).min()), "multinomial",
-        "cannot draw more than there are weights above zero without replacement",
-        num_samples=num_samples,
-    )  # fmt: skip
-    u = stream.uniform(w.shape, np.float64)
-    with np.errstate(divide="ignore"):
-        keys = np.where(w > 0, np.log1p(-u) / np.where(w > 0, w, 1), -np.inf)
-    return Tensor(np.argsort(-keys, axis=-1, kind="stable")[..., :num_samples])
+    w, stream = raw(x), _stream(generator)
+    require(w.ndim in (1, 2), "multinomial", "x must be (K,) or (B, K)", x=x)
+    rows = w.reshape(-1, w.shape[-1])
+    found = [stream.choice(row, num_samples, replacement=replacement) for row in rows]
+    return Tensor(np.array(found, np.int64).reshape(*w.shape[:-1], num_samples))

@@ -1,81 +1,84 @@
-"""Ops that pick elements: indexing, gather and scatter, and writing through an index."""
+"""Ops that pick elements: indexing, rows of tables, gather and scatter, diagonals and triangles."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor, op, parts, raw
+from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, RangeError, require
-from minidl.ops.shape import axis_of, broadcast_shapes, broadcast_to, cast, sum_to
+from minidl.ops import pointwise as pw
+from minidl.ops.arguments import axis_of, broadcast_shapes
+from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to
+
+Key = tuple[Any, ...]
+
+# ---- x[key] --------------------------------------------------------------------------------------
 
 
-def as_key(x: Any, key: Any) -> tuple:
-    """An index as a tuple that NumPy takes and that never yields a NumPy scalar."""
-    parts_ = key if isinstance(key, tuple) else (key,)
+def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
+    """An index as a tuple that NumPy takes and that never yields a number, and x[key]'s shape."""
     out: list[Any] = []
-    for k in parts_:
+    for k in key if isinstance(key, tuple) else (key,):
         k = raw(k)
         if isinstance(k, list):
-            k = np.asarray(k)
-            k = k.astype(np.int64) if k.size == 0 else k
+            k = np.asarray(k) if k else np.zeros(0, np.int64)
         if isinstance(k, slice):
-            require(
-                k.step is None or k.step > 0, "index", "slices must have a positive step",
-                step=k.step,
-            )  # fmt: skip
+            forward = k.step is None or k.step > 0
+            require(forward, "index", "slices must have a positive step", step=k.step)
             k = slice(*(None if v is None else int(v) for v in (k.start, k.stop, k.step)))
         elif hasattr(k, "dtype"):
-            require(k.dtype.kind in "iub", "index", "must be integers or bools", error=DTypeError,
-                    index=k)  # fmt: skip
+            rule = "must be integers or bools"
+            require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
-    if not any(k is Ellipsis for k in out) and not _is_advanced(tuple(out)):
+    if not any(k is Ellipsis for k in out) and not _is_advanced(out):
         out.append(Ellipsis)
-    return tuple(out)
+    try:
+        return tuple(out), np.broadcast_to(np.int8(0), x.shape)[tuple(out)].shape
+    except IndexError as error:  # NumPy's complaint, worded as our own
+        require(False, "index", str(error), error=RangeError, x=x)
+        raise
 
 
-def _is_advanced(key: tuple) -> bool:
+def _is_advanced(key: Any) -> bool:
     return any(hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b") for k in key)
 
 
 def getitem(x: Any, key: Any) -> Any:
     """x[key]: a view for ints, slices, None and …; a copy for arrays of indices or bools."""
-    key = as_key(x, key)
-    _check(x, key)
-    return index(x, key=key)
-
-
-def _check(x: Any, key: tuple) -> None:
-    """Word NumPy's complaint about an index as our own."""
-    try:
-        np.broadcast_to(np.int8(0), x.shape)[key]
-    except IndexError as error:
-        require(False, "index", str(error), error=RangeError, x=x)
+    return pick(x, key=key_of(x, key)[0])
 
 
 @op(view=True)
-def index(x: Any, *, key: tuple) -> Any:
+def pick(x: Any, *, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
     shape = x.shape
-    y = np.asarray(x[key])
-    return y, (), lambda g, need: (index_add_zeros(g, key=key, shape=shape),)
+    return np.asarray(x[key]), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
 
 
 @op
-def index_add_zeros(g: Any, *, key: tuple, shape: tuple[int, ...]) -> Any:
+def pick_grad(g: Any, *, key: Key, shape: tuple[int, ...]) -> Any:
     """Zeros of a shape with g added at key; repeated places add up, in order."""
-    y = backend.of(g).zeros(shape, g.dtype)
-    if _is_advanced(key) and not all(hasattr(k, "dtype") is False or k.dtype == bool for k in key):
-        np.add.at(y, key, g)
+    be = backend.of(g)
+    places = [k for k in key if hasattr(k, "dtype") and k.ndim and k.dtype.kind != "b"]
+    if len(key) == len(places) == 1 and g.dtype in ("float32", "float64"):
+        rows = (places[0] % shape[0]).astype(np.int64)
+        flat = g.reshape(rows.size, math.prod(shape[1:]))
+        y = be.add_rows(flat, rows, shape[0]).reshape(shape)
     else:
-        y[key] = g
-    return y, (), lambda h, need: (index(h, key=key),)
+        y = be.zeros(shape, g.dtype)
+        if places:
+            np.add.at(y, key, g)
+        else:
+            y[key] = g
+    return y, (), lambda h, need: (pick(h, key=key),)
 
 
 @op
-def with_item(x: Any, v: Any, *, key: tuple) -> Any:
+def with_item(x: Any, v: Any, *, key: Key) -> Any:
     """A copy of x with x[key] replaced by v (broadcast)."""
     y = backend.of(x).copy(x)
     y[key] = v
@@ -83,148 +86,25 @@ def with_item(x: Any, v: Any, *, key: tuple) -> Any:
 
     def vjp(g: Any, need: Any) -> Any:
         gx = with_item(g, np.zeros((), dtype), key=key) if need[0] else None
-        gv = sum_to(index(g, key=key), shape=shape) if need[1] else None
-        return gx, gv
+        return gx, sum_to(pick(g, key=key), shape=shape) if need[1] else None
 
     return y, (), vjp
 
 
-def _fit_index(name: str, x: Any, dim: int, index_: Any) -> tuple[int, np.ndarray]:
-    """The axis and the index array, checked against x."""
-    i = axis_of(dim, x.ndim, name)
-    k = raw(index_)
-    require(k.dtype.kind in "iu", name, "index must be integers", error=DTypeError, index=k)
-    require(
-        k.ndim == x.ndim and all(a <= b for j, (a, b) in enumerate(zip(k.shape, x.shape)) if j != i),
-        name, "index must have x's axes and be no longer than it", x=x, index=k,
-    )  # fmt: skip
-    _check_range(name, k, x.shape[i] if x.ndim else 1)
-    return i, k
-
-
-def _check_range(name: str, k: np.ndarray, n: int) -> None:
-    """Raise where an index lies outside 0..n-1 (read at once on the CPU)."""
-    if k.size:
-        low, high = int(k.min()), int(k.max())
-        require(
-            low >= 0 and high < n, name, f"indices must lie in 0..{n - 1}", error=RangeError,
-            smallest=low, largest=high,
-        )  # fmt: skip
-
-
-def _grid(k: np.ndarray, axis: int) -> tuple:
-    """Open index grids of k's shape with k itself along the axis."""
-    grid = list(np.ogrid[tuple(slice(n) for n in k.shape)])
-    grid[axis] = k
-    return tuple(grid)
-
-
-def gather(x: Any, dim: int, index: Any) -> Any:  # noqa: A002
-    """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
-    if x.ndim == 0:
-        return x if raw(index).ndim == 0 else broadcast_to(x, raw(index).shape)
-    axis, k = _fit_index("gather", x, dim, index)
-    return _index_grid(x, k, axis)
-
-
-def _index_grid(x: Any, k: np.ndarray, axis: int) -> Any:
-    return globals()["index"](x, key=_grid(k, axis))
-
-
 @op
-def _scatter_add(x: Any, src: Any, *, key: tuple) -> Any:
+def add_item(x: Any, v: Any, *, key: Key) -> Any:
+    """A copy of x with v, of x[key]'s shape, added at key; repeated places add up, in order."""
     y = backend.of(x).copy(x)
-    np.add.at(y, key, src)
-    return y, (), lambda g, need: (
-        g if need[0] else None,
-        index(g, key=key) if need[1] else None,
-    )
-
-
-def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
-    """x with src[i][j] added at x[index[i][j]][j] (dim 0); repeated places add up in order."""
-    axis, k = _fit_index("scatter_add", x, dim, index)
-    require(
-        all(a <= b for a, b in zip(k.shape, src.shape)) and src.ndim == k.ndim,
-        "scatter_add", "src must cover index", index=k, src=src,
-    )  # fmt: skip
-    src = getitem(src, tuple(slice(n) for n in k.shape))
-    return _scatter_add(x, src, key=_grid(k, axis))
-
-
-def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
-    """x with src[i][j] (or one number) written at x[index[i][j]][j] (dim 0); the last one stays."""
-    axis, k = _fit_index("scatter", x, dim, index)
-    if isinstance(src, (int, float)):
-        src = np.asarray(src, x.dtype)
-    else:
-        src = getitem(src, tuple(slice(n) for n in k.shape))
-        require(src.dtype == x.dtype, "scatter", "src must have x's dtype", error=DTypeError,
-                x=x, src=src)  # fmt: skip
-    return with_item(x, src, key=_grid(k, axis))
-
-
-def scatter_reduce(
-    x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
-) -> Any:
-    """scatter with sum, prod, mean, amax or amin where places repeat (sum and mean differentiate)."""
-    axis, k = _fit_index("scatter_reduce", x, dim, index)
-    key, src = _grid(k, axis), getitem(src, tuple(slice(n) for n in k.shape))
-    base = x if include_self else with_item(x, np.zeros((), x.dtype), key=key)
-    if reduce in ("sum", "mean"):
-        total = _scatter_add(base, src, key=key)
-        if reduce == "sum":
-            return total
-        count = np.full(x.shape, 1.0 if include_self else 0.0, x.dtype)
-        np.add.at(count, key, 1)
-        return total / np.maximum(count, 1)
-    kinds = {"prod": (np.multiply, 1), "amax": (np.maximum, -np.inf), "amin": (np.minimum, np.inf)}
-    require(reduce in kinds, "scatter_reduce", "reduce must be sum, prod, mean, amax or amin",
-            reduce=reduce)  # fmt: skip
-    ufunc, start = kinds[reduce]
-    y = np.array(raw(x))
-    if not include_self:
-        y[key] = start
-    ufunc.at(y, key, raw(src))
-    return Tensor(y)
-
-
-def index_select(x: Any, dim: int, index: Any) -> Any:
-    """The slices of x along dim that a vector of indices names."""
-    i, k = axis_of(dim, x.ndim, "index_select"), raw(index)
-    require(
-        k.ndim <= 1 and k.dtype.kind in "iu", "index_select", "index must be a vector of integers",
-        index=k,
-    )  # fmt: skip
-    _check_range("index_select", k, x.shape[i])
-    return globals()["index"](x, key=(slice(None),) * i + (k.reshape(-1),))
-
-
-def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Any:
-    """x with alpha·source added at the slices that index names."""
-    i, k = axis_of(dim, x.ndim, "index_add"), raw(index)
-    _check_range("index_add", k, x.shape[i])
-    return _scatter_add(x, source * alpha, key=(slice(None),) * i + (k,))
+    np.add.at(y, key, v)
+    return y, (), lambda g, need: (g, pick(g, key=key) if need[1] else None)
 
 
 def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> Any:
     """x with values written (or added) at x[indices]."""
-    key = as_key(x, tuple(indices))
-    _check(x, key)
+    key, shape = key_of(x, tuple(indices))
     if accumulate:
-        shape = np.broadcast_to(np.int8(0), x.shape)[key].shape
-        return _scatter_add(x, broadcast_to(values, shape), key=key)
+        return add_item(x, broadcast_to(values, shape), key=key)
     return with_item(x, values, key=key)
-
-
-def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
-    """gather, with the other axes broadcast."""
-    i, k = axis_of(dim, x.ndim, "take_along_dim"), raw(indices)
-    shapes = [tuple(1 if j == i else n for j, n in enumerate(s)) for s in (x.shape, k.shape)]
-    common = broadcast_shapes(*shapes, name="take_along_dim")
-    wide = tuple(x.shape[i] if j == i else n for j, n in enumerate(common))
-    long = tuple(k.shape[i] if j == i else n for j, n in enumerate(common))
-    return gather(broadcast_to(x, wide), i, np.broadcast_to(k, long))
 
 
 def masked_select(x: Any, mask: Any) -> Any:
@@ -233,87 +113,167 @@ def masked_select(x: Any, mask: Any) -> Any:
     return getitem(broadcast_to(x, shape), np.broadcast_to(raw(mask), shape))
 
 
+def nonzero(x: Any, as_tuple: bool = False) -> Any:
+    """Indices of the elements that are not zero, one row each (reads x on the host)."""
+    if as_tuple:
+        return tuple(map(Tensor, np.nonzero(raw(x))))
+    return Tensor(np.argwhere(raw(x)))
+
+
+# ---- rows of a table -----------------------------------------------------------------------------
+
+
+@op
+def table_rows(table: Any, index: Any, *, skip: int = -1) -> Any:
+    """Rows of table (V, D) at index (...): (..., D); a row `skip` receives no gradient."""
+    rows = table.shape[0]
+
+    def vjp(g: Any, need: Any, index: Any) -> Any:
+        return add_rows(g, raw(index), rows=rows, skip=skip), None
+
+    return backend.of(table).take_rows(table, index), (index,), vjp
+
+
+@op
+def add_rows(g: Any, index: Any, *, rows: int, skip: int = -1) -> Any:
+    """Zeros (rows, D) with the rows of g (..., D) added at index, in order, but at `skip`."""
+
+    def vjp(h: Any, need: Any, index: Any) -> Any:
+        taken = table_rows(h, raw(index))
+        if skip < 0:
+            return taken, None
+        return pw.mul(taken, (raw(index) != skip).astype(taken.dtype)[..., None]), None
+
+    return backend.of(g).add_rows(g, index, rows, skip), (index,), vjp
+
+
+# ---- along an axis -------------------------------------------------------------------------------
+
+
+def _grid(name: str, x: Any, dim: int, index: Any) -> tuple[Key, tuple[int, ...]]:
+    """Open grids of index's shape with index itself along dim, checked, and that shape."""
+    i, k = axis_of(dim, x.ndim, name), raw(index)
+    fits = k.ndim == x.ndim > i
+    fits = fits and all(a <= b for j, (a, b) in enumerate(zip(k.shape, x.shape)) if j != i)
+    require(fits, name, "index must have x's axes and be no longer than it", x=x, index=k)
+    backend.of(k).check_indices(name, k, x.shape[i])
+    grid = list(np.ogrid[tuple(slice(n) for n in k.shape)])
+    grid[i] = k
+    return tuple(grid), k.shape
+
+
+def _covering(name: str, x: Any, src: Any, shape: tuple[int, ...]) -> Any:
+    """The part of src that index, of the given shape, pairs with."""
+    fits = src.ndim == len(shape) and all(a <= b for a, b in zip(shape, src.shape))
+    require(fits, name, f"src must cover index {shape}", src=src)
+    require(src.dtype == x.dtype, name, "src must have x's dtype", error=DTypeError, x=x, src=src)
+    return getitem(src, tuple(slice(n) for n in shape))
+
+
+def gather(x: Any, dim: int, index: Any) -> Any:
+    """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
+    if x.ndim == 0:
+        return broadcast_to(x, raw(index).shape)
+    return pick(x, key=_grid("gather", x, dim, index)[0])
+
+
+def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
+    """x with src[i][j] (or one number) written at x[index[i][j]][j] (dim 0); the last one stays."""
+    key, shape = _grid("scatter", x, dim, index)
+    number = isinstance(src, (int, float))
+    src = np.asarray(src, x.dtype) if number else _covering("scatter", x, src, shape)
+    return with_item(x, src, key=key)
+
+
+def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
+    """x with src[i][j] added at x[index[i][j]][j] (dim 0); repeated places add up in order."""
+    key, shape = _grid("scatter_add", x, dim, index)
+    return add_item(x, _covering("scatter_add", x, src, shape), key=key)
+
+
+def _slices(name: str, x: Any, dim: int, index: Any) -> Key:
+    """The key that takes the slices of x along dim that a vector of indices names."""
+    i, k = axis_of(dim, x.ndim, name), raw(index)
+    require(k.ndim <= 1, name, "index must be a vector", index=k)
+    backend.of(k).check_indices(name, k, x.shape[i])
+    return (slice(None),) * i + (k.reshape(-1),)
+
+
+def index_select(x: Any, dim: int, index: Any) -> Any:
+    """The slices of x along dim that a vector of indices names."""
+    return pick(x, key=_slices("index_select", x, dim, index))
+
+
+def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Any:
+    """x with alpha·source added at the slices that index names."""
+    key, shape = key_of(x, _slices("index_add", x, dim, index))
+    require(tuple(source.shape) == shape, "index_add", f"source must be {shape}", source=source)
+    return add_item(x, pw.mul(source, alpha), key=key)
+
+
+def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
+    """gather, with the other axes broadcast."""
+    i, k = axis_of(dim, x.ndim, "take_along_dim"), raw(indices)
+    shapes = [(*s[:i], 1, *s[i + 1 :]) for s in (x.shape, k.shape)]
+    common = broadcast_shapes(*shapes, name="take_along_dim")
+    wide, long = ((*common[:i], s[i], *common[i + 1 :]) for s in (x.shape, k.shape))
+    return gather(broadcast_to(x, wide), i, np.broadcast_to(k, long))
+
+
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     """Every slice of x along dim (of the flattened x: None) repeated."""
     if dim is None:
-        x, dim = x.reshape(-1), 0
+        x, dim = reshape(x, -1), 0
     n = x.shape[axis_of(dim, x.ndim, "repeat_interleave")]
     return index_select(x, dim, np.repeat(np.arange(n), raw(repeats)))
-
-
-def nonzero(x: Any, as_tuple: bool = False) -> Any:
-    """Indices of the elements that are not zero, one row each (reads x on the host)."""
-    found = np.nonzero(raw(x))
-    if as_tuple:
-        return tuple(Tensor(k) for k in found)
-    return Tensor(np.stack(found, 1) if x.ndim else np.zeros((int(raw(x) != 0), 0), np.int64))
 
 
 def unfold_dim(x: Any, dimension: int, size: int, step: int) -> Any:
     """Windows of `size` along an axis, every `step`: a new last axis (Tensor.unfold)."""
     i = axis_of(dimension, x.ndim, "unfold")
-    n = x.shape[i]
-    require(0 < size <= n and step > 0, "unfold", f"size must lie in 1..{n} and step be positive",
-            size=size, step=step)  # fmt: skip
-    places = np.arange(0, n - size + 1, step)[:, None] + np.arange(size)
-    picked = globals()["index"](x, key=(slice(None),) * i + (places,))
-    order = [j for j in range(picked.ndim) if j != i + 1] + [i + 1]
-    return picked.permute(order) if isinstance(picked, Tensor) else picked.transpose(order)
+    fits = 0 < size <= x.shape[i] and step > 0
+    require(fits, "unfold", "size must fit and step be positive", x=x, size=size, step=step)
+    places = np.arange(0, x.shape[i] - size + 1, step)[:, None] + np.arange(size)
+    return movedim(pick(x, key=(slice(None),) * i + (places,)), i + 1, -1)
+
+
+# ---- diagonals and triangles ---------------------------------------------------------------------
+
+
+def _diagonal(n: int, m: int, offset: int) -> Key:
+    """The key of a diagonal of the last two axes (n, m)."""
+    k = np.arange(max(min(n + min(offset, 0), m - max(offset, 0)), 0))
+    return Ellipsis, k - min(offset, 0), k + max(offset, 0)
 
 
 def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """The diagonals of the planes (dim1, dim2), as a new last axis."""
     i, j = axis_of(dim1, x.ndim, "diagonal"), axis_of(dim2, x.ndim, "diagonal")
     require(i != j, "diagonal", "dim1 and dim2 must differ", dim1=dim1, dim2=dim2)
-    n, m = x.shape[i], x.shape[j]
-    k = np.arange(max(min(n + min(offset, 0), m - max(offset, 0)), 0))
     order = [a for a in range(x.ndim) if a not in (i, j)] + [i, j]
-    moved = x.permute(order) if isinstance(x, Tensor) else x.transpose(order)
-    return index(moved, key=(Ellipsis, k - min(offset, 0), k + max(offset, 0)))
-
-
-def diag(x: Any, diagonal: int = 0) -> Any:
-    """A vector as a diagonal matrix, or the diagonal of a matrix."""
-    require(x.ndim in (1, 2), "diag", "x must be a vector or a matrix", x=x)
-    return diag_embed(x, diagonal) if x.ndim == 1 else globals()["diagonal"](x, diagonal)
+    return pick(permute(x, order), key=_diagonal(x.shape[i], x.shape[j], offset))
 
 
 def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
     """Matrices with the last axis of x on a diagonal."""
     n = x.shape[-1] + abs(offset)
-    k = np.arange(x.shape[-1])
-    key = (Ellipsis, k - min(offset, 0), k + max(offset, 0))
-    y = index_add_zeros(x, key=key, shape=(*x.shape[:-1], n, n))
-    i, j = axis_of(dim1, y.ndim, "diag_embed"), axis_of(dim2, y.ndim, "diag_embed")
-    if (i, j) == (y.ndim - 2, y.ndim - 1):
-        return y
-    from_places = list(range(y.ndim - 2))
-    order: list[int] = []
-    for a in range(y.ndim):
-        order.append(y.ndim - 2 if a == i else y.ndim - 1 if a == j else from_places.pop(0))
-    return y.permute(order)
+    y = pick_grad(x, key=_diagonal(n, n, offset), shape=(*x.shape[:-1], n, n))
+    return movedim(y, (-2, -1), (dim1, dim2))
 
 
-def _triangle(x: Any, keep: np.ndarray) -> Any:
-    return parts["where"](keep, x, 0.0 if x.dtype.kind == "f" else 0)
+def diag(x: Any, diagonal: int = 0) -> Any:
+    """A vector as a diagonal matrix, or the diagonal of a matrix."""
+    require(x.ndim in (1, 2), "diag", "x must be a vector or a matrix", x=x)
+    return diag_embed(x, diagonal) if x.ndim == 1 else pick(x, key=_diagonal(*x.shape, diagonal))
 
 
 def tril(x: Any, diagonal: int = 0) -> Any:
     """x with zeros above the diagonal."""
     require(x.ndim >= 2, "tril", "x must have at least 2 axes", x=x)
-    return _triangle(x, np.tri(x.shape[-2], x.shape[-1], diagonal, bool))
+    return pw.where(np.tri(*x.shape[-2:], diagonal, bool), x, np.zeros((), x.dtype))
 
 
 def triu(x: Any, diagonal: int = 0) -> Any:
     """x with zeros below the diagonal."""
     require(x.ndim >= 2, "triu", "x must have at least 2 axes", x=x)
-    return _triangle(x, ~np.tri(x.shape[-2], x.shape[-1], diagonal - 1, bool))
-
-
-def to_dtype(x: Any, dtype: Any) -> Any:
-    """x in a dtype (itself if it has it)."""
-    return x if x.dtype == np.dtype(dtype) else cast(x, dtype=np.dtype(dtype))
-
-
-parts["getitem"] = getitem
-parts["to_dtype"] = to_dtype
+    return pw.where(np.tri(*x.shape[-2:], diagonal - 1, bool), np.zeros((), x.dtype), x)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import op, parts
+from minidl.autograd import op
+from minidl.dtypes import result_type
 from minidl.errors import require
-from minidl.ops.shape import axis_of, cast, expand, flatten, reshape, sizes_of, unsqueeze
+from minidl.ops.arguments import axis_of, sizes_of
+from minidl.ops.index import getitem
+from minidl.ops.shape import expand, flatten, reshape, to_dtype, unsqueeze
 
 
 @op
@@ -19,11 +23,8 @@ def _cat(*xs: Any, axis: int) -> Any:
     sizes = [x.shape[axis] for x in xs]
 
     def vjp(g: Any, need: Any) -> Any:
-        out, start = [], 0
-        for n, wanted in zip(sizes, need, strict=True):
-            out.append(narrow(g, axis, start, n) if wanted else None)
-            start += n
-        return tuple(out)
+        places = zip(itertools.accumulate(sizes, initial=0), sizes, need)
+        return tuple(narrow(g, axis, a, n) if wanted else None for a, n, wanted in places)
 
     return backend.of(xs[0]).cat(xs, axis), (), vjp
 
@@ -34,24 +35,22 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     tensors = [x for x in tensors if tuple(x.shape) != (0,)] or list(tensors[:1])
     first = tensors[0]
     i = axis_of(dim, first.ndim, "cat")
+    others = (*first.shape[:i], *first.shape[i + 1 :])
     for x in tensors:
-        require(
-            x.ndim == first.ndim and x.ndim > 0
-            and all(a == b for k, (a, b) in enumerate(zip(x.shape, first.shape)) if k != i),
-            "cat", f"shapes must agree in every axis but {i}", first=first, other=x,
-        )  # fmt: skip
-    wanted = parts["result_type"](*tensors)
-    return _cat(*(x if x.dtype == wanted else cast(x, dtype=wanted) for x in tensors), axis=i)
+        fits = x.ndim == first.ndim > i and (*x.shape[:i], *x.shape[i + 1 :]) == others
+        require(fits, "cat", f"shapes must agree in every axis but {i}", first=first, other=x)
+    wanted = result_type(*tensors)
+    return _cat(*(to_dtype(x, wanted) for x in tensors), axis=i)
 
 
 def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors, of one shape, along a new axis dim."""
     require(len(tensors) > 0, "stack", "needs at least one tensor")
+    first = tensors[0]
+    i = axis_of(dim, first.ndim + 1, "stack")
     for x in tensors:
-        require(
-            x.shape == tensors[0].shape, "stack", "shapes must be equal", first=tensors[0], other=x
-        )
-    return cat([unsqueeze(x, axis_of(dim, x.ndim + 1, "stack")) for x in tensors], dim)
+        require(x.shape == first.shape, "stack", "shapes must be equal", first=first, other=x)
+    return cat([unsqueeze(x, i) for x in tensors], i)
 
 
 def hstack(tensors: Sequence[Any]) -> Any:
@@ -69,12 +68,9 @@ def narrow(x: Any, dim: int, start: int, length: int) -> Any:
     i = axis_of(dim, x.ndim, "narrow")
     n = x.shape[i]
     begin = start + n if start < 0 else start
-    require(
-        0 <= begin and length >= 0 and begin + length <= n, "narrow",
-        f"start and length must lie within the axis of {n}", start=start, length=length, x=x,
-    )  # fmt: skip
-    key = (slice(None),) * i + (slice(int(begin), int(begin + length)),)
-    return parts["getitem"](x, key)
+    rule = f"start and length must lie within the axis of {n}"
+    require(0 <= begin <= begin + length <= n, "narrow", rule, start=start, length=length, x=x)
+    return getitem(x, (slice(None),) * i + (slice(begin, begin + length),))
 
 
 def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
@@ -87,8 +83,8 @@ def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
     else:
         sizes = list(given)
         require(sum(sizes) == n, "split", f"the sizes must add up to {n}", sizes=sizes)
-    starts = np.cumsum([0, *sizes])
-    return tuple(narrow(x, i, int(a), int(k)) for a, k in zip(starts, sizes))
+    starts = itertools.accumulate(sizes, initial=0)
+    return tuple(narrow(x, i, a, k) for a, k in zip(starts, sizes))
 
 
 def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
@@ -101,7 +97,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
 def unbind(x: Any, dim: int = 0) -> tuple:
     """The slices of x along dim, without that axis."""
     i = axis_of(dim, x.ndim, "unbind")
-    return tuple(parts["getitem"](x, (slice(None),) * i + (k,)) for k in range(x.shape[i]))
+    return tuple(getitem(x, (slice(None),) * i + (k,)) for k in range(x.shape[i]))
 
 
 @op
@@ -120,10 +116,10 @@ def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
     if dims is None:
         return reshape(roll(flatten(x), shifts, 0), tuple(x.shape))
     for shift, dim in zip(np.atleast_1d(shifts), np.atleast_1d(dims), strict=True):
-        n = x.shape[axis_of(int(dim), x.ndim, "roll")]
-        if n and shift % n:
-            k = int(shift % n)
-            x = cat([narrow(x, int(dim), n - k, k), narrow(x, int(dim), 0, n - k)], int(dim))
+        i = axis_of(dim, x.ndim, "roll")
+        n = x.shape[i]
+        k = int(shift) % max(n, 1)
+        x = cat([narrow(x, i, n - k, k), narrow(x, i, 0, n - k)], i)
     return x
 
 
@@ -138,7 +134,7 @@ def repeat(x: Any, *sizes: Any) -> Any:
 
 
 def tile(x: Any, *dims: Any) -> Any:
-    """repeat, with missing counts taken as 1."""
+    """`repeat`, with missing counts taken as 1."""
     counts = sizes_of(dims, "tile")
     return repeat(x, (1,) * (x.ndim - len(counts)) + counts)
 

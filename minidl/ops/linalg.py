@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from minidl import backend
 from minidl.autograd import op
 from minidl.errors import require
 from minidl.ops import pointwise as pw
+from minidl.ops.arguments import broadcast_shapes, check_same_dtype
 from minidl.ops.index import diagonal
-from minidl.ops.reduce import sum as sum_over
-from minidl.ops.reduce import sum_axes
+from minidl.ops.reduce import norm, sum_axes
 from minidl.ops.shape import (
-    check_same_dtype,
+    broadcast_to,
     permute_axes,
     reshape,
+    squeeze,
     sum_to,
     transpose,
     unsqueeze,
-)  # fmt: skip
+)
 
 
 @op
@@ -38,26 +42,16 @@ def matmul(x: Any, y: Any) -> Any:
     """Matrix product with PyTorch's rules: vectors, matrices, broadcast batches."""
     require(x.ndim > 0 and y.ndim > 0, "matmul", "operands must have at least one axis", x=x, y=y)
     check_same_dtype("matmul", x=x, y=y)
-    require(
-        x.shape[-1] == y.shape[-2 if y.ndim > 1 else 0], "matmul",
-        "x's last axis must match y's last but one", x=x, y=y,
-    )  # fmt: skip
-    if x.ndim == 1 and y.ndim == 1:
-        if x.dtype.kind in "iu":  # a sum would widen them
-            return reshape(product(unsqueeze(x, 0), unsqueeze(y, 1)), ())
-        return sum_over(pw.mul(x, y))
-    if x.ndim == 1:
-        z = matmul(unsqueeze(x, 0), y)
-        return reshape(z, (*z.shape[:-2], z.shape[-1]))
+    fits = x.shape[-1] == y.shape[-2 if y.ndim > 1 else 0]
+    require(fits, "matmul", "x's last axis must match y's last but one", x=x, y=y)
     if y.ndim == 1:
-        z = matmul(x, unsqueeze(y, 1))
-        return reshape(z, tuple(z.shape[:-1]))
-    lead_x, lead_y = tuple(x.shape[:-2]), tuple(y.shape[:-2])
-    if y.ndim == 2 and x.ndim > 2:  # one product instead of a batch of them
-        z = product(reshape(x, (-1, x.shape[-1])), y) if x.shape[-1] else product(x, y)
-        return reshape(z, (*lead_x, x.shape[-2], y.shape[-1]))
-    from_shapes = [a == b or 1 in (a, b) for a, b in zip(lead_x[::-1], lead_y[::-1])]
-    require(all(from_shapes), "matmul", "leading axes must broadcast", x=x, y=y)
+        return squeeze(matmul(x, unsqueeze(y, 1)), -1)
+    if x.ndim == 1:
+        return squeeze(matmul(unsqueeze(x, 0), y), -2)
+    if y.ndim == 2 and x.ndim > 2 and x.shape[-1]:  # one product instead of a batch of them
+        z = product(reshape(x, (-1, x.shape[-1])), y)
+        return reshape(z, (*x.shape[:-1], y.shape[-1]))
+    broadcast_shapes(tuple(x.shape[:-2]), tuple(y.shape[:-2]), name="matmul")
     return product(x, y)
 
 
@@ -69,8 +63,8 @@ def mm(x: Any, y: Any) -> Any:
 
 def bmm(x: Any, y: Any) -> Any:
     """Products of two batches of matrices (B, M, K), (B, K, N)."""
-    require(x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0], "bmm", "needs (B, M, K), (B, K, N)",
-            x=x, y=y)  # fmt: skip
+    fits = x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0]
+    require(fits, "bmm", "needs (B, M, K), (B, K, N)", x=x, y=y)
     return matmul(x, y)
 
 
@@ -104,17 +98,13 @@ def baddbmm(c: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Any
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
-    require(
-        weight.ndim in (1, 2) and input.ndim > 0 and input.shape[-1] == weight.shape[-1], "linear",
-        "input's last axis must match weight's", input=input, weight=weight,
-    )  # fmt: skip
+    fits = weight.ndim in (1, 2) and input.ndim > 0 and input.shape[-1] == weight.shape[-1]
+    require(fits, "linear", "input's last axis must match weight's", input=input, weight=weight)
     check_same_dtype("linear", input=input, weight=weight, bias=bias)
+    fits = bias is None or tuple(bias.shape) == tuple(weight.shape[:-1])
+    require(fits, "linear", "bias must be (O,)", bias=bias, weight=weight)
     y = matmul(input, transpose(weight, 0, 1) if weight.ndim == 2 else weight)
-    if bias is None:
-        return y
-    require(tuple(bias.shape) == tuple(weight.shape[:-1]), "linear", "bias must be (O,)", bias=bias,
-            weight=weight)  # fmt: skip
-    return pw.add(y, bias)
+    return y if bias is None else pw.add(y, bias)
 
 
 def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
@@ -123,29 +113,21 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     return y if bias is None else pw.add(y, bias)
 
 
+def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
+    """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
+    return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
+
+
 def tensordot(x: Any, y: Any, dims: Any = 2) -> Any:
     """Sum over the last dims axes of x and the first of y, or over the axes listed."""
     if isinstance(dims, int):
-        a, b = list(range(x.ndim - dims, x.ndim)), list(range(dims))
-    else:
-        a, b = ([d % t.ndim for d in ([k] if isinstance(k, int) else k)]
-                for k, t in zip(dims, (x, y)))  # fmt: skip
-    left = [i for i in range(x.ndim) if i not in a]
-    right = [i for i in range(y.ndim) if i not in b]
-    shape = [x.shape[i] for i in left] + [y.shape[i] for i in right]
-    n = 1
-    for i in a:
-        n *= x.shape[i]
-    xs = reshape(permute_axes(x, axes=tuple(left + a)), (-1, n))
-    ys = reshape(permute_axes(y, axes=tuple(b + right)), (n, -1))
-    return reshape(matmul(xs, ys), tuple(shape))
-
-
-def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
-    """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
-    from minidl.ops.reduce import norm
-
-    return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
+        dims = range(x.ndim - dims, x.ndim), range(dims)
+    a, b = ([int(d) % t.ndim for d in np.atleast_1d(k)] for k, t in zip(dims, (x, y)))
+    labels = [f"y{j}" for j in range(y.ndim)]
+    for i, j in zip(a, b, strict=True):
+        labels[j] = f"x{i}"
+    names = [f"x{i}" for i in range(x.ndim)]
+    return _contract(x, names, y, labels, {*names} ^ {*labels})[0]
 
 
 # ---- einsum --------------------------------------------------------------------------------------
@@ -161,9 +143,7 @@ def einsum(equation: str, *operands: Any) -> Any:
         y, second = _trace(other, names)
         wanted = set(result).union(*terms[k + 1 :])
         x, labels = _contract(x, labels, y, second, wanted)
-    axes = tuple(i for i, a in enumerate(labels) if a not in result)
-    x = sum_axes(x, axes=axes) if axes else x
-    labels = [a for a in labels if a in result]
+    x, labels = _summed(x, labels, {*result})
     return permute_axes(x, axes=tuple(labels.index(a) for a in result))
 
 
@@ -171,8 +151,8 @@ def _parse(equation: str, operands: tuple) -> tuple[list[list[str]], list[str]]:
     """The labels of every operand and of the result; … becomes labels "0", "1", … from behind."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     texts = left.split(",")
-    require(len(texts) == len(operands), "einsum", "needs one operand for every term",
-            equation=equation, operands=len(operands))  # fmt: skip
+    fits, rule = len(texts) == len(operands), "needs one operand for every term"
+    require(fits, "einsum", rule, equation=equation, operands=len(operands))
     extra, terms = 0, []
     for text, x in zip(texts, operands):
         n = x.ndim - len(text.replace("...", ""))
@@ -187,18 +167,15 @@ def _parse(equation: str, operands: tuple) -> tuple[list[list[str]], list[str]]:
     else:
         seen = [a for term in terms for a in term if a.isalpha()]
         result = dotted + sorted(a for a in set(seen) if seen.count(a) == 1)
-    known = {a for term in terms for a in term}
-    require(
-        set(result) <= known and len(set(result)) == len(result), "einsum",
-        "every output label must be an input's and appear once", equation=equation,
-    )  # fmt: skip
+    fits = {*result} <= {a for term in terms for a in term} and len({*result}) == len(result)
+    rule = "every output label must be an input's and appear once"
+    require(fits, "einsum", rule, equation=equation)
     return terms, result
 
 
 def _trace(x: Any, labels: list[str]) -> tuple[Any, list[str]]:
     """x with repeated labels replaced by their diagonal."""
-    labels = list(labels)
-    for a in sorted(set(labels)):
+    for a in sorted({*labels}):
         while labels.count(a) > 1:
             i = labels.index(a)
             j = labels.index(a, i + 1)
@@ -207,45 +184,33 @@ def _trace(x: Any, labels: list[str]) -> tuple[Any, list[str]]:
     return x, labels
 
 
-def _contract(x: Any, a: list[str], y: Any, b: list[str], wanted: set) -> tuple[Any, list[str]]:
+def _summed(x: Any, labels: list[str], keep: set[str]) -> tuple[Any, list[str]]:
+    """x summed over the axes whose labels are not to keep."""
+    axes = tuple(i for i, a in enumerate(labels) if a not in keep)
+    return sum_axes(x, axes=axes) if axes else x, [a for a in labels if a in keep]
+
+
+def _contract(
+    x: Any, a: list[str], y: Any, b: list[str], wanted: set[str]
+) -> tuple[Any, list[str]]:
     """One product of two operands: shared labels are batch (if wanted later) or summed."""
-    for t, labels, other in ((x, a, b), (y, b, a)):
-        gone = tuple(i for i, k in enumerate(labels) if k not in other and k not in wanted)
-        if gone:
-            kept = [k for i, k in enumerate(labels) if i not in gone]
-            if t is x:
-                x, a = sum_axes(x, axes=gone), kept
-            else:
-                y, b = sum_axes(y, axes=gone), kept
-    size = dict(zip(b, y.shape))
-    for k, n in zip(a, x.shape):
-        require(size.get(k, n) in (1, n) or n == 1, "einsum", f"sizes of {k!r} differ", x=x, y=y)
-        size[k] = max(size.get(k, n), n)
-    shared = [k for k in a if k in b]
-    batch = [k for k in shared if k in wanted]
-    summed = [k for k in shared if k not in wanted]
+    x, a = _summed(x, a, wanted | {*b})
+    y, b = _summed(y, b, wanted | {*a})
+    size: dict[str, int] = {}
+    for k, n in [*zip(a, x.shape), *zip(b, y.shape)]:
+        require(1 in (n, size.get(k, n)) or size.get(k, n) == n, "einsum", f"sizes of {k!r} differ",
+                x=x, y=y)  # fmt: skip
+        size[k] = n if size.get(k, 1) == 1 else size[k]
+    batch, summed = ([k for k in a if k in b and (k in wanted) == w] for w in (True, False))
     left, right = [k for k in a if k not in b], [k for k in b if k not in a]
 
-    def arranged(t: Any, labels: list[str], groups: tuple) -> Any:
-        order = tuple(labels.index(k) for group in groups for k in group)
-        t = permute_axes(t, axes=order)
-        full = tuple(size[k] if k in summed else t.shape[i]
-                     for i, k in enumerate(k for g in groups for k in g))  # fmt: skip
-        if full != tuple(t.shape):
-            from minidl.ops.shape import broadcast_to
+    def matrices(t: Any, labels: list[str], rows: list[str], columns: list[str]) -> Any:
+        order = [*batch, *rows, *columns]
+        t = permute_axes(t, axes=tuple(labels.index(k) for k in order))
+        full = tuple(size[k] if k in summed else n for k, n in zip(order, t.shape))
+        t = t if full == tuple(t.shape) else broadcast_to(t, full)
+        sides = [math.prod(size[k] for k in group) for group in (rows, columns)]
+        return reshape(t, (*t.shape[: len(batch)], *sides))
 
-            t = broadcast_to(t, full)
-        lead = tuple(t.shape[: len(batch)])
-        sizes = []
-        at = len(batch)
-        for group in groups[1:]:
-            n = 1
-            for k in range(at, at + len(group)):
-                n *= t.shape[k]
-            sizes.append(n)
-            at += len(group)
-        return reshape(t, (*lead, *sizes))
-
-    z = matmul(arranged(x, a, (batch, left, summed)), arranged(y, b, (batch, summed, right)))
-    shape = tuple(z.shape[: len(batch)]) + tuple(size[k] for k in left + right)
-    return reshape(z, shape), batch + left + right
+    z = matmul(matrices(x, a, left, summed), matrices(y, b, summed, right))
+    return reshape(z, tuple(size[k] for k in batch + left + right)), batch + left + right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -11,25 +12,25 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import op, raw
+from minidl.dtypes import is_real
 from minidl.errors import DTypeError, require
 from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sqrt, where
 from minidl.ops import pointwise as pw
+from minidl.ops.arguments import check_real
 from minidl.ops.index import gather
 from minidl.ops.reduce import mean, norm, sum_axes
 from minidl.ops.reduce import sum as sum_over
-from minidl.ops.shape import movedim, reshape, unsqueeze
+from minidl.ops.shape import movedim, reshape, squeeze, unsqueeze
 from minidl.ops.softmax import log_softmax
 
-REDUCTIONS = ("none", "mean", "sum")
+REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum": sum_over}
 
 
 def reduced(name: str, loss: Any, reduction: str) -> Any:
     """The element-wise losses themselves (none), their mean or their sum."""
-    require(reduction in REDUCTIONS, name, f"reduction must be one of {REDUCTIONS}",
-            reduction=reduction)  # fmt: skip
-    if reduction == "none":
-        return loss
-    return mean(loss) if reduction == "mean" else sum_over(loss)
+    rule = f"reduction must be one of {[*REDUCTIONS]}"
+    require(reduction in REDUCTIONS, name, rule, reduction=reduction)
+    return REDUCTIONS[reduction](loss)
 
 
 # ---- cross entropy -------------------------------------------------------------------------------
@@ -44,7 +45,7 @@ def cross_entropy_by_elementary_ops(
     index = np.where(kept, label, 0)
     weights = np.ones(x.shape[1], x.dtype) if weight is None else raw(weight)
     nll = pw.neg(log_softmax(x, 1))
-    hard = pw.mul(reshape(gather(nll, 1, index[:, None]), (len(label),)), weights[index])
+    hard = pw.mul(squeeze(gather(nll, 1, index[:, None]), 1), weights[index])
     soft = sum_axes(pw.mul(nll, weights), axes=(1,))
     loss = pw.add(pw.mul(hard, 1 - smoothing), pw.mul(soft, smoothing / x.shape[1]))
     return pw.where(kept, loss, 0.0)
@@ -69,14 +70,13 @@ def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothin
 
 def _classes(name: str, x: Any, target: Any, weight: Any, ignore: int) -> tuple[Any, Any, Any]:
     """Scores as rows (M, C), labels (M,) int64, weights as a raw array; all checked."""
-    require(x.dtype.kind in "fV", name, "x must be floating point", error=DTypeError, x=x)
+    check_real(name, x)
     require(x.ndim > 0, name, "x must be (C,) or (N, C, ...)", x=x)
-    rest = tuple(x.shape[:1] + x.shape[2:]) if x.ndim > 1 else ()
-    require(tuple(target.shape) == rest, name, f"target must have shape {rest}", x=x, target=target)
     axis = min(x.ndim - 1, 1)
-    count = x.shape[axis]
-    require(weight is None or (tuple(weight.shape) == (count,) and weight.dtype == x.dtype), name,
-            "weight must be (C,) of x's dtype", x=x, weight=weight)  # fmt: skip
+    count, rest = x.shape[axis], (*x.shape[:axis], *x.shape[axis + 1 :])
+    require(tuple(target.shape) == rest, name, f"target must have shape {rest}", x=x, target=target)
+    fits = weight is None or (tuple(weight.shape) == (count,) and weight.dtype == x.dtype)
+    require(fits, name, "weight must be (C,) of x's dtype", x=x, weight=weight)
     label, be = raw(target), backend.of(raw(x))
     be.check_indices(name, label, count, ignore)
     rows = reshape(movedim(x, axis, -1), (math.prod(rest), count))
@@ -89,30 +89,31 @@ def _reduced_by_weight(
     """As `reduced`, where the mean is over the weights of the labels that are not ignored."""
     if reduction != "mean":
         return reduced(name, reshape(loss, shape), reduction)
+    return pw.div(sum_over(loss), _weights(label, weight, ignore, loss.dtype).sum())
+
+
+def _weights(label: Any, weight: Any, ignore: int, dtype: Any) -> Any:
+    """The weight of each label, 0 where it is `ignore`."""
     kept = label != ignore
-    if weight is None:
-        total = kept.sum(dtype=loss.dtype)
-    else:
-        total = (weight[np.where(kept, label, 0)] * kept).sum(dtype=loss.dtype)
-    return pw.div(sum_over(loss), total)
+    return kept.astype(dtype) if weight is None else weight[np.where(kept, label, 0)] * kept
 
 
 def cross_entropy(
     input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
     reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
-    """Cross entropy in nats of scores x (C,) or (N, C, ...).
+    """Cross entropy in nats of scores input (C,) or (N, C, ...).
 
-    target: class indices of x's shape without C (RangeError outside [0, C) unless ignore_index), or
-    probabilities of x's shape. weight (C,). The mean over indices is weighted by their weights.
+    target: class indices of input's shape without C (RangeError outside [0, C) unless
+    ignore_index), or probabilities of input's shape. weight (C,). The mean over indices is
+    weighted by their weights.
     """
-    x = input
-    require(0 <= label_smoothing <= 1, "cross_entropy", "label_smoothing must lie in [0, 1]",
-            label_smoothing=label_smoothing)  # fmt: skip
-    if target.dtype.kind == "f":
-        return _soft_cross_entropy(x, target, weight, reduction, label_smoothing)
-    rows, label, w = _classes("cross_entropy", x, target, weight, ignore_index)
     smoothing = float(label_smoothing)
+    ok, rule = 0 <= smoothing <= 1, "label_smoothing must lie in [0, 1]"
+    require(ok, "cross_entropy", rule, label_smoothing=smoothing)
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(input, target, weight, reduction, smoothing)
+    rows, label, w = _classes("cross_entropy", input, target, weight, ignore_index)
     loss = cross_entropy_rows(rows, label, w, ignore=ignore_index, smoothing=smoothing)
     args = (label, w, ignore_index, reduction, tuple(target.shape))
     return _reduced_by_weight("cross_entropy", loss, *args)
@@ -120,8 +121,8 @@ def cross_entropy(
 
 def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: float) -> Any:
     """Cross entropy with probabilities p of x's shape; the mean is over all but C."""
-    require(x.shape == p.shape and x.ndim > 0, "cross_entropy",
-            "probabilities must have x's shape", x=x, target=p)  # fmt: skip
+    fits = x.shape == p.shape and x.ndim > 0
+    require(fits, "cross_entropy", "probabilities must have x's shape", x=x, target=p)
     axis = min(x.ndim - 1, 1)
     if smoothing:
         p = pw.add(pw.mul(p, 1 - smoothing), smoothing / x.shape[axis])
@@ -138,9 +139,8 @@ def nll_loss(
     """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
     rows, label, w = _classes("nll_loss", input, target, weight, ignore_index)
     kept = label != ignore_index
-    index = np.where(kept, label, 0)
-    scale = kept.astype(input.dtype) if w is None else w[index] * kept
-    taken = reshape(gather(rows, 1, index[:, None]), (len(label),))
+    taken = squeeze(gather(rows, 1, np.where(kept, label, 0)[:, None]), 1)
+    scale = _weights(label, w, ignore_index, input.dtype)
     loss = pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
     args = (label, w, ignore_index, reduction, tuple(target.shape))
     return _reduced_by_weight("nll_loss", loss, *args)
@@ -179,9 +179,7 @@ def huber(x, y, *, delta):
 @pointwise
 def logistic_loss(x, y, p):
     """Stable -(p y log s(x) + (1 - y) log(1 - s(x))), s the sigmoid."""
-    if p is None:
-        return (1 - y) * x + softplus(-x)
-    return (1 - y) * x + (1 + (p - 1) * y) * softplus(-x)
+    return (1 - y) * x + softplus(-x) * (1 if p is None else 1 + (p - 1) * y)
 
 
 @pointwise
@@ -245,11 +243,11 @@ def bernoulli_nll(x: Any, y: Any) -> Any:
 
 def _matched(name: str, f: Callable, x: Any, y: Any, reduction: str) -> Any:
     """f(x, y) reduced; different shapes are broadcast with a warning, as in PyTorch."""
-    require(x.dtype.kind in "fV" or y.dtype.kind in "fV", name, "needs floating-point tensors",
-            error=DTypeError, x=x, target=y)  # fmt: skip
+    real = is_real(x.dtype) or is_real(y.dtype)
+    require(real, name, "needs floating-point tensors", error=DTypeError, x=x, target=y)
     if tuple(x.shape) != tuple(y.shape):
-        warnings.warn(f"{name}: shapes {tuple(x.shape)} and {tuple(y.shape)} are broadcast",
-                      UserWarning, stacklevel=3)  # fmt: skip
+        text = f"{name}: shapes {tuple(x.shape)} and {tuple(y.shape)} are broadcast"
+        warnings.warn(text, UserWarning, stacklevel=3)
     return reduced(name, f(x, y), reduction)
 
 
@@ -266,20 +264,21 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """Quadratic below beta, linear above (Girshick 2015), reduced; beta 0 is l1_loss."""
     require(beta >= 0, "smooth_l1_loss", "beta must not be negative", beta=beta)
-
-    def loss(x: Any, y: Any) -> Any:
-        return smooth_l1(x, y, beta=beta) if beta else absolute_error(x, y)
-
+    loss = functools.partial(smooth_l1, beta=beta) if beta else absolute_error
     return _matched("smooth_l1_loss", loss, input, target, reduction)
 
 
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """delta times smooth_l1_loss with beta = delta."""
     require(delta > 0, "huber_loss", "delta must be positive", delta=delta)
-    return _matched("huber_loss", lambda x, y: huber(x, y, delta=delta), input, target, reduction)
+    loss = functools.partial(huber, delta=delta)
+    return _matched("huber_loss", loss, input, target, reduction)
 
 
-def _weighted(name: str, loss: Any, weight: Any, reduction: str) -> Any:
+def _weighted(name: str, f: Callable, x: Any, y: Any, weight: Any, reduction: str) -> Any:
+    """f(x, y), of one shape, times weight, reduced."""
+    require(x.shape == y.shape, name, "target must have input's shape", input=x, target=y)
+    loss = f(x, y)
     return reduced(name, loss if weight is None else pw.mul(loss, weight), reduction)
 
 
@@ -287,9 +286,7 @@ def binary_cross_entropy(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
 ) -> Any:
     """-(y log x + (1 - y) log(1 - x)) of probabilities x, times weight, reduced."""
-    require(input.shape == target.shape, "binary_cross_entropy", "target must have x's shape",
-            x=input, target=target)  # fmt: skip
-    return _weighted("binary_cross_entropy", bernoulli_nll(input, target), weight, reduction)
+    return _weighted("binary_cross_entropy", bernoulli_nll, input, target, weight, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -297,9 +294,9 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     """binary_cross_entropy of sigmoid(x), stable at large |x|; pos_weight multiplies the y term."""
     name = "binary_cross_entropy_with_logits"
-    require(input.shape == target.shape, name, "target must have x's shape", x=input,
-            target=target)  # fmt: skip
-    return _weighted(name, logistic_loss(input, target, pos_weight), weight, reduction)
+    return _weighted(
+        name, lambda x, y: logistic_loss(x, y, pos_weight), input, target, weight, reduction
+    )
 
 
 def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False) -> Any:
@@ -315,8 +312,7 @@ def gaussian_nll_loss(
     reduction: str = "mean",
 ) -> Any:  # fmt: skip
     """-log N(target; x, var), var of x's shape, without its last axis, or with 1 there."""
-    if var.ndim == input.ndim - 1:
-        var = unsqueeze(var, -1)
+    var = unsqueeze(var, -1) if var.ndim == input.ndim - 1 else var
     loss = gaussian_nll(input, target, var, eps=eps)
     loss = pw.add(loss, 0.5 * math.log(2 * math.pi)) if full else loss
     return reduced("gaussian_nll_loss", loss, reduction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,20 +10,21 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
-from minidl.errors import DTypeError, require
+from minidl.errors import require
 from minidl.fusion import pointwise, rsqrt
 from minidl.ops import pointwise as pw
+from minidl.ops.arguments import check_real, check_same_dtype
 from minidl.ops.join import narrow, pad_constant
 from minidl.ops.reduce import mean, norm
-from minidl.ops.shape import check_same_dtype, expand, flatten, reshape
+from minidl.ops.shape import expand, flatten, reshape
 
 
 def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> None:
     """x is floating; weight and bias, where given, have its dtype and the shape."""
-    require(x.dtype.kind in "fV", name, "x must be floating point", error=DTypeError, x=x)
+    check_real(name, x)
     for what, v in (("weight", weight), ("bias", bias)):
-        require(v is None or v.shape == shape, name, f"{what} must have shape {shape}", x=x,
-                **{what: v})  # fmt: skip
+        rule = f"{what} must have shape {shape}"
+        require(v is None or v.shape == shape, name, rule, x=x, **{what: v})
     check_same_dtype(name, x=x, weight=weight, bias=bias)
 
 
@@ -84,20 +86,19 @@ def batch_norm(
     Training moves running_mean and running_var, where given, towards the batch's mean and unbiased
     variance by momentum, in place. weight, bias and the statistics are (C,) or None.
     """
-    x = input
-    require(x.ndim >= 2, "batch_norm", "x must have at least 2 axes (N, C, ...)", x=x)
-    _fit("batch_norm", x, weight, bias, (x.shape[1],))
+    x, name = input, "batch_norm"
+    require(x.ndim >= 2, name, "x must have at least 2 axes (N, C, ...)", x=x)
+    _fit(name, x, weight, bias, (x.shape[1],))
     for v in (running_mean, running_var):
-        require(v is None or v.shape == (x.shape[1],), "batch_norm",
-                "running statistics must have shape (C,)", x=x, statistic=v)  # fmt: skip
+        fits = v is None or v.shape == (x.shape[1],)
+        require(fits, name, "running statistics must have shape (C,)", x=x, statistic=v)
     if not training:
-        require(running_mean is not None and running_var is not None, "batch_norm",
-                "running_mean and running_var are needed unless training")  # fmt: skip
+        given = running_mean is not None and running_var is not None
+        require(given, name, "running_mean and running_var are needed unless training")
         vectors = (running_mean, running_var, weight, bias)
-        m, var, w, b = (_over_channels(v, x) for v in vectors)
-        return _affine(x, m, var, w, b, eps=eps)
+        return _affine(x, *(_over_channels(v, x) for v in vectors), eps=eps)
     count = math.prod(x.shape) // max(x.shape[1], 1)
-    require(count != 1, "batch_norm", "training needs more than one value per channel", x=x)
+    require(count != 1, name, "training needs more than one value per channel", x=x)
     y, m, var = normalise_batch(x, weight, bias, eps=eps)
     if count:
         _move(running_mean, raw(m), momentum)
@@ -147,8 +148,8 @@ def group_norm(
     """Group norm of input (N, C, ...) with C / num_groups channels a group; weight, bias (C,)."""
     x = input
     require(x.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=x)
-    require(num_groups > 0 and x.shape[1] % num_groups == 0, "group_norm",
-            "C must be divisible by num_groups", x=x, num_groups=num_groups)  # fmt: skip
+    fits = num_groups > 0 and x.shape[1] % num_groups == 0
+    require(fits, "group_norm", "C must be divisible by num_groups", x=x, num_groups=num_groups)
     _fit("group_norm", x, weight, bias, (x.shape[1],))
     return normalise_groups(x, weight, bias, groups=num_groups, eps=eps)[0]
 
@@ -206,8 +207,8 @@ def normalise_rows(x: Any, w: Any, b: Any, *, count: int, eps: float, centre: bo
 
 def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: bool) -> Any:
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    require(0 < len(shape) <= x.ndim and tuple(x.shape[x.ndim - len(shape) :]) == shape, name,
-            f"the last axes of x must be normalized_shape {shape}", x=x)  # fmt: skip
+    fits = 0 < len(shape) <= x.ndim and tuple(x.shape[x.ndim - len(shape) :]) == shape
+    require(fits, name, f"the last axes of x must be normalized_shape {shape}", x=x)
     _fit(name, x, w, b, shape)
     return normalise_rows(x, w, b, count=len(shape), eps=eps, centre=centre)
 
@@ -242,9 +243,6 @@ def local_response_norm(
     require(size > 0, "local_response_norm", "size must be positive", size=size)
     widths = ((0, 0), (size // 2, (size - 1) // 2)) + ((0, 0),) * (x.ndim - 2)
     square = pad_constant(pw.square(x), widths=widths)
-    n = x.shape[1]
-    total = narrow(square, 1, 0, n)
-    for i in range(1, size):
-        total = pw.add(total, narrow(square, 1, i, n))
+    total = functools.reduce(pw.add, (narrow(square, 1, i, x.shape[1]) for i in range(size)))
     scale = pw.add(pw.mul(total, alpha / size), k)
     return pw.div(x, pw.pow(scale, beta))

@@ -15,38 +15,45 @@ import numpy as np
 from minidl import fusion as f
 from minidl.autograd import parts, raw, registry
 from minidl.backend.expression import Node, truth
-from minidl.dtypes import category, result_type
+from minidl.dtypes import category, is_real, result_type
 from minidl.errors import DTypeError, require
 
 
-def _op(name: str, function: Callable, doc: str, **options: Any) -> f.Pointwise:
-    op = registry[name] = f.Pointwise(function, name=name, **options)
+def _op(
+    name: str, function: Callable, doc: str, integer: Callable | None = None, saves: bool = False
+) -> f.Pointwise:
+    """An op from a function of scalars; integer: NumPy's, for integers; saves: its own result."""
+    op = registry[name] = f.Pointwise(function, name=name, integer=integer, save_output=saves)
     op.__name__, op.__doc__ = name, doc
     return op
 
 
-def _as_real(x: Any) -> Any:
-    return f.where(x, 1.0, 0.0)
-
-
 # ---- arithmetic ------------------------------------------------------------------------------
 
-_add = _op("add", lambda x, y: x + y, "x + y.", integer=np.add)
-_sub = _op("sub", lambda x, y: x - y, "x - y.", integer=np.subtract)
-mul = _op("mul", lambda x, y: x * y, "x · y.", integer=np.multiply)
+_add = _op("add", lambda x, y: x + y, "x + y.", np.add)
+_sub = _op("sub", lambda x, y: x - y, "x - y.", np.subtract)
+mul = _op("mul", lambda x, y: x * y, "x · y.", np.multiply)
 _div = _op("div", lambda x, y: x / y, "x / y; real also for integers.")
-neg = _op("neg", lambda x: -x, "-x.", integer=np.negative)
-abs = _op("abs", lambda x: f.abs(x), "|x|; gradient 0 at 0.", integer=np.abs)
-square = _op("square", lambda x: x * x, "x².", integer=np.square)
+neg = _op("neg", lambda x: -x, "-x.", np.negative)
+abs = _op("abs", lambda x: f.abs(x), "|x|; gradient 0 at 0.", np.abs)
+square = _op("square", lambda x: x * x, "x².", np.square)
 _cube = _op("cube", lambda x: x * x * x, "x³.")
 reciprocal = _op("reciprocal", lambda x: 1 / x, "1 / x.")
-_pow = _op("pow", lambda x, y: x**y, "x to the power y.", integer=np.power)
-fmod = _op("fmod", f.fmod, "Remainder with the sign of x.", integer=np.fmod)
+_pow = _op("pow", lambda x, y: x**y, "x to the power y.", np.power)
 
 
 def _remainder(x: Any, y: Any) -> Any:
     r = f.fmod(x, y)
     return f.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+
+
+def _addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
+    return x + value * a * b
+
+
+def _lerp(x: Any, end: Any, weight: Any) -> Any:
+    near = f.abs(weight) < 0.5  # to the end that is nearer, for exact ends
+    return f.where(near, x + weight * (end - x), end - (end - x) * (1 - weight))
 
 
 def _floor_divide(x: Any, y: Any) -> Any:
@@ -56,19 +63,10 @@ def _floor_divide(x: Any, y: Any) -> Any:
     return f.where(y == 0, x / y, f.rint(below))
 
 
-remainder = _op("remainder", _remainder, "x - y·⌊x / y⌋, with the sign of y.",
-                integer=np.remainder)  # fmt: skip
-floor_divide = _op("floor_divide", _floor_divide, "⌊x / y⌋; no gradient.",
-                   integer=np.floor_divide)  # fmt: skip
-addcmul = _op("addcmul", lambda x, a, b, *, value=1: x + value * a * b, "x + value·a·b.",
-              integer=lambda x, a, b, value=1: x + value * a * b)  # fmt: skip
-lerp = _op(
-    "lerp",
-    lambda x, end, weight: f.where(
-        f.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1 - weight)
-    ),
-    "x + weight·(end - x).",
-)
+remainder = _op("remainder", _remainder, "x - y·⌊x / y⌋, with the sign of y.", np.remainder)
+floor_divide = _op("floor_divide", _floor_divide, "⌊x / y⌋; no gradient.", np.floor_divide)
+addcmul = _op("addcmul", _addcmul, "x + value·a·b.", _addcmul)
+lerp = _op("lerp", _lerp, "x + weight·(end - x).")
 
 
 def add(x: Any, y: Any, *, alpha: float = 1) -> Any:
@@ -81,17 +79,20 @@ def sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
     return _sub(x, y) if alpha == 1 else _sub(x, mul(y, alpha))
 
 
+def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.trunc(x / y).astype(x.dtype)
+
+
 def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     """x / y, rounded down with rounding_mode "floor", towards zero with "trunc"."""
-    require(rounding_mode in (None, "floor", "trunc"), "div", 'rounding_mode must be None, "floor" '
-            'or "trunc"', rounding_mode=rounding_mode)  # fmt: skip
+    rule = 'rounding_mode must be None, "floor" or "trunc"'
+    require(rounding_mode in (None, "floor", "trunc"), "div", rule, rounding_mode=rounding_mode)
     if rounding_mode is None:
         return _div(x, y)
     return floor_divide(x, y) if rounding_mode == "floor" else _truncated(x, y)
 
 
-_truncated = _op("div_trunc", lambda x, y: f.trunc(x / y), "x / y rounded towards zero.",
-                 integer=lambda x, y: np.trunc(x / y).astype(x.dtype))  # fmt: skip
+_truncated = _op("div_trunc", lambda x, y: f.trunc(x / y), "x / y rounded towards zero.", _whole)
 
 
 def pow(x: Any, y: Any) -> Any:
@@ -99,40 +100,39 @@ def pow(x: Any, y: Any) -> Any:
     if isinstance(y, (int, float)) and hasattr(x, "dtype"):
         if y == 2:
             return square(x)
-        if x.dtype.kind in "fV" and y in _POWERS:
+        if is_real(x.dtype) and y in _POWERS:
             return _POWERS[y](x)
-        require(x.dtype.kind in "fV" or isinstance(y, float) or y >= 0, "pow",
-                "integers have no negative powers", error=DTypeError, x=x, y=y)  # fmt: skip
+        ok = is_real(x.dtype) or isinstance(y, float) or y >= 0
+        require(ok, "pow", "integers have no negative powers", error=DTypeError, x=x, y=y)
     return _pow(x, y)
 
 
 # ---- exponentials, circles, rounding ---------------------------------------------------------
 
-exp = _op("exp", f.exp, "e to the power x.", save_output=True)
-expm1 = _op("expm1", f.expm1, "exp(x) - 1, exact near 0.", save_output=True)
+exp = _op("exp", f.exp, "e to the power x.", saves=True)
+expm1 = _op("expm1", f.expm1, "exp(x) - 1, exact near 0.", saves=True)
 log = _op("log", f.log, "Natural logarithm.")
 log2 = _op("log2", f.log2, "Logarithm to base 2.")
 log1p = _op("log1p", f.log1p, "log(1 + x), exact near 0.")
-sqrt = _op("sqrt", f.sqrt, "Square root.", save_output=True)
+sqrt = _op("sqrt", f.sqrt, "Square root.", saves=True)
 rsqrt = _op("rsqrt", f.rsqrt, "1 / square root.")
 sin = _op("sin", f.sin, "Sine of x in radians.")
 cos = _op("cos", f.cos, "Cosine of x in radians.")
-tan = _op("tan", f.tan, "Tangent of x in radians.", save_output=True)
+tan = _op("tan", f.tan, "Tangent of x in radians.", saves=True)
 asin = _op("asin", f.asin, "Inverse sine, in radians.")
 acos = _op("acos", f.acos, "Inverse cosine, in radians.")
 atan = _op("atan", f.atan, "Inverse tangent, in radians.")
 atan2 = _op("atan2", f.atan2, "Angle of the point (y, x), in radians; y first.")
 sinh = _op("sinh", f.sinh, "Hyperbolic sine.")
 cosh = _op("cosh", f.cosh, "Hyperbolic cosine.")
-tanh = _op("tanh", f.tanh, "Hyperbolic tangent.", save_output=True)
+tanh = _op("tanh", f.tanh, "Hyperbolic tangent.", saves=True)
 erf = _op("erf", f.erf, "Error function.")
 erfc = _op("erfc", f.erfc, "1 - erf(x), exact for large x.")
-sigmoid = _op("sigmoid", f.sigmoid, "1 / (1 + exp(-x)).", save_output=True)
-sign = _op("sign", f.sign, "-1, 0 or 1; no gradient.", integer=np.sign)
-floor = _op("floor", f.floor, "Rounded down; gradient 0.", integer=np.copy)
-ceil = _op("ceil", f.ceil, "Rounded up; gradient 0.", integer=np.copy)
-trunc = _op("trunc", f.trunc, "Rounded towards zero; gradient 0.", integer=np.copy)
-_round = _op("round", f.rint, "Rounded, halves to even; gradient 0.", integer=np.copy)
+sigmoid = _op("sigmoid", f.sigmoid, "1 / (1 + exp(-x)).", saves=True)
+sign = _op("sign", f.sign, "-1, 0 or 1; no gradient.", np.sign)
+floor = _op("floor", f.floor, "Rounded down; gradient 0.", np.copy)
+ceil = _op("ceil", f.ceil, "Rounded up; gradient 0.", np.copy)
+_round = _op("round", f.rint, "Rounded, halves to even; gradient 0.", np.copy)
 _POWERS = {3: _cube, 0.5: sqrt, -1: reciprocal, -0.5: rsqrt}
 
 
@@ -157,40 +157,41 @@ logit = _op("logit", _logit, "log(x / (1 - x)), x clamped to [eps, 1 - eps] if e
 
 # ---- comparison, choice ----------------------------------------------------------------------
 
-eq = _op("eq", lambda x, y: x == y, "Whether x = y.", integer=np.equal)
-ne = _op("ne", lambda x, y: x != y, "Whether x ≠ y.", integer=np.not_equal)
-gt = _op("gt", lambda x, y: x > y, "Whether x > y.", integer=np.greater)
-ge = _op("ge", lambda x, y: x >= y, "Whether x ≥ y.", integer=np.greater_equal)
-lt = _op("lt", lambda x, y: x < y, "Whether x < y.", integer=np.less)
-le = _op("le", lambda x, y: x <= y, "Whether x ≤ y.", integer=np.less_equal)
-logical_and = _op("logical_and", lambda x, y: truth(x) & truth(y), "Both nonzero.",
-                  integer=np.logical_and)  # fmt: skip
-logical_or = _op("logical_or", lambda x, y: truth(x) | truth(y), "Either nonzero.",
-                 integer=np.logical_or)  # fmt: skip
-logical_xor = _op("logical_xor", lambda x, y: _as_real(x) != _as_real(y), "One nonzero, not both.",
-                  integer=np.logical_xor)  # fmt: skip
-logical_not = _op("logical_not", lambda x: x == 0, "Whether x = 0.", integer=np.logical_not)
-isnan = _op("isnan", lambda x: x != x, "Whether x is NaN.", integer=np.isnan)
-isinf = _op("isinf", lambda x: f.abs(x) == math.inf, "Whether |x| = ∞.", integer=np.isinf)
-isfinite = _op("isfinite", lambda x: f.abs(x) < math.inf, "Whether |x| < ∞.",
-               integer=np.isfinite)  # fmt: skip
-maximum = _op("maximum", f.maximum, "The larger; NaN wins; a tie halves the gradient.",
-              integer=np.maximum)  # fmt: skip
-minimum = _op("minimum", f.minimum, "The smaller; NaN wins; a tie halves the gradient.",
-              integer=np.minimum)  # fmt: skip
-_where = _op("where", f.where, "x where the condition holds, else y.",
-             integer=lambda c, x, y: np.where(c != 0, x, y))  # fmt: skip
-_masked_fill = _op("masked_fill", lambda x, mask, value: f.where(mask, value, x),
-                   "x with value where the mask holds.",
-                   integer=lambda x, mask, value: np.where(mask != 0, value, x))  # fmt: skip
-_clamp = _op(
-    "clamp",
-    lambda x, min=None, max=None: f.clamp(
-        x, -math.inf if min is None else min, math.inf if max is None else max
-    ),
-    "x within [min, max].",
-    integer=np.clip,
-)
+
+def _xor(x: Any, y: Any) -> Any:
+    return f.where(x, 1.0, 0.0) != f.where(y, 1.0, 0.0)
+
+
+def _pick(condition: Any, x: Any, y: Any) -> Any:
+    return np.where(condition != 0, x, y)
+
+
+def _fill(x: Any, mask: Any, value: Any) -> Any:
+    return np.where(mask != 0, value, x)
+
+
+def _within(x: Any, min: Any = None, max: Any = None) -> Any:
+    return f.clamp(x, -math.inf if min is None else min, math.inf if max is None else max)
+
+
+eq = _op("eq", lambda x, y: x == y, "Whether x = y.", np.equal)
+ne = _op("ne", lambda x, y: x != y, "Whether x ≠ y.", np.not_equal)
+gt = _op("gt", lambda x, y: x > y, "Whether x > y.", np.greater)
+ge = _op("ge", lambda x, y: x >= y, "Whether x ≥ y.", np.greater_equal)
+lt = _op("lt", lambda x, y: x < y, "Whether x < y.", np.less)
+le = _op("le", lambda x, y: x <= y, "Whether x ≤ y.", np.less_equal)
+logical_and = _op("logical_and", lambda x, y: truth(x) & truth(y), "Both nonzero.", np.logical_and)
+logical_or = _op("logical_or", lambda x, y: truth(x) | truth(y), "Either nonzero.", np.logical_or)
+logical_xor = _op("logical_xor", _xor, "One nonzero, not both.", np.logical_xor)
+logical_not = _op("logical_not", lambda x: x == 0, "Whether x = 0.", np.logical_not)
+isnan = _op("isnan", lambda x: x != x, "Whether x is NaN.", np.isnan)
+isinf = _op("isinf", lambda x: f.abs(x) == math.inf, "Whether |x| = ∞.", np.isinf)
+isfinite = _op("isfinite", lambda x: f.abs(x) < math.inf, "Whether |x| < ∞.", np.isfinite)
+maximum = _op("maximum", f.maximum, "The larger; NaN wins; a tie halves the gradient.", np.maximum)
+minimum = _op("minimum", f.minimum, "The smaller; NaN wins; a tie halves the gradient.", np.minimum)
+_where = _op("where", f.where, "x where the condition holds, else y.", _pick)
+_masked_fill = _op("masked_fill", lambda x, mask, value: f.where(mask, value, x), "", _fill)
+_clamp = _op("clamp", _within, "x within [min, max].", np.clip)
 
 
 def _is_bool(x: Any) -> bool:
@@ -199,19 +200,18 @@ def _is_bool(x: Any) -> bool:
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """x where the bool condition holds, else y; the branch not taken gets gradient 0."""
-    require(_is_bool(condition), "where", "the condition must be bool", error=DTypeError,
-            condition=condition)  # fmt: skip
+    ok = _is_bool(condition)
+    require(ok, "where", "the condition must be bool", error=DTypeError, condition=condition)
     return _where(condition, x, y)
 
 
 def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     """x with `value` (a number or a 0-d tensor) where the bool mask holds, in x's dtype."""
     require(_is_bool(mask), "masked_fill", "the mask must be bool", error=DTypeError, mask=mask)
-    require(not getattr(value, "shape", ()), "masked_fill", "value must be a number or 0-d",
-            value=value)  # fmt: skip
-    if hasattr(x, "dtype"):
-        require(category(result_type(value)) <= category(x.dtype), "masked_fill",
-                "value does not fit x", error=DTypeError, x=x, value=value)  # fmt: skip
+    ok = not getattr(value, "shape", ())
+    require(ok, "masked_fill", "value must be a number or 0-d", value=value)
+    ok = not hasattr(x, "dtype") or category(result_type(value)) <= category(x.dtype)
+    require(ok, "masked_fill", "value does not fit x", error=DTypeError, x=x, value=value)
     return _masked_fill(x, mask, value)
 
 
@@ -226,17 +226,16 @@ def _nan_to_num(x: Any, *, nan: float, posinf: float, neginf: float) -> Any:
     return f.where(x != x, nan, finite)
 
 
-_replaced = _op("nan_to_num", _nan_to_num, "NaN and infinities replaced.",
-                integer=lambda x, **_: np.copy(x))  # fmt: skip
+_replaced = _op("nan_to_num", _nan_to_num, "NaN and infinities replaced.", lambda x, **_: x.copy())
 
 
 def nan_to_num(
     x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Any:
     """x with NaN and infinities replaced (None: by the dtype's largest and smallest numbers)."""
-    top = float(np.finfo(x.dtype).max) if raw(x).dtype.kind == "f" else 0.0
-    return _replaced(x, nan=nan, posinf=top if posinf is None else posinf,
-                     neginf=-top if neginf is None else neginf)  # fmt: skip
+    top = float(np.finfo(x.dtype).max) if x.dtype.kind == "f" else 0.0
+    high, low = top if posinf is None else posinf, -top if neginf is None else neginf
+    return _replaced(x, nan=nan, posinf=high, neginf=low)
 
 
 def _isclose(x: Any, y: Any, *, rtol: float, atol: float, equal_nan: float) -> Any:
@@ -278,8 +277,8 @@ def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
-    require(approximate in ("none", "tanh"), "gelu", 'approximate must be "none" or "tanh"',
-            approximate=approximate)  # fmt: skip
+    rule = 'approximate must be "none" or "tanh"'
+    require(approximate in ("none", "tanh"), "gelu", rule, approximate=approximate)
     if approximate == "none":
         return 0.5 * x * (1 + f.erf(x * math.sqrt(0.5)))
     return 0.5 * x * (1 + f.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
@@ -297,18 +296,37 @@ def _hardswish(x: Any, inplace: bool = False) -> Any:
     return f.where(x <= -3, 0.0, f.where(x >= 3, x, x * ((x + 3) / 6)))
 
 
+def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
+    return f.where(x <= -3, 0.0, f.where(x >= 3, 1.0, (x + 3) / 6))
+
+
+def _relu(x: Any, inplace: bool = False) -> Any:
+    return f.relu(x)
+
+
+def _rectified(x: Any, inplace: bool = False) -> Any:
+    return np.maximum(x, 0)
+
+
+def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
+    return f.where(x > 0, x, x * negative_slope)
+
+
+def _threshold(x: Any, threshold: Any, value: Any, inplace: bool = False) -> Any:
+    return f.where(x <= threshold, value, x)
+
+
+def _hardshrink(x: Any, lambd: Any = 0.5) -> Any:
+    return f.where((x >= -lambd) & (x <= lambd), 0.0, x)
+
+
 def _softshrink(x: Any, lambd: Any = 0.5) -> Any:
     return f.where(x > lambd, x - lambd, f.where(x < -lambd, x + lambd, x * 0))
 
 
-relu = _op("relu", lambda x, inplace=False: f.relu(x), "max(x, 0); gradient 0 at 0, NaN stays.",
-           save_output=True, integer=lambda x, inplace=False: np.maximum(x, 0))  # fmt: skip
+relu = _op("relu", _relu, "max(x, 0); gradient 0 at 0, NaN stays.", _rectified, saves=True)
 relu6 = _op("relu6", lambda x, inplace=False: _hardtanh(x, 0.0, 6.0), "min(max(x, 0), 6).")
-leaky_relu = _op(
-    "leaky_relu",
-    lambda x, negative_slope=0.01, inplace=False: f.where(x > 0, x, x * negative_slope),
-    "x, or negative_slope·x below 0.",
-)
+leaky_relu = _op("leaky_relu", _leaky_relu, "x, or negative_slope·x below 0.")
 elu = _op("elu", _elu, "x, or alpha·(exp(x) - 1) below 0.")
 selu = _op("selu", _selu, "scale·elu(x, alpha) with the self-normalising constants.")
 celu = _op("celu", _celu, "x, or alpha·(exp(x / alpha) - 1) below 0.")
@@ -318,23 +336,12 @@ mish = _op("mish", lambda x, inplace=False: x * f.tanh(f.softplus(x)), "x·tanh(
 softplus = _op("softplus", _softplus, "log(1 + exp(beta·x)) / beta, x above the threshold.")
 logsigmoid = _op("logsigmoid", lambda x: -f.softplus(-x), "log(sigmoid(x)).")
 hardtanh = _op("hardtanh", _hardtanh, "x within [min_val, max_val]; gradient 0 at the bounds.")
-hardsigmoid = _op(
-    "hardsigmoid",
-    lambda x, inplace=False: f.where(x <= -3, 0.0, f.where(x >= 3, 1.0, (x + 3) / 6)),
-    "(x + 3) / 6 within [0, 1].",
-)
+hardsigmoid = _op("hardsigmoid", _hardsigmoid, "(x + 3) / 6 within [0, 1].")
 hardswish = _op("hardswish", _hardswish, "x·hardsigmoid(x).")
 softsign = _op("softsign", lambda x: x / (1 + f.abs(x)), "x / (1 + |x|).")
 softshrink = _op("softshrink", _softshrink, "x moved lambd towards 0, not past it.")
-hardshrink = _op("hardshrink", lambda x, lambd=0.5: f.where((x >= -lambd) & (x <= lambd), 0.0, x),
-                 "x, or 0 within [-lambd, lambd].")  # fmt: skip
+hardshrink = _op("hardshrink", _hardshrink, "x, or 0 within [-lambd, lambd].")
 tanhshrink = _op("tanhshrink", lambda x: x - f.tanh(x), "x - tanh(x).")
-threshold = _op(
-    "threshold",
-    lambda x, threshold, value, inplace=False: f.where(x <= threshold, value, x),
-    "x, or value where x ≤ threshold.",
-)
+threshold = _op("threshold", _threshold, "x, or value where x ≤ threshold.")
 
 parts["add"] = _add
-parts["where"] = where
-parts["result_type"] = result_type

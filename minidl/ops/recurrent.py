@@ -7,6 +7,7 @@ from the last to the first, and the last state belongs to step 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl import backend
@@ -17,18 +18,41 @@ from minidl.ops.join import chunk, stack, unbind
 from minidl.ops.linalg import linear
 
 
+def _check(name: str, gates: int, x: Any, hidden: int, width: int, **given: Any) -> None:
+    """Raise unless all shapes and dtypes fit cells of `hidden` units that put out `width`."""
+    require(x.ndim == 3 and len(x) > 0, name, "x must be (T, B, I) with at least one step", x=x)
+    rule = "x must be float32 or float64"
+    require(x.dtype in ("float32", "float64"), name, rule, error=DTypeError, x=x)
+    _, batch, inputs = x.shape
+    rows = gates * hidden
+    shapes = {"h0": (batch, width), "c0": (batch, hidden), "w_ih": (rows, inputs)}
+    shapes |= {"w_hh": (rows, width), "b_ih": (rows,), "b_hh": (rows,)}
+    for key, a in given.items():
+        rule = f"{key} must be {shapes[key]}, as x and the weights say"
+        require(a is None or tuple(a.shape) == shapes[key], name, rule, x=x, **{key: a})
+        same = a is None or a.dtype == x.dtype
+        require(same, name, "all dtypes must be x's", error=DTypeError, x=x, **{key: a})
+
+
+def _width(state: Any) -> int:
+    return state.shape[-1] if state.ndim else 0
+
+
+def _run(
+    step: Callable, x: Any, state: tuple, w_ih: Any, b_ih: Any, reverse: bool
+) -> tuple[Any, ...]:
+    """All steps' first states (T, B, H) and the last states; step(x w_ihᵀ + b_ih, *state)."""
+    states, order = [], slice(None, None, -1 if reverse else 1)
+    for a in unbind(linear(x, w_ih, b_ih))[order]:
+        state = step(a, *state)
+        states.append(state[0])
+    return (stack(states[order]), *state)
+
+
 def lstm(
-    x: Any,
-    h0: Any,
-    c0: Any,
-    w_ih: Any,
-    w_hh: Any,
-    b_ih: Any = None,
-    b_hh: Any = None,
-    w_hr: Any = None,
-    *,
-    reverse: bool = False,
-) -> tuple:
+    x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None,
+    w_hr: Any = None, *, reverse: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
     """One LSTM layer: (y (T, B, H), the last h (B, H), the last c (B, H)).
 
     i, f, o = σ(…), g = tanh(…) of x w_ihᵀ + b_ih + h w_hhᵀ + b_hh; c = f c + i g; h = o tanh(c).
@@ -36,25 +60,25 @@ def lstm(
     """
     if w_hr is None:
         return _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse=reverse)
-    wide, hidden = w_hr.shape if w_hr.ndim == 2 else (None, None)
-    require(hidden is not None, "lstm", "w_hr must be (P, H)", w_hr=w_hr)
-    _check("lstm", 4, x, (h0, wide), (c0, hidden), w_ih, w_hh, b_ih, b_hh)
+    require(w_hr.ndim == 2, "lstm", "w_hr must be (P, H)", w_hr=w_hr)
+    given = {"h0": h0, "c0": c0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
+    _check("lstm", 4, x, w_hr.shape[1], w_hr.shape[0], **given)
     return lstm_by_elementary_ops(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse=reverse)
 
 
 def lstm_by_elementary_ops(
     x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, w_hr: Any = None, *,
     reverse: bool,
-) -> tuple:  # fmt: skip
+) -> tuple[Any, ...]:  # fmt: skip
     """The LSTM as a loop over steps."""
-    h, c, states = h0, c0, []
-    for a in unbind(linear(x, w_ih, b_ih))[:: -1 if reverse else 1]:
+
+    def step(a: Any, h: Any, c: Any) -> tuple[Any, Any]:
         i, f, g, o = chunk(pw.add(a, linear(h, w_hh, b_hh)), 4, -1)
         c = pw.add(pw.mul(pw.sigmoid(f), c), pw.mul(pw.sigmoid(i), pw.tanh(g)))
         h = pw.mul(pw.sigmoid(o), pw.tanh(c))
-        h = h if w_hr is None else linear(h, w_hr)
-        states.append(h)
-    return stack(states[:: -1 if reverse else 1]), h, c
+        return h if w_hr is None else linear(h, w_hr), c
+
+    return _run(step, x, (h0, c0), w_ih, b_ih, reverse)
 
 
 @op(definition=lstm_by_elementary_ops)
@@ -62,8 +86,8 @@ def _lstm(
     x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *, reverse: bool
 ) -> Any:
     """The LSTM without projection. Saves its inputs, y, and per step c and the four gates."""
-    hidden = c0.shape[-1] if c0.ndim else 0
-    _check("lstm", 4, x, (h0, hidden), (c0, hidden), w_ih, w_hh, b_ih, b_hh)
+    given = {"h0": h0, "c0": c0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
+    _check("lstm", 4, x, _width(c0), _width(c0), **given)
     be = backend.of(x)
     y, c, gates = be.lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse)
     last = 0 if reverse else -1
@@ -76,35 +100,30 @@ def _lstm(
 
 def gru_by_elementary_ops(
     x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *, reverse: bool = False
-) -> tuple:
+) -> tuple[Any, ...]:
     """The GRU as a loop over steps."""
-    h, states = h0, []
-    for a in unbind(linear(x, w_ih, b_ih))[:: -1 if reverse else 1]:
+
+    def step(a: Any, h: Any) -> tuple[Any]:
         (r, z, n), (hr, hz, hn) = chunk(a, 3, -1), chunk(linear(h, w_hh, b_hh), 3, -1)
         r, z = pw.sigmoid(pw.add(r, hr)), pw.sigmoid(pw.add(z, hz))
         n = pw.tanh(pw.add(n, pw.mul(r, hn)))
-        h = pw.add(n, pw.mul(z, pw.sub(h, n)))
-        states.append(h)
-    return stack(states[:: -1 if reverse else 1]), h
+        return (pw.add(n, pw.mul(z, pw.sub(h, n))),)
+
+    return _run(step, x, (h0,), w_ih, b_ih, reverse)
 
 
 @op(definition=gru_by_elementary_ops)
 def gru(
-    x: Any,
-    h0: Any,
-    w_ih: Any,
-    w_hh: Any,
-    b_ih: Any = None,
-    b_hh: Any = None,
-    *,
+    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *,
     reverse: bool = False,
-) -> Any:
+) -> Any:  # fmt: skip
     """One GRU layer: (y (T, B, H), the last h (B, H)).
 
     r, z = σ(…), n = tanh(w_in x + b_in + r (w_hn h + b_hn)), h = (1 - z) n + z h. Saves its inputs,
     y, and per step r, z, n and w_hn h + b_hn.
     """
-    _check("gru", 3, x, (h0, h0.shape[-1] if h0.ndim else 0), None, w_ih, w_hh, b_ih, b_hh)
+    given = {"h0": h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
+    _check("gru", 3, x, _width(h0), _width(h0), **given)
     be = backend.of(x)
     y, gates = be.gru(x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
 
@@ -117,33 +136,26 @@ def gru(
 def rnn_by_elementary_ops(
     x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *,
     nonlinearity: str = "tanh", reverse: bool = False,
-) -> tuple:  # fmt: skip
+) -> tuple[Any, ...]:  # fmt: skip
     """The plain recurrent layer as a loop over steps."""
-    h, states = h0, []
-    for a in unbind(linear(x, w_ih, b_ih))[:: -1 if reverse else 1]:
-        a = pw.add(a, linear(h, w_hh, b_hh))
-        h = pw.tanh(a) if nonlinearity == "tanh" else pw.relu(a)
-        states.append(h)
-    return stack(states[:: -1 if reverse else 1]), h
+
+    def step(a: Any, h: Any) -> tuple[Any]:
+        return ((pw.tanh if nonlinearity == "tanh" else pw.relu)(pw.add(a, linear(h, w_hh, b_hh))),)
+
+    return _run(step, x, (h0,), w_ih, b_ih, reverse)
 
 
 @op(definition=rnn_by_elementary_ops)
 def rnn(
-    x: Any,
-    h0: Any,
-    w_ih: Any,
-    w_hh: Any,
-    b_ih: Any = None,
-    b_hh: Any = None,
-    *,
-    nonlinearity: str = "tanh",
-    reverse: bool = False,
-) -> Any:
+    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *,
+    nonlinearity: str = "tanh", reverse: bool = False,
+) -> Any:  # fmt: skip
     """One plain recurrent layer: (y (T, B, H), the last h (B, H)).
 
     h = tanh or relu of x w_ihᵀ + b_ih + h w_hhᵀ + b_hh. Saves its inputs and y.
     """
-    _check("rnn", 1, x, (h0, h0.shape[-1] if h0.ndim else 0), None, w_ih, w_hh, b_ih, b_hh)
+    given = {"h0": h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
+    _check("rnn", 1, x, _width(h0), _width(h0), **given)
     rule = "nonlinearity must be 'tanh' or 'relu'"
     require(nonlinearity in ("tanh", "relu"), "rnn", rule, nonlinearity=nonlinearity)
     be, relu = backend.of(x), nonlinearity == "relu"
@@ -153,31 +165,3 @@ def rnn(
         return be.rnn_grad(*g, *saved, relu, reverse, need)
 
     return (y, be.copy(y[0 if reverse else -1])), (x, h0, w_ih, w_hh, y), vjp
-
-
-def _check(
-    name: str, gates: int, x: Any, h: tuple, c: tuple | None, w_ih: Any, w_hh: Any, b_ih: Any,
-    b_hh: Any,
-) -> None:  # fmt: skip
-    """Raise unless all shapes and dtypes fit; h and c come with their number of features."""
-    require(x.ndim == 3 and len(x) > 0, name, "x must be (T, B, I) with at least one step", x=x)
-    _, batch, features = x.shape
-    rows = gates * (h if c is None else c)[1]
-    for key, state in (("h0", h), ("c0", c)):
-        if state is not None:
-            rule = f"{key} must be ({batch}, {state[1]}), as x and the weights say"
-            require(state[0].shape == (batch, state[1]), name, rule, x=x, **{key: state[0]})
-    require(
-        w_ih.shape == (rows, features) and w_hh.shape == (rows, h[1]), name,
-        f"w_ih must be ({rows}, {features}) and w_hh ({rows}, {h[1]})",
-        x=x, h0=h[0], w_ih=w_ih, w_hh=w_hh,
-    )  # fmt: skip
-    for key, b in (("b_ih", b_ih), ("b_hh", b_hh)):
-        rule = f"{key} must be ({rows},) or None"
-        require(b is None or b.shape == (rows,), name, rule, **{key: b})
-    require(x.dtype in ("float32", "float64"), name, "x must be float32 or float64",
-            error=DTypeError, x=x)  # fmt: skip
-    others = {"h0": h[0], "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
-    for key, a in (others if c is None else others | {"c0": c[0]}).items():
-        rule = "all dtypes must be x's"
-        require(a is None or a.dtype == x.dtype, name, rule, error=DTypeError, x=x, **{key: a})

@@ -10,23 +10,18 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor, op, parts, raw
-from minidl.errors import DTypeError, require
+from minidl.autograd import Tensor, op, raw
+from minidl.errors import require
 from minidl.ops import pointwise as pw
+from minidl.ops.arguments import axes_of, axis_of, check_real
 from minidl.ops.index import gather, getitem
-from minidl.ops.join import cat, flip_axes
-from minidl.ops.shape import (
-    axes_of, axis_of, expand, flatten, movedim, reshape, sum_to, unsqueeze
-)  # fmt: skip
+from minidl.ops.join import cat, flip_axes, narrow
+from minidl.ops.shape import each, expand, flatten, movedim, reshape, squeeze, to_dtype, unsqueeze
 
 Values = namedtuple("Values", ["values", "indices"])
 
 
-def _float(name: str, x: Any) -> None:
-    require(x.dtype.kind in "fV", name, "needs a floating-point tensor", error=DTypeError, x=x)
-
-
-def _with_ones(shape: tuple, axes: tuple) -> tuple:
+def _with_ones(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
@@ -38,16 +33,16 @@ def sum_axes(x: Any, *, axes: tuple[int, ...], keepdim: bool = False) -> Any:
     return y, (), lambda g, need: (expand(reshape(g, ones), shape=shape),)
 
 
-def sum(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:  # noqa: A001
+def sum(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Sum of the elements, or over dim."""
-    x = x if dtype is None else parts["to_dtype"](x, dtype)
+    x = to_dtype(x, dtype)
     return sum_axes(x, axes=axes_of(dim, x.ndim, "sum"), keepdim=keepdim)
 
 
 def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Mean of the elements, or over dim."""
-    x = x if dtype is None else parts["to_dtype"](x, dtype)
-    _float("mean", x)
+    x = to_dtype(x, dtype)
+    check_real("mean", x)
     axes = axes_of(dim, x.ndim, "mean")
     count = math.prod(x.shape[i] for i in axes)
     total = sum_axes(x, axes=axes, keepdim=keepdim)
@@ -55,19 +50,17 @@ def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -
 
 
 def var(
-    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
-    correction: int | None = None,
-) -> Any:  # fmt: skip
+    x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     """Variance over dim, two passes; divided by n - correction (1 unless told, 0: biased)."""
     return var_mean(x, dim, unbiased, keepdim, correction=correction)[0]
 
 
 def var_mean(
-    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
-    correction: int | None = None,
-) -> tuple:  # fmt: skip
+    x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
+) -> tuple:
     """Variance and mean over dim."""
-    _float("var", x)
+    check_real("var", x)
     if isinstance(dim, bool):  # x.var(False), as PyTorch's first overload
         dim, unbiased = None, dim
     less = correction if correction is not None else int(unbiased)
@@ -75,15 +68,13 @@ def var_mean(
     count = math.prod(x.shape[i] for i in axes)
     m = mean(x, axes, True)
     total = sum_axes(pw.square(pw.sub(x, m)), axes=axes, keepdim=keepdim)
-    divisor = float(builtins.max(count - less, 0))
-    m = m if keepdim else reshape(m, tuple(n for i, n in enumerate(x.shape) if i not in axes))
-    return pw.div(total, divisor), m
+    m = m if keepdim else squeeze(m, axes)
+    return pw.div(total, float(builtins.max(count - less, 0))), m
 
 
 def std(
-    x: Any, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *,
-    correction: int | None = None,
-) -> Any:  # fmt: skip
+    x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
+) -> Any:
     """Standard deviation over dim."""
     return pw.sqrt(var(x, dim, unbiased, keepdim, correction=correction))
 
@@ -91,24 +82,15 @@ def std(
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     """The p-norm over dim (p a number, inf, -inf, or "fro")."""
     p = 2.0 if p in ("fro", None) else float(p)
-    a = pw.abs(x)
-    if p == math.inf:
-        return amax(a, dim if dim is not None else (), keepdim)
-    if p == -math.inf:
-        return amin(a, dim if dim is not None else (), keepdim)
+    if abs(p) == math.inf:
+        return (amax if p > 0 else amin)(pw.abs(x), dim, keepdim)
     if p == 0:
-        return sum(pw.ne(x, 0).to(x.dtype), dim, keepdim)
+        return sum(to_dtype(pw.ne(x, 0), x.dtype), dim, keepdim)
     if p == 1:
-        return sum(a, dim, keepdim)
-    if p == 2:
-        return _safe_root(sum(pw.square(x), dim, keepdim), 0.5)
-    return _safe_root(sum(pw.pow(a, p), dim, keepdim), 1.0 / p)
-
-
-def _safe_root(s: Any, power: float) -> Any:
-    """s ** power with gradient 0 where s is 0, as PyTorch's norms have."""
-    zero = pw.eq(s, 0)
-    return pw.masked_fill(pw.pow(pw.masked_fill(s, zero, 1.0), power), zero, 0.0)
+        return sum(pw.abs(x), dim, keepdim)
+    s = sum(pw.square(x) if p == 2 else pw.pow(pw.abs(x), p), dim, keepdim)
+    zero = pw.eq(s, 0)  # where the gradient is 0, as PyTorch's norms have it
+    return pw.masked_fill(pw.pow(pw.masked_fill(s, zero, 1.0), 1 / p), zero, 0.0)
 
 
 def _halves(x: Any, axis: int, combine: Any, empty: float) -> Any:
@@ -127,8 +109,7 @@ def _halves(x: Any, axis: int, combine: Any, empty: float) -> Any:
 
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Product of the elements, or along dim."""
-    wanted = dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype)
-    x = parts["to_dtype"](x, wanted)
+    x = to_dtype(x, dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype))
     if dim is None:
         return _halves(flatten(x), 0, pw.mul, 1)
     axis = axis_of(dim, x.ndim, "prod")
@@ -165,18 +146,17 @@ def amin(x: Any, dim: Any = (), keepdim: bool = False) -> Any:
 
 def _whole_extreme(name: str, x: Any, dim: Any, largest: bool, keepdim: bool) -> Any:
     axes = axes_of(dim, x.ndim, name)
-    require(
-        builtins.all(x.shape[i] for i in axes), name, "cannot reduce an axis of size 0", x=x, dim=dim
-    )
+    some = 0 not in [x.shape[i] for i in axes]
+    require(some, name, "cannot reduce an axis of size 0", x=x, dim=dim)
     return _extreme(x, axes=axes, largest=largest, keepdim=keepdim)
 
 
-def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+def max(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Maximum of all; (values, indices) along dim; element-wise with a second tensor."""
     return _max_or_min("max", x, dim, keepdim, True)
 
 
-def min(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+def min(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Minimum of all; (values, indices) along dim; element-wise with a second tensor."""
     return _max_or_min("min", x, dim, keepdim, False)
 
@@ -187,12 +167,8 @@ def _max_or_min(name: str, x: Any, dim: Any, keepdim: bool, largest: bool) -> An
     if hasattr(dim, "dtype"):
         return (pw.maximum if largest else pw.minimum)(x, dim)
     k = _arg(name, x, dim, True, largest)
-    values = gather(x, dim, k)
-    if not keepdim and x.ndim:
-        axis = axis_of(dim, x.ndim, name)
-        shape = tuple(n for i, n in enumerate(x.shape) if i != axis)
-        values, k = reshape(values, shape), reshape(k, shape)
-    return Values(values, k)
+    found = gather(x, dim, k), k
+    return Values(*(found if keepdim else each(found, lambda y: squeeze(y, dim))))
 
 
 def _arg(name: str, x: Any, dim: int | None, keepdim: bool, largest: bool) -> Any:
@@ -219,13 +195,13 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return _arg("argmin", x, dim, keepdim, False)
 
 
-def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether every element is true, or every one over dim."""
     axes = axes_of(dim, x.ndim, "all")
     return Tensor(np.asarray(np.all(raw(x), axis=axes, keepdims=keepdim)))
 
 
-def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:  # noqa: A001
+def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether some element is true, or some one over dim."""
     axes = axes_of(dim, x.ndim, "any")
     return Tensor(np.asarray(np.any(raw(x), axis=axes, keepdims=keepdim)))
@@ -244,8 +220,7 @@ def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     top = np.where(np.isfinite(top), top, 0).astype(x.dtype)
     y = pw.log(sum_axes(pw.exp(pw.sub(x, top)), axes=axes, keepdim=True))
     y = pw.add(y, top)
-    shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    return y if keepdim else reshape(y, shape)
+    return y if keepdim else squeeze(y, axes)
 
 
 @op
@@ -260,8 +235,7 @@ def cumsum_axis(x: Any, *, axis: int) -> Any:
 
 def cumsum(x: Any, dim: int, *, dtype: Any = None) -> Any:
     """Running sums along dim."""
-    x = x if dtype is None else parts["to_dtype"](x, dtype)
-    axis = axis_of(dim, x.ndim, "cumsum")
+    x, axis = to_dtype(x, dtype), axis_of(dim, x.ndim, "cumsum")
     return cumsum_axis(x, axis=axis) if x.ndim else x
 
 
@@ -271,8 +245,8 @@ def cumprod(x: Any, dim: int) -> Any:
     y = movedim(x, axis, 0)
     while step < y.shape[0]:
         n = y.shape[0]
-        y = cat([getitem(y, slice(0, step)),
-                 pw.mul(getitem(y, slice(step, n)), getitem(y, slice(0, n - step)))])  # fmt: skip
+        later = pw.mul(getitem(y, slice(step, n)), getitem(y, slice(0, n - step)))
+        y = cat([getitem(y, slice(0, step)), later])
         step *= 2
     return movedim(y, 0, axis)
 
@@ -291,13 +265,13 @@ def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -
     return Values(gather(x, dim, k), k)
 
 
-def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:  # noqa: A002
+def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """The k largest (smallest) along dim: (values, indices), in order."""
     axis = axis_of(dim, x.ndim, "topk")
     n = x.shape[axis] if x.ndim else 1
     require(0 <= k <= n, "topk", f"k must lie in 0..{n}", k=k, x=x)
     order = argsort(x, axis, largest)
-    places = getitem(order, (slice(None),) * axis + (slice(0, k),)) if x.ndim else order
+    places = narrow(order, axis, 0, k) if x.ndim else order
     return Values(gather(x, axis, places), places)
 
 
@@ -306,10 +280,5 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
         return getitem(sort(flatten(x))[0], (math.prod(x.shape) - 1) // 2)
     axis = axis_of(dim, x.ndim, "median")
-    values, k = sort(x, axis)
-    middle = (x.shape[axis] - 1) // 2
-    key = (slice(None),) * axis + (slice(middle, middle + 1) if keepdim else middle,)
-    return Values(getitem(values, key), getitem(k, key))
-
-
-parts["sum_to"] = sum_to
+    found = each(sort(x, axis), lambda y: narrow(y, axis, (x.shape[axis] - 1) // 2, 1))
+    return Values(*(found if keepdim else each(found, lambda y: squeeze(y, axis))))

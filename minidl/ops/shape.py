@@ -1,48 +1,18 @@
-"""Ops that move elements without changing them: views, joins, padding, broadcasting."""
+"""Ops that move elements without changing them: views, broadcasting, copies and casts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
 from minidl.autograd import op, parts, raw
-from minidl.errors import DTypeError, require
-
-
-def axis_of(dim: int, ndim: int, name: str) -> int:
-    """dim as an axis 0..ndim-1; a 0-d tensor counts as one axis, as in PyTorch."""
-    n = max(ndim, 1)
-    require(
-        isinstance(dim, (int, np.integer)) and -n <= dim < n,
-        name,
-        f"dim must be in [{-n}, {n - 1}]",
-        dim=dim,
-    )
-    return int(dim) % n
-
-
-def axes_of(dim: Any, ndim: int, name: str) -> tuple[int, ...]:
-    """dim (None: all; an int; several) as sorted distinct axes."""
-    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
-        return tuple(range(ndim))
-    dims: list = [dim] if isinstance(dim, (int, np.integer)) else list(dim)
-    axes = sorted(axis_of(d, ndim, name) for d in dims)
-    require(len(set(axes)) == len(axes), name, "every dim may appear once", dim=dim)
-    return tuple(a for a in axes if a < ndim)
-
-
-def sizes_of(shape: tuple, name: str) -> tuple[int, ...]:
-    """Sizes given as f(2, 3) or f((2, 3))."""
-    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
-        shape = tuple(shape[0])
-    for n in shape:
-        require(isinstance(n, (int, np.integer)), name, "sizes must be ints", sizes=shape)
-    return tuple(int(n) for n in shape)
-
+from minidl.dtypes import is_real
+from minidl.errors import require
+from minidl.ops.arguments import axes_of, axis_of, broadcast_shapes, sizes_of
 
 # ---- broadcasting --------------------------------------------------------------------------------
 
@@ -53,10 +23,8 @@ def sum_to(x: Any, *, shape: tuple[int, ...]) -> Any:
     given = x.shape
     if given == shape:
         return x, (), lambda g, need: (g,)
-    lead = len(given) - len(shape)
-    axes = tuple(range(lead)) + tuple(
-        i + lead for i, n in enumerate(shape) if n == 1 and given[i + lead] != 1
-    )
+    whole = (-1,) * (len(given) - len(shape)) + shape  # -1: an axis that shape lacks
+    axes = tuple(i for i, (n, m) in enumerate(zip(given, whole)) if n != m)
     y = backend.of(x).sum(x, axes).reshape(shape)
     return y, (), lambda g, need: (expand(g, shape=given),)
 
@@ -70,33 +38,17 @@ def expand(x: Any, *, shape: tuple[int, ...]) -> Any:
 
 def broadcast_to(x: Any, size: Sequence[int]) -> Any:
     """x with its size-1 axes repeated to `size`; -1 keeps an axis (PyTorch's expand)."""
-    size = tuple(size)
     lead = len(size) - x.ndim
     given = (1,) * lead + tuple(x.shape)
     shape = tuple(m if n == -1 and i >= lead else n for i, (n, m) in enumerate(zip(size, given)))
-    require(
-        lead >= 0 and all(m in (1, n) and n >= 0 for n, m in zip(shape, given)),
-        "expand",
-        "only axes of size 1 can be expanded",
-        x=x,
-        size=size,
-    )
+    fits = lead >= 0 and all(m in (1, n) and n >= 0 for n, m in zip(shape, given))
+    require(fits, "expand", "only axes of size 1 can be expanded", x=x, size=size)
     return expand(x, shape=shape)
 
 
 def expand_dims_to(x: Any, *sizes: Any) -> Any:
     """Tensor.expand: sizes as separate ints or one tuple."""
     return broadcast_to(x, sizes_of(sizes, "expand"))
-
-
-def broadcast_shapes(*shapes: tuple[int, ...], name: str = "broadcast") -> tuple[int, ...]:
-    """The common shape of operands broadcast together."""
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        shown = " and ".join(map(str, shapes))
-        require(False, name, f"shapes {shown} cannot be broadcast together")
-        raise
 
 
 def broadcast_tensors(*tensors: Any) -> tuple:
@@ -145,28 +97,19 @@ def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     known = math.prod(n for n in shape if n != -1)
     if shape.count(-1) == 1 and known and count % known == 0:
         return tuple(count // known if n == -1 else n for n in shape)
-    require(
-        -1 not in shape and known == count and min(shape, default=0) >= 0,
-        name,
-        f"shape {shape} must hold x's {count} elements (one size may be -1)",
-        x=x,
-    )
+    rule = f"shape {shape} must hold x's {count} elements (one size may be -1)"
+    require(known == count and min(shape, default=0) >= 0, name, rule, x=x)
     return shape
 
 
 def view(x: Any, *shape: Any) -> Any:
-    """reshape without a copy; raises where the strides do not allow it. Or a dtype to view as."""
+    """reshape without a copy; raises where the strides do not allow it."""
     wanted = _filled(x, sizes_of(shape, "view"), "view")
     try:
         raw(x).reshape(wanted, copy=False)
     except ValueError:
-        require(
-            False,
-            "view",
-            f"size {wanted} does not fit x's strides",
-            x=x,
-            fix="use reshape, which copies where it must",
-        )
+        fix = "use reshape, which copies where it must"
+        require(False, "view", f"size {wanted} does not fit x's strides", x=x, fix=fix)
     return _reshape(x, shape=wanted)
 
 
@@ -180,10 +123,8 @@ def permute_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
 def permute(x: Any, *dims: Any) -> Any:
     """x with its axes in the order dims."""
     order = tuple(axis_of(d, x.ndim, "permute") for d in sizes_of(dims, "permute"))
-    require(
-        sorted(order) == list(range(x.ndim)), "permute", "dims must name every axis once",
-        x=x, dims=dims,
-    )  # fmt: skip
+    once = sorted(order) == list(range(x.ndim))
+    require(once, "permute", "dims must name every axis once", x=x, dims=dims)
     return permute_axes(x, axes=order)
 
 
@@ -266,18 +207,41 @@ def contiguous(x: Any, memory_format: Any = None) -> Any:
 @op
 def cast(x: Any, *, dtype: Any) -> Any:
     """x in another dtype; gradients come back in x's own."""
-    given = x.dtype
-    if not (given.kind == "f" and np.dtype(dtype).kind == "f"):
-        return backend.of(x).cast(x, dtype), (), None
-    return backend.of(x).cast(x, dtype), (), lambda g, need: (cast(g, dtype=given),)
+    given, y = x.dtype, backend.of(x).cast(x, dtype)
+    if not (is_real(given) and is_real(y.dtype)):
+        return y, (), None
+    return y, (), lambda g, need: (cast(g, dtype=given),)
 
 
-def check_same_dtype(name: str, **tensors: Any) -> None:
-    """Raise unless all tensors have one dtype."""
-    kinds = {x.dtype for x in tensors.values() if x is not None}
-    require(len(kinds) <= 1, name, "dtypes must be equal", error=DTypeError, **tensors)
+def to_dtype(x: Any, dtype: Any) -> Any:
+    """x in a dtype: itself if it has it or if dtype is None."""
+    return x if dtype is None or x.dtype == np.dtype(dtype) else cast(x, dtype=np.dtype(dtype))
 
 
-parts["alias"] = alias
-parts["copy"] = lambda a: backend.of(a).copy(a)
-parts["ones_like"] = lambda a: backend.of(a).full_like(a, 1)
+# ---- missing axes --------------------------------------------------------------------------------
+
+
+def each(results: Any, f: Callable[[Any], Any]) -> Any:
+    """f of a result, or of each of several."""
+    return tuple(map(f, results)) if isinstance(results, tuple) else f(results)
+
+
+def batched(f: Callable[[Any], Any], x: Any, ndim: int, name: str) -> Any:
+    """f(x), with a batch axis added and taken away again if x lacks it."""
+    rule = f"x must have {ndim} axes, or {ndim - 1} without N"
+    require(x.ndim in (ndim, ndim - 1), name, rule, x=x)
+    return f(x) if x.ndim == ndim else each(f(unsqueeze(x, 0)), lambda y: squeeze(y, 0))
+
+
+def along_one(f: Callable[[Any], Any], x: Any) -> Any:
+    """A function of images applied to x (N, C, L) or (C, L) as images of one row."""
+    return each(f(unsqueeze(x, -2)), lambda y: squeeze(y, -2))
+
+
+parts |= {
+    "alias": alias,
+    "copy": lambda a: backend.of(a).copy(a),
+    "ones_like": lambda a: backend.of(a).full_like(a, 1),
+    "sum_to": sum_to,
+    "to_dtype": to_dtype,
+}

@@ -8,12 +8,13 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import op, raw
-from minidl.errors import DTypeError, require
+from minidl.errors import require
 from minidl.ops import pointwise as pw
+from minidl.ops.arguments import axis_of, check_real
 from minidl.ops.index import scatter
 from minidl.ops.join import chunk
 from minidl.ops.reduce import sum_axes
-from minidl.ops.shape import axis_of, cast, reshape
+from minidl.ops.shape import reshape, to_dtype
 from minidl.random import default
 
 
@@ -62,8 +63,8 @@ def log_softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
 
 
 def _prepared(name: str, x: Any, dim: int | None, dtype: Any) -> tuple[Any, int]:
-    x = x if dtype is None else cast(x, dtype=np.dtype(dtype))
-    require(x.dtype.kind in "fV", name, "x must be floating point", error=DTypeError, x=x)
+    x = to_dtype(x, dtype)
+    check_real(name, x)
     if dim is None:  # PyTorch's old rule
         dim = 0 if x.ndim in (0, 1, 3) else 1
     return x, axis_of(dim, x.ndim, name)
@@ -111,10 +112,10 @@ def glu(input: Any, dim: int = -1) -> Any:
 
 
 def prelu(input: Any, weight: Any) -> Any:
-    """x where positive, weight * x elsewhere; weight is one number or one a channel (axis 1)."""
-    x, count = input, weight.shape[0] if weight.ndim else 1
-    channels = x.shape[1] if x.ndim > 1 else 1
-    fits = weight.ndim <= 1 and count in (1, channels)
-    require(fits, "prelu", "weight must hold one number, or one a channel", x=x, weight=weight)
-    w = reshape(weight, (1, count) + (1,) * (x.ndim - 2) if count > 1 else ())
-    return pw.where(pw.gt(x, 0), x, pw.mul(w, x))
+    """input where positive, weight * input elsewhere; weight: one number or one a channel."""
+    count = weight.shape[0] if weight.ndim else 1
+    fits = weight.ndim <= 1 and count in (1, *input.shape[1:2])
+    rule = "weight must hold one number, or one a channel"
+    require(fits, "prelu", rule, input=input, weight=weight)
+    w = reshape(weight, (1, count) + (1,) * (input.ndim - 2) if count > 1 else ())
+    return pw.where(pw.gt(input, 0), input, pw.mul(w, input))
