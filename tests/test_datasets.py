@@ -109,7 +109,7 @@ def test_missing_data_says_what_and_where(tmp_path, monkeypatch):
         MNIST(tmp_path)
     folder, _ = write_cifar10(tmp_path)
     (folder / "batches.meta").write_bytes(pickle.dumps({b"other": 1}, 2))
-    with pytest.raises(DataError, match="lacks the list label_names"):
+    with pytest.raises(DataError, match="batches.meta lacks label_names"):
         CIFAR10(tmp_path)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.data.dataset import Arrays
 from minidl.data.images import Function, ImageArrays
 from minidl.errors import ShapeError, require
 from minidl.random import Generator
@@ -20,6 +21,8 @@ SIZE = 32
 _CHUNK = 250  # images made at a time: their float32 planes stay in the L2 cache
 _CLUTTER = 2  # stray lines a picture
 _ROOT = np.float32(0.75**0.5)
+
+Draws = Iterator[np.ndarray]  # uniform numbers (n, 1, 1)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -73,7 +76,7 @@ class Shapes(ImageArrays):
         super().__init__(images, labels, list(SHAPES), transform, target_transform)
 
 
-def _draw(generator: Generator, rows: np.ndarray, part: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw(generator: Generator, rows: np.ndarray, part: int) -> Arrays:
     """Pictures (n, 32, 32, 3) uint8 and labels (n,) of the rows of one part of the data."""
     n = len(rows)
     drawn = generator.keyed_bits(rows, 64, part)
@@ -84,7 +87,7 @@ def _draw(generator: Generator, rows: np.ndarray, part: int) -> tuple[np.ndarray
 
     image = _background(uniform, x, y)
     for _ in range(_CLUTTER):
-        _paint(image, _stray(uniform, x, y), _colour(uniform))
+        image += _stray(uniform, x, y) * (_colour(uniform) - image)
     inside, u = _shape(uniform, labels, x, y)
     colour = _contrast(0.4 + 0.6 * _colour(uniform), image, inside)
     shade = (1 + 0.35 * (next(uniform) - 0.5) * u)[..., None]
@@ -97,12 +100,12 @@ def _draw(generator: Generator, rows: np.ndarray, part: int) -> tuple[np.ndarray
     return np.clip(image, 0, 255, out=image).astype(np.uint8), labels
 
 
-def _colour(uniform: Iterator[np.ndarray]) -> np.ndarray:
+def _colour(uniform: Draws) -> np.ndarray:
     """A random colour (n, 1, 1, 3)."""
     return np.stack([next(uniform) for _ in range(3)], axis=-1)
 
 
-def _background(uniform: Iterator[np.ndarray], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _background(uniform: Draws, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Two colours blended by a slow wave: (n, 32, 32, 3) in 0..1."""
     first, second = 0.6 * _colour(uniform), 0.6 * _colour(uniform)
     kx, ky, phase = (next(uniform) for _ in range(3))
@@ -116,17 +119,15 @@ def _turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray, scale: Any = 1) -> 
     return c * x + s * y, c * y - s * x
 
 
-def _stray(uniform: Iterator[np.ndarray], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Coverage (n, 32, 32) of a thin line or a dot somewhere in the picture."""
+def _stray(uniform: Draws, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coverage (n, 32, 32, 1) of a thin line or a dot somewhere in the picture."""
     cx, cy = next(uniform) * SIZE, next(uniform) * SIZE
     u, v = _turned(x - cx, y - cy, next(uniform) * np.float32(np.pi))
     length, width = 0.5 + 7 * next(uniform) ** 2, 0.5 + 0.9 * next(uniform)
-    return np.clip(0.5 + width - np.hypot(np.maximum(np.abs(u) - length, 0), v), 0, 1)
+    return np.clip(0.5 + width - np.hypot(np.maximum(np.abs(u) - length, 0), v), 0, 1)[..., None]
 
 
-def _shape(
-    uniform: Iterator[np.ndarray], labels: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _shape(uniform: Draws, labels: np.ndarray, x: np.ndarray, y: np.ndarray) -> Arrays:
     """Coverage (n, 32, 32) of each picture's shape, and its first own coordinate."""
     radius = 7.5 + 5.0 * next(uniform)
     room = SIZE - 1.4 * radius
@@ -145,8 +146,3 @@ def _contrast(colour: np.ndarray, image: np.ndarray, inside: np.ndarray) -> np.n
     under = (image * weight).sum((1, 2), keepdims=True) / (weight.sum((1, 2), keepdims=True) + 1e-6)
     largest = (colour - under).max(-1, keepdims=True)
     return np.where(largest < 0.4, under + 0.4, colour)
-
-
-def _paint(image: np.ndarray, coverage: np.ndarray, colour: np.ndarray) -> None:
-    """Blend a colour (n, 1, 1, 3) over an image by coverage (n, 32, 32), in place."""
-    image += coverage[..., None] * (colour - image)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,8 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, int]:
         """{epoch, batch, seed}: the epoch in hand, the batches given of it, the order's seed."""
-        return {
-            "epoch": self.epoch,
-            "batch": self.batch_index,
-            "seed": order_seed(self.generator),
-        }
+        seed = order_seed(self.generator)
+        return {"epoch": self.epoch, "batch": self.batch_index, "seed": seed}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a state_dict at the next iteration. Raises CheckpointError if seeds differ."""
@@ -114,9 +112,8 @@ class DataLoader:
         return itertools.islice(batches, self.batch_index, len(self) if self.drop_last else None)
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
-        loaded = self._ahead(batches, epoch) if self.num_workers else (
-            self._load(indices, epoch) for indices in batches
-        )  # fmt: skip
+        load = functools.partial(self._load, epoch)
+        loaded = self._ahead(load, batches) if self.num_workers else map(load, batches)
         for batch in loaded:
             if self.epoch == epoch:
                 self.batch_index += 1
@@ -124,23 +121,17 @@ class DataLoader:
         if self.epoch == epoch:
             self.set_epoch(epoch + 1)
 
-    def _ahead(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
+    def _ahead(self, load: Callable, batches: Iterator[Any]) -> Iterator[Any]:
         """Load on threads, up to num_workers * prefetch_factor batches ahead, in order."""
-        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader")
-        waiting: collections.deque[Future] = collections.deque()
-        try:
-            ahead = self.num_workers * self.prefetch_factor
-            for indices in itertools.islice(batches, ahead):
-                waiting.append(pool.submit(self._load, indices, epoch))
+        first = itertools.islice(batches, self.num_workers * self.prefetch_factor)
+        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader") as pool:
+            waiting = collections.deque(pool.submit(load, indices) for indices in first)
             while waiting:
                 batch = waiting.popleft().result()
-                for indices in itertools.islice(batches, 1):
-                    waiting.append(pool.submit(self._load, indices, epoch))
+                waiting.extend(pool.submit(load, i) for i in itertools.islice(batches, 1))
                 yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, indices: Any, epoch: int) -> Any:
+    def _load(self, epoch: int, indices: Any) -> Any:
         rows = np.asarray(indices, np.int64)
         arrays = fetch(self.dataset, rows, epoch) if self.collate_fn is None else None
         if arrays is None:

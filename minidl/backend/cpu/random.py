@@ -64,16 +64,14 @@ def random_normal(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
 
 def random_bernoulli(n: int, p: float, key: int, draw: int) -> np.ndarray:
     """n booleans, True with probability p (to 2**-32): where word i < p * 2**32."""
-    return _filled(_bernoulli, n, 4, np.bool_, key, draw, round(p * 2**32))
+    return _filled(_bernoulli, n, 4, np.bool_, round(p * 2**32), key, draw)
 
 
-def _filled(
-    work: Kernel, n: int, lanes: int, dtype: Any, key: int, draw: int, *args: int
-) -> np.ndarray:
+def _filled(work: Kernel, n: int, lanes: int, dtype: Any, *args: int) -> np.ndarray:
     """n elements by a kernel that makes `lanes` of them of each block."""
     blocks = -(-n // lanes)
     out = np.empty(lanes * blocks, dtype)
-    launch(work, blocks, _CHUNK, out, *args, _signed(key), _signed(draw))
+    launch(work, blocks, _CHUNK, out, *map(_signed, args))
     return out[:n]
 
 

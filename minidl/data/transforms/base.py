@@ -107,3 +107,9 @@ def pair(value: float | Sequence[float], op: str) -> tuple[Any, Any]:
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     require(len(both) == 2, op, "needs a number or a pair", error=ShapeError, value=value)
     return both
+
+
+def about(middle: float, value: float | Sequence[float], op: str) -> tuple[Any, Any]:
+    """A number v as (middle - v, middle + v); a pair as it is."""
+    number = isinstance(value, (int, float))
+    return pair((middle - value, middle + value) if number else value, op)

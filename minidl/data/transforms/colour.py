@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from minidl.data.draws import Draws
-from minidl.data.transforms.base import Transform, pair, to_dtype, white
+from minidl.data.transforms.base import Transform, about, pair, to_dtype, white
 from minidl.errors import require
 
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision has it
@@ -41,12 +41,10 @@ class ColorJitter(Transform):
     def __init__(self, brightness: float | Sequence[float] = 0,
                  contrast: float | Sequence[float] = 0, saturation: float | Sequence[float] = 0,
                  hue: float | Sequence[float] = 0) -> None:  # fmt: skip
-        self.ranges = [
-            (max(0.0, 1 - v), 1.0 + v) if isinstance(v, (int, float)) else pair(v, "ColorJitter")
-            for v in (brightness, contrast, saturation)
-        ]
-        self.ranges.append((-hue, hue) if isinstance(hue, (int, float)) else pair(hue, "hue"))
-        ok = -0.5 <= self.ranges[3][0] <= self.ranges[3][1] <= 0.5
+        factors = (about(1.0, v, "ColorJitter") for v in (brightness, contrast, saturation))
+        turns = about(0.0, hue, "ColorJitter")
+        self.ranges = [*((max(0.0, low), high) for low, high in factors), turns]
+        ok = -0.5 <= turns[0] <= turns[1] <= 0.5
         require(ok, "ColorJitter", "hue must lie within -0.5 and 0.5", hue=hue)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:

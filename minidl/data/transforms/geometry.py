@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl.data.draws import Draws
-from minidl.data.transforms.base import Transform, pair, to_dtype
+from minidl.data.transforms.base import Transform, about, pair, to_dtype
 from minidl.errors import require
 
 PADDING = ("constant", "edge", "reflect", "symmetric")
@@ -148,8 +148,9 @@ class RandomAffine(Transform):
         require(ok, "RandomAffine", rule, interpolation=interpolation)
         self.translate, self.scale = translate or (0.0, 0.0), scale or (1.0, 1.0)
         shears = [shear] if isinstance(shear, (int, float)) else list(shear or [0])
-        along_x = _around_zero(shears[0] if len(shears) == 1 else shears[:2])
-        self.degrees, self.shear = _around_zero(degrees), (*along_x, *(shears[2:] or (0, 0)))
+        along_x = about(0, shears[0] if len(shears) == 1 else shears[:2], "RandomAffine")
+        self.degrees = about(0, degrees, "RandomAffine")
+        self.shear = (*along_x, *(shears[2:] or (0, 0)))
         self.interpolation, self.fill = interpolation, fill
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
@@ -169,10 +170,6 @@ class RandomAffine(Transform):
         along_y = np.array([[one, zero], [-np.tan(shear_y), one]])
         forward = np.einsum("ijn,jkn,kln->nil", turn, along_x, along_y)
         return warp(x, np.linalg.inv(forward), shift, self.interpolation, self.fill)
-
-
-def _around_zero(value: Any) -> tuple[float, float]:
-    return pair(value if isinstance(value, (tuple, list)) else (-value, value), "RandomAffine")
 
 
 def warp(
