@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -33,9 +34,9 @@ def square_with(factor):
 # ---- gradcheck -----------------------------------------------------------------------------------
 
 
-def test_right_gradients_pass_at_every_order():
-    assert gradcheck(lambda x: F.softmax(x, dim=-1), leaf(3, 4), order=3)
-    assert gradcheck(F.linear, (leaf(3, 4), leaf(2, 4, seed=1), leaf(2, seed=2)), order=2)
+def test_right_gradients_pass_at_both_orders():
+    assert gradcheck(lambda x: F.softmax(x, dim=-1), leaf(3, 4))
+    assert gradgradcheck(F.linear, (leaf(3, 4), leaf(2, 4, seed=1), leaf(2, seed=2)))
     assert gradgradcheck(lambda x, y: (x * x * y, y.exp()), (leaf(3), leaf(3, seed=1)))
     assert gradgradcheck(lambda x: x * x, leaf(3), Tensor(np.ones(3)))
 
@@ -55,25 +56,10 @@ def test_one_percent_of_error_is_found_and_explained():
     with pytest.raises(GraphError) as caught:
         gradcheck(lambda x, y: y + square_with(2.02)(x), (leaf(2, 3), leaf(3)))
     text = str(caught.value)
-    assert "derivative 1 of fn with respect to input 0 (2, 3) is wrong" in text
+    assert "the derivative of fn with respect to input 0 (2, 3) is wrong" in text
     assert "ratio 1.01" in text and "looks like an error in the gradient" in text
-    assert re.search(r"most wrong at element \(\d, \d\): vjp \S+, central difference \S+", text)
+    assert re.search(r"along a random direction: vjp \S+, central difference \S+, ratio", text)
     assert not gradcheck(square_with(2.02), leaf(2, 3), raise_exception=False)
-
-
-def test_one_wrong_element_is_pointed_at():
-    def twisted(x):
-        def vjp(g, need, x):
-            grad = np.array(2 * g * x)
-            grad[1, 2] *= 1.5
-            return (grad,)
-
-        return x * x, (x,), vjp
-
-    made = square_with(2)
-    made.function = twisted
-    with pytest.raises(GraphError, match=r"most wrong at element \(1, 2\)"):
-        gradcheck(made, leaf(2, 3))
 
 
 def test_a_vjp_of_zeros_for_softmax_is_found():
@@ -94,7 +80,7 @@ def test_a_kink_is_told_from_an_error():
     assert gradcheck(F.relu, leaf(5))
 
 
-def test_the_second_order_is_named():
+def test_an_error_of_the_second_order_is_found():
     def cube(x):  # right once: 3x²; its own gradient is written as 5x
         def vjp(g, need, x):
             return (g * second(x),)
@@ -105,9 +91,7 @@ def test_the_second_order_is_named():
     second.function = lambda x: (3 * x * x, (x,), lambda g, need, x: (g * x * 5,))
     first.function = cube
     assert gradcheck(first, leaf(3))
-    with pytest.raises(GraphError, match=r"derivative 2 of fn with respect to input 0"):
-        gradcheck(first, leaf(3), order=2)
-    with pytest.raises(GraphError, match=r"gradcheck: derivative 1"):
+    with pytest.raises(GraphError, match=r"derivative of fn with respect to input 0"):
         gradgradcheck(first, leaf(3))
 
 
@@ -233,18 +217,19 @@ def test_a_gradient_that_is_an_op_is_counted_once():
     assert p.rows == [("relu_grad", 2, 3.0, 2 * 3 * array.nbytes)]
 
 
-@pytest.mark.parametrize("ending", ["dot", "svg", "png"])
+@pytest.mark.parametrize("ending", ["svg", "png"])
 def test_plot_graph_writes_a_file(tmp_path, ending):
     x, w = leaf(3, 4), leaf(2, 4)
     loss = F.relu(F.linear(x, w)).sum() + w.exp().sum()
     path = tmp_path / f"graph.{ending}"
-    plot_graph(loss, path)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        plot_graph(loss, path)
     content = path.read_bytes()
-    if ending == "dot":
+    assert content[:4] == {"png": b"\x89PNG", "svg": b"<?xm"}[ending]
+    if ending == "svg":
         text = content.decode()
-        assert 'label="(3, 4)", shape=box' in text and text.count('label="(2, 4)"') == 1
-        assert 'label="product"' in text and 'label="exp"' in text and " -> " in text
-    assert content[:4] == {"png": b"\x89PNG", "svg": b"<?xm", "dot": b"digr"}[ending]
+        assert ">(3, 4)<" in text and text.count(">(2, 4)<") == 1
+        assert ">product<" in text and ">exp<" in text
     loss.backward()
     with pytest.raises(GraphError, match="the graph was freed by backward; draw it before"):
         plot_graph(loss, path)
@@ -257,10 +242,8 @@ def test_a_picture_of_a_huge_graph_is_refused(tmp_path):
     y = x
     for _ in range(450):
         y = y * 1.5
-    with pytest.raises(GraphError, match=r"holds 400 nodes; got nodes 45\d; write a .dot file"):
+    with pytest.raises(GraphError, match=r"holds 400 nodes; got nodes 45\d; draw a part"):
         plot_graph(y, tmp_path / "x.png")
-    plot_graph(y, tmp_path / "x.dot")
-    assert (tmp_path / "x.dot").read_text().count("->") == 450
 
 
 # ---- lr_find, info, the command line -------------------------------------------------------------

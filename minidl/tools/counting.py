@@ -34,24 +34,21 @@ class Summary:
     """
 
     def __init__(self, layers: list[Layer], model: Module) -> None:
-        self.layers = layers
-        self.parameters = sum(p.array.size for p in model.parameters())
-        self.trainable = sum(p.array.size for p in model.parameters() if p.requires_grad)
-        self.parameter_bytes = sum(p.array.nbytes for p in model.parameters())
+        self.layers, parameters = layers, list(model.parameters())
+        self.parameters = sum(p.array.size for p in parameters)
+        self.trainable = sum(p.array.size for p in parameters if p.requires_grad)
+        self.parameter_bytes = sum(p.array.nbytes for p in parameters)
         self.flops = sum(layer.flops for layer in layers)
         self.bytes = sum(layer.bytes for layer in layers)
 
     def __str__(self) -> str:
-        names = [f"{layer.name} ({layer.kind})" for layer in self.layers]
-        wide = max(map(len, [*names, "layer"]))
-        shapes = max(len(str(layer.output)) for layer in self.layers)
-        head = f"{'layer':<{wide}}  {'output':<{shapes}}{'parameters':>13}{'MFLOPs':>12}{'kB':>10}"
-        lines = [head]
-        for name, layer in zip(names, self.layers, strict=True):
-            lines.append(
-                f"{name:<{wide}}  {layer.output!s:<{shapes}}{layer.parameters:>13,}"
-                f"{layer.flops / 1e6:>12.3f}{layer.bytes / 1e3:>10.1f}"
-            )
+        rows = [
+            (f"{x.name} ({x.kind})", str(x.output), f"{x.parameters:,}", f"{x.flops / 1e6:.3f}",
+             f"{x.bytes / 1e3:.1f}") for x in self.layers
+        ]  # fmt: skip
+        rows.insert(0, ("layer", "output", "parameters", "MFLOPs", "kB"))
+        wide, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
+        lines = [f"{a:<{wide}}  {b:<{shapes}}{c:>13}{d:>12}{e:>10}" for a, b, c, d, e in rows]
         lines.append(
             f"{self.parameters:,} parameters ({self.trainable:,} trainable, "
             f"{self.parameter_bytes / 1e6:.2f} MB); {self.flops / 1e6:,.3f} MFLOPs a forward; "
@@ -76,49 +73,40 @@ def summary(
     shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     rng = np.random.default_rng(seed)
-    draws = [rng.standard_normal(shape) for shape in shapes]
     inputs = [
-        Tensor(x.astype(t) if np.dtype(t).kind == "f" else np.zeros(x.shape, t))
-        for x, t in zip(draws, dtypes, strict=True)
+        Tensor((rng.standard_normal(shape) * (np.dtype(t).kind == "f")).astype(t))
+        for shape, t in zip(shapes, dtypes, strict=True)
     ]
-    counter = _Counter(model)
-    modes = {module: module.training for module in model.modules()}
+    counter = _Counter()
+    modules = {module: name or "(model)" for name, module in model.named_modules()}
+    modes = {module: module.training for module in modules}
+    hooks = [module.register_forward_pre_hook(counter.enter) for module in modules]
+    hooks += [module.register_forward_hook(counter.leave) for module in modules]
     model.eval()
     try:
         with no_grad(), watch(counter.observe):
             model(*inputs)
     finally:
-        counter.remove()
+        for hook in hooks:
+            hook.remove()
         for module, training in modes.items():
             module.training = training
-    return Summary(counter.layers(), model)
+    return Summary(counter.layers(modules), model)
 
 
 class _Counter:
     """Attributes ops to the innermost module that is running."""
 
-    def __init__(self, model: Module) -> None:
-        self.names = {module: name for name, module in model.named_modules()}
+    def __init__(self) -> None:
         self.running: list[Module] = []
-        self.flops: dict[Module, int] = {}
+        self.flops: dict[Module, int] = {}  # in the order in which modules ran first
         self.outputs: dict[Module, Any] = {}
-        self.order: list[Module] = []
-        self.hooks = []
-        for module in self.names:
-            self.hooks.append(module.register_forward_pre_hook(self._enter))
-            self.hooks.append(module.register_forward_hook(self._leave))
 
-    def remove(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def _enter(self, module: Module, args: Any) -> None:
+    def enter(self, module: Module, args: Any) -> None:
         self.running.append(module)
-        if module not in self.flops:
-            self.flops[module] = 0
-            self.order.append(module)
+        self.flops.setdefault(module, 0)
 
-    def _leave(self, module: Module, args: Any, output: Any) -> None:
+    def leave(self, module: Module, args: Any, output: Any) -> None:
         self.running.pop()
         self.outputs[module] = output
 
@@ -126,15 +114,14 @@ class _Counter:
         if self.running:
             self.flops[self.running[-1]] += flops(name, inputs, output)
 
-    def layers(self) -> list[Layer]:
+    def layers(self, names: dict[Module, str]) -> list[Layer]:
+        """One row for each module that has parameters, FLOPs of its own or no parts."""
         rows = []
-        for module in self.order:
+        for module, count in self.flops.items():
             own = sum(p.array.size for p in module.parameters(recurse=False))
-            if own or self.flops[module] or not any(True for _ in module.children()):
-                array = _first(self.outputs[module])
-                name, kind = self.names[module] or "(model)", type(module).__name__
-                count = self.flops[module]
-                rows.append(Layer(name, kind, tuple(array.shape), own, count, array.nbytes))
+            if own or count or not any(True for _ in module.children()):
+                y, kind = _first(self.outputs[module]), type(module).__name__
+                rows.append(Layer(names[module], kind, tuple(y.shape), own, count, y.nbytes))
         return rows
 
 

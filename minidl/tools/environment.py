@@ -18,10 +18,8 @@ def info() -> dict[str, str]:
     """Facts by name, each one line, in the order in which `python -m minidl info` prints them."""
     return {
         "python": f"{platform.python_version()} on {platform.platform()}",
-        "packages": ", ".join(
-            f"{name} {_version(name) or '(not installed)'}" for name in _PACKAGES
-        ),
-        "processor": f"{_processor()}, {config.allowed_cores()} cores allowed",
+        "packages": ", ".join(f"{n} {version(n) or '(not installed)'}" for n in _PACKAGES),
+        "processor": f"{processor()}, {config.allowed_cores()} cores allowed",
         "threads": f"{config.threads()} (MINIDL_NUM_THREADS)",
         "BLAS": blas.describe(),
         "kernel cache": f"{config.cache_dir()} (MINIDL_CACHE)",
@@ -29,14 +27,16 @@ def info() -> dict[str, str]:
     }
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """The installed version of a package, "" without one."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's model name, as the system tells it."""
     listing = Path("/proc/cpuinfo")
     if listing.exists():
         for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -48,7 +48,7 @@ def _processor() -> str:
 def _gpu() -> str:
     """The devices that the driver sees, and what is missing to use one."""
     devices = _devices()
-    found = next((f"{name} {_version(name)}" for name in _CUPY if _version(name)), "")
+    found = next((f"{name} {version(name)}" for name in _CUPY if version(name)), "")
     missing = [] if devices else ["an NVIDIA GPU with its driver"]
     missing += [] if found else ["CuPy (pip install 'minidl[gpu]')"]
     text = ", ".join(filter(None, [*devices, found])) or "none"
