@@ -158,8 +158,7 @@ _streams = {name: Generator(0, name) for name in STREAMS}
 
 
 def default(stream: str) -> Generator:
-    """The process-wide generator of a stream."""
-    require(stream in STREAMS, "default", f"stream must be one of {[*STREAMS]}", stream=stream)
+    """The process-wide generator of a stream, one of STREAMS."""
     return _streams[stream]
 
 

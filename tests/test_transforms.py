@@ -30,13 +30,13 @@ EVERY = [
     T.Resize(6),
     T.Resize((15, 7)),
     T.RandomAffine(20, (0.1, 0.1), (0.8, 1.2), 10),
-    T.RandomAffine((5, 9), shear=(0, 5, 0, 5), interpolation="bilinear", fill=3),
+    T.RandomAffine((5, 9), shear=(0, 5, 0, 5), fill=3),
     T.ColorJitter(0.4, 0.4, (0.5, 2), 0.2),
     T.Grayscale(3),
     T.Grayscale(1),
     T.GaussianBlur(5),
     T.RandomErasing(1.0),
-    T.RandomErasing(0.5, value="random"),
+    T.RandomErasing(0.5, value=7),
     T.Cutout(5),
     T.RandAugment(),
     T.AutoAugment(),
@@ -132,8 +132,6 @@ def test_affine_maps():
     x = batch(3, 9, 9)
     quarter = T.RandomAffine((90, 90))(x)
     assert np.array_equal(quarter, np.rot90(x, -1, axes=(2, 3)))  # clockwise, as torchvision's
-    smooth = T.RandomAffine((90, 90), interpolation="bilinear")(x)
-    assert np.array_equal(smooth, quarter)
     assert np.array_equal(T.RandomAffine(0)(x), x)
     moved = T.RandomAffine(0, translate=(0.4, 0.4), fill=7)(x, np.arange(3), 0)
     for y, original in zip(moved, x, strict=True):
@@ -247,7 +245,7 @@ def test_policies_need_bytes():
         with pytest.raises(DTypeError, match="uint8"):
             transform(batch(dtype=np.float32))
         assert transform(batch(2, c=1)).shape == (2, 1, 12, 10)
-    assert len(T.AutoAugment()._policies) == 25
+    assert len(T.AutoAugment.policies) == 25
     with pytest.raises(ShapeError, match="magnitude"):
         T.RandAugment(magnitude=31)
     identity = T.RandAugment(num_ops=0)

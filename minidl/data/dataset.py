@@ -35,10 +35,9 @@ class TensorDataset(Dataset):
 
     def __init__(self, *tensors: Tensor | np.ndarray) -> None:
         self.tensors = tuple(t if isinstance(t, Tensor) else Tensor(np.asarray(t)) for t in tensors)
-        sizes = {t.shape[0] if t.ndim else None for t in self.tensors}
-        rule = "tensors must share their first length"
         shapes = [t.shape for t in self.tensors]
-        require(len(sizes) == 1 and None not in sizes, "TensorDataset", rule, shapes=shapes)
+        ok = len({shape[:1] for shape in shapes}) == 1 and all(shapes)
+        require(ok, "TensorDataset", "tensors must share their first length", shapes=shapes)
 
     def __len__(self) -> int:
         return self.tensors[0].shape[0]

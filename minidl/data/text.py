@@ -11,22 +11,21 @@ from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, within
 from minidl.errors import DataError, require
 
-SPLITS = ("train", "val", "test")
+SPLITS = {"train": (0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1)}  # shares of the text
 
 
 class Text(Dataset):
     """Windows of `length` characters of a text file: item i is (x, y), y one character further.
 
     x, y (length,) int64 indices into `vocabulary`, the sorted characters of the whole file, so
-    that all splits agree. The text is cut into train, val and test by `fractions`; windows begin
-    every `step` characters. Raises DataError.
+    that all splits agree. The first 80 % of the text are train, the next 10 % val, the last test;
+    windows begin every `step` characters. Raises DataError.
     """
 
-    def __init__(self, path: str | Path, length: int, split: str = "train", *, step: int = 1,
-                 fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> None:  # fmt: skip
-        require(split in SPLITS, "Text", f"split must be one of {SPLITS}", split=split)
-        ok = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6
-        require(ok, "Text", "fractions must be three shares that add up to 1", fractions=fractions)
+    def __init__(
+        self, path: str | Path, length: int, split: str = "train", *, step: int = 1
+    ) -> None:
+        require(split in SPLITS, "Text", f"split must be one of {[*SPLITS]}", split=split)
         require(length > 0 and step > 0, "Text", "length and step must be positive", length=length)
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -34,9 +33,8 @@ class Text(Dataset):
             raise DataError(f"Text: cannot read {path} as UTF-8 text: {e}") from e
         self.vocabulary = sorted(set(text))
         self._index = {c: i for i, c in enumerate(self.vocabulary)}
-        edges = np.rint(np.cumsum([0, *fractions]) * len(text)).astype(int)
-        k = SPLITS.index(split)
-        self.codes = self.encode(text[edges[k] : edges[k + 1]])
+        start, stop = (round(share * len(text)) for share in SPLITS[split])
+        self.codes = self.encode(text[start:stop])
         self.length, self.step = length, step
         rule = f"the {split} part of {path} is shorter than one window"
         require(len(self.codes) > length, "Text", rule, error=DataError, length=length)

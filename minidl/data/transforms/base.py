@@ -97,11 +97,6 @@ def to_dtype(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return y.astype(dtype, copy=False)
 
 
-def white(dtype: np.dtype) -> float:
-    """The value of full intensity."""
-    return 255.0 if dtype == np.uint8 else 1.0
-
-
 def pair(value: float | Sequence[float], op: str) -> tuple[Any, Any]:
     """A number as (number, number); a pair as it is."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
@@ -111,5 +106,5 @@ def pair(value: float | Sequence[float], op: str) -> tuple[Any, Any]:
 
 def about(middle: float, value: float | Sequence[float], op: str) -> tuple[Any, Any]:
     """A number v as (middle - v, middle + v); a pair as it is."""
-    number = isinstance(value, (int, float))
-    return pair((middle - value, middle + value) if number else value, op)
+    both = (middle - value, middle + value) if isinstance(value, (int, float)) else value
+    return pair(both, op)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from minidl.data.draws import Draws
-from minidl.data.transforms.base import Transform, about, pair, to_dtype, white
+from minidl.data.transforms.base import Transform, about, pair, to_dtype
 from minidl.errors import require
 
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision has it
@@ -49,7 +49,7 @@ class ColorJitter(Transform):
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         u = draws.uniform(8)
-        top = white(x.dtype)
+        top = 255.0 if x.dtype == np.uint8 else 1.0
         y = x.astype(np.float32) / np.float32(top)
         order = np.argsort(u[:, 4:], axis=1)
         steps = (_brightness, _contrast, _saturation, _hue)

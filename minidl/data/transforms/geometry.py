@@ -137,21 +137,17 @@ class RandomAffine(Transform):
 
     degrees: a number d for (-d, d) or a pair; translate: largest shift as fractions of width and
     height; scale: a pair; shear: degrees along x, a number or a pair (or four: x and y);
-    interpolation: nearest or bilinear; fill: the value of pixels from outside.
+    fill: the value of pixels from outside. The nearest pixel is taken.
     """
 
     def __init__(self, degrees: float | Sequence[float], translate: Sequence[float] | None = None,
                  scale: Sequence[float] | None = None, shear: float | Sequence[float] | None = None,
-                 interpolation: str = "nearest", fill: float = 0) -> None:  # fmt: skip
-        ok = interpolation in ("nearest", "bilinear")
-        rule = "interpolation must be nearest or bilinear"
-        require(ok, "RandomAffine", rule, interpolation=interpolation)
-        self.translate, self.scale = translate or (0.0, 0.0), scale or (1.0, 1.0)
+                 *, fill: float = 0) -> None:  # fmt: skip
+        self.translate, self.scale, self.fill = translate or (0, 0), scale or (1, 1), fill
         shears = [shear] if isinstance(shear, (int, float)) else list(shear or [0])
         along_x = about(0, shears[0] if len(shears) == 1 else shears[:2], "RandomAffine")
         self.degrees = about(0, degrees, "RandomAffine")
         self.shear = (*along_x, *(shears[2:] or (0, 0)))
-        self.interpolation, self.fill = interpolation, fill
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]
@@ -169,32 +165,18 @@ class RandomAffine(Transform):
         along_x = np.array([[one, -np.tan(shear_x)], [zero, one]])
         along_y = np.array([[one, zero], [-np.tan(shear_y), one]])
         forward = np.einsum("ijn,jkn,kln->nil", turn, along_x, along_y)
-        return warp(x, np.linalg.inv(forward), shift, self.interpolation, self.fill)
+        return warp(x, np.linalg.inv(forward), shift, self.fill)
 
 
-def warp(
-    x: np.ndarray, inverse: np.ndarray, shift: np.ndarray, interpolation: str, fill: float
-) -> np.ndarray:
+def warp(x: np.ndarray, inverse: np.ndarray, shift: np.ndarray, fill: float) -> np.ndarray:
     """out(p) = x(inverse (p - middle - shift) + middle), p = (x, y); (N, 2, 2) and (N, 2)."""
     n, h, w, c = x.shape
     middle = np.array([(w - 1) / 2, (h - 1) / 2])
     px = np.arange(w) - middle[0] - shift[:, :1]  # (N, W)
     py = np.arange(h) - middle[1] - shift[:, 1:]
     ax, ay = inverse[:, :, 0, None] * px[:, None], inverse[:, :, 1, None] * py[:, None]
-    source = ax[:, :, None, :] + ay[:, :, :, None]  # (N, 2, H, W)
-    sx, sy = source[:, 0] + middle[0], source[:, 1] + middle[1]
-    padded = pad(x, 1, 1, fill).reshape(-1, c)
-    base = np.arange(n)[:, None, None] * ((h + 2) * (w + 2))
-
-    def at(iy: np.ndarray, ix: np.ndarray) -> np.ndarray:
-        """Pixels at whole coordinates; the frame of `fill` stands for everything outside."""
-        iy, ix = np.clip(iy + 1, 0, h + 1), np.clip(ix + 1, 0, w + 1)
-        return padded[base + iy * (w + 2) + ix]
-
-    if interpolation == "nearest":
-        return at(np.rint(sy).astype(np.int64), np.rint(sx).astype(np.int64))
-    y0, x0 = np.floor(sy).astype(np.int64), np.floor(sx).astype(np.int64)
-    fy, fx = (sy - y0)[..., None].astype(np.float32), (sx - x0)[..., None].astype(np.float32)
-    upper = at(y0, x0) * (1 - fx) + at(y0, x0 + 1) * fx
-    lower = at(y0 + 1, x0) * (1 - fx) + at(y0 + 1, x0 + 1) * fx
-    return to_dtype(upper * (1 - fy) + lower * fy, x.dtype)
+    source = ax[:, :, None, :] + ay[:, :, :, None] + middle[:, None, None]  # (N, 2, H, W)
+    # The frame of `fill` stands for everything outside.
+    ix = np.clip(np.rint(source[:, 0]).astype(int) + 1, 0, w + 1)
+    iy = np.clip(np.rint(source[:, 1]).astype(int) + 1, 0, h + 1)
+    return pad(x, 1, 1, fill)[np.arange(n)[:, None, None], iy, ix]

@@ -18,29 +18,20 @@ from minidl.errors import require
 class RandomErasing(Transform):
     """Overwrite a random rectangle by `value`, with probability p (Zhong et al. 2017).
 
-    scale: range of its share of the area; ratio: range of its aspect ratio; value: a number, or
-    "random" for uniform noise in the pictures' range.
+    scale: range of its share of the area; ratio: range of its aspect ratio.
     """
 
     def __init__(self, p: float = 0.5, scale: Sequence[float] = (0.02, 0.33),
-                 ratio: Sequence[float] = (0.3, 3.3), value: float | str = 0) -> None:  # fmt: skip
-        ok = value == "random" or not isinstance(value, str)
-        require(ok, "RandomErasing", 'value must be a number or "random"', value=value)
+                 ratio: Sequence[float] = (0.3, 3.3), value: float = 0) -> None:  # fmt: skip
         self.p, self.scale, self.ratio, self.value = p, scale, ratio, value
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        n, h, w, c = x.shape
-        chosen = draws.uniform(1)[:, 0] < self.p
-        boxes = random_boxes(draws, h, w, self.scale, self.ratio)
-        if self.value != "random":
-            return erase(x, boxes * chosen[:, None], self.value)
-        noise = draws.uniform(h * w * c, 0, 256 if x.dtype == np.uint8 else 1)
-        return erase(x, boxes * chosen[:, None], noise.reshape(x.shape).astype(x.dtype))
+        chosen = draws.uniform(1) < self.p
+        boxes = random_boxes(draws, x.shape[1], x.shape[2], self.scale, self.ratio)
+        return erase(x, boxes * chosen, self.value)
 
 
-def random_boxes(
-    draws: Draws, h: int, w: int, scale: Sequence[float], ratio: Sequence[float]
-) -> np.ndarray:
+def random_boxes(draws: Draws, h: int, w: int, scale: Any, ratio: Any) -> np.ndarray:
     """(N, 4) top, left, height, width; the first of ten tries that fits, else all 0."""
     tries = 10
     u = draws.uniform(2 * tries + 2)

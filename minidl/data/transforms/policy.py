@@ -99,15 +99,13 @@ class AutoAugment(_Policy):
     """One of the 25 sub-policies learnt on CIFAR-10 for each picture (Cubuk et al. 2019)."""
 
     words = 5
-
-    def __init__(self, policy: str = "cifar10") -> None:
-        require(policy == "cifar10", "AutoAugment", 'policy must be "cifar10"', policy=policy)
-        self.policy = policy
-        pairs = CIFAR10_POLICY.strip().replace("\n", ";").split(";")
-        self._policies = [[step.split() for step in p.split(",")] for p in pairs]
+    policies = [
+        [step.split() for step in pair.split(",")]
+        for pair in CIFAR10_POLICY.strip().replace("\n", ";").split(";")
+    ]
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
-        steps = self._policies[int(u[0] * len(self._policies))]
+        steps = self.policies[int(u[0] * len(self.policies))]
         for (name, p, level), chance, sign in zip(steps, u[1:3], u[3:5], strict=True):
             if chance <= float(p):
                 picture = operate(picture, name, int(level) / 9, sign < 0.5)
