@@ -239,7 +239,7 @@ def test_resume_of_other_data_is_refused(tmp_path):
 
 def test_resume_elsewhere_warns(tmp_path, monkeypatch):
     toy(tmp_path, epochs=1).fit()
-    monkeypatch.setattr("minidl.train.rundir.cpu_name", lambda: "another processor")
+    monkeypatch.setattr("minidl.train.rundir.processor", lambda: "another processor")
     with pytest.warns(UserWarning, match="not bit-identical here: cpu .* -> another processor"):
         toy(tmp_path, epochs=1).resume()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import numpy as np
 
 from minidl.errors import CheckpointError, require
 from minidl.io import load, save, write_bytes
+from minidl.tools.environment import processor, version
 
 FORMAT = 1  # of what the loop keeps in checkpoint.safetensors
 
@@ -33,25 +33,9 @@ def fingerprint(arrays: Iterable[np.ndarray]) -> str:
 
 def machine() -> dict[str, str]:
     """What bit-equal numbers depend on besides the program: versions and the processor."""
-    versions = {"python": platform.python_version()}
-    for name in ("minidl", "numpy", "numba", "llvmlite"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"  # run from its source folder
-    return versions | {"cpu": cpu_name()}
-
-
-def cpu_name() -> str:
-    """The processor's model name, as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+    names = ("minidl", "numpy", "numba", "llvmlite")
+    versions = {name: version(name) or "not installed" for name in names}
+    return {"python": platform.python_version(), **versions, "cpu": processor()}
 
 
 class RunDir:

@@ -15,6 +15,7 @@ import minidl as ml
 from minidl import nn, optim
 from minidl.data.transforms import Normalize
 from minidl.tools import summary
+from minidl.tools.environment import processor
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
 from projects.convnet.config import Config, UsageError
 from projects.convnet.data import Images, Split, batches, load_images, loader_for
@@ -179,9 +180,7 @@ def conclude(
 
 def device_name(cfg: Config) -> str:
     """What computed, in words."""
-    from minidl.train.rundir import cpu_name
-
-    return f"{cpu_name()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device
+    return f"{processor()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device
 
 
 def commit() -> str | None:
