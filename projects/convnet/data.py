@@ -124,7 +124,8 @@ def channel_statistics(x: np.ndarray) -> tuple[list[float], list[float]]:
     levels = np.arange(256) / 255
     mean, std = [], []
     for channel in x.transpose(1, 0, 2, 3):
-        share = np.bincount(channel.reshape(-1), minlength=256) / channel.size
+        parts = np.array_split(channel, -(-len(channel) // 250))  # bincount makes each an int64
+        share = sum(np.bincount(p.reshape(-1), minlength=256) for p in parts) / channel.size
         mean.append(float(share @ levels))
         std.append(max(float(share @ (levels - mean[-1]) ** 2) ** 0.5, 1e-3))
     return mean, std
