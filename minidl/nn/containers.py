@@ -1,86 +1,73 @@
-"""Modules that hold modules or parameters: Sequential, ModuleList, ModuleDict, ParameterList."""
+"""Modules that hold modules: Sequential, ModuleList, ModuleDict."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from itertools import groupby
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
-from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn.module import Module, _indent
-from minidl.nn.parameter import Parameter
-
-T = TypeVar("T")
 
 
-class _Numbered(Module, Generic[T]):
-    """A list whose items are registered under "0", "1", …"""
+class _Numbered(Module):
+    """A list whose modules are registered under "0", "1", …"""
 
-    _kind = "_modules"
-
-    def _fill(self, items: Iterable[T]) -> None:
-        self.__dict__[self._kind].clear()
-        self.extend(items)
-
-    def _add(self, name: str, item: Any) -> None:
-        self.register_module(name, item)
-
-    def _items(self) -> list[T]:
-        return list(self.__dict__[self._kind].values())
+    def _fill(self, modules: Iterable[Module]) -> Self:
+        self._modules.clear()
+        return self.extend(modules)
 
     def __len__(self) -> int:
-        return len(self.__dict__[self._kind])
+        return len(self._modules)
 
-    def __iter__(self) -> Iterator[T]:
-        return iter(self._items())
+    def __iter__(self) -> Iterator[Module]:
+        return iter(list(self._modules.values()))
 
     def _name(self, index: int) -> str:
         size = len(self)
         require(-size <= index < size, type(self).__name__, f"index out of {size}", index=index)
-        return list(self.__dict__[self._kind])[index]
+        return list(self._modules)[index]
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return type(self)(self._items()[index])  # type: ignore[call-arg]
-        return self.__dict__[self._kind][self._name(index)]
+            return type(self)(list(self)[index])  # type: ignore[call-arg]
+        return self._modules[self._name(index)]
 
-    def __setitem__(self, index: int, item: T) -> None:
-        self._add(self._name(index), item)
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.register_module(self._name(index), module)
 
     def __delitem__(self, index: int | slice) -> None:
-        items = self._items()
-        del items[index]
-        self._fill(items)
+        modules = list(self)
+        del modules[index]
+        self._fill(modules)
 
-    def append(self, item: T) -> Self:
-        """Add an item at the end."""
-        self._add(str(len(self)), item)
+    def append(self, module: Module) -> Self:
+        """Add a module at the end."""
+        self.register_module(str(len(self)), module)
         return self
 
-    def extend(self, items: Iterable[T]) -> Self:
-        """Add several items at the end."""
-        for item in list(items):
-            self.append(item)
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add several modules at the end."""
+        for module in list(modules):
+            self.append(module)
         return self
 
     __iadd__ = extend
 
-    def insert(self, index: int, item: T) -> Self:
-        """Put an item before the one at index."""
-        items = self._items()
-        items.insert(index, item)
-        self._fill(items)
-        return self
+    def insert(self, index: int, module: Module) -> Self:
+        """Put a module before the one at index."""
+        modules = list(self)
+        modules.insert(index, module)
+        return self._fill(modules)
 
-    def pop(self, index: int = -1) -> T:
-        """Remove and return the item at index."""
-        item = self[index]
+    def pop(self, index: int = -1) -> Module:
+        """Remove and return the module at index."""
+        module = self[index]
         del self[index]
-        return item
+        return module
 
 
-class Sequential(_Numbered[Module]):
+class Sequential(_Numbered):
     """Call modules one after the other: `Sequential(a, b)` or `Sequential({"first": a, …})`."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
@@ -95,14 +82,6 @@ class Sequential(_Numbered[Module]):
             return type(self)(dict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
-    def __delitem__(self, index: int | slice) -> None:
-        if all(name.isdigit() for name in self._modules):
-            super().__delitem__(index)
-        else:
-            gone = list(self._modules)[index]
-            for name in [gone] if isinstance(gone, str) else gone:
-                del self._modules[name]
-
     def forward(self, x: Any) -> Any:
         """The last module's output."""
         for module in self:
@@ -110,7 +89,7 @@ class Sequential(_Numbered[Module]):
         return x
 
 
-class ModuleList(_Numbered[Module]):
+class ModuleList(_Numbered):
     """A list of modules."""
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
@@ -156,23 +135,3 @@ class ModuleDict(Module, MutableMapping[str, Module]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
-
-
-class ParameterList(_Numbered[Tensor]):
-    """A list of parameters (plain Tensors are made parameters)."""
-
-    _kind = "_parameters"
-
-    def __init__(self, values: Iterable[Tensor] | None = None) -> None:
-        super().__init__()
-        self._fill(values or ())
-
-    def _add(self, name: str, item: Any) -> None:
-        self.register_parameter(name, item if isinstance(item, Parameter) else Parameter(item))
-
-    def extra_repr(self) -> str:
-        """Each parameter's dtype and shape."""
-        return "\n".join(
-            f"  ({i}): Parameter containing: [{p.dtype} of size {'x'.join(map(str, p.shape))}]"
-            for i, p in enumerate(self)
-        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from minidl import functional as F
 from minidl.autograd import Tensor
@@ -16,27 +17,61 @@ from minidl.nn.utils.rnn import PackedSequence, run_packed
 from minidl.ops.join import cat, stack
 from minidl.ops.recurrent import gru, lstm, rnn
 
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+States = tuple[Tensor, ...]
 
 
-class _Uniform(Layer):
-    """Parameters uniform in ±1/√hidden_size."""
+class _Recurrent(Layer):
+    """What layers and cells share: a fused op, its gates and states, how its weights begin."""
 
+    _op: ClassVar[Callable[..., Any]] = staticmethod(rnn)
     _gates, _states = 1, 1
-    nonlinearity = "tanh"
+    _weights: ClassVar[tuple[str, ...]] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+    def _make(self, suffix: str, width: int, size: int, *where: Any) -> None:
+        """The parameters of one op for inputs of that width, h projected to size (0: it is not)."""
+        rows, out = self._gates * self.hidden_size, size or self.hidden_size
+        bias = (rows,) if self.bias else None
+        shapes = [(rows, width), (rows, out), bias, bias, (size, self.hidden_size)]
+        for name, shape in zip(self._weights, shapes if size else shapes[:4]):
+            made = None if shape is None else new_parameter(shape, *where)
+            self.register_parameter(name + suffix, made)
 
     def reset_parameters(self) -> None:
         for param in self.parameters():
             init.uniform_around_0_(param, 1 / math.sqrt(self.hidden_size))
 
     def _check_nonlinearity(self) -> None:
-        known = self.nonlinearity in ("tanh", "relu")
+        given = getattr(self, "nonlinearity", "tanh")
         rule = "nonlinearity must be tanh or relu"
-        require(known, type(self).__name__, rule, nonlinearity=self.nonlinearity)
+        require(given in ("tanh", "relu"), type(self).__name__, rule, nonlinearity=given)
+
+    def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
+        """x (T, B, I) and first states -> y, *last states."""
+        weights = [getattr(self, name + suffix, None) for name in self._weights]
+        options = {"reverse": suffix.endswith("reverse")}
+        if "nonlinearity" in self._fields:
+            options["nonlinearity"] = self.nonlinearity
+        return self._op(x, *states, *weights, **options)
+
+    def _first(self, given: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> States:
+        """The first states h, or h and c, checked; zeros where not given."""
+        if given is None:
+            return tuple(zeros(shape, like=x) for shape in shapes)
+        states = (given,) if isinstance(given, Tensor) else tuple(given)
+        name, count = type(self).__name__, self._states
+        rule = f"the state must be {' and '.join('hc'[:count])}"
+        require(len(states) == count, name, rule, given=len(states))
+        for key, state, shape in zip("hc", states, shapes):
+            require(state.shape == shape, name, f"{key} must be {shape}", state=state)
+        return states
+
+    def _as_given(self, states: States) -> Any:
+        """h alone, or (h, c)."""
+        return states if self._states > 1 else states[0]
 
 
-class _Recurrent(_Uniform):
-    """Layers and directions around one fused op, with PyTorch's names (weight_ih_l0_reverse …).
+class _Layers(_Recurrent):
+    """Layers and directions, with PyTorch's names (weight_ih_l0_reverse …).
 
     A sequence x is (T, B, input_size), (B, T, input_size) with batch_first, (T, input_size)
     unbatched, or a PackedSequence.
@@ -46,25 +81,15 @@ class _Recurrent(_Uniform):
 
     def _build(self, *where: Any) -> None:
         name, size, hidden = type(self).__name__, self.proj_size, self.hidden_size
-        ok = 0 <= self.dropout <= 1
-        require(ok, name, "dropout must be between 0 and 1", dropout=self.dropout)
-        fits = 0 <= size < hidden
-        require(fits, name, "proj_size must be below hidden_size", proj_size=size)
-        layers = self.num_layers
+        p, layers = self.dropout, self.num_layers
+        require(0 <= p <= 1, name, "dropout must be between 0 and 1", dropout=p)
+        require(0 <= size < hidden, name, "proj_size must be below hidden_size", proj_size=size)
         require(layers > 0, name, "num_layers must be positive", num_layers=layers)
         self._check_nonlinearity()
-        rows, out = self._gates * hidden, size or hidden
         for layer in range(layers):
-            width = self.input_size if layer == 0 else out * (1 + self.bidirectional)
-            shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width)}
-            shapes["weight_hh"] = (rows, out)
-            if self.bias:
-                shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-            if size:
-                shapes["weight_hr"] = (size, hidden)
+            width = (size or hidden) * (1 + self.bidirectional) if layer else self.input_size
             for suffix in self._suffixes(layer):
-                for key, shape in shapes.items():
-                    setattr(self, key + suffix, new_parameter(shape, *where))
+                self._make(suffix, width, size, *where)
         self.reset_parameters()
 
     def _suffixes(self, layer: int) -> list[str]:
@@ -73,97 +98,68 @@ class _Recurrent(_Uniform):
     def flatten_parameters(self) -> None:
         """Nothing to do: weights need no special memory here."""
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
-        """One direction of one layer: x (T, B, I) and first states -> y, *last states."""
-        raise NotImplementedError
-
-    def _arguments(self, suffix: str) -> tuple[list[Any], bool]:
-        """The op's weights, and whether it runs from the last step to the first."""
-        return [getattr(self, key + suffix, None) for key in _WEIGHTS], "reverse" in suffix
-
-    def _first_states(self, given: Any, x: Tensor, batch: int) -> tuple[Tensor, ...]:
-        """The first states (layers · directions, B, width), checked; zeros where not given."""
-        rows, name = self.num_layers * (1 + self.bidirectional), type(self).__name__
-        widths = (self.proj_size or self.hidden_size, self.hidden_size)[: self._states]
-        shapes = [(rows, batch, width) for width in widths]
-        if given is None:
-            return tuple(zeros(shape, like=x) for shape in shapes)
-        states = given if isinstance(given, tuple) else (given,)
-        rule = f"the state must be {' and '.join(('h', 'c')[: self._states])}"
-        require(len(states) == self._states, name, rule, given=len(states))
-        for key, state, shape in zip(("h", "c"), states, shapes):
-            require(state.shape == shape, name, f"{key} must be {shape}", state=state)
-        return states
-
-    def _run(self, x: Tensor, states: tuple[Tensor, ...], sizes: list[int] | None) -> Any:
-        """All layers over x (T, B, I), or over packed rows (total, I) with their batch sizes."""
-        last: list[tuple[Tensor, ...]] = []
-        for layer in range(self.num_layers):
-            outs = []
-            for suffix in self._suffixes(layer):
-                own = tuple(s[len(last)] for s in states)
-                step = partial(self._op, suffix=suffix)
-                back = "reverse" in suffix
-                run = step if sizes is None else partial(run_packed, step, sizes, back)
-                y, *ends = run(x, own)
-                outs.append(y)
-                last.append(tuple(ends))
-            x = cat(outs, -1) if self.bidirectional else outs[0]
-            if self.dropout and layer + 1 < self.num_layers:
-                x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(stack(ends, 0) for ends in zip(*last))
-
     def forward(self, x: Any, hx: Any = None) -> Any:
         """Sequence and first state (h, or for an LSTM (h, c)) -> outputs and last state.
 
         States are (layers · directions, B, width), without B for an unbatched sequence.
         """
+        data, axes = (x.data, (2,)) if isinstance(x, PackedSequence) else (x, (2, 3))
+        fits = data.ndim in axes and data.shape[-1] == self.input_size
+        rule = f"x must have {' or '.join(map(str, axes))} axes, the last of {self.input_size}"
+        require(fits, type(self).__name__, rule, x=data)
         if isinstance(x, PackedSequence):
-            return self._forward_packed(x, hx)
-        self._check(x, (2, 3))
-        unbatched = x.ndim == 2
-        if unbatched:
-            x = x.unsqueeze(1)
-            given = hx if isinstance(hx, tuple) else (hx,)
-            hx = None if hx is None else tuple(s.unsqueeze(1) for s in given)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        y, states = self._run(x, self._first_states(hx, x, x.shape[1]), None)
-        if unbatched:
+            y, states = self._run(x.data, hx, x.batch_sizes.tolist(), *x[2:])
+            y = x._replace(data=y)
+        elif x.ndim == 2:
+            given = (hx,) if isinstance(hx, Tensor) else hx
+            hx = None if given is None else [s.unsqueeze(1) for s in given]
+            y, states = self._run(x.unsqueeze(1), hx)
             y, states = y.squeeze(1), tuple(s.squeeze(1) for s in states)
         elif self.batch_first:
+            y, states = self._run(x.transpose(0, 1), hx)
             y = y.transpose(0, 1)
-        return y, states if self._states > 1 else states[0]
+        else:
+            y, states = self._run(x, hx)
+        return y, self._as_given(states)
 
-    def _check(self, x: Tensor, axes: tuple[int, ...]) -> None:
-        fits = x.ndim in axes and x.shape[-1] == self.input_size
-        rule = f"x must have {' or '.join(map(str, axes))} axes, the last of {self.input_size}"
-        require(fits, type(self).__name__, rule, x=x)
+    def _run(
+        self, x: Tensor, given: Any, sizes: list[int] | None = None, order: Any = None,
+        back: Any = None,
+    ) -> tuple[Any, States]:  # fmt: skip
+        """All layers over x (T, B, I), or over packed rows (total, I) with their batch sizes.
 
-    def _forward_packed(self, packed: PackedSequence, hx: Any) -> Any:
-        data, batch_sizes, order, back = packed
-        self._check(data, (2,))
-        sizes = batch_sizes.tolist()
-        states = self._first_states(hx, data, sizes[0])
-        if order is not None:
-            states = tuple(s[:, order] for s in states)
-        y, states = self._run(data, states, sizes)
-        if back is not None:
-            states = tuple(s[:, back] for s in states)
-        out = PackedSequence(y, batch_sizes, order, back)
-        return out, states if self._states > 1 else states[0]
+        order and back are how packing sorted the sequences, and how to undo it.
+        """
+        batch, rows = sizes[0] if sizes else x.shape[1], self.num_layers * (1 + self.bidirectional)
+        widths = (self.proj_size or self.hidden_size, self.hidden_size)[: self._states]
+        states = self._first(given, x, [(rows, batch, width) for width in widths])
+        states = states if order is None else tuple(s[:, order] for s in states)
+        last: list[tuple[Tensor, ...]] = []
+        for layer in range(self.num_layers):
+            outs = []
+            for suffix in self._suffixes(layer):
+                run: Any = partial(self._run_op, suffix=suffix)
+                if sizes:
+                    run = partial(run_packed, run, sizes, suffix.endswith("reverse"))
+                y, *ends = run(x, tuple(s[len(last)] for s in states))
+                outs.append(y)
+                last.append(tuple(ends))
+            x = cat(outs, -1) if self.bidirectional else outs[0]
+            if self.dropout and layer + 1 < self.num_layers:
+                x = F.dropout(x, self.dropout, self.training)
+        ends = [stack(parts, 0) for parts in zip(*last)]
+        return x, tuple(ends if back is None else [s[:, back] for s in ends])
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
-        usual = (0, 1, True, False, 0, False)
         keys = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-        for key, value in zip(keys, usual):
+        for key, usual in zip(keys, (0, 1, True, False, 0, False)):
             own = getattr(self, key)
-            text += "" if own == value else f", {key}={own}"
+            text += "" if own == usual else f", {key}={own}"
         return text
 
 
-class RNN(_Recurrent, show=""):
+class RNN(_Layers, show=""):
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu."""
 
     input_size: int
@@ -175,12 +171,8 @@ class RNN(_Recurrent, show=""):
     dropout: float = 0.0
     bidirectional: bool = False
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
-        weights, reverse = self._arguments(suffix)
-        return rnn(x, *state, *weights, nonlinearity=self.nonlinearity, reverse=reverse)
 
-
-class _Gated(_Recurrent, show=""):
+class _Gated(_Layers, show=""):
     input_size: int
     hidden_size: int
     num_layers: int = 1
@@ -193,62 +185,40 @@ class _Gated(_Recurrent, show=""):
 class GRU(_Gated):
     """Gated recurrent unit, gates in the order r, z, n; r applies after the product with W_hh."""
 
-    _gates = 3
-
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
-        weights, reverse = self._arguments(suffix)
-        return gru(x, *state, *weights, reverse=reverse)
+    _op, _gates = staticmethod(gru), 3
 
 
 class LSTM(_Gated, show=""):
     """Long short-term memory, gates i, f, g, o; proj_size projects h (arXiv 1402.1128)."""
 
-    _gates, _states = 4, 2
+    _op, _gates, _states = staticmethod(lstm), 4, 2
+    _weights = (*_Recurrent._weights, "weight_hr")
     proj_size: int = 0
 
-    def _op(self, x: Tensor, state: tuple[Tensor, ...], suffix: str) -> tuple:
-        weights, reverse = self._arguments(suffix)
-        weights.append(getattr(self, "weight_hr" + suffix, None))
-        return lstm(x, *state, *weights, reverse=reverse)
 
-
-class _Cell(_Uniform, show="{input_size}, {hidden_size}…"):
-    """One step: x (B, input_size) or (input_size,) and the state -> the next state."""
-
+class _Cell(_Recurrent, show="{input_size}, {hidden_size}…"):
     input_size: int
     hidden_size: int
     bias: bool = True
 
     def _build(self, *where: Any) -> None:
         self._check_nonlinearity()
-        rows = self._gates * self.hidden_size
-        self.weight_ih = new_parameter((rows, self.input_size), *where)
-        self.weight_hh = new_parameter((rows, self.hidden_size), *where)
-        self.bias_ih = new_parameter((rows,), *where) if self.bias else None
-        self.bias_hh = new_parameter((rows,), *where) if self.bias else None
+        self._make("", self.input_size, 0, *where)
         self.reset_parameters()
 
-    def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
-        raise NotImplementedError
-
-    def _step(self, x: Tensor, states: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        name, width = type(self).__name__, self.input_size
-        fits = x.ndim in (1, 2) and x.shape[-1] == width
-        require(fits, name, f"x must be (B, {width}) or ({width},)", x=x)
-        shape = (*x.shape[:-1], self.hidden_size)
-        if states is None:
-            states = tuple(zeros(shape, like=x) for _ in range(self._states))
-        for state in states:
-            require(state.shape == shape, name, f"the state must be {shape}", state=state)
-        weights = [getattr(self, key) for key in _WEIGHTS]
-        if x.ndim == 2:
-            return self._op(x.unsqueeze(0), *states, *weights)[1:]
-        ends = self._op(x.reshape(1, 1, -1), *(s.unsqueeze(0) for s in states), *weights)[1:]
-        return tuple(s.squeeze(0) for s in ends)
-
     def forward(self, x: Tensor, hx: Any = None) -> Any:
-        """x (B, input_size), h (B, hidden_size) or zeros -> the next h."""
-        return self._step(x, None if hx is None else (hx,))[0]
+        """x (B, input_size) and h, or (h, c), each (B, hidden_size) or zeros -> the next.
+
+        Unbatched without B.
+        """
+        width = self.input_size
+        fits = x.ndim in (1, 2) and x.shape[-1] == width
+        require(fits, type(self).__name__, f"x must be (B, {width}) or ({width},)", x=x)
+        states = self._first(hx, x, [(*x.shape[:-1], self.hidden_size)] * self._states)
+        if x.ndim == 1:
+            states = tuple(s.unsqueeze(0) for s in states)
+        states = self._run_op(x.reshape(1, -1, width), states)[1:]
+        return self._as_given(tuple(s.squeeze(0) for s in states) if x.ndim == 1 else states)
 
 
 class RNNCell(_Cell, show="{input_size}, {hidden_size}…"):
@@ -256,28 +226,14 @@ class RNNCell(_Cell, show="{input_size}, {hidden_size}…"):
 
     nonlinearity: str = "tanh"
 
-    def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
-        return rnn(x, *states_and_weights, nonlinearity=self.nonlinearity)
-
 
 class GRUCell(_Cell):
     """One step of GRU."""
 
-    _gates = 3
-
-    def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
-        return gru(x, *states_and_weights)
+    _op, _gates = staticmethod(gru), 3
 
 
 class LSTMCell(_Cell):
     """One step of LSTM."""
 
-    _gates, _states = 4, 2
-
-    def _op(self, x: Tensor, *states_and_weights: Any) -> tuple:
-        return lstm(x, *states_and_weights)
-
-    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:
-        """x (B, input_size), (h, c) each (B, hidden_size) or zeros -> the next (h, c)."""
-        h, c = self._step(x, hx)
-        return h, c
+    _op, _gates, _states = staticmethod(lstm), 4, 2
