@@ -1,0 +1,258 @@
+"""Data sets of official files: CIFAR (Krizhevsky 2009), MNIST (LeCun 1998), Fashion-MNIST, pets."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import math
+import pickle
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.data.download import Resource, locate
+from minidl.data.images import Function, ImageArrays, ImageFiles, check_labels
+from minidl.errors import DataError, DTypeError, require
+
+Root = str | Path | None
+Parts = tuple[np.ndarray, np.ndarray, Sequence[str]]
+
+
+class OfficialImages(ImageArrays):
+    """Base of data sets of official files (torchvision's signature).
+
+    root: the folder that holds the official layout; None looks in `MINIDL_DATA`, then in the
+    cache, and downloads. The number of pictures is that of the files. Raises DataError.
+    """
+
+    def __init__(self, root: Root = None, train: bool = True, transform: Function = None,
+                 target_transform: Function = None, download: bool = False) -> None:  # fmt: skip
+        super().__init__(*self._read(root, train, download), transform, target_transform)
+
+    def _read(self, root: Root, train: bool, download: bool) -> Parts:
+        """Pixels (N, H, W, C) uint8, labels (N,) and the names of the classes."""
+        raise NotImplementedError
+
+
+# What a damaged pickle stream makes the unpickler raise.
+_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError,
+            OverflowError, MemoryError)  # fmt: skip
+
+
+class _Array:
+    """Stands for a pickled ndarray; only bytes (uint8) in C order are accepted."""
+
+    data = np.empty((0, 0), np.uint8)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, content = state
+        if not isinstance(dtype, _DType) or dtype.code not in ("u1", b"u1") or fortran:
+            raise pickle.UnpicklingError("the pictures are not uint8 in C order")
+        self.data = np.frombuffer(content, np.uint8).reshape(shape)
+
+
+class _DType:
+    """Stands for a pickled dtype."""
+
+    def __init__(self, code: str | bytes, *_: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: tuple) -> None:
+        """Byte order and alignment, which single bytes do not have."""
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): codecs.encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds plain containers and byte arrays, and calls nothing that the file names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is refused")
+        return _ALLOWED[module, name]
+
+
+def read_batch(path: Path, *keys: str) -> list[Any]:
+    """The entries `keys` of a batch file. Raises DataError if it is damaged or lacks one."""
+    try:
+        found = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except OSError as e:
+        raise DataError(f"CIFAR: cannot read {path}: {e.strerror}") from e
+    except _DAMAGED as e:
+        raise DataError(f"CIFAR: {path} is damaged or no CIFAR batch: {e}") from e
+    rule = f"{path} is no CIFAR batch: it holds no dict"
+    require(isinstance(found, dict), "CIFAR", rule, error=DataError)
+    batch = {_text(key): value for key, value in found.items()}
+    lacking = [key for key in keys if key not in batch]
+    require(not lacking, "CIFAR", f"{path} lacks {' and '.join(lacking)}", error=DataError)
+    return [batch[key] for key in keys]
+
+
+def _text(name: Any) -> str:
+    return name.decode("latin1") if isinstance(name, bytes) else str(name)
+
+
+def _archive(name: str, digest: str) -> Resource:
+    return Resource((f"https://www.cs.toronto.edu/~kriz/{name}",), name, f"md5:{digest}")
+
+
+class CIFAR10(OfficialImages):
+    """CIFAR-10: 10 classes of 32 x 32 colour pictures, in `cifar-10-batches-py`."""
+
+    folder = "cifar-10-batches-py"
+    files = {True: [f"data_batch_{i}" for i in range(1, 6)], False: ["test_batch"]}
+    meta, names, labels = "batches.meta", "label_names", "labels"
+    resource = _archive("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+
+    def _read(self, root: Root, train: bool, download: bool) -> Parts:
+        names = [self.meta, *self.files[bool(train)]]
+        meta, *files = locate(root, self.folder, names, [self.resource], download=download)
+        (classes,) = read_batch(meta, self.names)
+        rule = f"{self.names} of {meta} must be a list"
+        require(isinstance(classes, list), "CIFAR", rule, error=DataError)
+        # A file is longer than its pictures: enough room, and what stays unused costs no memory.
+        room = sum(file.stat().st_size for file in files) // 3072
+        pixels, targets, n = np.empty((room, 32, 32, 3), np.uint8), [], 0
+        for file in files:
+            data, labels = self._batch(file, len(classes))
+            pixels[n : n + len(data)] = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            targets.append(labels)
+            n += len(data)
+        return pixels[:n], np.concatenate(targets), [_text(name) for name in classes]
+
+    def _batch(self, path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels (n, 3072) in channel planes and labels (n,) of one file."""
+        data, labels = read_batch(path, "data", self.labels)
+        ok = isinstance(data, _Array) and data.data.ndim == 2 and data.data.shape[1] == 3072
+        rule = f"data of {path} must be uint8 rows of 3072"
+        require(ok and len(data.data) > 0, "CIFAR", rule, error=DataError)
+        ok = isinstance(labels, list) and all(type(y) is int for y in labels)
+        rule = f"labels of {path} must be a list of integers"
+        require(ok, "CIFAR", rule, error=DTypeError)
+        return data.data, check_labels(labels, len(data.data), classes, f"CIFAR: {path}")
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100: 100 classes (the fine labels) of 32 x 32 colour pictures."""
+
+    folder = "cifar-100-python"
+    files = {True: ["train"], False: ["test"]}
+    meta, names, labels = "meta", "fine_label_names", "fine_labels"
+    resource = _archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes, gzipped or not. Raises DataError if it is damaged."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as e:
+        raise DataError(f"read_idx: cannot read {path}: {e}") from e
+    start = 4 + 4 * content[3] if len(content) >= 4 else 8
+    ok = content[:3] == b"\0\0\x08" and len(content) >= start > 4
+    require(ok, "read_idx", f"{path} is no IDX file of bytes", error=DataError)
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    have, need = len(content) - start, math.prod(shape)
+    rule = f"{path} must hold {need} bytes after its head for shape {shape}"
+    require(have == need, "read_idx", rule, error=DataError, found=have)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+class MNIST(OfficialImages):
+    """MNIST: 28 x 28 grey pictures of ten digits, in `MNIST/raw` as IDX files, gzipped or not."""
+
+    names = [str(i) for i in range(10)]
+    mirrors: tuple[str, ...] = (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
+    )
+    digests = {
+        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    }
+
+    def _read(self, root: Root, train: bool, download: bool) -> Parts:
+        folder, part = f"{type(self).__name__}/raw", "train" if train else "t10k"
+        resources = [
+            Resource(tuple(f"{m}{n}.gz" for m in self.mirrors), f"{folder}/{n}.gz", f"md5:{digest}")
+            for n, digest in self.digests.items()
+        ]
+        names = [name for name in self.digests if name.startswith(part)]
+        images, labels = locate(root, folder, names, resources, download=download)
+        return read_idx(images)[..., None], read_idx(labels), self.names
+
+
+class FashionMNIST(MNIST):
+    """Fashion-MNIST: 28 x 28 grey pictures of ten kinds of clothing, under `FashionMNIST/raw`."""
+
+    names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+    mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+    digests = {
+        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    }
+
+
+class OxfordIIITPet(ImageFiles):
+    """Oxford-IIIT Pet (Parkhi et al. 2012): 37 breeds of cats and dogs (torchvision's signature).
+
+    root: the folder that holds `oxford-iiit-pet`; split: trainval or test; target_types:
+    category (breeds) or binary-category (Cat, Dog). Raises DataError.
+    """
+
+    archives = (("images", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+                ("annotations", "95a8c909bbe2e81eed6a22bccdf3f68f"))  # fmt: skip
+    site = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
+
+    def __init__(self, root: Root = None, split: str = "trainval", target_types: str = "category",
+                 transform: Function = None, target_transform: Function = None,
+                 download: bool = False) -> None:  # fmt: skip
+        folder, name = "oxford-iiit-pet", "OxfordIIITPet"
+        require(split in ("trainval", "test"), name, "split must be trainval or test", split=split)
+        rule = "target_types must be category or binary-category"
+        ok = target_types in ("category", "binary-category")
+        require(ok, name, rule, target_types=target_types)
+        archives = [
+            Resource((f"{self.site}{a}.tar.gz",), f"{folder}/{a}.tar.gz", f"md5:{digest}")
+            for a, digest in self.archives
+        ]
+        files = ["images", f"annotations/{split}.txt"]
+        images, listing = locate(root, folder, files, archives, download=download)
+        rows = _annotations(listing)
+        breeds = {breed: image.rpartition("_")[0] for image, breed, _ in rows}
+        classes = [breeds.get(i, str(i)).replace("_", " ").title() for i in range(max(breeds) + 1)]
+        targets = [breed for _, breed, _ in rows]
+        if target_types == "binary-category":
+            classes, targets = ["Cat", "Dog"], [species for *_, species in rows]
+        paths = [images / f"{image}.jpg" for image, *_ in rows]
+        super().__init__(paths, targets, classes, transform, target_transform)
+
+
+def _annotations(path: Path) -> list[tuple[str, int, int]]:
+    """Image name, breed (0…36) and species (0 cat, 1 dog) of each line."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        parts = line.split()
+        if not parts or line.startswith("#"):
+            continue
+        ok = len(parts) == 4 and parts[1].isdigit() and parts[2] in ("1", "2") and parts[1] != "0"
+        rule = f"line {number} of {path} must be: name, class >= 1, species 1 or 2, breed"
+        require(ok, "OxfordIIITPet", rule, error=DataError, line=line)
+        rows.append((parts[0], int(parts[1]) - 1, int(parts[2]) - 1))
+    require(bool(rows), "OxfordIIITPet", f"{path} lists no pictures", error=DataError)
+    return rows
