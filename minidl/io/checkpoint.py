@@ -93,11 +93,10 @@ def _join(place: str, part: Any) -> str:
 
 
 def _store(value: Any, place: str, arrays: dict[str, Any]) -> str:
-    """Name `value` by its place; keys that hold dots may clash, then the name gets a number."""
-    name, count = place or "value", 1
+    """Name `value` by its place; keys that hold dots may clash, then the name grows."""
+    name = place or "value"
     while name in arrays or name == "__metadata__":
-        count += 1
-        name = f"{place or 'value'}~{count}"
+        name += "~"
     arrays[name] = value
     return name
 

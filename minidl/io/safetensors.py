@@ -24,11 +24,8 @@ _DTYPES = {
 _WRITABLE = {np.dtype(dtype).name for dtype in _DTYPES.values()} | {"bfloat16"}
 
 
-def save_safetensors(
-    tensors: Mapping[str, Any],
-    path: str | os.PathLike[str],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
+def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
+                     metadata: Mapping[str, str] | None = None) -> None:  # fmt: skip
     """Write named arrays or Tensors to `path`, atomically and with the same bytes every time.
 
     Arrays of any memory order are stored in logical C order. `metadata` maps strings to strings.
@@ -38,8 +35,11 @@ def save_safetensors(
 
     arrays = {name: _host_array(name, value) for name, value in tensors.items()}
     blob = save(arrays)
-    note = dict(sorted((metadata or {}).items()))
-    write_bytes(path, _with_metadata(blob, note) if note else [blob])
+    header = {"__metadata__": dict(sorted((metadata or {}).items())), **_header(blob)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data stays aligned to 8 bytes
+    data = memoryview(blob)[8 + _size(blob) :]
+    write_bytes(path, [struct.pack("<Q", len(text)), text, data])
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -51,9 +51,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return read_safetensors(path)[0]
 
 
-def read_safetensors(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a safetensors file: its tensors by name, and its metadata."""
     from safetensors import SafetensorError, deserialize
 
@@ -67,12 +65,9 @@ def read_safetensors(
     except SafetensorError as error:
         rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file: {error}"
         raise CheckpointError(rule) from error
-    tensors = {name: _array(path, name, entry) for name, entry in sorted(entries, key=_name)}
+    found = dict(entries)
+    tensors = {name: _array(path, name, found[name]) for name in sorted(found)}
     return tensors, _header(blob).get("__metadata__", {})
-
-
-def _name(entry: tuple[str, Any]) -> str:
-    return entry[0]
 
 
 def _host_array(name: str, value: Any) -> np.ndarray:
@@ -85,36 +80,27 @@ def _host_array(name: str, value: Any) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=order).reshape(array.shape)
 
 
-def _with_metadata(blob: bytes, note: dict[str, str]) -> list[bytes]:
-    """Put `note` into the header (the library orders several keys at random)."""
-    start = 8 + struct.unpack_from("<Q", blob)[0]
-    header = {"__metadata__": note, **_header(blob)}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the data stays aligned to 8 bytes
-    return [struct.pack("<Q", len(text)), text, blob[start:]]
+def _size(blob: bytes) -> int:
+    return struct.unpack_from("<Q", blob)[0]
 
 
 def _header(blob: bytes) -> dict[str, Any]:
-    size = struct.unpack_from("<Q", blob)[0]
-    return json.loads(blob[8 : 8 + size])
+    return json.loads(blob[8 : 8 + _size(blob)])
 
 
 def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    kind, shape, data = entry["dtype"], entry["shape"], bytearray(entry["data"])
+    kind, data = entry["dtype"], bytearray(entry["data"])
     if kind == "BF16":
-        return _bfloat16(data, shape)
-    known = kind in _DTYPES
+        return _bfloat16(np.frombuffer(data, np.uint16)).reshape(entry["shape"])
     rule = f"{path}: tensor {name!r} has a dtype that NumPy lacks"
-    require(known, "load", rule, error=CheckpointError, dtype=kind)
-    return np.frombuffer(data, _DTYPES[kind]).reshape(shape)
+    require(kind in _DTYPES, "load", rule, error=CheckpointError, dtype=kind)
+    return np.frombuffer(data, _DTYPES[kind]).reshape(entry["shape"])
 
 
-def _bfloat16(data: bytearray, shape: list[int]) -> np.ndarray:
+def _bfloat16(bits: np.ndarray) -> np.ndarray:
     """bfloat16 bits: the upper halves of float32."""
-    bits = np.frombuffer(data, np.uint16).reshape(shape)
     if importlib.util.find_spec("ml_dtypes"):
         import ml_dtypes
 
         return bits.view(ml_dtypes.bfloat16)
-    wide = np.left_shift(bits, 16, dtype=np.uint32)
-    return np.asarray(wide).view(np.float32).reshape(shape)
+    return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
