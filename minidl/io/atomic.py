@@ -13,7 +13,7 @@ from minidl.errors import CheckpointError
 _SUFFIX = ".partial"
 
 
-def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
+def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview]) -> None:
     """Write `pieces` one after another to `path`, all or nothing.
 
     The bytes go to a temporary file in the same folder; file and folder are flushed to the disk
