@@ -83,6 +83,10 @@ class Node:
     def is_bool(self) -> bool:
         return self.op in BOOLEAN
 
+    def on(self, args: tuple[Node, ...]) -> Node:
+        """The same operation on other arguments."""
+        return self.graph.node(self.op, *args, value=self.value) if args else self
+
     __add__, __radd__ = _binary("add"), _binary("add", True)
     __sub__, __rsub__ = _binary("sub"), _binary("sub", True)
     __mul__, __rmul__ = _binary("mul"), _binary("mul", True)
@@ -234,7 +238,7 @@ def reachable(outputs: Iterable[Node]) -> list[Node]:
     return [found[i] for i in sorted(found)]
 
 
-def rewrite(outputs: Sequence[Node], change: Callable[[Node, tuple], Node]) -> list[Node]:
+def rewrite(outputs: Iterable[Node], change: Callable[[Node, tuple], Node]) -> list[Node]:
     """The outputs with every node replaced by change(node, its replaced arguments)."""
     new: dict[int, Node] = {}
     for node in reachable(outputs):
@@ -242,15 +246,11 @@ def rewrite(outputs: Sequence[Node], change: Callable[[Node, tuple], Node]) -> l
     return [new[o.index] for o in outputs]
 
 
-def substitute(outputs: Sequence[Node], table: Mapping[int, Node]) -> list[Node]:
+def substitute(outputs: Iterable[Node], table: Mapping[int, Node]) -> list[Node]:
     """The outputs with the nodes of the given indices replaced."""
-
-    def change(node: Node, args: tuple) -> Node:
-        if node.index in table:
-            return table[node.index]
-        return node.graph.node(node.op, *args, value=node.value) if args else node
-
-    return rewrite(outputs, change)
+    return rewrite(
+        outputs, lambda node, args: table[node.index] if node.index in table else node.on(args)
+    )
 
 
 # ---- programs ------------------------------------------------------------------------------------
@@ -268,18 +268,12 @@ class Program:
     def __init__(self, leaves: Sequence[Node], outputs: Sequence[Node]) -> None:
         self.leaves = len(leaves)
         self.high, self.high_outputs = _number(leaves, outputs)
-        low = rewrite(outputs, _lowered)
+        low = rewrite(outputs, lambda n, args: LOWER[n.op](*args) if n.op in LOWER else n.on(args))
         self.steps, self.outputs = _number(leaves, low)
         self.booleans = tuple([o.is_bool for o in outputs])
         self.key = repr((self.leaves, self.steps, self.outputs))
         read = {a for _, args, _ in self.steps for a in args} | set(self.outputs)
         self.used = tuple([i in read for i in range(self.leaves)])
-
-
-def _lowered(node: Node, args: tuple) -> Node:
-    if node.op in LOWER:
-        return LOWER[node.op](*args)
-    return node.graph.node(node.op, *args, value=node.value) if args else node
 
 
 def _number(leaves: Sequence[Node], outputs: Sequence[Node]) -> tuple[list[Step], tuple[int, ...]]:

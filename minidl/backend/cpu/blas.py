@@ -74,7 +74,9 @@ def symbols() -> dict[str, int]:
         return {}
     handle, prefix, suffix, _ = library
     functions = {f"minidl_{t}gemm": f"{prefix}cblas_{t}gemm{suffix}" for t in "sd"}
-    return {
-        name: ctypes.cast(getattr(handle, function), ctypes.c_void_p).value or 0
-        for name, function in functions.items()
-    }
+    return {name: address(getattr(handle, function)) for name, function in functions.items()}
+
+
+def address(function: Any) -> int:
+    """Address of a ctypes function."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

@@ -180,9 +180,14 @@ def _llvm() -> tuple[Any, str]:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    for symbol, address in blas.symbols().items():
-        llvm.add_symbol(symbol, address)
     return llvm, llvm.get_host_cpu_name()
+
+
+@functools.cache
+def _symbols() -> dict[str, int]:
+    """Addresses of the functions that object code calls: BLAS and the C library."""
+    libm = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
+    return blas.symbols() | {n: blas.address(getattr(libm, n)) for n in maths.F32}
 
 
 def _digest(*parts: object) -> str:
@@ -205,6 +210,8 @@ def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, 
     if code is None:
         code = _compile(source(), entries)
         cache.write(name, key, code)
+    for symbol, address in _symbols().items():  # each time: Numba has its own log
+        llvm.add_symbol(symbol, address)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

@@ -41,22 +41,7 @@ ERFCX = (0.13699945762445803, -0.25906804874294714, 0.21871967904380796, -0.1642
          8.061473800725891e-05, -2.8436060874187862e-05, -9.799883643095306e-06)  # fmt: skip
 TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041  # 192 bits after the point
 
-Emitter = Callable[..., Value]
-F32: dict[str, Emitter] = {}  # written here
-BOTH: dict[str, Emitter] = {}  # compositions, the same text in both precisions
-LIBM = ("exp", "log", "log2", "log1p", "expm1", "tanh", "erf", "erfc", "sin", "cos", "tan",
-        "asin", "acos", "atan", "sinh", "cosh", "atan2", "pow")  # fmt: skip
 BINARY = ("atan2", "pow")
-
-
-def f32(emitter: Emitter) -> Emitter:
-    F32[emitter.__name__] = emitter
-    return emitter
-
-
-def both(emitter: Emitter) -> Emitter:
-    BOTH[emitter.__name__] = emitter
-    return emitter
 
 
 def apply(name: str, *args: Value) -> Value:
@@ -193,14 +178,12 @@ def circular(x: Value, turn: int) -> Value:
 # ---- float32 functions ---------------------------------------------------------------------------
 
 
-@f32
 def exp(x: Value) -> Value:
     q, n = exp_parts(clamp(x, -104.0, 89.0))
     half = n >> 1  # in two steps: into the subnormals, and over the largest number
     return (q + 1.0) * power_of_two(half) * power_of_two(n - half)
 
 
-@f32
 def expm1(x: Value) -> Value:
     q, n = exp_parts(clamp(x, -20.0, 89.0))
     half = n >> 1
@@ -209,7 +192,6 @@ def expm1(x: Value) -> Value:
     return fma(q, s, s - power_of_two(-rest)) * power_of_two(rest)
 
 
-@f32
 def tanh(x: Value) -> Value:
     a = fabs(x)
     q, n = exp_parts(select(a > 10.0, 10.0, a) * 2.0)
@@ -218,14 +200,12 @@ def tanh(x: Value) -> Value:
     return intrinsic("copysign", t / (t + 2.0), x)
 
 
-@f32
 def log(x: Value) -> Value:
     tiny = x < 2.0**-126
     f, _, e = split(select(tiny, x * 2.0**25, x))
     return log_limits(x, log_core(f, e - select(tiny, x.like(25.0), 0.0)))
 
 
-@f32
 def log1p(x: Value) -> Value:
     u = x + 1.0
     f, n, e = split(u)
@@ -234,12 +214,10 @@ def log1p(x: Value) -> Value:
     return log_limits(u, log_core(f, e))
 
 
-@f32
 def log2(x: Value) -> Value:
     return (wide_log(x.to("double")) * (1 / math.log(2))).to("float")
 
 
-@f32
 def erf(x: Value) -> Value:
     a = fabs(x)
     near = fma(polynomial(x * x, ERF_NEAR), x, x)
@@ -248,7 +226,6 @@ def erf(x: Value) -> Value:
     return select(a < 0.92, near, intrinsic("copysign", far, x))
 
 
-@f32
 def erfc(x: Value) -> Value:
     """exp(-x²)·erfcx(|x|), erfcx being smooth in (|x| - 4) / (|x| + 4)."""
     a = clamp(fabs(x).to("double"), 0.0, 10.2)
@@ -256,17 +233,14 @@ def erfc(x: Value) -> Value:
     return select(x < 0.0, 2.0 - v, v).to("float")
 
 
-@f32
 def sin(x: Value) -> Value:
     return circular(x, 0)
 
 
-@f32
 def cos(x: Value) -> Value:
     return circular(x, 1)
 
 
-@f32
 def tan(x: Value) -> Value:
     r, n = quadrant(x)
     square = r * r
@@ -276,30 +250,25 @@ def tan(x: Value) -> Value:
     return select(fabs(x) < math.inf, v.to("float"), math.nan)
 
 
-@f32
 def atan2(y: Value, x: Value) -> Value:
     return wide_atan2(y.to("double"), x.to("double")).to("float")
 
 
-@f32
 def atan(x: Value) -> Value:
     wide = x.to("double")
     return wide_atan2(wide, wide.like(1.0)).to("float")
 
 
-@f32
 def asin(x: Value) -> Value:
     wide = x.to("double")
     return wide_atan2(wide, intrinsic("sqrt", (1.0 - wide) * (wide + 1.0))).to("float")
 
 
-@f32
 def acos(x: Value) -> Value:
     wide = x.to("double")
     return wide_atan2(intrinsic("sqrt", (1.0 - wide) * (wide + 1.0)), wide).to("float")
 
 
-@f32
 def sinh(x: Value) -> Value:
     a = fabs(x).to("double")
     q, n = exp_parts(select(a > 100.0, 100.0, a))
@@ -308,14 +277,12 @@ def sinh(x: Value) -> Value:
     return intrinsic("copysign", ((t + t / (t + 1.0)) * 0.5).to("float"), x)
 
 
-@f32
 def cosh(x: Value) -> Value:
     a = fabs(x).to("double")
     t = wide_exp(select(a > 100.0, 100.0, a))
     return ((t + 1.0 / t) * 0.5).to("float")
 
 
-@f32
 def pow(x: Value, y: Value) -> Value:
     base, power = fabs(x).to("double"), y.to("double")
     size = wide_exp(clamp(power * wide_log(base), -200.0, 200.0))
@@ -330,29 +297,34 @@ def pow(x: Value, y: Value) -> Value:
 # ---- both precisions -----------------------------------------------------------------------------
 
 
-@both
 def sqrt(x: Value) -> Value:
     return intrinsic("sqrt", x)
 
 
-@both
 def sigmoid(x: Value) -> Value:
     e = apply("exp", -fabs(x))
     return select(x < 0.0, e, 1.0) / (e + 1.0)
 
 
-@both
 def softplus(x: Value) -> Value:
     return select(x < 0.0, 0.0, x) + apply("log1p", apply("exp", -fabs(x)))
 
 
 # ---- the library ---------------------------------------------------------------------------------
 
+Emitters = dict[str, Callable[..., Value]]
+# Written here; the C library has their float64 versions.
+F32: Emitters = {f.__name__: f for f in (
+    exp, expm1, tanh, log, log1p, log2, erf, erfc, sin, cos, tan, atan2, atan, asin, acos, sinh,
+    cosh, pow,
+)}  # fmt: skip
+# Compositions, the same text in both precisions.
+BOTH: Emitters = {f.__name__: f for f in (sqrt, sigmoid, softplus)}
+
 
 def symbols() -> tuple[str, ...]:
     """The names `library` defines: ml_exp_f32, ml_exp_f64, …"""
-    names = [*F32, *BOTH]
-    return tuple(f"ml_{n}_{p}" for n in names for p in ("f32", "f64"))
+    return tuple(f"ml_{n}_{p}" for n in F32 | BOTH for p in ("f32", "f64"))
 
 
 @cache
@@ -363,10 +335,8 @@ def define(symbol: str) -> tuple[str, frozenset[str], frozenset[str]]:
     body = Body()
     args = [Value(body, f"%x{i}", kind) for i in range(2 if name in BINARY else 1)]
     inside = ", ".join(f"{kind} {a.name}" for a in args)
-    if name in BOTH:
-        result = BOTH[name](*args)
-    elif kind == "float":
-        result = F32[name](*args)
+    if name in BOTH or kind == "float":
+        result = (F32 | BOTH)[name](*args)
     else:
         types = ", ".join("double" for _ in args)
         body.declares.add(f"declare double @{name}({types}) memory(none) nounwind willreturn")

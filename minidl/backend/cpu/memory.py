@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -135,18 +136,21 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.d
 def empty_like(x: Array, dtype: Any = None) -> Array:
     """An uninitialised dense array of x's shape, with its axes in the same order in memory."""
     dtype = x.dtype if dtype is None else np.dtype(dtype)
-    if x.flags.c_contiguous:
-        return strided(x.shape, None, dtype)
-    return strided(x.shape, dense_strides(x, dtype.itemsize), dtype)
+    return strided(x.shape, None if x.flags.c_contiguous else dense_like(x, dtype), dtype)
 
 
-def dense_strides(x: Array, itemsize: int) -> tuple[int, ...]:
+def dense_like(x: Array, dtype: np.dtype) -> tuple[int, ...]:
     """Strides of a dense array whose axes lie in memory in the order of x's strides."""
     order = sorted(range(x.ndim), key=lambda i: (-abs(x.strides[i]), i))
-    strides, step = [0] * x.ndim, itemsize
+    return dense(x.shape, order, dtype.itemsize)
+
+
+def dense(shape: tuple[int, ...], order: Sequence[int], item: int) -> tuple[int, ...]:
+    """Strides in bytes of a dense array with its axes in `order`, the slowest first."""
+    strides = [0] * len(shape)
     for axis in reversed(order):
-        strides[axis] = step
-        step *= max(x.shape[axis], 1)
+        strides[axis] = item
+        item *= max(shape[axis], 1)
     return tuple(strides)
 
 
@@ -170,21 +174,16 @@ def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> Array
 def nhwc(x: Array) -> Array:
     """x (N, C, H, W) as a C-contiguous (N, H, W, C) array: a view, or one copy."""
     y = x.transpose(0, 2, 3, 1)
-    if y.flags.c_contiguous:
-        return y
-    made = empty(y.shape, x.dtype)
-    np.copyto(made, y)
-    conversions[0] += 1
-    return made
+    conversions[0] += not y.flags.c_contiguous
+    return contiguous(y)
 
 
 def contiguous(x: Array) -> Array:
     """x in C order: itself, or a copy."""
-    if x.flags.c_contiguous:
-        return x
-    made = empty(x.shape, x.dtype)
-    np.copyto(made, x)
-    return made
+    if not x.flags.c_contiguous:
+        x, given = empty(x.shape, x.dtype), x
+        np.copyto(x, given)
+    return x
 
 
 def copy(x: Array) -> Array:

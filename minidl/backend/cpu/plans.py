@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu import jit, memory, team
-from minidl.backend.cpu.memory import address_of
+from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
 from minidl.errors import DTypeError, require
@@ -39,7 +39,7 @@ Run = Callable[[Sequence[Any]], tuple]
 
 def pointwise_signature(operands: Sequence[Any]) -> Signature:
     """What a plan depends on: dtype, shape and strides of arrays, None for numbers."""
-    return tuple([(a.dtype, a.shape, a.strides) if isinstance(a, np.ndarray) else None
+    return tuple([(a.dtype, a.shape, a.strides) if isinstance(a, Array) else None
                   for a in operands])  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Ru
 def _through_float32(program: Program, dtype: np.dtype, operands: Sequence[Any]) -> tuple:
     """Half types are storage here: convert, compute in float32, convert back."""
     wide = [
-        a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype.kind in "fV"
+        a.astype(np.float32) if isinstance(a, Array) and a.dtype.kind in "fV"
         and a.dtype.itemsize == 2 else a
         for a in operands
     ]  # fmt: skip
@@ -109,12 +109,8 @@ def _numpy_plan(program: Program, operands: Signature, dtype: np.dtype, shape: t
 
 
 def _c_ordered(s: tuple) -> bool:
-    expected = s[0].itemsize
-    for size, stride in zip(reversed(s[1]), reversed(s[2]), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
+    plain = memory.dense(s[1], range(len(s[1])), s[0].itemsize)
+    return all(n == 1 or a == b for n, a, b in zip(s[1], s[2], plain, strict=True))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -124,19 +120,16 @@ def _numpy_call(program: Program, scalar: bool) -> Run:
     scalar: the results are 0-d, which ufuncs give as NumPy scalars.
     """
     names = [f"x{i}" for i in range(program.leaves)]
-    lines = []
+    lines = ["def call(operands):", f"    {', '.join([*names, '= operands'])}"]
     for op, args, value in program.high:
         if op == "const":
             names.append(repr(value))
             continue
         names.append(f"t{len(names)}")
         lines.append(f"    {names[-1]} = {UFUNC[op]}({', '.join(names[a] for a in args)})")
-    head = "".join(f"x{i}, " for i in range(program.leaves))
-    result = "asarray({}), " if scalar else "{}, "
-    results = "".join(result.format(names[o]) for o in program.high_outputs)
-    lines = ["def call(operands):", f"    {head}= operands", *lines, f"    return {results}"]
-    space: dict[str, Any] = {name: getattr(np, name) for name in UFUNC.values()}
-    space |= {"inf": math.inf, "nan": math.nan, "asarray": np.asarray}
+    result = "asarray({})," if scalar else "{},"
+    lines += ["    return " + "".join(result.format(names[o]) for o in program.high_outputs)]
+    space: dict[str, Any] = {n: getattr(np, n) for n in (*UFUNC.values(), "inf", "nan", "asarray")}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     return np.errstate(all="ignore")(space["call"])
 
@@ -157,10 +150,11 @@ def order_of(signatures: Sequence[tuple], shape: tuple) -> tuple[int, ...]:
         if own == shape and all(strides[i] for i in axes):
             votes.add(tuple(sorted(axes, key=lambda i: (-abs(strides[i]), i))))
     last = tuple([i for i in (0, *range(2, len(shape)), 1) if i in axes])
-    winner = votes.pop() if len(votes) == 1 else last if last in votes and len(shape) > 2 else None
-    if winner is None or winner == tuple(axes):
-        return plain
-    return (*[i for i in plain if i not in axes], *winner)
+    if len(votes) == 1:
+        winner = votes.pop()
+    else:
+        winner = last if last in votes and len(shape) > 2 else tuple(axes)
+    return plain if winner == tuple(axes) else (*[i for i in plain if i not in axes], *winner)
 
 
 def _merged(shape: tuple, order: Sequence[int], strides: list[list[int]]) -> tuple[list, list]:
@@ -172,13 +166,12 @@ def _merged(shape: tuple, order: Sequence[int], strides: list[list[int]]) -> tup
         if n == 1:
             continue
         if sizes and all(s[-1] == t[axis] * n for s, t in zip(steps, strides, strict=True)):
-            sizes[-1] *= n
-            for s, t in zip(steps, strides, strict=True):
-                s[-1] = t[axis]
-        else:
-            sizes.append(n)
-            for s, t in zip(steps, strides, strict=True):
-                s.append(t[axis])
+            n *= sizes.pop()
+            for s in steps:
+                s.pop()
+        sizes.append(n)
+        for s, t in zip(steps, strides, strict=True):
+            s.append(t[axis])
     return sizes, steps
 
 
@@ -186,7 +179,7 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     """Choose layout and loop, compile, and return the launcher."""
     order = order_of([s for s in operands if s is not None], shape)
     dtypes = [np.dtype(bool) if b else dtype for b in program.booleans]
-    made = [_dense(shape, order, t.itemsize) for t in dtypes]
+    made = [memory.dense(shape, order, t.itemsize) for t in dtypes]
     results = list(zip(dtypes, made, strict=True))
     if math.prod(shape) == 0:
         return lambda operands: tuple([memory.strided(shape, s, t) for t, s in results])
@@ -207,28 +200,20 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     return _launcher(program, kernel, shape, results, np.array(words, np.int64), total, chunk)
 
 
-def _dense(shape: tuple, order: Sequence[int], item: int) -> tuple[int, ...]:
-    strides = [0] * len(shape)
-    for axis in reversed(order):
-        strides[axis] = item
-        item *= max(shape[axis], 1)
-    return tuple(strides)
-
-
 def _broadcast(s: tuple, shape: tuple) -> list[int]:
     """Strides of an operand over the result's axes: 0 where it is repeated."""
     own = [0 if n == 1 else stride for n, stride in zip(s[1], s[2], strict=True)]
     return [0] * (len(shape) - len(own)) + own
 
 
-def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, words: np.ndarray,
+def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, words: Array,
               total: int, chunk: int) -> Run:  # fmt: skip
     """The function of the operands that allocates, fills the table and launches."""
     address = _compiled(program, kernel, print_loop)
     arrays = [k for k, c in enumerate(kernel.leaves) if c is not None and program.used[k]]
     numbers = [k for k, c in enumerate(kernel.leaves) if c is None]
     first = len(kernel.leaves)
-    spec = [(t, None if s == _dense(shape, range(len(shape)), t.itemsize) else s)
+    spec = [(t, None if s == memory.dense(shape, range(len(shape)), t.itemsize) else s)
             for t, s in results]  # fmt: skip
 
     def run(operands: Sequence[Any]) -> tuple:
@@ -264,7 +249,7 @@ def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) ->
 # ---- multi-tensor updates ------------------------------------------------------------------------
 
 
-def update(program: Program, rows: Sequence[Sequence[np.ndarray]], scalars: Sequence[float],
+def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[float],
            inplace: Sequence[int]) -> None:  # fmt: skip
     """Run a program on every row of arrays in one launch; output j overwrites array inplace[j].
 
@@ -277,33 +262,30 @@ def update(program: Program, rows: Sequence[Sequence[np.ndarray]], scalars: Sequ
     require(dtype.str[1:] in ("f4", "f8"), "update", "rows must be float32 or float64",
             error=DTypeError, row=rows[0][0])  # fmt: skip
     table = np.empty((len(rows), width + 1), np.int64)
-    back: list[tuple[np.ndarray, np.ndarray]] = []
-    keep = []
-    for r, row in enumerate(rows):
-        arrays = _aligned(row, dtype)
-        back += [(row[k], arrays[k]) for k in inplace if arrays[k] is not row[k]]
-        keep.append(arrays)
-        table[r] = [*map(address_of, arrays), row[0].size]
+    aligned = [_aligned(row, dtype) for row in rows]
+    for r, row in enumerate(aligned):
+        table[r] = [*map(address_of, row), row[0].size]
     blocks = _blocks(tuple([row[0].size for row in rows]))
     code = dtype.str[1:]
     real = "double" if code == "f8" else "float"
-    kernel = Shape(real, (*[code] * width, *[None] * len(scalars)), (code,) * len(inplace), 1,
-                   (1,) * (width + len(inplace)))  # fmt: skip
+    leaves = (*[code] * width, *[None] * len(scalars))
+    kernel = Shape(real, leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
     words = np.empty(2 + len(scalars), np.int64)
     words[:2] = address_of(table), address_of(blocks)
     words[2:].view(np.float64)[:] = scalars
     if len(blocks):
         address = _compiled(program, kernel, print_update, tuple(inplace))
         team.run(address, address_of(words), len(blocks), 1)
-    for target, made in back:
-        np.copyto(target, made)
+    for row, arrays in zip(rows, aligned, strict=True):
+        for k in inplace:
+            if arrays[k] is not row[k]:
+                np.copyto(row[k], arrays[k])
 
 
-def _aligned(row: Sequence[np.ndarray], dtype: np.dtype) -> list[np.ndarray]:
+def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
     """The arrays of a row, all dense with the strides of the first; copies where need be."""
     first = row[0]
-    if not (first.flags.c_contiguous or memory.dense_strides(first, dtype.itemsize)
-            == first.strides):  # fmt: skip
+    if not first.flags.c_contiguous and memory.dense_like(first, dtype) != first.strides:
         first = memory.copy(first)
     arrays = [first]
     for a in row[1:]:
@@ -317,7 +299,7 @@ def _aligned(row: Sequence[np.ndarray], dtype: np.dtype) -> list[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=64)
-def _blocks(sizes: tuple[int, ...]) -> np.ndarray:
+def _blocks(sizes: tuple[int, ...]) -> Array:
     """(row, first element) of every block of a list of arrays."""
     pairs = [(r, first) for r, n in enumerate(sizes) for first in range(0, n, BLOCK)]
     return np.array(pairs, np.int64).reshape(-1, 2)

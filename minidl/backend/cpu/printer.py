@@ -60,16 +60,15 @@ class Printer:
         self.numbers: dict[int, Value] = {}
 
     def line(self, text: str) -> None:
-        self.body.lines.append("  " + text)
+        """Add lines; labels keep the left margin."""
+        for line in map(str.strip, text.strip().splitlines()):
+            self.body.lines.append(line if line.endswith(":") else "  " + line)
 
     def word(self, index: int | Value, table: str = "%tab", kind: str = "i64") -> Value:
         """The int64 (or "double", or "ptr") at an index of a table."""
         name = index.name if isinstance(index, Value) else index
         place = self.body.emit("ptr", f"getelementptr i64, ptr {table}, i64 {name}")
         return self.body.emit(kind, f"load {kind}, ptr {place.name}, align 8")
-
-    def pointer(self, index: int | Value, table: str = "%tab") -> Value:
-        return self.word(index, table, "ptr")
 
     def number(self, index: int) -> Value:
         """A scalar of the table, kept there as a double."""
@@ -85,21 +84,21 @@ class Printer:
 
     def start(self, label: str, low: str, high: str) -> Value:
         """Begin `for i in range(low, high)`; the counter."""
-        self.line(f"br label %{label}before")
-        self.body.lines.append(f"{label}before:")
-        self.line(f"%{label}any = icmp slt i64 {low}, {high}")
-        self.line(f"br i1 %{label}any, label %{label}, label %{label}out")
-        self.body.lines.append(f"{label}:")
-        self.line(f"%{label}i = phi i64 [ {low}, %{label}before ], [ %{label}next, %{label}end ]")
+        self.line(f"""br label %{label}before
+            {label}before:
+            %{label}any = icmp slt i64 {low}, {high}
+            br i1 %{label}any, label %{label}, label %{label}out
+            {label}:
+            %{label}i = phi i64 [ {low}, %{label}before ], [ %{label}next, %{label}end ]""")
         return Value(self.body, f"%{label}i", "i64")
 
     def close(self, label: str, high: str, mark: str = "") -> None:
-        self.line(f"br label %{label}end")
-        self.body.lines.append(f"{label}end:")
-        self.line(f"%{label}next = add nsw i64 %{label}i, 1")
-        self.line(f"%{label}more = icmp slt i64 %{label}next, {high}")
-        self.line(f"br i1 %{label}more, label %{label}, label %{label}out{mark}")
-        self.body.lines.append(f"{label}out:")
+        self.line(f"""br label %{label}end
+            {label}end:
+            %{label}next = add nsw i64 %{label}i, 1
+            %{label}more = icmp slt i64 %{label}next, {high}
+            br i1 %{label}more, label %{label}, label %{label}out{mark}
+            {label}out:""")
 
     def inner_loop(self, low: str, high: str) -> None:
         """The loop over one row; an operand of stride 0 is loaded before it."""
@@ -165,7 +164,7 @@ def print_loop(program: Program, shape: Shape) -> str:
     p, rank = Printer(program, shape), shape.rank
     for k in range(p.count):
         if k in p.codes:
-            p.bases[k] = p.pointer(k)
+            p.bases[k] = p.word(k, kind="ptr")
         elif program.used[k]:
             p.numbers[k] = p.number(k)
     sizes = [p.word(p.count + d) for d in range(rank)]
@@ -201,13 +200,13 @@ def print_update(program: Program, shape: Shape, inplace: Sequence[int]) -> str:
     p = Printer(program, shape)
     arrays = [k for k in p.codes if k < program.leaves]
     scalars = [k for k in range(program.leaves) if k not in p.codes]
-    rows, blocks = p.pointer(0), p.pointer(1)
+    rows, blocks = p.word(0, kind="ptr"), p.word(1, kind="ptr")
     p.numbers = {k: p.number(2 + n) for n, k in enumerate(scalars)}
     b = p.start("block", "%lo", "%hi")
     row = p.word(b * 2, blocks.name) * (len(arrays) + 1)
     first = p.word(b * 2 + 1, blocks.name)
     for n, k in enumerate(arrays):
-        p.bases[k] = p.pointer(row + n, rows.name)
+        p.bases[k] = p.word(row + n, rows.name, "ptr")
     for j, k in enumerate(inplace):
         p.bases[program.leaves + j] = p.bases[k]
     size = p.word(row + len(arrays), rows.name)
