@@ -106,12 +106,6 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1)
 
 
-def eye_(tensor: Tensor) -> Tensor:
-    """The identity matrix (or what fits of it)."""
-    require(tensor.ndim == 2, "eye_", "tensor must have 2 axes", tensor=tensor)
-    return _write(tensor, np.eye(*tensor.shape, dtype=tensor.dtype))
-
-
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Convolution weights (out, in, *kernel) that pass their input on, channel by channel."""
     ok = 3 <= tensor.ndim <= 5 and tensor.shape[0] % groups == 0

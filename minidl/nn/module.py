@@ -43,32 +43,23 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._forward_hooks and not self._forward_pre_hooks:
             return self.forward(*args, **kwargs)
-        for hook, with_kwargs in tuple(self._forward_pre_hooks.values()):
-            if with_kwargs:
-                changed = hook(self, args, kwargs)
-                args, kwargs = (args, kwargs) if changed is None else changed
-            else:
-                changed = hook(self, args)
-                if changed is not None:
-                    args = changed if isinstance(changed, tuple) else (changed,)
+        for hook in tuple(self._forward_pre_hooks.values()):
+            changed = hook(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
         result = self.forward(*args, **kwargs)
-        for hook, with_kwargs in tuple(self._forward_hooks.values()):
-            inputs = (args, kwargs) if with_kwargs else (args,)
-            changed = hook(self, *inputs, result)
+        for hook in tuple(self._forward_hooks.values()):
+            changed = hook(self, args, result)
             result = result if changed is None else changed
         return result
 
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> Handle:
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call `hook(module, args)` before `forward`; what it returns replaces the arguments."""
-        return Handle(self._forward_pre_hooks, (hook, with_kwargs), prepend)
+        return Handle(self._forward_pre_hooks, hook)
 
-    def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> Handle:
+    def register_forward_hook(self, hook: Callable[..., Any]) -> Handle:
         """Call `hook(module, args, output)` after `forward`; what it returns replaces output."""
-        return Handle(self._forward_hooks, (hook, with_kwargs), prepend)
+        return Handle(self._forward_hooks, hook)
 
     # ---- attributes
     def __setattr__(self, name: str, value: Any) -> None:
@@ -99,10 +90,6 @@ class Module:
                 self._non_persistent.discard(name)
                 return
         super().__delattr__(name)
-
-    def __dir__(self) -> list[str]:
-        own = [name for kind in _KINDS for name in self.__dict__.get(kind, ())]
-        return sorted({*super().__dir__(), *own})
 
     def _check_kind(self, name: str, value: Any, wanted: type) -> None:
         if value is not None and not isinstance(value, wanted):
@@ -214,14 +201,6 @@ class Module:
             if module is None:
                 raise AttributeError(f"{type(self).__name__}: no submodule {target!r}")
         return module
-
-    def get_parameter(self, target: str) -> Parameter:
-        """The parameter at a dotted path; AttributeError where there is none."""
-        path, _, name = target.rpartition(".")
-        found = self.get_submodule(path)._parameters.get(name)
-        if found is None:
-            raise AttributeError(f"{type(self).__name__}: no parameter {target!r}")
-        return found
 
     # ---- state
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:

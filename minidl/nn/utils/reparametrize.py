@@ -23,14 +23,6 @@ class Computed:
         setattr(module, self.name, self.compute(module))
 
 
-def find(module: Module, kind: str, name: str) -> int | None:
-    """The id of the hook that computes module.name in this way, if there is one."""
-    for key, (hook, _) in module._forward_pre_hooks.items():
-        if isinstance(hook, Computed) and (hook.kind, hook.name) == (kind, name):
-            return key
-    return None
-
-
 def take(module: Module, kind: str, name: str) -> Parameter:
     """Take the parameter out of the module, so that a computed tensor can stand in its place."""
     param = module._parameters.get(name)
@@ -49,9 +41,14 @@ def compute(module: Module, kind: str, name: str, function: Callable[[Module], T
 
 def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> None:
     """Make the present value a parameter again, and drop the hook and what it used."""
-    key = find(module, kind, name)
-    require(key is not None, kind, f"{type(module).__name__}.{name} is not computed so", name=name)
-    del module._forward_pre_hooks[key]
+    hooks = module._forward_pre_hooks
+    mine = [
+        key
+        for key, hook in hooks.items()
+        if isinstance(hook, Computed) and (hook.kind, hook.name) == (kind, name)
+    ]
+    require(bool(mine), kind, f"{type(module).__name__}.{name} is not computed so", name=name)
+    del hooks[mine[0]]
     value = getattr(module, name)
     for suffix in extra:
         delattr(module, name + suffix)
@@ -61,9 +58,8 @@ def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> None
 
 def _norm_but(v: Tensor, dim: int | None) -> Tensor:
     """Norms over all axes but dim, kept as axes of 1 (over all of them, 0-d, without dim)."""
-    if dim is None:
-        return (v * v).sum().sqrt()
-    return (v * v).sum([i for i in range(v.ndim) if i != dim % v.ndim], keepdim=True).sqrt()
+    axes = None if dim is None else [i for i in range(v.ndim) if i != dim % v.ndim]
+    return (v * v).sum(axes, keepdim=dim is not None).sqrt()
 
 
 def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:

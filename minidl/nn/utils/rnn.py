@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,17 +76,12 @@ def pad_packed_sequence(
 
 
 def pad_sequence(
-    sequences: Sequence[Tensor], batch_first: bool = False, padding_value: float = 0.0,
-    padding_side: str = "right",
-) -> Tensor:  # fmt: skip
+    sequences: Sequence[Tensor], batch_first: bool = False, padding_value: float = 0.0
+) -> Tensor:
     """Put sequences (length, …) into one batch (T, B, …), filling up to the longest."""
-    sides = ("left", "right")
-    known = padding_side in sides
-    require(known, "pad_sequence", f"padding_side must be in {sides}", padding_side=padding_side)
-    longest, rows = max(len(s) for s in sequences), []
-    for s in sequences:
-        gap = (0, longest - len(s)) if padding_side == "right" else (longest - len(s), 0)
-        rows.append(pad(s, (0, 0) * (s.ndim - 1) + gap, value=padding_value))
+    longest = max(len(s) for s in sequences)
+    widths = [(0, 0) * (s.ndim - 1) + (0, longest - len(s)) for s in sequences]
+    rows = [pad(s, w, value=padding_value) for s, w in zip(sequences, widths)]
     return stack(rows, 0 if batch_first else 1)
 
 
@@ -93,14 +89,6 @@ def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> P
     """Pack sequences (length, …) of different lengths."""
     lengths = [len(s) for s in sequences]
     return pack_padded_sequence(pad_sequence(sequences), lengths, False, enforce_sorted)
-
-
-def unpad_sequence(
-    padded_sequences: Tensor, lengths: Tensor, batch_first: bool = False
-) -> list[Tensor]:
-    """The sequences of a padded batch, each of its own length."""
-    rows = padded_sequences if batch_first else padded_sequences.transpose(0, 1)
-    return [row[:n] for row, n in zip(rows, lengths.tolist())]
 
 
 def run_packed(
@@ -134,13 +122,6 @@ def run_packed(
 
 def _stretches(sizes: list[int]) -> list[tuple[int, int, int]]:
     """(first packed row, sequences, steps) of each run of equal batch sizes."""
-    found: list[tuple[int, int, int]] = []
-    row = 0
-    for b in sizes:
-        if found and found[-1][1] == b:
-            start, _, steps = found[-1]
-            found[-1] = (start, b, steps + 1)
-        else:
-            found.append((row, b, 1))
-        row += b
-    return found
+    runs = [(b, len(list(run))) for b, run in groupby(sizes)]
+    starts = accumulate((b * steps for b, steps in runs), initial=0)
+    return [(start, b, steps) for start, (b, steps) in zip(starts, runs)]
