@@ -42,36 +42,6 @@ from minidl.dtypes import (
     uint8,
 )
 from minidl.fusion import pointwise
-from minidl.ops.creation import (
-    arange,
-    as_tensor,
-    bernoulli,
-    empty,
-    empty_like,
-    eye,
-    from_numpy,
-    full,
-    full_like,
-    linspace,
-    multinomial,
-    normal,
-    ones,
-    ones_like,
-    rand,
-    rand_like,
-    randint,
-    randn,
-    randn_like,
-    randperm,
-    tensor,
-    zeros,
-    zeros_like,
-)
-from minidl.ops.join import cat, hstack, stack, vstack
-from minidl.ops.linalg import cdist, einsum
-from minidl.ops.pointwise import allclose, isclose
-from minidl.ops.shape import broadcast_tensors
-from minidl.ops.softmax import log_softmax, softmax
 from minidl.random import Generator, get_state, manual_seed, set_state
 
 __version__ = "0.1.0"
@@ -79,18 +49,10 @@ __version__ = "0.1.0"
 bool = bool_
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
-globals().update(methods.TABLE)
+globals().update(methods.TABLE | methods.FUNCTIONS)
 
-_LAZY = {
-    "gradcheck": "minidl.tools",
-    "gradgradcheck": "minidl.tools",
-    "summary": "minidl.tools",
-    "profile": "minidl.tools",
-    "plot_graph": "minidl.tools",
-    "lr_find": "minidl.tools",
-    "save": "minidl.io",
-    "load": "minidl.io",
-}
+_TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
+_LAZY = {**dict.fromkeys(_TOOLS, "minidl.tools"), "save": "minidl.io", "load": "minidl.io"}
 _ROOMS = ("data", "io", "models", "nn", "optim", "tools", "train")
 
 

@@ -42,24 +42,22 @@ TABLE: dict[str, Callable] = {
     **{n: getattr(index, n) for n in INDEXING},
     **{n: getattr(linalg, n) for n in PRODUCTS},
 }
-OPERATORS = {
-    "add": "__add__ __radd__",
-    "mul": "__mul__ __rmul__",
-    "sub": "__sub__",
-    "div": "__truediv__",
-    "pow": "__pow__",
-    "floor_divide": "__floordiv__",
-    "remainder": "__mod__",
-    "neg": "__neg__",
-    "abs": "__abs__",
-    "matmul": "__matmul__",
-    "eq": "__eq__",
-    "ne": "__ne__",
-    "gt": "__gt__",
-    "ge": "__ge__",
-    "lt": "__lt__",
-    "le": "__le__",
+_CREATION = (
+    "arange as_tensor bernoulli empty empty_like eye from_numpy full full_like linspace normal "
+    "multinomial ones ones_like rand rand_like randint randn randn_like randperm tensor zeros "
+    "zeros_like"
+).split()
+FUNCTIONS: dict[str, Callable] = {  # of `minidl` itself, beside those of TABLE
+    **{n: getattr(creation, n) for n in _CREATION},
+    **{n: getattr(join, n) for n in "cat hstack stack vstack".split()},
+    **{f.__name__: f for f in (linalg.cdist, linalg.einsum, shape.broadcast_tensors)},
+    **{f.__name__: f for f in (pointwise.isclose, pointwise.allclose)},
+    **{f.__name__: f for f in (softmax.softmax, softmax.log_softmax)},
 }
+COMPARISONS = "neg abs eq ne gt ge lt le".split()  # and signs: the operators of the same name
+ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
+ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
+BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
 
 def _reflected(function: Callable) -> Callable:
@@ -127,12 +125,9 @@ class Handle:
 
     counter = itertools.count()
 
-    def __init__(self, hooks: dict[int, Any], hook: Any, prepend: bool = False) -> None:
+    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
         self.hooks, self.key = hooks, next(Handle.counter)
-        later = dict(hooks) if prepend else {}
-        for key in later:
-            del hooks[key]
-        hooks |= {self.key: hook, **later}
+        hooks[self.key] = hook
 
     def remove(self) -> None:
         """Take the hook away; a second call does nothing."""
@@ -215,32 +210,19 @@ EXTRA: dict[str, Callable] = {
     "get_device": lambda self: -1,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,
-    "__rsub__": _reflected(pointwise.sub),
-    "__rtruediv__": _reflected(pointwise.div),
-    "__rpow__": _reflected(pointwise.pow),
-    "__rfloordiv__": _reflected(pointwise.floor_divide),
-    "__rmod__": _reflected(pointwise.remainder),
-    "__rmatmul__": _reflected(linalg.matmul),
     "__invert__": _logical("not", np.invert),
-    "__and__": _logical("and", np.bitwise_and),
-    "__or__": _logical("or", np.bitwise_or),
-    "__xor__": _logical("xor", np.bitwise_xor),
-    "__rand__": _logical("and", np.bitwise_and),
-    "__ror__": _logical("or", np.bitwise_or),
-    "__iadd__": inplace.METHODS["add_"],
-    "__isub__": inplace.METHODS["sub_"],
-    "__imul__": inplace.METHODS["mul_"],
-    "__itruediv__": inplace.METHODS["div_"],
+    "where": lambda self, condition, other: pointwise.where(condition, self, other),
+    **{f"__{n}__": TABLE[n] for n in COMPARISONS},
+    **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
+    **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
+    **{f"__{side}{n}__": _logical(n, ufunc) for n, ufunc in BITWISE.items() for side in ("", "r")},
+    **{f"__i{ARITHMETIC[n]}__": inplace.METHODS[f"{n}_"] for n in "add sub mul div".split()},
 }
 
 
 def attach() -> None:
     """Give Tensor the methods and operators of the tables."""
-    methods = {**TABLE, **EXTRA, **inplace.METHODS}
-    for name, aliases in OPERATORS.items():
-        methods |= dict.fromkeys(aliases.split(), TABLE[name])
-    methods |= {"where": lambda self, condition, other: pointwise.where(condition, self, other)}
-    for name, function in methods.items():
+    for name, function in {**TABLE, **EXTRA, **inplace.METHODS}.items():
         # an Op is an object, and only a function becomes a method
         setattr(Tensor, name, function if hasattr(function, "__get__") else _bound(function))
     Tensor.T = property(  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Tensor: an array, the node of the tape that made it, and the version its views share.
 
-The operators and most methods are attached from a table by `minidl.functional`'s floor; here is
-what a tensor is: its data, its place in the graph, and how it shows itself.
+The operators and most methods are attached from the tables of minidl/methods.py; here is what a
+tensor is: its data, its place in the graph, and how it shows itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 
 
@@ -48,18 +49,8 @@ class Tensor:
     Make one with `ml.tensor`; `array` is the raw array (NumPy on the CPU, CuPy on a GPU).
     """
 
-    __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "array",
-        "cell",
-        "hooks",
-        "index",
-        "leaf_grad",
-        "node",
-        "parent",
-        "requires",
-        "seen",
+    __slots__ = tuple(
+        "__dict__ __weakref__ array cell hooks index leaf_grad node parent requires seen".split()
     )
     __array_priority__ = 1000  # NumPy defers to the reflected operators
 
@@ -143,13 +134,8 @@ class Tensor:
     def grad(self, value: Tensor | None) -> None:
         if value is not None:
             require(isinstance(value, Tensor), "grad", "must be a Tensor or None", value=value)
-            require(
-                value.shape == self.shape and value.dtype == self.dtype,
-                "grad",
-                "must have the tensor's shape and dtype",
-                grad=value,
-                tensor=self,
-            )
+            fits = value.shape == self.shape and value.dtype == self.dtype
+            require(fits, "grad", "must have the tensor's shape and dtype", grad=value, tensor=self)
         self.leaf_grad = value
 
     @property
@@ -174,20 +160,11 @@ class Tensor:
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Turn recording on or off for a leaf, in place."""
-        require(
-            self.node is None or requires_grad,
-            "requires_grad_",
-            "can only be turned off on a leaf; use detach()",
-            error=GraphError,
-            tensor=self,
-        )
-        require(
-            not requires_grad or self.dtype.kind in "fV",
-            "requires_grad_",
-            "only floating-point tensors can require gradients",
-            error=GraphError,
-            tensor=self,
-        )
+        name, ok = "requires_grad_", self.node is None or requires_grad
+        rule = "can only be turned off on a leaf; use detach()"
+        require(ok, name, rule, error=GraphError, tensor=self)
+        ok, rule = not requires_grad or is_real(self.dtype), "needs a floating-point tensor"
+        require(ok, name, rule, error=GraphError, tensor=self)
         self.requires = bool(requires_grad)
         return self
 
@@ -211,13 +188,8 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The NumPy array itself (no copy); raises for a tensor that requires grad."""
-        require(
-            not self.requires,
-            "numpy",
-            "the tensor requires grad; use detach().numpy()",
-            error=GraphError,
-            tensor=self,
-        )
+        rule = "the tensor requires grad; use detach().numpy()"
+        require(not self.requires, "numpy", rule, error=GraphError, tensor=self)
         return self.__array__()
 
     def item(self) -> Any:
@@ -259,12 +231,8 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
-        require(
-            self.array.size == 1,
-            "bool",
-            "only a tensor of one element is true or false; use .any() or .all()",
-            tensor=self,
-        )
+        rule = "only a tensor of one element is true or false; use .any() or .all()"
+        require(self.array.size == 1, "bool", rule, tensor=self)
         return bool(self.array.item())
 
     def __float__(self) -> float:

@@ -264,16 +264,18 @@ def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
 def diag(x: Any, diagonal: int = 0) -> Any:
     """A vector as a diagonal matrix, or the diagonal of a matrix."""
     require(x.ndim in (1, 2), "diag", "x must be a vector or a matrix", x=x)
-    return diag_embed(x, diagonal) if x.ndim == 1 else pick(x, key=_diagonal(*x.shape, diagonal))
+    if x.ndim == 1:
+        return diag_embed(x, diagonal)
+    return pick(x, key=_diagonal(x.shape[0], x.shape[1], diagonal))
 
 
 def tril(x: Any, diagonal: int = 0) -> Any:
     """x with zeros above the diagonal."""
     require(x.ndim >= 2, "tril", "x must have at least 2 axes", x=x)
-    return pw.where(np.tri(*x.shape[-2:], diagonal, bool), x, np.zeros((), x.dtype))
+    return pw.where(np.tri(x.shape[-2], x.shape[-1], diagonal, bool), x, np.zeros((), x.dtype))
 
 
 def triu(x: Any, diagonal: int = 0) -> Any:
     """x with zeros below the diagonal."""
     require(x.ndim >= 2, "triu", "x must have at least 2 axes", x=x)
-    return pw.where(np.tri(*x.shape[-2:], diagonal - 1, bool), np.zeros((), x.dtype), x)
+    return pw.where(np.tri(x.shape[-2], x.shape[-1], diagonal - 1, bool), np.zeros((), x.dtype), x)

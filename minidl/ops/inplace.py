@@ -68,7 +68,8 @@ def write(
 
 def _rebase(x: Tensor, new: Tensor) -> None:
     """Give x the place of `new` in the graph; if it is a view, through its base."""
-    steps, base = [], x
+    steps: list[Callable] = []
+    base = x
     while base.parent is not None:
         base, step = base.parent
         steps.insert(0, step)

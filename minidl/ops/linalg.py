@@ -14,15 +14,7 @@ from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes, check_same_dtype
 from minidl.ops.index import diagonal
 from minidl.ops.reduce import norm, sum_axes
-from minidl.ops.shape import (
-    broadcast_to,
-    permute_axes,
-    reshape,
-    squeeze,
-    sum_to,
-    transpose,
-    unsqueeze,
-)
+from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, transpose, unsqueeze
 
 
 @op
@@ -198,8 +190,8 @@ def _contract(
     y, b = _summed(y, b, wanted | {*a})
     size: dict[str, int] = {}
     for k, n in [*zip(a, x.shape), *zip(b, y.shape)]:
-        require(1 in (n, size.get(k, n)) or size.get(k, n) == n, "einsum", f"sizes of {k!r} differ",
-                x=x, y=y)  # fmt: skip
+        fits = 1 in (n, size.get(k, 1)) or size[k] == n
+        require(fits, "einsum", f"sizes of {k!r} differ", x=x, y=y)
         size[k] = n if size.get(k, 1) == 1 else size[k]
     batch, summed = ([k for k in a if k in b and (k in wanted) == w] for w in (True, False))
     left, right = [k for k in a if k not in b], [k for k in b if k not in a]
@@ -208,7 +200,7 @@ def _contract(
         order = [*batch, *rows, *columns]
         t = permute_axes(t, axes=tuple(labels.index(k) for k in order))
         full = tuple(size[k] if k in summed else n for k, n in zip(order, t.shape))
-        t = t if full == tuple(t.shape) else broadcast_to(t, full)
+        t = t if full == tuple(t.shape) else expand(t, shape=full)
         sides = [math.prod(size[k] for k in group) for group in (rows, columns)]
         return reshape(t, (*t.shape[: len(batch)], *sides))
 

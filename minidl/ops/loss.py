@@ -68,8 +68,13 @@ def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothin
     return loss, (x, label, weight, top, total), vjp
 
 
-def _classes(name: str, x: Any, target: Any, weight: Any, ignore: int) -> tuple[Any, Any, Any]:
-    """Scores as rows (M, C), labels (M,) int64, weights as a raw array; all checked."""
+def _by_class(
+    name: str, f: Callable, x: Any, target: Any, weight: Any, ignore: int, reduction: str
+) -> Any:
+    """f(scores (M, C), labels (M,), weights) of scores x (C,) or (N, C, ...), reduced.
+
+    The mean is over the weights of the labels that are not ignored.
+    """
     check_real(name, x)
     require(x.ndim > 0, name, "x must be (C,) or (N, C, ...)", x=x)
     axis = min(x.ndim - 1, 1)
@@ -77,19 +82,13 @@ def _classes(name: str, x: Any, target: Any, weight: Any, ignore: int) -> tuple[
     require(tuple(target.shape) == rest, name, f"target must have shape {rest}", x=x, target=target)
     fits = weight is None or (tuple(weight.shape) == (count,) and weight.dtype == x.dtype)
     require(fits, name, "weight must be (C,) of x's dtype", x=x, weight=weight)
-    label, be = raw(target), backend.of(raw(x))
-    be.check_indices(name, label, count, ignore)
-    rows = reshape(movedim(x, axis, -1), (math.prod(rest), count))
-    return rows, be.cast(label, np.int64).reshape(-1), None if weight is None else raw(weight)
-
-
-def _reduced_by_weight(
-    name: str, loss: Any, label: Any, weight: Any, ignore: int, reduction: str, shape: tuple
-) -> Any:
-    """As `reduced`, where the mean is over the weights of the labels that are not ignored."""
+    be, w = backend.of(raw(x)), raw(weight)
+    be.check_indices(name, raw(target), count, ignore)
+    label = be.cast(raw(target), np.int64).reshape(-1)
+    loss = f(reshape(movedim(x, axis, -1), (math.prod(rest), count)), label, w)
     if reduction != "mean":
-        return reduced(name, reshape(loss, shape), reduction)
-    return pw.div(sum_over(loss), _weights(label, weight, ignore, loss.dtype).sum())
+        return reduced(name, reshape(loss, rest), reduction)
+    return pw.div(sum_over(loss), _weights(label, w, ignore, loss.dtype).sum())
 
 
 def _weights(label: Any, weight: Any, ignore: int, dtype: Any) -> Any:
@@ -113,10 +112,8 @@ def cross_entropy(
     require(ok, "cross_entropy", rule, label_smoothing=smoothing)
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, reduction, smoothing)
-    rows, label, w = _classes("cross_entropy", input, target, weight, ignore_index)
-    loss = cross_entropy_rows(rows, label, w, ignore=ignore_index, smoothing=smoothing)
-    args = (label, w, ignore_index, reduction, tuple(target.shape))
-    return _reduced_by_weight("cross_entropy", loss, *args)
+    loss = functools.partial(cross_entropy_rows, ignore=ignore_index, smoothing=smoothing)
+    return _by_class("cross_entropy", loss, input, target, weight, ignore_index, reduction)
 
 
 def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: float) -> Any:
@@ -137,13 +134,14 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Any:  # fmt: skip
     """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
-    rows, label, w = _classes("nll_loss", input, target, weight, ignore_index)
-    kept = label != ignore_index
-    taken = squeeze(gather(rows, 1, np.where(kept, label, 0)[:, None]), 1)
-    scale = _weights(label, w, ignore_index, input.dtype)
-    loss = pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
-    args = (label, w, ignore_index, reduction, tuple(target.shape))
-    return _reduced_by_weight("nll_loss", loss, *args)
+
+    def loss(rows: Any, label: Any, w: Any) -> Any:
+        kept = label != ignore_index
+        taken = squeeze(gather(rows, 1, np.where(kept, label, 0)[:, None]), 1)
+        scale = _weights(label, w, ignore_index, rows.dtype)
+        return pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
+
+    return _by_class("nll_loss", loss, input, target, weight, ignore_index, reduction)
 
 
 # ---- element-wise losses -------------------------------------------------------------------------
@@ -189,15 +187,9 @@ def bernoulli_loss(x, y):
 
 
 @pointwise
-def bernoulli_slope(x, y):
-    """Derivative of bernoulli_loss by x, without the cut."""
-    return (x - y) / maximum((1 - x) * x, 1e-12)
-
-
-@pointwise
-def bernoulli_slope_of_target(x):
-    """Derivative of bernoulli_loss by y, without the cut."""
-    return log1p(-x) - log(x)
+def bernoulli_slopes(x, y):
+    """Derivatives of bernoulli_loss by x and by y, without the cut."""
+    return (x - y) / maximum((1 - x) * x, 1e-12), log1p(-x) - log(x)
 
 
 @pointwise
@@ -235,8 +227,8 @@ def bernoulli_nll(x: Any, y: Any) -> Any:
     """bernoulli_loss with PyTorch's gradient, finite at 0 and 1. Saves x and y."""
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        dx = pw.mul(g, bernoulli_slope(x, y)) if need[0] else None
-        return dx, pw.mul(g, bernoulli_slope_of_target(x)) if need[1] else None
+        slopes = bernoulli_slopes(x, y)
+        return tuple(pw.mul(g, s) if wanted else None for s, wanted in zip(slopes, need))
 
     return bernoulli_loss(x, y), (x, y), vjp
 
@@ -293,10 +285,12 @@ def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
 ) -> Any:
     """binary_cross_entropy of sigmoid(x), stable at large |x|; pos_weight multiplies the y term."""
+
+    def loss(x: Any, y: Any) -> Any:
+        return logistic_loss(x, y, pos_weight)
+
     name = "binary_cross_entropy_with_logits"
-    return _weighted(
-        name, lambda x, y: logistic_loss(x, y, pos_weight), input, target, weight, reduction
-    )
+    return _weighted(name, loss, input, target, weight, reduction)
 
 
 def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False) -> Any:

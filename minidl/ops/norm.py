@@ -108,11 +108,10 @@ def batch_norm(
 
 def _move(running: Any, value: Any, momentum: float) -> None:
     """running += momentum * (value - running), in place and outside the graph."""
-    if running is None:
-        return
-    a = raw(running)
-    a *= 1 - momentum
-    a += momentum * value
+    if running is not None:
+        a = raw(running)
+        a *= 1 - momentum
+        a += momentum * value
     if isinstance(running, Tensor):
         running.bump()
 

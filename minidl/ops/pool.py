@@ -112,7 +112,8 @@ def max_pool1d(
 ) -> Any:  # fmt: skip
     """max_pool2d along the last axis of input (N, C, L) or (C, L)."""
     args = _pairs((kernel_size, 1), (stride, 1), (padding, 0), (dilation, 1))
-    return along_one(lambda x: max_pool2d(x, *args, ceil_mode, return_indices), input)
+    how = {"ceil_mode": ceil_mode, "return_indices": return_indices}
+    return along_one(lambda x: max_pool2d(x, *args, **how), input)
 
 
 def avg_pool2d(
@@ -138,7 +139,8 @@ def avg_pool1d(
 ) -> Any:  # fmt: skip
     """avg_pool2d along the last axis of input (N, C, L) or (C, L)."""
     args = _pairs((kernel_size, 1), (stride, 1), (padding, 0))
-    return along_one(lambda x: avg_pool2d(x, *args, ceil_mode, count_include_pad), input)
+    how = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    return along_one(lambda x: avg_pool2d(x, *args, **how), input)
 
 
 def _sizes(name: str, x: Any, wanted: Any) -> list[tuple[int, int]]:

@@ -18,24 +18,26 @@ from minidl.ops.join import chunk, stack, unbind
 from minidl.ops.linalg import linear
 
 
-def _check(name: str, gates: int, x: Any, hidden: int, width: int, **given: Any) -> None:
-    """Raise unless all shapes and dtypes fit cells of `hidden` units that put out `width`."""
+def _check(name: str, gates: int, sizes: tuple[int, int], x: Any, *given: Any) -> None:
+    """Raise unless all shapes and dtypes fit cells with sizes = (hidden units, features put out).
+
+    given: h0, c0 (None for cells without), w_ih, w_hh, b_ih, b_hh.
+    """
     require(x.ndim == 3 and len(x) > 0, name, "x must be (T, B, I) with at least one step", x=x)
     rule = "x must be float32 or float64"
     require(x.dtype in ("float32", "float64"), name, rule, error=DTypeError, x=x)
-    _, batch, inputs = x.shape
+    (_, batch, inputs), (hidden, width) = x.shape, sizes
     rows = gates * hidden
-    shapes = {"h0": (batch, width), "c0": (batch, hidden), "w_ih": (rows, inputs)}
-    shapes |= {"w_hh": (rows, width), "b_ih": (rows,), "b_hh": (rows,)}
-    for key, a in given.items():
-        rule = f"{key} must be {shapes[key]}, as x and the weights say"
-        require(a is None or tuple(a.shape) == shapes[key], name, rule, x=x, **{key: a})
+    shapes = (batch, width), (batch, hidden), (rows, inputs), (rows, width), (rows,), (rows,)
+    for key, a, shape in zip("h0 c0 w_ih w_hh b_ih b_hh".split(), given, shapes, strict=True):
+        rule = f"{key} must be {shape}, as x and the weights say"
+        require(a is None or tuple(a.shape) == shape, name, rule, x=x, **{key: a})
         same = a is None or a.dtype == x.dtype
         require(same, name, "all dtypes must be x's", error=DTypeError, x=x, **{key: a})
 
 
-def _width(state: Any) -> int:
-    return state.shape[-1] if state.ndim else 0
+def _sizes(state: Any) -> tuple[int, int]:
+    return (state.shape[-1],) * 2 if state.ndim else (0, 0)
 
 
 def _run(
@@ -61,8 +63,7 @@ def lstm(
     if w_hr is None:
         return _lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse=reverse)
     require(w_hr.ndim == 2, "lstm", "w_hr must be (P, H)", w_hr=w_hr)
-    given = {"h0": h0, "c0": c0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
-    _check("lstm", 4, x, w_hr.shape[1], w_hr.shape[0], **given)
+    _check("lstm", 4, w_hr.shape[::-1], x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     return lstm_by_elementary_ops(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse=reverse)
 
 
@@ -86,8 +87,7 @@ def _lstm(
     x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *, reverse: bool
 ) -> Any:
     """The LSTM without projection. Saves its inputs, y, and per step c and the four gates."""
-    given = {"h0": h0, "c0": c0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
-    _check("lstm", 4, x, _width(c0), _width(c0), **given)
+    _check("lstm", 4, _sizes(c0), x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     be = backend.of(x)
     y, c, gates = be.lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse)
     last = 0 if reverse else -1
@@ -122,8 +122,7 @@ def gru(
     r, z = σ(…), n = tanh(w_in x + b_in + r (w_hn h + b_hn)), h = (1 - z) n + z h. Saves its inputs,
     y, and per step r, z, n and w_hn h + b_hn.
     """
-    given = {"h0": h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
-    _check("gru", 3, x, _width(h0), _width(h0), **given)
+    _check("gru", 3, _sizes(h0), x, h0, None, w_ih, w_hh, b_ih, b_hh)
     be = backend.of(x)
     y, gates = be.gru(x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
 
@@ -154,8 +153,7 @@ def rnn(
 
     h = tanh or relu of x w_ihᵀ + b_ih + h w_hhᵀ + b_hh. Saves its inputs and y.
     """
-    given = {"h0": h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
-    _check("rnn", 1, x, _width(h0), _width(h0), **given)
+    _check("rnn", 1, _sizes(h0), x, h0, None, w_ih, w_hh, b_ih, b_hh)
     rule = "nonlinearity must be 'tanh' or 'relu'"
     require(nonlinearity in ("tanh", "relu"), "rnn", rule, nonlinearity=nonlinearity)
     be, relu = backend.of(x), nonlinearity == "relu"

@@ -110,11 +110,10 @@ def _halves(x: Any, axis: int, combine: Any, empty: float) -> Any:
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Product of the elements, or along dim."""
     x = to_dtype(x, dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype))
-    if dim is None:
-        return _halves(flatten(x), 0, pw.mul, 1)
-    axis = axis_of(dim, x.ndim, "prod")
-    if not x.ndim:
-        return x
+    if dim is None or not x.ndim:
+        x, axis, keepdim = flatten(x), 0, False
+    else:
+        axis = axis_of(dim, x.ndim, "prod")
     y = _halves(x, axis, pw.mul, 1)
     return unsqueeze(y, axis) if keepdim else y
 
@@ -173,16 +172,14 @@ def _max_or_min(name: str, x: Any, dim: Any, keepdim: bool, largest: bool) -> An
 
 def _arg(name: str, x: Any, dim: int | None, keepdim: bool, largest: bool) -> Any:
     a = raw(x)
-    if dim is None:
-        require(a.size > 0, name, "needs at least one element", x=x)
-        k = backend.of(a).argextreme(a, None, largest)
-        return Tensor(k.reshape((1,) * a.ndim) if keepdim else k)
-    axis = axis_of(dim, a.ndim, name)
+    axis = None if dim is None else axis_of(dim, a.ndim, name)
     if not a.ndim:
         return Tensor(np.zeros((), np.int64))
-    require(a.shape[axis] > 0, name, "cannot reduce an axis of size 0", x=x, dim=dim)
+    some = a.size if axis is None else a.shape[axis]
+    require(some > 0, name, "cannot reduce an axis of size 0", x=x, dim=dim)
     k = backend.of(a).argextreme(a, axis, largest)
-    return Tensor(np.expand_dims(k, axis) if keepdim else k)
+    axes = tuple(range(a.ndim)) if axis is None else (axis,)
+    return Tensor(k.reshape(_with_ones(a.shape, axes)) if keepdim else k)
 
 
 def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:

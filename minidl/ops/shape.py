@@ -184,14 +184,9 @@ def unsqueeze(x: Any, dim: int) -> Any:
 
 
 @op
-def clone_array(x: Any) -> Any:
-    """A dense copy with the same layout."""
-    return backend.of(x).copy(x), (), lambda g, need: (g,)
-
-
 def clone(x: Any, *, memory_format: Any = None) -> Any:
-    """A copy that gradients flow through; keeps the order of axes in memory."""
-    return clone_array(x)
+    """A dense copy that gradients flow through; keeps the order of axes in memory."""
+    return backend.of(x).copy(x), (), lambda g, need: (g,)
 
 
 @op
