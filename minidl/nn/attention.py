@@ -43,42 +43,37 @@ class MultiheadAttention(Layer, show=""):
         require(fits, "MultiheadAttention", rule, embed_dim=width, num_heads=heads)
         self.kdim, self.vdim = self.kdim or width, self.vdim or width
         self.head_dim = width // heads
-        if self.kdim == width == self.vdim:
-            self.in_proj_weight: Any = new_parameter((3 * width, width), *where)
-        else:
-            self.in_proj_weight = None
-            self.q_proj_weight = new_parameter((width, width), *where)
-            self.k_proj_weight = new_parameter((width, self.kdim), *where)
-            self.v_proj_weight = new_parameter((width, self.vdim), *where)
+        widths = (width, self.kdim, self.vdim)
+        one = widths == (width,) * 3
+        self.in_proj_weight: Any = new_parameter((3 * width, width), *where) if one else None
+        for name, size in zip("qkv", () if one else widths):
+            setattr(self, f"{name}_proj_weight", new_parameter((width, size), *where))
         self.in_proj_bias = new_parameter((3 * width,), *where) if self.bias else None
         self.out_proj = NonDynamicallyQuantizableLinear(width, width, self.bias, *where)
-        self.bias_k: Any = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
-        self.bias_v: Any = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
+        for name in ("bias_k", "bias_v"):
+            made = new_parameter((1, 1, width), *where) if self.add_bias_kv else None
+            self.register_parameter(name, made)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for name, param in self.named_parameters(recurse=False):
+        for name, param in self.named_parameters():
             if name in ("bias_k", "bias_v"):
                 init.xavier_normal_(param)
-            elif name == "in_proj_bias":
+            elif name.endswith("bias"):
                 init.zeros_(param)
-            else:
+            elif name != "out_proj.weight":
                 init.xavier_uniform_(param)
-        if self.out_proj.bias is not None:
-            init.zeros_(self.out_proj.bias)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """q, k, v (N, length, embed_dim)."""
-        bias = self.in_proj_bias
         if self.in_proj_weight is not None and query is key and key is value:
-            return list(F.linear(query, self.in_proj_weight, bias).chunk(3, -1))
+            return list(F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1))
         if self.in_proj_weight is not None:
             weights = self.in_proj_weight.chunk(3, 0)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        biases = (None,) * 3 if bias is None else bias.chunk(3, 0)
-        inputs = (query, key, value)
-        return [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases)]
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3, 0)
+        return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases)]
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         name, axes = "MultiheadAttention", query.ndim
@@ -105,12 +100,11 @@ class MultiheadAttention(Layer, show=""):
         rule = "is_causal is a hint about attn_mask, which must be given too"
         require(not is_causal or attn_mask is not None, "MultiheadAttention", rule)
         unbatched, seq_first = query.ndim == 2, query.ndim == 3 and not self.batch_first
-        shared = query is key and key is value
-        inputs = [query] if shared else [query, key, value]
+        shared, inputs = query is key and key is value, [query, key, value]
+        inputs = inputs[:1] if shared else inputs
         if unbatched:
             inputs = [x.unsqueeze(0) for x in inputs]
-            if key_padding_mask is not None:
-                key_padding_mask = key_padding_mask.unsqueeze(0)
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif seq_first:
             inputs = [x.transpose(0, 1) for x in inputs]
         q, k, v = self._project(*(inputs * 3 if shared else inputs))
@@ -127,52 +121,42 @@ class MultiheadAttention(Layer, show=""):
 
     def _extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, int]:
         """k and v with the learnt and the zero positions at their ends, and how many those are."""
-        keys, values = [k], [v]
-        if self.bias_k is not None:
-            keys.append(self.bias_k.expand(len(k), -1, -1))
-            values.append(self.bias_v.expand(len(v), -1, -1))
+        more = [] if self.bias_k is None else [(self.bias_k, self.bias_v)]
         if self.add_zero_attn:
-            blank = zeros((len(k), 1, self.embed_dim), like=k)
-            keys.append(blank)
-            values.append(blank)
-        if len(keys) == 1:
-            return k, v, 0
-        return cat(keys, 1), cat(values, 1), len(keys) - 1
+            more.append((zeros((1, 1, self.embed_dim), like=k),) * 2)
+        for pair in more:
+            k, v = (cat([x, end.expand(len(x), -1, -1)], 1) for x, end in zip((k, v), pair))
+        return k, v, len(more)
 
     def _mask(
         self, padding: Tensor | None, mask: Tensor | None, q: Tensor, extra: int
     ) -> Tensor | None:
         """Both masks as numbers to add to the scores (N, heads or 1, L or 1, S + extra)."""
-        total = None
+        n, rows, given = len(q), q.shape[1], []
         if mask is not None:
-            rows = q.shape[1]
-            fits = mask.ndim in (2, 3) and mask.shape[-2] == rows
-            fits = fits and (mask.ndim == 2 or len(mask) == len(q) * self.num_heads)
+            fits = mask.shape[:-1] in ((rows,), (n * self.num_heads, rows))
             rule = f"attn_mask must be ({rows}, S) or (N heads, {rows}, S)"
             require(fits, "MultiheadAttention", rule, attn_mask=mask)
-            if mask.ndim == 3:
-                mask = mask.reshape(len(q), self.num_heads, *mask.shape[1:])
-            total = self._added(mask, q, extra)
+            heads = self.num_heads if mask.ndim == 3 else 1
+            given.append(mask.reshape(-1, heads, rows, mask.shape[-1]))
         if padding is not None:
-            fits = padding.ndim == 2 and len(padding) == len(q)
-            rule = f"key_padding_mask must be ({len(q)}, S)"
+            fits, rule = padding.shape[:-1] == (n,), f"key_padding_mask must be ({n}, S)"
             require(fits, "MultiheadAttention", rule, key_padding_mask=padding)
-            columns = self._added(padding, q, extra).reshape(len(q), 1, 1, -1)
-            total = columns if total is None else total + columns
-        return total
-
-    def _added(self, mask: Tensor, q: Tensor, extra: int) -> Tensor:
-        if mask.dtype.kind == "b":
-            mask = zeros(mask.shape, like=q).masked_fill(mask, -math.inf)
-        return F.pad(mask, (0, extra)) if extra else mask
+            given.append(padding.reshape(n, 1, 1, -1))
+        parts = [
+            zeros(m.shape, like=q).masked_fill(m, -math.inf) if m.dtype.kind == "b" else m
+            for m in given
+        ]
+        parts = [F.pad(m, (0, extra)) for m in parts] if extra else parts
+        return sum(parts[1:], start=parts[0]) if parts else None
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Any, need_weights: bool, causal: bool
     ) -> tuple[Tensor, Tensor | None]:
         """q (N, L, E), k, v (N, S, E) -> (N, L, E) and the weights (N, heads, L, S) if needed."""
         n, rows, width = q.shape
-        heads, p = (self.num_heads, self.head_dim), self.dropout if self.training else 0.0
-        q, k, v = (x.reshape(n, x.shape[1], *heads).transpose(1, 2) for x in (q, k, v))
+        p = self.dropout if self.training else 0.0
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         weights = None
         if need_weights:
             scores = (q * (1 / math.sqrt(self.head_dim))) @ k.transpose(-2, -1)
@@ -180,6 +164,5 @@ class MultiheadAttention(Layer, show=""):
             weights = F.dropout(weights, p) if p else weights
             y = weights @ v
         else:
-            mask = None if causal else mask
-            y = F.scaled_dot_product_attention(q, k, v, mask, p, causal)
+            y = F.scaled_dot_product_attention(q, k, v, None if causal else mask, p, causal)
         return y.transpose(1, 2).reshape(n, rows, width), weights

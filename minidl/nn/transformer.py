@@ -36,19 +36,19 @@ class _Layer(Layer, show=""):
 
     def _build(self, *where: Any) -> None:
         width, inner, bias, p = self.d_model, self.dim_feedforward, self.bias, self.dropout
+        kept = (None, None, self.batch_first, *where)
         for name in self._attentions:
-            made = MultiheadAttention(
-                width, self.nhead, p, bias, False, False, None, None, self.batch_first, *where
-            )
-            setattr(self, name, made)
+            made = MultiheadAttention(width, self.nhead, p, bias, False, False, *kept)
+            self.register_module(name, made)
         self.linear1 = Linear(width, inner, bias, *where)
         self.dropout = Dropout(p)
         self.linear2 = Linear(inner, width, bias, *where)
-        blocks = range(1, 2 + len(self._attentions))
-        for i in blocks:
-            setattr(self, f"norm{i}", LayerNorm(width, self.layer_norm_eps, True, bias, *where))
-        for i in blocks:
-            setattr(self, f"dropout{i}", Dropout(p))
+        numbers = range(1, 2 + len(self._attentions))
+        for i in numbers:
+            norm = LayerNorm(width, self.layer_norm_eps, True, bias, *where)
+            self.register_module(f"norm{i}", norm)
+        for i in numbers:
+            self.register_module(f"dropout{i}", Dropout(p))
         if isinstance(self.activation, str):
             known = {"relu": F.relu, "gelu": F.gelu}
             rule = f"activation must be a function or one of {[*known]}"
