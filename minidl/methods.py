@@ -17,8 +17,8 @@ from minidl.ops.arguments import axis_of
 ELEMENTWISE = (
     "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
     "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
-    "logical_or logical_xor logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit "
-    "logaddexp erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite relu"
+    "logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit "
+    "logaddexp erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite isclose allclose relu"
 ).split()
 REDUCTIONS = (
     "sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort "
@@ -41,18 +41,17 @@ TABLE: dict[str, Callable] = {
     **{n: getattr(join, n) for n in JOINS},
     **{n: getattr(index, n) for n in INDEXING},
     **{n: getattr(linalg, n) for n in PRODUCTS},
+    **{n: getattr(softmax, n) for n in ("softmax", "log_softmax")},
 }
 _CREATION = (
     "arange as_tensor bernoulli empty empty_like eye from_numpy full full_like linspace normal "
-    "multinomial ones ones_like rand rand_like randint randn randn_like randperm tensor zeros "
+    "multinomial ones ones_like rand randint randn randn_like randperm tensor zeros "
     "zeros_like"
 ).split()
-FUNCTIONS: dict[str, Callable] = {  # of `minidl` itself, beside those of TABLE
+FUNCTIONS: dict[str, Callable] = {  # of `minidl` alone
     **{n: getattr(creation, n) for n in _CREATION},
     **{n: getattr(join, n) for n in "cat hstack stack vstack".split()},
-    **{f.__name__: f for f in (linalg.cdist, linalg.einsum, shape.broadcast_tensors)},
-    **{f.__name__: f for f in (pointwise.isclose, pointwise.allclose)},
-    **{f.__name__: f for f in (softmax.softmax, softmax.log_softmax)},
+    **{f.__name__: f for f in (linalg.cdist, linalg.einsum)},
 }
 COMPARISONS = "neg abs eq ne gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
@@ -172,7 +171,6 @@ def cuda(self: Tensor, device: Any = None) -> Tensor:
 
 EXTRA: dict[str, Callable] = {
     "to": to,
-    "type": to,
     "cpu": lambda self: to(self, device="cpu"),
     "cuda": cuda,
     "float": _to(np.dtype(np.float32)),
@@ -184,30 +182,17 @@ EXTRA: dict[str, Callable] = {
     "size": size,
     "numel": lambda self: self.array.size,
     "dim": lambda self: self.array.ndim,
-    "element_size": lambda self: self.array.itemsize,
-    "data_ptr": lambda self: self.array.ctypes.data,
     "is_contiguous": is_contiguous,
     "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
     "expand": shape.expand_dims_to,
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
-    "view_as": lambda self, other: shape.view(self, other.shape),
-    "reshape_as": lambda self, other: shape.reshape(self, other.shape),
-    "type_as": lambda self, other: shape.to_dtype(self, other.dtype),
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
     "bernoulli": creation.bernoulli,
     "multinomial": creation.multinomial,
-    "isclose": pointwise.isclose,
-    "allclose": pointwise.allclose,
-    "softmax": softmax.softmax,
-    "log_softmax": softmax.log_softmax,
     "retain_grad": retain_grad,
     "register_hook": register_hook,
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
-    "new_zeros": lambda self, *s: creation.zeros(*s, dtype=self.dtype),
-    "new_ones": lambda self, *s: creation.ones(*s, dtype=self.dtype),
-    "new_tensor": lambda self, data: creation.tensor(data, dtype=self.dtype),
-    "get_device": lambda self: -1,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,
     "__invert__": _logical("not", np.invert),

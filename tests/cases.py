@@ -249,7 +249,7 @@ _ARGUMENTS = {
 FLAT = {
     "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal, "lt": np.less,
     "le": np.less_equal, "logical_and": np.logical_and, "logical_or": np.logical_or,
-    "logical_xor": np.logical_xor, "logical_not": np.logical_not, "isnan": np.isnan,
+    "logical_not": np.logical_not, "isnan": np.isnan,
     "isinf": np.isinf, "isfinite": np.isfinite, "isclose": np.isclose,
 }  # fmt: skip
 

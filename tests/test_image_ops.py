@@ -84,12 +84,10 @@ def test_scale_factors(seed, scale):
 
 
 def test_other_resizes():
-    """Area means, nearest-exact, and the nearest in a sequence."""
+    """Area means, and the nearest in a sequence."""
     x = rng.normal(size=(1, 2, 6, 4))
     got = F.interpolate(tensor(x, False), (3, 2), mode="area").numpy()
     np.testing.assert_allclose(got, x.reshape(1, 2, 3, 2, 2, 2).mean((3, 5)), atol=1e-12)
-    got = F.interpolate(tensor(x, False), (3, 2), mode="nearest-exact").numpy()
-    np.testing.assert_array_equal(got, x[:, :, 1::2, 1::2])
     line = F.interpolate(tensor(x[:, :, 0], False), 8).numpy()
     np.testing.assert_array_equal(line, x[:, :, 0].repeat(2, 2))
 

@@ -214,11 +214,6 @@ def randn(
     return _made(values, device, requires_grad)
 
 
-def rand_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
-    """Uniform numbers in [0, 1) with x's shape and dtype."""
-    return rand(x.shape, dtype=dtype or x.dtype, generator=generator)
-
-
 def randn_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
     """Standard normal numbers with x's shape and dtype."""
     return randn(x.shape, dtype=dtype or x.dtype, generator=generator)

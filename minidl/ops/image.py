@@ -88,7 +88,7 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
 
 # ---- resizing ------------------------------------------------------------------------------------
 
-_AXES = {"nearest": (1, 2, 3), "nearest-exact": (1, 2, 3), "area": (1, 2)}
+_AXES = {"nearest": (1, 2, 3), "area": (1, 2)}
 _AXES |= {"linear": (1,), "bilinear": (2,)}
 
 
@@ -98,7 +98,7 @@ def interpolate(
 ) -> Any:  # fmt: skip
     """Resize the axes of input after (N, C) to size, or by scale_factor (then floor).
 
-    mode nearest, nearest-exact, area, linear (of one axis) or bilinear (of two); align_corners
+    mode nearest, area, linear (of one axis) or bilinear (of two); align_corners
     matters to the last two. As in PyTorch, a given scale_factor also sets the distance between
     samples, unless recompute_scale_factor.
     """
@@ -124,12 +124,11 @@ def interpolate(
         return resample(input, [_linear_weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":
         return resample(input, [area_weights(n, m) for n, m, _ in axes])
-    shift = 0.5 if mode == "nearest-exact" else 0.0
-    return pick_places(input, [_nearest(*axis, shift) for axis in axes])
+    return pick_places(input, [_nearest(*axis) for axis in axes])
 
 
-def _nearest(n: int, new: int, step: float, shift: float) -> np.ndarray:
-    at = np.floor((np.arange(new, dtype=np.float32) + np.float32(shift)) * np.float32(step))
+def _nearest(n: int, new: int, step: float) -> np.ndarray:
+    at = np.arange(new, dtype=np.float32) * np.float32(step)
     return np.minimum(at.astype(np.int64), n - 1)
 
 

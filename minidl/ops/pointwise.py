@@ -132,13 +132,8 @@ sigmoid = _op("sigmoid", f.sigmoid, "1 / (1 + exp(-x)).", saves=True)
 sign = _op("sign", f.sign, "-1, 0 or 1; no gradient.", np.sign)
 floor = _op("floor", f.floor, "Rounded down; gradient 0.", np.copy)
 ceil = _op("ceil", f.ceil, "Rounded up; gradient 0.", np.copy)
-_round = _op("round", f.rint, "Rounded, halves to even; gradient 0.", np.copy)
+round = _op("round", f.rint, "Rounded, halves to even; gradient 0.", np.copy)
 _POWERS = {3: _cube, 0.5: sqrt, -1: reciprocal, -0.5: rsqrt}
-
-
-def round(x: Any, *, decimals: int = 0) -> Any:
-    """Rounded to a number of decimals, halves to even; gradient 0."""
-    return _round(x) if decimals == 0 else _div(_round(mul(x, 10.0**decimals)), 10.0**decimals)
 
 
 def _logaddexp(x: Any, y: Any) -> Any:
@@ -156,10 +151,6 @@ logit = _op("logit", _logit, "log(x / (1 - x)), x clamped to [eps, 1 - eps] if e
 
 
 # ---- comparison, choice ----------------------------------------------------------------------
-
-
-def _xor(x: Any, y: Any) -> Any:
-    return f.where(x, 1.0, 0.0) != f.where(y, 1.0, 0.0)
 
 
 def _pick(condition: Any, x: Any, y: Any) -> Any:
@@ -182,7 +173,6 @@ lt = _op("lt", lambda x, y: x < y, "Whether x < y.", np.less)
 le = _op("le", lambda x, y: x <= y, "Whether x ≤ y.", np.less_equal)
 logical_and = _op("logical_and", lambda x, y: truth(x) & truth(y), "Both nonzero.", np.logical_and)
 logical_or = _op("logical_or", lambda x, y: truth(x) | truth(y), "Either nonzero.", np.logical_or)
-logical_xor = _op("logical_xor", _xor, "One nonzero, not both.", np.logical_xor)
 logical_not = _op("logical_not", lambda x: x == 0, "Whether x = 0.", np.logical_not)
 isnan = _op("isnan", lambda x: x != x, "Whether x is NaN.", np.isnan)
 isinf = _op("isinf", lambda x: f.abs(x) == math.inf, "Whether |x| = ∞.", np.isinf)

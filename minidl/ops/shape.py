@@ -12,7 +12,7 @@ from minidl import backend
 from minidl.autograd import op, parts, raw
 from minidl.dtypes import is_real
 from minidl.errors import require
-from minidl.ops.arguments import axes_of, axis_of, broadcast_shapes, sizes_of
+from minidl.ops.arguments import axes_of, axis_of, sizes_of
 
 # ---- broadcasting --------------------------------------------------------------------------------
 
@@ -49,12 +49,6 @@ def broadcast_to(x: Any, size: Sequence[int]) -> Any:
 def expand_dims_to(x: Any, *sizes: Any) -> Any:
     """Tensor.expand: sizes as separate ints or one tuple."""
     return broadcast_to(x, sizes_of(sizes, "expand"))
-
-
-def broadcast_tensors(*tensors: Any) -> tuple:
-    """Every tensor expanded to their common shape."""
-    shape = broadcast_shapes(*(tuple(t.shape) for t in tensors), name="broadcast_tensors")
-    return tuple(broadcast_to(t, shape) for t in tensors)
 
 
 # ---- views ---------------------------------------------------------------------------------------
