@@ -175,3 +175,11 @@ def test_a_recurrence_written_into_a_buffer():
         out[k] = state
     out.sum().backward()
     same(x.grad, ml.tensor([1.875, 1.75, 1.5, 1.0]))
+
+
+def test_copying_a_leaf_gives_it_its_gradient():
+    """Regression: the copy of a leaf became a leaf of its own."""
+    w, y = leaf(3), ml.zeros(3, dtype=ml.float64)
+    y.copy_(w)
+    (y * y).sum().backward()
+    same(w.grad, 2 * w)
