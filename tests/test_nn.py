@@ -257,8 +257,8 @@ def test_containers():
     "make, text",
     [
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d: groups must divide"),
-        (lambda: nn.Conv2d(3, 4, (3, 3, 3)), "kernel_size must be 1 or 2"),
-        (lambda: nn.Conv2d(3, 4, 3, padding="full"), "padding same or valid"),
+        (lambda: nn.Conv2d(3, 4, (3, 3, 3)), "kernel_size must be one or two ints"),
+        (lambda: nn.Conv2d(3, 4, 3, padding="full"), "padding must be one or two ints"),
         (lambda: nn.ConvTranspose2d(3, 4, 3, padding_mode="reflect"), "padding_mode must be one"),
         (lambda: nn.Dropout(1.5), "Dropout: p must be between 0 and 1; got p 1.5"),
         (lambda: nn.GroupNorm(3, 4), "num_groups must divide num_channels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minidl import functional as F
@@ -10,6 +11,7 @@ from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer, Size, Switch
 from minidl.nn.parameter import new_parameter
+from minidl.ops.arguments import ints_of
 
 _SHOW = "{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}…"
 
@@ -35,18 +37,13 @@ class _Conv(Layer):
         self.bias: Any = new_parameter((outer,), *where) if self.bias else None
         self.reset_parameters()
 
-    def _sizes(self, field: str, value: Size | str) -> tuple[int, ...] | str:
-        name = type(self).__name__
-        if isinstance(value, str):
-            ok = field == "padding" and value in ("same", "valid")
-            require(ok, name, f"{field} must be numbers, or padding same or valid", got=value)
+    def _sizes(self, field: str, value: Size | str) -> Any:
+        if field == "padding" and value in ("same", "valid"):
             return value
-        sizes = (value,) * self._axes if isinstance(value, int) else tuple(value)
-        require(len(sizes) == self._axes, name, f"{field} must be 1 or {self._axes}", got=value)
-        return sizes
+        return ints_of(type(self).__name__, field, value, self._axes, 0)
 
     def reset_parameters(self) -> None:
-        init.fan_in_uniform_(self.weight, self.bias)
+        init.fan_in_uniform_(self.parameters(), math.prod(self.weight.shape[1:]))
 
 
 class Conv2d(_Conv, show=_SHOW):
@@ -76,11 +73,10 @@ class Conv2d(_Conv, show=_SHOW):
         """The padding as F.pad takes it: last axis first, before and after."""
         padding: Any = self.padding
         if padding == "valid":
-            return (0,) * (2 * self._axes)
+            padding = (0,) * self._axes
         if padding == "same":
-            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)]
-            return tuple(w for n in reversed(total) for w in (n // 2, n - n // 2))
-        return tuple(w for n in reversed(padding) for w in (n, n))
+            padding = [d * (k - 1) / 2 for d, k in zip(self.dilation, self.kernel_size)]
+        return tuple(w for n in reversed(padding) for w in (math.floor(n), math.ceil(n)))
 
 
 class ConvTranspose2d(_Conv, show=_SHOW):
@@ -107,11 +103,10 @@ class ConvTranspose2d(_Conv, show=_SHOW):
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> tuple[int, ...]:
         """The output_padding that gives output_size."""
-        sizes = zip(
-            x.shape[-self._axes :], self.stride, self.padding, self.dilation, self.kernel_size
-        )
+        axes, settings = self._axes, (self.stride, self.padding, self.dilation, self.kernel_size)
+        sizes = zip(x.shape[-axes:], *settings)
         smallest = tuple((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in sizes)
-        extra = tuple(w - m for w, m in zip(output_size[-self._axes :], smallest))
+        extra = tuple(w - m for w, m in zip(output_size[-axes:], smallest))
         fits = all(0 <= e < s for e, s in zip(extra, self.stride, strict=True))
         rule = f"output_size must be {smallest} or less than a stride more"
         require(fits, type(self).__name__, rule, output_size=output_size)

@@ -6,6 +6,7 @@ Formulas, names and argument order are PyTorch's; every function returns its ten
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -50,18 +51,11 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     return _write(tensor, _draw(tensor, "uniform") * (b - a) + a)
 
 
-def uniform_around_0_(tensor: Tensor, bound: float) -> Tensor:
-    """Uniform in ±bound."""
-    return uniform_(tensor, -bound, bound)
-
-
-def fan_in_uniform_(weight: Tensor, bias: Tensor | None = None) -> None:
-    """Uniform in ±1/√(fan-in of weight), as PyTorch starts Linear and convolutions."""
-    fan_in = _fans(weight)[0]
+def fan_in_uniform_(parameters: Iterable[Tensor], fan_in: int) -> None:
+    """Each uniform in ±1/√fan_in, as PyTorch starts linear, convolutional and recurrent layers."""
     bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-    uniform_around_0_(weight, bound)
-    if bias is not None:
-        uniform_around_0_(bias, bound)
+    for param in parameters:
+        uniform_(param, -bound, bound)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
@@ -106,17 +100,12 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1)
 
 
-def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+def dirac_(tensor: Tensor) -> Tensor:
     """Convolution weights (out, in, *kernel) that pass their input on, channel by channel."""
-    ok = 3 <= tensor.ndim <= 5 and tensor.shape[0] % groups == 0
-    rule = "tensor must have 3 to 5 axes, the first divisible by groups"
-    require(ok, "dirac_", rule, tensor=tensor, groups=groups)
+    require(3 <= tensor.ndim <= 5, "dirac_", "tensor must have 3 to 5 axes", tensor=tensor)
     values = np.zeros(tuple(tensor.shape), tensor.dtype)
-    out = tensor.shape[0] // groups
-    centre = tuple(n // 2 for n in tensor.shape[2:])
-    for i in range(min(out, tensor.shape[1])):
-        for g in range(groups):
-            values[(g * out + i, i, *centre)] = 1
+    each = np.arange(min(tensor.shape[:2]))
+    values[(each, each, *(n // 2 for n in tensor.shape[2:]))] = 1
     return _write(tensor, values)
 
 

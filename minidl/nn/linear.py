@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 from minidl import functional as F
@@ -12,23 +11,26 @@ from minidl.nn import init
 from minidl.nn.fields import Layer, Switch
 from minidl.nn.parameter import Parameter, assign, new_parameter
 
-_LINEAR = "in_features={in_features}, out_features={out_features}, bias={bias}"
+
+class _Affine(Layer):
+    """weight (out, *in) and bias (out,), uniform in ±1/√(the first in)."""
+
+    def _build(self, *where: Any) -> None:
+        sizes = [getattr(self, name) for name in self._fields if name.endswith("_features")]
+        self.weight = new_parameter((sizes[-1], *sizes[:-1]), *where)
+        self.bias: Any = new_parameter(sizes[-1:], *where) if self.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.fan_in_uniform_(self.parameters(), self.weight.shape[1])
 
 
-class Linear(Layer, show=_LINEAR):
+class Linear(_Affine, show="in_features={in_features}, out_features={out_features}, bias={bias}"):
     """y = x Wᵀ + b. weight (out, in) and bias (out,) start uniform in ±1/√in."""
 
     in_features: int
     out_features: int
     bias: Switch = True
-
-    def _build(self, *where: Any) -> None:
-        self.weight = new_parameter((self.out_features, self.in_features), *where)
-        self.bias = new_parameter((self.out_features,), *where) if self.bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        init.fan_in_uniform_(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) -> (…, out)."""
@@ -61,7 +63,7 @@ class LazyLinear(Linear):
 
 
 class Bilinear(
-    Layer,
+    _Affine,
     show="in1_features={in1_features}, in2_features={in2_features}, "
     "out_features={out_features}, bias={bias}",
 ):
@@ -71,16 +73,6 @@ class Bilinear(
     in2_features: int
     out_features: int
     bias: Switch = True
-
-    def _build(self, *where: Any) -> None:
-        shape = (self.out_features, self.in1_features, self.in2_features)
-        self.weight = new_parameter(shape, *where)
-        self.bias = new_parameter((self.out_features,), *where) if self.bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        for param in self.parameters(recurse=False):
-            init.uniform_around_0_(param, 1 / math.sqrt(self.in1_features))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a (…, in1), b (…, in2) -> (…, out)."""

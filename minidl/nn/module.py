@@ -171,11 +171,11 @@ class Module:
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The immediate children, each once."""
-        seen: set[int] = set()
+        first: dict[Module, str] = {}
         for name, module in self._modules.items():
-            if module is not None and id(module) not in seen:
-                seen.add(id(module))
-                yield name, module
+            if module is not None:
+                first.setdefault(module, name)
+        return ((name, module) for module, name in first.items())
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """The parameters, each once."""

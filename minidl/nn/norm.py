@@ -30,17 +30,23 @@ class _Norm(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
+        for param, fill in ((self.weight, init.ones_), (self.bias, init.zeros_)):
+            if param is not None:
+                fill(param)
 
 
-class _ChannelNorm(_Norm):
+class _ChannelNorm(_Norm, show=_CHANNELS):
     """Batch and instance norm: one scale, shift, running mean and variance a channel."""
 
     _keyword_only = ("bias",)
     _optional_state = frozenset({"num_batches_tracked"})
+    _dims: ClassVar[tuple[int, ...]] = (4,)
+    num_features: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = True
+    track_running_stats: bool = True
+    bias: Switch = True
 
     def _build(self, *where: Any) -> None:
         shape, tracked = (self.num_features,), self.track_running_stats
@@ -65,16 +71,8 @@ class _ChannelNorm(_Norm):
         return x, self.running_mean, self.running_var, self.weight, self.bias
 
 
-class BatchNorm2d(_ChannelNorm, show=_CHANNELS):
+class BatchNorm2d(_ChannelNorm):
     """Normalise each channel of (N, C, H, W) over the batch (arXiv 1502.03167)."""
-
-    _dims: ClassVar[tuple[int, ...]] = (4,)
-    num_features: int
-    eps: float = 1e-5
-    momentum: float | None = 0.1
-    affine: bool = True
-    track_running_stats: bool = True
-    bias: Switch = True
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) -> the same shape."""
@@ -96,13 +94,9 @@ class BatchNorm1d(BatchNorm2d):
 class InstanceNorm2d(_ChannelNorm, show=_CHANNELS):
     """Normalise each channel of each sample of (N, C, H, W) (arXiv 1607.08022)."""
 
-    _dims: ClassVar[tuple[int, ...]] = (3, 4)
-    num_features: int
-    eps: float = 1e-5
-    momentum: float = 0.1
+    _dims = (3, 4)
     affine: bool = False
     track_running_stats: bool = False
-    bias: Switch = True
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) or unbatched (C, …) -> the same shape."""

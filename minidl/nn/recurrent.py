@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -37,8 +36,7 @@ class _Recurrent(Layer):
             self.register_parameter(name + suffix, made)
 
     def reset_parameters(self) -> None:
-        for param in self.parameters():
-            init.uniform_around_0_(param, 1 / math.sqrt(self.hidden_size))
+        init.fan_in_uniform_(self.parameters(), self.hidden_size)
 
     def _check_nonlinearity(self) -> None:
         given = getattr(self, "nonlinearity", "tanh")

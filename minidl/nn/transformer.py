@@ -49,12 +49,11 @@ class _Layer(Layer, show=""):
             self.register_module(f"norm{i}", norm)
         for i in numbers:
             self.register_module(f"dropout{i}", Dropout(p))
-        if isinstance(self.activation, str):
-            known = {"relu": F.relu, "gelu": F.gelu}
-            rule = f"activation must be a function or one of {[*known]}"
-            name = self.activation
-            require(name in known, type(self).__name__, rule, activation=name)
-            self.activation = known[name]
+        known = {"relu": F.relu, "gelu": F.gelu}
+        found = known.get(self.activation, self.activation)
+        rule = f"activation must be a function or one of {[*known]}"
+        require(callable(found), type(self).__name__, rule, activation=found)
+        self.activation = found
 
     def _block(self, x: Tensor, i: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Residual, dropout and norm around block number i."""

@@ -69,8 +69,6 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     total = sum(p.numel() for p in listed)
     fits = vec.shape == (total,)
     require(fits, "vector_to_parameters", f"vec must have {total} elements", vec=vec)
-    start = 0
     with no_grad():
-        for p in listed:
-            p.copy_(vec[start : start + p.numel()].reshape(p.shape))
-            start += p.numel()
+        for p, piece in zip(listed, vec.split([p.numel() for p in listed])):
+            p.copy_(piece.reshape(p.shape))
