@@ -13,58 +13,27 @@ from typing import Any
 
 import numpy as np
 
+# isort: off
 from minidl.errors import GraphError, require
 from minidl.tape import (
-    Edge,
-    Node,
-    Op,
-    edge_of,
-    enable_grad,
-    inference_mode,
-    is_floating,
-    is_grad_enabled,
-    no_grad,
-    observed,
-    observers,
-    op,
-    registry,
-    set_grad_enabled,
-    watch,
-)
+    Edge, Node, Op, edge_of, enable_grad, inference_mode, is_floating, is_grad_enabled, no_grad,
+    observed, observers, op, registry, set_grad_enabled, watch,
+)  # fmt: skip
 from minidl.tensor import Device, Tensor, raw
+# isort: on
 
 __all__ = [
-    "Device",
-    "Node",
-    "Op",
-    "Tensor",
-    "backward",
-    "enable_grad",
-    "grad",
-    "inference_mode",
-    "is_grad_enabled",
-    "no_grad",
-    "op",
-    "parts",
-    "raw",
-    "registry",
-    "run_backward",
-    "set_detect_anomaly",
-    "set_grad_enabled",
-    "watch",
-]
+    "Device", "Node", "Op", "Tensor", "backward", "enable_grad", "grad", "inference_mode",
+    "is_grad_enabled", "no_grad", "op", "parts", "raw", "registry", "run_backward",
+    "set_detect_anomaly", "set_grad_enabled", "watch",
+]  # fmt: skip
 parts: dict[str, Callable] = {}  # ops that the walk itself needs, filled in by minidl.ops
 
 
 def run_backward(
-    outputs: Sequence[Tensor],
-    cotangents: Sequence[Any],
-    *,
-    retain_graph: bool = False,
-    create_graph: bool = False,
-    inputs: Sequence[Tensor] | None = None,
-    stop: bool = False,
-) -> list[Any]:
+    outputs: Sequence[Tensor], cotangents: Sequence[Any], *, retain_graph: bool = False,
+    create_graph: bool = False, inputs: Sequence[Tensor] | None = None, stop: bool = False,
+) -> list[Any]:  # fmt: skip
     """Push cotangents back from the outputs.
 
     Without inputs the gradients are added to the leaves' `.grad`; with inputs they are returned
@@ -85,12 +54,8 @@ def run_backward(
 class _Walk:
     """One backward pass: cotangents waiting at nodes and leaves, the latest node first."""
 
-    def __init__(
-        self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool
-    ) -> None:
-        self.create_graph = create_graph
-        self.inputs = inputs
-        self.stop = stop
+    def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool) -> None:
+        self.create_graph, self.inputs, self.stop = create_graph, inputs, stop
         self.heap: list[Node] = []
         self.pending: dict[Node, list[Any]] = {}
         self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
@@ -104,18 +69,13 @@ class _Walk:
         """Add a cotangent to what waits at an edge."""
         target, k = edge
         if k < 0:
-            entry = self.leaves.get(id(target))
-            if entry is None:
-                self.leaves[id(target)] = [target, g]
-            else:
-                entry[1] = parts["add"](entry[1], g)
+            entry = self.leaves.setdefault(id(target), [target, None])
+            entry[1] = g if entry[1] is None else parts["add"](entry[1], g)
             return
         slots = self.pending.get(target)
         if slots is None:
-            slots = self.pending[target] = [None] * (k + 1)
+            slots = self.pending[target] = [None] * (target.several or 1)
             heapq.heappush(self.heap, target)
-        elif len(slots) <= k:
-            slots += [None] * (k + 1 - len(slots))
         slots[k] = g if slots[k] is None else parts["add"](slots[k], g)
 
     def visit(self, node: Node, retain: bool) -> None:
@@ -123,25 +83,16 @@ class _Walk:
         slots = self.pending.pop(node)
         if node.hooks:
             for k, hook in node.hooks.values():
-                if k < len(slots) and slots[k] is not None:
+                if slots[k] is not None:
                     slots[k] = self._hooked(hook, slots[k])
-        for k in range(len(slots)):
+        for k, g in enumerate(slots):
             for i in self.wanted.get((id(node), k), ()):
-                self.found[i] = slots[k]
+                self.found[i] = g
                 if self.stop:
                     return
-        require(
-            node.vjp is not None,
-            node.name,
-            "its graph was freed by an earlier backward",
-            error=GraphError,
-            fix="pass retain_graph=True to the first one",
-        )
-        if node.several:
-            g: Any = tuple(slots) + (None,) * (node.several - len(slots))
-        else:
-            g = slots[0]
-        grads = self._grads(node, g)
+        require(node.vjp is not None, node.name, "its graph was freed by an earlier backward",
+                error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
+        grads = self._grads(node, tuple(slots) if node.several else slots[0])
         for edge, x in zip(node.edges, grads, strict=True):
             if edge is not None and x is not None:
                 self.put(edge, x)
@@ -253,49 +204,33 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
         t = _tensor_of(array, edge)
         aliases.append(parts["alias"](t) if isinstance(t, Tensor) else t)
     y = node.op.definition(*aliases, **node.kwargs)
-    outputs, cotangents = [], []
-    for out, h in zip(y, g, strict=False) if node.several else ((y, g),):
-        if h is not None and isinstance(out, Tensor) and out.requires:
-            outputs.append(out)
-            cotangents.append(h if isinstance(h, Tensor) else Tensor(h))
+    pairs = [(out, h if isinstance(h, Tensor) else Tensor(h))
+             for out, h in (zip(y, g) if node.several else ((y, g),))
+             if h is not None and isinstance(out, Tensor) and out.requires]  # fmt: skip
     inputs = [t for t in aliases if isinstance(t, Tensor)]
-    found = iter(run_backward(outputs, cotangents, create_graph=True, inputs=inputs, stop=True))
+    outputs, given = [out for out, _ in pairs], [h for _, h in pairs]
+    found = iter(run_backward(outputs, given, create_graph=True, inputs=inputs, stop=True))
     return [next(found) if isinstance(t, Tensor) else None for t in aliases]
 
 
 def backward(
-    self: Tensor,
-    gradient: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
+    self: Tensor, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
 ) -> None:
     """Add the gradient of this tensor (a scalar, or weighted by `gradient`) to the leaves' grad."""
-    require(
-        self.requires, "backward", "the tensor does not require grad", error=GraphError, tensor=self
-    )
-    run_backward(
-        [self],
-        [_cotangent(self, gradient, create_graph)],
-        retain_graph=bool(retain_graph),
-        create_graph=create_graph,
-    )
+    require(self.requires, "backward", "the tensor does not require grad", error=GraphError,
+            tensor=self)  # fmt: skip
+    given = [_cotangent(self, gradient, create_graph)]
+    run_backward([self], given, retain_graph=bool(retain_graph), create_graph=create_graph)
 
 
 def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
     if given is None:
-        require(
-            t.array.size == 1,
-            "backward",
-            "only a scalar has a gradient of its own; pass one",
-            error=GraphError,
-            tensor=t,
-        )
+        require(t.array.size == 1, "backward", "only a scalar has a gradient of its own; pass one",
+                error=GraphError, tensor=t)  # fmt: skip
         array = parts["ones_like"](t.array)
     else:
-        require(
-            np.shape(given) == t.shape, "backward", "gradient must have the tensor's shape",
-            error=GraphError, gradient=given, tensor=t,
-        )  # fmt: skip
+        require(np.shape(given) == t.shape, "backward", "gradient must have the tensor's shape",
+                error=GraphError, gradient=given, tensor=t)  # fmt: skip
         array = raw(given)
         if not hasattr(array, "dtype") or array.dtype != t.dtype:
             array = np.asarray(array, t.dtype)
@@ -305,13 +240,10 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
 
 
 def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
+    outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
     allow_unused: bool = False,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of the outputs' sum (weighted by grad_outputs) with respect to the inputs."""
     outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
@@ -324,14 +256,9 @@ def grad(
     keep = create_graph if retain_graph is None else retain_graph
     found = run_backward(outs, cotangents, retain_graph=keep, create_graph=create_graph, inputs=ins)
     for t, g in zip(ins, found, strict=True):
-        require(
-            g is not None or allow_unused,
-            "grad",
-            "an input was not used to compute the outputs",
-            error=GraphError,
-            fix="pass allow_unused=True",
-            input=t,
-        )
+        require(g is not None or allow_unused, "grad",
+                "an input was not used to compute the outputs", error=GraphError,
+                fix="pass allow_unused=True", input=t)  # fmt: skip
     return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in found)
 
 

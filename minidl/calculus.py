@@ -9,22 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+# isort: off
 from minidl.backend.expression import (
-    Graph,
-    Node,
-    cos,
-    cosh,
-    exp,
-    log,
-    reachable,
-    sigmoid,
-    sign,
-    sin,
-    sinh,
-    sqrt,
-    trunc,
-    where,
-)
+    Graph, Node, cos, cosh, exp, log, reachable, sigmoid, sign, sin, sinh, sqrt, trunc, where,
+)  # fmt: skip
 
 
 def _power(e: Node, g: Node) -> tuple:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,15 +15,18 @@ from minidl.tape import is_grad_enabled, touched_leaves
 recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 
+def _taken(inputs: Any, create_graph: bool) -> list[Tensor]:
+    """The inputs as leaves of a graph of their own, or tied to what made them."""
+    with enable_grad():
+        given = [inputs] if isinstance(inputs, Tensor) else inputs
+        taken = [parts["alias"](t) if create_graph else t.detach() for t in given]
+    return [t if t.requires else t.requires_grad_() for t in taken]
+
+
 def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
     """(func(*inputs), gradient of its product with v), as torch.autograd.functional.vjp."""
-    single = isinstance(inputs, Tensor)
-    given = [inputs] if single else list(inputs)
+    taken = _taken(inputs, create_graph)
     with enable_grad():
-        taken = [parts["alias"](t) if create_graph else t.detach() for t in given]
-        for t in taken:
-            if not t.requires:
-                t.requires_grad_()
         y = func(*taken)
         grads = grad(y, taken, v, create_graph=create_graph, allow_unused=True)
     filled = tuple(
@@ -32,19 +35,15 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     )
     if not create_graph:
         y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
-    return y, filled[0] if single else filled
+    return y, filled[0] if isinstance(inputs, Tensor) else filled
 
 
 def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
     """(func(*inputs), its derivative along v), by differentiating the vjp in its cotangent."""
-    single = isinstance(inputs, Tensor)
-    given = [inputs] if single else list(inputs)
-    along = [v] if single else list(v) if v is not None else [None] * len(given)
+    taken = _taken(inputs, create_graph)
+    along = [v] * len(taken) if v is None or isinstance(inputs, Tensor) else list(v)
+    pushed = None
     with enable_grad():
-        taken = [parts["alias"](t) if create_graph else t.detach() for t in given]
-        for t in taken:
-            if not t.requires:
-                t.requires_grad_()
         y = func(*taken)
         dual = Tensor(np.zeros_like(y.array), requires_grad=True)
         pulled = grad(y, taken, dual, create_graph=True, allow_unused=True)
@@ -54,8 +53,6 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
             (pushed,) = grad(
                 [g for g, _ in used], dual, ones, create_graph=create_graph, allow_unused=True
             )
-        else:
-            pushed = None
     if pushed is None:
         pushed = Tensor(np.zeros_like(y.array))
     return (y if create_graph else y.detach()), pushed
@@ -86,20 +83,15 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
     return made if several else made[0]
 
 
-class _Segment:
+class _Segment(NamedTuple):
     """What is needed to run a checkpointed function again."""
 
-    def __init__(
-        self,
-        function: Callable,
-        args: tuple,
-        kwargs: dict,
-        state: dict,
-        tensors: list[Tensor],
-        reached: list[Tensor],
-    ) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
-        self.state, self.tensors, self.reached = state, tensors, reached
+    function: Callable
+    args: tuple
+    kwargs: dict
+    state: dict
+    tensors: list[Tensor]
+    reached: list[Tensor]
 
     def rerun(self) -> tuple[list[Tensor], list[Any]]:
         """The inputs, detached from what made them, and the outputs with a graph between."""
@@ -128,15 +120,8 @@ def _segment(*inputs: Any, segment: _Segment, outputs: list[Any]) -> Any:
         taken, y = segment.rerun()
         pairs = [(t, h) for t, h in zip(y, g, strict=True) if h is not None and t.requires]
         wanted = [t for t, n in zip(taken, need, strict=True) if n]
-        found = iter(
-            run_backward(
-                [t for t, _ in pairs],
-                [h for _, h in pairs],
-                create_graph=again,
-                inputs=wanted,
-                stop=True,
-            )
-        )
+        outputs, given = [t for t, _ in pairs], [h for _, h in pairs]
+        found = iter(run_backward(outputs, given, create_graph=again, inputs=wanted, stop=True))
         return tuple(next(found) if n else None for n in need)
 
     return tuple(outputs), (), vjp

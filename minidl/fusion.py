@@ -15,51 +15,19 @@ from typing import Any
 
 import numpy as np
 
+# isort: off
 from minidl import backend
 from minidl.autograd import parts
 from minidl.backend.expression import (
-    Graph,
-    Node,
-    Program,
-    acos,
-    asin,
-    atan,
-    atan2,
-    ceil,
-    clamp,
-    cos,
-    cosh,
-    erf,
-    erfc,
-    exp,
-    expm1,
-    floor,
-    fmod,
-    log,
-    log1p,
-    log2,
-    maximum,
-    minimum,
-    reachable,
-    relu,
-    rint,
-    rsqrt,
-    sigmoid,
-    sign,
-    sin,
-    sinh,
-    softplus,
-    sqrt,
-    substitute,
-    tan,
-    tanh,
-    trunc,
-    where,
-)
+    Graph, Node, Program, acos, asin, atan, atan2, ceil, clamp, cos, cosh, erf, erfc, exp,
+    expm1, floor, fmod, log, log1p, log2, maximum, minimum, reachable, relu, rint, rsqrt,
+    sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
+)  # fmt: skip
 from minidl.calculus import gradients
 from minidl.dtypes import is_real, real, result_type
 from minidl.errors import DTypeError, GraphError, require
 from minidl.tape import Op
+# isort: on
 
 __all__ = [
     "Pointwise", "Update", "abs", "acos", "asin", "atan", "atan2", "ceil", "clamp", "cos", "cosh",
@@ -336,12 +304,9 @@ def _kind(a: Any) -> Any:
 
 
 def pointwise(
-    function: Callable | None = None,
-    *,
-    name: str = "",
-    integer: Callable | None = None,
+    function: Callable | None = None, *, name: str = "", integer: Callable | None = None,
     save_output: bool = False,
-) -> Any:
+) -> Any:  # fmt: skip
     """Make a function of scalars a differentiable op on tensors (a decorator).
 
     integer: NumPy's function for integer and bool tensors, where these keep their dtype; without

@@ -37,19 +37,9 @@ class Node:
     """One recorded call of an op."""
 
     __slots__ = (
-        "__weakref__",
-        "definition_inputs",
-        "edges",
-        "hooks",
-        "kwargs",
-        "op",
-        "order",
-        "saved",
-        "several",
-        "sources",
-        "versions",
-        "vjp",
-    )
+        "__weakref__", "definition_inputs", "edges", "hooks", "kwargs", "op", "order", "saved",
+        "several", "sources", "versions", "vjp",
+    )  # fmt: skip
 
     op: Op
     vjp: Callable | None
@@ -166,7 +156,6 @@ class Op:
             out.seen = out.cell.rebased
 
 
-
 def _again(op: Op, rest: tuple, kwargs: dict, x: Any) -> Any:
     return op(x, *rest, **kwargs)
 
@@ -226,13 +215,9 @@ def edge_of(x: Any) -> Edge | None:
 
 def _fresh(x: Tensor) -> None:
     """Refuse a view whose base was written through another view since it was made."""
-    require(
-        x.cell is None or x.seen == x.cell.rebased,
-        "autograd",
-        "this view's base was changed in place through another tensor; take the view again",
-        error=GraphError,
-        view=x,
-    )
+    require(x.cell is None or x.seen == x.cell.rebased, "autograd",
+            "this view's base was changed in place through another tensor; take the view again",
+            error=GraphError, view=x)  # fmt: skip
 
 
 # ---- modes ---------------------------------------------------------------------------------------
