@@ -1,21 +1,12 @@
 """The training loop, its metrics, run directories with exact resume, and the report."""
 
 from minidl.train.loop import Trainer, TrainingError
-from minidl.train.metrics import Evaluation, RunningSums, confusion_matrix, evaluate
+from minidl.train.metrics import Evaluation, evaluate
 from minidl.train.report import Report
 from minidl.train.rundir import RunDir, fingerprint
 from minidl.train.signals import Interrupted, StopSignal
 
 __all__ = [
-    "Evaluation",
-    "Interrupted",
-    "Report",
-    "RunDir",
-    "RunningSums",
-    "StopSignal",
-    "Trainer",
-    "TrainingError",
-    "confusion_matrix",
-    "evaluate",
-    "fingerprint",
-]
+    "Evaluation", "Interrupted", "Report", "RunDir", "StopSignal", "Trainer", "TrainingError",
+    "evaluate", "fingerprint",
+]  # fmt: skip

@@ -1,10 +1,9 @@
-"""Running sums over an epoch, and everything that is counted on a set of labelled images."""
+"""What a model says of a set of labelled images, and everything that is counted on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,35 +13,16 @@ from minidl.nn import Module
 
 
 @dataclass
-class RunningSums:
-    """Sums of loss and hits over the images seen so far: a mean that survives an interruption."""
-
-    loss: float = 0.0
-    right: float = 0.0
-    seen: int = 0
-
-    def add(self, loss: float, right: float, count: int) -> None:
-        """Add one batch: its mean loss (nats), its number of hits, its size."""
-        self.loss += loss * count
-        self.right += right
-        self.seen += count
-
-    def means(self) -> dict[str, float]:
-        """The epoch's training loss (nats) and accuracy (fraction)."""
-        count = max(self.seen, 1)
-        return {"train_loss": self.loss / count, "train_accuracy": self.right / count}
-
-
-@dataclass
 class Evaluation:
     """What a model says of N labelled inputs: log_probs (N, K) in nats, labels (N,)."""
 
     log_probs: np.ndarray
     labels: np.ndarray
-    said: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.said = self.log_probs.argmax(1)
+    @property
+    def said(self) -> np.ndarray:
+        """The most probable classes (N,)."""
+        return self.log_probs.argmax(1)
 
     @property
     def accuracy(self) -> float:
@@ -57,19 +37,15 @@ class Evaluation:
 
     def confusion(self) -> np.ndarray:
         """Counts (K, K): row = label, column = what the model said."""
-        return confusion_matrix(self.labels, self.said, self.log_probs.shape[1])
+        classes = self.log_probs.shape[1]
+        pairs = self.labels.astype(np.int64) * classes + self.said
+        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
     def mistakes(self, count: int) -> np.ndarray:
         """Indices of the `count` wrong answers given with the highest probability, worst first."""
         wrong = np.flatnonzero(self.said != self.labels)
         sure = self.log_probs[wrong, self.said[wrong]]
         return wrong[np.argsort(-sure, kind="stable")[:count]]
-
-
-def confusion_matrix(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (K, K) of (label, answer) pairs; labels and said (N,) of ints in [0, K)."""
-    flat = labels.astype(np.int64) * classes + said
-    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
 
 
 def evaluate(
@@ -84,7 +60,7 @@ def evaluate(
     With several `views` (test-time augmentation) the probabilities of the views are averaged.
     `check` is called between batches, and may raise to leave. The model's mode is put back.
     """
-    modes: list[tuple[Any, bool]] = [(m, m.training) for m in model.modules()]
+    modes = [(m, m.training) for m in model.modules()]
     rows, labels = [], []
     model.eval()
     try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
@@ -33,8 +31,8 @@ def fingerprint(arrays: Iterable[np.ndarray]) -> str:
 
 def machine() -> dict[str, str]:
     """What bit-equal numbers depend on besides the program: versions and the processor."""
-    names = ("minidl", "numpy", "numba", "llvmlite")
-    versions = {name: version(name) or "not installed" for name in names}
+    packages = ("minidl", "numpy", "numba", "llvmlite")
+    versions = {name: version(name) or "not installed" for name in packages}
     return {"python": platform.python_version(), **versions, "cpu": processor()}
 
 
@@ -60,64 +58,52 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise CheckpointError(f"train: cannot make the folder {self.path}: {reason}") from error
+            rule = f"train: cannot make the folder {self.path}: {error.strerror}"
+            raise CheckpointError(rule) from error
         write_bytes(self.path / name, [text.encode()])
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read NAME; CheckpointError if it is missing or damaged."""
         path = self.path / name
-        require(path.is_file(), "train", f"{self.path} is not a run directory: it has no {name}",
-                error=CheckpointError)  # fmt: skip
+        rule = f"{self.path} is not a run directory: it has no {name}"
+        require(path.is_file(), "train", rule, error=CheckpointError)
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(f"train: {path} is damaged: {error}") from error
-        require(isinstance(value, dict), "train", f"{path} must hold a JSON object",
-                error=CheckpointError)  # fmt: skip
+        rule = f"{path} must hold a JSON object"
+        require(isinstance(value, dict), "train", rule, error=CheckpointError)
         return value
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, one a finished epoch; a last line cut by a crash is out."""
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """The rows of metrics.jsonl, one a finished epoch."""
+        return [json.loads(line) for line in self._lines()]
 
     def append_row(self, row: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl and flush it to the disk."""
-        try:
-            with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise CheckpointError(
-                f"train: cannot write {self.metrics}: {error.strerror}"
-            ) from error
+        """Add one line to metrics.jsonl."""
+        write_bytes(self.metrics, [*self._lines(), json.dumps(row).encode() + b"\n"])
 
     def cut_rows(self, count: int) -> None:
         """Drop whatever metrics.jsonl holds beyond its first `count` lines."""
-        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        lines = self._lines()
         require(len(lines) >= count, "resume", f"{self.metrics} has lost rows",
                 rows=len(lines), expected=count, error=CheckpointError)  # fmt: skip
         if len(lines) > count:
-            os.truncate(self.metrics, sum(map(len, lines[:count])))
+            write_bytes(self.metrics, lines[:count])
+
+    def _lines(self) -> list[bytes]:
+        return self.metrics.read_bytes().splitlines(True) if self.metrics.exists() else []
 
     def write_csv(self) -> None:
         """Write metrics.csv, the same rows for spreadsheets."""
         rows = self.rows()
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(rows[0]) if rows else ["epoch"])
-        table.writeheader()
-        table.writerows(rows)
-        self.write_text("metrics.csv", text.getvalue())
+        lines = [rows[0], *(map(str, row.values()) for row in rows)]
+        self.write_text("metrics.csv", "".join(",".join(line) + "\n" for line in lines))
 
     def save(self, state: dict[str, Any], identity: dict[str, str]) -> None:
         """Replace the checkpoint by `state`; a failure leaves the previous one whole."""
-        save(
-            {"format": FORMAT, "identity": identity, "machine": machine(), **state}, self.checkpoint
-        )
+        head = {"format": FORMAT, "identity": identity, "machine": machine()}
+        save(head | state, self.checkpoint)
 
     def load(self, identity: dict[str, str]) -> dict[str, Any] | None:
         """The saved state, or None if nothing was saved yet.
@@ -132,13 +118,11 @@ class RunDir:
         rule = f"{self.checkpoint} is not a training checkpoint of format {FORMAT}"
         require(ours, "resume", rule, error=CheckpointError)
         for name, value in identity.items():
-            require(state["identity"].get(name) == value, "resume",
-                    f"the {name} is not the one this run was started with", error=CheckpointError,
-                    saved=state["identity"].get(name), now=value)  # fmt: skip
-        here, there = machine(), state["machine"]
-        changed = [
-            f"{k} {there.get(k)} -> {v}" for k, v in here.items() if there.get(k) not in (None, v)
-        ]
+            saved = state["identity"].get(name)
+            rule = f"the {name} is not the one this run was started with"
+            require(saved == value, "resume", rule, error=CheckpointError, saved=saved, now=value)
+        there, here = state["machine"], machine()
+        changed = [f"{k} {there[k]} -> {here[k]}" for k in here if there.get(k, here[k]) != here[k]]
         if changed:
             warnings.warn(f"resume: not bit-identical here: {', '.join(changed)}", stacklevel=2)
         return state

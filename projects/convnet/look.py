@@ -51,7 +51,7 @@ def write_report(
         "Training figures are running means of the epoch, under augmentation and dropout; "
         "nothing was selected on the held-out images.",
     )
-    page.figure(report.curves(rows))
+    page.figure(report.curves({saved["preset"]: rows}))
     page.section("Confusion", f"Counts on the {len(tested.labels):,} test images.")
     page.figure(report.confusion(tested.confusion(), classes))
     wrong = tested.mistakes(24)
@@ -125,7 +125,7 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
                       f"{sum(row['seconds'] for row in kept):.0f}"))  # fmt: skip
     head = ("run", "preset", "data", "seed", "epochs", "held-out %", "test %", "seconds")
     page = Report("Runs compared", f"{len(runs)} runs")
-    page.figure(report.compared(rows))
+    page.figure(report.curves(rows))
     page.section("Results", "At the last finished epoch of each.")
     page.table(table, head)
     write_bytes(out, [page.html().encode()])

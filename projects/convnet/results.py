@@ -59,7 +59,7 @@ def write_results(folders: Sequence[str], out: Path = HERE) -> None:
     text += "\n![Curves of the runs](results.svg)\n\n## Commands\n\n```\n"
     text += "".join(run.read_json("config.json")["command"] + "\n" for run in runs) + "```\n"
     with mpl.rc_context(report.TEXT):
-        figure = report.compared({run.path.name: run.rows() for run in runs})
+        figure = report.curves({run.path.name: run.rows() for run in runs})
         figure.savefig(out / "results.svg", metadata={"Date": None})
     write_bytes(out / "RESULTS.md", [text.encode()])
 

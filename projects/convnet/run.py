@@ -159,6 +159,7 @@ def conclude(
     """result.json: all at the final epoch; nothing was selected on held-out or test images."""
     about = summary(trainer.model, (1, *images.shape))
     rows = run.rows()
+    seconds = sum(row["seconds"] for row in rows)
     seen = len(images.train.y) * len(rows)
     return {
         "preset": cfg.preset,
@@ -169,8 +170,8 @@ def conclude(
         "test_loss": tested.loss,
         "test_images": len(tested.labels),
         "epochs": len(rows),
-        "seconds": round(trainer.seconds, 2),
-        "images_per_second": round(seen / max(trainer.seconds, 1e-9), 1),
+        "seconds": round(seconds, 2),
+        "images_per_second": round(seen / max(seconds, 1e-9), 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "flops": about.flops,
         "device": device_name(cfg),
