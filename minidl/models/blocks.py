@@ -1,9 +1,9 @@
-"""Pieces that several image models share: norms by name, squeeze-excitation, stochastic depth."""
+"""Pieces that several image models share: norms by name, squeeze-excitation."""
 
 from __future__ import annotations
 
 import minidl.functional as F
-from minidl import nn, random
+from minidl import nn
 from minidl.autograd import Tensor
 from minidl.errors import require
 
@@ -42,22 +42,3 @@ class SqueezeExcite(nn.Module):
         """x (N, C, H, W) -> the same shape."""
         gate = F.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3))))))
         return x * gate[:, :, None, None]
-
-
-class DropPath(nn.Module):
-    """Drop whole samples of a residual branch with probability p in training (arXiv 1603.09382)."""
-
-    def __init__(self, p: float = 0.0) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, …) -> the same shape, its kept samples scaled by 1/(1 - p)."""
-        if not self.training or self.p == 0:
-            return x
-        kept = random.default("dropout").bernoulli(1 - self.p, (len(x),)).astype(x.dtype)
-        gate = Tensor(kept / x.dtype.type(1 - self.p)).to(x.device)
-        return x * gate.reshape(-1, *(1,) * (x.ndim - 1))
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"

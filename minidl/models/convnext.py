@@ -7,26 +7,25 @@ from collections.abc import Sequence
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
-from minidl.models.blocks import DropPath, LayerNorm2d
+from minidl.models.blocks import LayerNorm2d
 
 
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, layer norm, a dense layer to 4 dim and back, scale, residual."""
 
-    def __init__(self, dim: int, kernel_size: int, drop_path: float, layer_scale: float) -> None:
+    def __init__(self, dim: int, kernel_size: int, layer_scale: float) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma = nn.Parameter(nn.init.constant_(self.norm.bias.detach().clone(), layer_scale))
-        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, dim, H, W) -> the same shape; the dense layers see (N, H, W, dim)."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         y = self.pwconv2(F.gelu(self.pwconv1(y))) * self.gamma
-        return x + self.drop_path(y.permute(0, 3, 1, 2))
+        return x + y.permute(0, 3, 1, 2)
 
 
 class ConvNeXt(nn.Module):
@@ -35,7 +34,7 @@ class ConvNeXt(nn.Module):
     def __init__(
         self, num_classes: int = 10, *, dims: Sequence[int] = (64, 128, 256),
         depths: Sequence[int] = (3, 3, 3), kernel_size: int = 7, patch_size: int = 2,
-        drop_path: float = 0.0, layer_scale: float = 1e-6, in_channels: int = 3,
+        layer_scale: float = 1e-6, in_channels: int = 3,
     ) -> None:  # fmt: skip
         super().__init__()
         stem = nn.Conv2d(in_channels, dims[0], patch_size, stride=patch_size)
@@ -44,12 +43,9 @@ class ConvNeXt(nn.Module):
             halve = nn.Conv2d(small, large, 2, stride=2)
             self.downsamples.append(nn.Sequential(LayerNorm2d(small, eps=1e-6), halve))
         self.stages = nn.ModuleList()
-        before, last = 0, max(sum(depths) - 1, 1)
         for dim, depth in zip(dims, depths, strict=True):
-            rates = [drop_path * (before + i) / last for i in range(depth)]
-            blocks = (ConvNeXtBlock(dim, kernel_size, rate, layer_scale) for rate in rates)
+            blocks = (ConvNeXtBlock(dim, kernel_size, layer_scale) for _ in range(depth))
             self.stages.append(nn.Sequential(*blocks))
-            before += depth
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head = nn.Linear(dims[-1], num_classes)
         for module in self.modules():

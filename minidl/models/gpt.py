@@ -12,7 +12,8 @@ from minidl.errors import require
 from minidl.ops.creation import multinomial
 from minidl.ops.join import cat
 
-Cache = list[tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]  # keys and values (B, heads, T, d)
+Cache = list[Pair]
 
 
 class Attention(nn.Module):
@@ -25,15 +26,11 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(dim, dim, bias)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
         """x (B, T, dim), past keys and values (B, heads, P, d) -> (B, T, dim), all of them."""
         b, t, dim = x.shape
-        q, k, v = (
-            part.reshape(b, t, self.heads, dim // self.heads).transpose(1, 2)
-            for part in self.c_attn(x).chunk(3, -1)
-        )
+        parts = self.c_attn(x).unflatten(-1, (3, self.heads, -1))
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         if past is not None and past[0].shape[2]:
             require(t == 1, "Attention", "a filled cache takes one token at a time", x=x)
             k, v = cat([past[0], k], 2), cat([past[1], v], 2)
@@ -41,20 +38,6 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
         y = y.transpose(1, 2).reshape(b, t, dim)
         return self.resid_dropout(self.c_proj(y)), (k, v)
-
-
-class MLP(nn.Module):
-    """Dense to 4 dim, GELU, dense back."""
-
-    def __init__(self, dim: int, dropout: float, bias: bool) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(dim, 4 * dim, bias)
-        self.c_proj = nn.Linear(4 * dim, dim, bias)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, dim) -> the same shape."""
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
 
 
 class Block(nn.Module):
@@ -65,11 +48,11 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(dim, bias=bias)
         self.attn = Attention(dim, heads, dropout, bias)
         self.ln_2 = nn.LayerNorm(dim, bias=bias)
-        self.mlp = MLP(dim, dropout, bias)
+        wide, back = nn.Linear(dim, 4 * dim, bias), nn.Linear(4 * dim, dim, bias)
+        drop = nn.Dropout(dropout)
+        self.mlp = nn.Sequential({"c_fc": wide, "gelu": nn.GELU(), "c_proj": back, "dropout": drop})
 
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
         """x (B, T, dim) -> the same shape, and the keys and values so far."""
         y, present = self.attn(self.ln_1(x), past)
         x = x + y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import minidl.functional as F
 from minidl import nn
@@ -11,97 +12,57 @@ from minidl.errors import require
 from minidl.models.blocks import SqueezeExcite
 
 
-class PadShortcut(nn.Module):
-    """Option A: every second pixel, and zeros for the new channels, half on each side."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.stride, self.before = stride, (outputs - inputs) // 2
-        self.after = outputs - inputs - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
-        x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
-
-
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions around a shortcut; projected by a 1x1 where the shape changes."""
 
-    expansion = 1
+    expansion = 1  # outputs per width
+    kernels: tuple[int, ...] = (3, 3)
 
-    def __init__(
-        self, inputs: int, width: int, stride: int, shortcut: str, squeeze_excite: bool
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.excite = SqueezeExcite(width) if squeeze_excite else None
-        self.downsample = _shortcut(inputs, width, stride, shortcut)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs, H, W) -> (N, width, H / stride, W / stride)."""
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        y = y if self.excite is None else self.excite(y)
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions around a shortcut."""
-
-    expansion = 4
-
-    def __init__(
-        self, inputs: int, width: int, stride: int, shortcut: str, squeeze_excite: bool
-    ) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, squeeze_excite: bool) -> None:
         super().__init__()
         outputs = width * self.expansion
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        widths = (inputs, *(width,) * (len(self.kernels) - 1), outputs)
+        for i, kernel in enumerate(self.kernels):
+            step = stride if i == self.kernels.index(3) else 1
+            conv = nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False)
+            self.register_module(f"conv{i + 1}", conv)
+            self.register_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
         self.excite = SqueezeExcite(outputs) if squeeze_excite else None
-        self.downsample = _shortcut(inputs, outputs, stride, shortcut)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs, H, W) -> (N, 4 width, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
+        """x (N, inputs, H, W) -> (N, expansion · width, H / stride, W / stride)."""
+        y = self.bn1(self.conv1(x))
+        for i in range(2, len(self.kernels) + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(F.relu(y)))
         y = y if self.excite is None else self.excite(y)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, option: str) -> nn.Module | None:
-    """None where the input fits as it is; else zero padding (A) or a 1x1 projection (B)."""
-    if stride == 1 and inputs == outputs:
-        return None
-    if option == "A":
-        return PadShortcut(inputs, outputs, stride)
-    projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-    return nn.Sequential(projection, nn.BatchNorm2d(outputs))
+class Bottleneck(BasicBlock):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions around a shortcut."""
+
+    expansion, kernels = 4, (1, 3, 1)
 
 
 class ResNet(nn.Module):
     """A stem, stages of residual blocks, global average pooling and a classifier.
 
-    stem: "cifar" (3x3), "imagenet" (7x7 stride 2, max-pool) or "patch" (2x2 stride 2). shortcut:
-    "A" or "B" of the paper. Parameter names are torchvision's.
+    stem: "cifar" (3x3), "imagenet" (7x7 stride 2, max-pool) or "patch" (2x2 stride 2). Parameter
+    names are torchvision's.
     """
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int],
+        self, block: type[BasicBlock], layers: Sequence[int],
         widths: Sequence[int] = (64, 128, 256, 512), num_classes: int = 1000, *,
-        in_channels: int = 3, stem: str = "imagenet", shortcut: str = "B",
-        squeeze_excite: bool = False,
+        in_channels: int = 3, stem: str = "imagenet", squeeze_excite: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         stems = {"cifar": (3, 1, 1), "imagenet": (7, 2, 3), "patch": (2, 2, 0)}
         require(stem in stems, "ResNet", f"stem must be one of {[*stems]}", stem=stem)
-        require(shortcut in ("A", "B"), "ResNet", "shortcut must be A or B", shortcut=shortcut)
         self.conv1 = nn.Conv2d(in_channels, widths[0], *stems[stem], bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.pooled, self.stages = stem == "imagenet", len(layers)
@@ -110,9 +71,9 @@ class ResNet(nn.Module):
             blocks = []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(block(inputs, width, stride, shortcut, squeeze_excite))
+                blocks.append(block(inputs, width, stride, squeeze_excite))
                 inputs = width * block.expansion
-            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+            self.register_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -132,27 +93,21 @@ class ResNet(nn.Module):
 
 
 def cifar_resnet(
-    depth: int = 20, num_classes: int = 10, *, in_channels: int = 3, width: int = 16,
-    shortcut: str = "B", stem: str = "cifar", squeeze_excite: bool = False,
-) -> ResNet:  # fmt: skip
-    """The paper's network of 6n+2 layers for 32x32 images: 20, 56, 110 …"""
+    depth: int = 20, num_classes: int = 10, *, width: int = 16, stem: str = "cifar", **options: Any
+) -> ResNet:
+    """The paper's network of 6n+2 layers for 32x32 images: 20, 56, 110 … (shortcuts: option B).
+
+    options: in_channels and squeeze_excite of ResNet.
+    """
     require(depth % 6 == 2 and depth > 2, "cifar_resnet", "depth must be 6n+2", depth=depth)
-    return ResNet(
-        BasicBlock, [(depth - 2) // 6] * 3, (width, 2 * width, 4 * width), num_classes,
-        in_channels=in_channels, stem=stem, shortcut=shortcut, squeeze_excite=squeeze_excite,
-    )  # fmt: skip
+    layers, widths = [(depth - 2) // 6] * 3, (width, 2 * width, 4 * width)
+    return ResNet(BasicBlock, layers, widths, num_classes, stem=stem, **options)
 
 
-def _imagenet(block: type, layers: tuple[int, ...]) -> Callable[..., ResNet]:
-    def make(
-        num_classes: int = 1000, *, in_channels: int = 3, width: int = 64, stem: str = "imagenet",
-        squeeze_excite: bool = False,
-    ) -> ResNet:  # fmt: skip
-        """The network as torchvision's; stem="cifar" for 32x32 images."""
-        return ResNet(
-            block, layers, [width * 2**i for i in range(4)], num_classes,
-            in_channels=in_channels, stem=stem, squeeze_excite=squeeze_excite,
-        )  # fmt: skip
+def _imagenet(block: type[BasicBlock], layers: Sequence[int]) -> Callable[..., ResNet]:
+    def make(num_classes: int = 1000, *, width: int = 64, **options: Any) -> ResNet:
+        """The network as torchvision's; stem="cifar" for 32x32 images; options of ResNet."""
+        return ResNet(block, layers, [width * 2**i for i in range(4)], num_classes, **options)
 
     return make
 

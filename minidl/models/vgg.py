@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
@@ -62,15 +64,14 @@ class VGG(nn.Module):
     """Blocks of two convolutions, then a dense layer (or global average pooling), a classifier.
 
     As it stands: 32, 64, 128 channels, 551k parameters. Block i has width * 2^i channels and drops
-    with probability dropout + i * rising, as does the head after the last; dense=0 pools globally.
+    with probability dropout + i * rising, as does the head after the last; dense=0 pools globally;
+    block: the other options of VGGBlock.
     """
 
     def __init__(
         self, num_classes: int = 10, *, in_channels: int = 3, image_size: int = 32, width: int = 32,
-        blocks: int = 3, dense: int = 128, norm: str = "batch", dropout: float = 0.0,
-        rising: float = 0.0, dropout_first: bool = False, downsample: str = "pool",
-        skip: bool = False, squeeze_excite: bool = False, depthwise: bool = False,
-        kernel_size: int = 3, patch_size: int = 1,
+        blocks: int = 3, dense: int = 128, dropout: float = 0.0, rising: float = 0.0,
+        downsample: str = "pool", patch_size: int = 1, **block: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         side = image_size // patch_size
@@ -81,12 +82,8 @@ class VGG(nn.Module):
         widths = [width * 2**i for i in range(blocks)]
         self.blocks, inputs = nn.Sequential(), width if patch_size > 1 else in_channels
         for i, channels in enumerate(widths):
-            block = VGGBlock(
-                inputs, channels, norm=norm, kernel_size=kernel_size, depthwise=depthwise,
-                downsample=downsample, dropout=dropout + i * rising, dropout_first=dropout_first,
-                skip=skip, squeeze_excite=squeeze_excite,
-            )  # fmt: skip
-            self.blocks.append(block)
+            settings = {**block, "downsample": downsample, "dropout": dropout + i * rising}
+            self.blocks.append(VGGBlock(inputs, channels, **settings))
             side = side // 2 if downsample == "pool" else (side + 1) // 2
             inputs = channels
         self.fc = nn.Linear(inputs * side * side, dense) if dense else None

@@ -76,12 +76,11 @@ class MultiheadAttention(Layer, show=""):
         return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases)]
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        name, axes = "MultiheadAttention", query.ndim
-        require(axes in (2, 3), name, "query must have 3 axes, or 2 unbatched", query=query)
-        widths = (self.embed_dim, self.kdim, self.vdim)
+        name, widths = "MultiheadAttention", (self.embed_dim, self.kdim, self.vdim)
+        rule = f"query, key and value must have 3 axes, or 2 unbatched, the last of {widths}"
         for x, width in zip((query, key, value), widths):
-            rule = f"query, key and value must have {axes} axes, the last of {widths}"
-            require(x.ndim == axes and x.shape[-1] == width, name, rule, x=x)
+            fits = x.ndim == query.ndim and x.ndim in (2, 3) and x.shape[-1] == width
+            require(fits, name, rule, x=x)
         same = key.shape[:-1] == value.shape[:-1]
         require(same, name, "key and value must have the same length", key=key, value=value)
 

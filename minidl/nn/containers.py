@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from itertools import groupby
 from typing import Any, Self
 
@@ -10,12 +10,12 @@ from minidl.errors import require
 from minidl.nn.module import Module, _indent
 
 
-class _Numbered(Module):
-    """A list whose modules are registered under "0", "1", …"""
+class _Numbered(Module, MutableSequence[Module]):
+    """A list whose modules are registered under "0", "1", …; changes number them anew."""
 
-    def _fill(self, modules: Iterable[Module]) -> Self:
+    def _fill(self, modules: Iterable[Module]) -> None:
         self._modules.clear()
-        return self.extend(modules)
+        self.extend(modules)
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -23,48 +23,27 @@ class _Numbered(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(list(self._modules.values()))
 
-    def _name(self, index: int) -> str:
-        size = len(self)
-        require(-size <= index < size, type(self).__name__, f"index out of {size}", index=index)
-        return list(self._modules)[index]
-
     def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return type(self)(list(self)[index])  # type: ignore[call-arg]
-        return self._modules[self._name(index)]
+        found = list(self)[index]
+        return type(self)(found) if isinstance(index, slice) else found  # type: ignore[call-arg]
 
-    def __setitem__(self, index: int, module: Module) -> None:
-        self.register_module(self._name(index), module)
+    def __setitem__(self, index: Any, module: Any) -> None:
+        self.register_module(list(self._modules)[index], module)
 
     def __delitem__(self, index: int | slice) -> None:
         modules = list(self)
         del modules[index]
         self._fill(modules)
 
-    def append(self, module: Module) -> Self:
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before the one at index."""
+        modules = list(self)
+        self._fill([*modules[:index], module, *modules[index:]])
+
+    def append(self, module: Module) -> Self:  # type: ignore[override]
         """Add a module at the end."""
         self.register_module(str(len(self)), module)
         return self
-
-    def extend(self, modules: Iterable[Module]) -> Self:
-        """Add several modules at the end."""
-        for module in list(modules):
-            self.append(module)
-        return self
-
-    __iadd__ = extend
-
-    def insert(self, index: int, module: Module) -> Self:
-        """Put a module before the one at index."""
-        modules = list(self)
-        modules.insert(index, module)
-        return self._fill(modules)
-
-    def pop(self, index: int = -1) -> Module:
-        """Remove and return the module at index."""
-        module = self[index]
-        del self[index]
-        return module
 
 
 class Sequential(_Numbered):

@@ -105,7 +105,8 @@ def dirac_(tensor: Tensor) -> Tensor:
     require(3 <= tensor.ndim <= 5, "dirac_", "tensor must have 3 to 5 axes", tensor=tensor)
     values = np.zeros(tuple(tensor.shape), tensor.dtype)
     each = np.arange(min(tensor.shape[:2]))
-    values[(each, each, *(n // 2 for n in tensor.shape[2:]))] = 1
+    centre: tuple[int, ...] = tuple(n // 2 for n in tensor.shape[2:])
+    values[(each, each, *centre)] = 1
     return _write(tensor, values)
 
 
@@ -117,10 +118,6 @@ def _bounded(tensor: Tensor, std: float, uniform: bool) -> Tensor:
     return uniform_(tensor, -bound, bound)
 
 
-def _xavier(gain: float, tensor: Tensor) -> float:
-    return gain * math.sqrt(2 / sum(_fans(tensor)))
-
-
 def _kaiming(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     modes = ("fan_in", "fan_out")
     require(mode in modes, "init.kaiming", f"mode must be one of {modes}", mode=mode)
@@ -129,12 +126,12 @@ def _kaiming(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Uniform with standard deviation gain √(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    return _bounded(tensor, _xavier(gain, tensor), True)
+    return _bounded(tensor, gain * math.sqrt(2 / sum(_fans(tensor))), True)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Normal with standard deviation gain √(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    return _bounded(tensor, _xavier(gain, tensor), False)
+    return _bounded(tensor, gain * math.sqrt(2 / sum(_fans(tensor))), False)
 
 
 def kaiming_uniform_(

@@ -16,7 +16,7 @@ class _Affine(Layer):
     """weight (out, *in) and bias (out,), uniform in ±1/√(the first in)."""
 
     def _build(self, *where: Any) -> None:
-        sizes = [getattr(self, name) for name in self._fields if name.endswith("_features")]
+        sizes = tuple(getattr(self, n) for n in self._fields if n.endswith("_features"))
         self.weight = new_parameter((sizes[-1], *sizes[:-1]), *where)
         self.bias: Any = new_parameter(sizes[-1:], *where) if self.bias else None
         self.reset_parameters()

@@ -193,15 +193,6 @@ class Module:
         """The immediate children, each once."""
         return (module for _, module in self.named_children())
 
-    def get_submodule(self, target: str) -> Module:
-        """The module at a dotted path ("" is this one); AttributeError where there is none."""
-        module: Any = self
-        for name in target.split(".") if target else ():
-            module = module._modules.get(name)
-            if module is None:
-                raise AttributeError(f"{type(self).__name__}: no submodule {target!r}")
-        return module
-
     # ---- state
     def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
         """Parameters and persistent buffers by name, sharing memory with the module's."""
@@ -243,15 +234,6 @@ class Module:
         fn(self)
         return self
 
-    def _convert(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """Replace the values of all parameters, their gradients and buffers; the objects stay."""
-        with no_grad():
-            for tensor in (*self.parameters(), *self.buffers()):
-                grad = tensor.grad
-                assign(tensor, fn(tensor))
-                tensor.grad = None if grad is None else fn(grad)
-        return self
-
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device and/or convert floating state to a dtype, as `Tensor.to` takes them."""
         probe = Tensor(np.zeros((), np.bool_)).to(*args, **kwargs)  # shows what was asked for
@@ -262,7 +244,12 @@ class Module:
             keep = kind == "b" or tensor.dtype.kind in "iub"
             return tensor.to(probe.device, tensor.dtype if keep else probe.dtype)
 
-        return self._convert(convert)
+        with no_grad():
+            for tensor in (*self.parameters(), *self.buffers()):
+                grad = tensor.grad
+                assign(tensor, convert(tensor))  # the object stays
+                tensor.grad = None if grad is None else convert(grad)
+        return self
 
     def float(self) -> Self:
         """Convert floating state to float32."""
@@ -271,10 +258,6 @@ class Module:
     def double(self) -> Self:
         """Convert floating state to float64."""
         return self.to(np.float64)
-
-    def half(self) -> Self:
-        """Convert floating state to float16 (for storage, on the CPU)."""
-        return self.to(np.float16)
 
     def cpu(self) -> Self:
         """Move to the CPU."""

@@ -28,6 +28,8 @@ class _Recurrent(Layer):
 
     def _make(self, suffix: str, width: int, size: int, *where: Any) -> None:
         """The parameters of one op for inputs of that width, h projected to size (0: it is not)."""
+        kind, rule = getattr(self, "nonlinearity", "tanh"), "nonlinearity must be tanh or relu"
+        require(kind in ("tanh", "relu"), type(self).__name__, rule, nonlinearity=kind)
         rows, out = self._gates * self.hidden_size, size or self.hidden_size
         bias = (rows,) if self.bias else None
         shapes = [(rows, width), (rows, out), bias, bias, (size, self.hidden_size)]
@@ -37,11 +39,6 @@ class _Recurrent(Layer):
 
     def reset_parameters(self) -> None:
         init.fan_in_uniform_(self.parameters(), self.hidden_size)
-
-    def _check_nonlinearity(self) -> None:
-        given = getattr(self, "nonlinearity", "tanh")
-        rule = "nonlinearity must be tanh or relu"
-        require(given in ("tanh", "relu"), type(self).__name__, rule, nonlinearity=given)
 
     def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
         """x (T, B, I) and first states -> y, *last states."""
@@ -83,7 +80,6 @@ class _Layers(_Recurrent):
         require(0 <= p <= 1, name, "dropout must be between 0 and 1", dropout=p)
         require(0 <= size < hidden, name, "proj_size must be below hidden_size", proj_size=size)
         require(layers > 0, name, "num_layers must be positive", num_layers=layers)
-        self._check_nonlinearity()
         for layer in range(layers):
             width = (size or hidden) * (1 + self.bidirectional) if layer else self.input_size
             for suffix in self._suffixes(layer):
@@ -200,7 +196,6 @@ class _Cell(_Recurrent, show="{input_size}, {hidden_size}…"):
     bias: bool = True
 
     def _build(self, *where: Any) -> None:
-        self._check_nonlinearity()
         self._make("", self.input_size, 0, *where)
         self.reset_parameters()
 

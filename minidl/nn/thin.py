@@ -8,6 +8,7 @@ from typing import Any
 
 from minidl import functional as F
 from minidl.nn.fields import Fields
+from minidl.ops.arguments import ints_of
 
 REQUIRED: Any = object()
 
@@ -33,8 +34,7 @@ class _Pool(Fields):
         stride = self.stride
         self.stride: Any = self.kernel_size if stride is None else stride
         for name in ("kernel_size", "stride", "padding") if self._axes else ():
-            size = getattr(self, name)
-            setattr(self, name, (size,) * self._axes if isinstance(size, int) else tuple(size))
+            setattr(self, name, ints_of("AvgPool1d", name, getattr(self, name), self._axes, 0))
 
 
 class _ByName(Fields):
@@ -105,7 +105,6 @@ TripletMarginLoss = thin(
 
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"
-_OUT = "output_size={output_size}"
 _WINDOW: dict[str, Any] = {"base": _Pool, "kernel_size": REQUIRED, "stride": None, "padding": 0}
 _BEST: dict[str, Any] = {**_WINDOW, "dilation": 1, "return_indices": False, "ceil_mode": False}
 _MEANS: dict[str, Any] = {**_WINDOW, "ceil_mode": False, "count_include_pad": True}
@@ -117,12 +116,9 @@ AvgPool1d._axes = 1
 _TO: dict[str, Any] = {"output_size": REQUIRED}
 AdaptiveAvgPool1d = thin("AdaptiveAvgPool1d", F.adaptive_avg_pool1d, **_TO)
 AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d, **_TO)
-AdaptiveMaxPool1d = thin(
-    "AdaptiveMaxPool1d", F.adaptive_max_pool1d, _OUT, **_TO, return_indices=False
-)
-AdaptiveMaxPool2d = thin(
-    "AdaptiveMaxPool2d", F.adaptive_max_pool2d, _OUT, **_TO, return_indices=False
-)
+_AND: dict[str, Any] = {"show": "output_size={output_size}", **_TO, "return_indices": False}
+AdaptiveMaxPool1d = thin("AdaptiveMaxPool1d", F.adaptive_max_pool1d, **_AND)
+AdaptiveMaxPool2d = thin("AdaptiveMaxPool2d", F.adaptive_max_pool2d, **_AND)
 Upsample = thin(
     "Upsample", F.interpolate, base=_Upsample, size=None, scale_factor=None, mode="nearest",
     align_corners=None,

@@ -17,10 +17,10 @@ class Computed:
     """A forward pre-hook that sets `module.name` to `compute(module)`."""
 
     def __init__(self, kind: str, name: str, compute: Callable[[Module], Tensor]) -> None:
-        self.kind, self.name, self.compute = kind, name, compute
+        self.of, self.compute = (kind, name), compute
 
     def __call__(self, module: Module, inputs: Any) -> None:
-        setattr(module, self.name, self.compute(module))
+        setattr(module, self.of[1], self.compute(module))
 
 
 def take(module: Module, kind: str, name: str) -> Parameter:
@@ -42,11 +42,7 @@ def compute(module: Module, kind: str, name: str, function: Callable[[Module], T
 def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> None:
     """Make the present value a parameter again, and drop the hook and what it used."""
     hooks = module._forward_pre_hooks
-    mine = [
-        key
-        for key, hook in hooks.items()
-        if isinstance(hook, Computed) and (hook.kind, hook.name) == (kind, name)
-    ]
+    mine = [key for key, hook in hooks.items() if getattr(hook, "of", None) == (kind, name)]
     require(bool(mine), kind, f"{type(module).__name__}.{name} is not computed so", name=name)
     del hooks[mine[0]]
     value = getattr(module, name)
