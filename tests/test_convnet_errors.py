@@ -77,6 +77,26 @@ def test_no_such_data_folder(capsys, tmp_path):
     assert "/nowhere" in line
 
 
+@pytest.mark.parametrize("args, code", [
+    (["--dataset", "cifar10", "--data", "/nowhere"], 1),
+    (["--dataset", "folder", "--data", "empty"], 1),
+    (["--preset", "smoke", "--device", "cuda"], 1),
+    (["--preset", "smoke", "--set", "model=resnet", "patch=4"], 2),
+    (["--preset", "smoke", "--set", "loss=supcon", "pretrain=1"], 2),
+])  # fmt: skip
+def test_a_run_that_cannot_start_leaves_no_folder(capsys, tmp_path, monkeypatch, args, code):
+    monkeypatch.chdir(tmp_path)
+    said(capsys, args, code)
+    said(capsys, [*args, "--out", "there/run"], code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_metrics(capsys, run, tmp_path):
+    folder = copied(run, tmp_path / "run")
+    (folder / "metrics.jsonl").write_text('{"epoch"')
+    assert "metrics.jsonl is damaged" in said(capsys, ["compare", folder], 1)
+
+
 def test_empty_data_folder_names_what_is_missing(capsys, tmp_path):
     line = said(capsys, ["--dataset", "cifar10", "--data", tmp_path, "--out", tmp_path / "run"], 1)
     assert "cifar-10-batches-py" in line
@@ -207,7 +227,7 @@ def test_more_held_out_than_there_is(capsys, tmp_path):
 
 def test_missing_gpu(capsys, tmp_path):
     line = said(capsys, ["--preset", "smoke", "--device", "cuda", "--out", tmp_path / "run"], 1)
-    assert "CUDA" in line and "cpu" in line
+    assert "CUDA" in line and "cpu" in line and "pip install" in line
 
 
 def test_nan_loss(capsys, tmp_path):

@@ -21,7 +21,8 @@ def backend_of(device: Any) -> Any:
     kind = "cpu" if device is None else Device(str(device)).type
     rule = "must be 'cpu' or 'cuda'"
     require(kind in ("cpu", "cuda"), "device", rule, error=DeviceError, device=device)
-    rule, fix = "the CUDA backend is not part of this version", "use device='cpu'"
+    rule = "the CUDA backend is not part of this version"
+    fix = "use device='cpu', or a version that has it: pip install --upgrade 'minidl[gpu]'"
     require(kind == "cpu", "device", rule, error=DeviceError, fix=fix, device=device)
     return backend.of(_HOST)
 

@@ -36,6 +36,14 @@ def machine() -> dict[str, str]:
     return {"python": platform.python_version(), **versions, "cpu": processor()}
 
 
+def parsed(path: Path, text: bytes) -> dict[str, Any]:
+    """The JSON object in a text from `path`; CheckpointError if it is damaged."""
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"train: {path} is damaged: {error}") from error
+
+
 class RunDir:
     """config.json, metrics.jsonl, checkpoint.safetensors, result.json and clock.json in one folder.
 
@@ -67,17 +75,11 @@ class RunDir:
         path = self.path / name
         rule = f"{self.path} is not a run directory: it has no {name}"
         require(path.is_file(), "train", rule, error=CheckpointError)
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"train: {path} is damaged: {error}") from error
-        rule = f"{path} must hold a JSON object"
-        require(isinstance(value, dict), "train", rule, error=CheckpointError)
-        return value
+        return parsed(path, path.read_bytes())
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, one a finished epoch."""
-        return [json.loads(line) for line in self._lines()]
+        return [parsed(self.metrics, line) for line in self._lines()]
 
     def append_row(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""

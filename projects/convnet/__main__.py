@@ -7,6 +7,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn, get_args
 
 from minidl.errors import MinidlError
@@ -14,7 +15,7 @@ from minidl.train import Interrupted, RunDir, StopSignal
 from projects.convnet.config import Config, Dataset, UsageError, assignments, from_json
 from projects.convnet.look import compare_runs, predict_images
 from projects.convnet.presets import listing, preset
-from projects.convnet.run import main, new_run
+from projects.convnet.run import check_free, main, new_run
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,27 +67,25 @@ def train(argv: Sequence[str], stop: StopSignal) -> int:
             print(f"  {field.name} = {field.default!r}")
         return 0
     if args.resume:
-        given = [
-            name
-            for name in ("preset", "dataset", "epochs", "seed", "out")
-            if getattr(args, name) is not None
-        ]
-        if given or args.set:
-            what = ", ".join(f"--{name}" for name in given + ["set"] * bool(args.set))
-            raise UsageError(
-                f"--resume takes its configuration from {args.resume}; leave out {what}"
-            )
-        run = RunDir(args.resume)
-        cfg = from_json(run.read_json("config.json"))
-        moved = {
-            name: getattr(args, name)
-            for name in ("data", "device")
-            if getattr(args, name) is not None
-        }
-        return main(dataclasses.replace(cfg, **moved), run, stop)
+        return resume(args, stop)
     cfg = configuration(args)
+    if args.out:
+        check_free(Path(args.out))
     command = shlex.join(["python", "-m", "projects.convnet", *argv])
-    return main(cfg, new_run(cfg, args.out, command), stop)
+    return main(cfg, lambda: new_run(cfg, args.out, command), stop)
+
+
+def resume(args: argparse.Namespace, stop: StopSignal) -> int:
+    """Go on with a run by its own configuration; only where data and device are may change."""
+    fixed = [name for name in ("preset", "dataset", "epochs", "seed", "out", "set")
+             if getattr(args, name) not in (None, [])]  # fmt: skip
+    if fixed:
+        what = ", ".join(f"--{name}" for name in fixed)
+        raise UsageError(f"--resume takes its configuration from {args.resume}; leave out {what}")
+    run = RunDir(args.resume)
+    cfg = from_json(run.read_json("config.json"))
+    moved = {name: getattr(args, name) for name in ("data", "device") if getattr(args, name)}
+    return main(dataclasses.replace(cfg, **moved), lambda: run, stop)
 
 
 def compare(argv: Sequence[str], stop: StopSignal) -> int:

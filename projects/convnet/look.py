@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,11 +114,7 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
         kept = run.rows()
         require(bool(kept), "compare", f"{run.path} has no finished epoch yet", error=DataError)
         rows[str(run.path)] = kept
-        done = (
-            json.loads((run.path / "result.json").read_text())
-            if (run.path / "result.json").exists()
-            else {}
-        )
+        done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
         table.append((run.path, saved["preset"], saved["dataset"], saved["seed"], kept[-1]["epoch"],
                       percent(kept[-1]["heldout_accuracy"]), percent(done.get("test_accuracy")),
                       f"{sum(row['seconds'] for row in kept):.0f}"))  # fmt: skip
@@ -141,6 +136,8 @@ def percent(share: float | None) -> str:
 
 def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     """Print the `top` most probable classes of every picture by the model of a run."""
+    if top < 1:
+        raise UsageError(f"--top must be at least 1; got {top}")
     run = RunDir(folder)
     cfg = from_json(run.read_json("config.json"))
     require(run.checkpoint.exists(), "predict", f"{folder} has no checkpoint yet", error=DataError)
@@ -149,8 +146,6 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     model = build(cfg, about["shape"], len(about["classes"]))
     model.load_state_dict(state["model"] | (state["ema"]["average"] if cfg.ema else {}))
     model.eval()
-    if top < 1:
-        raise UsageError(f"--top must be at least 1; got {top}")
     normalise = Normalize(about["mean"], about["std"])
     for file in files:
         x = normalise(read_picture(file, about["shape"])[None])

@@ -26,31 +26,40 @@ from projects.convnet.recipe import make_optimizer, make_schedule, objective, su
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def new_run(cfg: Config, out: str | None, command: str) -> RunDir:
-    """A fresh run directory that holds config.json; `out`, or the first free runs/PRESET-N."""
-    path = (
-        Path(out)
-        if out
-        else next(
-            p for n in range(1, 10**6) if not (p := Path("runs") / f"{cfg.preset}-{n}").exists()
-        )
-    )
-    run = RunDir(path)
+def check_free(path: Path) -> None:
+    """UsageError where a run lives already."""
     if (path / "config.json").exists():
         raise UsageError(f"{path} holds a run already; choose another --out, or --resume {path}")
+
+
+def new_run(cfg: Config, out: str | None, command: str) -> RunDir:
+    """A fresh run directory that holds config.json; `out`, or the first free runs/PRESET-N."""
+    if out:
+        path = Path(out)
+        check_free(path)
+    else:
+        names = (Path("runs") / f"{cfg.preset}-{n}" for n in range(1, 10**6))
+        path = next(path for path in names if not path.exists())
+    run = RunDir(path)
     run.write_json("config.json", dataclasses.asdict(cfg) | {"command": command})
     return run
 
 
-def main(cfg: Config, run: RunDir, stop: StopSignal) -> int:
-    """Train `cfg` in `run` from where it stands, test once, write result and report."""
+def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
+    """Train `cfg` in the run from where it stands, test once, write result and report.
+
+    The run is opened when device, data and network are there: a new one leaves nothing behind
+    if one of them fails.
+    """
     ml.manual_seed(cfg.seed)
+    ml.empty(0, device=cfg.device)  # raises where there is none
     images = load_images(cfg)
     model = build(cfg, images.shape, len(images.classes))
     if cfg.model == "speedrun":
         normalise = Normalize(images.mean, images.std)
         model.init_whiten(normalise(images.train.x[:5000]))
     model.to(cfg.device)
+    run = open_run()
     trainer = make_trainer(cfg, run, images, model, stop)
     resumed = trainer.resume()
     counts = [len(split.y) for split in (images.train, images.heldout, images.test)]
