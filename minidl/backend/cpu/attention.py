@@ -15,10 +15,10 @@ import math
 
 import numpy as np
 
-from minidl.backend.cpu import memory
 from minidl.backend.cpu.jit import R, Scratch, at, device, exp, gemm, kernel, launch, log
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+from minidl.backend.cpu.softmax import largest
 
-Array = np.ndarray
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
 _SCRATCH = 1 << 19  # bytes of a block's scores
 _INF = math.inf
@@ -35,15 +35,6 @@ def start(sizes, which, shared, n, row):
     if shared:
         h //= sizes[_SHARED]
     return b * sizes[which] + h * sizes[which + 1] + row * sizes[which + 2]
-
-
-@device
-def largest(x, n):
-    """Largest of n values; NaN is passed over unless it comes first."""
-    m = x[0]
-    for j in range(1, n):
-        m = x[j] if x[j] > m else m
-    return m
 
 
 @device
@@ -177,7 +168,7 @@ def _four(x: Array) -> Array:
     *_, step, last = x.strides
     rows = (x.shape[-1] == 1 or last == size) and (x.shape[-2] == 1 or step >= x.shape[-1] * size)
     if not rows or any(s % size for s in x.strides):
-        x = memory.contiguous(np.ascontiguousarray(x))
+        x = contiguous(x)
     return _leading(x)
 
 
@@ -192,8 +183,8 @@ def _made_like(x: Array, width: int) -> Array:
     """An empty (B, H, T, width) whose rows and heads lie in memory in the order of x's."""
     b, h, t, _ = x.shape
     if x.strides[2] > x.strides[1] > 0:
-        return memory.empty((b, t, h, width), x.dtype).transpose(0, 2, 1, 3)
-    return memory.empty((b, h, t, width), x.dtype)
+        return empty((b, t, h, width), x.dtype).transpose(0, 2, 1, 3)
+    return empty((b, h, t, width), x.dtype)
 
 
 def _strides(*arrays: Array) -> list[int]:
@@ -206,7 +197,7 @@ def _strides(*arrays: Array) -> list[int]:
 
 
 def _plan(
-    q: Array, k: Array, v: Array, lead: tuple, mask: Array | None, causal: bool, parts: int
+    q: Array, k: Array, v: Array, lead: tuple, mask: Maybe, causal: bool, parts: int
 ) -> tuple:
     """The table of sizes as far as the mask's strides, the mask's two pointers, and the scratch."""
     (_, h, tq, d), (tk, dv) = q.shape, v.shape[2:]
@@ -217,19 +208,16 @@ def _plan(
     slot = parts * block * tk + block
     sizes = [h, h // k.shape[1], tq, tk, d, dv, causal, 0, block, -(-tq // block), slot]
     seen, bias = np.zeros(1, np.uint8), np.zeros(1, q.dtype)
-    strides = [0] * 4
-    if mask is not None:
-        full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))
-        strides = [s // full.itemsize for s in full.strides]
-        if mask.dtype == np.bool_:
-            sizes[_MASK], seen = 1, full
-        else:
-            sizes[_MASK], bias = 2, full
-    return sizes + strides, seen, bias, Scratch(slot)
+    if mask is None:
+        return [*sizes, 0, 0, 0, 0], seen, bias, Scratch(slot)
+    full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))
+    sizes[_MASK] = 1 if mask.dtype == np.bool_ else 2
+    seen, bias = (full, bias) if mask.dtype == np.bool_ else (seen, full)
+    return sizes + [s // full.itemsize for s in full.strides], seen, bias, Scratch(slot)
 
 
 def attend(
-    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, scale: float
+    q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float
 ) -> tuple[Array, Array]:
     """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp.
 
@@ -238,7 +226,7 @@ def attend(
     """
     q4, k4, v4 = _four(q), _four(k), _four(v)
     y = _made_like(q4, v.shape[-1])
-    lse = memory.empty((q4.shape[0], *q4.shape[1:3]), q.dtype)
+    lse = empty((q4.shape[0], *q4.shape[1:3]), q.dtype)
     if not k.shape[-2]:
         y[...] = 0
     elif y.size:
@@ -250,7 +238,7 @@ def attend(
 
 
 def attend_grad(
-    g: Array, q: Array, k: Array, v: Array, mask: Array | None, lse: Array, causal: bool,
+    g: Array, q: Array, k: Array, v: Array, mask: Maybe, lse: Array, causal: bool,
     scale: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of q, k and v from that of y."""
@@ -258,12 +246,10 @@ def attend_grad(
     dq, dk, dv = (_made_like(x, x.shape[3]) for x in (q4, k4, v4))
     if not g.size or not k.size:
         for d in (dq, dk, dv):
-            d[...] = 0
+            d.fill(0)
     else:
         sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 2)
         table = np.array(sizes + _strides(q4, k4, v4, g4, dq, dk, dv), np.int64)
-        launch(
-            head_grads, k4.shape[0] * k4.shape[1], 1, table, float(scale), q4, k4, v4, seen, bias,
-            lse, g4, dq, dk, dv, scratch,
-        )  # fmt: skip
+        given = (table, float(scale), q4, k4, v4, seen, bias, lse, g4)
+        launch(head_grads, k4.shape[0] * k4.shape[1], 1, *given, dq, dk, dv, scratch)
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)

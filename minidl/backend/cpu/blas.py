@@ -37,13 +37,8 @@ def _library() -> tuple[Any, str, str, str] | None:
                     if hasattr(library, setter):
                         getattr(library, setter)(1)
                 return library, prefix, suffix, str(path)
-    require(
-        not given,
-        "MINIDL_BLAS",
-        "must name a library with cblas_sgemm (empty: minidl's own GEMM)",
-        error=DeviceError,
-        value=given,
-    )
+    rule = "must name a library with cblas_sgemm (empty: minidl's own GEMM)"
+    require(not given, "MINIDL_BLAS", rule, error=DeviceError, value=given)
     return None
 
 

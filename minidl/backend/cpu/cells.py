@@ -102,16 +102,12 @@ def lstm_step_grad(
                 s = tanh(c[ph + q])
                 d = dh[ph + q] + dy[ph + q]
                 e = dc[ph + q] + d * o * (R(1) - s * s)
-                di = e * g * i * (R(1) - i)
-                df = e * c_in[ph + q] * f * (R(1) - f)
-                dg = e * i * (R(1) - g * g)
-                do = d * s * o * (R(1) - o)
+                dgates[pi + q] = e * g * i * (R(1) - i)
+                dgates[pf + q] = e * c_in[ph + q] * f * (R(1) - f)
+                dgates[pg + q] = e * i * (R(1) - g * g)
+                dgates[po + q] = d * s * o * (R(1) - o)
                 dh[ph + q] = R(0)
                 dc[ph + q] = e * f
-                dgates[pi + q] = di
-                dgates[pf + q] = df
-                dgates[pg + q] = dg
-                dgates[po + q] = do
             for gate in range(4):
                 add_row(db, pb + gate * hidden, dgates, pi + gate * hidden, cols)
 
@@ -163,14 +159,11 @@ def gru_step_grad(
                 r, z, n, m = gates[pr + q], gates[pz + q], gates[pn + q], gates[pm + q]
                 d = dh[ph + q] + dy[ph + q]
                 dn = d * (R(1) - z) * (R(1) - n * n)
-                dr = dn * m * r * (R(1) - r)
-                dz = d * (h_in[ph + q] - n) * z * (R(1) - z)
-                dm = dn * r
-                dh[ph + q] = d * z
-                dgates[pr + q] = dr
-                dgates[pz + q] = dz
+                dgates[pr + q] = dn * m * r * (R(1) - r)
+                dgates[pz + q] = d * (h_in[ph + q] - n) * z * (R(1) - z)
                 dgates[pn + q] = dn
-                dgates[pm + q] = dm
+                dgates[pm + q] = dn * r
+                dh[ph + q] = d * z
             for gate in range(4):
                 add_row(db, pb + gate * hidden, dgates, pr + gate * hidden, cols)
 

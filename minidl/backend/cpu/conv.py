@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import namedtuple
 
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
-from minidl.backend.cpu.memory import Array, contiguous, empty, empty_nchw, nhwc
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.reduce import add_partials
 
 # Sizes of a 2-d convolution; the order is that of the kernels' arguments.
@@ -254,7 +254,7 @@ def _weights(w: Array, v: Geometry) -> Array:
 
 
 def conv2d(
-    x: Array, w: Array, b: Array | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
     v, row, block = _plan(x.shape, w.shape, stride, padding, dilation, groups, 64)
@@ -292,10 +292,9 @@ def conv2d_weight_grad(
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
     v, row, block = _plan(x.shape, w_shape, stride, padding, dilation, groups, 128)
     xs, gs = nhwc(x), nhwc(g)
-    if _is_depthwise(v):
-        total, count, shape = len(x) * v.oh, 32, (v.r, v.s, v.c)
-    else:  # partial sums: at most 8 MiB, at least 4
-        total, shape = len(x) * v.oh * v.ow, (v.k, v.r, v.s, v.c // groups)
+    total, count, shape = len(x) * v.oh, 32, [v.r, v.s, v.c]
+    if not _is_depthwise(v):  # partial sums: at most 8 MiB, at least 4
+        total, shape = total * v.ow, [v.k, v.r, v.s, v.c // groups]
         count = max(4, min(32, (1 << 21) // max(v.k * row, 1)))
     span = max(1, -(-total // count))
     part = empty((-(-total // span), *shape), x.dtype)

@@ -221,14 +221,11 @@ def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, 
 
 def _machine() -> Any:
     """A target machine for this processor; each engine takes ownership of the one it is given."""
-    llvm, _ = _llvm()
+    llvm, processor = _llvm()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
+        cpu=processor, features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic",
         codemodel="small",
-    )
+    )  # fmt: skip
 
 
 def _compile(text: str, entries: tuple[str, ...]) -> bytes:

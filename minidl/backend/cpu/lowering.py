@@ -16,16 +16,10 @@ from minidl.backend.cpu import blas
 from minidl.backend.cpu.jit import MATHS, R, at, device
 
 _TYPES = {
-    "int": types.int64,
-    "f4": types.float32,
-    "f8": types.float64,
-    "i1": types.int8,
-    "i4": types.int32,
-    "i8": types.int64,
-    "u1": types.uint8,
-    "u4": types.uint32,
+    "int": types.int64, "f4": types.float32, "f8": types.float64, "i1": types.int8,
+    "i4": types.int32, "i8": types.int64, "u1": types.uint8, "u4": types.uint32,
     "u8": types.uint64,
-}
+}  # fmt: skip
 _IR = {"f4": "float", "f8": "double", "int": "i64"}
 _IR |= {f"{k}{n}": f"i{8 * n}" for k in "iu" for n in (1, 4, 8)}
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+Maybe = Array | None
 _SMALL = 1 << 16  # bytes below which NumPy's own allocation is as good
 _PAGE = 1 << 12
 _HUGE = 1 << 22  # blocks from here on ask for huge pages
@@ -123,14 +124,8 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.d
             return np.empty(shape, dtype)
         return np.ndarray(shape, dtype, np.empty(nbytes, np.uint8), 0, strides)
     block = _pool.take(nbytes)
-    interface = {
-        "shape": shape,
-        "strides": strides,
-        "typestr": dtype.str,
-        "data": (_pool.addresses[id(block)], False),
-        "version": 3,
-    }
-    return np.asarray(_Lease(block, interface))
+    fields = {"shape": shape, "strides": strides, "typestr": dtype.str, "version": 3}
+    return np.asarray(_Lease(block, fields | {"data": (_pool.addresses[id(block)], False)}))
 
 
 def empty_like(x: Array, dtype: Any = None) -> Array:

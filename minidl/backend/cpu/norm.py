@@ -16,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 
 from minidl.backend.cpu.jit import PIECE, SUM, Kernel, R, at, kernel, launch, sqrt, sum_of
-from minidl.backend.cpu.memory import Array, contiguous, empty, nhwc
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc
 
-Arrays = tuple[Array | None, ...]
+Three = tuple[Array, Array, Array]
 _WIDE = 256  # columns up to which rows are folded
 
 
@@ -221,13 +221,11 @@ def uncolumns(y: Array, shape: tuple[int, ...]) -> Array:
     return np.moveaxis(y.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
 
-def _or(w: Array | None, fill: float, n: int, dtype: np.dtype) -> Array:
+def _or(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
     return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
 
 
-def _columns_norm(
-    x: Array, w: Array | None, b: Array | None, segments: int, groups: int, eps: float
-) -> tuple[Array, Array, Array]:
+def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float) -> Three:
     """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images."""
     v, c = columns(x), x.shape[1]
     rows = v.shape[0] * v.shape[1] // max(segments, 1)
@@ -247,7 +245,7 @@ def _columns_norm(
     return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0].astype(x.dtype)
 
 
-def _columns_grad(g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable) -> Arrays:
+def _columns_grad(g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable) -> Three:
     """dx, dw, db; slopes gives k1, k2, k3 of `column_grad` from the sums of g and g * (x - mean).
 
     mean, rstd and k1 … k3 are (segments, C), the sums (2, segments, C) in double.
@@ -265,17 +263,13 @@ def _columns_grad(g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable
     return uncolumns(dx, x.shape), dw.astype(x.dtype), db.astype(x.dtype)
 
 
-def batch_norm(
-    x: Array, w: Array | None, b: Array | None, eps: float
-) -> tuple[Array, Array, Array]:
+def batch_norm(x: Array, w: Maybe, b: Maybe, eps: float) -> Three:
     """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C."""
     y, mean, var = _columns_norm(x, w, b, 1, x.shape[1], eps)
     return y, mean[0], var[0]
 
 
-def batch_norm_grad(
-    g: Array, x: Array, w: Array | None, mean: Array, var: Array, eps: float
-) -> Arrays:
+def batch_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: float) -> Three:
     """Gradients of batch_norm's x, w and b."""
     rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
     k1 = _or(w, 1, len(mean), x.dtype) * rstd
@@ -287,16 +281,12 @@ def batch_norm_grad(
     return _columns_grad(g, x, mean[None], rstd, slopes)
 
 
-def group_norm(
-    x: Array, w: Array | None, b: Array | None, groups: int, eps: float
-) -> tuple[Array, Array, Array]:
+def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:
     """y, mean and biased variance (N, groups) of x (N, C, ...), normalised group by group."""
     return _columns_norm(x, w, b, len(x), groups, eps)
 
 
-def group_norm_grad(
-    g: Array, x: Array, w: Array | None, mean: Array, var: Array, eps: float
-) -> Arrays:
+def group_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: float) -> Three:
     """Gradients of group_norm's x, w and b."""
     (n, c), groups = x.shape[:2], mean.shape[1]
     per, weights = c // groups, _or(w, 1, c, x.dtype)
@@ -311,9 +301,7 @@ def group_norm_grad(
     return _columns_grad(g, x, np.repeat(mean, per, 1), rstd, slopes)
 
 
-def layer_norm(
-    x: Array, w: Array | None, b: Array | None, n: int, eps: float, centre: bool
-) -> tuple[Array, Array, Array]:
+def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -> Three:
     """y, mean and 1 / standard deviation of each row of n elements; RMS norm without centre."""
     rows = x.size // max(n, 1)
     y, mean, rstd = empty(x.shape, x.dtype), empty((rows,), x.dtype), empty((rows,), x.dtype)
@@ -324,8 +312,8 @@ def layer_norm(
 
 
 def layer_norm_grad(
-    g: Array, x: Array, w: Array | None, mean: Array, rstd: Array, n: int, centre: bool
-) -> Arrays:
+    g: Array, x: Array, w: Maybe, mean: Array, rstd: Array, n: int, centre: bool
+) -> Three:
     """Gradients of layer_norm's x, w and b, the last two as (n,)."""
     rows = mean.size
     chunk = _row_chunk(rows, n)

@@ -276,10 +276,10 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     if len(blocks):
         address = _compiled(program, kernel, print_update, tuple(inplace))
         team.run(address, address_of(words), len(blocks), 1)
-    for row, arrays in zip(rows, aligned, strict=True):
+    for given, row in zip(rows, aligned, strict=True):
         for k in inplace:
-            if arrays[k] is not row[k]:
-                np.copyto(row[k], arrays[k])
+            if row[k] is not given[k]:
+                np.copyto(given[k], row[k])
 
 
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:

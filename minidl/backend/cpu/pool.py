@@ -93,7 +93,7 @@ def _divisor(r, s, kh, kw, h, w, ph, pw, with_pad, override):
     return tall * wide if with_pad else max(tall_in * wide_in, 1)
 
 
-@kernel("R* R* int int int int int int int int int int int int int")
+@kernel("R* R*" + _SIZES)
 def _avg_pool(lo, hi, slot, x, y, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override):
     """Rows of y: sums over windows, in the order of their places, over the divisor."""
     for t in range(lo, hi):
@@ -113,7 +113,7 @@ def _avg_pool(lo, hi, slot, x, y, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_
                 dst[j] *= scale
 
 
-@kernel("R* R* int int int int int int int int int int int int int")
+@kernel("R* R*" + _SIZES)
 def _avg_pool_grad(
     lo, hi, slot, g, dx, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override
 ):
@@ -155,9 +155,8 @@ def max_pool2d_grad(
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     kind = "u1" if place.dtype == np.uint8 else "i4"
     sizes = (*size, oh, ow, c, *kernel, *stride, *padding, *dilation)
-    launch_rows(
-        _max_grad_kernels[kind], n * size[0], size[1] * c, nhwc(g), nhwc(dx), nhwc(place), *sizes
-    )
+    args = (nhwc(g), nhwc(dx), nhwc(place), *sizes)
+    launch_rows(_max_grad_kernels[kind], n * size[0], size[1] * c, *args)
     return dx
 
 
@@ -172,9 +171,8 @@ def max_pool2d_indices(
 
 
 def avg_pool2d(
-    x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
-    divisor: int,
-) -> Array:  # fmt: skip
+    x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool, divisor: int
+) -> Array:
     """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
@@ -184,9 +182,8 @@ def avg_pool2d(
 
 
 def avg_pool2d_grad(
-    g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool,
-    divisor: int,
-) -> Array:  # fmt: skip
+    g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool, divisor: int
+) -> Array:
     """Gradient of avg_pool2d's x (N, C, *size)."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)

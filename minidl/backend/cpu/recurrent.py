@@ -13,9 +13,8 @@ import numpy as np
 
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch, table
-from minidl.backend.cpu.memory import Array, contiguous, empty, zeros
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
 
-State = Array | None
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
 
@@ -41,7 +40,7 @@ def gemm_tiles(lo, hi, slot, mt, nt, ta, tb, m, n, k, a, lda, b, ldb, beta, bias
 
 def _product(
     c: Array, a: Array, b: Array, *, ta: int = 0, tb: int = 0, beta: float = 0.0,
-    bias: Array | None = None,
+    bias: Maybe = None,
 ) -> Array:  # fmt: skip
     """c = op(a) op(b) + beta c or + bias; c's, a's and b's rows are contiguous."""
     (m, n), k = c.shape, a.shape[0] if ta else a.shape[1]
@@ -70,7 +69,7 @@ class _Each(NamedTuple):
     """
 
     array: Array
-    before: Array | None = None
+    before: Maybe = None
     after: bool = False
 
     def addresses(self, order: Array) -> Array:
@@ -113,7 +112,7 @@ def _made(x: Array, *widths: int) -> Iterator[Array]:
     return (empty((*x.shape[:2], width), x.dtype) for width in widths)
 
 
-def _inputs(x: Array, w: Array, b_ih: State, b_hh: State, out: Array) -> None:
+def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe, out: Array) -> None:
     """out[:, :G·H] of (T, B, …) = x w_ihᵀ + b_ih + b_hh, for all steps at once."""
     biases = [b for b in (b_ih, b_hh) if b is not None]
     bias = contiguous(sum(biases[1:], biases[0])) if biases else None
@@ -132,12 +131,12 @@ def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
     return 0, w_hh.shape[0], contiguous(w_hh.T)
 
 
-def _start(g: State, like: Array) -> Array:
+def _start(g: Maybe, like: Array) -> Array:
     """A working copy of a gradient; zeros if there is none."""
     return zeros(like.shape, like.dtype) if g is None else np.array(g, like.dtype, order="C")
 
 
-def _backward_arrays(gy: State, y: Array, gates: int) -> tuple[Array, Array, Array]:
+def _backward_arrays(gy: Maybe, y: Array, gates: int) -> tuple[Array, Array, Array]:
     """dy; room for the pre-activations' gradients; zeros for the biases', a row a row of tiles."""
     _, batch, hidden = y.shape
     dy = zeros(y.shape, y.dtype) if gy is None else contiguous(gy)
@@ -174,7 +173,7 @@ def _through_state(
 
 
 def lstm(
-    x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array, b_ih: State, b_hh: State,
+    x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe,
     reverse: bool,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Run an LSTM: x (T, B, I) -> y, c (T, B, H) and the activated gates (T, B, 4H) i, f, g, o."""
@@ -188,7 +187,7 @@ def lstm(
 
 
 def lstm_grad(
-    gy: State, gh: State, gc: State, x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array,
+    gy: Maybe, gh: Maybe, gc: Maybe, x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array,
     y: Array, c: Array, gates: Array, reverse: bool, need: tuple,
 ) -> tuple:  # fmt: skip
     """Gradients of x, h0, c0, w_ih, w_hh, b_ih, b_hh from those of y, the last h, the last c."""
@@ -204,7 +203,7 @@ def lstm_grad(
 
 
 def gru(
-    x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: State, b_hh: State, reverse: bool
+    x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe, reverse: bool
 ) -> tuple[Array, Array]:
     """Run a GRU: x (T, B, I) -> y (T, B, H), and r, z, n, W_hn h + b_hn as gates (T, B, 4H)."""
     hidden = w_hh.shape[1]
@@ -220,7 +219,7 @@ def gru(
 
 
 def gru_grad(
-    gy: State, gh: State, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array, gates: Array,
+    gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array, gates: Array,
     reverse: bool, need: tuple,
 ) -> tuple:  # fmt: skip
     """Gradients of x, h0, w_ih, w_hh, b_ih, b_hh from those of y and the last h."""
@@ -238,7 +237,7 @@ def gru_grad(
 
 
 def rnn(
-    x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: State, b_hh: State, relu: bool,
+    x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe, relu: bool,
     reverse: bool,
 ) -> Array:  # fmt: skip
     """Run a plain recurrent layer with tanh or relu: x (T, B, I) -> y (T, B, H)."""
@@ -250,7 +249,7 @@ def rnn(
 
 
 def rnn_grad(
-    gy: State, gh: State, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array, relu: bool,
+    gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array, relu: bool,
     reverse: bool, need: tuple,
 ) -> tuple:  # fmt: skip
     """Gradients of x, h0, w_ih, w_hh, b_ih, b_hh from those of y and the last h."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.backend.cpu.jit import SUM, Kernel, R, at, device, exp, kernel, launch_rows, log, sum_of
-from minidl.backend.cpu.memory import Array, contiguous, empty
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 
 
 @device
-def _largest(x, n):
+def largest(x, n):
     """Largest of n values; 32 running maxima, so that the loop vectorises. NaN is passed over."""
     if n < 64:
         m = x[0]
@@ -50,7 +50,7 @@ def _softmax(lo, hi, slot, x, y, n):
     """y = exp(x - max) / sum over rows of n."""
     for i in range(lo, hi):
         src, dst = at(x, i * n), at(y, i * n)
-        m = _largest(src, n)
+        m = largest(src, n)
         total = 0.0
         for j0 in range(0, n, SUM):
             s = R(0)
@@ -85,7 +85,7 @@ def _log_softmax(lo, hi, slot, x, y, n):
     """y = x - max - log(sum(exp(x - max))) over rows of n."""
     for i in range(lo, hi):
         src, dst = at(x, i * n), at(y, i * n)
-        m = _largest(src, n)
+        m = largest(src, n)
         l = log(_exp_sum(src, n, m))
         for j in range(n):
             d = src[j] - m
@@ -113,7 +113,7 @@ def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, 
             total[i] = R(1)
             continue
         src = at(x, i * n)
-        m = _largest(src, n)
+        m = largest(src, n)
         s = _exp_sum(src, n, m)
         l = log(s)
         top[i] = m
@@ -181,7 +181,7 @@ def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
 
 
 def cross_entropy(
-    x: Array, label: Array, weight: Array | None, ignore: int, smoothing: float
+    x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float
 ) -> tuple[Array, Array, Array]:
     """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp."""
     m, n = x.shape
@@ -193,7 +193,7 @@ def cross_entropy(
 
 
 def cross_entropy_grad(
-    g: Array, x: Array, label: Array, weight: Array | None, top: Array, total: Array, ignore: int,
+    g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array, ignore: int,
     smoothing: float,
 ) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x."""

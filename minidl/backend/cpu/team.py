@@ -23,12 +23,8 @@ import numpy as np
 from minidl import config
 
 _STOP, _WORDS = 80, 128  # of the shared state, see team.ll
-_PAUSE = {
-    "x86_64": "llvm.x86.sse2.pause()",
-    "amd64": "llvm.x86.sse2.pause()",
-    "arm64": "llvm.aarch64.hint(i32 1)",
-    "aarch64": "llvm.aarch64.hint(i32 1)",
-}
+_X86, _ARM = "llvm.x86.sse2.pause()", "llvm.aarch64.hint(i32 1)"
+_PAUSE = {"x86_64": _X86, "amd64": _X86, "arm64": _ARM, "aarch64": _ARM}
 
 
 class Team:
