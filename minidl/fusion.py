@@ -51,10 +51,9 @@ class Trace:
     def derive(self, name: str, wanted: tuple, present: tuple, save_output: bool) -> Derived:
         """The gradient of the wanted leaves from the cotangents present, made once."""
         key = (wanted, present)
-        found = self.derived.get(key)
-        if found is None:
-            found = self.derived[key] = Derived(self, name, wanted, present, save_output)
-        return found
+        if key not in self.derived:
+            self.derived[key] = Derived(self, name, wanted, present, save_output)
+        return self.derived[key]
 
 
 def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> Trace:
@@ -62,10 +61,8 @@ def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> T
     graph = Graph()
     leaves = [graph.leaf() for _ in names]
     values = dict(zip(names, leaves, strict=True)) | static
-    args = []
-    for p in inspect.signature(function).parameters.values():
-        if p.kind is not p.KEYWORD_ONLY:
-            args.append(values.pop(p.name))
+    parameters = inspect.signature(function).parameters.values()
+    args = [values.pop(p.name) for p in parameters if p.kind is not p.KEYWORD_ONLY]
     result = function(*args, **values)
     several = isinstance(result, tuple)
     results = result if several else (result,)
@@ -327,7 +324,7 @@ class Update:
         self.arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.scalars = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.inplace = tuple([self.arrays.index(n) for n in inplace])
-        self._traces: dict[tuple, tuple[Trace, list[str]]] = {}
+        self._traces: dict[tuple, Trace] = {}
 
     def apply_(self, rows: Sequence[Sequence[Any]], **scalars: Any) -> None:
         """Update every row (raw arrays, one for each positional parameter) in place.
@@ -339,24 +336,19 @@ class Update:
             return
         require(sorted(scalars) == sorted(self.scalars), self.name, "needs exactly its keywords",
                 error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
-        static = tuple([(n, scalars[n]) for n in self.scalars if not _varies(scalars[n])])
-        found = self._traces.get(static)
-        if found is None:
-            names = [n for n in self.scalars if _varies(scalars[n])]
+        numbers = {n: v for n, v in scalars.items() if isinstance(v, (int, float))}
+        names = [n for n in self.scalars if n in numbers and type(numbers[n]) is not bool]
+        static = tuple([(n, scalars[n]) for n in self.scalars if n not in names])
+        if static not in self._traces:
             made = trace(self.function, [*self.arrays, *names], dict(static))
             require(len(made.outputs) == len(self.inplace), self.name,
                     "must return one result for each array updated in place",
                     error=GraphError, results=len(made.outputs))  # fmt: skip
-            found = self._traces[static] = made, names
-        made, names = found
-        values = [float(scalars[n]) for n in names]
+            self._traces[static] = made
+        made, values = self._traces[static], [float(scalars[n]) for n in names]
         for dtype in {row[0].dtype for row in rows}:
             alike = [row for row in rows if row[0].dtype == dtype]
             backend.of(alike[0][0]).update(made.program, alike, values, self.inplace)
-
-
-def _varies(value: Any) -> bool:
-    return _is_number(value) and not isinstance(value, bool)
 
 
 def update(*, inplace: Sequence[str]) -> Callable[[Callable], Update]:
