@@ -150,7 +150,7 @@ def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
     headers = {"User-Agent": "minidl", **({"Range": f"bytes={have}-"} if have else {})}
     request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        with urllib.request.build_opener().open(request, timeout=timeout) as answer:
             begins = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             start = have if answer.status == 206 and begins else 0
             length = answer.headers.get("Content-Length")
