@@ -16,7 +16,7 @@ from minidl.nn.parameter import Parameter
 from minidl.nn.recurrent import GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell
 from minidl.nn.shape import (
     CircularPad1d, CircularPad2d, ConstantPad1d, ConstantPad2d, Dropout, Dropout2d, Flatten,
-    Identity, ReflectionPad1d, ReflectionPad2d, ReplicationPad1d, ReplicationPad2d, Unflatten,
+    Identity, ReflectionPad1d, ReflectionPad2d, ReplicationPad1d, ReplicationPad2d,
     ZeroPad1d, ZeroPad2d,
 )
 from minidl.nn.thin import (

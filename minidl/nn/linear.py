@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer, Switch
-from minidl.nn.parameter import Parameter, assign, new_parameter
+from minidl.nn.parameter import assign, new_parameter
 
 
 class _Affine(Layer):
@@ -95,16 +95,6 @@ class _Table(Layer):
         if self.padding_idx is not None:
             init.zeros_(self.weight.detach()[self.padding_idx])
 
-    @classmethod
-    def from_pretrained(
-        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
-    ) -> Self:
-        """A layer around given rows (rows, width), not trained unless freeze is False."""
-        require(embeddings.ndim == 2, cls.__name__, "rows must have 2 axes", embeddings=embeddings)
-        table = cls(*embeddings.shape, padding_idx)  # type: ignore[call-arg]
-        table.weight = Parameter(embeddings.detach(), requires_grad=not freeze)
-        return table
-
 
 class Embedding(_Table, show="{num_embeddings}, {embedding_dim}…"):
     """Rows of a table by index."""
@@ -139,9 +129,6 @@ class PReLU(Layer, show="num_parameters={num_parameters}"):
 
     def _build(self, *where: Any) -> None:
         self.weight = new_parameter((self.num_parameters,), *where)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
         init.constant_(self.weight, self.init)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Identity, Flatten, Unflatten, the dropouts and the pads."""
+"""Identity, Flatten, the dropouts and the pads."""
 
 from __future__ import annotations
 
@@ -31,17 +31,6 @@ class Flatten(Fields, show="start_dim={start_dim}, end_dim={end_dim}"):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, …) -> (N, features) by default."""
         return x.flatten(self.start_dim, self.end_dim)
-
-
-class Unflatten(Fields, show="dim={dim}, unflattened_size={unflattened_size}"):
-    """Split one axis into several."""
-
-    dim: int
-    unflattened_size: tuple[int, ...]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, prod(sizes), …) -> (…, *sizes, …)."""
-        return x.unflatten(self.dim, self.unflattened_size)
 
 
 class Dropout(Fields, show="p={p}, inplace={inplace}"):
