@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Mutable
 from itertools import groupby
 from typing import Any, Self
 
-from minidl.errors import require
 from minidl.nn.module import Module, _indent
 
 
@@ -96,18 +95,13 @@ class ModuleDict(Module, MutableMapping[str, Module]):
         self.update(modules or {})
 
     def __getitem__(self, name: str) -> Module:
-        require(name in self, "ModuleDict", f"the names are {list(self)}", name=name)
         return self._modules[name]
 
     def __setitem__(self, name: str, module: Module) -> None:
         self.register_module(name, module)
 
     def __delitem__(self, name: str) -> None:
-        self[name]  # refuses an unknown name
         del self._modules[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._modules
 
     def __len__(self) -> int:
         return len(self._modules)

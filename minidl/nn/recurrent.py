@@ -60,10 +60,6 @@ class _Recurrent(Layer):
             require(state.shape == shape, name, f"{key} must be {shape}", state=state)
         return states
 
-    def _as_given(self, states: States) -> Any:
-        """h alone, or (h, c)."""
-        return states if self._states > 1 else states[0]
-
 
 class _Layers(_Recurrent):
     """Layers and directions, with PyTorch's names (weight_ih_l0_reverse …).
@@ -114,7 +110,7 @@ class _Layers(_Recurrent):
             y = y.transpose(0, 1)
         else:
             y, states = self._run(x, hx)
-        return y, self._as_given(states)
+        return y, states if self._states > 1 else states[0]
 
     def _run(
         self, x: Tensor, given: Any, sizes: list[int] | None = None, order: Any = None,
@@ -211,7 +207,8 @@ class _Cell(_Recurrent, show="{input_size}, {hidden_size}…"):
         if x.ndim == 1:
             states = tuple(s.unsqueeze(0) for s in states)
         states = self._run_op(x.reshape(1, -1, width), states)[1:]
-        return self._as_given(tuple(s.squeeze(0) for s in states) if x.ndim == 1 else states)
+        states = tuple(s.squeeze(0) for s in states) if x.ndim == 1 else states
+        return states if self._states > 1 else states[0]
 
 
 class RNNCell(_Cell, show="{input_size}, {hidden_size}…"):

@@ -56,15 +56,12 @@ def pack_padded_sequence(
 
 
 def pad_packed_sequence(
-    sequence: PackedSequence, batch_first: bool = False, padding_value: float = 0.0,
-    total_length: int | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    sequence: PackedSequence, batch_first: bool = False, padding_value: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The padded batch (T, B, …) in its first order, and the lengths (B,)."""
     data, batch_sizes, _, back = sequence
     sizes = np.asarray(batch_sizes.tolist())
-    steps, batch = total_length or len(sizes), int(sizes[0])
-    rule = f"total_length must be at least {len(sizes)}"
-    require(steps >= len(sizes), "pad_packed_sequence", rule, total_length=total_length)
+    steps, batch = len(sizes), int(sizes[0])
     places = np.full(steps * batch, len(data))  # the row after the last holds the padding
     places[_rows(sizes, batch)] = np.arange(len(data))
     blank = Tensor(np.full((1, *data.shape[1:]), padding_value, data.dtype)).to(data.device)
@@ -83,12 +80,6 @@ def pad_sequence(
     widths = [(0, 0) * (s.ndim - 1) + (0, longest - len(s)) for s in sequences]
     rows = [pad(s, w, value=padding_value) for s, w in zip(sequences, widths)]
     return stack(rows, 0 if batch_first else 1)
-
-
-def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:
-    """Pack sequences (length, …) of different lengths."""
-    lengths = [len(s) for s in sequences]
-    return pack_padded_sequence(pad_sequence(sequences), lengths, False, enforce_sorted)
 
 
 def run_packed(
