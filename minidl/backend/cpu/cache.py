@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import tempfile
 from pathlib import Path
@@ -15,6 +14,8 @@ from minidl import config
 @functools.cache
 def versions() -> str:
     """Versions of the compilers that made the code, part of every key."""
+    import importlib.metadata  # slow to load, and only compiled code needs it
+
     return " ".join(importlib.metadata.version(name) for name in ("numba", "llvmlite"))
 
 
