@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, get_args
@@ -54,7 +55,8 @@ def configuration(args: argparse.Namespace) -> Config:
     """The preset, changed by the flags and by --set."""
     flags = {name: getattr(args, name) for name in ("dataset", "data", "device", "epochs", "seed")}
     given = {name: value for name, value in flags.items() if value is not None}
-    return dataclasses.replace(preset(args.preset or "quick"), **given | assignments(args.set))
+    base = preset("quick" if args.preset is None else args.preset)
+    return dataclasses.replace(base, **given | assignments(args.set))
 
 
 def train(argv: Sequence[str], stop: StopSignal) -> int:
@@ -128,4 +130,5 @@ def cli(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
     sys.exit(cli(sys.argv[1:]))
