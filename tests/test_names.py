@@ -35,7 +35,7 @@ pointwise summary profile plot_graph lr_find Tensor float32 float64 float16 int8
 uint8 bool is_grad_enabled set_grad_enabled
 minidl.autograd: grad
 minidl.nn.utils: weight_norm spectral_norm prune
-minidl.optim: EMA Lion
+minidl.optim: EMA
 minidl.data: ImageFolder CIFAR10 CIFAR100 MNIST FashionMNIST"""
 
 

@@ -3,5 +3,3 @@
 from minidl.io.atomic import write_bytes
 from minidl.io.checkpoint import load, save
 from minidl.io.safetensors import load_safetensors, save_safetensors
-
-__all__ = ["load", "load_safetensors", "save", "save_safetensors", "write_bytes"]

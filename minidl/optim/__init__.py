@@ -5,20 +5,4 @@ from minidl.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from minidl.optim.adaptive import Adadelta, Adagrad, RMSprop
 from minidl.optim.ema import EMA
 from minidl.optim.optimizer import Optimizer
-from minidl.optim.sgd import SGD, Lion
-
-__all__ = [
-    "EMA",
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Lion",
-    "NAdam",
-    "Optimizer",
-    "RAdam",
-    "RMSprop",
-    "lr_scheduler",
-]
+from minidl.optim.sgd import SGD

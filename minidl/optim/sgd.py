@@ -1,11 +1,11 @@
-"""Steps along the gradient, its momentum, or the sign of that: SGD and Lion."""
+"""Steps along the gradient or its momentum."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from minidl.errors import require
-from minidl.fusion import sign, update
+from minidl.fusion import update
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 
@@ -21,11 +21,6 @@ def _momentum(p, g, m, *, lr, weight_decay, maximize, momentum, fresh, nesterov)
     g = (-g if maximize else g) + weight_decay * p
     m = momentum * m + fresh * g
     return p - lr * (g + momentum * m if nesterov else m), m
-
-
-@update(inplace=("p", "m"))
-def _lion(p, g, m, *, lr, keep, b1, b2, c1, c2):
-    return keep * p - lr * sign(b1 * m + c1 * g), b2 * m + c2 * g
 
 
 class SGD(Optimizer):
@@ -54,20 +49,3 @@ class SGD(Optimizer):
 
     def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         return {"fresh": 1.0 - group["dampening"] if "momentum_buffer" in state else 1.0}
-
-
-class Lion(Optimizer):
-    """The sign of an interpolated momentum, decoupled decay (Chen et al. 2023)."""
-
-    def __init__(self, params: Params, lr: float = 1e-4,
-                 betas: tuple[float, float] = (0.9, 0.99),
-                 weight_decay: float = 0.0) -> None:  # fmt: skip
-        super().__init__(params, options(locals()))
-
-    def _kernel(self, group: dict[str, Any]) -> Kernel:
-        return _lion, {"exp_avg": 0.0}
-
-    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
-        b1, b2 = group["betas"]
-        keep = 1 - group["lr"] * group["weight_decay"]
-        return {"keep": keep, "b1": b1, "b2": b2, "c1": 1 - b1, "c2": 1 - b2}

@@ -6,16 +6,3 @@ from minidl.tools.drawing import plot_graph
 from minidl.tools.environment import info
 from minidl.tools.profiling import Profile, profile
 from minidl.tools.rates import LRFind, lr_find
-
-__all__ = [
-    "LRFind",
-    "Profile",
-    "Summary",
-    "gradcheck",
-    "gradgradcheck",
-    "info",
-    "lr_find",
-    "plot_graph",
-    "profile",
-    "summary",
-]

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from minidl.errors import require
-from minidl.optim.lr_scheduler.base import LRScheduler, per_group
 from minidl.optim.optimizer import Optimizer
+from minidl.optim.schedule import LRScheduler, per_group
 
 
 class OneCycleLR(LRScheduler):

@@ -1,0 +1,285 @@
+"""Learning-rate schedules with PyTorch's names, arguments and values."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from minidl.errors import DTypeError, require
+from minidl.optim.onecycle import OneCycleLR as OneCycleLR
+from minidl.optim.optimizer import Optimizer
+from minidl.optim.schedule import LRScheduler, per_group
+
+# ---- a factor of the first rate at each step -----------------------------------------------------
+
+
+class LambdaLR(LRScheduler):
+    """First rate times lr_lambda(t); one function for all groups or a list of one each.
+
+    Functions are not in the state_dict.
+    """
+
+    _hidden = ("optimizer", "lr_lambdas")
+
+    def __init__(self, optimizer: Optimizer,
+                 lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        self.lr_lambdas = per_group("LambdaLR", "lr_lambda", optimizer, lr_lambda)
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        pairs = zip(self.base_lrs, self.lr_lambdas, strict=True)
+        return [base * function(self.last_epoch) for base, function in pairs]
+
+
+class StepLR(LRScheduler):
+    """Multiplied by gamma every step_size steps."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        require(step_size > 0, "StepLR", "step_size must be positive", step_size=step_size)
+        self.step_size, self.gamma = step_size, gamma
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        return self.gamma ** (t // self.step_size)
+
+
+class MultiStepLR(LRScheduler):
+    """Multiplied by gamma at each milestone."""
+
+    def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        self.milestones, self.gamma = sorted(milestones), gamma
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        return self.gamma ** bisect_right(self.milestones, t)
+
+
+class ConstantLR(LRScheduler):
+    """Multiplied by `factor` until step total_iters."""
+
+    def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        require(0 <= factor <= 1, "ConstantLR", "factor must lie in [0, 1]", factor=factor)
+        self.start_factor, self.total_iters = factor, total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        return self.start_factor if t < self.total_iters else 1.0
+
+
+class LinearLR(LRScheduler):
+    """From start_factor to end_factor in a straight line of total_iters steps."""
+
+    def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3,
+                 end_factor: float = 1.0, total_iters: int = 5,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        fits = 0 < start_factor <= 1 and 0 <= end_factor <= 1
+        rule = "start_factor must lie in (0, 1], end_factor in [0, 1]"
+        require(fits, "LinearLR", rule, start_factor=start_factor, end_factor=end_factor)
+        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        share = min(1.0, t / self.total_iters)
+        return self.start_factor + (self.end_factor - self.start_factor) * share
+
+
+class ExponentialLR(LRScheduler):
+    """Multiplied by gamma every step."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        return self.gamma**t
+
+
+class PolynomialLR(LRScheduler):
+    """(1 - t / total_iters)^power, then 0."""
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        self.total_iters, self.power = total_iters, power
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        return (1.0 - min(self.total_iters, t) / self.total_iters) ** self.power
+
+
+class CosineAnnealingLR(LRScheduler):
+    """Half a cosine from the first rate to eta_min in T_max steps, and back (no jumps)."""
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        self.T_max, self.eta_min = T_max, eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        return (1 + math.cos(math.pi * t / self.T_max)) / 2
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Cosine from the first rate to eta_min in T_0 steps, again in T_0 T_mult, ... (SGDR 2017)."""
+
+    def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        fits = isinstance(T_0, int) and isinstance(T_mult, int) and T_0 > 0 and T_mult > 0
+        rule = "T_0 and T_mult must be positive integers"
+        require(fits, "CosineAnnealingWarmRestarts", rule, T_0=T_0, T_mult=T_mult)
+        self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
+        super().__init__(optimizer, last_epoch)
+
+    def factor(self, t: int) -> float:
+        length = self.T_0
+        while t >= length:
+            t, length = t - length, length * self.T_mult
+        return (1 + math.cos(math.pi * t / length)) / 2
+
+    def get_lr(self) -> list[float]:
+        factor, floor = self.factor(self.last_epoch), self.eta_min
+        return [floor + (base - floor) * factor for base in self.base_lrs]
+
+
+# ---- made of other schedules ---------------------------------------------------------------------
+
+
+class _Composite(LRScheduler):
+    """What schedules made of others share."""
+
+    _hidden = ("optimizer", "_schedulers")
+
+    def _take(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> None:
+        name = type(self).__name__
+        require(len(schedulers) > 0, name, "the list of schedulers is empty")
+        self.optimizer = optimizer or schedulers[0].optimizer
+        for scheduler in schedulers:
+            fits = isinstance(scheduler, LRScheduler)
+            rule = "only schedulers whose step takes no metric fit"
+            require(fits, name, rule, error=DTypeError, scheduler=scheduler)
+            same = scheduler.optimizer is self.optimizer
+            require(same, name, "all schedulers must belong to the same optimizer")
+        self._schedulers = list(schedulers)
+
+    def step(self) -> None:
+        self.last_epoch += 1
+        self._advance()
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _advance(self) -> None:
+        """Step the parts, at `last_epoch`."""
+        raise NotImplementedError
+
+    def _rewind(self) -> None:
+        super()._rewind()
+        for scheduler in self._schedulers:
+            scheduler._rewind()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "_schedulers": [s.state_dict() for s in self._schedulers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        rest = dict(state_dict)
+        for scheduler, part in zip(self._schedulers, rest.pop("_schedulers"), strict=True):
+            scheduler.load_state_dict(part)
+        super().load_state_dict(rest)
+
+
+class SequentialLR(_Composite):
+    """One scheduler after the other: the i-th from milestone i - 1 on, counting from 0 again."""
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
+                 milestones: Sequence[int], last_epoch: int = -1) -> None:  # fmt: skip
+        self._take(schedulers, optimizer)
+        fits = len(milestones) == len(schedulers) - 1
+        rule = "there must be one scheduler more than milestones"
+        require(fits, "SequentialLR", rule, schedulers=len(schedulers), milestones=milestones)
+        self._milestones = list(milestones)
+        self._restart()
+        self.last_epoch = last_epoch + 1
+
+    def _advance(self) -> None:
+        index = bisect_right(self._milestones, self.last_epoch)
+        scheduler = self._schedulers[index]
+        if index > 0 and self._milestones[index - 1] == self.last_epoch:
+            scheduler._restart()
+        else:
+            scheduler.step()
+
+
+class ChainedScheduler(_Composite):
+    """All schedulers at every step, each multiplying what the one before left."""
+
+    def __init__(self, schedulers: Sequence[LRScheduler],
+                 optimizer: Optimizer | None = None) -> None:  # fmt: skip
+        self._take(schedulers, optimizer)
+        self.last_epoch = 0
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _advance(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler.step()
+
+
+# ---- following a metric --------------------------------------------------------------------------
+
+
+class ReduceLROnPlateau:
+    """Multiply by `factor` when the metric given to `step` has not got better for `patience` steps.
+
+    Better: by more than `threshold`, relative or absolute. `cooldown` steps are not counted
+    after a cut; rates stay above `min_lr`, and cuts of less than `eps` are not made.
+    """
+
+    def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1,
+                 patience: int = 10, threshold: float = 1e-4, threshold_mode: str = "rel",
+                 cooldown: int = 0, min_lr: float | Sequence[float] = 0,
+                 eps: float = 1e-8) -> None:  # fmt: skip
+        name = "ReduceLROnPlateau"
+        require(factor < 1, name, "factor must be below 1", factor=factor)
+        require(mode in ("min", "max"), name, "mode must be 'min' or 'max'", mode=mode)
+        known = threshold_mode in ("rel", "abs")
+        rule = "threshold_mode must be 'rel' or 'abs'"
+        require(known, name, rule, threshold_mode=threshold_mode)
+        self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
+        self.threshold, self.threshold_mode = threshold, threshold_mode
+        self.cooldown, self.eps = cooldown, eps
+        self.min_lrs = per_group(name, "min_lr", optimizer, min_lr)
+        self.best = math.inf if mode == "min" else -math.inf
+        self.cooldown_counter = self.num_bad_epochs = self.last_epoch = 0
+        self._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def step(self, metrics: Any) -> None:
+        """Look at one more value of the metric (a number or a 0-d Tensor)."""
+        current = float(metrics)
+        self.last_epoch += 1
+        if self._better(current):
+            self.best, self.num_bad_epochs = current, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            for group, low in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
+                lr = max(group["lr"] * self.factor, low)
+                if group["lr"] - lr > self.eps:
+                    group["lr"] = lr
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _better(self, value: float) -> bool:
+        sign = 1 if self.mode == "max" else -1
+        if self.threshold_mode == "rel":
+            return sign * value > sign * self.best * (1 + sign * self.threshold)
+        return sign * value > sign * self.best + self.threshold
+
+    get_last_lr = LRScheduler.get_last_lr
+    state_dict = LRScheduler.state_dict
+    load_state_dict = LRScheduler.load_state_dict
+    _hidden = LRScheduler._hidden
