@@ -22,9 +22,9 @@ _BLOCK = 1 << 16
 
 
 class Resource(NamedTuple):
-    """A file to fetch: its mirrors, where it goes under the root, its checksum `kind:hex`."""
+    """A file to fetch: its address, where it goes under the root, its checksum `kind:hex`."""
 
-    urls: tuple[str, ...]
+    url: str
     name: str
     digest: str
 
@@ -69,42 +69,34 @@ def obtain(resources: Sequence[Resource], root: Path, **options: Any) -> None:
     for r in resources:
         target = root / r.name
         if not target.exists():
-            download(r.urls, target, r.digest, **options)
+            download(r.url, target, r.digest, **options)
         if target.name.endswith(".tar.gz"):
             unpack(target, target.parent)
             target.unlink()
 
 
-def download(urls: Sequence[str], target: Path, digest: str, *, timeout: float = 30.0,
+def download(url: str, target: Path, digest: str, *, timeout: float = 30.0,
              attempts: int = 4, pause: float = 1.0) -> None:  # fmt: skip
-    """Fetch one of `urls` to `target`, which appears only whole and with the right checksum.
+    """Fetch `url` to `target`, which appears only whole and with the right checksum.
 
     What has arrived stays in `target.part` and is continued by HTTP Range, in this call and in
-    later ones. timeout: seconds without a byte that count as a cut; attempts: how often each
-    mirror is tried. Raises DataError that names each address with its last failure.
+    later ones. timeout: seconds without a byte that count as a cut; attempts: how often it is
+    tried. Raises DataError that names the address and the last failure.
     """
     part = target.with_name(target.name + ".part")
-    failures: dict[str, str] = {}
-    waiting = list(urls)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(attempts):
-            if attempt and waiting:
-                time.sleep(pause * 2 ** (attempt - 1))
-            for url in [*waiting]:
-                try:
-                    _transfer(url, part, digest, timeout)
-                except _Failed as e:
-                    failures[url] = str(e)
-                    if e.final:
-                        waiting.remove(url)
-                else:
-                    os.replace(part, target)
-                    return
+            try:
+                _transfer(url, part, digest, timeout)
+                return os.replace(part, target)
+            except _Failed as e:
+                why, final = e.args
+                if final or attempt == attempts - 1:
+                    raise DataError(f"download: failed ({url}: {why}); {FIX}") from e
+            time.sleep(pause * 2**attempt)
     except OSError as e:
         raise DataError(f"download: cannot write {part}: {_reason(e)}") from e
-    told = "; ".join(f"{url}: {why}" for url, why in failures.items())
-    raise DataError(f"download: failed ({told}); {FIX}")
 
 
 def _reason(e: BaseException) -> str:
@@ -115,11 +107,7 @@ def _reason(e: BaseException) -> str:
 
 
 class _Failed(Exception):
-    """Why one address failed; final: asking again is of no use."""
-
-    def __init__(self, why: str, final: bool = False) -> None:
-        super().__init__(why)
-        self.final = final
+    """Its two arguments: why a transfer failed, and whether asking again is of no use."""
 
 
 def _transfer(url: str, part: Path, digest: str, timeout: float) -> None:
@@ -142,7 +130,7 @@ def _transfer(url: str, part: Path, digest: str, timeout: float) -> None:
         found = hashlib.file_digest(file, kind).hexdigest()
     if found != wanted:
         part.unlink()
-        raise _Failed("the checksum is wrong")
+        raise _Failed("the checksum is wrong", False)
 
 
 def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
@@ -167,9 +155,9 @@ def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
         final = 400 <= e.code < 500 and e.code not in (408, 429)
         raise _Failed(f"the server answered {e.code} {e.reason}", final) from e
     except (OSError, http.client.HTTPException) as e:  # URLError, timeouts and resets are OSErrors
-        raise _Failed(_reason(e)) from e
+        raise _Failed(_reason(e), False) from e
     if total is not None and start != total:
-        raise _Failed(f"the connection was cut after {start} of {total} bytes")
+        raise _Failed(f"the connection was cut after {start} of {total} bytes", False)
 
 
 def unpack(archive: Path, into: Path) -> None:

@@ -104,7 +104,7 @@ def _text(name: Any) -> str:
 
 
 def _archive(name: str, digest: str) -> Resource:
-    return Resource((f"https://www.cs.toronto.edu/~kriz/{name}",), name, f"md5:{digest}")
+    return Resource(f"https://www.cs.toronto.edu/~kriz/{name}", name, f"md5:{digest}")
 
 
 class CIFAR10(OfficialImages):
@@ -173,10 +173,7 @@ class MNIST(OfficialImages):
     """MNIST: 28 x 28 grey pictures of ten digits, in `MNIST/raw` as IDX files, gzipped or not."""
 
     names = [str(i) for i in range(10)]
-    mirrors: tuple[str, ...] = (
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "http://yann.lecun.com/exdb/mnist/",
-    )
+    site = "https://ossci-datasets.s3.amazonaws.com/mnist/"
     digests = {
         "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
@@ -187,7 +184,7 @@ class MNIST(OfficialImages):
     def _read(self, root: Root, train: bool, download: bool) -> Parts:
         folder, part = f"{type(self).__name__}/raw", "train" if train else "t10k"
         resources = [
-            Resource(tuple(f"{m}{n}.gz" for m in self.mirrors), f"{folder}/{n}.gz", f"md5:{digest}")
+            Resource(f"{self.site}{n}.gz", f"{folder}/{n}.gz", f"md5:{digest}")
             for n, digest in self.digests.items()
         ]
         names = [name for name in self.digests if name.startswith(part)]
@@ -199,7 +196,7 @@ class FashionMNIST(MNIST):
     """Fashion-MNIST: 28 x 28 grey pictures of ten kinds of clothing, under `FashionMNIST/raw`."""
 
     names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
-    mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+    site = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
     digests = {
         "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
@@ -228,7 +225,7 @@ class OxfordIIITPet(ImageFiles):
         ok = target_types in ("category", "binary-category")
         require(ok, name, rule, target_types=target_types)
         archives = [
-            Resource((f"{self.site}{a}.tar.gz",), f"{folder}/{a}.tar.gz", f"md5:{digest}")
+            Resource(f"{self.site}{a}.tar.gz", f"{folder}/{a}.tar.gz", f"md5:{digest}")
             for a, digest in self.archives
         ]
         files = ["images", f"annotations/{split}.txt"]
