@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from minidl.autograd import Tensor
 from minidl.dtypes import is_real
@@ -17,32 +17,28 @@ def _blend(a, x, *, rate):
     return a + rate * (x - a)
 
 
-class _Model(Protocol):
-    def named_parameters(self) -> Any: ...
-    def named_buffers(self) -> Any: ...
-
-
 class EMA:
     """A moving average of a model's parameters and floating-point buffers, for evaluation.
 
     average = decay average + (1 - decay) value at each `update`; the first update copies, as
     PyTorch's AveragedModel does. `with ema.swapped(model):` puts the averages into the model and
-    afterwards the very same values back.
+    afterwards the very same values back. A model is what has `named_parameters` and
+    `named_buffers`.
     """
 
-    def __init__(self, model: _Model, decay: float = 0.999) -> None:
+    def __init__(self, model: Any, decay: float = 0.999) -> None:
         require(0 <= decay <= 1, "EMA", "decay must lie in [0, 1]", decay=decay)
         self.decay, self.updates = decay, 0
         self.average = {name: t.array.copy("K") for name, t in _floats(model).items()}
 
-    def update(self, model: _Model) -> None:
+    def update(self, model: Any) -> None:
         """Take one more look at the model's values; call it after the optimizer's step."""
         rows = [(self.average[name], t.array) for name, t in _floats(model).items()]
         _blend.apply_(rows, rate=1 - self.decay if self.updates else 1.0)
         self.updates += 1
 
     @contextmanager
-    def swapped(self, model: _Model) -> Iterator[None]:
+    def swapped(self, model: Any) -> Iterator[None]:
         """Inside the `with`, the model holds the averages."""
         kept = {name: t.array.copy("K") for name, t in _floats(model).items()}
         try:
@@ -69,12 +65,12 @@ class EMA:
         self.decay, self.updates = state_dict["decay"], state_dict["updates"]
 
 
-def _floats(model: _Model) -> dict[str, Tensor]:
+def _floats(model: Any) -> dict[str, Tensor]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: t for name, t in tensors.items() if is_real(t.dtype)}
 
 
-def _write(model: _Model, values: dict[str, Any]) -> None:
+def _write(model: Any, values: dict[str, Any]) -> None:
     for name, t in _floats(model).items():
         t.array[...] = values[name]
         t.bump()

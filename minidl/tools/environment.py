@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import platform
 from pathlib import Path
@@ -46,28 +45,6 @@ def processor() -> str:
 
 
 def _gpu() -> str:
-    """The devices that the driver sees, and what is missing to use one."""
-    devices = _devices()
-    found = next((f"{name} {version(name)}" for name in _CUPY if version(name)), "")
-    missing = [] if devices else ["an NVIDIA GPU with its driver"]
-    missing += [] if found else ["CuPy (pip install 'minidl[gpu]')"]
-    text = ", ".join(filter(None, [*devices, found])) or "none"
-    return f"{text}; missing: {', '.join(missing)}" if missing else text
-
-
-def _devices() -> list[str]:
-    """Names of the GPUs, asked of the driver's own library."""
-    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return []
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return []
-    names = []
-    for number in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        driver.cuDeviceGetName(name, len(name), number)
-        names.append(name.value.decode())
-    return names
+    """The CuPy that is installed, or how to get one."""
+    found = [f"{name} {version(name)}" for name in _CUPY if version(name)]
+    return ", ".join(found) or "none; missing: CuPy (pip install 'minidl[gpu]')"
