@@ -1,7 +1,5 @@
 """Finding data sets on disk, and fetching the official files: checked, resumed, never by halves."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os

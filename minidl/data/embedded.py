@@ -5,8 +5,6 @@ darker wavy background of two colours with stray lines and dots and pixel noise.
 colour say nothing about the class: a linear model of the pixels fails, a small ConvNet does not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

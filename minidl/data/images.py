@@ -1,7 +1,5 @@
 """Labelled pictures: in memory, and in files decoded by Pillow."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path

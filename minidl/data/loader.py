@@ -1,7 +1,5 @@
 """DataLoader: batches of a data set, in a seeded order, ahead of time on threads, resumable."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import itertools

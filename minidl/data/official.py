@@ -1,7 +1,5 @@
 """Data sets of official files: CIFAR (Krizhevsky 2009), MNIST (LeCun 1998), Fashion-MNIST, pets."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import io

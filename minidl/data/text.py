@@ -1,7 +1,5 @@
 """Text as a data set of character windows, for language models."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

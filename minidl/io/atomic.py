@@ -1,7 +1,5 @@
 """Writing a file so that a reader sees the old one or the new one whole, never a piece."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

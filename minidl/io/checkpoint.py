@@ -7,8 +7,6 @@ says what it is: {"dict": [[key, value], ...]}, {"list": [...]}, {"tuple": [...]
 {"array": name}, {"scalar": name}, {"tensor": name, "requires_grad": bool}. No pickle; no times.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

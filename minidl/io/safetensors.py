@@ -1,7 +1,5 @@
 """Dictionaries of arrays in safetensors files (https://github.com/huggingface/safetensors)."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Adam and its relatives: steps scaled by running moments of the gradient."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

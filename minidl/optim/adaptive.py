@@ -1,7 +1,5 @@
 """RMSprop, Adagrad and Adadelta: steps scaled by sums of squared gradients."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl.fusion import sqrt, update

@@ -1,7 +1,5 @@
 """A moving average of a model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Learning-rate schedules with PyTorch's names, arguments and values."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The base of all optimizers: parameter groups, state per parameter, state dicts, one step."""
 
-from __future__ import annotations
-
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable

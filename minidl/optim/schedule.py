@@ -1,7 +1,5 @@
 """The base of the learning-rate schedules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl.errors import DTypeError, require

@@ -1,7 +1,5 @@
 """Steps along the gradient or its momentum."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl.errors import require

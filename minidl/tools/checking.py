@@ -5,8 +5,6 @@ the slope of u·y along v is taken twice: as (vjp of u)·v, and as a central dif
 Random cotangents matter: under a cotangent of ones a softmax whose vjp returns zeros is right.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

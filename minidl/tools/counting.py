@@ -1,7 +1,5 @@
 """A model's layers, output shapes, parameters, floating-point operations and memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Draws the graph that was recorded for a tensor, by matplotlib."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What minidl runs on here: versions, processor, threads, BLAS, cache folder, GPU."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from pathlib import Path

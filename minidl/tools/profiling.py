@@ -1,7 +1,5 @@
 """Where the time goes: every op's calls, seconds and bytes, forward and backward."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The learning-rate range test (Smith 2017): the loss as the rate grows from tiny to too large."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator

@@ -1,7 +1,5 @@
 """What transforms are: functions of a batch of pictures, and the plain ones among them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Transforms that change colours and sharpness."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Transforms that move pixels: crops, flips, resizing, affine maps."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Transforms that take away or exchange parts of pictures: erasing, Cutout, MixUp, CutMix."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

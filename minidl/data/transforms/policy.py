@@ -1,7 +1,5 @@
 """RandAugment and AutoAugment: random operations on each uint8 picture, done by Pillow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
