@@ -3,40 +3,27 @@
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from minidl.ops.dropout import dropout, dropout2d
-from minidl.ops.embedding import embedding, embedding_bag, one_hot
-from minidl.ops.image import (
-    fold,
-    interpolate,
-    pad,
-    pixel_shuffle,
-    pixel_unshuffle,
-    unfold,
-)
-from minidl.ops.linalg import bilinear, linear
+from minidl.ops.embedding import embedding, one_hot
+from minidl.ops.image import fold, interpolate, pad, pixel_shuffle, unfold
+from minidl.ops.linalg import linear
 from minidl.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
-    cosine_embedding_loss,
     cosine_similarity,
     cross_entropy,
-    gaussian_nll_loss,
     huber_loss,
     kl_div,
     l1_loss,
-    margin_ranking_loss,
     mse_loss,
     nll_loss,
     pairwise_distance,
-    poisson_nll_loss,
     smooth_l1_loss,
-    triplet_margin_loss,
 )
 from minidl.ops.norm import (
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
-    local_response_norm,
     normalize,
     rms_norm,
 )
@@ -66,11 +53,9 @@ from minidl.ops.pointwise import (
 from minidl.ops.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
-    adaptive_max_pool1d,
-    adaptive_max_pool2d,
     avg_pool1d,
     avg_pool2d,
     max_pool1d,
     max_pool2d,
 )
-from minidl.ops.softmax import glu, gumbel_softmax, log_softmax, prelu, softmax, softmin
+from minidl.ops.softmax import glu, log_softmax, prelu, softmax, softmin

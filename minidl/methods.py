@@ -18,22 +18,23 @@ ELEMENTWISE = (
     "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
     "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
     "logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit "
-    "logaddexp erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite isclose allclose relu"
+    "logaddexp erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite isclose "
+    "allclose relu"
 ).split()
 REDUCTIONS = (
     "sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort "
-    "topk var_mean median count_nonzero norm cumprod"
+    "topk var_mean count_nonzero norm"
 ).split()
 SHAPES = (
     "reshape view permute transpose t flatten unflatten squeeze unsqueeze broadcast_to movedim "
     "clone contiguous"
 ).split()
-JOINS = "repeat tile flip roll chunk split unbind narrow".split()
+JOINS = "repeat flip chunk split unbind narrow".split()
 INDEXING = (
     "gather scatter scatter_add index_select index_add index_put take_along_dim masked_select "
     "repeat_interleave nonzero diagonal diag diag_embed tril triu"
 ).split()
-PRODUCTS = "matmul mm bmm mv dot outer addmm baddbmm tensordot".split()
+PRODUCTS = "matmul mm bmm mv dot outer".split()
 TABLE: dict[str, Callable] = {
     **{n: getattr(pointwise, n) for n in ELEMENTWISE},
     **{n: getattr(reduce, n) for n in REDUCTIONS},
@@ -50,8 +51,7 @@ _CREATION = (
 ).split()
 FUNCTIONS: dict[str, Callable] = {  # of `minidl` alone
     **{n: getattr(creation, n) for n in _CREATION},
-    **{n: getattr(join, n) for n in "cat hstack stack vstack".split()},
-    **{f.__name__: f for f in (linalg.cdist, linalg.einsum)},
+    **{f.__name__: f for f in (join.cat, join.stack, linalg.cdist, linalg.einsum)},
 }
 COMPARISONS = "neg abs eq ne gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}

@@ -81,7 +81,6 @@ SHAPES = [
     case("stack", lambda x, y: ml.stack([x, y], -1), normal((2, 3), (2, 3))),
     case("split", lambda x: x.split([1, 3], 1)[1], normal((2, 4)), linear=True),
     case("flip", lambda x: x.flip(0, 1), normal((2, 4)), linear=True),
-    case("roll", lambda x: x.roll(2, 1), normal((2, 5)), linear=True),
     case("repeat", lambda x: x.repeat(2, 1, 3), normal((2, 3)), linear=True),
     case("pad", lambda x: F.pad(x, (1, 2, -1, 0)), normal((3, 4)), linear=True),
     case("pad_reflect", lambda x: F.pad(x, (2, 1), mode="reflect"), normal((1, 2, 5)), linear=True),
@@ -123,7 +122,6 @@ REDUCTIONS = [
     case("min_dim", lambda x: x.min(0).values, distinct((3, 5))),
     case("logsumexp", lambda x: x.logsumexp(1), normal((2, 5))),
     case("cumsum", lambda x: x.cumsum(1), normal((2, 5)), linear=True),
-    case("cumprod", lambda x: x.cumprod(1), normal((2, 5))),
     case("sort", lambda x: x.sort(0, descending=True).values, distinct((5, 3))),
     case("topk", lambda x: x.topk(2, 1).values, distinct((3, 5))),
     case("norm", lambda x: x.norm(2, 1), normal((3, 4))),
@@ -133,7 +131,6 @@ PRODUCTS = [
     case("matmul", lambda x, y: x @ y, normal((2, 1, 3, 4), (3, 4, 2))),
     case("linear", lambda x, w, b: F.linear(x, w, b), normal((2, 5, 3), (4, 3), (4,))),
     case("einsum", lambda x, y: ml.einsum("bij,bkj->bki", x, y), normal((2, 3, 4), (2, 5, 4))),
-    case("bilinear", lambda x, y, w: F.bilinear(x, y, w), normal((3, 2), (3, 4), (5, 2, 4))),
     case("cdist", lambda x, y: ml.cdist(x, y), normal((3, 4), (2, 4))),
 ]
 
@@ -155,8 +152,8 @@ CONVOLUTIONS = [
     case("fold", lambda x: F.fold(x, (4, 5), (2, 2)), normal((2, 8, 12)), linear=True),
     case("max_pool2d", lambda x: F.max_pool2d(x, 3, 2, 1), distinct(X4)),
     case("avg_pool2d", lambda x: F.avg_pool2d(x, 2, ceil_mode=True), normal(X4), linear=True),
-    case("adaptive_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, (4, 2)), normal(X4), linear=True),
-    case("adaptive_max_pool2d", lambda x: F.adaptive_max_pool2d(x, (2, 2)), distinct(X4)),
+    case("adaptive_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, (4, 2)),
+         normal(X4), linear=True),
     case("interpolate", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), normal(X4),
          linear=True),
     case("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), normal((2, 8, 3, 2)), linear=True),
@@ -173,7 +170,6 @@ NORMS = [
     case("group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), normal((2, 4, 3, 3), (4,), (4,))),
     case("instance_norm", lambda x: F.instance_norm(x), normal(X4)),
     case("rms_norm", lambda x, w: F.rms_norm(x, (4,), w), normal((2, 3, 4), (4,))),
-    case("local_response_norm", lambda x: F.local_response_norm(x, 2), normal(X4)),
     case("normalize", lambda x: F.normalize(x, dim=1), normal((3, 4))),
 ]
 

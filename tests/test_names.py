@@ -28,7 +28,7 @@ ABSENT = {
     "inference_mode": {"mode"},
 }
 # minidl's own signature says more, or says it otherwise, and takes PyTorch's calls by position.
-DIFFER = "split norm tensordot backward use_deterministic_algorithms".split()
+DIFFER = "split norm backward use_deterministic_algorithms".split()
 HERE = """minidl: tensor as_tensor grad gradcheck gradgradcheck checkpoint set_detect_anomaly
 memory_stats empty_cache vjp jvp manual_seed save load set_num_threads use_deterministic_algorithms
 pointwise summary profile plot_graph lr_find Tensor float32 float64 float16 int8 int16 int32 int64

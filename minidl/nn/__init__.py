@@ -7,7 +7,7 @@ from minidl.nn import init, utils
 from minidl.nn.attention import MultiheadAttention
 from minidl.nn.containers import ModuleDict, ModuleList, Sequential
 from minidl.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from minidl.nn.linear import Bilinear, Embedding, EmbeddingBag, LazyLinear, Linear, PReLU
+from minidl.nn.linear import Embedding, LazyLinear, Linear, PReLU
 from minidl.nn.module import Module
 from minidl.nn.norm import (
     BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d, LayerNorm, RMSNorm,
@@ -20,14 +20,12 @@ from minidl.nn.shape import (
     ZeroPad1d, ZeroPad2d,
 )
 from minidl.nn.thin import (
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d,
-    AvgPool2d, BCELoss, BCEWithLogitsLoss, CELU, CosineEmbeddingLoss, CosineSimilarity,
-    CrossEntropyLoss, ELU, Fold, GaussianNLLLoss, GELU, GLU, Hardshrink, Hardsigmoid,
-    Hardswish, Hardtanh, HuberLoss, KLDivLoss, L1Loss, LeakyReLU, LocalResponseNorm, LogSigmoid,
-    LogSoftmax, MarginRankingLoss, MaxPool1d, MaxPool2d, Mish, MSELoss, NLLLoss,
-    PairwiseDistance, PixelShuffle, PixelUnshuffle, PoissonNLLLoss, ReLU, ReLU6, SELU, Sigmoid,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BCELoss, BCEWithLogitsLoss, CELU,
+    CosineSimilarity, CrossEntropyLoss, ELU, Fold, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish,
+    Hardtanh, HuberLoss, KLDivLoss, L1Loss, LeakyReLU, LogSigmoid, LogSoftmax, MaxPool1d,
+    MaxPool2d, Mish, MSELoss, NLLLoss, PairwiseDistance, PixelShuffle, ReLU, ReLU6, SELU, Sigmoid,
     SiLU, SmoothL1Loss, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
-    Threshold, TripletMarginLoss, Unfold, Upsample,
+    Threshold, Unfold, Upsample,
 )
 from minidl.nn.transformer import (
     TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,

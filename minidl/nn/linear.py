@@ -1,4 +1,4 @@
-"""Linear, LazyLinear, Bilinear, PReLU, and tables of vectors: Embedding, EmbeddingBag."""
+"""Linear, LazyLinear, PReLU, and a table of vectors: Embedding."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from minidl.nn.fields import Layer, Switch
 from minidl.nn.parameter import assign, new_parameter
 
 
-class _Affine(Layer):
-    """weight (out, *in) and bias (out,), uniform in ±1/√(the first in)."""
-
-    def _build(self, *where: Any) -> None:
-        sizes = tuple(getattr(self, n) for n in self._fields if n.endswith("_features"))
-        self.weight = new_parameter((sizes[-1], *sizes[:-1]), *where)
-        self.bias: Any = new_parameter(sizes[-1:], *where) if self.bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        init.fan_in_uniform_(self.parameters(), self.weight.shape[1])
-
-
-class Linear(_Affine, show="in_features={in_features}, out_features={out_features}, bias={bias}"):
+class Linear(Layer, show="in_features={in_features}, out_features={out_features}, bias={bias}"):
     """y = x Wᵀ + b. weight (out, in) and bias (out,) start uniform in ±1/√in."""
 
     in_features: int
     out_features: int
     bias: Switch = True
+
+    def _build(self, *where: Any) -> None:
+        self.weight = new_parameter((self.out_features, self.in_features), *where)
+        self.bias = new_parameter((self.out_features,), *where) if self.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.fan_in_uniform_(self.parameters(), self.weight.shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) -> (…, out)."""
@@ -62,31 +57,21 @@ class LazyLinear(Linear):
         return self.forward(x)
 
 
-class Bilinear(
-    _Affine,
-    show="in1_features={in1_features}, in2_features={in2_features}, "
-    "out_features={out_features}, bias={bias}",
-):
-    """y_k = aᵀ W_k b + bias_k; weight (out, in1, in2), uniform in ±1/√in1 at first."""
+class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):
+    """Rows of a table by index, drawn from N(0, 1).
 
-    in1_features: int
-    in2_features: int
-    out_features: int
-    bias: Switch = True
+    The row padding_idx starts at zero and gets no gradient.
+    """
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """a (…, in1), b (…, in2) -> (…, out)."""
-        return F.bilinear(a, b, self.weight, self.bias)
-
-
-class _Table(Layer):
-    """Rows drawn from N(0, 1); the row padding_idx starts at zero and gets no gradient."""
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None = None
 
     def _build(self, *where: Any) -> None:
         n, i = self.num_embeddings, self.padding_idx
         ok = i is None or -n <= i < n
-        require(ok, type(self).__name__, f"padding_idx must be a row of {n}", padding_idx=i)
-        self.padding_idx: Any = None if i is None else i % n
+        require(ok, "Embedding", f"padding_idx must be a row of {n}", padding_idx=i)
+        self.padding_idx = None if i is None else i % n
         self.weight = new_parameter((n, self.embedding_dim), *where)
         self.reset_parameters()
 
@@ -95,30 +80,9 @@ class _Table(Layer):
         if self.padding_idx is not None:
             init.zeros_(self.weight.detach()[self.padding_idx])
 
-
-class Embedding(_Table, show="{num_embeddings}, {embedding_dim}…"):
-    """Rows of a table by index."""
-
-    num_embeddings: int
-    embedding_dim: int
-    padding_idx: int | None = None
-
     def forward(self, x: Tensor) -> Tensor:
         """x (…) integers -> (…, embedding_dim)."""
         return F.embedding(x, self.weight, self.padding_idx)
-
-
-class EmbeddingBag(_Table, show="{num_embeddings}, {embedding_dim}, mode={mode!r}"):
-    """The mean, sum or max of the rows of each bag of indices."""
-
-    padding_idx = None
-    num_embeddings: int
-    embedding_dim: int
-    mode: str = "mean"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (bags, n) integers -> (bags, embedding_dim)."""
-        return F.embedding_bag(x, self.weight, mode=self.mode)
 
 
 class PReLU(Layer, show="num_parameters={num_parameters}"):

@@ -37,10 +37,6 @@ class _Pool(Fields):
             setattr(self, name, ints_of("AvgPool1d", name, getattr(self, name), self._axes, 0))
 
 
-class _ByName(Fields):
-    _keyword_only = ("full", "eps", "reduction")
-
-
 class _Upsample(Fields):
     def _build(self) -> None:
         scale = self.scale_factor
@@ -91,17 +87,6 @@ L1Loss = thin("L1Loss", F.l1_loss, "", **_MEAN)
 SmoothL1Loss = thin("SmoothL1Loss", F.smooth_l1_loss, "", **_MEAN, beta=1.0)
 HuberLoss = thin("HuberLoss", F.huber_loss, "", **_MEAN, delta=1.0)
 KLDivLoss = thin("KLDivLoss", F.kl_div, "", **_MEAN, log_target=False)
-GaussianNLLLoss = thin(
-    "GaussianNLLLoss", F.gaussian_nll_loss, "", base=_ByName, full=False, eps=1e-6, **_MEAN
-)
-PoissonNLLLoss = thin(
-    "PoissonNLLLoss", F.poisson_nll_loss, "", log_input=True, full=False, eps=1e-8, **_MEAN
-)
-CosineEmbeddingLoss = thin("CosineEmbeddingLoss", F.cosine_embedding_loss, "", margin=0.0, **_MEAN)
-MarginRankingLoss = thin("MarginRankingLoss", F.margin_ranking_loss, "", margin=0.0, **_MEAN)
-TripletMarginLoss = thin(
-    "TripletMarginLoss", F.triplet_margin_loss, "", margin=1.0, p=2.0, eps=1e-6, swap=False, **_MEAN
-)
 
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"
@@ -116,21 +101,13 @@ AvgPool1d._axes = 1
 _TO: dict[str, Any] = {"output_size": REQUIRED}
 AdaptiveAvgPool1d = thin("AdaptiveAvgPool1d", F.adaptive_avg_pool1d, **_TO)
 AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d, **_TO)
-_AND: dict[str, Any] = {"show": "output_size={output_size}", **_TO, "return_indices": False}
-AdaptiveMaxPool1d = thin("AdaptiveMaxPool1d", F.adaptive_max_pool1d, **_AND)
-AdaptiveMaxPool2d = thin("AdaptiveMaxPool2d", F.adaptive_max_pool2d, **_AND)
 Upsample = thin(
     "Upsample", F.interpolate, base=_Upsample, size=None, scale_factor=None, mode="nearest",
     align_corners=None,
 )  # fmt: skip
 PixelShuffle = thin("PixelShuffle", F.pixel_shuffle, upscale_factor=REQUIRED)
-PixelUnshuffle = thin("PixelUnshuffle", F.pixel_unshuffle, downscale_factor=REQUIRED)
 _SLIDE: dict[str, Any] = {"kernel_size": REQUIRED, "dilation": 1, "padding": 0, "stride": 1}
 Unfold = thin("Unfold", F.unfold, **_SLIDE)
 Fold = thin("Fold", F.fold, **_TO, **_SLIDE)
 CosineSimilarity = thin("CosineSimilarity", F.cosine_similarity, "", dim=1, eps=1e-8)
 PairwiseDistance = thin("PairwiseDistance", F.pairwise_distance, "", p=2.0, eps=1e-6, keepdim=False)
-LocalResponseNorm = thin(
-    "LocalResponseNorm", F.local_response_norm, "{size}, alpha={alpha}, beta={beta}, k={k}",
-    size=REQUIRED, alpha=1e-4, beta=0.75, k=1.0,
-)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Embeddings: rows of a table by index, bags of them, and one-hot codes."""
+"""Embeddings: rows of a table by index, and one-hot codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from minidl import backend
 from minidl.autograd import Tensor, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
-from minidl.ops import reduce
 from minidl.ops.arguments import check_real
 from minidl.ops.index import table_rows
 from minidl.ops.shape import unsqueeze
@@ -33,14 +32,6 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     require(fits, "embedding", rule, padding_idx=padding_idx, weight=weight)
     skip = -1 if padding_idx is None else padding_idx % rows
     return table_rows(weight, be.cast(index, np.int64), skip=skip)
-
-
-def embedding_bag(input: Any, weight: Any, *, mode: str = "mean") -> Any:
-    """The mean, sum or max over each bag of the rows of weight (V, D): input (B, L) -> (B, D)."""
-    modes = {"mean": reduce.mean, "sum": reduce.sum, "max": reduce.amax}
-    require(mode in modes, "embedding_bag", f"mode must be one of {[*modes]}", mode=mode)
-    require(input.ndim == 2, "embedding_bag", "input must have 2 axes (B, L)", input=input)
-    return modes[mode](embedding(input, weight), 1)
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:

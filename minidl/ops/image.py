@@ -192,21 +192,6 @@ def pixel_shuffle(input: Any, upscale_factor: int) -> Any:
     return batched(shuffled, input, 4, "pixel_shuffle")
 
 
-def pixel_unshuffle(input: Any, downscale_factor: int) -> Any:
-    """The inverse of pixel_shuffle: input (N, C, H r, W r) -> (N, C r², H, W)."""
-    r = downscale_factor
-
-    def unshuffled(x: Any) -> Any:
-        n, c, h, w = x.shape
-        fits = r > 0 and h % r == 0 and w % r == 0
-        require(fits, "pixel_unshuffle", "H and W must be divisible by r", x=x, r=r)
-        v = reshape(permute_axes(x, axes=(0, 2, 3, 1)), (n, h // r, r, w // r, r, c))
-        v = permute_axes(v, axes=(0, 1, 3, 5, 2, 4))
-        return permute_axes(reshape(v, (n, h // r, w // r, c * r * r)), axes=(0, 3, 1, 2))
-
-    return batched(unshuffled, input, 4, "pixel_unshuffle")
-
-
 @op
 def to_columns(x: Any, *, out: Sizes, **window: Any) -> Any:
     """Windows of x (N, C, H, W) as columns (N, C kh kw, L); window: pairs kernel, stride, …"""

@@ -1,4 +1,4 @@
-"""Ops that join and cut tensors: cat, stack, split, flip, roll, repeat, pad."""
+"""Ops that join and cut tensors: cat, stack, split, flip, repeat, pad."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minidl.dtypes import result_type
 from minidl.errors import require
 from minidl.ops.arguments import axis_of, sizes_of
 from minidl.ops.index import getitem
-from minidl.ops.shape import expand, flatten, reshape, to_dtype, unsqueeze
+from minidl.ops.shape import expand, reshape, to_dtype, unsqueeze
 
 
 @op
@@ -51,16 +51,6 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
     for x in tensors:
         require(x.shape == first.shape, "stack", "shapes must be equal", first=first, other=x)
     return cat([unsqueeze(x, i) for x in tensors], i)
-
-
-def hstack(tensors: Sequence[Any]) -> Any:
-    """The tensors side by side: along axis 1, or axis 0 for vectors."""
-    return cat([reshape(x, 1) if x.ndim == 0 else x for x in tensors], min(tensors[0].ndim, 2) > 1)
-
-
-def vstack(tensors: Sequence[Any]) -> Any:
-    """The tensors one above the other, vectors as rows."""
-    return cat([reshape(x, (1, -1)) if x.ndim < 2 else x for x in tensors], 0)
 
 
 def narrow(x: Any, dim: int, start: int, length: int) -> Any:
@@ -111,18 +101,6 @@ def flip(x: Any, *dims: Any) -> Any:
     return flip_axes(x, axes=tuple(axis_of(d, x.ndim, "flip") for d in sizes_of(dims, "flip")))
 
 
-def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
-    """x moved along dims, what falls off one end coming back at the other."""
-    if dims is None:
-        return reshape(roll(flatten(x), shifts, 0), tuple(x.shape))
-    for shift, dim in zip(np.atleast_1d(shifts), np.atleast_1d(dims), strict=True):
-        i = axis_of(dim, x.ndim, "roll")
-        n = x.shape[i]
-        k = int(shift) % max(n, 1)
-        x = cat([narrow(x, i, n - k, k), narrow(x, i, 0, n - k)], i)
-    return x
-
-
 def repeat(x: Any, *sizes: Any) -> Any:
     """x repeated `sizes` times along each axis (leading axes are added), as PyTorch's repeat."""
     counts = sizes_of(sizes, "repeat")
@@ -131,12 +109,6 @@ def repeat(x: Any, *sizes: Any) -> Any:
     apart = reshape(x, tuple(n for s in shape for n in (1, s)))
     wide = expand(apart, shape=tuple(n for c, s in zip(counts, shape) for n in (c, s)))
     return reshape(wide, tuple(c * s for c, s in zip(counts, shape)))
-
-
-def tile(x: Any, *dims: Any) -> Any:
-    """`repeat`, with missing counts taken as 1."""
-    counts = sizes_of(dims, "tile")
-    return repeat(x, (1,) * (x.ndim - len(counts)) + counts)
 
 
 @op

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from minidl import backend
 from minidl.autograd import op
 from minidl.errors import require
@@ -78,16 +76,6 @@ def outer(x: Any, y: Any) -> Any:
     return pw.mul(unsqueeze(x, 1), unsqueeze(y, 0))
 
 
-def addmm(c: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """beta·c + alpha·x @ y."""
-    return pw.add(pw.mul(c, beta), pw.mul(mm(x, y), alpha))
-
-
-def baddbmm(c: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    """beta·c + alpha·bmm(x, y)."""
-    return pw.add(pw.mul(c, beta), pw.mul(bmm(x, y), alpha))
-
-
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
     fits = weight.ndim in (1, 2) and input.ndim > 0 and input.shape[-1] == weight.shape[-1]
@@ -99,27 +87,9 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     return y if bias is None else pw.add(y, bias)
 
 
-def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
-    """y[o] = input1^T weight[o] input2 + bias[o]."""
-    y = einsum("...i,oij,...j->...o", input1, weight, input2)
-    return y if bias is None else pw.add(y, bias)
-
-
 def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
     """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
     return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
-
-
-def tensordot(x: Any, y: Any, dims: Any = 2) -> Any:
-    """Sum over the last dims axes of x and the first of y, or over the axes listed."""
-    if isinstance(dims, int):
-        dims = range(x.ndim - dims, x.ndim), range(dims)
-    a, b = ([int(d) % t.ndim for d in np.atleast_1d(k)] for k, t in zip(dims, (x, y)))
-    labels = [f"y{j}" for j in range(y.ndim)]
-    for i, j in zip(a, b, strict=True):
-        labels[j] = f"x{i}"
-    names = [f"x{i}" for i in range(x.ndim)]
-    return _contract(x, names, y, labels, {*names} ^ {*labels})[0]
 
 
 # ---- einsum --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from minidl.ops.arguments import check_real
 from minidl.ops.index import gather
 from minidl.ops.reduce import mean, norm, sum_axes
 from minidl.ops.reduce import sum as sum_over
-from minidl.ops.shape import movedim, reshape, squeeze, unsqueeze
+from minidl.ops.shape import movedim, reshape, squeeze
 from minidl.ops.softmax import log_softmax
 
 REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum": sum_over}
@@ -204,24 +204,6 @@ def divergence_of_logs(x, y):
     return exp(y) * (y - x)
 
 
-@pointwise
-def gaussian_nll(x, y, var, *, eps):
-    """(log var + (x - y)² / var) / 2 with var at least eps."""
-    v = maximum(var, eps)
-    d = x - y
-    return 0.5 * (log(v) + d * d / v)
-
-
-@pointwise
-def poisson_nll(x, y, *, log_input, full, eps):
-    """exp(x) - y x, or x - y log(x + eps); full adds Stirling's terms for y > 1."""
-    loss = exp(x) - y * x if log_input else x - y * log(x + eps)
-    if full:
-        stirling = y * log(y) - y + 0.5 * log(2 * math.pi * y)
-        loss = loss + where(y > 1, stirling, 0.0)
-    return loss
-
-
 @op
 def bernoulli_nll(x: Any, y: Any) -> Any:
     """bernoulli_loss with PyTorch's gradient, finite at 0 and 1. Saves x and y."""
@@ -301,27 +283,7 @@ def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool
     return reduced("kl_div", loss, reduction)
 
 
-def gaussian_nll_loss(
-    input: Any, target: Any, var: Any, full: bool = False, eps: float = 1e-6,
-    reduction: str = "mean",
-) -> Any:  # fmt: skip
-    """-log N(target; x, var), var of x's shape, without its last axis, or with 1 there."""
-    var = unsqueeze(var, -1) if var.ndim == input.ndim - 1 else var
-    loss = gaussian_nll(input, target, var, eps=eps)
-    loss = pw.add(loss, 0.5 * math.log(2 * math.pi)) if full else loss
-    return reduced("gaussian_nll_loss", loss, reduction)
-
-
-def poisson_nll_loss(
-    input: Any, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8,
-    reduction: str = "mean",
-) -> Any:  # fmt: skip
-    """-log Poisson(target; rate), the rate being exp(x) or (without log_input) x."""
-    loss = poisson_nll(input, target, log_input=bool(log_input), full=bool(full), eps=eps)
-    return reduced("poisson_nll_loss", loss, reduction)
-
-
-# ---- distances and losses of pairs ---------------------------------------------------------------
+# ---- distances -----------------------------------------------------------------------------------
 
 
 @pointwise
@@ -341,34 +303,3 @@ def pairwise_distance(
 ) -> Any:
     """p-norm of x1 - x2 + eps over the last axis."""
     return norm(pw.add(pw.sub(x1, x2), eps), p, -1, keepdim)
-
-
-def margin_ranking_loss(
-    input1: Any, input2: Any, target: Any, margin: float = 0.0, *, reduction: str = "mean"
-) -> Any:
-    """max(0, margin - y (x1 - x2)), y = ±1."""
-    gap = pw.mul(target, pw.sub(input1, input2))
-    return reduced("margin_ranking_loss", pw.clamp(pw.sub(margin, gap), 0.0), reduction)
-
-
-def cosine_embedding_loss(
-    input1: Any, input2: Any, target: Any, margin: float = 0.0, *, reduction: str = "mean"
-) -> Any:
-    """1 - cos where y = 1, max(0, cos - margin) where y = -1."""
-    c = cosine_similarity(input1, input2, -1, 1e-6)
-    far = pw.where(pw.eq(target, -1), pw.clamp(pw.sub(c, margin), 0.0), 0.0)
-    loss = pw.where(pw.eq(target, 1), pw.sub(1.0, c), far)
-    return reduced("cosine_embedding_loss", loss, reduction)
-
-
-def triplet_margin_loss(
-    anchor: Any, positive: Any, negative: Any, margin: float = 1.0, p: float = 2.0,
-    eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean",
-) -> Any:  # fmt: skip
-    """max(0, d(a, p) - d(a, n) + margin); swap: the nearer of d(a, n), d(p, n)."""
-    near = pairwise_distance(anchor, positive, p, eps)
-    far = pairwise_distance(anchor, negative, p, eps)
-    if swap:
-        far = pw.minimum(far, pairwise_distance(positive, negative, p, eps))
-    loss = pw.clamp(pw.add(pw.sub(near, far), margin), 0.0)
-    return reduced("triplet_margin_loss", loss, reduction)

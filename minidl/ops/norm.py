@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -14,7 +13,6 @@ from minidl.errors import require
 from minidl.fusion import pointwise, rsqrt
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real, check_same_dtype
-from minidl.ops.join import narrow, pad_constant
 from minidl.ops.reduce import mean, norm
 from minidl.ops.shape import expand, flatten, reshape
 
@@ -231,17 +229,3 @@ def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> A
     """x divided by its p-norm along dim, or by eps where the norm is smaller."""
     length = pw.clamp(norm(input, p, dim, True), eps)
     return pw.div(input, expand(length, shape=tuple(input.shape)))
-
-
-def local_response_norm(
-    input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Any:
-    """x / (k + alpha * mean of x² over `size` adjacent channels) ** beta, x (N, C, ...)."""
-    x = input
-    require(x.ndim >= 3, "local_response_norm", "x must have at least 3 axes (N, C, ...)", x=x)
-    require(size > 0, "local_response_norm", "size must be positive", size=size)
-    widths = ((0, 0), (size // 2, (size - 1) // 2)) + ((0, 0),) * (x.ndim - 2)
-    square = pad_constant(pw.square(x), widths=widths)
-    total = functools.reduce(pw.add, (narrow(square, 1, i, x.shape[1]) for i in range(size)))
-    scale = pw.add(pw.mul(total, alpha / size), k)
-    return pw.div(x, pw.pow(scale, beta))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require
 from minidl.ops.arguments import check_real, ints_of
-from minidl.ops.image import area_weights, areas, geometry, pick_places, resample
+from minidl.ops.image import area_weights, geometry, resample
 from minidl.ops.index import gather
 from minidl.ops.shape import along_one, batched, reshape
 
@@ -170,29 +168,3 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
 def adaptive_avg_pool1d(input: Any, output_size: Any) -> Any:
     """adaptive_avg_pool2d along the last axis of input (N, C, L) or (C, L)."""
     return along_one(lambda x: adaptive_avg_pool2d(x, *_pairs((output_size, 1))), input)
-
-
-def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
-    """Largest values over output_size areas of input (N, C, H, W) or (C, H, W) that cover it."""
-
-    def pooled(x: Any) -> Any:
-        sizes = _sizes("adaptive_max_pool2d", x, output_size)
-        bounds = [areas(n, m) for n, m in sizes]
-        kernel = tuple(max(hi - lo for lo, hi in b) for b in bounds)
-        # the areas side by side, small ones filled up with their last row or column
-        places = [
-            np.concatenate([np.minimum(np.arange(lo, lo + k), hi - 1) for lo, hi in b])
-            for b, k in zip(bounds, kernel)
-        ]
-        y, k = max_pool2d(pick_places(x, places), kernel, return_indices=True)
-        row, column = np.divmod(raw(k), len(places[1]))
-        return y, _like(x, places[0][row] * x.shape[3] + places[1][column])
-
-    both = batched(pooled, input, 4, "adaptive_max_pool2d")
-    return both if return_indices else both[0]
-
-
-def adaptive_max_pool1d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
-    """adaptive_max_pool2d along the last axis of input (N, C, L) or (C, L)."""
-    (size,) = _pairs((output_size, 1))
-    return along_one(lambda x: adaptive_max_pool2d(x, size, return_indices), input)

@@ -236,18 +236,6 @@ def cumsum(x: Any, dim: int, *, dtype: Any = None) -> Any:
     return cumsum_axis(x, axis=axis) if x.ndim else x
 
 
-def cumprod(x: Any, dim: int) -> Any:
-    """Running products along dim, by doubling steps."""
-    axis, step = axis_of(dim, x.ndim, "cumprod"), 1
-    y = movedim(x, axis, 0)
-    while step < y.shape[0]:
-        n = y.shape[0]
-        later = pw.mul(getitem(y, slice(step, n)), getitem(y, slice(0, n - step)))
-        y = cat([getitem(y, slice(0, step)), later])
-        step *= 2
-    return movedim(y, 0, axis)
-
-
 def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
     """Indices (int64) that sort x along dim; always stable."""
     axis = axis_of(dim, x.ndim, "argsort")
@@ -270,12 +258,3 @@ def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tru
     order = argsort(x, axis, largest)
     places = narrow(order, axis, 0, k) if x.ndim else order
     return Values(gather(x, axis, places), places)
-
-
-def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The lower median of all, or (values, indices) along dim."""
-    if dim is None:
-        return getitem(sort(flatten(x))[0], (math.prod(x.shape) - 1) // 2)
-    axis = axis_of(dim, x.ndim, "median")
-    found = each(sort(x, axis), lambda y: narrow(y, axis, (x.shape[axis] - 1) // 2, 1))
-    return Values(*(found if keepdim else each(found, lambda y: squeeze(y, axis))))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from minidl import backend
-from minidl.autograd import op, raw
+from minidl.autograd import op
 from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, check_real
-from minidl.ops.index import scatter
 from minidl.ops.join import chunk
 from minidl.ops.reduce import sum_axes
 from minidl.ops.shape import reshape, to_dtype
-from minidl.random import default
 
 
 def _sum(x: Any, axis: int) -> Any:
@@ -85,22 +81,6 @@ def log_softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any
 def softmin(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
     """softmax(-x) along dim."""
     return softmax(pw.neg(input), dim, dtype=dtype)
-
-
-def gumbel_softmax(logits: Any, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Any:
-    """softmax((logits + Gumbel noise) / tau); hard: one-hot forward, soft backward.
-
-    Draws from the "dropout" stream (Jang et al. 2017).
-    """
-    u = default("dropout").uniform(tuple(logits.shape), logits.dtype)
-    noise = -np.log(np.maximum(-np.log1p(-u), np.finfo(u.dtype).tiny))
-    y = softmax(pw.div(pw.add(logits, noise), tau), dim)
-    if not hard:
-        return y
-    soft = raw(y)
-    top = np.expand_dims(soft.argmax(dim), dim)
-    one = scatter(np.zeros_like(soft), dim, top, 1.0)
-    return pw.add(pw.sub(one, soft), y)
 
 
 def glu(input: Any, dim: int = -1) -> Any:

@@ -12,7 +12,6 @@ IMAGE, SEQUENCE = f(2, 3, 6, 5), f(4, 2, 3)
 CASES = [
     layer("nn.Linear(4, 3)", x=f(2, 4)),
     layer("nn.Linear(4, 3, bias=False)", x=f(2, 5, 4)),
-    layer("nn.Bilinear(2, 3, 4)", "m(x, y)", x=f(5, 2), y=f(5, 3)),
     layer("nn.Conv1d(3, 4, 3, padding=1)", x=f(2, 3, 6)),
     layer("nn.Conv2d(3, 4, 3)", x=IMAGE),
     layer("nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3, bias=False)", x=IMAGE),
