@@ -33,16 +33,15 @@ class DataLoader:
     of the loader's stream; augmentation follows (seed, epoch, sample). So `state_dict()` is
     {epoch, batch, seed}, and after `load_state_dict` the next iteration goes on where it was.
 
-    num_workers: threads that prepare batches ahead (0: none), each `prefetch_factor` of them.
+    num_workers: threads that prepare batches ahead (0: none), each two of them.
     mix: called as mix(images, labels, indices, epoch) on each batch's arrays (MixUp, CutMix).
-    pin_memory and persistent_workers are accepted for PyTorch's scripts and change nothing here.
+    pin_memory is accepted for PyTorch's scripts and changes nothing here.
     """
 
     def __init__(self, dataset: Any, batch_size: int = 1, shuffle: bool | None = None,
                  sampler: Any = None, batch_sampler: Any = None, num_workers: int = 0,
                  collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
                  drop_last: bool = False, *, generator: random.Generator | None = None,
-                 prefetch_factor: int = 2, persistent_workers: bool = False,
                  mix: Callable | None = None) -> None:  # fmt: skip
         name = "DataLoader"
         alone = not (shuffle or sampler is not None or drop_last) and batch_size == 1
@@ -51,12 +50,11 @@ class DataLoader:
         require(not (shuffle and sampler is not None), name, "sampler excludes shuffle")
         ok = isinstance(batch_size, int) and batch_size > 0
         require(ok, name, "batch_size must be a positive integer", batch_size=batch_size)
-        ok = isinstance(num_workers, int) and num_workers >= 0 and prefetch_factor >= 1
-        require(ok, name, "num_workers must be >= 0, prefetch_factor >= 1", num_workers=num_workers)
+        require(num_workers >= 0, name, "num_workers must be >= 0", num_workers=num_workers)
         require(len(dataset) > 0, name, "the data set is empty", error=DataError)
         self.dataset, self.sampler, self.batch_sampler = dataset, sampler, batch_sampler
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
-        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.num_workers = num_workers
         self.collate_fn, self.mix, self.generator = collate_fn, mix, generator
         self.epoch, self.batch_index = 0, 0  # the epoch in hand and how many batches it has given
         self._begun = False  # whether the epoch in hand has been iterated over
@@ -120,8 +118,8 @@ class DataLoader:
             self.set_epoch(epoch + 1)
 
     def _ahead(self, load: Callable, batches: Iterator[Any]) -> Iterator[Any]:
-        """Load on threads, up to num_workers * prefetch_factor batches ahead, in order."""
-        first = itertools.islice(batches, self.num_workers * self.prefetch_factor)
+        """Load on threads, up to 2 num_workers batches ahead, in order."""
+        first = itertools.islice(batches, 2 * self.num_workers)
         with ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader") as pool:
             waiting = collections.deque(pool.submit(load, indices) for indices in first)
             while waiting:
@@ -175,9 +173,7 @@ class WeightedRandomSampler:
                  generator: random.Generator | None = None) -> None:  # fmt: skip
         self.weights, self.num_samples = np.asarray(weights, np.float64), num_samples
         self.replacement, self.generator, self.epoch = replacement, generator, 0
-        ok = isinstance(num_samples, int) and num_samples > 0
-        rule = "num_samples must be a positive integer"
-        require(ok, "WeightedRandomSampler", rule, num_samples=num_samples)
+        require(num_samples > 0, "WeightedRandomSampler", "num_samples must be positive")
 
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch whose order the next iteration gives."""

@@ -52,10 +52,8 @@ class EMA:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved average; CheckpointError unless names and shapes are this model's."""
         saved = state_dict["average"]
-        here = {name: array.shape for name, array in self.average.items()}
-        there = {name: array.shape for name, array in saved.items()}
-        names = here.keys() | there.keys()
-        wrong = sorted(name for name in names if here.get(name) != there.get(name))
+        shapes = [{(name, x.shape) for name, x in part.items()} for part in (saved, self.average)]
+        wrong = sorted({name for name, _ in shapes[0] ^ shapes[1]})
         rule = "the saved average belongs to another model"
         require(not wrong, "EMA", rule, error=CheckpointError, differing=wrong)
         for name, array in self.average.items():

@@ -165,9 +165,8 @@ class OneCycleLR(LRScheduler):
         fits = isinstance(total_steps, int) and total_steps > 0
         require(fits, name, rule, total_steps=total_steps, epochs=epochs)
         require(0 <= pct_start <= 1, name, "pct_start must lie in [0, 1]", pct_start=pct_start)
-        known = anneal_strategy in ("cos", "linear")
         rule = "anneal_strategy must be 'cos' or 'linear'"
-        require(known, name, rule, anneal_strategy=anneal_strategy)
+        require(anneal_strategy in ("cos", "linear"), name, rule, anneal_strategy=anneal_strategy)
         assert total_steps is not None
         self.total_steps, self.anneal_strategy = total_steps, anneal_strategy
         self.cycle_momentum = cycle_momentum
@@ -235,8 +234,10 @@ class _Composite(LRScheduler):
         require(len(schedulers) > 0, name, "the list of schedulers is empty")
         self.optimizer = optimizer or schedulers[0].optimizer
         for scheduler in schedulers:
-            fits = isinstance(scheduler, LRScheduler)
-            rule = "only schedulers whose step takes no metric fit"
+            fits, rule = (
+                isinstance(scheduler, LRScheduler),
+                "a schedule whose step takes no metric is needed",
+            )
             require(fits, name, rule, error=DTypeError, scheduler=scheduler)
             same = scheduler.optimizer is self.optimizer
             require(same, name, "all schedulers must belong to the same optimizer")
@@ -272,9 +273,8 @@ class SequentialLR(_Composite):
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
                  milestones: Sequence[int], last_epoch: int = -1) -> None:  # fmt: skip
         self._take(schedulers, optimizer)
-        fits = len(milestones) == len(schedulers) - 1
-        rule = "there must be one scheduler more than milestones"
-        require(fits, "SequentialLR", rule, schedulers=len(schedulers), milestones=milestones)
+        parts, rule = len(schedulers), "there must be one scheduler more than milestones"
+        require(len(milestones) == parts - 1, "SequentialLR", rule, schedulers=parts)
         self._milestones = list(milestones)
         self._restart()
         self.last_epoch = last_epoch + 1
@@ -319,9 +319,8 @@ class ReduceLROnPlateau:
         name = "ReduceLROnPlateau"
         require(factor < 1, name, "factor must be below 1", factor=factor)
         require(mode in ("min", "max"), name, "mode must be 'min' or 'max'", mode=mode)
-        known = threshold_mode in ("rel", "abs")
         rule = "threshold_mode must be 'rel' or 'abs'"
-        require(known, name, rule, threshold_mode=threshold_mode)
+        require(threshold_mode in ("rel", "abs"), name, rule, threshold_mode=threshold_mode)
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode = threshold, threshold_mode
         self.cooldown, self.eps = cooldown, eps

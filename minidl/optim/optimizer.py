@@ -27,11 +27,9 @@ class Optimizer:
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
-        name = type(self).__name__
-        rule = "params must be an ordered iterable of Tensors or dicts"
-        wrong = isinstance(params, (Tensor, dict, str, set))
-        iterable = not wrong and isinstance(params, Iterable)
-        require(iterable, name, rule, error=DTypeError, params=params)
+        name, rule = type(self).__name__, "params must be an ordered iterable of Tensors or dicts"
+        fits = isinstance(params, Iterable) and not isinstance(params, (Tensor, dict, str, set))
+        require(fits, name, rule, error=DTypeError, params=params)
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
@@ -57,12 +55,12 @@ class Optimizer:
         params = [given] if isinstance(given, Tensor) else list(given)
         seen = {id(p) for p in self._all()}
         for p in params:
-            rule = "only Tensors can be optimized"
-            require(isinstance(p, Tensor), name, rule, error=DTypeError, param=p)
-            rule = "only leaf Tensors can be optimized"
-            require(p.is_leaf, name, rule, error=GraphError, param=p)
-            rule = "a parameter is given twice"
-            require(id(p) not in seen, name, rule, fix="list each parameter once", param=p)
+            fits, rule = isinstance(p, Tensor), "only Tensors can be optimized"
+            require(fits, name, rule, error=DTypeError, param=p)
+            require(
+                p.is_leaf, name, "only leaf Tensors can be optimized", error=GraphError, param=p
+            )
+            require(id(p) not in seen, name, "a parameter is given twice", param=p)
             seen.add(id(p))
         group = {**self.defaults, **param_group, "params": params}
         self._check(group)
@@ -88,9 +86,7 @@ class Optimizer:
             if set_to_none:
                 p.grad = None
             elif p.grad is not None:
-                p.grad = p.grad.detach()
-                p.grad.array.fill(0)
-                p.grad.bump()
+                p.grad = p.grad.detach().zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return what `closure`, run first, returns."""
@@ -144,10 +140,8 @@ class Optimizer:
         """
         state = {i: dict(self.state[p]) for i, p in enumerate(self._all()) if p in self.state}
         numbers = count()
-        groups = [
-            {**group, "params": [next(numbers) for _ in group["params"]]}
-            for group in self.param_groups
-        ]
+        renamed = ({"params": [next(numbers) for _ in g["params"]]} for g in self.param_groups)
+        groups = [g | new for g, new in zip(self.param_groups, renamed, strict=True)]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
