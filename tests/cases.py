@@ -193,6 +193,7 @@ LOSSES = [
          linear=True),
     case("bce", lambda x, y: F.binary_cross_entropy(x.sigmoid(), y.sigmoid()), normal((4,), (4,))),
     case("cube", lambda x: x**3, normal((4,))),
+    case("power", lambda x: x.exp() ** 0.75, normal((4,))),
     case("round", lambda x: x.round() + x, spread((4,))),
     case("div_trunc", lambda x: ml.div(x, 0.7, rounding_mode="trunc") + x, spread((4,))),
     case("nan_to_num", lambda x: ml.nan_to_num(x), normal((4,))),
