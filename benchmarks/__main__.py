@@ -78,8 +78,10 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Read the arguments, run the rounds, print, save."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=form
+    )
     parser.add_argument("--only", default="", metavar="REGEX", help="steps to run")
     parser.add_argument("--peer", choices=["torch"], help="compare with this library")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has it")
@@ -95,7 +97,8 @@ def main() -> None:
             show(name, results[name])
     if args.json:
         head = {
-            "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+            "command": f"python -m benchmarks --only '{args.only}' --peer {args.peer} "
+            f"--rounds {args.rounds} --seconds {args.seconds}",
             "date": date.today().isoformat(),
             "commit": commit(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
