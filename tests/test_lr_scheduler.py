@@ -142,7 +142,7 @@ def test_plateau_reads_a_tensor_and_round_trips(tmp_path):
         (
             lambda o: L.ChainedScheduler([L.ReduceLROnPlateau(o)]),
             DTypeError,
-            "step that takes no metric",
+            "step takes no metric",
         ),
         (
             lambda o: L.ChainedScheduler([L.StepLR(o, 1), L.StepLR(optimizer(), 1)]),

@@ -234,10 +234,8 @@ class _Composite(LRScheduler):
         require(len(schedulers) > 0, name, "the list of schedulers is empty")
         self.optimizer = optimizer or schedulers[0].optimizer
         for scheduler in schedulers:
-            fits, rule = (
-                isinstance(scheduler, LRScheduler),
-                "a schedule whose step takes no metric is needed",
-            )
+            fits = isinstance(scheduler, LRScheduler)
+            rule = "only schedulers whose step takes no metric fit"
             require(fits, name, rule, error=DTypeError, scheduler=scheduler)
             same = scheduler.optimizer is self.optimizer
             require(same, name, "all schedulers must belong to the same optimizer")

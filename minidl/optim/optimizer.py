@@ -57,9 +57,7 @@ class Optimizer:
         for p in params:
             fits, rule = isinstance(p, Tensor), "only Tensors can be optimized"
             require(fits, name, rule, error=DTypeError, param=p)
-            require(
-                p.is_leaf, name, "only leaf Tensors can be optimized", error=GraphError, param=p
-            )
+            require(p.is_leaf, name, "only leaf Tensors can be optimized", error=GraphError, p=p)
             require(id(p) not in seen, name, "a parameter is given twice", param=p)
             seen.add(id(p))
         group = {**self.defaults, **param_group, "params": params}
