@@ -5,8 +5,6 @@
 The names are PyTorch's. `nn`, `optim`, `data`, `io`, `models`, `train` and `tools` load when used.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

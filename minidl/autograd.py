@@ -4,8 +4,6 @@ Cotangents wait at nodes in a heap ordered by creation, so that a node is visite
 that came later, without recursion. Each node is freed as it is passed, unless the graph is kept.
 """
 
-from __future__ import annotations
-
 import heapq
 import sys
 from collections.abc import Callable, Sequence

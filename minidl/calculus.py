@@ -3,8 +3,6 @@
 The rules are written with the same operations, so that their results differentiate again.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

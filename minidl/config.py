@@ -1,7 +1,5 @@
 """Process-wide switches: the number of threads, and the folder where compiled kernels are kept."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Built on backward: vector-Jacobian and Jacobian-vector products, and recomputed segments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The dtypes by name, and PyTorch's promotion rules: weak Python numbers, weak 0-d tensors."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The errors minidl raises for its user's mistakes, and `require`, which words them all alike."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -1,7 +1,5 @@
 """The table that gives Tensor its operators and methods: each is a function of minidl.ops."""
 
-from __future__ import annotations
-
 import itertools
 import weakref
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Picks the backend of an array; each is a module with the functions that `contract` lists."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The checks of arguments that all ops share: axes, sizes, dtypes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

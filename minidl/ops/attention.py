@@ -1,7 +1,5 @@
 """Scaled dot-product attention (arXiv 1706.03762), with PyTorch's masks."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

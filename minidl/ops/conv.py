@@ -1,7 +1,5 @@
 """Convolutions: three bilinear ops that are each other's gradients, and what is built from them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl import backend

@@ -1,7 +1,5 @@
 """Makes tensors: from data, of one value, of ranges, of random numbers."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Dropout of elements and of channels; masks come from the "dropout" stream of random numbers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl import backend

@@ -1,7 +1,5 @@
 """Embeddings: rows of a table by index, and one-hot codes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

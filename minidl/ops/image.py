@@ -1,7 +1,5 @@
 """Ops on images: padding, resizing, shuffling of pixels, windows as columns."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Ops that pick elements: indexing, rows of tables, gather and scatter, diagonals and triangles."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

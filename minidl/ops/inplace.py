@@ -5,8 +5,6 @@ views share and gives the tensor the op's node. A view forwards the write to its
 of that base, made earlier, refuse to be used in recorded operations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

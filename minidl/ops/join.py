@@ -1,7 +1,5 @@
 """Ops that join and cut tensors: cat, stack, split, flip, repeat, pad."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

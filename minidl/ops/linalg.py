@@ -1,7 +1,5 @@
 """Matrix products and what is built from them: matmul, linear, einsum, outer, cdist."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

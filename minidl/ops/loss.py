@@ -1,7 +1,5 @@
 """Losses, and the distances they are made of."""
 
-from __future__ import annotations
-
 import functools
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Normalisation: batch, instance, group, layer and RMS norm, and norms along an axis."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

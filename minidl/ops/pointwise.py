@@ -4,8 +4,6 @@ Broadcasting is NumPy's, dtypes, formulas and the gradients at ties and kinks ar
 Integers and bools keep their dtype where PyTorch keeps it; real functions of them give float32.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

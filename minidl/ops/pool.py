@@ -1,7 +1,5 @@
 """Pooling: the largest value or the mean over windows of images and sequences."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ for an LSTM (i, f, g, o), 3 for a GRU (r, z, n), 1 for an RNN. With `reverse` th
 from the last to the first, and the last state belongs to step 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

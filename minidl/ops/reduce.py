@@ -1,7 +1,5 @@
 """Ops over axes: sums, extremes, moments, order."""
 
-from __future__ import annotations
-
 import builtins
 import math
 from collections import namedtuple

@@ -1,7 +1,5 @@
 """Ops that move elements without changing them: views, broadcasting, copies and casts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

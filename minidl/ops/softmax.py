@@ -1,7 +1,5 @@
 """Softmax and its relatives, and the activations that look at more than one element."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl import backend

@@ -9,8 +9,6 @@ Under a causal mask the keys after a block's last row are skipped. Bytes: q and 
 a block. Sums are in the arrays' own precision. A row that sees no key gives zeros, as in PyTorch.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

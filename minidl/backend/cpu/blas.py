@@ -4,8 +4,6 @@ BLAS always runs one thread here: the thread team calls it from inside its chunk
 beside each other cost 3-8x. Kernels reach it through `gemm` (jit.py) only.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

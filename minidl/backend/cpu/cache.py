@@ -1,7 +1,5 @@
 """Object code on disk: read, written atomically, done without where nothing can be written."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

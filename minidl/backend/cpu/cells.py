@@ -10,8 +10,6 @@ hidden unit forward, 2G + 8 backward. Products are summed in the arrays' own pre
 gradients in double.
 """
 
-from __future__ import annotations
-
 from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, tanh
 
 ROWS = 64  # batch rows of a tile

@@ -6,8 +6,6 @@ input gradient multiplies first and scatters the panel into its image, so chunks
 the weight gradient keeps one partial sum per fixed range of positions.
 """
 
-from __future__ import annotations
-
 from collections import namedtuple
 
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch

@@ -1,7 +1,5 @@
 """Rows of a table by index, and their adjoint: adding rows into a table, in the indices' order."""
 
-from __future__ import annotations
-
 from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, contiguous, empty
 from minidl.errors import DTypeError, RangeError, require

@@ -10,8 +10,6 @@ Numba only lowers it to unoptimised IR; the maths library is linked in, LLVM opt
 object code is kept on disk, so that later processes need llvmlite alone (2 ms a kernel).
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

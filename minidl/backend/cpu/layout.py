@@ -1,7 +1,5 @@
 """Moving array data about: layouts, joins, padding and dtype conversion."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

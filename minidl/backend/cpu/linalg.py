@@ -1,7 +1,5 @@
 """Matrix products: BLAS on one thread, called from the team's chunks of rows or columns."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidl.backend.cpu.jit import R, at, gemm, kernel, launch

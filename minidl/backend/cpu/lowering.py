@@ -1,7 +1,5 @@
 """Numba's front end as a compiler from a kernel's Python to LLVM IR (imported only to compile)."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 from typing import Any

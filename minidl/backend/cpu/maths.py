@@ -6,8 +6,6 @@ and NaN as in C99 Annex F. Polynomials without another source are minimax fits (
 or Taylor series where these already reach the precision.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from functools import cache

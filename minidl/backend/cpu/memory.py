@@ -6,8 +6,6 @@ power of two, and a block serves later requests of its own rounded size; free on
 they would take the total more than a quarter above the high-water mark.
 """
 
-from __future__ import annotations
-
 import collections
 import ctypes
 import math

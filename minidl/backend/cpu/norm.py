@@ -7,8 +7,6 @@ Pieces are combined in order, in double precision (Chan et al. 1979). Narrow ten
 adjacent rows are treated as one row of f*C columns, so that the inner loops vectorise.
 """
 
-from __future__ import annotations
-
 import math
 from collections import namedtuple
 from collections.abc import Callable

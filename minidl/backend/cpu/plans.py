@@ -5,8 +5,6 @@ once per signature (dtypes, shapes, strides) and then costs little more than its
 thousand elements, programs of one to three steps are left to NumPy's ufuncs.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ the window has at most 256 places). Gradients are gathered, one row of the input
 asks which windows reach it, so that no two threads write to one place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

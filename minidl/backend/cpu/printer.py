@@ -1,7 +1,5 @@
 """Prints pointwise programs as LLVM IR: a loop, rows of an inner loop, or blocks of rows."""
 
-from __future__ import annotations
-
 import functools
 import operator
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ numbers: as easy as 1, 2, 3" (SC'11). Its 64-bit key is (k0, k1), its 128-bit co
 (block, draw), and one block yields four words of 32 bits.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ x is (T, B, I), states (B, H), gates (T, B, G·H). Backward takes the steps from
 weights' gradients are then one GEMM over all steps. Tiles depend on shapes alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Sums and extremes over axes, with fixed chunks so that results do not depend on the threads."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

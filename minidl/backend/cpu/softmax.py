@@ -4,8 +4,6 @@ Each row is read twice from cache: once for its largest value, once for the expo
 are -inf throughout give NaN, as 0/0 does. Sums are in the working precision, 2,048 terms at a time.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from minidl.backend.cpu.jit import SUM, Kernel, R, at, device, exp, kernel, launch_rows, log, sum_of

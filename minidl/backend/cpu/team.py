@@ -7,8 +7,6 @@ condition variable. The chunks are fixed by shape and never depend on the number
 machine code of all this is in team.ll.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import functools
