@@ -1,5 +1,4 @@
 """Files of weights and training state: safetensors and the framework's own checkpoint format."""
 
-from minidl.io.atomic import write_bytes
 from minidl.io.checkpoint import load, save
-from minidl.io.safetensors import load_safetensors, save_safetensors
+from minidl.io.safetensors import load_safetensors, save_safetensors, write_bytes

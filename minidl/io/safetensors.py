@@ -1,10 +1,12 @@
-"""Dictionaries of arrays in safetensors files (https://github.com/huggingface/safetensors)."""
+"""Safetensors files of named arrays (https://github.com/huggingface/safetensors), written whole."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import numpy as np
 
 from minidl.autograd import Tensor, raw
 from minidl.errors import CheckpointError, require
-from minidl.io.atomic import write_bytes
 
+_SUFFIX = ".partial"
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "C64": np.complex64,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
@@ -102,3 +104,53 @@ def _bfloat16(bits: np.ndarray) -> np.ndarray:
 
         return bits.view(ml_dtypes.bfloat16)
     return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
+
+
+# ---- all or nothing ------------------------------------------------------------------------------
+
+
+def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryview]) -> None:
+    """Write `pieces` one after another to `path`, all or nothing.
+
+    The bytes go to a temporary file in the same folder; file and folder are flushed to the disk
+    around the rename, so the name `path` holds either the previous content or all of the new one
+    whenever the process or the machine stops. What an earlier, killed writer of the same name left
+    behind is removed. Raises CheckpointError with the path and the system's reason (disk full,
+    folder read-only or missing); the previous file is then untouched.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        with open(partial, "xb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"save: cannot write {target}: {reason}") from error
+    finally:  # also on Ctrl-C; after the rename there is nothing left to remove
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    _remove_leftovers(target)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable (POSIX; Windows cannot open a folder, and needs it not)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Delete the temporary files of writers of `target` that were killed before their rename."""
+    for name in os.listdir(target.parent):
+        if name.startswith(f".{target.name}.") and name.endswith(_SUFFIX):
+            with contextlib.suppress(OSError):  # another writer's own affair; ours is done
+                (target.parent / name).unlink()

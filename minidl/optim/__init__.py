@@ -2,7 +2,6 @@
 
 from minidl.optim import lr_scheduler
 from minidl.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
-from minidl.optim.adaptive import Adadelta, Adagrad, RMSprop
 from minidl.optim.ema import EMA
 from minidl.optim.optimizer import Optimizer
-from minidl.optim.sgd import SGD
+from minidl.optim.sgd import SGD, Adadelta, Adagrad, RMSprop

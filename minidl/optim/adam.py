@@ -9,6 +9,8 @@ from minidl.fusion import abs as absolute
 from minidl.fusion import maximum, sqrt, update
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
+Betas = tuple[float, float]
+
 # Every kernel takes: decay (its share of p joins the gradient), keep (1 - decoupled decay), b2,
 # and c1 = 1 - b1, c2 = 1 - b2, subtracted in double precision.
 
@@ -66,10 +68,9 @@ class Adam(_Adaptive):
     gradient, or with `decoupled_weight_decay` taken from p directly, as AdamW does.
     """
 
-    def __init__(self, params: Params, lr: float = 1e-3,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, amsgrad: bool = False, *, maximize: bool = False,
-                 decoupled_weight_decay: bool = False) -> None:  # fmt: skip
+    def __init__(self, params: Params, lr: float = 1e-3, betas: Betas = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *,
+                 maximize: bool = False, decoupled_weight_decay: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
@@ -84,9 +85,8 @@ class Adam(_Adaptive):
 class AdamW(Adam):
     """Adam whose weight decay acts on the parameter directly (Loshchilov & Hutter 2019)."""
 
-    def __init__(self, params: Params, lr: float = 1e-3,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 1e-2, amsgrad: bool = False, *,
+    def __init__(self, params: Params, lr: float = 1e-3, betas: Betas = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, **options(locals()), decoupled_weight_decay=True)
 
@@ -94,9 +94,8 @@ class AdamW(Adam):
 class NAdam(_Adaptive):
     """Adam with Nesterov momentum (Dozat 2016); the momentum grows with `momentum_decay`."""
 
-    def __init__(self, params: Params, lr: float = 2e-3,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, momentum_decay: float = 4e-3,
+    def __init__(self, params: Params, lr: float = 2e-3, betas: Betas = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0, momentum_decay: float = 4e-3,
                  decoupled_weight_decay: bool = False, *,
                  maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
@@ -115,10 +114,9 @@ class NAdam(_Adaptive):
 class RAdam(_Adaptive):
     """Adam with a rectified step, plain momentum while v is too uncertain (Liu et al. 2020)."""
 
-    def __init__(self, params: Params, lr: float = 1e-3,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
-                 maximize: bool = False) -> None:  # fmt: skip
+    def __init__(self, params: Params, lr: float = 1e-3, betas: Betas = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False,
+                 *, maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
@@ -135,9 +133,9 @@ class RAdam(_Adaptive):
 class Adamax(_Adaptive):
     """Adam with the infinity norm in place of the second moment (Kingma & Ba 2015, section 7)."""
 
-    def __init__(self, params: Params, lr: float = 2e-3,
-                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
+    def __init__(self, params: Params, lr: float = 2e-3, betas: Betas = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0, *,
+                 maximize: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:

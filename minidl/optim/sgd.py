@@ -1,9 +1,9 @@
-"""Steps along the gradient or its momentum."""
+"""SGD, and RMSprop, Adagrad and Adadelta, which scale its steps by sums of squared gradients."""
 
 from typing import Any
 
 from minidl.errors import require
-from minidl.fusion import update
+from minidl.fusion import sqrt, update
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 
@@ -47,3 +47,107 @@ class SGD(Optimizer):
 
     def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         return {"fresh": 1.0 - group["dampening"] if "momentum_buffer" in state else 1.0}
+
+
+# ---- scaled by squares ---------------------------------------------------------------------------
+
+
+def _gradient(p, g, weight_decay, maximize):
+    return (-g if maximize else g) + weight_decay * p
+
+
+@update(inplace=("p", "s"))
+def _rms(p, g, s, *, lr, weight_decay, maximize, alpha, fresh, eps):
+    g = _gradient(p, g, weight_decay, maximize)
+    s = alpha * s + fresh * g * g
+    return p - lr * g / (sqrt(s) + eps), s
+
+
+@update(inplace=("p", "s", "m"))
+def _rms_momentum(p, g, s, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
+    g = _gradient(p, g, weight_decay, maximize)
+    s = alpha * s + fresh * g * g
+    m = momentum * m + g / (sqrt(s) + eps)
+    return p - lr * m, s, m
+
+
+@update(inplace=("p", "s", "a"))
+def _rms_centered(p, g, s, a, *, lr, weight_decay, maximize, alpha, fresh, eps):
+    g = _gradient(p, g, weight_decay, maximize)
+    s, a = alpha * s + fresh * g * g, a + fresh * (g - a)
+    return p - lr * g / (sqrt(s - a * a) + eps), s, a
+
+
+@update(inplace=("p", "s", "a", "m"))
+def _rms_both(p, g, s, a, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
+    g = _gradient(p, g, weight_decay, maximize)
+    s, a = alpha * s + fresh * g * g, a + fresh * (g - a)
+    m = momentum * m + g / (sqrt(s - a * a) + eps)
+    return p - lr * m, s, a, m
+
+
+@update(inplace=("p", "s"))
+def _adagrad(p, g, s, *, rate, weight_decay, maximize, eps):
+    g = _gradient(p, g, weight_decay, maximize)
+    s = s + g * g
+    return p - rate * g / (sqrt(s) + eps), s
+
+
+@update(inplace=("p", "s", "d"))
+def _adadelta(p, g, s, d, *, lr, weight_decay, maximize, rho, fresh, eps):
+    g = _gradient(p, g, weight_decay, maximize)
+    s = rho * s + fresh * g * g
+    delta = sqrt(d + eps) / sqrt(s + eps) * g
+    return p - lr * delta, s, rho * d + fresh * delta * delta
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Hinton's lecture 6e): p -= lr g / (sqrt(mean of g²) + eps).
+
+    `centered` subtracts the squared mean gradient (Graves 2013); eps is outside the root.
+    """
+
+    def __init__(self, params: Params, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+                 weight_decay: float = 0, momentum: float = 0, centered: bool = False, *,
+                 maximize: bool = False) -> None:  # fmt: skip
+        super().__init__(params, options(locals()))
+
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        slots, plain, with_momentum = {"square_avg": 0.0}, _rms, _rms_momentum
+        if group["centered"]:
+            slots["grad_avg"], plain, with_momentum = 0.0, _rms_centered, _rms_both
+        if group["momentum"]:
+            return with_momentum, {**slots, "momentum_buffer": 0.0}
+        return plain, slots
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"fresh": 1 - group["alpha"]}
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi et al. 2011): p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(sum of g²) + eps)."""
+
+    def __init__(self, params: Params, lr: float = 1e-2, lr_decay: float = 0,
+                 weight_decay: float = 0, initial_accumulator_value: float = 0,
+                 eps: float = 1e-10, *, maximize: bool = False) -> None:  # fmt: skip
+        super().__init__(params, options(locals()))
+
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _adagrad, {"sum": self.defaults["initial_accumulator_value"]}
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"rate": group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])}
+
+
+class Adadelta(Optimizer):
+    """Adadelta (Zeiler 2012): g scaled by the ratio of running root mean squares of step and g."""
+
+    def __init__(self, params: Params, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
+                 weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
+        super().__init__(params, options(locals()))
+
+    def _kernel(self, group: dict[str, Any]) -> Kernel:
+        return _adadelta, {"square_avg": 0.0, "acc_delta": 0.0}
+
+    def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
+        return {"fresh": 1 - group["rho"]}

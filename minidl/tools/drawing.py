@@ -18,10 +18,8 @@ def plot_graph(tensor: Tensor, path: str | os.PathLike[str]) -> None:
     rule = "the tensor has no graph: it was not computed from one that requires grad"
     require(tensor.node is not None, "plot_graph", rule, error=GraphError, tensor=tensor)
     labels, edges = _walk(tensor.node)
-    fits = len(labels) <= _LIMIT
-    rule = f"a picture holds {_LIMIT} nodes"
-    fix = "draw a part of it"
-    require(fits, "plot_graph", rule, error=GraphError, fix=fix, nodes=len(labels))
+    nodes, rule, fix = len(labels), f"a picture holds {_LIMIT} nodes", "draw a part of it"
+    require(nodes <= _LIMIT, "plot_graph", rule, error=GraphError, fix=fix, nodes=nodes)
     _picture(labels, edges, path)
 
 
@@ -38,10 +36,7 @@ def _walk(root: Node) -> tuple[dict[int, str], list[tuple[int, int]]]:
         fix = "draw it before, or pass retain_graph=True"
         require(node.vjp is not None, "plot_graph", rule, error=GraphError, fix=fix)
         labels[id(node)] = node.name
-        for edge in node.edges:
-            if edge is None:
-                continue
-            source, index = edge
+        for source, index in filter(None, node.edges):
             edges.append((id(source), id(node)))
             if index < 0:
                 labels.setdefault(id(source), str(tuple(source.shape)))
@@ -59,10 +54,8 @@ def _layers(labels: dict[int, str], edges: list[tuple[int, int]]) -> list[list[i
         for a, b in edges:
             if depth[a] <= depth[b]:
                 depth[a], moved = depth[b] + 1, True
-    layers: list[list[int]] = [[] for _ in range(max(depth.values()) + 1)]
-    for key, level in depth.items():
-        layers[level].append(key)
-    return layers
+    levels = range(max(depth.values()) + 1)
+    return [[key for key in labels if depth[key] == level] for level in levels]
 
 
 def _picture(labels: dict[int, str], edges: list[tuple[int, int]], path: Any) -> None:

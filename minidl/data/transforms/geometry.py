@@ -10,12 +10,9 @@ from minidl.data.draws import Draws
 from minidl.data.transforms.base import Transform, about, pair, to_dtype
 from minidl.errors import require
 
-PADDING = ("constant", "edge", "reflect", "symmetric")
-
 
 def pad(x: np.ndarray, up: int, side: int, fill: float = 0, mode: Any = "constant") -> np.ndarray:
     """(N, H, W, C) with `up` rows above and below and `side` columns left and right."""
-    require(mode in PADDING, "pad", f"padding_mode must be one of {PADDING}", padding_mode=mode)
     if not up and not side:
         return x
     options = {"constant_values": fill} if mode == "constant" else {}
