@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from minidl.backend.cpu import jit, maths, plans, printer
+from minidl.backend.cpu import compiler, maths, plans, printer
 from minidl.backend.expression import Graph, Program
 
 REFERENCE = {
@@ -106,15 +106,15 @@ def test_float32_library_calls_nothing_and_never_branches():
 @pytest.mark.parametrize("name", sorted(REFERENCE))
 def test_float32_loops_vectorise(name):
     """The optimised loop works on vectors: losing that is silent and costs a factor of 4 to 16."""
-    llvm, _ = jit._llvm()
+    llvm, _ = compiler._llvm()
     graph = Graph()
     leaves = [graph.leaf() for _ in range(1 + (name in maths.BINARY))]
     program = Program(leaves, [graph.node(name, *leaves)])
     codes = ("f4",) * len(leaves)
     kernel = printer.Shape("float", codes, ("f4",), 1, (1,) * (len(leaves) + 1))
     module = llvm.parse_assembly(printer.print_loop(program, kernel))
-    module.link_in(jit._library(), preserve=True)
-    machine = jit._machine()
+    module.link_in(compiler._library(), preserve=True)
+    machine = compiler._machine()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = True
     builder = llvm.create_pass_builder(machine, options)

@@ -1,42 +1,27 @@
-"""Turns kernels into machine code: LLVM IR, or Python through Numba's front end, one way for both.
-
-Every CPU kernel has one C signature, `void k(int64 *table, int64 lo, int64 hi, int64 slot)`: the
-table holds pointers, sizes and scalars, lo..hi is the share of the work, slot the number of the
-thread that does it (for scratch memory). Kernels allocate nothing and raise nothing.
+"""Kernels written in Python: turned into LLVM IR by Numba's front end, and launched on the team.
 
 A `@kernel` is a Python function compiled for float32 and float64 from the same text: `R` stands
 for the real type, `exp`, `log`, … for our own vectorised maths, `gemm` for single-threaded BLAS.
-Numba only lowers it to unoptimised IR; the maths library is linked in, LLVM optimises once and the
-object code is kept on disk, so that later processes need llvmlite alone (2 ms a kernel).
+Numba only lowers it to unoptimised IR; the maths library is linked in and LLVM optimises once.
 """
 
-import ctypes
-import functools
-import hashlib
 import inspect
-import os
-import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.backend.cpu import blas, cache, maths, team
+from minidl.backend.cpu import blas, team
+from minidl.backend.cpu.compiler import digest, load, lock
 from minidl.backend.cpu.memory import address_of, empty
 from minidl.errors import DTypeError, require
 
-FORMAT = 3  # part of every cache key: raise it when the way kernels are built changes
 PIECE = 1 << 14  # elements in a chunk of rows
 SUM = 2048  # terms summed in the working precision before they go into a double
 ENTRY = "ml_entry"  # name of a compiled kernel
 _FAST = {"contract"}
 _REASSOCIATED = {"contract", "reassoc", "nsz"}
-_lock = threading.RLock()
-if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release,
-                        after_in_child=_lock.release)  # fmt: skip
-_engines: list[Any] = []  # keeps loaded code alive
 
 
 class Placeholder:
@@ -81,10 +66,10 @@ class Kernel:
             require(real in ("f4", "f8"), self.function.__name__.strip("_"),
                     "the CPU's kernels take float32 and float64", error=DTypeError, dtype=real,
                     fix="convert with .float()")  # fmt: skip
-            with _lock:
+            with lock:
                 if real not in self._addresses:
-                    key = _digest(self.name, _text(self), real, *self.types, self.fast, self.alias)
-                    self._addresses[real] = _load(self.name, key, lambda: _lower(self, real), ENTRY)
+                    key = digest(self.name, _text(self), real, *self.types, self.fast, self.alias)
+                    self._addresses[real] = load(self.name, key, lambda: _lower(self, real), ENTRY)
         return self._addresses[real]
 
 
@@ -98,6 +83,23 @@ def sum_of(x, n):
             s += x[j]
         total += s
     return total
+
+
+@device
+def _own_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """c = alpha op(a) op(b) + beta c, as row updates c[i] += a[i, p] b[p], which vectorise."""
+    for i in range(m):
+        row = at(c, i * ldc)
+        for j in range(n):
+            row[j] = R(0) if beta == R(0) else beta * row[j]
+        for p in range(k):
+            factor = alpha * (a[p * lda + i] if ta else a[i * lda + p])
+            if tb:
+                for j in range(n):
+                    row[j] += factor * b[j * ldb + p]
+            else:
+                for j in range(n):
+                    row[j] += factor * b[p * ldb + j]
 
 
 def kernel(types: str, *, fast: bool = False, alias: bool = False) -> Callable[[Callable], Kernel]:
@@ -151,106 +153,6 @@ def table(args: tuple | list) -> np.ndarray:
     return np.array(words, np.int64)
 
 
-def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any]:
-    """Compile IR text with several entries; give each as a ctypes function that frees the GIL."""
-    with _lock:
-        key = _digest(name, text, *kinds)
-        engine = _engine(name, key, lambda: text, tuple(kinds))
-    return {
-        entry: ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(entry))
-        for entry, types in kinds.items()
-    }
-
-
-def compile_ir(text: str, name: str, entry: str = "k") -> int:
-    """Compile LLVM IR text (or load it from the disk cache) and return the address of `entry`."""
-    with _lock:
-        return _load(name, _digest(name, text), lambda: text, entry)
-
-
-# ---- from text to an address -------------------------------------------------------------------
-
-
-@functools.cache
-def _llvm() -> tuple[Any, str]:
-    """llvmlite's binding, started, and the processor's name."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm, llvm.get_host_cpu_name()
-
-
-@functools.cache
-def _symbols() -> dict[str, int]:
-    """Addresses of the functions that object code calls: BLAS and the C library."""
-    libm = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
-    return blas.symbols() | {n: blas.address(getattr(libm, n)) for n in maths.F32}
-
-
-def _digest(*parts: object) -> str:
-    _, processor = _llvm()
-    text = "\0".join(map(str, parts)) + "\0".join(
-        (str(FORMAT), cache.versions(), processor, str(blas.integer_bits()), maths.library())
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _load(name: str, key: str, source: Callable[[], str], entry: str) -> int:
-    address = _engine(name, key, source, (entry,)).get_function_address(entry)
-    assert address, f"{name}: no entry {entry} in its object code"
-    return address
-
-
-def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, ...]) -> Any:
-    llvm, _ = _llvm()
-    code = cache.read(name, key)
-    if code is None:
-        code = _compile(source(), entries)
-        cache.write(name, key, code)
-    for symbol, address in _symbols().items():  # each time: Numba has its own log
-        llvm.add_symbol(symbol, address)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
-    return engine
-
-
-def _machine() -> Any:
-    """A target machine for this processor; each engine takes ownership of the one it is given."""
-    llvm, processor = _llvm()
-    return llvm.Target.from_default_triple().create_target_machine(
-        cpu=processor, features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic",
-        codemodel="small",
-    )  # fmt: skip
-
-
-def _compile(text: str, entries: tuple[str, ...]) -> bytes:
-    """Link the maths library, optimise for this processor, emit object code."""
-    llvm, _ = _llvm()
-    machine = _machine()
-    module = llvm.parse_assembly(text)
-    if "@ml_" in text:
-        module.link_in(_library(), preserve=True)
-    module.verify()
-    for function in module.functions:
-        if not function.is_declaration:
-            function.linkage = "external" if function.name in entries else "internal"
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = True
-    options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return machine.emit_object(module)
-
-
-@functools.cache
-def _library() -> Any:
-    llvm, _ = _llvm()
-    return llvm.parse_assembly(maths.library().replace("define internal", "define"))
-
-
 # ---- from Python to LLVM IR --------------------------------------------------------------------
 
 
@@ -301,7 +203,8 @@ def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool) -> Any:
     names: dict[str, Any] = dict(function.__globals__)
     for name, value in _parts(function):
         if isinstance(value, Placeholder):
-            value = names[name] = lowering.meaning(value.name, real)
+            plain = value is gemm and not blas.integer_bits()
+            value = names[name] = _own_gemm if plain else lowering.meaning(value.name, real)
         if isinstance(value, Device):
             names[name] = _bind(value, real, lowering, fast)
     flags = _REASSOCIATED if fast else _FAST

@@ -11,7 +11,6 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from minidl.backend.cpu import blas
-from minidl.backend.cpu.jit import MATHS, R, at, device
 
 _TYPES = {
     "int": types.int64, "f4": types.float32, "f8": types.float64, "i1": types.int8,
@@ -91,27 +90,8 @@ def _unary(symbol: str) -> Any:
     return call
 
 
-@device
-def _own_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-    """c = alpha op(a) op(b) + beta c, as row updates c[i] += a[i, p] b[p], which vectorise."""
-    for i in range(m):
-        row = at(c, i * ldc)
-        for j in range(n):
-            row[j] = R(0) if beta == R(0) else beta * row[j]
-        for p in range(k):
-            factor = alpha * (a[p * lda + i] if ta else a[i * lda + p])
-            if tb:
-                for j in range(n):
-                    row[j] += factor * b[j * ldb + p]
-            else:
-                for j in range(n):
-                    row[j] += factor * b[p * ldb + j]
-
-
 def _gemm(real: str) -> Any:
     bits = blas.integer_bits()
-    if not bits:
-        return _own_gemm
     symbol = f"minidl_{'s' if real == 'f4' else 'd'}gemm"  # known from `blas.symbols`
     number = _TYPES[real]
     pointer = types.CPointer(number)
@@ -147,8 +127,8 @@ def _known(symbol: str) -> str:
 
 def meaning(name: str, real: str) -> Any:
     """What a placeholder stands for in a kernel of the given real type."""
-    if name in MATHS:
-        return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))
     if name == "R":
         return np.float32 if real == "f4" else np.float64
-    return _at if name == "at" else _gemm(real)
+    if name in ("at", "gemm"):
+        return _at if name == "at" else _gemm(real)
+    return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cpu import jit, memory, team
+from minidl.backend.cpu import compiler, memory, team
 from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
@@ -240,7 +240,7 @@ def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) ->
     address = _loaded.get(key)
     if address is None:
         text = printer(program, kernel, *more)
-        address = _loaded[key] = jit.compile_ir(text, "pointwise")
+        address = _loaded[key] = compiler.compile_ir(text, "pointwise")
     return address
 
 

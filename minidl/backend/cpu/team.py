@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from minidl import config
+from minidl.backend.cpu import compiler
 
 _STOP, _WORDS = 80, 128  # of the shared state, see team.ll
 _X86, _ARM = "llvm.x86.sse2.pause()", "llvm.aarch64.hint(i32 1)"
@@ -64,8 +65,6 @@ class Team:
 
 @functools.cache
 def _code() -> dict[str, Any]:
-    from minidl.backend.cpu import jit
-
     text = Path(__file__).with_name("team.ll").read_text()
     pause = _PAUSE.get(platform.machine().lower(), "llvm.donothing()")
     # A declaration names the type of an argument, a call its value as well.
@@ -78,7 +77,7 @@ def _code() -> dict[str, Any]:
         "launch": (pointer, *[i64] * 5),
         "alone": (i64,) * 4,
     }
-    return jit.functions_of(text.replace("PAUSE", pause), "team", kinds)
+    return compiler.functions_of(text.replace("PAUSE", pause), "team", kinds)
 
 
 _team: Team | None = None

@@ -1,0 +1,120 @@
+"""Turns LLVM IR into machine code, kept on disk for later processes (2 ms a kernel).
+
+Every CPU kernel has one C signature, `void k(int64 *table, int64 lo, int64 hi, int64 slot)`: the
+table holds pointers, sizes and scalars, lo..hi is the share of the work, slot the number of the
+thread that does it (for scratch memory). Kernels allocate nothing and raise nothing.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from minidl.backend.cpu import blas, cache, maths
+
+FORMAT = 3  # part of every cache key: raise it when the way kernels are built changes
+lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release,
+                        after_in_child=lock.release)  # fmt: skip
+_engines: list[Any] = []  # keeps loaded code alive
+
+
+def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any]:
+    """Compile IR text with several entries; give each as a ctypes function that frees the GIL."""
+    with lock:
+        key = digest(name, text, *kinds)
+        engine = _engine(name, key, lambda: text, tuple(kinds))
+    return {
+        entry: ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(entry))
+        for entry, types in kinds.items()
+    }
+
+
+def compile_ir(text: str, name: str, entry: str = "k") -> int:
+    """Compile LLVM IR text (or load it from the disk cache) and return the address of `entry`."""
+    with lock:
+        return load(name, digest(name, text), lambda: text, entry)
+
+
+@functools.cache
+def _llvm() -> tuple[Any, str]:
+    """llvmlite's binding, started, and the processor's name."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm, llvm.get_host_cpu_name()
+
+
+@functools.cache
+def _symbols() -> dict[str, int]:
+    """Addresses of the functions that object code calls: BLAS and the C library."""
+    libm = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
+    return blas.symbols() | {n: blas.address(getattr(libm, n)) for n in maths.F32}
+
+
+def digest(*parts: object) -> str:
+    _, processor = _llvm()
+    text = "\0".join(map(str, parts)) + "\0".join(
+        (str(FORMAT), cache.versions(), processor, str(blas.integer_bits()), maths.library())
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def load(name: str, key: str, source: Callable[[], str], entry: str) -> int:
+    address = _engine(name, key, source, (entry,)).get_function_address(entry)
+    assert address, f"{name}: no entry {entry} in its object code"
+    return address
+
+
+def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, ...]) -> Any:
+    llvm, _ = _llvm()
+    code = cache.read(name, key)
+    if code is None:
+        code = _compile(source(), entries)
+        cache.write(name, key, code)
+    for symbol, address in _symbols().items():  # each time: Numba has its own log
+        llvm.add_symbol(symbol, address)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return engine
+
+
+def _machine() -> Any:
+    """A target machine for this processor; each engine takes ownership of the one it is given."""
+    llvm, processor = _llvm()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=processor, features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic",
+        codemodel="small",
+    )  # fmt: skip
+
+
+def _compile(text: str, entries: tuple[str, ...]) -> bytes:
+    """Link the maths library, optimise for this processor, emit object code."""
+    llvm, _ = _llvm()
+    machine = _machine()
+    module = llvm.parse_assembly(text)
+    if "@ml_" in text:
+        module.link_in(_library(), preserve=True)
+    module.verify()
+    for function in module.functions:
+        if not function.is_declaration:
+            function.linkage = "external" if function.name in entries else "internal"
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine.emit_object(module)
+
+
+@functools.cache
+def _library() -> Any:
+    llvm, _ = _llvm()
+    return llvm.parse_assembly(maths.library().replace("define internal", "define"))
