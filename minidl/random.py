@@ -5,12 +5,10 @@ draw). A draw is a pure function of the two, so bits, uniforms, masks, integers 
 are bit-equal at any thread count; a generator's whole state is {seed, stream, draw}.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -45,7 +43,7 @@ class Generator:
         self.manual_seed(seed)
         self._draw = draw
 
-    def manual_seed(self, seed: int) -> Generator:
+    def manual_seed(self, seed: int) -> Self:
         """Start again at draw 0 of another seed."""
         require(isinstance(seed, (int, np.integer)), "manual_seed", "seed must be int", seed=seed)
         self._seed, self._draw = int(seed) & _WORD, 0

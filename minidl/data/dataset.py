@@ -1,7 +1,5 @@
 """Data sets: anything with `len` and `[i]`; those of arrays also give a whole batch at once."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ class Dataset:
         """
         return None
 
-    def __add__(self, other: Dataset) -> ConcatDataset:
+    def __add__(self, other: Any) -> "ConcatDataset":
         return ConcatDataset([self, other])
 
 
@@ -87,9 +85,8 @@ class ConcatDataset(Dataset):
         return self.datasets[k][index - (self.cumulative_sizes[k - 1] if k else 0)]
 
 
-def random_split(
-    dataset: Any, lengths: Sequence[float], generator: random.Generator | None = None
-) -> list[Subset]:
+def random_split(dataset: Any, lengths: Sequence[float],
+                 generator: random.Generator | None = None) -> list[Subset]:  # fmt: skip
     """Split at random into parts of the given lengths, or shares that add up to 1 (PyTorch's)."""
     n = len(dataset)
     sizes = [int(s) for s in lengths]
@@ -111,9 +108,8 @@ class Text(Dataset):
     windows begin every `step` characters. Raises DataError.
     """
 
-    def __init__(
-        self, path: str | Path, length: int, split: str = "train", *, step: int = 1
-    ) -> None:
+    def __init__(self, path: str | Path, length: int, split: str = "train", *,
+                 step: int = 1) -> None:  # fmt: skip
         require(split in SPLITS, "Text", f"split must be one of {[*SPLITS]}", split=split)
         require(length > 0 and step > 0, "Text", "length and step must be positive", length=length)
         try:

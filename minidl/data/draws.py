@@ -1,7 +1,5 @@
 """The random numbers of augmentation: keyed by (seed, epoch, sample), never by batch or worker."""
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 from collections.abc import Iterator
@@ -11,7 +9,6 @@ import numpy as np
 from minidl import random
 
 _FRESH = 1 << 63  # draw numbers that no epoch has: for calls that name no sample
-_current: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws", default=None)
 
 
 class Draws:
@@ -29,6 +26,9 @@ class Draws:
         words = source.keyed_bits(self.indices, count, self.epoch, self._taken)
         self._taken += -(-count // 4) * 4
         return low + (high - low) * (words * 2.0**-32)
+
+
+_current: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws", default=None)
 
 
 def current_or_fresh(n: int) -> Draws:

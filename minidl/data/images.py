@@ -108,12 +108,11 @@ class ImageFolder(ImageFiles):
         found = sorted(e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != ".")
         fix = "the layout is ROOT/class/picture.jpg"
         require(bool(found), name, f"{root} has no class folders", error=DataError, fix=fix)
-        if classes is not None and sorted(classes) != found:
-            missing, other = sorted({*classes} - {*found}), sorted({*found} - {*classes})
-            rule = f"{root} must hold exactly the known classes"
-            require(False, name, rule, error=DataError, missing=missing, unexpected=other)
-        paths, targets = [], []
         order = found if classes is None else list(classes)
+        missing, other = sorted({*order} - {*found}), sorted({*found} - {*order})
+        ok, rule = not missing and not other, f"{root} must hold exactly the known classes"
+        require(ok, name, rule, error=DataError, missing=missing, unexpected=other)
+        paths, targets = [], []
         for label, folder in enumerate(order):
             inside = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
             rule = f"{root / folder} holds no pictures"

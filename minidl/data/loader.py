@@ -73,8 +73,7 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, int]:
         """{epoch, batch, seed}: the epoch in hand, the batches given of it, the order's seed."""
-        seed = order_seed(self.generator)
-        return {"epoch": self.epoch, "batch": self.batch_index, "seed": seed}
+        return {"epoch": self.epoch, "batch": self.batch_index, "seed": order_seed(self.generator)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a state_dict at the next iteration. Raises CheckpointError if seeds differ."""

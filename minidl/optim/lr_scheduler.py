@@ -159,19 +159,16 @@ class OneCycleLR(LRScheduler):
                  final_div_factor: float = 1e4, three_phase: bool = False,
                  last_epoch: int = -1) -> None:  # fmt: skip
         name = "OneCycleLR"
-        if total_steps is None and epochs is not None and steps_per_epoch is not None:
-            total_steps = epochs * steps_per_epoch
+        total = total_steps or (epochs or 0) * (steps_per_epoch or 0)
         rule = "give total_steps, or epochs and steps_per_epoch, as positive integers"
-        fits = isinstance(total_steps, int) and total_steps > 0
-        require(fits, name, rule, total_steps=total_steps, epochs=epochs)
+        require(total > 0, name, rule, total_steps=total_steps, epochs=epochs)
         require(0 <= pct_start <= 1, name, "pct_start must lie in [0, 1]", pct_start=pct_start)
         rule = "anneal_strategy must be 'cos' or 'linear'"
         require(anneal_strategy in ("cos", "linear"), name, rule, anneal_strategy=anneal_strategy)
-        assert total_steps is not None
-        self.total_steps, self.anneal_strategy = total_steps, anneal_strategy
+        self.total_steps, self.anneal_strategy = total, anneal_strategy
         self.cycle_momentum = cycle_momentum
-        peak = pct_start * total_steps - 1
-        ends, rates = [peak, total_steps - 1], ["initial_lr", "max_lr", "min_lr"]
+        peak = pct_start * total - 1
+        ends, rates = [peak, total - 1], ["initial_lr", "max_lr", "min_lr"]
         momenta = ["max_momentum", "base_momentum", "max_momentum"]
         if three_phase:
             ends.insert(1, 2 * peak)

@@ -57,9 +57,8 @@ class Summary:
     __repr__ = __str__
 
 
-def summary(
-    model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float32, seed: int = 0
-) -> Summary:
+def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float32,
+            seed: int = 0) -> Summary:  # fmt: skip
     """Run `model` once in eval mode, without gradients, and count.
 
     input_shape: the whole shape, batch included, or a sequence of shapes for several inputs. dtype:

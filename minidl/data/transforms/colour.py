@@ -1,7 +1,7 @@
 """Transforms that change colours and sharpness."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -50,17 +50,13 @@ class ColorJitter(Transform):
         top = 255.0 if x.dtype == np.uint8 else 1.0
         y = x.astype(np.float32) / np.float32(top)
         order = np.argsort(u[:, 4:], axis=1)
-        steps = (_brightness, _contrast, _saturation, _hue)
+        steps: tuple[Callable, ...] = (np.multiply, _contrast, _saturation, _hue)
         for turn, (k, step) in itertools.product(range(4), enumerate(steps)):
             (low, high), of = self.ranges[k], np.flatnonzero(order[:, turn] == k)
             if len(of) and (low, high) != ((0.0, 0.0) if k == 3 else (1.0, 1.0)):
                 factor = (low + (high - low) * u[of, k]).astype(np.float32)
                 y[of] = np.clip(step(y[of], factor[:, None, None, None]), 0, 1)
         return to_dtype(y * np.float32(top), x.dtype)
-
-
-def _brightness(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    return x * factor
 
 
 def _contrast(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
