@@ -349,7 +349,5 @@ class ReduceLROnPlateau:
             return sign * value > sign * self.best * (1 + sign * self.threshold)
         return sign * value > sign * self.best + self.threshold
 
-    get_last_lr = LRScheduler.get_last_lr
-    state_dict = LRScheduler.state_dict
-    load_state_dict = LRScheduler.load_state_dict
-    _hidden = LRScheduler._hidden
+    _hidden, get_last_lr = LRScheduler._hidden, LRScheduler.get_last_lr
+    state_dict, load_state_dict = LRScheduler.state_dict, LRScheduler.load_state_dict

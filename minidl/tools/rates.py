@@ -46,8 +46,7 @@ def lr_find(model: Module, loss_fn: Callable[[Any, Any], Any], loader: Iterable[
             loss = loss_fn(model(x), y)
             loss.backward()
             optimizer.step()
-            value = float(loss.item())
-            rule = "the first loss is not finite"
+            value, rule = float(loss.item()), "the first loss is not finite"
             require(math.isfinite(value) or i > 0, "lr_find", rule, error=DataError, loss=value)
             average = smoothing * average + (1 - smoothing) * value
             smooth = average / (1 - smoothing ** (i + 1))
