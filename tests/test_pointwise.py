@@ -243,7 +243,7 @@ def test_changed_scalars_compile_nothing(monkeypatch):
 
     x = np.ones(10_000, np.float32)
     f(x, 1.0, slope=2.0)
-    monkeypatch.setattr(plans.jit, "compile_ir", None)
+    monkeypatch.setattr(plans.compiler, "compile_ir", None)
     assert f(x, 3.0, slope=4.0)[0] == 7 and f(x + 1, 5, slope=1)[0] == 7
 
 

@@ -92,7 +92,7 @@ def _unary(symbol: str) -> Any:
 
 def _gemm(real: str) -> Any:
     bits = blas.integer_bits()
-    symbol = f"minidl_{'s' if real == 'f4' else 'd'}gemm"  # known from `blas.symbols`
+    symbol = _known(f"minidl_{'s' if real == 'f4' else 'd'}gemm")
     number = _TYPES[real]
     pointer = types.CPointer(number)
     wanted = [types.int64] * 5 + [number, pointer, types.int64, pointer, types.int64]
