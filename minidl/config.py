@@ -13,12 +13,8 @@ def threads() -> int:
     global _threads
     if not _threads:
         given = os.environ.get("MINIDL_NUM_THREADS", "")
-        require(
-            not given or (given.isdigit() and int(given) > 0),
-            "MINIDL_NUM_THREADS",
-            "must be a positive integer",
-            value=given,
-        )
+        fits = not given or (given.isdigit() and int(given) > 0)
+        require(fits, "MINIDL_NUM_THREADS", "must be a positive integer", value=given)
         _threads = int(given) if given else allowed_cores()
     return _threads
 

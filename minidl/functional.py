@@ -1,5 +1,7 @@
 """F: every function of `torch.nn.functional` that minidl has, under its name and signature."""
 
+# fmt: off
+# isort: off
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from minidl.ops.dropout import dropout, dropout2d
@@ -7,55 +9,15 @@ from minidl.ops.embedding import embedding, one_hot
 from minidl.ops.image import fold, interpolate, pad, pixel_shuffle, unfold
 from minidl.ops.linalg import linear
 from minidl.ops.loss import (
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    cosine_similarity,
-    cross_entropy,
-    huber_loss,
-    kl_div,
-    l1_loss,
-    mse_loss,
-    nll_loss,
-    pairwise_distance,
-    smooth_l1_loss,
+    binary_cross_entropy, binary_cross_entropy_with_logits, cosine_similarity, cross_entropy,
+    huber_loss, kl_div, l1_loss, mse_loss, nll_loss, smooth_l1_loss,
 )
-from minidl.ops.norm import (
-    batch_norm,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    normalize,
-    rms_norm,
-)
+from minidl.ops.norm import batch_norm, group_norm, instance_norm, layer_norm, normalize, rms_norm
 from minidl.ops.pointwise import (
-    celu,
-    elu,
-    gelu,
-    hardshrink,
-    hardsigmoid,
-    hardswish,
-    hardtanh,
-    leaky_relu,
-    logsigmoid,
-    mish,
-    relu,
-    relu6,
-    selu,
-    sigmoid,
-    silu,
-    softplus,
-    softshrink,
-    softsign,
-    tanh,
-    tanhshrink,
-    threshold,
+    celu, elu, gelu, hardshrink, hardsigmoid, hardswish, hardtanh, leaky_relu, logsigmoid, mish,
+    relu, relu6, selu, sigmoid, silu, softplus, softshrink, softsign, tanh, tanhshrink, threshold,
 )
 from minidl.ops.pool import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool2d,
-    avg_pool1d,
-    avg_pool2d,
-    max_pool1d,
-    max_pool2d,
+    adaptive_avg_pool1d, adaptive_avg_pool2d, avg_pool1d, avg_pool2d, max_pool1d, max_pool2d,
 )
 from minidl.ops.softmax import glu, log_softmax, prelu, softmax, softmin

@@ -16,7 +16,7 @@ ELEMENTWISE = (
     "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
     "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
     "logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit "
-    "logaddexp erfc round remainder floor_divide lerp addcmul nan_to_num isinf isfinite isclose "
+    "logaddexp erfc round remainder floor_divide lerp addcmul isinf isfinite isclose "
     "allclose relu"
 ).split()
 REDUCTIONS = (
@@ -29,7 +29,7 @@ SHAPES = (
 ).split()
 JOINS = "repeat flip chunk split unbind narrow".split()
 INDEXING = (
-    "gather scatter scatter_add index_select index_add index_put take_along_dim masked_select "
+    "gather scatter scatter_add index_select index_put masked_select "
     "repeat_interleave nonzero diagonal diag diag_embed tril triu"
 ).split()
 PRODUCTS = "matmul mm bmm mv dot outer".split()

@@ -196,7 +196,6 @@ LOSSES = [
     case("power", lambda x: x.exp() ** 0.75, normal((4,))),
     case("round", lambda x: x.round() + x, spread((4,))),
     case("div_trunc", lambda x: ml.div(x, 0.7, rounding_mode="trunc") + x, spread((4,))),
-    case("nan_to_num", lambda x: ml.nan_to_num(x), normal((4,))),
     case("dropout", lambda x: F.dropout(x, 0.4), normal((5, 6)), stochastic=True),
     case("prelu", lambda x, w: F.prelu(x, w), spread((2, 3, 4), (3,), gap=0.1)),
     case("glu", lambda x: F.glu(x, 1), normal((2, 6))),

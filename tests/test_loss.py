@@ -138,7 +138,6 @@ GRADIENTS = {
     "kl_div": (F.kl_div, S, V),
     "kl_div of logs": (lambda x, y: F.kl_div(x, y, log_target=True), S, T),
     "cosine_similarity": (F.cosine_similarity, S, T),
-    "pairwise_distance": (lambda x, y: F.pairwise_distance(x, y, 3.0), S, T),
     "glu": (lambda x: F.glu(x, 1), S),
     "prelu": (F.prelu, S, WEIGHT[:4]),
     "embedding": (lambda w: F.embedding(tensor(LABEL[1], False), w) ** 2, X[0]),
@@ -173,7 +172,6 @@ def test_values():
         (F.kl_div(t(S), t(T), log_target=True), (np.exp(T) * (T - S)).mean()),
         (F.cosine_similarity(t(S), t(T), -1),
          (S * T).sum(1) / np.linalg.norm(S, axis=1) / np.linalg.norm(T, axis=1)),
-        (F.pairwise_distance(t(S), t(T)), np.linalg.norm(d + 1e-6, axis=1)),
         (F.glu(t(S), 1), S[:, :2] / (1 + np.exp(-S[:, 2:]))),
     ]  # fmt: skip
     for got, want in pairs:

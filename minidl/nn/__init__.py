@@ -23,7 +23,7 @@ from minidl.nn.thin import (
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BCELoss, BCEWithLogitsLoss, CELU,
     CosineSimilarity, CrossEntropyLoss, ELU, Fold, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish,
     Hardtanh, HuberLoss, KLDivLoss, L1Loss, LeakyReLU, LogSigmoid, LogSoftmax, MaxPool1d,
-    MaxPool2d, Mish, MSELoss, NLLLoss, PairwiseDistance, PixelShuffle, ReLU, ReLU6, SELU, Sigmoid,
+    MaxPool2d, Mish, MSELoss, NLLLoss, PixelShuffle, ReLU, ReLU6, SELU, Sigmoid,
     SiLU, SmoothL1Loss, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
     Threshold, Unfold, Upsample,
 )

@@ -110,4 +110,3 @@ _SLIDE: dict[str, Any] = {"kernel_size": REQUIRED, "dilation": 1, "padding": 0, 
 Unfold = thin("Unfold", F.unfold, **_SLIDE)
 Fold = thin("Fold", F.fold, **_TO, **_SLIDE)
 CosineSimilarity = thin("CosineSimilarity", F.cosine_similarity, "", dim=1, eps=1e-8)
-PairwiseDistance = thin("PairwiseDistance", F.pairwise_distance, "", p=2.0, eps=1e-6, keepdim=False)

@@ -202,22 +202,6 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
     return pick(x, key=_slices("index_select", x, dim, index))
 
 
-def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Any:
-    """x with alpha·source added at the slices that index names."""
-    key, shape = key_of(x, _slices("index_add", x, dim, index))
-    require(tuple(source.shape) == shape, "index_add", f"source must be {shape}", source=source)
-    return add_item(x, pw.mul(source, alpha), key=key)
-
-
-def take_along_dim(x: Any, indices: Any, dim: int) -> Any:
-    """gather, with the other axes broadcast."""
-    i, k = axis_of(dim, x.ndim, "take_along_dim"), raw(indices)
-    shapes = [(*s[:i], 1, *s[i + 1 :]) for s in (x.shape, k.shape)]
-    common = broadcast_shapes(*shapes, name="take_along_dim")
-    wide, long = ((*common[:i], s[i], *common[i + 1 :]) for s in (x.shape, k.shape))
-    return gather(broadcast_to(x, wide), i, np.broadcast_to(k, long))
-
-
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     """Every slice of x along dim (of the flattened x: None) repeated."""
     if dim is None:

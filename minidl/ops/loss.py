@@ -1,4 +1,4 @@
-"""Losses, and the distances they are made of."""
+"""Losses, and the cosine similarity."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sq
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real
 from minidl.ops.index import gather
-from minidl.ops.reduce import mean, norm, sum_axes
+from minidl.ops.reduce import mean, sum_axes
 from minidl.ops.reduce import sum as sum_over
 from minidl.ops.shape import movedim, reshape, squeeze
 from minidl.ops.softmax import log_softmax
@@ -281,7 +281,7 @@ def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool
     return reduced("kl_div", loss, reduction)
 
 
-# ---- distances -----------------------------------------------------------------------------------
+# ---- similarity ----------------------------------------------------------------------------------
 
 
 @pointwise
@@ -294,10 +294,3 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along dim, broadcast."""
     inner = [sum_over(pw.mul(a, b), dim) for a, b in ((x1, x2), (x1, x1), (x2, x2))]
     return cosine(*inner, eps=eps)
-
-
-def pairwise_distance(
-    x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Any:
-    """p-norm of x1 - x2 + eps over the last axis."""
-    return norm(pw.add(pw.sub(x1, x2), eps), p, -1, keepdim)

@@ -209,21 +209,6 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     return _clamp(x, min, max)
 
 
-def _nan_to_num(x: Any, *, nan: float, posinf: float, neginf: float) -> Any:
-    finite = f.where(x == math.inf, posinf, f.where(x == -math.inf, neginf, x))
-    return f.where(x != x, nan, finite)
-
-
-_replaced = _op("nan_to_num", _nan_to_num, "NaN and infinities replaced.", lambda x, **_: x.copy())
-
-
-def nan_to_num(
-    x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
-) -> Any:
-    """x with NaN and infinities replaced (None: by the dtype's largest and smallest numbers)."""
-    top = float(np.finfo(x.dtype).max) if x.dtype.kind == "f" else 0.0
-    high, low = top if posinf is None else posinf, -top if neginf is None else neginf
-    return _replaced(x, nan=nan, posinf=high, neginf=low)
 
 
 def _isclose(x: Any, y: Any, *, rtol: float, atol: float, equal_nan: float) -> Any:

@@ -167,7 +167,6 @@ FEATURES = [
     case("F.one_hot(k)", k=lit([0, 2, 1], "int64")),
     case("F.cosine_similarity(x, y)", x=f(3, 4), y=f(3, 4)),
     case("F.cosine_similarity(x, y, dim=-1, eps=1e-6)", x=f(2, 1, 4), y=f(3, 4)),
-    case("F.pairwise_distance(x, y)", x=f(3, 4), y=f(3, 4)),
     case("F.dropout(x, 0.0)", x=f(3, 4)),
     case("F.dropout(x, 0.5, training=False)", x=f(3, 4)),
     case("F.dropout(x, 1.0)", x=f(3, 4)),

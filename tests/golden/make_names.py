@@ -27,9 +27,8 @@ use_deterministic_algorithms softmax log_softmax relu
 """
 ML_WIDE = """
 log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp erfc round remainder floor_divide lerp
-addcmul nan_to_num isinf isfinite isclose allclose var_mean count_nonzero norm nonzero
-repeat_interleave movedim meshgrid index_add index_put masked_select take_along_dim expand_as
-split_with_sizes cdist diag_embed
+addcmul isinf isfinite isclose allclose var_mean count_nonzero norm nonzero repeat_interleave
+movedim meshgrid index_put masked_select expand_as split_with_sizes cdist diag_embed
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
@@ -49,8 +48,8 @@ log_softmax glu prelu cross_entropy nll_loss binary_cross_entropy binary_cross_e
 mse_loss l1_loss smooth_l1_loss huber_loss kl_div
 """
 F_WIDE = """
-conv3d conv_transpose1d adaptive_avg_pool1d pairwise_distance celu hardsigmoid softsign softshrink
-hardshrink tanhshrink threshold softmin
+conv3d conv_transpose1d adaptive_avg_pool1d celu hardsigmoid softsign softshrink hardshrink
+tanhshrink threshold softmin
 """
 NN = """
 Module Parameter Sequential ModuleList ModuleDict Identity Flatten Linear LazyLinear Conv1d Conv2d
@@ -63,8 +62,8 @@ Softmax LogSoftmax GLU PReLU Sigmoid Tanh CrossEntropyLoss NLLLoss BCELoss BCEWi
 L1Loss SmoothL1Loss HuberLoss KLDivLoss
 """
 NN_WIDE = """
-Conv3d ConvTranspose1d AdaptiveAvgPool1d PairwiseDistance CELU Hardsigmoid Softsign Softshrink
-Hardshrink Tanhshrink Threshold Softmin ReplicationPad2d CircularPad2d
+Conv3d ConvTranspose1d AdaptiveAvgPool1d CELU Hardsigmoid Softsign Softshrink Hardshrink Tanhshrink
+Threshold Softmin ReplicationPad2d CircularPad2d
 """
 INIT = """
 kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ normal_ uniform_ orthogonal_
@@ -99,7 +98,6 @@ DOCUMENTED = {
     "prelu": "input, weight",
     "one_hot": "tensor, num_classes=-1",
     "cosine_similarity": "x1, x2, dim=1, eps=1e-8",
-    "pairwise_distance": "x1, x2, p=2.0, eps=1e-6, keepdim=False",
     "gelu": "input, approximate='none'",
     "softplus": "input, beta=1, threshold=20",
     "logsigmoid": "input",

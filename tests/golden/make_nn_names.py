@@ -31,7 +31,7 @@ ReflectionPad1d(2) | ReflectionPad2d((1, 1, 2, 0)) | ReplicationPad1d(1) | Repli
 CircularPad1d(1) | CircularPad2d(1) | Upsample(scale_factor=2)
 Upsample(size=(8, 8), mode="bilinear")
 PixelShuffle(2) | Unfold(3, padding=1) | Fold((4, 4), 2) | CosineSimilarity()
-PairwiseDistance() | Dropout() | Dropout(0.2, inplace=True) | Dropout1d()
+Dropout() | Dropout(0.2, inplace=True) | Dropout1d()
 Dropout2d(0.3) | Flatten() | Flatten(0) | Unflatten(1, (2, 3)) | Identity()
 Embedding(10, 3) | Embedding(10, 3, padding_idx=0) | Linear(3, 4)
 Linear(3, 4, bias=False) | LazyLinear(4)
