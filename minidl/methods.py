@@ -54,6 +54,8 @@ FUNCTIONS: dict[str, Callable] = {  # of `minidl` alone
 COMPARISONS = "neg abs eq ne gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
+DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
+DTYPES |= {"int": "int32", "bool": "bool"}
 BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
 
@@ -87,11 +89,11 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **option
     return self if dtype is None else shape.to_dtype(self, creation.dtype_of(dtype))
 
 
-def _to(dtype: Any) -> Callable:
+def _to(name: str) -> Callable:
     def method(self: Tensor) -> Tensor:
-        return shape.to_dtype(self, dtype)
+        return shape.to_dtype(self, name)
 
-    method.__doc__ = f"In dtype {dtype}."
+    method.__doc__ = f"In dtype {name}."
     return method
 
 
@@ -162,21 +164,11 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return self.array.flags.c_contiguous
 
 
-def cuda(self: Tensor, device: Any = None) -> Tensor:
-    """On the GPU."""
-    return to(self, device="cuda" if device is None else f"cuda:{device}")
-
-
 EXTRA: dict[str, Callable] = {
     "to": to,
     "cpu": lambda self: to(self, device="cpu"),
-    "cuda": cuda,
-    "float": _to(np.dtype(np.float32)),
-    "double": _to(np.dtype(np.float64)),
-    "half": _to(np.dtype(np.float16)),
-    "long": _to(np.dtype(np.int64)),
-    "int": _to(np.dtype(np.int32)),
-    "bool": _to(np.dtype(bool)),
+    "cuda": lambda self, device=None: to(self, device=f"cuda:{device or 0}"),
+    **{name: _to(dtype) for name, dtype in DTYPES.items()},
     "size": size,
     "numel": lambda self: self.array.size,
     "dim": lambda self: self.array.ndim,

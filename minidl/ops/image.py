@@ -163,14 +163,10 @@ def _linear_weights(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
 def area_weights(n: int, new: int) -> np.ndarray:
     """(new, n) means over floor(i n / new) .. ceil((i+1) n / new), for adaptive pooling."""
     made = np.zeros((new, n))
-    for i, (lo, hi) in enumerate(areas(n, new)):
+    for i in range(new):
+        lo, hi = i * n // new, -(-(i + 1) * n // new)
         made[i, lo:hi] = 1 / (hi - lo)
     return made
-
-
-def areas(n: int, new: int) -> list[tuple[int, int]]:
-    """Bounds of `new` areas that cover n places, overlapping where they must."""
-    return [(i * n // new, -(-(i + 1) * n // new)) for i in range(new)]
 
 
 # ---- pixels and channels, windows and columns ----------------------------------------------------

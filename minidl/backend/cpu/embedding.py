@@ -50,11 +50,7 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
 def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> None:
     """Raise, naming op, range and value, if an index lies outside [0, n) and is not `ignore`."""
     require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
-    if not index.size or (index.min() >= 0 and index.max() < n):
-        return
-    bad = (index < 0) | (index >= n)
-    if ignore is not None:
-        bad &= index != ignore
-    if bad.any():
-        value = int(index[bad].flat[0])
-        require(False, op, f"every index must lie in [0, {n})", error=RangeError, index=value)
+    if index.size and (index.min() < 0 or index.max() >= n):
+        bad = index[((index < 0) | (index >= n)) & (index != ignore)]
+        rule = f"every index must lie in [0, {n})"
+        require(not bad.size, op, rule, error=RangeError, index=int(bad.flat[0]) if bad.size else 0)
