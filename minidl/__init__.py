@@ -8,37 +8,20 @@ The names are PyTorch's. `nn`, `optim`, `data`, `io`, `models`, `train` and `too
 import importlib
 from typing import Any
 
+# isort: off
 from minidl import autograd, functional, methods
+from minidl.autograd import Device as device
 from minidl.autograd import (
-    Device as device,
-)
-from minidl.autograd import (
-    Tensor,
-    enable_grad,
-    grad,
-    inference_mode,
-    is_grad_enabled,
-    no_grad,
-    set_detect_anomaly,
+    Tensor, enable_grad, grad, inference_mode, is_grad_enabled, no_grad, set_detect_anomaly,
     set_grad_enabled,
-)
+)  # fmt: skip
 from minidl.backend.cpu import empty_cache, memory_stats
 from minidl.config import set_num_threads
 from minidl.config import threads as get_num_threads
 from minidl.derivatives import checkpoint, jvp, vjp
 from minidl.dtypes import (
-    bool_,
-    float16,
-    float32,
-    float64,
-    int8,
-    int16,
-    int32,
-    int64,
-    promote_types,
-    result_type,
-    uint8,
-)
+    bool_, float16, float32, float64, int8, int16, int32, int64, promote_types, result_type, uint8,
+)  # fmt: skip
 from minidl.fusion import pointwise
 from minidl.random import Generator, get_state, manual_seed, set_state
 

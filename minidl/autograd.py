@@ -20,11 +20,6 @@ from minidl.tape import (
 from minidl.tensor import Device, Tensor, raw
 # isort: on
 
-__all__ = [
-    "Device", "Node", "Op", "Tensor", "backward", "enable_grad", "grad", "inference_mode",
-    "is_grad_enabled", "no_grad", "op", "parts", "raw", "registry", "run_backward",
-    "set_detect_anomaly", "set_grad_enabled", "watch",
-]  # fmt: skip
 parts: dict[str, Callable] = {}  # ops that the walk itself needs, filled in by minidl.ops
 
 

@@ -29,12 +29,6 @@ from minidl.errors import DTypeError, GraphError, require
 from minidl.tape import Op
 # isort: on
 
-__all__ = [
-    "Pointwise", "Update", "abs", "acos", "asin", "atan", "atan2", "ceil", "clamp", "cos", "cosh",
-    "erf", "erfc", "exp", "expm1", "floor", "fmod", "log", "log1p", "log2", "maximum", "minimum",
-    "pointwise", "relu", "rint", "rsqrt", "sigmoid", "sign", "sin", "sinh", "softplus", "sqrt",
-    "tan", "tanh", "trunc", "update", "where",
-]  # fmt: skip
 RECORDS = 4096  # signatures an op remembers
 
 

@@ -136,36 +136,60 @@ PRODUCTS = [
 
 CONVOLUTIONS = [
     case("conv2d", lambda x, w, b: F.conv2d(x, w, b, padding=1), normal(X4, (4, 3, 3, 3), (4,))),
-    case("conv2d_strided", lambda x, w: F.conv2d(x, w, stride=2, padding=(1, 0), dilation=(1, 2)),
-         normal(X4, (4, 3, 3, 2))),
-    case("conv2d_groups", lambda x, w: F.conv2d(x, w, groups=2, padding="same"),
-         normal((1, 4, 5, 4), (6, 2, 3, 2))),
-    case("conv2d_depthwise", lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1, groups=3),
-         normal(X4, (3, 1, 3, 3), (3,))),
+    case(
+        "conv2d_strided",
+        lambda x, w: F.conv2d(x, w, stride=2, padding=(1, 0), dilation=(1, 2)),
+        normal(X4, (4, 3, 3, 2)),
+    ),
+    case(
+        "conv2d_groups",
+        lambda x, w: F.conv2d(x, w, groups=2, padding="same"),
+        normal((1, 4, 5, 4), (6, 2, 3, 2)),
+    ),
+    case(
+        "conv2d_depthwise",
+        lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1, groups=3),
+        normal(X4, (3, 1, 3, 3), (3,)),
+    ),
     case("conv2d_1x1", lambda x, w: F.conv2d(x, w), normal(X4, (4, 3, 1, 1))),
-    case("conv1d", lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=1),
-         normal((2, 3, 7), (4, 3, 3), (4,))),
-    case("conv_transpose2d",
-         lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1, output_padding=1),
-         normal((2, 3, 4, 3), (3, 2, 3, 3), (2,))),
+    case(
+        "conv1d",
+        lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=1),
+        normal((2, 3, 7), (4, 3, 3), (4,)),
+    ),
+    case(
+        "conv_transpose2d",
+        lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1, output_padding=1),
+        normal((2, 3, 4, 3), (3, 2, 3, 3), (2,)),
+    ),
     case("unfold", lambda x: F.unfold(x, (2, 3), padding=1, stride=2), normal(X4), linear=True),
     case("fold", lambda x: F.fold(x, (4, 5), (2, 2)), normal((2, 8, 12)), linear=True),
     case("max_pool2d", lambda x: F.max_pool2d(x, 3, 2, 1), distinct(X4)),
     case("avg_pool2d", lambda x: F.avg_pool2d(x, 2, ceil_mode=True), normal(X4), linear=True),
-    case("adaptive_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, (4, 2)),
-         normal(X4), linear=True),
-    case("interpolate", lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), normal(X4),
-         linear=True),
+    case(
+        "adaptive_avg_pool2d", lambda x: F.adaptive_avg_pool2d(x, (4, 2)), normal(X4), linear=True
+    ),
+    case(
+        "interpolate",
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        normal(X4),
+        linear=True,
+    ),
     case("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), normal((2, 8, 3, 2)), linear=True),
 ]
 
 NORMS = [
-    case("batch_norm", lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
-         normal(X4, (3,), (3,))),
+    case(
+        "batch_norm",
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        normal(X4, (3,), (3,)),
+    ),
     case("batch_norm_2d", lambda x: F.batch_norm(x, None, None, training=True), normal((7, 3))),
-    case("batch_norm_eval", lambda x, w, b: F.batch_norm(x, ml.zeros(3).double() + 0.3,
-                                                          ml.ones(3).double() * 2, w, b),
-         normal(X4, (3,), (3,))),
+    case(
+        "batch_norm_eval",
+        lambda x, w, b: F.batch_norm(x, ml.zeros(3).double() + 0.3, ml.ones(3).double() * 2, w, b),
+        normal(X4, (3,), (3,)),
+    ),
     case("layer_norm", lambda x, w, b: F.layer_norm(x, (4,), w, b), normal((2, 3, 4), (4,), (4,))),
     case("group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), normal((2, 4, 3, 3), (4,), (4,))),
     case("instance_norm", lambda x: F.instance_norm(x), normal(X4)),
@@ -177,20 +201,33 @@ _LABELS = np.array([2, 0, 1, 2])
 LOSSES = [
     case("softmax", lambda x: F.softmax(x, 1), normal((2, 5, 3))),
     case("log_softmax", lambda x: F.log_softmax(x, -1), normal((3, 5))),
-    case("cross_entropy", lambda x: F.cross_entropy(x, ml.tensor(_LABELS), label_smoothing=0.1),
-         normal((4, 3))),
+    case(
+        "cross_entropy",
+        lambda x: F.cross_entropy(x, ml.tensor(_LABELS), label_smoothing=0.1),
+        normal((4, 3)),
+    ),
     case("cross_entropy_plain", lambda x: F.cross_entropy(x, ml.tensor(_LABELS)), normal((4, 3))),
-    case("cross_entropy_probabilities", lambda x, p: F.cross_entropy(x, p.softmax(1)),
-         normal((4, 3), (4, 3))),
+    case(
+        "cross_entropy_probabilities",
+        lambda x, p: F.cross_entropy(x, p.softmax(1)),
+        normal((4, 3), (4, 3)),
+    ),
     case("nll_loss", lambda x: F.nll_loss(x, ml.tensor(_LABELS)), normal((4, 3)), linear=True),
-    case("bce_logits", lambda x, y: F.binary_cross_entropy_with_logits(x, y.sigmoid()),
-         normal((4,), (4,))),
+    case(
+        "bce_logits",
+        lambda x, y: F.binary_cross_entropy_with_logits(x, y.sigmoid()),
+        normal((4,), (4,)),
+    ),
     case("mse_loss", lambda x, y: F.mse_loss(x, y), normal((4,), (4,))),
     case("smooth_l1", lambda x, y: F.smooth_l1_loss(x, y), spread((6,), (6,))),
     case("huber", lambda x, y: F.huber_loss(x, y, delta=0.7), spread((6,), (6,))),
     case("kl_div", lambda x, y: F.kl_div(x, y.exp(), reduction="sum"), normal((4, 3), (4, 3))),
-    case("embedding", lambda w: F.embedding(ml.tensor([[1, 0], [2, 1]]), w), normal((4, 3)),
-         linear=True),
+    case(
+        "embedding",
+        lambda w: F.embedding(ml.tensor([[1, 0], [2, 1]]), w),
+        normal((4, 3)),
+        linear=True,
+    ),
     case("bce", lambda x, y: F.binary_cross_entropy(x.sigmoid(), y.sigmoid()), normal((4,), (4,))),
     case("cube", lambda x: x**3, normal((4,))),
     case("power", lambda x: x.exp() ** 0.75, normal((4,))),
@@ -210,18 +247,36 @@ def _weights(gates: int) -> tuple[Shape, ...]:
 
 
 RECURRENT = [
-    case("lstm", lambda x, h, c, *w: recurrent.lstm(x, h, c, *w, None)[0],
-         normal((T, B, I), (B, H), (B, H), *_weights(4), scale=0.5)),
-    case("lstm_state", lambda x, h, c, *w: recurrent.lstm(x, h, c, *w, None)[2],
-         normal((T, B, I), (B, H), (B, H), *_weights(4), scale=0.5)),
-    case("gru", lambda x, h, *w: recurrent.gru(x, h, *w)[0],
-         normal((T, B, I), (B, H), *_weights(3), scale=0.5)),
-    case("rnn", lambda x, h, *w: recurrent.rnn(x, h, *w, nonlinearity="tanh")[0],
-         normal((T, B, I), (B, H), *_weights(1), scale=0.5)),
-    case("sdpa", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-         normal((2, 5, 4), (2, 5, 4), (2, 5, 4))),
-    case("sdpa_mask", lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m),
-         normal((2, 5, 4), (2, 3, 4), (2, 3, 4), (5, 3))),
+    case(
+        "lstm",
+        lambda x, h, c, *w: recurrent.lstm(x, h, c, *w, None)[0],
+        normal((T, B, I), (B, H), (B, H), *_weights(4), scale=0.5),
+    ),
+    case(
+        "lstm_state",
+        lambda x, h, c, *w: recurrent.lstm(x, h, c, *w, None)[2],
+        normal((T, B, I), (B, H), (B, H), *_weights(4), scale=0.5),
+    ),
+    case(
+        "gru",
+        lambda x, h, *w: recurrent.gru(x, h, *w)[0],
+        normal((T, B, I), (B, H), *_weights(3), scale=0.5),
+    ),
+    case(
+        "rnn",
+        lambda x, h, *w: recurrent.rnn(x, h, *w, nonlinearity="tanh")[0],
+        normal((T, B, I), (B, H), *_weights(1), scale=0.5),
+    ),
+    case(
+        "sdpa",
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        normal((2, 5, 4), (2, 5, 4), (2, 5, 4)),
+    ),
+    case(
+        "sdpa_mask",
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m),
+        normal((2, 5, 4), (2, 3, 4), (2, 3, 4), (5, 3)),
+    ),
 ]
 
 # Elementwise ops: where they are smooth. Binary ones get a broadcast second operand.

@@ -209,8 +209,6 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     return _clamp(x, min, max)
 
 
-
-
 def _isclose(x: Any, y: Any, *, rtol: float, atol: float, equal_nan: float) -> Any:
     allowed = atol + f.abs(rtol * y)
     near = (f.abs(x - y) <= allowed) & (allowed < math.inf)

@@ -5,8 +5,3 @@ from minidl.train.metrics import Evaluation, evaluate
 from minidl.train.report import Report
 from minidl.train.rundir import RunDir, fingerprint
 from minidl.train.signals import Interrupted, StopSignal
-
-__all__ = [
-    "Evaluation", "Interrupted", "Report", "RunDir", "StopSignal", "Trainer", "TrainingError",
-    "evaluate", "fingerprint",
-]  # fmt: skip

@@ -1,14 +1,10 @@
 """Batched transforms of pictures under torchvision's names."""
 
+# isort: off
 from minidl.data.transforms.base import Compose, Normalize, ToFloat, ToTensor, Transform
 from minidl.data.transforms.colour import ColorJitter, GaussianBlur, Grayscale
 from minidl.data.transforms.geometry import (
-    CenterCrop,
-    RandomAffine,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomTranslate,
-    Resize,
-)
+    CenterCrop, RandomAffine, RandomCrop, RandomHorizontalFlip, RandomTranslate, Resize,
+)  # fmt: skip
 from minidl.data.transforms.mix import CutMix, Cutout, MixUp, RandomErasing
 from minidl.data.transforms.policy import AutoAugment, RandAugment
