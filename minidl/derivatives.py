@@ -27,10 +27,8 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     with enable_grad():
         y = func(*taken)
         grads = grad(y, taken, v, create_graph=create_graph, allow_unused=True)
-    filled = tuple(
-        Tensor(np.zeros_like(t.array)) if g is None else g
-        for g, t in zip(grads, taken, strict=True)
-    )
+    pairs = zip(grads, taken, strict=True)
+    filled = tuple(Tensor(np.zeros_like(t.array)) if g is None else g for g, t in pairs)
     if not create_graph:
         y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
     return y, filled[0] if isinstance(inputs, Tensor) else filled
@@ -40,19 +38,17 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     """(func(*inputs), its derivative along v), by differentiating the vjp in its cotangent."""
     taken = _taken(inputs, create_graph)
     along = [v] * len(taken) if v is None or isinstance(inputs, Tensor) else list(v)
-    pushed = None
     with enable_grad():
         y = func(*taken)
+        pushed = Tensor(np.zeros_like(y.array))
         dual = Tensor(np.zeros_like(y.array), requires_grad=True)
         pulled = grad(y, taken, dual, create_graph=True, allow_unused=True)
         used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
         if used:
             ones = [Tensor(np.ones_like(g.array)) if d is None else d for g, d in used]
-            (pushed,) = grad(
-                [g for g, _ in used], dual, ones, create_graph=create_graph, allow_unused=True
-            )
-    if pushed is None:
-        pushed = Tensor(np.zeros_like(y.array))
+            outputs = [g for g, _ in used]
+            found = grad(outputs, dual, ones, None, create_graph, allow_unused=True)
+            pushed = pushed if found[0] is None else found[0]
     return (y if create_graph else y.detach()), pushed
 
 

@@ -184,7 +184,7 @@ def _lower(k: Kernel, real: str) -> str:
     level = config.OPT  # type: ignore[attr-defined]
     config.OPT = type(level)(0)  # type: ignore[attr-defined] # optimised once, after linking
     try:
-        bound = _bind(k, real, lowering, k.fast)
+        bound = _bind(k, real, lowering, k.fast, {})
         types = [lowering.numba_type(t, real) for t in k.types]
         signature = numba.void(*[numba.int64] * 3, *types)
         bound.compile(signature)
@@ -194,8 +194,11 @@ def _lower(k: Kernel, real: str) -> str:
     return lowering.with_entry(text, name, k.types, real, ENTRY, k.alias)
 
 
-def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool) -> Any:
-    """The Numba dispatcher of a kernel or helper, with the placeholders bound to real types."""
+def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool, bound: dict) -> Any:
+    """The Numba dispatcher of a kernel or helper, with the placeholders bound to real types.
+
+    bound: what this kernel's helpers are bound to already, so that each is compiled once.
+    """
     import numba
 
     function = k.function
@@ -206,7 +209,10 @@ def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool) -> Any:
             plain = value is gemm and not blas.integer_bits()
             value = names[name] = _own_gemm if plain else lowering.meaning(value.name, real)
         if isinstance(value, Device):
-            names[name] = _bind(value, real, lowering, fast)
+            if value not in bound:
+                bound[value] = _bind(value, real, lowering, fast, bound)
+            names[name] = bound[value]
     flags = _REASSOCIATED if fast else _FAST
     twin = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    return numba.njit(error_model="numpy", fastmath=flags, nogil=True)(twin)
+    bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by kernels alone
+    return numba.njit(error_model="numpy", fastmath=flags, nogil=True, **bare)(twin)
