@@ -1,19 +1,26 @@
 """The vectorised mathematical functions: error in ulp over the whole float32 range, limits, NaN."""
 
+import math
 import re
 
 import numpy as np
 import pytest
-import scipy.special
 
 from minidl.backend.cpu import compiler, maths, plans, printer
 from minidl.backend.expression import Graph, Program
 
+
+def expit(x):
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
 REFERENCE = {
     "exp": np.exp, "log": np.log, "log2": np.log2, "log1p": np.log1p, "expm1": np.expm1,
-    "tanh": np.tanh, "erf": scipy.special.erf, "erfc": scipy.special.erfc, "sin": np.sin,
-    "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
-    "sinh": np.sinh, "cosh": np.cosh, "sqrt": np.sqrt, "sigmoid": scipy.special.expit,
+    "tanh": np.tanh, "erf": np.vectorize(math.erf, otypes="d"),
+    "erfc": np.vectorize(math.erfc, otypes="d"), "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
+    "sinh": np.sinh, "cosh": np.cosh, "sqrt": np.sqrt, "sigmoid": expit,
     "softplus": lambda x: np.logaddexp(0, x), "atan2": np.arctan2, "pow": np.power,
 }  # fmt: skip
 SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 2, -2, 3, 0.5, -0.5, 1e-45, -1e-45,
@@ -80,14 +87,14 @@ def test_float32_of_two_arguments_within_4_ulp(name):
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCE))
-def test_float64_agrees_with_scipy(name):
+def test_float64_agrees_with_the_standard_library(name):
     rng = np.random.default_rng(1)
     x = np.concatenate([rng.uniform(-3, 3, 5000), rng.uniform(-1e-6, 1e-6, 500),
                         SPECIAL[:14].astype(np.float64)])  # fmt: skip
     args = [x, rng.permutation(x)] if name in maths.BINARY else [x]
     with np.errstate(all="ignore"):
         want = REFERENCE[name](*args)
-    assert ulps(run(name, *args), want).max() <= 16  # SciPy's own error included
+    assert ulps(run(name, *args), want).max() <= 16  # the reference's own error included
 
 
 def test_the_largest_arguments_of_sine_are_reduced_exactly():
