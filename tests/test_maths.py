@@ -18,10 +18,11 @@ def expit(x):
 
 REFERENCE = {
     "exp": np.exp, "log": np.log, "log2": np.log2, "log1p": np.log1p, "expm1": np.expm1,
-    "tanh": np.tanh, "erf": np.vectorize(math.erf, otypes="d"),
-    "erfc": np.vectorize(math.erfc, otypes="d"), "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
-    "sinh": np.sinh, "cosh": np.cosh, "sqrt": np.sqrt, "sigmoid": expit,
-    "softplus": lambda x: np.logaddexp(0, x), "atan2": np.arctan2, "pow": np.power,
+    "tanh": np.tanh, "erf": np.vectorize(math.erf, otypes="d"), "sin": np.sin, "cos": np.cos,
+    "erfc": np.vectorize(math.erfc, otypes="d"), "tan": np.tan, "asin": np.arcsin,
+    "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "sqrt": np.sqrt,
+    "sigmoid": expit, "softplus": lambda x: np.logaddexp(0, x), "atan2": np.arctan2,
+    "pow": np.power,
 }  # fmt: skip
 SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 2, -2, 3, 0.5, -0.5, 1e-45, -1e-45,
                     88.72284, 89, -87.3, -103.97, -104, 5e8, 3.4e38, -3.4e38],
