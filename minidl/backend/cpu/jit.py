@@ -214,5 +214,6 @@ def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool, bound: dict)
             names[name] = bound[value]
     flags = _REASSOCIATED if fast else _FAST
     twin = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called by kernels alone
-    return numba.njit(error_model="numpy", fastmath=flags, nogil=True, **bare)(twin)
+    options: dict[str, Any] = {"error_model": "numpy", "fastmath": flags, "nogil": True}
+    options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it
+    return numba.njit(**options)(twin)
