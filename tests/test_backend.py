@@ -312,3 +312,19 @@ def test_every_kernel_compiles_within_two_seconds(tmp_path, monkeypatch, record_
     record_property("slowest kernel", f"{slowest}: {seconds[slowest]:.2f} s")
     print(f"slowest of {len(seconds)} kernels: {slowest}, {seconds[slowest]:.2f} s")
     assert seconds[slowest] < 2, (slowest, seconds[slowest])
+
+
+def test_where_there_are_no_pthreads_a_team_of_one_does_the_work(tmp_path):
+    """As on Windows, played by telling the compiler so in a fresh process."""
+    code = """
+import ctypes
+from minidl.backend.cpu import compiler
+compiler.THREADS, real = False, ctypes.CDLL
+ctypes.CDLL = lambda name, *rest: real(None if name == "ucrtbase" else name, *rest)
+import minidl as ml
+from minidl.backend.cpu import team
+x = ml.ones(600, 500, requires_grad=True)
+(x @ x.T).sum().backward()
+print(x.grad.sum().item(), team.current().threads)
+"""
+    assert python(code, MINIDL_CACHE=str(tmp_path)) == "360000000.0 1"

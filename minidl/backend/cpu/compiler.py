@@ -50,11 +50,17 @@ def _llvm() -> tuple[Any, str]:
     return llvm, llvm.get_host_cpu_name()
 
 
+THREADS = os.name == "posix"  # elsewhere there are no pthreads: a team is of one, and calls none
+PTHREADS = "pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock pthread_cond_init".split()
+PTHREADS += "pthread_cond_wait pthread_cond_broadcast sched_yield".split()
+
+
 @functools.cache
 def _symbols() -> dict[str, int]:
     """Addresses of the functions that object code calls: BLAS and the C library."""
-    libm = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
-    return blas.symbols() | {n: blas.address(getattr(libm, n)) for n in maths.F32}
+    library = ctypes.CDLL(None if THREADS else "ucrtbase")
+    found = blas.symbols() | {n: blas.address(getattr(library, n)) for n in maths.F32}
+    return found if THREADS else found | dict.fromkeys(PTHREADS, blas.address(library.abort))
 
 
 def digest(*parts: object) -> str:

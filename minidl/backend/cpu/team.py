@@ -35,7 +35,8 @@ class Team:
         self.state = np.zeros(_WORDS, np.int64)
         self.at = self.state.ctypes.data
         self.code = _code()
-        self.code["prepare"](self.at)
+        if threads > 1:
+            self.code["prepare"](self.at)
         self.workers = [
             threading.Thread(target=self.code["worker"], args=(self.at, slot), daemon=True)
             for slot in range(1, threads)
@@ -70,13 +71,8 @@ def _code() -> dict[str, Any]:
     # A declaration names the type of an argument, a call its value as well.
     text = text.replace("declare void @PAUSE", f"declare void @{pause.replace(' 1', '')}")
     i64, pointer = ctypes.c_int64, ctypes.c_void_p
-    kinds = {
-        "prepare": (pointer,),
-        "worker": (pointer, i64),
-        "wake": (pointer,),
-        "launch": (pointer, *[i64] * 5),
-        "alone": (i64,) * 4,
-    }
+    kinds = {"prepare": (pointer,), "worker": (pointer, i64), "wake": (pointer,)}
+    kinds |= {"launch": (pointer, *[i64] * 5), "alone": (i64,) * 4}
     return compiler.functions_of(text.replace("PAUSE", pause), "team", kinds)
 
 
@@ -87,10 +83,10 @@ _building = threading.Lock()
 def current() -> Team:
     """The team of `config.threads()` threads; the one before it is stopped."""
     global _team
-    team = _team
-    if team is None or team.threads != config.threads():
+    team, wanted = _team, config.threads() if compiler.THREADS else 1
+    if team is None or team.threads != wanted:
         with _building:
-            team, wanted = _team, config.threads()
+            team = _team
             if team is None or team.threads != wanted:
                 if team is not None:
                     team.stop()
