@@ -129,6 +129,10 @@ def matmul(x, y):
     """x (…, M, K) @ y (…, K, N) -> (…, M, N); the leading axes broadcast."""
 
 
+def linear_row(x, w, b):
+    """One row x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N)."""
+
+
 # ---- convolution ---------------------------------------------------------------------------------
 
 
