@@ -11,7 +11,7 @@ from minidl.autograd import op
 from minidl.dtypes import result_type
 from minidl.errors import require
 from minidl.ops.arguments import axis_of, sizes_of
-from minidl.ops.index import getitem
+from minidl.ops.index import getitem, pick
 from minidl.ops.shape import expand, reshape, to_dtype, unsqueeze
 
 
@@ -85,7 +85,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
 def unbind(x: Any, dim: int = 0) -> tuple:
     """The slices of x along dim, without that axis."""
     i = axis_of(dim, x.ndim, "unbind")
-    return tuple(getitem(x, (slice(None),) * i + (k,)) for k in range(x.shape[i]))
+    return tuple([pick(x, key=(slice(None),) * i + (k, Ellipsis)) for k in range(x.shape[i])])
 
 
 @op
