@@ -88,14 +88,15 @@ def linear_row(x: Any, w: Any, b: Any) -> Any:
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
-    fits = weight.ndim in (1, 2) and input.ndim > 0 and input.shape[-1] == weight.shape[-1]
+    given, shape = tuple(input.shape), tuple(weight.shape)
+    fits = len(shape) in (1, 2) and given != () and given[-1] == shape[-1]
     require(fits, "linear", "input's last axis must match weight's", input=input, weight=weight)
     check_same_dtype("linear", input=input, weight=weight, bias=bias)
-    fits = bias is None or tuple(bias.shape) == tuple(weight.shape[:-1])
+    fits = bias is None or tuple(bias.shape) == shape[:-1]
     require(fits, "linear", "bias must be (O,)", bias=bias, weight=weight)
-    if weight.ndim == 2 and math.prod(input.shape[:-1]) == 1 and weight.dtype.char in "fd":
+    if len(shape) == 2 and math.prod(given) == shape[1] and weight.dtype.char in "fd":
         return linear_row(input, weight, bias)
-    y = matmul(input, transpose(weight, 0, 1) if weight.ndim == 2 else weight)
+    y = matmul(input, transpose(weight, 0, 1) if len(shape) == 2 else weight)
     return y if bias is None else pw.add(y, bias)
 
 

@@ -184,9 +184,9 @@ def _four(x: Array) -> Array:
     size = x.itemsize
     *_, step, last = x.strides
     rows = (x.shape[-1] == 1 or last == size) and (x.shape[-2] == 1 or step >= x.shape[-1] * size)
-    if not rows or any(s % size for s in x.strides):
+    if not rows or [s for s in x.strides if s % size]:
         x = contiguous(x)
-    return _leading(x)
+    return x if x.ndim == 4 else _leading(x)
 
 
 def _leading(x: Array) -> Array:
@@ -208,8 +208,8 @@ def _strides(*arrays: Array) -> list[int]:
     """Batch, head and row strides in elements; the last is also BLAS's leading dimension."""
     made = []
     for x in arrays:
-        b, h, t, _ = (s // x.itemsize for s in x.strides)
-        made += [b, h, max(t, x.shape[3], 1)]
+        (b, h, t, _), size = x.strides, x.itemsize
+        made += [b // size, h // size, max(t // size, x.shape[3], 1)]
     return made
 
 
