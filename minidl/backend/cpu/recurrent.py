@@ -11,6 +11,7 @@ import numpy as np
 
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch
+from minidl.backend.cpu.linalg import row_times
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
@@ -119,6 +120,9 @@ def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe, out: Array) -> None:
     bias = contiguous(sum(biases[1:], biases[0])) if biases else None
     rows = x.shape[0] * x.shape[1]
     made = out.reshape(rows, out.shape[2])[:, : len(w)]
+    if rows == 1 and w.shape[1]:
+        row_times(contiguous(x), contiguous(w), bias, made)
+        return
     _product(made, contiguous(x).reshape(rows, x.shape[2]), contiguous(w), tb=1, bias=bias)
 
 
