@@ -15,7 +15,7 @@ from typing import Any
 
 from minidl.backend.cpu import blas, cache, maths
 
-FORMAT = 3  # part of every cache key: raise it when the way kernels are built changes
+FORMAT = 4  # part of every cache key: raise it when the way kernels are built changes
 lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release,

@@ -1,4 +1,4 @@
-"""Convolution on channels-last arrays: panel im2col + GEMM, 1x1 as a GEMM, depthwise directly.
+"""Convolution on channels-last arrays: Winograd's for 3x3, panel im2col + GEMM, 1x1 as a GEMM.
 
 A panel of output positions (64-256 rows of R·S·C numbers) is gathered into a scratch buffer that
 stays in L2 and multiplied there by the weights. Weights are (K, R, S, C/groups) in memory. The
@@ -8,6 +8,9 @@ the weight gradient keeps one partial sum per fixed range of positions.
 
 from collections import namedtuple
 
+import numpy as np
+
+from minidl.backend.cpu import winograd
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.reduce import add_partials
@@ -16,6 +19,7 @@ from minidl.backend.cpu.reduce import add_partials
 Geometry = namedtuple("Geometry", "h w c oh ow k r s sh sw ph pw dh dw groups")
 Pair = tuple[int, int]
 _SIZES = " ".join(["int"] * len(Geometry._fields))
+_LEAST = 8  # channels on either side from which Winograd's algorithm gains
 _PANEL = 1 << 17  # numbers in a panel: 512 KiB of float32, half of a core's L2
 
 
@@ -25,36 +29,35 @@ def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
 
 
 @device
-def _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):
-    """Rows lo..hi of the im2col matrix (positions, r·s·cg), channels c0..c0+cg, into p."""
-    row = r * s * cg
+def _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg, back):
+    """Rows lo..hi of the im2col matrix (positions, r·s·cg), channels c0..c0+cg, and the panel p.
+
+    The panel is filled from the image x, or (back: the adjoint) added into it.
+    """
     for t in range(lo, hi):
         n = t // (oh * ow)
         u = t - n * oh * ow
         i = u // ow
         j = u - i * ow
-        q = (t - lo) * row
         for a in range(r):
             y = i * sh - ph + a * dh
             x0 = j * sw - pw
-            if y < 0 or y >= h:
-                for e in range(s * cg):
-                    p[q + e] = R(0)
-            elif dw == 1 and cg == c and x0 >= 0 and x0 + s <= w:
-                base = ((n * h + y) * w + x0) * c
-                for e in range(s * c):
-                    p[q + e] = x[base + e]
-            else:
-                for b in range(s):
-                    xx = x0 + b * dw
-                    base = ((n * h + y) * w + xx) * c + c0
-                    if xx < 0 or xx >= w:
-                        for e in range(cg):
-                            p[q + b * cg + e] = R(0)
-                    else:
-                        for e in range(cg):
-                            p[q + b * cg + e] = x[base + e]
-            q += s * cg
+            whole = dw == 1 and cg == c and x0 >= 0 and x0 + s <= w  # the taps lie side by side
+            taps, size = (1, s * c) if whole else (s, cg)
+            for b in range(taps):
+                xx = x0 + b * dw
+                q = at(p, (((t - lo) * r + a) * s + b) * cg)
+                v = at(x, ((n * h + y) * w + xx) * c + c0)
+                if y < 0 or y >= h or xx < 0 or xx >= w:
+                    if not back:
+                        for e in range(size):
+                            q[e] = R(0)
+                elif back:
+                    for e in range(size):
+                        v[e] += q[e]
+                else:
+                    for e in range(size):
+                        q[e] = v[e]
 
 
 @kernel("R* R* R* R* R* int int " + _SIZES)
@@ -75,36 +78,8 @@ def _forward(lo, hi, slot, x, wt, bias, y, panel, biased, block,
             gemm(0, 1, hi - lo, kg, row, R(1), at(x, lo * c + g * cg), c, weights, row,
                  R(1), out, k)  # fmt: skip
         else:
-            _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg)
+            _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg, False)
             gemm(0, 1, hi - lo, kg, row, R(1), p, row, weights, row, R(1), out, k)
-
-
-@device
-def _scatter(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):
-    """Add rows lo..hi of the im2col matrix back into x (the adjoint of _gather)."""
-    row = r * s * cg
-    for t in range(lo, hi):
-        n = t // (oh * ow)
-        u = t - n * oh * ow
-        i = u // ow
-        j = u - i * ow
-        q = (t - lo) * row
-        for a in range(r):
-            y = i * sh - ph + a * dh
-            x0 = j * sw - pw
-            if y >= 0 and y < h:
-                if dw == 1 and cg == c and x0 >= 0 and x0 + s <= w:
-                    base = ((n * h + y) * w + x0) * c
-                    for e in range(s * c):
-                        x[base + e] += p[q + e]
-                else:
-                    for b in range(s):
-                        xx = x0 + b * dw
-                        if xx >= 0 and xx < w:
-                            base = ((n * h + y) * w + xx) * c + c0
-                            for e in range(cg):
-                                x[base + e] += p[q + b * cg + e]
-            q += s * cg
 
 
 @kernel("R* R* R* R* int " + _SIZES)
@@ -122,7 +97,7 @@ def _input_grad(lo, hi, slot, g, wt, x, panel, block,
         for q in range(groups):
             gemm(0, 0, end - start, row, kg, R(1), at(g, start * k + q * kg), k,
                  at(wt, q * kg * row), row, R(0), p, row)  # fmt: skip
-            _scatter(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, q * cg, cg)
+            _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, q * cg, cg, True)
         start = end
 
 
@@ -148,8 +123,8 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
                     gemm(1, 0, kg, row, end - start, R(1), rows, k, at(x, start * c + q * cg), c,
                          R(1), to, row)  # fmt: skip
                 else:
-                    _gather(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
-                            q * cg, cg)  # fmt: skip
+                    _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
+                          q * cg, cg, False)  # fmt: skip
                     gemm(1, 0, kg, row, end - start, R(1), rows, k, p, row, R(1), to, row)
             start = end
 
@@ -240,6 +215,13 @@ def _plan(
     return Geometry(h, w, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups), row, block
 
 
+def _is_winograd(v: Geometry, n: int, dtype: np.dtype) -> bool:
+    """Whether Winograd's algorithm serves: float32, 3x3, stride 1, and channels enough to gain."""
+    dense = v[7:11] == (3, 3, 1, 1) and v[13:] == (1, 1, 1)
+    return (dense and dtype == np.float32 and min(v.c, v.k) >= _LEAST and n > 0
+            and max(v.ph, v.pw) <= 2)  # fmt: skip
+
+
 def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
@@ -259,6 +241,9 @@ def conv2d(
     n = x.shape[0]
     y = empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
     xs, ys = nhwc(x), nhwc(y)
+    if _is_winograd(v, n, x.dtype):
+        winograd.conv(xs, w, b, ys, padding)
+        return y
     args = (xs, _weights(w, v), xs if b is None else contiguous(b), ys)
     if _is_depthwise(v):
         launch(_depthwise, n * v.oh, 4, *args, b is not None, *v)
@@ -275,6 +260,9 @@ def conv2d_input_grad(
     v, row, block = _plan(x_shape, w.shape, stride, padding, dilation, groups, 64)
     n = x_shape[0]
     x = empty_nchw(n, v.c, v.h, v.w, g.dtype)
+    if _is_winograd(v, n, x.dtype):
+        winograd.input_grad(nhwc(g), w, nhwc(x), padding)
+        return x
     args = (nhwc(g), _weights(w, v), nhwc(x))
     if _is_depthwise(v):
         launch(_depthwise_input_grad, n * v.h, 4, *args, *v)
@@ -290,6 +278,8 @@ def conv2d_weight_grad(
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
     v, row, block = _plan(x.shape, w_shape, stride, padding, dilation, groups, 128)
     xs, gs = nhwc(x), nhwc(g)
+    if _is_winograd(v, len(x), x.dtype):
+        return winograd.weight_grad(gs, xs, padding)
     total, count, shape = len(x) * v.oh, 32, [v.r, v.s, v.c]
     if not _is_depthwise(v):  # partial sums: at most 8 MiB, at least 4
         total, shape = total * v.ow, [v.k, v.r, v.s, v.c // groups]

@@ -33,13 +33,18 @@ def unoptimised(dispatcher: Any, signature: Any) -> tuple[str, str]:
     return compiled.library.get_llvm_str(), compiled.fndesc.mangled_name
 
 
-def with_entry(text: str, name: str, kinds: list[str], real: str, entry: str, alias: bool) -> str:
-    """Append the C entry that reads the table; mark pointers as not overlapping unless alias."""
-    head = re.search(rf'define[^\n]*@"?{re.escape(name)}"?\(([^\n]*)\)[^\n]*\{{', text)
-    assert head, name
-    if not alias:
-        line = re.sub(r"\bptr (%arg\.)", r"ptr noalias \1", head.group(0))
-        text = text.replace(head.group(0), line)
+def without_overlap(text: str, names: list[str]) -> str:
+    """Mark the pointers given to functions (regular expressions) as not overlapping."""
+    for name in names:
+        heads = re.findall(rf"define[^\n]*{name}[^\n]*\n", text)
+        assert heads, name
+        for head in heads:
+            text = text.replace(head, re.sub(r"\bptr (%arg\.)", r"ptr noalias \1", head))
+    return text
+
+
+def with_entry(text: str, name: str, kinds: list[str], real: str, entry: str) -> str:
+    """Append the C entry that reads the table and calls the function `name`."""
     text = re.sub(r"\bnoinline\b", "nounwind", text)
     body, args = [], []
     for i, kind in enumerate(kinds):
