@@ -217,9 +217,9 @@ def _plan(
 
 def _is_winograd(v: Geometry, n: int, dtype: np.dtype) -> bool:
     """Whether Winograd's algorithm serves: float32, 3x3, stride 1, and channels enough to gain."""
-    dense = v[7:11] == (3, 3, 1, 1) and v[13:] == (1, 1, 1)
-    return (dense and dtype == np.float32 and min(v.c, v.k) >= _LEAST and n > 0
-            and max(v.ph, v.pw) <= 2)  # fmt: skip
+    plain = (v.r, v.s, v.sh, v.sw, v.dh, v.dw, v.groups) == (3, 3, 1, 1, 1, 1, 1)
+    wide = min(v.c, v.k) >= _LEAST and max(v.ph, v.pw) <= 2
+    return plain and wide and dtype == np.float32 and n > 0
 
 
 def _is_depthwise(v: Geometry) -> bool:

@@ -2,11 +2,14 @@
 
 y = A^T [sum_c (G w G^T) * (B^T x B)] A for every 4x4 tile of outputs (Lavin and Gray 2016): 36
 products stand for 144. The six points are 0, 3/4, -3/4, 3/2, -3/2 and infinity: all factors of A
-and B are exact in float32, and the error is half that of the usual 0, 1, -1, 2, -2. A block of
-tiles is transformed, multiplied by 36 small GEMMs and transformed back without leaving a core's
-cache. The input gradient is the same convolution with turned weights; the weight gradient
-multiplies tiles of x by tiles of g and sums over blocks in fixed order. Images have any size: what
-lies beyond their edges reads as zeros and is not written.
+and B are exact in float32, and the error is half that of the usual 0, 1, -1, 2, -2.
+
+Where there are many tiles, each thread transforms a block of them, multiplies it by 36 small GEMMs
+and transforms it back in its own cache. Where there are few (and so, in a usual network, many
+channels), the three stages follow each other, and the 36 products are shared out instead. The input
+gradient is the same convolution with turned weights; the weight gradient multiplies tiles of x by
+tiles of g, some hundred at a time, so that they stay in cache. Images have any size: what lies
+beyond their edges reads as zeros and is not written.
 """
 
 from typing import NamedTuple
@@ -20,9 +23,10 @@ _P, _Q = 0.75, 1.5  # the finite points beside 0, with either sign
 _P2, _Q2 = _P * _P, _Q * _Q
 _P3, _Q3 = _P2 * _P, _Q2 * _Q
 _SUM, _PRODUCT = _P2 + _Q2, _P2 * _Q2
-_BLOCK = 64  # tiles that are transformed and multiplied together
-_PARTS = 1 << 22  # numbers of the weight gradient's partial sums …
-_LEAST = 4  # … of which there are so many at least
+_BLOCK = 64  # tiles that a thread transforms and multiplies together
+_FEW = 512  # tiles up to which the stages follow each other
+_SHARE = 8  # tiles, or filters, a chunk of a stage
+_SPAN = 128  # tiles at least whose products the weight gradient adds at a time
 Pair = tuple[int, int]
 
 
@@ -114,10 +118,12 @@ def _row(x, zero, inside, y, h, base, step):
 
 
 @device
-def _to_points(x, v, half, zero, lo, hi, h, w, c, th, tw, top, left, gradient):
-    """v (36, hi - lo, c): tiles lo..hi of an input, or of a gradient of outputs, at the points."""
+def _to_points(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, top, left, gradient):
+    """Tiles lo..hi of an input, or of a gradient of outputs, at the points.
+
+    v (36, count, c) has room for the tiles from `first` on.
+    """
     size = 4 if gradient else 6
-    count = (hi - lo) * c
     for t in range(lo, hi):
         n = t // (th * tw)
         i = t // tw - n * th
@@ -139,7 +145,7 @@ def _to_points(x, v, half, zero, lo, hi, h, w, c, th, tw, top, left, gradient):
                 _input_points(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
         for a in range(6):
             d0, d1, d2, d3, d4, d5 = _six(at(half, a * 6 * c), c)
-            o0, o1, o2, o3, o4, o5 = _six(at(v, a * 6 * count + (t - lo) * c), count)
+            o0, o1, o2, o3, o4, o5 = _six(at(v, (a * 6 * count + t - first) * c), count * c)
             if gradient:
                 _output_points(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
             else:
@@ -147,12 +153,12 @@ def _to_points(x, v, half, zero, lo, hi, h, w, c, th, tw, top, left, gradient):
 
 
 @device
-def _to_outputs(m, y, half, bias, zero, dump, lo, hi, oh, ow, k, th, tw):
-    """Tiles lo..hi of y from m (36, hi - lo, k); what lies beyond y's edges goes to dump."""
-    count = (hi - lo) * k
+def _to_outputs(m, y, half, bias, zero, lo, hi, first, count, oh, ow, k, th, tw):
+    """Tiles lo..hi of y from m (36, count, k), which begins with the tile `first`."""
+    beyond = at(half, 36 * k)  # what lies beyond y's edges is written here
     for t in range(lo, hi):
         for q in range(6):
-            m0, m1, m2, m3, m4, m5 = _six(at(m, q * count + (t - lo) * k), 6 * count)
+            m0, m1, m2, m3, m4, m5 = _six(at(m, (q * count + t - first) * k), 6 * count * k)
             y0, y1, y2, y3, _, _ = _six(at(half, q * k), 6 * k)
             _outputs(m0, m1, m2, m3, m4, m5, zero, y0, y1, y2, y3, k)
         n = t // (th * tw)
@@ -161,9 +167,9 @@ def _to_outputs(m, y, half, bias, zero, dump, lo, hi, oh, ow, k, th, tw):
             m0, m1, m2, m3, m4, m5 = _six(at(half, a * 6 * k), k)
             row, left = ((n * oh + i * 4 + a) * ow + j * 4) * k, ow - j * 4
             y0 = at(y, row)
-            y1 = at(y, row + k) if left > 1 else dump
-            y2 = at(y, row + 2 * k) if left > 2 else at(dump, k)
-            y3 = at(y, row + 3 * k) if left > 3 else at(dump, 2 * k)
+            y1 = at(y, row + k) if left > 1 else beyond
+            y2 = at(y, row + 2 * k) if left > 2 else at(beyond, k)
+            y3 = at(y, row + 3 * k) if left > 3 else at(beyond, 2 * k)
             _outputs(m0, m1, m2, m3, m4, m5, bias, y0, y1, y2, y3, k)
 
 
@@ -174,14 +180,11 @@ def _weights_to_points(lo, hi, slot, g, w, u, k, c):
         gemm(0, 1, 36, c, 9, R(1), g, 9, at(w, i * c * 9), 9, R(0), at(u, i * c), k * c)
 
 
-@kernel("R* R* R* int int int")
-def _weights_from_points(lo, hi, slot, g, part, w, parts, k, c):
-    """w (k, c, 9) = g (36, 9) times the sum of part (parts, 36, k, c), for filters lo..hi."""
+@kernel("R* R* R* int int")
+def _weights_from_points(lo, hi, slot, g, m, w, k, c):
+    """w (k, c, 9) = g (36, 9) m (36, k, c), for filters lo..hi."""
     for i in range(lo, hi):
-        for p in range(parts):
-            m = at(part, (p * 36 * k + i) * c)
-            beta = R(1) if p else R(0)
-            gemm(1, 0, c, 9, 36, R(1), m, k * c, g, 9, beta, at(w, i * c * 9), 9)
+        gemm(1, 0, c, 9, 36, R(1), at(m, i * c), k * c, g, 9, R(0), at(w, i * c * 9), 9)
 
 
 @kernel("R* R* R* R* R* R* int int " + _SIZES)
@@ -192,54 +195,74 @@ def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, turned,
     half = at(scratch, slot * size)
     v = at(half, 40 * max(c, k))
     m = at(v, 36 * _BLOCK * c)
-    _to_points(x, v, half, zero, lo, hi, h, w, c, th, tw, ph, pw, False)
+    _to_points(x, v, half, zero, lo, hi, lo, n, h, w, c, th, tw, ph, pw, False)
     for e in range(36):
         gemm(0, 0 if turned else 1, n, k, c, R(1), at(v, e * n * c), c, at(u, e * k * c),
              k if turned else c, R(0), at(m, e * n * k), k)  # fmt: skip
-    _to_outputs(m, y, half, bias, zero, at(half, 36 * k), lo, hi, oh, ow, k, th, tw)
+    _to_outputs(m, y, half, bias, zero, lo, hi, lo, n, oh, ow, k, th, tw)
 
 
-@kernel("R* R* R* R* R* int int int " + _SIZES)
-def _weight_products(lo, hi, slot, x, g, zero, part, scratch, size, span, total,
-                     h, w, c, oh, ow, k, th, tw, ph, pw):  # fmt: skip
-    """part[i] (36, k, c) = sum of g's tiles times x's at the points over the i-th span of tiles."""
+@kernel("R* R* R* R* int int int int int int int int int int int")
+def _stage_points(lo, hi, slot, x, v, zero, scratch, first, count, h, w, c, th, tw, ph, pw, size,
+                  gradient):  # fmt: skip
+    """The first stage: v (36, count, c) = the tiles of x from `first` on, at the points."""
     half = at(scratch, slot * size)
-    v = at(half, 40 * max(c, k))
-    z = at(v, 36 * _BLOCK * c)
-    for i in range(lo, hi):
-        start, stop = i * span, min(i * span + span, total)
-        while start < stop:
-            end = min(start + _BLOCK, stop)
-            n = end - start
-            _to_points(x, v, half, zero, start, end, h, w, c, th, tw, ph, pw, False)
-            _to_points(g, z, half, zero, start, end, oh, ow, k, th, tw, 0, 0, True)
-            beta = R(0) if start == i * span else R(1)
-            for e in range(36):
-                gemm(1, 0, k, c, n, R(1), at(z, e * n * k), k, at(v, e * n * c), c, beta,
-                     at(part, (i * 36 + e) * k * c), c)  # fmt: skip
-            start = end
+    lo, hi = lo + first, hi + first
+    _to_points(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, ph, pw, gradient)
+
+
+@kernel("R* R* R* int int int int int R")
+def _stage_products(lo, hi, slot, a, b, y, ta, tb, m, n, k, beta):
+    """The second stage: y[e] (m, n) = op(a[e]) op(b[e]) + beta y[e], a sum over k, at points e."""
+    for e in range(lo, hi):
+        gemm(ta, tb, m, n, k, R(1), at(a, e * m * k), m if ta else k, at(b, e * k * n),
+             k if tb else n, beta, at(y, e * m * n), n)  # fmt: skip
+
+
+@kernel("R* R* R* R* R* int int int int int int int")
+def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, count, oh, ow, k, th, tw, size):
+    """The third stage: y (N, oh, ow, k) from m (36, count, k)."""
+    _to_outputs(m, y, at(scratch, slot * size), bias, zero, lo, hi, 0, count, oh, ow, k, th, tw)
 
 
 # ---- launchers -----------------------------------------------------------------------------------
 
 
-def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int, int]:
-    """Sizes of y (N, OH, OW, K) = x (N, H, W, C) * w, tiles in all, numbers of scratch memory."""
-    (n, h, w, c), (_, oh, ow, k) = x.shape, y.shape
-    th, tw = -(-oh // 4), -(-ow // 4)
-    size = 40 * max(c, k) + 36 * _BLOCK * (c + k)
-    return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw, size
-
-
 def _run(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool) -> None:
     """y (N, OH, OW, k) = x (N, H, W, c) * w, whose first axis is x's where it is turned."""
-    v, tiles, size = _sizes(x, y, padding)
+    v, tiles, half = _sizes(x, y, padding)
     u = empty((36, *w.shape[:2]), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
-    launch(_weights_to_points, len(w), 8, g, contiguous(w), u, *w.shape[:2])
+    launch(_weights_to_points, len(w), _SHARE, g, contiguous(w), u, *w.shape[:2])
     zero = np.zeros(max(v.c, v.k), x.dtype)
-    args = (x, u, zero if bias is None else contiguous(bias), zero, y)
-    launch(_convolve, tiles, _BLOCK, *args, Scratch(size), size, turned, *v)
+    shift = zero if bias is None else contiguous(bias)
+    if tiles > _FEW:
+        size = half + 36 * _BLOCK * (v.c + v.k)
+        launch(_convolve, tiles, _BLOCK, x, u, shift, zero, y, Scratch(size), size, turned, *v)
+        return
+    points = _points(x, v, zero, half, 0, tiles, False)
+    m = empty((36, tiles, v.k), x.dtype)
+    launch(_stage_products, 36, 1, points, u, m, False, not turned, tiles, v.k, v.c, 0.0)
+    args = (tiles, v.oh, v.ow, v.k, v.th, v.tw, half)
+    launch(_stage_outputs, tiles, _SHARE, m, y, shift, zero, Scratch(half), *args)
+
+
+def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int, int]:
+    """Sizes of y (N, OH, OW, K) = x (N, H, W, C) * w, tiles, numbers of a half-done tile."""
+    (n, h, w, c), (_, oh, ow, k) = x.shape, y.shape
+    th, tw = -(-oh // 4), -(-ow // 4)
+    return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw, 40 * max(c, k)
+
+
+def _points(
+    x: Array, v: Sizes, zero: Array, half: int, first: int, count: int, gradient: bool
+) -> Array:
+    """(36, count, C): tiles of x (an input, or a gradient of outputs) from `first` on."""
+    sizes = (v.oh, v.ow, v.k, v.th, v.tw, 0, 0) if gradient else (*v[:3], *v[6:])
+    made = empty((36, count, x.shape[3]), x.dtype)
+    args = (x, made, zero, Scratch(half), first, count, *sizes, half, gradient)
+    launch(_stage_points, count, _SHARE, *args)
+    return made
 
 
 def conv(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair) -> None:
@@ -254,11 +277,14 @@ def input_grad(g: Array, w: Array, x: Array, padding: Pair) -> None:
 
 def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
     """The adjoint of `conv` in w (K, C, 3, 3), at g (N, OH, OW, K)."""
-    v, tiles, size = _sizes(x, g, padding)
-    span = -(-tiles // max(_LEAST, min(32, _PARTS // (36 * v.k * v.c))))
-    part = empty((-(-tiles // span), 36, v.k, v.c), x.dtype)
+    v, tiles, half = _sizes(x, g, padding)
+    m = empty((36, v.k, v.c), x.dtype)
     zero = np.zeros(max(v.c, v.k), x.dtype)
-    launch(_weight_products, len(part), 1, x, g, zero, part, Scratch(size), size, span, tiles, *v)
+    span = max(_SPAN, 4 * v.k * v.c // (v.k + v.c))  # so that m is read and written seldom enough
+    for first in range(0, tiles, span):
+        n = min(span, tiles - first)
+        xs, gs = (_points(a, v, zero, half, first, n, a is g) for a in (x, g))
+        launch(_stage_products, 36, 1, gs, xs, m, True, False, v.k, v.c, n, float(first > 0))
     w = empty((v.k, v.c, 3, 3), x.dtype)
-    launch(_weights_from_points, v.k, 8, _G, part, w, len(part), v.k, v.c)
+    launch(_weights_from_points, v.k, _SHARE, _G, m, w, v.k, v.c)
     return w
