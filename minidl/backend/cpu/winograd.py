@@ -26,7 +26,7 @@ _SUM, _PRODUCT = _P2 + _Q2, _P2 * _Q2
 _BLOCK = 64  # tiles that a thread transforms and multiplies together
 _FEW = 512  # tiles up to which the stages follow each other
 _SHARE = 8  # tiles, or filters, a chunk of a stage
-_SPAN = 128  # tiles at least whose products the weight gradient adds at a time
+_SPAN = 1 << 19  # numbers of tiles whose products the weight gradient adds at a time: 2 MiB …
 Pair = tuple[int, int]
 
 
@@ -280,7 +280,8 @@ def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
     v, tiles, half = _sizes(x, g, padding)
     m = empty((36, v.k, v.c), x.dtype)
     zero = np.zeros(max(v.c, v.k), x.dtype)
-    span = max(_SPAN, 4 * v.k * v.c // (v.k + v.c))  # so that m is read and written seldom enough
+    # … or more, so that m is not read and written too often.
+    span = max(_SPAN // (36 * (v.c + v.k)), 4 * v.k * v.c // (v.k + v.c))
     for first in range(0, tiles, span):
         n = min(span, tiles - first)
         xs, gs = (_points(a, v, zero, half, first, n, a is g) for a in (x, g))
