@@ -178,12 +178,15 @@ def fold(g, size, kernel, stride, padding, dilation, out):
 # ---- normalisation -------------------------------------------------------------------------------
 
 
-def batch_norm(x, w, b, eps):
-    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C."""
+def batch_norm(x, w, b, more, eps, relu):
+    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C.
+
+    y is relu(normalised x + more) where more (like x) is given and relu is set.
+    """
 
 
-def batch_norm_grad(g, x, w, mean, var, eps):
-    """Gradients of batch_norm's x, w and b."""
+def batch_norm_grad(g, x, w, mean, var, y, eps):
+    """Gradients of batch_norm's x, w, b and more; y: its result where it ended in a relu."""
 
 
 def group_norm(x, w, b, groups, eps):
