@@ -1,7 +1,5 @@
 """Multi-head attention (arXiv 1706.03762) with PyTorch's parameters and masks."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

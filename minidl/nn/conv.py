@@ -1,7 +1,5 @@
 """Convolutions; weights are (out, in / groups, *kernel), transposed ones (in, out / groups, …)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Fields: modules declared by their annotated settings, as dataclasses are."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform

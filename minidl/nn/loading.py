@@ -1,7 +1,5 @@
 """Copying loaded state into a module's tensors, with one error that names everything wrong."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from minidl.autograd import Tensor, no_grad

@@ -1,7 +1,5 @@
 """Recurrent layers: RNN, LSTM, GRU over sequences, padded or packed, and their single steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar

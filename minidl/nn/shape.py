@@ -1,7 +1,5 @@
 """Identity, Flatten, the dropouts and the pads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl import functional as F

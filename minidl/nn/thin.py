@@ -1,7 +1,5 @@
 """Modules that only hold a function's keyword arguments: activations, losses, pools, resampling."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from types import new_class
 from typing import Any

@@ -1,7 +1,5 @@
 """Transformer encoder and decoder layers and stacks, with PyTorch's parameter names."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """What a model says of a set of labelled images, and everything that is counted on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

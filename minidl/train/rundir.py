@@ -1,7 +1,5 @@
 """The folder of a run: configuration, metrics, checkpoint, result, each written whole or not."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Clipping gradients, and all parameters as one vector."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Pruning by masks: name_orig is trained, name_mask kept, and their product used as the weight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np
