@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -304,6 +305,17 @@ class Module:
             return f"{name}({extra})"
         lines = [*(extra.split("\n") if extra else ()), *children]
         return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+@contextmanager
+def kept_modes(model: Module) -> Iterator[None]:
+    """Put the training modes of model and everything below it back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _indent(text: str) -> str:
