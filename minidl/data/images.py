@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, raw, stack, take, within
-from minidl.data.draws import Draws, current_or_fresh
+from minidl.data.transforms.base import Draws, current_or_fresh
 from minidl.errors import DataError, DTypeError, require
 
 Function = Callable | None

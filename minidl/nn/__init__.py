@@ -4,7 +4,10 @@
 # isort: off
 from minidl import functional
 from minidl.nn import init, utils
-from minidl.nn.attention import MultiheadAttention
+from minidl.nn.attention import (
+    MultiheadAttention, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from minidl.nn.containers import ModuleDict, ModuleList, Sequential
 from minidl.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from minidl.nn.linear import Embedding, LazyLinear, Linear, PReLU
@@ -26,7 +29,4 @@ from minidl.nn.thin import (
     MaxPool2d, Mish, MSELoss, NLLLoss, PixelShuffle, ReLU, ReLU6, SELU, Sigmoid,
     SiLU, SmoothL1Loss, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
     Threshold, Unfold, Upsample,
-)
-from minidl.nn.transformer import (
-    TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 )
