@@ -15,7 +15,7 @@ from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.norm import LayerNorm
 from minidl.nn.parameter import new_parameter, zeros
-from minidl.nn.shape import Dropout
+from minidl.nn.thin import Dropout
 from minidl.ops.join import cat
 
 Mask = Tensor | None

@@ -112,14 +112,12 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
-    array = backend_of(device).zeros(_size(size, "zeros"), dtype_of(dtype))
-    return _made(array, device, requires_grad)
+    return full(_size(size, "zeros"), 0.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
-    array = backend_of(device).full(_size(size, "ones"), 1, dtype_of(dtype))
-    return _made(array, device, requires_grad)
+    return full(_size(size, "ones"), 1.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def full(
