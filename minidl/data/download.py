@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from minidl.config import user_cache
 from minidl.errors import DataError, require
 
 FIX = "check the connection, unpack the files there by hand, or use --dataset embedded"
@@ -29,8 +30,7 @@ class Resource(NamedTuple):
 
 def cache_dir() -> Path:
     """Where downloads go: minidl/data in the user's cache folder (`XDG_CACHE_HOME`)."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "minidl" / "data"
+    return user_cache("data")
 
 
 def locate(root: str | Path | None, folder: str, names: Sequence[str],

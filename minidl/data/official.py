@@ -136,8 +136,7 @@ class CIFAR10(OfficialImages):
         rule = f"data of {path} must be uint8 rows of 3072"
         require(ok and len(data.data) > 0, "CIFAR", rule, error=DataError)
         ok = isinstance(labels, list) and all(type(y) is int for y in labels)
-        rule = f"labels of {path} must be a list of integers"
-        require(ok, "CIFAR", rule, error=DTypeError)
+        require(ok, "CIFAR", f"labels of {path} must be a list of integers", error=DTypeError)
         return data.data, check_labels(labels, len(data.data), classes, f"CIFAR: {path}")
 
 

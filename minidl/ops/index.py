@@ -32,17 +32,14 @@ def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
             rule = "must be integers or bools"
             require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
-    if not any(k is Ellipsis for k in out) and not _is_advanced(out):
+    advanced = any(hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b") for k in out)
+    if not advanced and not any(k is Ellipsis for k in out):
         out.append(Ellipsis)
     try:
         return tuple(out), np.broadcast_to(np.int8(0), x.shape)[tuple(out)].shape
     except IndexError as error:  # NumPy's complaint, worded as our own
         require(False, "index", str(error), error=RangeError, x=x)
         raise
-
-
-def _is_advanced(key: Any) -> bool:
-    return any(hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b") for k in key)
 
 
 def getitem(x: Any, key: Any) -> Any:
@@ -157,9 +154,8 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     index = np.asarray(input) if isinstance(input, (int, list)) else raw(input)
     be = backend.of(raw(weight))
     be.check_indices("embedding", index, rows)
-    fits = padding_idx is None or -rows <= padding_idx < rows
-    rule = "padding_idx must be a row of weight"
-    require(fits, "embedding", rule, padding_idx=padding_idx, weight=weight)
+    fits, rule = -rows <= (padding_idx or 0) < rows, "padding_idx must be a row of weight"
+    require(fits or padding_idx is None, "embedding", rule, padding_idx=padding_idx, weight=weight)
     skip = -1 if padding_idx is None else padding_idx % rows
     return table_rows(weight, be.cast(index, np.int64), skip=skip)
 
@@ -219,17 +215,12 @@ def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     return add_item(x, _covering("scatter_add", x, src, shape), key=key)
 
 
-def _slices(name: str, x: Any, dim: int, index: Any) -> Key:
-    """The key that takes the slices of x along dim that a vector of indices names."""
-    i, k = axis_of(dim, x.ndim, name), raw(index)
-    require(k.ndim <= 1, name, "index must be a vector", index=k)
-    backend.of(k).check_indices(name, k, x.shape[i])
-    return (slice(None),) * i + (k.reshape(-1),)
-
-
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The slices of x along dim that a vector of indices names."""
-    return pick(x, key=_slices("index_select", x, dim, index))
+    i, k = axis_of(dim, x.ndim, "index_select"), raw(index)
+    require(k.ndim <= 1, "index_select", "index must be a vector", index=k)
+    backend.of(k).check_indices("index_select", k, x.shape[i])
+    return pick(x, key=(slice(None),) * i + (k.reshape(-1),))
 
 
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
