@@ -36,13 +36,7 @@ class DataError(MinidlError, ValueError):
 
 
 def require(
-    ok: bool,
-    op: str,
-    rule: str,
-    *,
-    error: type[MinidlError] = ShapeError,
-    fix: str = "",
-    **got: Any,
+    ok: bool, op: str, rule: str, *, error: type[Exception] = ShapeError, fix: str = "", **got: Any
 ) -> None:
     """Raise `error` worded `op: rule; got name value, …` (and the fix, when known) unless `ok`."""
     if ok:

@@ -164,7 +164,10 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return self.array.flags.c_contiguous
 
 
-EXTRA: dict[str, Callable] = {
+EXTRA: dict[str, Any] = {
+    "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
+    "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),
+    "nbytes": property(lambda x: x.array.nbytes),
     "to": to,
     "cpu": lambda self: to(self, device="cpu"),
     "cuda": lambda self, device=None: to(self, device=f"cuda:{device or 0}"),
@@ -195,21 +198,6 @@ EXTRA: dict[str, Callable] = {
 }
 
 
-def attach() -> None:
-    """Give Tensor the methods and operators of the tables."""
-    for name, function in {**TABLE, **EXTRA, **inplace.METHODS}.items():
-        # an Op is an object, and only a function becomes a method
-        setattr(Tensor, name, function if hasattr(function, "__get__") else _bound(function))
-    Tensor.T = property(  # type: ignore[attr-defined]
-        lambda self: shape.permute_axes(self, axes=tuple(reversed(range(self.ndim)))),
-        doc="The axes in reverse order.",
-    )
-    Tensor.mT = property(  # type: ignore[attr-defined]
-        lambda self: shape.transpose(self, -2, -1), doc="The last two axes exchanged."
-    )
-    Tensor.nbytes = property(lambda self: self.array.nbytes)  # type: ignore[attr-defined]
-
-
 def _bound(function: Callable) -> Callable:
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
@@ -218,4 +206,6 @@ def _bound(function: Callable) -> Callable:
     return method
 
 
-attach()
+for _name, _function in {**TABLE, **EXTRA, **inplace.METHODS}.items():
+    # an Op is an object, and only a function becomes a method
+    setattr(Tensor, _name, _function if hasattr(_function, "__get__") else _bound(_function))

@@ -28,12 +28,9 @@ class Module:
     def __init__(self) -> None:
         put = super().__setattr__
         put("training", True)
-        put("_parameters", {})
-        put("_buffers", {})
-        put("_modules", {})
         put("_non_persistent", set())
-        put("_forward_hooks", {})
-        put("_forward_pre_hooks", {})
+        for name in (*_KINDS, "_forward_hooks", "_forward_pre_hooks"):
+            put(name, {})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's outputs; every subclass says how."""
