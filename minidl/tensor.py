@@ -274,3 +274,10 @@ def _rebuild(kind: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tens
 def raw(x: Any) -> Any:
     """The array of a Tensor, anything else as it is."""
     return x.array if isinstance(x, Tensor) else x
+
+
+def arrays_in(nest: Any) -> list[Any]:
+    """The raw arrays in nested tuples and lists."""
+    if isinstance(nest, (tuple, list)):
+        return [array for item in nest for array in arrays_in(item)]
+    return [raw(nest)] if hasattr(raw(nest), "nbytes") else []
