@@ -65,16 +65,15 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     given = raw(data)
-    if hasattr(given, "__array_interface__") or isinstance(given, np.generic):
-        array = np.array(given, copy=True) if copy else np.asarray(given)
+    if hasattr(given, "__array_interface__"):
+        array = np.asarray(given)
     elif hasattr(given, "__dlpack__"):
         array = np.from_dlpack(given)
-        array = array.copy() if copy else array
     else:
-        array = _from_nested(given, dtype is None)
+        array, copy = _from_nested(given, dtype is None), False
     real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
     require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
-    return array if dtype is None else array.astype(dtype_of(dtype), copy=False)
+    return array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
 
 
 def _from_nested(data: Any, narrow: bool) -> np.ndarray:
