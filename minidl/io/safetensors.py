@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor, raw
-from minidl.errors import CheckpointError, require
+from minidl.errors import CheckpointError, require, reworded
 
 _SUFFIX = ".partial"
 _DTYPES = {"BOOL": np.dtype(bool)}  # and F32, I64, … C64: the kind and the bits
@@ -51,17 +51,11 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     """Read a safetensors file: its tensors by name, and its metadata."""
     from safetensors import SafetensorError, deserialize
 
-    try:
+    with reworded(CheckpointError, f"load: cannot read {path}", OSError):
         blob = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"load: cannot read {path}: {reason}") from error
-    try:
-        entries = deserialize(blob)
-    except SafetensorError as error:
-        rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file: {error}"
-        raise CheckpointError(rule) from error
-    found = dict(entries)
+    rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file"
+    with reworded(CheckpointError, rule, SafetensorError):
+        found = dict(deserialize(blob))
     tensors = {name: _array(path, name, found[name]) for name in sorted(found)}
     return tensors, _parts(blob)[0].get("__metadata__", {})
 
@@ -115,16 +109,14 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     target = Path(path)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
-        with open(partial, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        _flush_folder(target.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"save: cannot write {target}: {reason}") from error
+        with reworded(CheckpointError, f"save: cannot write {target}", OSError):
+            with open(partial, "xb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+            _flush_folder(target.parent)
     finally:  # also on Ctrl-C; after the rename there is nothing left to remove
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
