@@ -17,7 +17,7 @@ from minidl.tape import (
     Edge, Node, Op, edge_of, enable_grad, inference_mode, is_floating, is_grad_enabled, no_grad,
     observed, observers, op, registry, set_grad_enabled, watch,
 )  # fmt: skip
-from minidl.tensor import Device, Tensor, raw
+from minidl.tensor import Device, Tensor, arrays_in, raw
 # isort: on
 
 parts: dict[str, Callable] = {}  # ops that the walk itself needs, filled in by minidl.ops
@@ -278,11 +278,8 @@ def _refuse_nan(name: str, inputs: Any, kwargs: dict, output: Any, seconds: floa
         raise GraphError(f"{name}: made the first NaN (its inputs have none)")
 
 
-def _any_nan(arrays: Any) -> bool:
-    if isinstance(arrays, (tuple, list)):
-        return any(_any_nan(a) for a in arrays)
-    array = raw(arrays)
-    return hasattr(array, "dtype") and array.dtype.kind == "f" and bool(np.isnan(array).any())
+def _any_nan(nest: Any) -> bool:
+    return any(a.dtype.kind == "f" and np.isnan(a).any() for a in arrays_in(nest))
 
 
 Tensor.backward = backward  # type: ignore[attr-defined]

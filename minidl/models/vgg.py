@@ -1,7 +1,5 @@
 """Small VGG-style networks for 32x32 images, with the variations that a course compares."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import minidl.functional as F

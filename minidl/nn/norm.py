@@ -1,7 +1,5 @@
 """Normalisation layers."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np

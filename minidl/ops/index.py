@@ -1,4 +1,4 @@
-"""Ops that pick elements: indexing, rows of tables, gather and scatter, diagonals and triangles."""
+"""Ops that pick elements: indexing, embeddings, gather and scatter, diagonals and triangles."""
 
 import math
 from typing import Any
@@ -9,8 +9,8 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, RangeError, require
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axis_of, broadcast_shapes
-from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to
+from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
+from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, unsqueeze
 
 Key = tuple[Any, ...]
 
@@ -32,17 +32,14 @@ def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
             rule = "must be integers or bools"
             require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
-    if not any(k is Ellipsis for k in out) and not _is_advanced(out):
+    advanced = any(hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b") for k in out)
+    if not advanced and not any(k is Ellipsis for k in out):
         out.append(Ellipsis)
     try:
         return tuple(out), np.broadcast_to(np.int8(0), x.shape)[tuple(out)].shape
     except IndexError as error:  # NumPy's complaint, worded as our own
         require(False, "index", str(error), error=RangeError, x=x)
         raise
-
-
-def _is_advanced(key: Any) -> bool:
-    return any(hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b") for k in key)
 
 
 def getitem(x: Any, key: Any) -> Any:
@@ -145,6 +142,35 @@ def add_rows(g: Any, index: Any, *, rows: int, skip: int = -1) -> Any:
     return backend.of(g).add_rows(g, index, rows, skip), (index,), vjp
 
 
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """Rows of weight (V, D) at the indices input (...): (..., D).
+
+    The row padding_idx (negative: from the end) gets no gradient. Raises RangeError for an index
+    outside [0, V).
+    """
+    require(weight.ndim == 2, "embedding", "weight must have 2 axes (V, D)", weight=weight)
+    check_real("embedding", weight)
+    rows = weight.shape[0]
+    index = np.asarray(input) if isinstance(input, (int, list)) else raw(input)
+    be = backend.of(raw(weight))
+    be.check_indices("embedding", index, rows)
+    fits, rule = -rows <= (padding_idx or 0) < rows, "padding_idx must be a row of weight"
+    require(fits or padding_idx is None, "embedding", rule, padding_idx=padding_idx, weight=weight)
+    skip = -1 if padding_idx is None else padding_idx % rows
+    return table_rows(weight, be.cast(index, np.int64), skip=skip)
+
+
+def one_hot(tensor: Any, num_classes: int = -1) -> Any:
+    """int64 (..., K) with a 1 at each index; -1: K is the largest index + 1, read on the host."""
+    index = raw(tensor)
+    if num_classes == -1:
+        require(index.size > 0, "one_hot", "needs num_classes when there is no index", tensor=index)
+        num_classes = int(index.max()) + 1
+    backend.of(index).check_indices("one_hot", index, num_classes)
+    y = pw.eq(unsqueeze(index, -1), np.arange(num_classes))
+    return Tensor(y.astype(np.int64))
+
+
 # ---- along an axis -------------------------------------------------------------------------------
 
 
@@ -189,17 +215,12 @@ def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     return add_item(x, _covering("scatter_add", x, src, shape), key=key)
 
 
-def _slices(name: str, x: Any, dim: int, index: Any) -> Key:
-    """The key that takes the slices of x along dim that a vector of indices names."""
-    i, k = axis_of(dim, x.ndim, name), raw(index)
-    require(k.ndim <= 1, name, "index must be a vector", index=k)
-    backend.of(k).check_indices(name, k, x.shape[i])
-    return (slice(None),) * i + (k.reshape(-1),)
-
-
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The slices of x along dim that a vector of indices names."""
-    return pick(x, key=_slices("index_select", x, dim, index))
+    i, k = axis_of(dim, x.ndim, "index_select"), raw(index)
+    require(k.ndim <= 1, "index_select", "index must be a vector", index=k)
+    backend.of(k).check_indices("index_select", k, x.shape[i])
+    return pick(x, key=(slice(None),) * i + (k.reshape(-1),))
 
 
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:

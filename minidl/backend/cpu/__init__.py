@@ -1,4 +1,4 @@
-"""The CPU backend: the functions of `minidl.backend.contract`, on NumPy arrays."""
+"""The CPU backend: the functions that every backend has, with these arguments, on NumPy arrays."""
 
 # isort: off
 from minidl.backend.cpu.attention import attend, attend_grad
