@@ -12,7 +12,6 @@ from minidl.models import (
     CharRNN,
     ConvMixer,
     ConvNeXt,
-    SpeedrunNet,
     ViT,
     cifar_resnet,
     resnet18,
@@ -20,6 +19,7 @@ from minidl.models import (
     resnet50,
     vgg3,
 )
+from projects.convnet.speedrun import SpeedrunNet
 
 # Counts of torchvision's ResNets, of the papers' networks, and of the same layers in PyTorch.
 COUNTS = [
