@@ -5,6 +5,7 @@
 Each line: median (p20 - p80), FLOPs or bytes a second, share of the roofline measured in this run,
 peak memory of the steps, and how many times as long PyTorch takes in the fastest of its settings:
 default, malloc tuned and, for images, channels_last. Both use MINIDL_NUM_THREADS threads.
+Needs Linux (the peak memory is VmHWM).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Array = np.ndarray
@@ -76,25 +78,33 @@ def sigmoid(x: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def lstm(x: Array, weights: list[Array], g: Array) -> tuple[Array, Array, list[Array]]:
-    """One layer from zero states: x (T, B, I), weights (ih, hh, bias ih, bias hh), cotangent g.
+def lstm(x: Array, weights: Sequence[Array]) -> tuple[Array, ...]:
+    """One layer from zero states: x (T, B, I), weights (ih, hh, bias ih, bias hh).
 
-    Returns y (T, B, H), dx, the weights' gradients; gates i, f, g, o.
+    Returns all h and c (T + 1, B, H) and all gates i, f, g, o (T, B, 4 H).
     """
     w_ih, w_hh, b_ih, b_hh = (w.astype(np.float64) for w in weights)
     (steps, batch, _), size = x.shape, w_hh.shape[1]
-    x = x.astype(np.float64)
-    h, c = np.zeros((steps + 1, batch, size)), np.zeros((steps + 1, batch, size))
-    gates = np.empty((steps, batch, 4 * size))
+    h, c = np.zeros((2, steps + 1, batch, size))
+    gates = x.astype(np.float64) @ w_ih.T + b_ih + b_hh
     for t in range(steps):
-        z = x[t] @ w_ih.T + h[t] @ w_hh.T + b_ih + b_hh
-        gates[t] = sigmoid(z)
-        gates[t, :, 2 * size : 3 * size] = np.tanh(z[:, 2 * size : 3 * size])
+        gates[t] += h[t] @ w_hh.T
+        cell = np.tanh(gates[t, :, 2 * size : 3 * size])
+        gates[t] = sigmoid(gates[t])
+        gates[t, :, 2 * size : 3 * size] = cell
         i, f, a, o = np.split(gates[t], 4, 1)
         c[t + 1] = f * c[t] + i * a
         h[t + 1] = o * np.tanh(c[t + 1])
-    dz, dh, dc = np.empty_like(gates), np.zeros((batch, size)), np.zeros((batch, size))
-    for t in reversed(range(steps)):
+    return h, c, gates
+
+
+def lstm_grads(
+    x: Array, weights: Sequence[Array], g: Array, h: Array, c: Array, gates: Array
+) -> tuple[Array, list[Array]]:
+    """The gradients of x and the weights for a cotangent g (T, B, H) and what `lstm` returned."""
+    w_ih, w_hh = (w.astype(np.float64) for w in weights[:2])
+    dz, dh, dc = np.empty_like(gates), 0 * h[0], 0 * c[0]
+    for t in reversed(range(len(g))):
         (i, f, a, o), bent = np.split(gates[t], 4, 1), np.tanh(c[t + 1])
         dh = dh + g[t]
         dc = dc + dh * o * (1 - bent * bent)
@@ -102,10 +112,10 @@ def lstm(x: Array, weights: list[Array], g: Array) -> tuple[Array, Array, list[A
                  dh * bent * o * (1 - o))  # fmt: skip
         dz[t] = np.concatenate(parts, 1)
         dh, dc = dz[t] @ w_hh, dc * f
-    rows = dz.reshape(-1, 4 * size)
+    rows = dz.reshape(-1, dz.shape[-1])
+    before = h[:-1].reshape(len(rows), -1)
     bias = rows.sum(0)
-    grads = [rows.T @ x.reshape(len(rows), -1), rows.T @ h[:-1].reshape(-1, size), bias, bias]
-    return h[1:], dz @ w_ih, grads
+    return dz @ w_ih, [rows.T @ x.reshape(len(rows), -1), rows.T @ before, bias, bias]
 
 
 def attention(q: Array, k: Array, v: Array, g: Array) -> dict[str, Array]:

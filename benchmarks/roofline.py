@@ -33,15 +33,15 @@ def fastest(work: Callable[[int], Any], threads: int, seconds: float) -> float:
     return best
 
 
-def product(threads: int, n: int = 1024) -> float:
+def product(threads: int, n: int = 1024, seconds: float = 1.0) -> float:
     """FLOP/s of n x n float32 products, one in each thread (a BLAS of one thread is assumed)."""
     a = np.random.default_rng(0).standard_normal((n, n), np.float32)
     out = [np.empty_like(a) for _ in range(threads)]
     np.matmul(a, a, out[0])
-    return 2 * n**3 * threads / fastest(lambda i: np.matmul(a, a, out[i]), threads, 1.0)
+    return 2 * n**3 * threads / fastest(lambda i: np.matmul(a, a, out[i]), threads, seconds)
 
 
-def memory(threads: int, size: int) -> float:
+def memory(threads: int, size: int, seconds: float = 0.4) -> float:
     """Bytes read and written each second by y = 2 x, half of a working set being x, half y."""
     count = size // 8 // threads
     x = [np.ones(count, np.float32) for _ in range(threads)]
@@ -53,7 +53,7 @@ def memory(threads: int, size: int) -> float:
             np.multiply(x[i], np.float32(2), out=y[i])
 
     work(0)
-    return 8 * count * threads * calls / fastest(work, threads, 0.4)
+    return 8 * count * threads * calls / fastest(work, threads, seconds)
 
 
 def measure(threads: int) -> dict[str, Any]:
