@@ -158,8 +158,7 @@ def run(case: Case, args: argparse.Namespace, roof: dict[str, Any]) -> dict[str,
             found = worker(library, case.name, str(args.seconds), interpreter)
             for phase, figures in found["phases"].items():
                 runs = lines[f"{case.name} {phase}"]["runs"][library]
-                shared = {key: found[key] for key in ("first_s", "peak_mb")}
-                for key, value in (figures | shared).items():
+                for key, value in (figures | found["shared"]).items():
                     runs.setdefault(key, []).append(float(f"{value:.5g}"))
     return lines
 

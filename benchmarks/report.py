@@ -2,7 +2,7 @@
 
 A report (the JSON that is saved) is its head and `lines` by "case phase": group, bar, flops, bytes,
 bound (the dearer of the two), limit_ms, and by library `runs`: lists over rounds of median, p20 and
-p80 (ms), count, first_s and peak_mb.
+p80 (ms), count, first_s, peak_mb and others (the share of the processors that others took).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 Line = dict[str, Any]
 Report = dict[str, Any]
 
+QUIET = 0.1  # share of the processors that others may take
 RATES = {"flops": "GFLOP/s", "bytes": "GB/s"}
 # name, groups, least geometric mean, least ratio
 BARS = (
@@ -68,7 +69,7 @@ def row(name: str, line: Line) -> str:
         text += f" (torch {max(line['runs']['torch']['peak_mb']):.0f})" if peer else ""
     if peer:
         text += f"  {ratio(line):5.2f}x {peer} {clock(time_of(line, peer))}"
-    return text
+    return f"{text}  !" if disturbed(line) > QUIET else text
 
 
 def counted(report: Report, groups: Iterable[str]) -> dict[str, Line]:
@@ -107,7 +108,16 @@ def summary(report: Report) -> list[str]:
         worst = max(peak, key=lambda n: peak[n])
         word = "met   " if peak[worst] <= 1 else "missed"
         out.append(f"{word} {'peak memory of steps':26} most {peak[worst]:.2f}x torch's {worst}")
+    crowded = [name for name, line in report["lines"].items() if disturbed(line) > QUIET]
+    if crowded:
+        total = len(report["lines"])
+        out.append(f"{len(crowded)} of {total} lines (!) shared the processors with other work")
     return out
+
+
+def disturbed(line: Line) -> float:
+    """The largest share of the processors that others took in any run of a line."""
+    return max(share for run in line["runs"].values() for share in run["others"])
 
 
 def band(line: Line) -> tuple[float, float]:

@@ -2,13 +2,14 @@
 
 SECONDS for each phase; `check` in their place checks the result and times nothing. Prints one line
 of JSON: for each phase median, p20, p80 (ms) and count; the build with its first calls (s); VmHWM
-(MB).
+(MB); the share of the processors that others took.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,28 @@ def peak_memory() -> float:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1000
     return math.nan
+
+
+def busy() -> tuple[int, int]:
+    """Ticks that all processors have worked so far, and that they have had (/proc/stat)."""
+    ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # without idle and waiting for a disk
+
+
+class Others:
+    """With it around work: `share` of all processors' time that other processes took."""
+
+    share = 0.0
+
+    def __enter__(self) -> Others:
+        self.before, self.own, self.wall = busy(), time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        worked, had = (now - before for now, before in zip(busy(), self.before))
+        wall = (time.perf_counter() - self.wall) * (os.cpu_count() or 1)
+        own = (time.process_time() - self.own) / wall
+        self.share = max(0.0, worked / max(had, 1) - own)
 
 
 def timed(run: Callable[[], Any], seconds: float, repeat: int = 1) -> dict[str, float]:
@@ -56,8 +79,10 @@ def measure(library: str, name: str, seconds: float) -> dict[str, Any]:
     for run in work.run.values():
         run()
     first = time.perf_counter() - start
-    phases = {phase: timed(run, seconds, case.repeat) for phase, run in work.run.items()}
-    return {"phases": phases, "first_s": first, "peak_mb": peak_memory()}
+    with Others() as others:
+        phases = {phase: timed(run, seconds, case.repeat) for phase, run in work.run.items()}
+    shared = {"first_s": first, "peak_mb": peak_memory(), "others": others.share}
+    return {"phases": phases, "shared": shared}
 
 
 def check(library: str, name: str) -> dict[str, Any]:

@@ -92,8 +92,9 @@ def answers(times, wrong=()):
             return {}
         value = times[library]
         figures = {"median": value, "p20": 0.9 * value, "p80": 1.2 * value, "count": 9}
+        shared = {"first_s": 1.0, "peak_mb": 100.0, "others": times.get("others", 0.0)}
         phases = next(c.costs for c in SMALL if c.name == case)
-        return {"phases": dict.fromkeys(phases, figures), "first_s": 1.0, "peak_mb": 100.0}
+        return {"phases": dict.fromkeys(phases, figures), "shared": shared}
 
     return run
 
@@ -170,6 +171,15 @@ def test_against_tells_what_moved(made_up, tmp_path, capsys):
     old.write_text(json.dumps(changed))
     made_up([*arguments, "--against", str(old)], {"minidl": 10.0})
     assert "not comparable: device was another" in capsys.readouterr().out
+
+
+def test_crowded_lines_are_marked(made_up, capsys):
+    """A line that shared the processors with other work says so."""
+    assert made_up(["--only", "matmul"], {"minidl": 1.0, "others": 0.3}) == 0
+    assert "2 of 2 lines (!) shared the processors" in capsys.readouterr().out
+    with worker.Others() as others:
+        sum(range(10**6))
+    assert 0 <= others.share <= 1
 
 
 def test_limits_take_the_bandwidth_of_the_working_set():
