@@ -40,7 +40,7 @@ def run_backward(
             walk.put(edge, g)
     with set_grad_enabled(create_graph):
         while walk.heap:
-            walk.visit(heapq.heappop(walk.heap), retain_graph or create_graph)
+            walk.visit(heapq.heappop(walk.heap)[1], retain_graph or create_graph)
     return walk.finish()
 
 
@@ -49,7 +49,7 @@ class _Walk:
 
     def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool) -> None:
         self.create_graph, self.inputs, self.stop = create_graph, inputs, stop
-        self.heap: list[Node] = []
+        self.heap: list[tuple[int, Node]] = []
         self.pending: dict[Node, list[Any]] = {}
         self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
         self.wanted: dict[tuple[int, int], list[int]] = {}
@@ -68,7 +68,7 @@ class _Walk:
         slots = self.pending.get(target)
         if slots is None:
             slots = self.pending[target] = [None] * (target.several or 1)
-            heapq.heappush(self.heap, target)
+            heapq.heappush(self.heap, (target.order, target))
         slots[k] = g if slots[k] is None else parts["add"](slots[k], g)
 
     def visit(self, node: Node, retain: bool) -> None:
@@ -78,13 +78,14 @@ class _Walk:
             for k, hook in node.hooks.values():
                 if slots[k] is not None:
                     slots[k] = self._hooked(hook, slots[k])
-        for k, g in enumerate(slots):
+        for k, g in enumerate(slots if self.wanted else ()):
             for i in self.wanted.get((id(node), k), ()):
                 self.found[i] = g
                 if self.stop:
                     return
-        require(node.vjp is not None, node.name, "its graph was freed by an earlier backward",
-                error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
+        if node.vjp is None:
+            require(False, node.name, "its graph was freed by an earlier backward",
+                    error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
         grads = self._grads(node, tuple(slots) if node.several else slots[0])
         for edge, x in zip(node.edges, grads, strict=True):
             if edge is not None and x is not None:

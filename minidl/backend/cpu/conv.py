@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from minidl.backend.cpu import winograd
+from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.reduce import add_partials
@@ -129,76 +129,6 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
             start = end
 
 
-@kernel("R* R* R* R* int " + _SIZES)
-def _depthwise(lo, hi, slot, x, wt, bias, y, biased,
-               h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """One filter a channel, weights (r, s, c), for output rows (n, i) lo..hi."""
-    for t in range(lo, hi):
-        n, i = t // oh, t % oh
-        for j in range(ow):
-            out = at(y, (t * ow + j) * c)
-            for e in range(c):
-                out[e] = bias[e] if biased else R(0)
-            for a in range(r):
-                yy = i * sh - ph + a * dh
-                if yy >= 0 and yy < h:
-                    for b in range(s):
-                        xx = j * sw - pw + b * dw
-                        if xx >= 0 and xx < w:
-                            v = at(x, ((n * h + yy) * w + xx) * c)
-                            f = at(wt, (a * s + b) * c)
-                            for e in range(c):
-                                out[e] += v[e] * f[e]
-
-
-@kernel("R* R* R* " + _SIZES)
-def _depthwise_input_grad(lo, hi, slot, g, wt, x,
-                          h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """The adjoint of _depthwise in x, as a gather, for input rows (n, y) lo..hi."""
-    for t in range(lo, hi):
-        n, y = t // h, t % h
-        for xx in range(w):
-            out = at(x, (t * w + xx) * c)
-            for e in range(c):
-                out[e] = R(0)
-            for a in range(r):
-                u = y + ph - a * dh
-                i = u // sh
-                if u >= 0 and i * sh == u and i < oh:
-                    for b in range(s):
-                        v = xx + pw - b * dw
-                        j = v // sw
-                        if v >= 0 and j * sw == v and j < ow:
-                            d = at(g, ((n * oh + i) * ow + j) * c)
-                            f = at(wt, (a * s + b) * c)
-                            for e in range(c):
-                                out[e] += d[e] * f[e]
-
-
-@kernel("R* R* R* int int " + _SIZES)
-def _depthwise_weight_grad(lo, hi, slot, x, g, part, span, total,
-                           h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """part[i] (r, s, c) = sum of x·g over the i-th span of output rows (n, i)."""
-    for q in range(lo, hi):
-        out = at(part, q * r * s * c)
-        for e in range(r * s * c):
-            out[e] = R(0)
-        for t in range(q * span, min(q * span + span, total)):
-            n, i = t // oh, t % oh
-            for a in range(r):
-                yy = i * sh - ph + a * dh
-                if yy >= 0 and yy < h:
-                    for b in range(s):
-                        f = at(out, (a * s + b) * c)
-                        for j in range(ow):
-                            xx = j * sw - pw + b * dw
-                            if xx >= 0 and xx < w:
-                                v = at(x, ((n * h + yy) * w + xx) * c)
-                                d = at(g, (t * ow + j) * c)
-                                for e in range(c):
-                                    f[e] += v[e] * d[e]
-
-
 # ---- launchers -----------------------------------------------------------------------------------
 
 
@@ -226,10 +156,8 @@ def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
-def _weights(w: Array, v: Geometry) -> Array:
-    """w as the kernels read it: (R, S, C) if depthwise, else (K, R, S, C/groups)."""
-    if _is_depthwise(v):
-        return contiguous(w.reshape(v.k, v.r, v.s).transpose(1, 2, 0))
+def _weights(w: Array) -> Array:
+    """w as the kernels read it: (K, R, S, C/groups)."""
     return contiguous(w.transpose(0, 2, 3, 1))
 
 
@@ -241,15 +169,13 @@ def conv2d(
     n = x.shape[0]
     y = empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
     xs, ys = nhwc(x), nhwc(y)
-    if _is_winograd(v, n, x.dtype):
-        winograd.conv(xs, w, b, ys, padding)
-        return y
-    args = (xs, _weights(w, v), xs if b is None else contiguous(b), ys)
     if _is_depthwise(v):
-        launch(_depthwise, n * v.oh, 4, *args, b is not None, *v)
+        depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
+    elif _is_winograd(v, n, x.dtype):
+        winograd.conv(xs, w, b, ys, padding)
     else:
-        panel = Scratch(block * row)
-        launch(_forward, n * v.oh * v.ow, block, *args, panel, b is not None, block, *v)
+        args = (xs, _weights(w), xs if b is None else contiguous(b), ys, Scratch(block * row))
+        launch(_forward, n * v.oh * v.ow, block, *args, b is not None, block, *v)
     return y
 
 
@@ -260,15 +186,16 @@ def conv2d_input_grad(
     v, row, block = _plan(x_shape, w.shape, stride, padding, dilation, groups, 64)
     n = x_shape[0]
     x = empty_nchw(n, v.c, v.h, v.w, g.dtype)
-    if _is_winograd(v, n, x.dtype):
-        winograd.input_grad(nhwc(g), w, nhwc(x), padding)
-        return x
-    args = (nhwc(g), _weights(w, v), nhwc(x))
     if _is_depthwise(v):
-        launch(_depthwise_input_grad, n * v.h, 4, *args, *v)
+        pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
+        turned = w[:, 0, ::-1, ::-1]
+        depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
+    elif _is_winograd(v, n, x.dtype):
+        winograd.input_grad(nhwc(g), w, nhwc(x), padding)
     else:
         images = max(1, block // max(v.oh * v.ow, 1))
-        launch(_input_grad, n, images, *args, Scratch(block * row), block, *v)
+        args = (nhwc(g), _weights(w), nhwc(x), Scratch(block * row))
+        launch(_input_grad, n, images, *args, block, *v)
     return x
 
 
@@ -278,17 +205,14 @@ def conv2d_weight_grad(
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
     v, row, block = _plan(x.shape, w_shape, stride, padding, dilation, groups, 128)
     xs, gs = nhwc(x), nhwc(g)
+    if _is_depthwise(v):
+        found = depthwise.weight_grad(xs, gs, (v.r, v.s), stride, padding, dilation)
+        return found.reshape(w_shape)
     if _is_winograd(v, len(x), x.dtype):
         return winograd.weight_grad(gs, xs, padding)
-    total, count, shape = len(x) * v.oh, 32, [v.r, v.s, v.c]
-    if not _is_depthwise(v):  # partial sums: at most 8 MiB, at least 4
-        total, shape = total * v.ow, [v.k, v.r, v.s, v.c // groups]
-        count = max(4, min(32, (1 << 21) // max(v.k * row, 1)))
-    span = max(1, -(-total // count))
-    part = empty((-(-total // span), *shape), x.dtype)
-    if _is_depthwise(v):
-        launch(_depthwise_weight_grad, len(part), 1, xs, gs, part, span, total, *v)
-        return add_partials(part).transpose(2, 0, 1).reshape(w_shape)
+    total = len(x) * v.oh * v.ow  # partial sums: at most 8 MiB, at least 4
+    span = max(1, -(-total // max(4, min(32, (1 << 21) // max(v.k * row, 1)))))
+    part = empty((-(-total // span), v.k, v.r, v.s, v.c // groups), x.dtype)
     args = (xs, gs, part, Scratch(block * row), block, span, total)
     launch(_weight_grad, len(part), 1, *args, *v)
     return add_partials(part).transpose(0, 3, 1, 2)

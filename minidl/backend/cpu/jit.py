@@ -36,7 +36,7 @@ class Placeholder:
 
 
 MATHS = ("exp", "log", "tanh", "sqrt", "erf", "expm1", "log1p", "sin", "cos")
-R, at, gemm = map(Placeholder, ("R", "at", "gemm"))
+R, at, gemm, move = map(Placeholder, ("R", "at", "gemm", "move"))
 exp, log, tanh, sqrt, erf, expm1, log1p, sin, cos = map(Placeholder, MATHS)
 
 

@@ -1,5 +1,7 @@
 """Matrix products: BLAS on one thread, called from the team's chunks of rows or columns."""
 
+import math
+
 import numpy as np
 
 from minidl.backend.cpu.jit import R, at, gemm, kernel, launch
@@ -31,8 +33,8 @@ def matmul(x: Array, y: Array) -> Array:
     """x (…, M, K) @ y (…, K, N) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]
     n = y.shape[-1]
-    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    count = int(np.prod(batch))
+    batch = () if x.ndim == y.ndim == 2 else np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    count = math.prod(batch)
     if x.dtype.itemsize == 2 and x.dtype.kind in "fV":
         return matmul(x.astype(np.float32), y.astype(np.float32)).astype(x.dtype)
     out = empty((*batch, m, n), x.dtype)

@@ -82,6 +82,21 @@ def _at(typing_context: Any, pointer: Any, offset: Any) -> Any:
     return pointer(pointer, types.int64), generate
 
 
+@intrinsic
+def _move(typing_context: Any, to: Any, of: Any, count: Any) -> Any:
+    """Copy so many elements (LLVM unrolls a short loop before it would see that it is a copy)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        size = context.get_abi_sizeof(context.get_value_type(to.dtype))
+        nbytes = builder.mul(args[2], args[2].type(size))
+        types_of = [a.type for a in (*args[:2], nbytes)]
+        copy = builder.module.declare_intrinsic("llvm.memcpy", types_of)
+        builder.call(copy, [*args[:2], nbytes, ir.IntType(1)(0)])
+        return context.get_dummy_value()
+
+    return types.void(to, of, types.int64), generate
+
+
 def _unary(symbol: str) -> Any:
     @intrinsic
     def call(typing_context: Any, x: Any) -> Any:
@@ -134,6 +149,8 @@ def meaning(name: str, real: str) -> Any:
     """What a placeholder stands for in a kernel of the given real type."""
     if name == "R":
         return np.float32 if real == "f4" else np.float64
-    if name in ("at", "gemm"):
-        return _at if name == "at" else _gemm(real)
+    if name in ("at", "move"):
+        return _at if name == "at" else _move
+    if name == "gemm":
+        return _gemm(real)
     return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))
