@@ -125,8 +125,8 @@ def argsort(x, axis, descending):
 # ---- matrix products -----------------------------------------------------------------------------
 
 
-def matmul(x, y):
-    """x (…, M, K) @ y (…, K, N) -> (…, M, N); the leading axes broadcast."""
+def matmul(x, y, bias=None):
+    """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
 
 
 # ---- convolution ---------------------------------------------------------------------------------
