@@ -145,20 +145,22 @@ class Op:
                 cell = t.shared()
                 versions[sources.index(-1 - k)] = (cell, cell.version)
         if self.view:
-            self._link(args, kwargs, made[0])
+            self._link(args, kwargs, tuple(made) if node.several else made[0])
         return tuple(made) if node.several else made[0]
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
-        """Tie a view to the tensor whose memory it shows."""
+        """Tie a view, or each of several, to the tensor whose memory it shows."""
         x = args[0]
-        if isinstance(x, Tensor) and isinstance(out, Tensor) and shares(out.array, x.array):
-            out.cell = x.shared()
-            out.parent = (x, functools.partial(_again, self, args[1:], kwargs))
-            out.seen = out.cell.rebased
+        for k, y in enumerate(out) if type(out) is tuple else ((None, out),):
+            if isinstance(x, Tensor) and isinstance(y, Tensor) and shares(y.array, x.array):
+                y.cell = x.shared()
+                y.parent = (x, functools.partial(_again, self, args[1:], kwargs, k))
+                y.seen = y.cell.rebased
 
 
-def _again(op: Op, rest: tuple, kwargs: dict, x: Any) -> Any:
-    return op(x, *rest, **kwargs)
+def _again(op: Op, rest: tuple, kwargs: dict, k: int | None, x: Any) -> Any:
+    y = op(x, *rest, **kwargs)
+    return y if k is None else y[k]
 
 
 def op(

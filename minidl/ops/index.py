@@ -72,6 +72,25 @@ def pick_grad(g: Any, *, key: Key, shape: tuple[int, ...]) -> Any:
     return y, (), lambda h, need: (pick(h, key=key),)
 
 
+@op(view=True)
+def pieces(x: Any, *, keys: tuple[Key, ...]) -> Any:
+    """x[key] for each key, ints and slices that share x out among them: views."""
+    shape, strides = x.shape, x.strides
+
+    def vjp(g: Any, need: Any) -> Any:
+        return (assembled(*g, keys=keys, shape=shape, strides=strides),)
+
+    return tuple([np.asarray(x[key]) for key in keys]), (), vjp
+
+
+@op
+def assembled(*xs: Any, keys: tuple[Key, ...], shape: tuple[int, ...], strides: Any) -> Any:
+    """An array laid out by `strides` with each of xs at its key, zeros where it is None."""
+    be = backend.of(next(x for x in xs if x is not None))
+    y = be.assemble(xs, keys, shape, strides)
+    return y, (), lambda h, need: pieces(h, keys=keys)
+
+
 @op
 def with_item(x: Any, v: Any, *, key: Key) -> Any:
     """A copy of x with x[key] replaced by v (broadcast)."""
