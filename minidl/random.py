@@ -125,10 +125,10 @@ class Generator:
         Without replacement by exponential races (Efraimidis and Spirakis 2006).
         """
         w = np.asarray(weights, np.float64)
-        ok = w.ndim == 1 and bool(np.isfinite(w).all()) and bool((w >= 0).all() and w.sum() > 0)
+        edges = np.cumsum(w)
+        ok = w.ndim == 1 and w.size > 0 and w.min() >= 0 and 0 < edges[-1] < math.inf
         require(ok, "choice", "weights must be finite, >= 0, one axis, not all 0", weights=weights)
-        if replacement:
-            edges = np.cumsum(w)
+        if replacement or n == 1:
             found = np.searchsorted(edges, self.uniform(n, np.float64) * edges[-1], side="right")
             return np.minimum(found, np.flatnonzero(w)[-1])
         rule = "without replacement n cannot exceed the number of positive weights"

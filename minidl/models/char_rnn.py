@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import nn
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, no_grad
 from minidl.errors import require
+from minidl.models.sampling import sample
+from minidl.ops.join import cat
 
 
 class CharRNN(nn.Module):
@@ -30,3 +32,15 @@ class CharRNN(nn.Module):
         """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
         y, state = self.rnn(self.embedding(x), state)
         return self.head(self.dropout(y)), state
+
+    @no_grad()
+    def generate(
+        self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0, top_k: int | None = None
+    ) -> Tensor:
+        """x (B, T) -> (B, T + max_new_tokens), sampled (greedily at temperature 0)."""
+        feed, state, text = x, None, [x]
+        for _ in range(max_new_tokens):
+            logits, state = self(feed, state)
+            feed = sample(logits[:, -1], temperature, top_k)
+            text.append(feed)
+        return cat(text, 1)

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import minidl.functional as F
-from minidl import nn
+from minidl import backend, nn
 from minidl.autograd import Tensor, no_grad
-from minidl.errors import require
-from minidl.ops.creation import multinomial
+from minidl.errors import GraphError, require
+from minidl.models.sampling import sample
 from minidl.ops.join import cat
 
-Pair = tuple[Tensor, Tensor]  # keys and values (B, heads, T, d)
-Cache = list[Pair]
+
+class Past:
+    """Room for the keys and values of up to `size` tokens, filled as they come (without grad)."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.length = size, 0
+        self.room: list[Any] = []
+
+    def append(self, *new: Tensor) -> list[Tensor]:
+        """Keep keys and values (B, heads, T, d) of the next T tokens -> those of all so far."""
+        rule = "keys and values are kept without their graph: call it under no_grad"
+        require(not any(x.requires_grad for x in new), "Past", rule, error=GraphError)
+        if not self.room:
+            b, heads, _, d = new[0].shape
+            be, shape = backend.of(new[0].array), (b, heads, self.size, d)
+            self.room = [be.empty(shape, x.dtype) for x in new]
+        start, self.length = self.length, self.length + new[0].shape[2]
+        for room, x in zip(self.room, new, strict=True):
+            room[:, :, start : self.length] = x.array
+        return [Tensor(room[:, :, : self.length]) for room in self.room]
 
 
 class Attention(nn.Module):
@@ -26,18 +45,19 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(dim, dim, bias)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
-        """x (B, T, dim), past keys and values (B, heads, P, d) -> (B, T, dim), all of them."""
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """x (B, T, dim) -> (B, T, dim)."""
         b, t, dim = x.shape
-        parts = self.c_attn(x).unflatten(-1, (3, self.heads, -1))
+        parts = self.c_attn(x).reshape(b, t, 3, self.heads, dim // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        if past is not None and past[0].shape[2]:
-            require(t == 1, "Attention", "a filled cache takes one token at a time", x=x)
-            k, v = cat([past[0], k], 2), cat([past[1], v], 2)
+        if past is not None:
+            fits = t == 1 or not past.length
+            require(fits, "Attention", "a filled cache takes one token at a time", x=x)
+            k, v = past.append(k, v)
         p = self.p if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
         y = y.transpose(1, 2).reshape(b, t, dim)
-        return self.resid_dropout(self.c_proj(y)), (k, v)
+        return self.resid_dropout(self.c_proj(y))
 
 
 class Block(nn.Module):
@@ -52,11 +72,10 @@ class Block(nn.Module):
         drop = nn.Dropout(dropout)
         self.mlp = nn.Sequential({"c_fc": wide, "gelu": nn.GELU(), "c_proj": back, "dropout": drop})
 
-    def forward(self, x: Tensor, past: Pair | None = None) -> tuple[Tensor, Pair]:
-        """x (B, T, dim) -> the same shape, and the keys and values so far."""
-        y, present = self.attn(self.ln_1(x), past)
-        x = x + y
-        return x + self.mlp(self.ln_2(x)), present
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """x (B, T, dim) -> the same shape."""
+        x = x + self.attn(self.ln_1(x), past)
+        return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
@@ -86,21 +105,24 @@ class GPT(nn.Module):
                 deep = name.endswith("c_proj.weight")
                 nn.init.normal_(param, std=0.02 / (math.sqrt(2 * n_layer) if deep else 1))
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+    def new_cache(self) -> list[Past]:
+        """An empty cache: room for block_size tokens' keys and values in every block."""
+        return [Past(self.block_size) for _ in self.transformer.h]
+
+    def forward(self, x: Tensor, cache: list[Past] | None = None) -> Tensor:
         """x (B, T) tokens -> logits (B, T, vocab_size).
 
-        A cache (a list, empty at first) is filled with keys and values; later calls then take one
-        token each and see all before it.
+        A new cache is filled with keys and values (under no_grad); later calls then take one token
+        each and see all before it.
         """
-        before = cache[0][0].shape[2] if cache else 0
+        before = cache[0].length if cache else 0
         length, fits = before + x.shape[1], before + x.shape[1] <= self.block_size
         require(fits, "GPT", f"at most block_size = {self.block_size} tokens", length=length)
         parts = self.transformer
         y = parts.drop(parts.wte(x) + parts.wpe.weight[before:length])
-        for i, block in enumerate(parts.h):
-            y, present = block(y, cache[i] if cache and i < len(cache) else None)
-            if cache is not None:
-                cache[i : i + 1] = [present]
+        pasts: Sequence[Past | None] = cache or [None] * len(parts.h)
+        for block, past in zip(parts.h, pasts, strict=True):
+            y = block(y, past)
         return self.lm_head(parts.ln_f(y))
 
     @no_grad()
@@ -111,25 +133,11 @@ class GPT(nn.Module):
 
         Where the text outgrows block_size the cache is rebuilt from its last half.
         """
-        cache: Cache = []
-        feed = x[:, -self.block_size :]
+        cache, feed, text = self.new_cache(), x[:, -self.block_size :], [x]
         for _ in range(max_new_tokens):
-            logits = self(feed, cache)[:, -1]
-            new = sample(logits, temperature, top_k)
-            x = feed = cat([x, new], 1)
-            if cache[0][0].shape[2] < self.block_size:
-                feed = new
-            else:
-                cache, feed = [], x[:, -(self.block_size // 2 + 1) :]
-        return x
-
-
-def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-    """logits (B, V) -> tokens (B, 1), the likeliest at temperature 0."""
-    if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    scaled: Any = logits / temperature
-    if top_k is not None:
-        least = scaled.topk(min(top_k, scaled.shape[-1]))[0][:, -1:]
-        scaled = scaled.masked_fill(scaled < least, -math.inf)
-    return multinomial(F.softmax(scaled, -1), 1)
+            feed = sample(self(feed, cache)[:, -1], temperature, top_k)
+            text.append(feed)
+            if cache[0].length == self.block_size:
+                cache, text = self.new_cache(), [cat(text, 1)]
+                feed = text[0][:, -(self.block_size // 2 + 1) :]
+        return cat(text, 1)

@@ -10,9 +10,9 @@ from minidl.errors import DTypeError, require
 
 def axis_of(dim: int, ndim: int, name: str) -> int:
     """dim as an axis 0..ndim-1; a 0-d tensor counts as one axis, as in PyTorch."""
-    n = max(ndim, 1)
-    ok = isinstance(dim, (int, np.integer)) and -n <= dim < n
-    require(ok, name, f"dim must be in [{-n}, {n - 1}]", dim=dim)
+    n = ndim or 1
+    if not (isinstance(dim, (int, np.integer)) and -n <= dim < n):
+        require(False, name, f"dim must be in [{-n}, {n - 1}]", dim=dim)
     return int(dim) % n
 
 
@@ -30,9 +30,9 @@ def sizes_of(shape: tuple, name: str) -> tuple[int, ...]:
     """Sizes given as f(2, 3) or f((2, 3))."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    ok = all(isinstance(n, (int, np.integer)) for n in shape)
-    require(ok, name, "sizes must be ints", sizes=shape)
-    return tuple(int(n) for n in shape)
+    wrong = [n for n in shape if not isinstance(n, (int, np.integer))]
+    require(not wrong, name, "sizes must be ints", sizes=shape)
+    return tuple([int(n) for n in shape])
 
 
 def ints_of(name: str, what: str, value: Any, n: int, least: int) -> tuple[int, ...]:
@@ -52,12 +52,15 @@ def check_real(name: str, x: Any) -> None:
 
 def check_same_dtype(name: str, **tensors: Any) -> None:
     """Raise unless all tensors (None: not given) have one dtype."""
-    kinds = {x.dtype for x in tensors.values() if x is not None}
-    require(len(kinds) <= 1, name, "dtypes must be equal", error=DTypeError, **tensors)
+    kinds = [x.dtype for x in tensors.values() if x is not None]
+    same = not kinds or kinds.count(kinds[0]) == len(kinds)
+    require(same, name, "dtypes must be equal", error=DTypeError, **tensors)
 
 
 def broadcast_shapes(*shapes: tuple[int, ...], name: str = "broadcast") -> tuple[int, ...]:
     """The common shape of operands broadcast together."""
+    if shapes and shapes.count(shapes[0]) == len(shapes):
+        return shapes[0]
     try:
         return np.broadcast_shapes(*shapes)
     except ValueError:

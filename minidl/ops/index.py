@@ -17,8 +17,8 @@ Key = tuple[Any, ...]
 # ---- x[key] --------------------------------------------------------------------------------------
 
 
-def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
-    """An index as a tuple that NumPy takes and that never yields a number, and x[key]'s shape."""
+def _key(key: Any) -> Key:
+    """An index as a tuple that NumPy takes and that never yields a number."""
     out: list[Any] = []
     for k in key if isinstance(key, tuple) else (key,):
         k = raw(k)
@@ -32,26 +32,37 @@ def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
             rule = "must be integers or bools"
             require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
-    advanced = any(hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b") for k in out)
-    if not advanced and not any(k is Ellipsis for k in out):
+    advanced = [k for k in out if hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b")]
+    if not advanced and not [k for k in out if k is Ellipsis]:
         out.append(Ellipsis)
+    return tuple(out)
+
+
+def _indexed(x: Any, key: Key) -> Any:
+    """x[key]; NumPy's complaint is worded as our own."""
     try:
-        return tuple(out), np.broadcast_to(np.int8(0), x.shape)[tuple(out)].shape
-    except IndexError as error:  # NumPy's complaint, worded as our own
+        return x[key]
+    except IndexError as error:
         require(False, "index", str(error), error=RangeError, x=x)
         raise
 
 
+def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
+    """An index as a tuple that NumPy takes, and x[key]'s shape."""
+    key = _key(key)
+    return key, _indexed(np.broadcast_to(np.int8(0), x.shape), key).shape
+
+
 def getitem(x: Any, key: Any) -> Any:
     """x[key]: a view for ints, slices, None and …; a copy for arrays of indices or bools."""
-    return pick(x, key=key_of(x, key)[0])
+    return pick(x, key=_key(key))
 
 
 @op(view=True)
 def pick(x: Any, *, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
     shape = x.shape
-    return np.asarray(x[key]), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
+    return np.asarray(_indexed(x, key)), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
 
 
 @op

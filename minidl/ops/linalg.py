@@ -89,14 +89,29 @@ def outer(x: Any, y: Any) -> Any:
     return pw.mul(unsqueeze(x, 1), unsqueeze(y, 0))
 
 
+@op
+def linear_row(x: Any, w: Any, b: Any) -> Any:
+    """One row x (…, K) times w (N, K) transposed, plus b (N,) or None. Saves x and w."""
+
+    def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
+        row, bias = reshape(g, (1, -1)), reshape(g, (-1,)) if need[2] else None
+        dx = reshape(product(row, w), tuple(x.shape)) if need[0] else None
+        return dx, product(transpose(row, 0, 1), reshape(x, (1, -1))) if need[1] else None, bias
+
+    return backend.of(x).linear_row(x, w, b), (x, w), vjp
+
+
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
-    fits = weight.ndim in (1, 2) and input.ndim > 0 and input.shape[-1] == weight.shape[-1]
+    given, shape = tuple(input.shape), tuple(weight.shape)
+    fits = len(shape) in (1, 2) and given != () and given[-1] == shape[-1]
     require(fits, "linear", "input's last axis must match weight's", input=input, weight=weight)
     check_same_dtype("linear", input=input, weight=weight, bias=bias)
-    fits = bias is None or tuple(bias.shape) == tuple(weight.shape[:-1])
+    fits = bias is None or tuple(bias.shape) == shape[:-1]
     require(fits, "linear", "bias must be (O,)", bias=bias, weight=weight)
-    if weight.ndim == 2:
+    if len(shape) == 2 and math.prod(given) == shape[1] and weight.dtype.char in "fd":
+        return linear_row(input, weight, bias)
+    if len(shape) == 2:
         return _matmul(input, transpose(weight, 0, 1), () if bias is None else (bias,))
     y = matmul(input, weight)
     return y if bias is None else pw.add(y, bias)

@@ -19,8 +19,8 @@ def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> N
     """x is floating; weight and bias, where given, have its dtype and the shape."""
     check_real(name, x)
     for what, v in (("weight", weight), ("bias", bias)):
-        rule = f"{what} must have shape {shape}"
-        require(v is None or v.shape == shape, name, rule, x=x, **{what: v})
+        if not (v is None or v.shape == shape):
+            require(False, name, f"{what} must have shape {shape}", x=x, **{what: v})
     check_same_dtype(name, x=x, weight=weight, bias=bias)
 
 
@@ -219,8 +219,8 @@ def normalise_rows(x: Any, w: Any, b: Any, *, count: int, eps: float, centre: bo
 
 def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: bool) -> Any:
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    fits = 0 < len(shape) <= x.ndim and tuple(x.shape[x.ndim - len(shape) :]) == shape
-    require(fits, name, f"the last axes of x must be normalized_shape {shape}", x=x)
+    if not (shape and tuple(x.shape[-len(shape) :]) == shape):
+        require(False, name, f"the last axes of x must be normalized_shape {shape}", x=x)
     _fit(name, x, w, b, shape)
     return normalise_rows(x, w, b, count=len(shape), eps=eps, centre=centre)
 

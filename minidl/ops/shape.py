@@ -86,11 +86,12 @@ def reshape(x: Any, *shape: Any) -> Any:
 def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The shape with its -1 worked out."""
     count = math.prod(x.shape)
-    known = math.prod(n for n in shape if n != -1)
+    known = math.prod([n for n in shape if n != -1])
     if shape.count(-1) == 1 and known and count % known == 0:
         return tuple(count // known if n == -1 else n for n in shape)
-    rule = f"shape {shape} must hold x's {count} elements (one size may be -1)"
-    require(known == count and min(shape, default=0) >= 0, name, rule, x=x)
+    if known != count or min(shape, default=0) < 0:
+        rule = f"shape {shape} must hold x's {count} elements (one size may be -1)"
+        require(False, name, rule, x=x)
     return shape
 
 
@@ -114,18 +115,20 @@ def permute_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
 
 def permute(x: Any, *dims: Any) -> Any:
     """x with its axes in the order dims."""
-    order = tuple(axis_of(d, x.ndim, "permute") for d in sizes_of(dims, "permute"))
-    once = sorted(order) == list(range(x.ndim))
+    n = x.ndim
+    order = tuple([axis_of(d, n, "permute") for d in sizes_of(dims, "permute")])
+    once = sorted(order) == list(range(n))
     require(once, "permute", "dims must name every axis once", x=x, dims=dims)
     return permute_axes(x, axes=order)
 
 
 def transpose(x: Any, dim0: int, dim1: int) -> Any:
     """x with two axes exchanged."""
-    order = list(range(max(x.ndim, 1)))
-    i, j = axis_of(dim0, x.ndim, "transpose"), axis_of(dim1, x.ndim, "transpose")
+    n = x.ndim
+    order = list(range(n or 1))
+    i, j = axis_of(dim0, n, "transpose"), axis_of(dim1, n, "transpose")
     order[i], order[j] = order[j], order[i]
-    return permute_axes(x, axes=tuple(order[: x.ndim]))
+    return permute_axes(x, axes=tuple(order[:n]))
 
 
 def t(x: Any) -> Any:

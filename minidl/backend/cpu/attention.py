@@ -14,12 +14,14 @@ import math
 import numpy as np
 
 from minidl.backend.cpu.jit import R, Scratch, at, device, exp, gemm, kernel, launch, log
+from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, dense, empty
 from minidl.backend.cpu.softmax import largest
 
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
 _SCRATCH = 1 << 19  # bytes of a block's scores
 _INF = math.inf
+_UNSEEN = np.zeros(1, np.uint8)
 # Words of the table of sizes: four strides for the mask, three (batch, head, row) for each array.
 _HEADS, _SHARED, _TQ, _TK, _D, _DV, _CAUSAL, _MASK, _BLOCK, _BLOCKS, _SLOT = range(11)
 _M, _Q, _K, _V, _Y, _DQ, _DK, _DVAL = 11, 15, 18, 21, 24, 27, 30, 33  # _Y: y, or its gradient
@@ -59,7 +61,31 @@ def scores(sizes, scale, q, k, n, first, rows, cols, s):
     """s (rows, cols) = scale q kᵀ for query rows from `first` of head n."""
     pq, pk = at(q, start(sizes, _Q, 0, n, first)), at(k, start(sizes, _K, 1, n, 0))
     d, tk = sizes[_D], sizes[_TK]
+    if rows == 1:  # as in generation: BLAS would first copy k
+        for j in range(cols):
+            s[j] = scale * dot(pq, at(pk, j * sizes[_K + 2]), d)
+        return
     gemm(0, 1, rows, cols, d, scale, pq, sizes[_Q + 2], pk, sizes[_K + 2], R(0), s, tk)
+
+
+@device
+def clear(p, rows, cols, ld):
+    for r in range(rows):
+        for j in range(r * ld, r * ld + cols):
+            p[j] = R(0)
+
+
+@device
+def mix(rows, dv, cols, s, lds, v, ldv, y, ldy):
+    """y (rows, dv) = s (rows, cols) v."""
+    if rows > 1:
+        gemm(0, 0, rows, dv, cols, R(1), s, lds, v, ldv, R(0), y, ldy)
+        return
+    clear(y, 1, dv, ldy)
+    for j in range(cols):
+        row, weight = at(v, j * ldv), s[j]
+        for c in range(dv):
+            y[c] += weight * row[c]
 
 
 @kernel("i8* R R* R* R* u1* R* R* R* R*", fast=True)
@@ -90,18 +116,11 @@ def query_blocks(lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratc
             lse[n * tq + first + r] = R(_INF) if empty else m + log(total)
         py, pv = at(y, start(sizes, _Y, 0, n, first)), at(v, start(sizes, _V, 1, n, 0))
         ldy, ldv = sizes[_Y + 2], sizes[_V + 2]
-        gemm(0, 0, rows, dv, cols, R(1), s, tk, pv, ldv, R(0), py, ldy)
+        mix(rows, dv, cols, s, tk, pv, ldv, py, ldy)
         for r in range(rows):
             factor = sums[r]
             for j in range(r * ldy, r * ldy + dv):
                 py[j] *= factor
-
-
-@device
-def clear(p, rows, cols, ld):
-    for r in range(rows):
-        for j in range(r * ld, r * ld + cols):
-            p[j] = R(0)
 
 
 @device
@@ -165,9 +184,9 @@ def _four(x: Array) -> Array:
     size = x.itemsize
     *_, step, last = x.strides
     rows = (x.shape[-1] == 1 or last == size) and (x.shape[-2] == 1 or step >= x.shape[-1] * size)
-    if not rows or any(s % size for s in x.strides):
+    if not rows or [s for s in x.strides if s % size]:
         x = contiguous(x)
-    return _leading(x)
+    return x if x.ndim == 4 else _leading(x)
 
 
 def _leading(x: Array) -> Array:
@@ -208,8 +227,8 @@ def _strides(*arrays: Array) -> list[int]:
     """Batch, head and row strides in elements; the last is also BLAS's leading dimension."""
     made = []
     for x in arrays:
-        b, h, t, _ = (s // x.itemsize for s in x.strides)
-        made += [b, h, max(t, x.shape[3], 1)]
+        (b, h, t, _), size = x.strides, x.itemsize
+        made += [b // size, h // size, max(t // size, x.shape[3], 1)]
     return made
 
 
@@ -224,7 +243,7 @@ def _plan(
     block = min(block, tq)
     slot = parts * block * tk + block
     sizes = [h, h // k.shape[1], tq, tk, d, dv, causal, 0, block, -(-tq // block), slot]
-    seen, bias = np.zeros(1, np.uint8), np.zeros(1, q.dtype)
+    seen, bias = _UNSEEN, q  # not read
     if mask is None:
         return [*sizes, 0, 0, 0, 0], seen, bias, Scratch(slot)
     full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))

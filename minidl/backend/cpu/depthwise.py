@@ -11,7 +11,7 @@ import functools
 from types import FunctionType
 from typing import NamedTuple
 
-from minidl.backend.cpu.jit import Device, Kernel, R, Scratch, at, device, kernel, launch, move
+from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
 from minidl.backend.cpu.reduce import add_partials
 
@@ -149,7 +149,7 @@ def _special(body: FunctionType, group: int, stride: int, dilation: int) -> Kern
     """The kernel for constants GROUP, STRIDE and DILATION."""
     names = {**globals(), "GROUP": group, "STRIDE": stride, "DILATION": dilation}
     for name in ("_taps", "_taps_grad"):
-        names[name] = Device(FunctionType(names[name].function.__code__, names))
+        names[name] = device(FunctionType(names[name].function.__code__, names))
     pointers = 6 if body is _forward else 5
     types = "R* " * pointers + "int " * (body.__code__.co_argcount - 3 - pointers)
     return kernel(types)(FunctionType(body.__code__, names))

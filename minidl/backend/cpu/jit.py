@@ -7,6 +7,7 @@ Numba only lowers it to unoptimised IR; the maths library is linked in and LLVM 
 
 import inspect
 import re
+import struct
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from minidl.backend.cpu import blas, team
 from minidl.backend.cpu.compiler import digest, load, lock
-from minidl.backend.cpu.memory import address_of, empty
+from minidl.backend.cpu.memory import HEADER, address_of, empty, word_at
 from minidl.errors import DTypeError, require
 
 PIECE = 1 << 14  # elements in a chunk of rows
@@ -59,6 +60,9 @@ class Kernel:
         self.function, self.types = function, types.split()
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         self.fast, self.alias = fast, alias
+        # A table holds addresses, ints, and the bits of doubles.
+        kinds = ("d" if t in ("R", "f4", "f8") else "q" for t in self.types)
+        self.pack = struct.Struct("".join(kinds)).pack
         self._addresses: dict[str, int] = {}
         count = len(inspect.signature(function).parameters) - 3
         assert count == len(self.types), f"{self.name}: {count} arguments, {len(self.types)} types"
@@ -129,31 +133,26 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
     """
     if total <= 0:
         return
-    reals = (a.dtype.str[1:] for a in args if type(a) is np.ndarray and a.dtype.kind == "f")
-    real = next(reals, "f4")
     crew = team.current()  # this one, whatever number of threads others set meanwhile
-    given = [empty((crew.threads * a.size,), real) if type(a) is Scratch else a for a in args]
-    words = table(given)
-    crew.run(kernel.address(real), address_of(words), total, chunk)
+    real, words, kept = "", [], []
+    for a in args:
+        if type(a) is Scratch:  # after the arrays that say of what type
+            a = empty((crew.threads * a.size,), real)
+            kept.append(a)
+        if type(a) is np.ndarray:
+            if not real and a.dtype.kind == "f":
+                real = f"f{a.itemsize}"
+            a = word_at(id(a) + HEADER).value  # address_of, without a call
+        words.append(a)
+    real = real or "f4"
+    packed = np.frombuffer(kernel.pack(*words), np.int64)
+    crew.run(kernel.address(real), address_of(packed), total, chunk)
 
 
 def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:
     """Launch a kernel over rows of `width` elements, some PIECE elements a chunk."""
     if width:
         launch(kernel, rows, max(PIECE // width, 1 + (rows >> 18)), *args)
-
-
-def table(args: tuple | list) -> np.ndarray:
-    """The int64 table that a kernel reads: addresses, ints, and the bits of doubles."""
-    words: list[int] = []
-    for a in args:
-        if type(a) is np.ndarray:
-            words.append(address_of(a))
-        elif isinstance(a, (float, np.floating)):
-            words.append(int(np.float64(a).view(np.int64)))
-        else:
-            words.append(int(a))
-    return np.array(words, np.int64)
 
 
 # ---- from Python to LLVM IR --------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, at, gemm, kernel, launch
+from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.reduce import add_partials
 
@@ -80,6 +80,31 @@ def _deep(m: int, n: int, k: int) -> int:
     if k < 2 * max(m, n):
         return 1
     return next((p for p in range(min(k // _DEEP, 8), 1, -1) if k % p == 0), 1)
+
+
+@device
+def dot(x, y, n):
+    """Σ x y over n elements (in a fast kernel, vectorised)."""
+    s = R(0)
+    for p in range(n):
+        s += x[p] * y[p]
+    return s
+
+
+@kernel("R* R* int R* R* int", fast=True)
+def _row_times(lo, hi, slot, x, w, biased, b, y, k):
+    """y[j] = x · w[j] + b[j]; w is read once, at the memory's speed."""
+    for j in range(lo, hi):
+        y[j] = dot(x, at(w, j * k), k) + (b[j] if biased else R(0))
+
+
+def linear_row(x: Array, w: Array, b: Maybe) -> Array:
+    """One row x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N)."""
+    n, k = w.shape
+    y = empty((*x.shape[:-1], n), x.dtype)
+    w, b, biased = contiguous(w), w if b is None else contiguous(b), b is not None
+    launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
+    return y
 
 
 def _operand(x: Array) -> tuple[Array, int, int]:

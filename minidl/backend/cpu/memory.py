@@ -101,12 +101,13 @@ class _Lease:
         give(self.block)
 
 
-_HEADER = object.__basicsize__  # the data pointer follows the object's header (NumPy's C ABI)
+HEADER = object.__basicsize__  # the data pointer follows the object's header (NumPy's C ABI)
+word_at = ctypes.c_size_t.from_address
 
 
 def address_of(a: Array) -> int:
     """Address of the first element; `a.ctypes.data` in a sixth of its time."""
-    return ctypes.c_size_t.from_address(id(a) + _HEADER).value
+    return word_at(id(a) + HEADER).value
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:

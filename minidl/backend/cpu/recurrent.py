@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cpu import cells, team
-from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch, table
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
+from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch
+from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
@@ -91,7 +91,9 @@ def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False
         return
     order = np.arange(steps)[:: -1 if reverse else 1]
     given = (batch, hidden, columns, *([0] if back else []), *args)
-    words = np.tile(table([a.array if type(a) is _Each else a for a in given]), (steps, 1))
+    plain = (a.array if type(a) is _Each else a for a in given)
+    packed = kernel.pack(*(address_of(a) if type(a) is np.ndarray else a for a in plain))
+    words = np.tile(np.frombuffer(packed, np.int64), (steps, 1))
     for i, a in enumerate(given):
         if type(a) is _Each:
             words[:, i] = a.addresses(order)
