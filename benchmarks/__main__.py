@@ -118,7 +118,7 @@ def measure_roofline() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def head(args: argparse.Namespace, argv: list[str]) -> report.Report:
+def head(args: argparse.Namespace) -> report.Report:
     """Device, versions, date and commit; the roofline."""
     where = Path(__file__).parent
     git = [subprocess.run(["git", *words], capture_output=True, text=True, cwd=where).stdout.strip()
@@ -128,7 +128,8 @@ def head(args: argparse.Namespace, argv: list[str]) -> report.Report:
     if args.peer:
         versions["torch"] = peer_version(args.peer_python)
     return {
-        "command": " ".join(["python -m benchmarks", *argv]),
+        "command": f"python -m benchmarks --only '{args.only}' --peer {args.peer} "
+        f"--rounds {args.rounds} --seconds {args.seconds}",
         "date": date.today().isoformat(),
         "commit": git[0] + ("-changed" if git[1] else ""),
         "device": environment.processor(),
@@ -185,7 +186,6 @@ def measure(cases: list[Case], args: argparse.Namespace, out: report.Report) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, 1 for a wrong result, 2 for a command that cannot run, 130 if interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
     args, status = arguments(argv), 0
     out: report.Report = {}
     try:
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json and not args.json.absolute().parent.is_dir():
             raise Refused(f"--json {args.json}: no such folder")
         before = older(args.against) if args.against else None
-        out = head(args, argv)
+        out = head(args)
         status = measure(cases, args, out)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

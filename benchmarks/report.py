@@ -108,11 +108,15 @@ def summary(report: Report) -> list[str]:
         worst = max(peak, key=lambda n: peak[n])
         word = "met   " if peak[worst] <= 1 else "missed"
         out.append(f"{word} {'peak memory of steps':26} most {peak[worst]:.2f}x torch's {worst}")
-    crowded = [name for name, line in report["lines"].items() if disturbed(line) > QUIET]
-    if crowded:
-        total = len(report["lines"])
-        out.append(f"{len(crowded)} of {total} lines (!) shared the processors with other work")
-    return out
+    return out + crowded(report)
+
+
+def crowded(report: Report) -> list[str]:
+    """A sentence where lines shared the processors with other work: their times mean little."""
+    lines = report["lines"].values()
+    count = sum(disturbed(line) > QUIET for line in lines)
+    words = f"{count} of {len(lines)} lines (!) shared the processors with other work."
+    return [words] if count else []
 
 
 def disturbed(line: Line) -> float:

@@ -31,6 +31,7 @@ def draw(found: report.Report, source: str) -> str:
         peaks = (max(line["runs"][lib]["peak_mb"]) for lib in ("minidl", "torch"))
         memory = " / ".join(f"{mb:.0f}" for mb in peaks) if line["group"] == "step" else ""
         label = name.rpartition(" ")[0]
+        label += " (!)" if report.disturbed(line) > report.QUIET else ""
         out.append(f"| {label} | {mine} | {theirs} | {report.ratio(line):.2f} | {memory} |")
     rounds, torch = found["rounds"], found["versions"]["torch"]
     note = (
@@ -39,7 +40,7 @@ def draw(found: report.Report, source: str) -> str:
         f"commit {found['commit'][:7]}; kernels forward+backward. "
         f"Drawn by `python -m benchmarks.table` from [{source}](benchmarks/results/{source})."
     )
-    return "\n".join([*out, "", note])
+    return "\n".join([*out, "", " ".join([note, *report.crowded(found)])])
 
 
 def replace(text: str, table: str) -> str:
