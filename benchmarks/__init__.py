@@ -1,1 +1,1 @@
-"""Measures minidl against PyTorch: `python -m benchmarks --help`."""
+"""Measures minidl, alone or against PyTorch: `python -m benchmarks --help`."""

@@ -17,7 +17,7 @@ from minidl.tape import (
     Edge, Node, Op, edge_of, enable_grad, inference_mode, is_floating, is_grad_enabled, no_grad,
     observed, observers, op, registry, set_grad_enabled, watch,
 )  # fmt: skip
-from minidl.tensor import Device, Tensor, raw
+from minidl.tensor import Device, Tensor, arrays_in, raw
 # isort: on
 
 parts: dict[str, Callable] = {}  # ops that the walk itself needs, filled in by minidl.ops
@@ -40,7 +40,7 @@ def run_backward(
             walk.put(edge, g)
     with set_grad_enabled(create_graph):
         while walk.heap:
-            walk.visit(heapq.heappop(walk.heap), retain_graph or create_graph)
+            walk.visit(heapq.heappop(walk.heap)[1], retain_graph or create_graph)
     return walk.finish()
 
 
@@ -49,7 +49,7 @@ class _Walk:
 
     def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool) -> None:
         self.create_graph, self.inputs, self.stop = create_graph, inputs, stop
-        self.heap: list[Node] = []
+        self.heap: list[tuple[int, Node]] = []
         self.pending: dict[Node, list[Any]] = {}
         self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
         self.wanted: dict[tuple[int, int], list[int]] = {}
@@ -68,7 +68,7 @@ class _Walk:
         slots = self.pending.get(target)
         if slots is None:
             slots = self.pending[target] = [None] * (target.several or 1)
-            heapq.heappush(self.heap, target)
+            heapq.heappush(self.heap, (target.order, target))
         slots[k] = g if slots[k] is None else parts["add"](slots[k], g)
 
     def visit(self, node: Node, retain: bool) -> None:
@@ -78,13 +78,14 @@ class _Walk:
             for k, hook in node.hooks.values():
                 if slots[k] is not None:
                     slots[k] = self._hooked(hook, slots[k])
-        for k, g in enumerate(slots):
+        for k, g in enumerate(slots if self.wanted else ()):
             for i in self.wanted.get((id(node), k), ()):
                 self.found[i] = g
                 if self.stop:
                     return
-        require(node.vjp is not None, node.name, "its graph was freed by an earlier backward",
-                error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
+        if node.vjp is None:
+            require(False, node.name, "its graph was freed by an earlier backward",
+                    error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
         grads = self._grads(node, tuple(slots) if node.several else slots[0])
         for edge, x in zip(node.edges, grads, strict=True):
             if edge is not None and x is not None:
@@ -278,11 +279,8 @@ def _refuse_nan(name: str, inputs: Any, kwargs: dict, output: Any, seconds: floa
         raise GraphError(f"{name}: made the first NaN (its inputs have none)")
 
 
-def _any_nan(arrays: Any) -> bool:
-    if isinstance(arrays, (tuple, list)):
-        return any(_any_nan(a) for a in arrays)
-    array = raw(arrays)
-    return hasattr(array, "dtype") and array.dtype.kind == "f" and bool(np.isnan(array).any())
+def _any_nan(nest: Any) -> bool:
+    return any(a.dtype.kind == "f" and np.isnan(a).any() for a in arrays_in(nest))
 
 
 Tensor.backward = backward  # type: ignore[attr-defined]

@@ -36,7 +36,10 @@ def allowed_cores() -> int:
 def cache_dir() -> Path:
     """Folder of compiled kernels: `MINIDL_CACHE`, else `minidl/` in the user's cache folder."""
     given = os.environ.get("MINIDL_CACHE")
-    if given:
-        return Path(given)
+    return Path(given) if given else user_cache("kernels")
+
+
+def user_cache(folder: str) -> Path:
+    """A folder of minidl's in the user's cache folder (`XDG_CACHE_HOME`)."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "minidl" / "kernels"
+    return Path(base) / "minidl" / folder

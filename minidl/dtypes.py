@@ -1,6 +1,6 @@
 """The dtypes by name, and PyTorch's promotion rules: weak Python numbers, weak 0-d tensors."""
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
@@ -49,21 +49,13 @@ def result_type(*operands: Any) -> np.dtype:
     Tensors with dimensions decide within their category; 0-d tensors count only if theirs is
     higher, Python numbers only if theirs is higher still (and then give the default dtype).
     """
-    found: list[np.dtype | None] = [None, None, None]  # with dimensions, 0-d, numbers
+    found: tuple[list[np.dtype], ...] = ([], [], [])  # with dimensions, 0-d, numbers
     for x in operands:
-        dtype = getattr(x, "dtype", None)
-        if dtype is None:
-            kind = next((k for k in (bool, int, float) if isinstance(x, k)), None)
-            require(kind is not None, "result_type", "operands must be tensors or numbers",
-                    error=DTypeError, operand=x)  # fmt: skip
-            dtype, rank = _WEAK[kind], 2  # type: ignore[index]
+        if hasattr(x, "dtype"):
+            found[0 if len(x.shape) else 1].append(x.dtype)
         else:
-            rank = 0 if len(x.shape) else 1
-        before = found[rank]
-        found[rank] = dtype if before is None else promote_types(before, dtype)
-    result: np.dtype | None = None
-    for dtype in found:
-        if dtype is not None and (result is None or category(dtype) > category(result)):
-            result = dtype
-    assert result is not None, "no operands"
-    return result
+            weak = [dtype for kind, dtype in _WEAK.items() if isinstance(x, kind)]
+            require(bool(weak), "result_type", "operands must be tensors or numbers",
+                    error=DTypeError, operand=x)  # fmt: skip
+            found[2].append(weak[0])
+    return max((reduce(promote_types, dtypes) for dtypes in found if dtypes), key=category)

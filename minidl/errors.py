@@ -1,5 +1,7 @@
 """The errors minidl raises for its user's mistakes, and `require`, which words them all alike."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -36,13 +38,7 @@ class DataError(MinidlError, ValueError):
 
 
 def require(
-    ok: bool,
-    op: str,
-    rule: str,
-    *,
-    error: type[MinidlError] = ShapeError,
-    fix: str = "",
-    **got: Any,
+    ok: bool, op: str, rule: str, *, error: type[Exception] = ShapeError, fix: str = "", **got: Any
 ) -> None:
     """Raise `error` worded `op: rule; got name value, …` (and the fix, when known) unless `ok`."""
     if ok:
@@ -50,6 +46,15 @@ def require(
     shown = ", ".join(f"{name} {describe(value)}" for name, value in got.items())
     message = f"{op}: {rule}" + (f"; got {shown}" if shown else "") + (f"; {fix}" if fix else "")
     raise error(message)
+
+
+@contextmanager
+def reworded(error: type[MinidlError], text: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Within it, errors of other kinds become `error`, worded `text: the reason`."""
+    try:
+        yield
+    except kinds as e:
+        raise error(f"{text}: {getattr(e, 'strerror', None) or e}") from e
 
 
 def describe(value: Any) -> str:

@@ -5,8 +5,8 @@
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from minidl.ops.dropout import dropout, dropout2d
-from minidl.ops.embedding import embedding, one_hot
 from minidl.ops.image import fold, interpolate, pad, pixel_shuffle, unfold
+from minidl.ops.index import embedding, one_hot
 from minidl.ops.linalg import linear
 from minidl.ops.loss import (
     binary_cross_entropy, binary_cross_entropy_with_logits, cosine_similarity, cross_entropy,

@@ -103,29 +103,37 @@ class Backward:
         self.present = tuple([not b for b in of.program.booleans])
         whole = of.derive(name, tuple(moving.values()), self.present, save_output)
         self.leaves, self.outputs = whole.leaves, whole.outputs
+        self.plans: dict[tuple, tuple] = {}
 
     def __call__(self, g: Any, need: Sequence[bool], *saved: Any) -> list[Any]:
         """Gradients for the positional arguments; `moving` maps their numbers to leaves."""
         cotangents = [h for h in g if h is not None] if self.of.several else [g]
         present = tuple([h is not None for h in g]) if self.of.several else self.present
-        wanted = tuple([leaf for i, leaf in self.moving.items() if need[i]])
-        d = self.of.derive(self.name, wanted, present, self.save_output)
-        found: Any = ()
-        if d.op is not None:
-            count = len(self.leaves)
-            given = [saved[self.leaves.index(i)] for i in d.leaves]
-            given += [saved[count + self.outputs.index(j)] for j in d.outputs]
-            found = d.op(*given, *cotangents)
-            found = found if d.op.several else (found,)
+        key = (*need, present)
+        if key not in self.plans:
+            self.plans[key] = self._plan(need, present)
+        op, read, places = self.plans[key]
+        if op is not None:
+            found = op(*[saved[k] for k in read], *cotangents)
+            cotangents += found if op.several else (found,)
         grads: list[Any] = [None] * len(need)
-        for i, leaf in self.moving.items():
-            if need[i]:
-                h = cotangents[d.direct[leaf]] if leaf in d.direct else found[d.results[leaf]]
-                shape, dtype = self.metas[i]
-                if h.shape != shape:
-                    h = parts["sum_to"](h, shape=shape)
-                grads[i] = parts["to_dtype"](h, dtype)
+        for i, k, shape, dtype in places:
+            h = cotangents[k]
+            if h.shape != shape:
+                h = parts["sum_to"](h, shape=shape)
+            grads[i] = h if h.dtype == dtype else parts["to_dtype"](h, dtype)
         return grads
+
+    def _plan(self, need: Sequence[bool], present: tuple) -> tuple:
+        """The op to call, the saved values it reads, and each gradient's place behind them."""
+        wanted = {i: leaf for i, leaf in self.moving.items() if need[i]}
+        d = self.of.derive(self.name, tuple(wanted.values()), present, self.save_output)
+        read = [self.leaves.index(i) for i in d.leaves]
+        read += [len(self.leaves) + self.outputs.index(j) for j in d.outputs]
+        first = sum(present)  # the op's results come after the cotangents
+        at = {leaf: d.direct[leaf] if leaf in d.direct else first + d.results[leaf]
+              for leaf in wanted.values()}  # fmt: skip
+        return d.op, read, [(i, at[leaf], *self.metas[i]) for i, leaf in wanted.items()]
 
 
 class Pointwise(Op):
@@ -163,7 +171,7 @@ class Pointwise(Op):
             if type(a) is np.ndarray:
                 signature += a.dtype, a.shape, a.strides
             else:
-                signature.append(_kind(a))
+                signature.append(float if type(a) is float else _kind(a))
         for k, v in kwargs.items():
             signature += k, v if isinstance(v, bool) else _kind(v)
         key = tuple(signature)
@@ -208,12 +216,12 @@ class Pointwise(Op):
         def run(args: tuple, kwargs: dict) -> tuple:
             operands = args if fetch is None else fetch(args, kwargs)
             y = plan(operands)
-            saved: Any = ()
-            if vjp is not None:
-                saved = [*[operands[i] for i in leaves], *[y[j] for j in outputs]]
+            saved = [*[operands[i] for i in leaves], *[y[j] for j in outputs]]
             return (y if several else y[0]), saved, vjp
 
-        return run
+        if several or leaves or outputs or fetch is not None:
+            return run
+        return lambda args, kwargs: (plan(args)[0], (), vjp)
 
     def _bind(self, args: tuple, kwargs: dict) -> tuple:
         """Names of the leaves, how to fetch them from a call, the static values, the leaves."""

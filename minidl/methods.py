@@ -12,45 +12,39 @@ from minidl.errors import GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import axis_of
 
-ELEMENTWISE = (
-    "abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid "
-    "erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and "
-    "logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit "
-    "logaddexp erfc round remainder floor_divide lerp addcmul isinf isfinite isclose "
-    "allclose relu"
-).split()
-REDUCTIONS = (
-    "sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort "
-    "topk var_mean count_nonzero norm"
-).split()
-SHAPES = (
-    "reshape view permute transpose t flatten unflatten squeeze unsqueeze broadcast_to movedim "
-    "clone contiguous"
-).split()
-JOINS = "repeat flip chunk split unbind narrow".split()
-INDEXING = (
-    "gather scatter scatter_add index_select index_put masked_select "
-    "repeat_interleave nonzero diagonal diag diag_embed tril triu"
-).split()
-PRODUCTS = "matmul mm bmm mv dot outer".split()
-TABLE: dict[str, Callable] = {
-    **{n: getattr(pointwise, n) for n in ELEMENTWISE},
-    **{n: getattr(reduce, n) for n in REDUCTIONS},
-    **{n: getattr(shape, n) for n in SHAPES},
-    **{n: getattr(join, n) for n in JOINS},
-    **{n: getattr(index, n) for n in INDEXING},
-    **{n: getattr(linalg, n) for n in PRODUCTS},
-    **{n: getattr(softmax, n) for n in ("softmax", "log_softmax")},
-}
-_CREATION = (
-    "arange as_tensor bernoulli empty empty_like eye from_numpy full full_like linspace normal "
-    "multinomial ones ones_like rand randint randn randn_like randperm tensor zeros "
-    "zeros_like"
-).split()
-FUNCTIONS: dict[str, Callable] = {  # of `minidl` alone
-    **{n: getattr(creation, n) for n in _CREATION},
-    **{f.__name__: f for f in (join.cat, join.stack, linalg.cdist, linalg.einsum)},
-}
+
+def _functions(names: dict[Any, str]) -> dict[str, Callable]:
+    """Each module's functions of these names, by name."""
+    return {name: getattr(m, name) for m, listed in names.items() for name in listed.split()}
+
+
+TABLE = _functions({
+    pointwise: """
+        abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid
+        erf sign floor ceil clamp maximum minimum where masked_fill eq ne gt ge lt le logical_and
+        logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp
+        erfc round remainder floor_divide lerp addcmul isinf isfinite isclose allclose relu""",
+    reduce: """
+        sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort
+        topk var_mean count_nonzero norm""",
+    shape: """
+        reshape view permute transpose t flatten unflatten squeeze unsqueeze broadcast_to movedim
+        clone contiguous""",
+    join: "repeat flip chunk split unbind narrow",
+    index: """
+        gather scatter scatter_add index_select index_put masked_select repeat_interleave nonzero
+        diagonal diag diag_embed tril triu""",
+    linalg: "matmul mm bmm mv dot outer",
+    softmax: "softmax log_softmax",
+})  # fmt: skip
+FUNCTIONS = _functions({  # of `minidl` alone
+    creation: """
+        arange as_tensor bernoulli empty empty_like eye from_numpy full full_like linspace normal
+        multinomial ones ones_like rand randint randn randn_like randperm tensor zeros
+        zeros_like""",
+    join: "cat stack",
+    linalg: "cdist einsum",
+})  # fmt: skip
 COMPARISONS = "neg abs eq ne gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
@@ -164,7 +158,10 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return self.array.flags.c_contiguous
 
 
-EXTRA: dict[str, Callable] = {
+EXTRA: dict[str, Any] = {
+    "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
+    "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),
+    "nbytes": property(lambda x: x.array.nbytes),
     "to": to,
     "cpu": lambda self: to(self, device="cpu"),
     "cuda": lambda self, device=None: to(self, device=f"cuda:{device or 0}"),
@@ -195,21 +192,6 @@ EXTRA: dict[str, Callable] = {
 }
 
 
-def attach() -> None:
-    """Give Tensor the methods and operators of the tables."""
-    for name, function in {**TABLE, **EXTRA, **inplace.METHODS}.items():
-        # an Op is an object, and only a function becomes a method
-        setattr(Tensor, name, function if hasattr(function, "__get__") else _bound(function))
-    Tensor.T = property(  # type: ignore[attr-defined]
-        lambda self: shape.permute_axes(self, axes=tuple(reversed(range(self.ndim)))),
-        doc="The axes in reverse order.",
-    )
-    Tensor.mT = property(  # type: ignore[attr-defined]
-        lambda self: shape.transpose(self, -2, -1), doc="The last two axes exchanged."
-    )
-    Tensor.nbytes = property(lambda self: self.array.nbytes)  # type: ignore[attr-defined]
-
-
 def _bound(function: Callable) -> Callable:
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
@@ -218,4 +200,6 @@ def _bound(function: Callable) -> Callable:
     return method
 
 
-attach()
+for _name, _function in {**TABLE, **EXTRA, **inplace.METHODS}.items():
+    # an Op is an object, and only a function becomes a method
+    setattr(Tensor, _name, _function if hasattr(_function, "__get__") else _bound(_function))

@@ -24,7 +24,7 @@ import numpy as np
 from minidl.errors import GraphError, require
 from minidl.tensor import Tensor
 
-_number = itertools.count(1).__next__
+_number = itertools.count(0, -1).__next__  # downwards: a heap gives the latest first
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 observers: ContextVar[tuple[Callable, ...]] = ContextVar("observers", default=())
 _inner: ContextVar[list[float] | None] = ContextVar("inner", default=None)
@@ -52,9 +52,6 @@ class Node:
     several: int  # number of outputs when the op returns a tuple, else 0
     order: int
     hooks: dict | None
-
-    def __lt__(self, other: Any) -> bool:
-        return self.order > other.order
 
     @property
     def name(self) -> str:
@@ -114,10 +111,14 @@ class Op:
     def _record(self, args: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any) -> Any:
         node = Node()
         node.op, node.vjp, node.saved, node.kwargs = self, vjp, saved, kwargs
-        node.edges = tuple([edge_of(x) for x in args])
+        node.edges = tuple([edge_of(x) if isinstance(x, Tensor) else None for x in args])
         node.order, node.hooks = _number(), None
         node.several = len(y) if type(y) is tuple else 0
         node.definition_inputs = arrays if self.definition is not None else None
+        node.sources = node.versions = ()
+        if not saved and not node.several and not self.view:  # the usual small op, quickly
+            floating = y.dtype.kind == "f" or is_floating(y)
+            return Tensor(y, floating, node if floating else None)
         outputs = y if node.several else (y,)
         sources, versions = [], []
         for s in saved:
@@ -144,20 +145,22 @@ class Op:
                 cell = t.shared()
                 versions[sources.index(-1 - k)] = (cell, cell.version)
         if self.view:
-            self._link(args, kwargs, made[0])
+            self._link(args, kwargs, tuple(made) if node.several else made[0])
         return tuple(made) if node.several else made[0]
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
-        """Tie a view to the tensor whose memory it shows."""
+        """Tie a view, or each of several, to the tensor whose memory it shows."""
         x = args[0]
-        if isinstance(x, Tensor) and isinstance(out, Tensor) and shares(out.array, x.array):
-            out.cell = x.shared()
-            out.parent = (x, functools.partial(_again, self, args[1:], kwargs))
-            out.seen = out.cell.rebased
+        for k, y in enumerate(out) if type(out) is tuple else ((None, out),):
+            if isinstance(x, Tensor) and isinstance(y, Tensor) and shares(y.array, x.array):
+                y.cell = x.shared()
+                y.parent = (x, functools.partial(_again, self, args[1:], kwargs, k))
+                y.seen = y.cell.rebased
 
 
-def _again(op: Op, rest: tuple, kwargs: dict, x: Any) -> Any:
-    return op(x, *rest, **kwargs)
+def _again(op: Op, rest: tuple, kwargs: dict, k: int | None, x: Any) -> Any:
+    y = op(x, *rest, **kwargs)
+    return y if k is None else y[k]
 
 
 def op(
@@ -207,10 +210,10 @@ def is_floating(a: Any) -> bool:
     return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
 
 
-def edge_of(x: Any) -> Edge | None:
-    if isinstance(x, Tensor) and x.requires:
-        return (x, -1) if x.node is None else (x.node, x.index)
-    return None
+def edge_of(x: Tensor) -> Edge | None:
+    if not x.requires:
+        return None
+    return (x, -1) if x.node is None else (x.node, x.index)
 
 
 def _fresh(x: Tensor) -> None:

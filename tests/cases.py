@@ -17,6 +17,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl.fusion import Pointwise
 from minidl.ops import pointwise, recurrent
+from minidl.ops.norm import batch_norm_with
 
 Shape = tuple[int, ...]
 
@@ -184,6 +185,11 @@ NORMS = [
         "batch_norm",
         lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
         normal(X4, (3,), (3,)),
+    ),
+    case(
+        "batch_norm_relu",
+        lambda x, w, b, r: batch_norm_with(r, True, x, None, None, w, b, True, 0.1, 1e-5),
+        normal(X4, (3,), (3,), X4),
     ),
     case("batch_norm_2d", lambda x: F.batch_norm(x, None, None, training=True), normal((7, 3))),
     case(

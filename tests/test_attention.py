@@ -265,3 +265,34 @@ def test_dtypes_must_agree():
     q = np.ones((2, 3, 4))
     with pytest.raises(DTypeError, match="float32 or all float64"):
         scaled_dot_product_attention(q, q.astype(np.float32), q)
+
+
+@pytest.mark.parametrize("cut", ["unbind", "chunk", "copies"])
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 70, 1, 8), (3, 1, 2, 1)])
+def test_gradient_of_a_fused_projection(cut, shape):
+    """q, k and v cut from one array: their gradients together, whole or in part, are its own."""
+    (b, t, heads, d), rng = shape, np.random.default_rng(0)
+    x, cotangent = rng.standard_normal((b, t, 3 * heads * d)), rng.standard_normal((b, heads, t, d))
+
+    def parts(array):
+        tensor = Tensor(array, requires_grad=True)
+        whole = tensor * 1.0
+        if cut == "unbind":
+            return tensor, whole.unflatten(-1, (3, heads, d)).permute(2, 0, 3, 1, 4).unbind(0)
+        return tensor, [p.unflatten(-1, (heads, d)).transpose(1, 2) for p in whole.chunk(3, -1)]
+
+    tensor, given = parts(x)
+    given = [p.clone() for p in given] if cut == "copies" else given
+    y = scaled_dot_product_attention(*given, is_causal=True)
+    for used in ([0], [0, 2], [0, 1, 2]):  # a value that also goes elsewhere, or all of them
+        others = sum((given[i] ** 2).sum() for i in used)
+        got = grad((y * Tensor(cotangent)).sum() + others, tensor, retain_graph=True)[0].array
+        expected = pulled(*(p.array for p in given), cotangent, is_causal=True)
+        for i in used:
+            expected[i] = expected[i] + 2 * given[i].array
+        tensor2, apart = parts(x)
+        whole = grad(sum((p * Tensor(e)).sum() for p, e in zip(apart, expected)), tensor2)[0].array
+        np.testing.assert_allclose(got, whole, rtol=1e-10, atol=1e-12)
+    got = grad(y, tensor, Tensor(cotangent), retain_graph=True)[0].array
+    for p, e in zip(parts(got)[1], pulled(*(p.array for p in given), cotangent, is_causal=True)):
+        np.testing.assert_allclose(p.array, e, rtol=1e-10, atol=1e-12)

@@ -49,6 +49,12 @@ def some_rows(seed):
     return np.random.default_rng(seed).standard_normal((700, 300)).astype(np.float32)
 
 
+def packed(kernel, *args):
+    """The table that a kernel reads, as `launch` makes it."""
+    words = [a.ctypes.data if isinstance(a, np.ndarray) else a for a in args]
+    return np.frombuffer(kernel.pack(*words), np.int64)
+
+
 def both(x):
     """A kernel of many chunks and one with scratch memory for each thread."""
     image = x[:64, :256].reshape(1, 16, 32, 32)
@@ -89,7 +95,7 @@ def test_a_stopped_team_leaves_no_threads_and_still_works(threads):
     threads(2)
     assert team.current() is not old and not any(w.is_alive() for w in old.workers)
     y = np.zeros_like(x)
-    words = jit.table([x, y, 300])
+    words = packed(_softmax, x, y, 300)
     old.run(_softmax.address("f4"), words.ctypes.data, 700, 7)
     assert all((a == before[0]).all() for a in (y, both(x)[0]))
 
@@ -98,7 +104,7 @@ def test_many_chunks():
     """More chunks than 20 bits count; a worker that comes late must not begin the job again."""
     n = (1 << 20) + 3
     x, y = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
-    words = jit.table([x, y, 1, n])
+    words = packed(_add_partials, x, y, 1, n)
     team.run(_add_partials.address("f4"), words.ctypes.data, n, 1)
     assert (x == y).all()
 

@@ -14,7 +14,6 @@ from minidl.data import (
     DataLoader,
     Dataset,
     ImageArrays,
-    Shapes,
     Subset,
     TensorDataset,
     Text,
@@ -25,6 +24,7 @@ from minidl.data import (
 )
 from minidl.errors import CheckpointError, DataError, DTypeError, ShapeError
 from minidl.random import Generator
+from projects.shapes import Shapes
 
 
 def pictures(n=20, size=6, classes=4):

@@ -12,7 +12,6 @@ from minidl.models import (
     CharRNN,
     ConvMixer,
     ConvNeXt,
-    SpeedrunNet,
     ViT,
     cifar_resnet,
     resnet18,
@@ -21,6 +20,7 @@ from minidl.models import (
     vgg3,
 )
 from minidl.models.sampling import sample
+from projects.convnet.speedrun import SpeedrunNet
 
 # Counts of torchvision's ResNets, of the papers' networks, and of the same layers in PyTorch.
 COUNTS = [

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import minidl.functional as F
 from minidl.errors import DTypeError, ShapeError
+from minidl.ops.norm import batch_norm_with
 
 EPS = 1e-5
 rng = np.random.default_rng(7)
@@ -104,6 +105,7 @@ W, B = rng.normal(size=4), rng.normal(size=4)
 MEAN, VAR = rng.normal(size=4), rng.uniform(0.5, 2, 4)
 OPS = {
     "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    "relu": lambda x, w, b: batch_norm_with(x.flip(0), True, x, None, None, w, b, True, 0.1, 1e-5),
     "eval": lambda x, w, b: F.batch_norm(x, MEAN, VAR, w, b, False),
     "group": lambda x, w, b: F.group_norm(x, 2, w, b),
     "instance": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minidl.functional as F
+from minidl.backend.cpu import pool
 from minidl.errors import ShapeError
 
 rng = np.random.default_rng(3)
@@ -206,3 +207,17 @@ def test_mistakes():
         F.max_pool2d(tensor(np.ones((4, 4))), 2)
     with pytest.raises(ShapeError, match="divisor_override must be positive"):
         F.avg_pool2d(x, 2, divisor_override=0)
+
+
+def test_windows_of_two_by_two_agree_with_the_general_kernel(monkeypatch):
+    """Values, places (the first of equal ones, NaN) and gradients, bit for bit."""
+    x = np.round(rng.standard_normal((3, 6, 8, 21)) * 2).astype(np.float32).transpose(0, 3, 1, 2)
+    x[0, 0, 0, 1] = np.nan
+    window = ((2, 2), (2, 2), (0, 0), (1, 1))
+    g, found = rng.standard_normal((3, 21, 3, 4)).astype(np.float32), []
+    for halves in (pool._halves, lambda *window: False):
+        monkeypatch.setattr(pool, "_halves", halves)
+        y, place = pool.max_pool2d(x, *window, (3, 4))
+        found.append((y, place, pool.max_pool2d_grad(g, place, (6, 8), *window)))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -183,3 +183,18 @@ def test_copying_a_leaf_gives_it_its_gradient():
     y.copy_(w)
     (y * y).sum().backward()
     same(w.grad, 2 * w)
+
+
+@pytest.mark.parametrize("cut", [lambda x: x.unbind(1), lambda x: x.split([1, 2, 3], 2)])
+def test_pieces_are_views(cut):
+    """A write to a piece reaches its base and the gradient; other pieces are stale then."""
+    x, factors = leaf(2, 3, 6), ml.ones(2, 3, 6, dtype=ml.float64)
+    base = x * 1
+    first, second = cut(base)[:2]
+    cut(factors)[1].mul_(3.0)
+    second.mul_(3.0)
+    same(base, x * factors)
+    with pytest.raises(GraphError, match="take the view again"):
+        first * 1
+    base.sum().backward()
+    same(x.grad, factors)

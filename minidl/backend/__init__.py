@@ -1,4 +1,4 @@
-"""Picks the backend of an array; each is a module with the functions that `contract` lists."""
+"""Picks the backend of an array; each is a module with the functions that `cpu` imports."""
 
 from typing import Any
 

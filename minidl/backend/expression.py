@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from minidl.errors import GraphError
+from minidl.errors import GraphError, require
 
 Number = int | float
 COMPARE = {"lt", "le", "gt", "ge", "eq", "ne"}
@@ -41,11 +41,8 @@ class Graph:
 
     def const(self, value: Number) -> Node:
         """A constant; anything but a number is refused."""
-        if not isinstance(value, (int, float)):
-            raise GraphError(
-                "pointwise: only traced scalars and numbers can be combined; "
-                f"got {type(value).__name__}"
-            )
+        rule = "only traced scalars and numbers can be combined"
+        require(isinstance(value, (int, float)), "pointwise", rule, error=GraphError, got=value)
         return self.node("const", value=float(value))
 
     def leaf(self) -> Node:
@@ -57,10 +54,9 @@ class Graph:
 
 def _refuse(what: str) -> Callable:
     def raises(self: Node, *_: Any) -> Any:
-        raise GraphError(
-            f"pointwise: {what} of a traced scalar is not known while tracing; "
-            "choose between values with where(condition, a, b)"
-        )
+        rule = f"{what} of a traced scalar is not known while tracing"
+        fix = "choose between values with where(condition, a, b)"
+        raise GraphError(f"pointwise: {rule}; {fix}")
 
     return raises
 
@@ -186,10 +182,9 @@ def rsqrt(x: Any) -> Any:
 
 def node_of(op: str, *args: Any) -> Any:
     """The node of an operation of several arguments, of which at least one is traced."""
-    graph = next((a.graph for a in args if isinstance(a, Node)), None)
-    if graph is None:
-        raise GraphError(f"pointwise: {op} here takes a traced scalar")
-    return graph.node(op, *map(real, args))
+    graphs = [a.graph for a in args if isinstance(a, Node)]
+    require(bool(graphs), "pointwise", f"{op} here takes a traced scalar", error=GraphError)
+    return graphs[0].node(op, *map(real, args))
 
 
 def maximum(a: Any, b: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
-from minidl.errors import DataError, RangeError, require
+from minidl.errors import DataError, RangeError, require, reworded
 
 Arrays = tuple[np.ndarray, ...]
 SPLITS = {"train": (0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1)}  # shares of the text
@@ -112,10 +112,8 @@ class Text(Dataset):
                  step: int = 1) -> None:  # fmt: skip
         require(split in SPLITS, "Text", f"split must be one of {[*SPLITS]}", split=split)
         require(length > 0 and step > 0, "Text", "length and step must be positive", length=length)
-        try:
+        with reworded(DataError, f"Text: cannot read {path} as UTF-8 text", OSError, ValueError):
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            raise DataError(f"Text: cannot read {path} as UTF-8 text: {e}") from e
         self.vocabulary = sorted(set(text))
         self._index = {c: i for i, c in enumerate(self.vocabulary)}
         start, stop = (round(share * len(text)) for share in SPLITS[split])

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from minidl.errors import DataError, require
+from minidl.config import user_cache
+from minidl.errors import DataError, require, reworded
 
 FIX = "check the connection, unpack the files there by hand, or use --dataset embedded"
 _BLOCK = 1 << 16
@@ -29,8 +30,7 @@ class Resource(NamedTuple):
 
 def cache_dir() -> Path:
     """Where downloads go: minidl/data in the user's cache folder (`XDG_CACHE_HOME`)."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "minidl" / "data"
+    return user_cache("data")
 
 
 def locate(root: str | Path | None, folder: str, names: Sequence[str],
@@ -82,7 +82,7 @@ def download(url: str, target: Path, digest: str, *, timeout: float = 30.0,
     tried. Raises DataError that names the address and the last failure.
     """
     part = target.with_name(target.name + ".part")
-    try:
+    with reworded(DataError, f"download: cannot write {part}", OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(attempts):
             try:
@@ -93,8 +93,6 @@ def download(url: str, target: Path, digest: str, *, timeout: float = 30.0,
                 if final or attempt == attempts - 1:
                     raise DataError(f"download: failed ({url}: {why}); {FIX}") from e
             time.sleep(pause * 2**attempt)
-    except OSError as e:
-        raise DataError(f"download: cannot write {part}: {_reason(e)}") from e
 
 
 def _reason(e: BaseException) -> str:

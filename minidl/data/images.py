@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, raw, stack, take, within
-from minidl.data.draws import Draws, current_or_fresh
-from minidl.errors import DataError, DTypeError, require
+from minidl.data.transforms.base import Draws, current_or_fresh
+from minidl.errors import DataError, DTypeError, require, reworded
 
 Function = Callable | None
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -124,16 +124,15 @@ class ImageFolder(ImageFiles):
 
 def read_image(path: str | Path) -> np.ndarray:
     """A picture file as RGB (H, W, 3) uint8, turned as its EXIF says. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            turned = ImageOps.exif_transpose(picture)
-            if turned.mode.startswith("I;16"):  # 16 bits of grey: keep the upper 8
-                turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
-            if "transparency" in turned.info:
-                turned = turned.convert("RGBA")
-            return np.asarray(turned.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise DataError(f"read_image: {path} cannot be read as a picture: {e}") from e
+    kinds = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    rule = f"read_image: {path} cannot be read as a picture"
+    with reworded(DataError, rule, *kinds), Image.open(path) as picture:
+        turned = ImageOps.exif_transpose(picture)
+        if turned.mode.startswith("I;16"):  # 16 bits of grey: keep the upper 8
+            turned = Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8))
+        if "transparency" in turned.info:
+            turned = turned.convert("RGBA")
+        return np.asarray(turned.convert("RGB"))
 
 
 def check_labels(labels: Any, n: int, classes: int, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from minidl import random
 from minidl.autograd import Tensor
 from minidl.data.dataset import fetch, raw, stack
-from minidl.data.draws import sample
+from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 
 

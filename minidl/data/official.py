@@ -14,7 +14,7 @@ import numpy as np
 
 from minidl.data.download import Resource, locate
 from minidl.data.images import Function, ImageArrays, ImageFiles, check_labels
-from minidl.errors import DataError, DTypeError, require
+from minidl.errors import DataError, DTypeError, require, reworded
 
 Root = str | Path | None
 Parts = tuple[np.ndarray, np.ndarray, Sequence[str]]
@@ -83,12 +83,10 @@ class _Unpickler(pickle.Unpickler):
 
 def read_batch(path: Path, *keys: str) -> list[Any]:
     """The entries `keys` of a batch file. Raises DataError if it is damaged or lacks one."""
-    try:
-        found = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except OSError as e:
-        raise DataError(f"CIFAR: cannot read {path}: {e.strerror}") from e
-    except _DAMAGED as e:
-        raise DataError(f"CIFAR: {path} is damaged or no CIFAR batch: {e}") from e
+    with reworded(DataError, f"CIFAR: cannot read {path}", OSError):
+        content = io.BytesIO(path.read_bytes())
+    with reworded(DataError, f"CIFAR: {path} is damaged or no CIFAR batch", *_DAMAGED):
+        found = _Unpickler(content, encoding="bytes").load()
     rule = f"{path} is no CIFAR batch: it holds no dict"
     require(isinstance(found, dict), "CIFAR", rule, error=DataError)
     batch = {_text(key): value for key, value in found.items()}
@@ -136,8 +134,7 @@ class CIFAR10(OfficialImages):
         rule = f"data of {path} must be uint8 rows of 3072"
         require(ok and len(data.data) > 0, "CIFAR", rule, error=DataError)
         ok = isinstance(labels, list) and all(type(y) is int for y in labels)
-        rule = f"labels of {path} must be a list of integers"
-        require(ok, "CIFAR", rule, error=DTypeError)
+        require(ok, "CIFAR", f"labels of {path} must be a list of integers", error=DTypeError)
         return data.data, check_labels(labels, len(data.data), classes, f"CIFAR: {path}")
 
 
@@ -152,11 +149,9 @@ class CIFAR100(CIFAR10):
 
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes, gzipped or not. Raises DataError if it is damaged."""
-    try:
+    with reworded(DataError, f"read_idx: cannot read {path}", OSError, EOFError, zlib.error):
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as e:
-        raise DataError(f"read_idx: cannot read {path}: {e}") from e
     start = 4 + 4 * content[3] if len(content) >= 4 else 8
     ok = content[:3] == b"\0\0\x08" and len(content) >= start > 4
     require(ok, "read_idx", f"{path} is no IDX file of bytes", error=DataError)

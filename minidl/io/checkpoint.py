@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.errors import CheckpointError, require
+from minidl.errors import CheckpointError, require, reworded
 from minidl.io.safetensors import read_safetensors, save_safetensors
 
 FORMAT = 1
@@ -44,15 +44,13 @@ def load(f: str | os.PathLike[str]) -> Any:
     ours = "minidl" in metadata
     fix = "read it with load_safetensors"
     require(ours, "load", f"{f} was not written by save", error=CheckpointError, fix=fix)
-    try:
+    damage = f"load: the structure stored in {f} is damaged"
+    with reworded(CheckpointError, damage, ValueError, KeyError, TypeError):
         header = json.loads(metadata["minidl"])
         version = header["format"]
         rule = f"{f} has another format than {FORMAT}, the one this version reads"
         require(version == FORMAT, "load", rule, error=CheckpointError, format=version)
         return _decode(header["root"], arrays)
-    except (ValueError, KeyError, TypeError) as error:
-        rule = f"load: the structure stored in {f} is damaged: {error}"
-        raise CheckpointError(rule) from error
 
 
 def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:

@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor, raw
-from minidl.errors import CheckpointError, require
+from minidl.errors import CheckpointError, require, reworded
 
 _SUFFIX = ".partial"
-_DTYPES = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "C64": np.complex64,
-    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
-    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
-}  # fmt: skip
-_WRITABLE = {np.dtype(dtype).name for dtype in _DTYPES.values()} | {"bfloat16"}
+_DTYPES = {"BOOL": np.dtype(bool)}  # and F32, I64, … C64: the kind and the bits
+_DTYPES |= {f"{d.kind.upper()}{8 * d.itemsize}": d for d in map(np.dtype, "efdbhiqBHIQF")}
 
 
 def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
@@ -35,10 +31,10 @@ def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
 
     arrays = {name: _host_array(name, value) for name, value in tensors.items()}
     blob = save(arrays)
-    header = {"__metadata__": dict(sorted((metadata or {}).items())), **_header(blob)}
+    header, data = _parts(blob)
+    header = {"__metadata__": dict(sorted((metadata or {}).items())), **header}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data stays aligned to 8 bytes
-    data = memoryview(blob)[8 + _size(blob) :]
     write_bytes(path, [struct.pack("<Q", len(text)), text, data])
 
 
@@ -55,37 +51,29 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     """Read a safetensors file: its tensors by name, and its metadata."""
     from safetensors import SafetensorError, deserialize
 
-    try:
+    with reworded(CheckpointError, f"load: cannot read {path}", OSError):
         blob = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"load: cannot read {path}: {reason}") from error
-    try:
-        entries = deserialize(blob)
-    except SafetensorError as error:
-        rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file: {error}"
-        raise CheckpointError(rule) from error
-    found = dict(entries)
+    rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file"
+    with reworded(CheckpointError, rule, SafetensorError):
+        found = dict(deserialize(blob))
     tensors = {name: _array(path, name, found[name]) for name in sorted(found)}
-    return tensors, _header(blob).get("__metadata__", {})
+    return tensors, _parts(blob)[0].get("__metadata__", {})
 
 
 def _host_array(name: str, value: Any) -> np.ndarray:
     """`value` as a C-ordered NumPy array of a dtype that the format has."""
     array = value if isinstance(value, np.ndarray) else np.asarray(Tensor(raw(value)))
-    fits = array.dtype.name in _WRITABLE
+    dtype = array.dtype.newbyteorder("=")
+    fits = dtype in _DTYPES.values() or dtype.name == "bfloat16"
     rule = f"tensor {name!r} has no safetensors dtype"
     require(fits, "save", rule, error=CheckpointError, tensor=array)
-    order = array.dtype.newbyteorder("=")
-    return np.ascontiguousarray(array, dtype=order).reshape(array.shape)
+    return np.ascontiguousarray(array, dtype).reshape(array.shape)
 
 
-def _size(blob: bytes) -> int:
-    return struct.unpack_from("<Q", blob)[0]
-
-
-def _header(blob: bytes) -> dict[str, Any]:
-    return json.loads(blob[8 : 8 + _size(blob)])
+def _parts(blob: bytes) -> tuple[dict[str, Any], memoryview]:
+    """The header of a file, and its data."""
+    stop = 8 + struct.unpack_from("<Q", blob)[0]
+    return json.loads(blob[8:stop]), memoryview(blob)[stop:]
 
 
 def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) -> np.ndarray:
@@ -121,16 +109,14 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     target = Path(path)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
-        with open(partial, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        _flush_folder(target.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"save: cannot write {target}: {reason}") from error
+        with reworded(CheckpointError, f"save: cannot write {target}", OSError):
+            with open(partial, "xb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+            _flush_folder(target.parent)
     finally:  # also on Ctrl-C; after the rename there is nothing left to remove
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -5,6 +5,5 @@ from minidl.models.convmixer import ConvMixer
 from minidl.models.convnext import ConvNeXt
 from minidl.models.gpt import GPT
 from minidl.models.resnet import ResNet, cifar_resnet, resnet18, resnet34, resnet50
-from minidl.models.speedrun import SpeedrunNet
 from minidl.models.vgg import VGG, vgg3
 from minidl.models.vit import ViT

@@ -1,4 +1,4 @@
-"""Pieces that several image models share: norms by name, squeeze-excitation."""
+"""Pieces that several image models share: norms by name, relu behind them, excitation."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def norm2d(kind: str, channels: int) -> nn.Module:
     if kind == "group":
         return nn.GroupNorm(max(n for n in range(1, 9) if channels % n == 0), channels)
     return nn.InstanceNorm2d(channels, affine=True) if kind == "instance" else nn.Identity()
+
+
+def relu_of(norm: nn.Module, x: Tensor, more: Tensor | None = None) -> Tensor:
+    """relu(norm(x) + more); batch norm does it in one pass."""
+    if isinstance(norm, nn.BatchNorm2d):
+        return norm.relu(x, more)
+    y = norm(x)
+    return F.relu(y if more is None else y + more)
 
 
 class SqueezeExcite(nn.Module):

@@ -1,7 +1,5 @@
 """A ConvNeXt-style network for small images (arXiv 2201.03545)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import minidl.functional as F

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import minidl.functional as F
@@ -119,7 +120,8 @@ class GPT(nn.Module):
         require(fits, "GPT", f"at most block_size = {self.block_size} tokens", length=length)
         parts = self.transformer
         y = parts.drop(parts.wte(x) + parts.wpe.weight[before:length])
-        for block, past in zip(parts.h, cache or [None] * len(parts.h), strict=True):
+        pasts: Sequence[Past | None] = cache or [None] * len(parts.h)
+        for block, past in zip(parts.h, pasts, strict=True):
             y = block(y, past)
         return self.lm_head(parts.ln_f(y))
 

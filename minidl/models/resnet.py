@@ -35,11 +35,14 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, inputs, H, W) -> (N, expansion · width, H / stride, W / stride)."""
-        y = self.bn1(self.conv1(x))
-        for i in range(2, len(self.kernels) + 1):
-            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(F.relu(y)))
-        y = y if self.excite is None else self.excite(y)
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        y, last = x, len(self.kernels)
+        for i in range(1, last):
+            y = getattr(self, f"bn{i}").relu(getattr(self, f"conv{i}")(y))
+        y, norm = getattr(self, f"conv{last}")(y), getattr(self, f"bn{last}")
+        shortcut = x if self.downsample is None else self.downsample(x)
+        if self.excite is None:
+            return norm.relu(y, shortcut)
+        return F.relu(self.excite(norm(y)) + shortcut)
 
 
 class Bottleneck(BasicBlock):
@@ -81,7 +84,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """x (N, in_channels, H, W) -> what the classifier sees (N, features)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.bn1.relu(self.conv1(x))
         x = F.max_pool2d(x, 3, 2, 1) if self.pooled else x
         for i in range(self.stages):
             x = getattr(self, f"layer{i + 1}")(x)

@@ -1,14 +1,12 @@
 """Small VGG-style networks for 32x32 images, with the variations that a course compares."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
 from minidl.errors import require
-from minidl.models.blocks import SqueezeExcite, norm2d
+from minidl.models.blocks import SqueezeExcite, norm2d, relu_of
 
 
 class VGGBlock(nn.Module):
@@ -40,13 +38,14 @@ class VGGBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, inputs, H, W) -> (N, width, H / 2, W / 2)."""
-        y = self.conv2(F.relu(self.norm1(self.conv1(x))))
-        y = self.norm2(self.dropout(y) if self.dropout_first else y)
-        if self.excite is not None:
-            y = self.excite(y)
-        if self.skip is not None:
-            y = y + self.skip(x)
-        y = F.relu(y)
+        y = self.conv2(relu_of(self.norm1, self.conv1(x)))
+        y = self.dropout(y) if self.dropout_first else y
+        skipped = None if self.skip is None else self.skip(x)
+        if self.excite is None:
+            y = relu_of(self.norm2, y, skipped)
+        else:
+            y = self.excite(self.norm2(y))
+            y = F.relu(y if skipped is None else y + skipped)
         if self.pool is not None:
             y = self.pool(y)
         return y if self.dropout_first else self.dropout(y)

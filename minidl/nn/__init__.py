@@ -4,7 +4,10 @@
 # isort: off
 from minidl import functional
 from minidl.nn import init, utils
-from minidl.nn.attention import MultiheadAttention
+from minidl.nn.attention import (
+    MultiheadAttention, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from minidl.nn.containers import ModuleDict, ModuleList, Sequential
 from minidl.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from minidl.nn.linear import Embedding, LazyLinear, Linear, PReLU
@@ -14,19 +17,13 @@ from minidl.nn.norm import (
 )
 from minidl.nn.parameter import Parameter
 from minidl.nn.recurrent import GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell
-from minidl.nn.shape import (
-    CircularPad1d, CircularPad2d, ConstantPad1d, ConstantPad2d, Dropout, Dropout2d, Flatten,
-    Identity, ReflectionPad1d, ReflectionPad2d, ReplicationPad1d, ReplicationPad2d,
-    ZeroPad1d, ZeroPad2d,
-)
 from minidl.nn.thin import (
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BCELoss, BCEWithLogitsLoss, CELU,
-    CosineSimilarity, CrossEntropyLoss, ELU, Fold, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish,
-    Hardtanh, HuberLoss, KLDivLoss, L1Loss, LeakyReLU, LogSigmoid, LogSoftmax, MaxPool1d,
-    MaxPool2d, Mish, MSELoss, NLLLoss, PixelShuffle, ReLU, ReLU6, SELU, Sigmoid,
-    SiLU, SmoothL1Loss, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
-    Threshold, Unfold, Upsample,
-)
-from minidl.nn.transformer import (
-    TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
+    CircularPad1d, CircularPad2d, ConstantPad1d, ConstantPad2d, CosineSimilarity, CrossEntropyLoss,
+    Dropout, Dropout2d, ELU, Flatten, Fold, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh,
+    HuberLoss, Identity, KLDivLoss, L1Loss, LeakyReLU, LogSigmoid, LogSoftmax, MaxPool1d, MaxPool2d,
+    Mish, MSELoss, NLLLoss, PixelShuffle, ReflectionPad1d, ReflectionPad2d, ReLU, ReLU6,
+    ReplicationPad1d, ReplicationPad2d, SELU, Sigmoid, SiLU, SmoothL1Loss, Softmax, Softmin,
+    Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold, Unfold, Upsample, ZeroPad1d,
+    ZeroPad2d,
 )

@@ -1,7 +1,5 @@
 """Modules that hold modules: Sequential, ModuleList, ModuleDict."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from itertools import groupby
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Convolutions; weights are (out, in / groups, *kernel), transposed ones (in, out / groups, …)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -65,9 +63,8 @@ class Conv2d(_Conv, show=_SHOW):
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._widths(), self.padding_mode), 0
-        return self._function(
-            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
-        )
+        given = (x, self.weight, self.bias, self.stride, padding, self.dilation)
+        return self._function(*given, self.groups)
 
     def _widths(self) -> tuple[int, ...]:
         """The padding as F.pad takes it: last axis first, before and after."""
@@ -97,9 +94,8 @@ class ConvTranspose2d(_Conv, show=_SHOW):
     def forward(self, x: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
         """x (N, C, *sizes) -> (N, K, *larger); output_size picks one of the possible sizes."""
         extra = self.output_padding if output_size is None else self._extra(x, output_size)
-        return self._function(
-            x, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
-        )
+        given = (x, self.weight, self.bias, self.stride, self.padding, extra)
+        return self._function(*given, self.groups, self.dilation)
 
     def _extra(self, x: Tensor, output_size: tuple[int, ...]) -> tuple[int, ...]:
         """The output_padding that gives output_size."""

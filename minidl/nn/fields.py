@@ -1,7 +1,5 @@
 """Fields: modules declared by their annotated settings, as dataclasses are."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
@@ -19,10 +17,11 @@ _KEYWORD, _NONE = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 class Fields(Module):
     """A module whose annotated attributes are its constructor's arguments and its repr.
 
-    A subclass that gives class keywords declares fields, after its parent's. `of` is a function
-    that takes the fields by keyword: forward calls it. `show` is a format for the repr (ending in
-    "…": and whatever differs from its default); without it every field is shown. A field `inplace`
-    is taken for the sake of PyTorch's scripts and changes nothing: a new tensor is returned.
+    A subclass that gives class keywords declares fields, after its parent's (`without` one). `of`
+    is a function that takes the fields by keyword: forward calls it. `show` is a format for the
+    repr (ending in "…": and whatever differs from its default); without it every field is shown.
+    A field `inplace` is taken for the sake of PyTorch's scripts and changes nothing: a new tensor
+    is returned.
     """
 
     _function: ClassVar[Callable[..., Any]]
@@ -33,7 +32,7 @@ class Fields(Module):
     _show: ClassVar[str | None] = None
 
     def __init_subclass__(
-        cls, of: Callable[..., Any] | None = None, show: str | None = None
+        cls, of: Callable[..., Any] | None = None, show: str | None = None, without: str = ""
     ) -> None:
         if of is None and show is None:
             return
@@ -41,7 +40,7 @@ class Fields(Module):
             cls._function = staticmethod(of)
             cls.__doc__ = f"`F.{of.__name__}` as a module. {inspect.getdoc(of) or ''}"
         cls._show = show
-        fields = {name: cls._signature.parameters[name] for name in cls._fields}
+        fields = {name: cls._signature.parameters[name] for name in cls._fields if name != without}
         for name, hint in inspect.get_annotations(cls).items():
             if name.startswith("_"):
                 continue

@@ -3,8 +3,6 @@
 Formulas, names and argument order are PyTorch's; every function returns its tensor.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

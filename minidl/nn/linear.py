@@ -1,7 +1,5 @@
 """Linear, LazyLinear, PReLU, and a table of vectors: Embedding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl import functional as F

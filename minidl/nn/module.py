@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from minidl.autograd import Tensor, no_grad
-from minidl.errors import require
+from minidl.errors import CheckpointError, require
 from minidl.methods import Handle
-from minidl.nn.loading import IncompatibleKeys, fit
 from minidl.nn.parameter import Parameter, assign
 
 _KINDS = ("_parameters", "_buffers", "_modules")
@@ -28,12 +28,9 @@ class Module:
     def __init__(self) -> None:
         put = super().__setattr__
         put("training", True)
-        put("_parameters", {})
-        put("_buffers", {})
-        put("_modules", {})
         put("_non_persistent", set())
-        put("_forward_hooks", {})
-        put("_forward_pre_hooks", {})
+        for name in (*_KINDS, "_forward_hooks", "_forward_pre_hooks"):
+            put(name, {})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's outputs; every subclass says how."""
@@ -224,7 +221,7 @@ class Module:
             optional |= {start + name for name in module._optional_state}
             own = (*module._parameters, *module._buffers)
             module._before_load({n: state[start + n].shape for n in own if start + n in state})
-        return fit(type(self).__name__, self.state_dict(keep_vars=True), state, optional, strict)
+        return _fit(type(self).__name__, self.state_dict(keep_vars=True), state, optional, strict)
 
     # ---- changing everything below
     def apply(self, fn: Callable[[Module], Any]) -> Self:
@@ -304,6 +301,49 @@ class Module:
             return f"{name}({extra})"
         lines = [*(extra.split("\n") if extra else ()), *children]
         return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict(strict=False)` could not match."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def _fit(
+    model: str, own: dict[str, Tensor], state: dict[str, Tensor], optional: set[str], strict: bool
+) -> IncompatibleKeys:
+    """Copy state into own tensors of the same names; changes nothing where it raises.
+
+    model: the name for the message. optional: names that the state may lack.
+    """
+    missing = [k for k in own if k not in state and k not in optional]
+    unexpected = [k for k in state if k not in own]
+    wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+    groups = (
+        ("missing", [f"{k} {own[k].shape}" for k in missing if strict]),
+        ("unexpected", [f"{k} {state[k].shape}" for k in unexpected if strict]),
+        ("wrong shape", [f"{k} {state[k].shape}, the model has {own[k].shape}" for k in wrong]),
+    )
+    listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
+    rule = f"the state does not fit {model}{listed}"
+    require(not listed, "load_state_dict", rule, error=CheckpointError)
+    with no_grad():
+        for name, value in state.items():
+            if name in own:
+                own[name].copy_(value)
+    return IncompatibleKeys(missing, unexpected)
+
+
+@contextmanager
+def kept_modes(model: Module) -> Iterator[None]:
+    """Put the training modes of model and everything below it back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _indent(text: str) -> str:

@@ -1,7 +1,5 @@
 """Normalisation layers."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +10,7 @@ from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer, Switch
 from minidl.nn.parameter import new_parameter, new_tensor
+from minidl.ops.norm import batch_norm_with
 
 _CHANNELS = (
     "{num_features}, eps={eps}, momentum={momentum}, affine={affine}, bias={bias}, "
@@ -76,13 +75,23 @@ class BatchNorm2d(_ChannelNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) -> the same shape."""
+        return self._normalise(x, None, False)
+
+    def relu(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """relu(self(x) + more), more like x: in one pass, unless hooks wait for self(x)."""
+        if not self._forward_hooks and not self._forward_pre_hooks:
+            return self._normalise(x, more, True)
+        y = self(x)
+        return F.relu(y if more is None else y + more)
+
+    def _normalise(self, x: Tensor, more: Tensor | None, relu: bool) -> Tensor:
         arguments, momentum = self._arguments(x), self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if momentum is None:  # the plain mean over all batches; reads the count on the host
                 momentum = 1.0 / self.num_batches_tracked.item()
         training = self.training or self.running_mean is None
-        return F.batch_norm(*arguments, training, momentum or 0.0, self.eps)
+        return batch_norm_with(more, relu, *arguments, training, momentum or 0.0, self.eps)
 
 
 class BatchNorm1d(BatchNorm2d):

@@ -1,7 +1,5 @@
 """Parameter, the Tensor that a module trains, and how nn makes and replaces tensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Recurrent layers: RNN, LSTM, GRU over sequences, padded or packed, and their single steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -61,13 +59,21 @@ class _Recurrent(Layer):
         return states
 
 
-class _Layers(_Recurrent):
+class _Layers(_Recurrent, show=""):
     """Layers and directions, with PyTorch's names (weight_ih_l0_reverse …).
 
     A sequence x is (T, B, input_size), (B, T, input_size) with batch_first, (T, input_size)
     unbatched, or a PackedSequence.
     """
 
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    nonlinearity: str = "tanh"
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
     proj_size = 0
 
     def _build(self, *where: Any) -> None:
@@ -149,36 +155,17 @@ class _Layers(_Recurrent):
         return text
 
 
-class RNN(_Layers, show=""):
+class RNN(_Layers):
     """h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu."""
 
-    input_size: int
-    hidden_size: int
-    num_layers: int = 1
-    nonlinearity: str = "tanh"
-    bias: bool = True
-    batch_first: bool = False
-    dropout: float = 0.0
-    bidirectional: bool = False
 
-
-class _Gated(_Layers, show=""):
-    input_size: int
-    hidden_size: int
-    num_layers: int = 1
-    bias: bool = True
-    batch_first: bool = False
-    dropout: float = 0.0
-    bidirectional: bool = False
-
-
-class GRU(_Gated):
+class GRU(_Layers, show="", without="nonlinearity"):
     """Gated recurrent unit, gates in the order r, z, n; r applies after the product with W_hh."""
 
     _op, _gates = staticmethod(gru), 3
 
 
-class LSTM(_Gated, show=""):
+class LSTM(_Layers, show="", without="nonlinearity"):
     """Long short-term memory, gates i, f, g, o; proj_size projects h (arXiv 1402.1128)."""
 
     _op, _gates, _states = staticmethod(lstm), 4, 2

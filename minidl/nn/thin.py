@@ -1,26 +1,118 @@
-"""Modules that only hold a function's keyword arguments: activations, losses, pools, resampling."""
+"""Modules without parameters: identity, dropouts, pads, and those that hold F's arguments."""
 
-from __future__ import annotations
-
+import inspect
 from collections.abc import Callable
 from types import new_class
 from typing import Any
 
 from minidl import functional as F
-from minidl.nn.fields import Fields
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.nn.fields import Fields, Size
+from minidl.nn.module import Module
 from minidl.ops.arguments import ints_of
 
-REQUIRED: Any = object()
+
+class Identity(Module):
+    """Return the input; any arguments are taken and ignored, as in PyTorch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def forward(self, x: Any) -> Any:
+        """x -> x."""
+        return x
+
+
+class Flatten(Fields, show="start_dim={start_dim}, end_dim={end_dim}"):
+    """Join the axes start_dim … end_dim into one."""
+
+    start_dim: int = 1
+    end_dim: int = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, …) -> (N, features) by default."""
+        return x.flatten(self.start_dim, self.end_dim)
+
+
+class Dropout(Fields, show="p={p}, inplace={inplace}"):
+    """Zero inputs with probability p while training, and scale the others by 1/(1 - p)."""
+
+    _function = staticmethod(F.dropout)
+    p: float = 0.5
+    inplace: bool = False
+
+    def _build(self) -> None:
+        require(0 <= self.p <= 1, type(self).__name__, "p must be between 0 and 1", p=self.p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x -> the same shape (x itself when not training)."""
+        return self._function(x, self.p, self.training)
+
+
+class Dropout2d(Dropout):
+    """Drop whole channels of (N, C, H, W)."""
+
+    _function = staticmethod(F.dropout2d)
+
+
+class ZeroPad2d(Fields, show="{padding}"):
+    """Pad the last axes by (left, right, top, bottom), or by one number on every side."""
+
+    _axes, _mode, value = 2, "constant", 0.0
+    padding: Size
+
+    def _build(self) -> None:
+        given, count = self.padding, 2 * self._axes
+        self.padding = (given,) * count if isinstance(given, int) else tuple(given)
+        rule = f"padding must be a number or {count} of them"
+        require(len(self.padding) == count, type(self).__name__, rule, padding=given)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, H, W) -> (…, H + top + bottom, W + left + right)."""
+        value = self.value if self._mode == "constant" else None
+        return F.pad(x, self.padding, self._mode, value)
+
+
+class ConstantPad2d(ZeroPad2d, show="padding={padding}, value={value}"):
+    """Pad with a value."""
+
+    value: float
+
+
+def _pad(name: str, mode: str, axes: int, base: Any = ZeroPad2d) -> Any:
+    return type(name, (base,), {"__module__": __name__, "_mode": mode, "_axes": axes})
+
+
+ZeroPad1d = _pad("ZeroPad1d", "constant", 1)
+ConstantPad1d = _pad("ConstantPad1d", "constant", 1, ConstantPad2d)
+ReflectionPad1d = _pad("ReflectionPad1d", "reflect", 1)
+ReflectionPad2d = _pad("ReflectionPad2d", "reflect", 2)
+ReplicationPad1d = _pad("ReplicationPad1d", "replicate", 1)
+ReplicationPad2d = _pad("ReplicationPad2d", "replicate", 2)
+CircularPad1d = _pad("CircularPad1d", "circular", 1)
+CircularPad2d = _pad("CircularPad2d", "circular", 2)
+
+
+# ---- modules that only hold arguments of a function of F: activations, losses, pools, resampling
 
 
 def thin(
-    name: str, of: Callable[..., Any], show: str | None = None, base: type = Fields, **fields: Any
-) -> Any:
-    """The class `name` whose forward calls `of` with the fields (names and defaults) given here."""
+    name: str, of: Callable[..., Any] | None = None, show: str | None = None, *,
+    fields: str = "", inputs: int = 1, base: type = Fields,
+) -> Any:  # fmt: skip
+    """The class `name` whose forward calls `of` (F's function of that name in lower case).
+
+    Its fields are those parameters of `of`, with their defaults, that come after the inputs.
+    """
+    of = of or getattr(F, name.lower())
+    known = inspect.signature(of).parameters
+    names = fields.split() or [*known][inputs:]
 
     def fill(space: dict[str, Any]) -> None:
-        space |= {k: v for k, v in fields.items() if v is not REQUIRED}
-        space |= {"__module__": __name__, "__annotations__": dict.fromkeys(fields, Any)}
+        defaults = {k: known[k].default for k in names}
+        space |= {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
+        space |= {"__module__": __name__, "__annotations__": dict.fromkeys(names, Any)}
 
     return new_class(name, (base,), {"of": of, "show": show}, fill)
 
@@ -47,66 +139,42 @@ class _Upsample(Fields):
         return f"{name}={getattr(self, name)}, mode={self.mode!r}"
 
 
-ReLU = thin("ReLU", F.relu, inplace=False)
-ReLU6 = thin("ReLU6", F.relu6, inplace=False)
-LeakyReLU = thin("LeakyReLU", F.leaky_relu, negative_slope=0.01, inplace=False)
-ELU = thin("ELU", F.elu, alpha=1.0, inplace=False)
-CELU = thin("CELU", F.celu, alpha=1.0, inplace=False)
-SELU = thin("SELU", F.selu, inplace=False)
-GELU = thin("GELU", F.gelu, approximate="none")
-SiLU = thin("SiLU", F.silu, inplace=False)
-Mish = thin("Mish", F.mish, inplace=False)
-Hardswish = thin("Hardswish", F.hardswish, inplace=False)
-Hardsigmoid = thin("Hardsigmoid", F.hardsigmoid, inplace=False)
-Hardtanh = thin("Hardtanh", F.hardtanh, min_val=-1.0, max_val=1.0, inplace=False)
-Threshold = thin("Threshold", F.threshold, threshold=REQUIRED, value=REQUIRED, inplace=False)
-Softplus = thin("Softplus", F.softplus, beta=1.0, threshold=20.0)
-Softshrink = thin("Softshrink", F.softshrink, "{lambd}", lambd=0.5)
-Hardshrink = thin("Hardshrink", F.hardshrink, "{lambd}", lambd=0.5)
-Tanhshrink = thin("Tanhshrink", F.tanhshrink)
-Softsign = thin("Softsign", F.softsign)
-Sigmoid = thin("Sigmoid", F.sigmoid)
-LogSigmoid = thin("LogSigmoid", F.logsigmoid)
-Tanh = thin("Tanh", F.tanh)
-Softmax = thin("Softmax", F.softmax, dim=None)
-Softmin = thin("Softmin", F.softmin, dim=None)
-LogSoftmax = thin("LogSoftmax", F.log_softmax, dim=None)
-GLU = thin("GLU", F.glu, dim=-1)
+ReLU, ReLU6, ELU, CELU, SELU, GELU, SiLU, Mish, GLU = map(
+    thin, "ReLU ReLU6 ELU CELU SELU GELU SiLU Mish GLU".split()
+)
+Sigmoid, LogSigmoid, Hardsigmoid, Hardswish, Softsign, Softplus = map(
+    thin, "Sigmoid LogSigmoid Hardsigmoid Hardswish Softsign Softplus".split()
+)
+Tanh, Tanhshrink, Hardtanh, Threshold = map(thin, "Tanh Tanhshrink Hardtanh Threshold".split())
+LeakyReLU = thin("LeakyReLU", F.leaky_relu)
+Softshrink = thin("Softshrink", show="{lambd}")
+Hardshrink = thin("Hardshrink", show="{lambd}")
+Softmax = thin("Softmax", fields="dim")
+Softmin = thin("Softmin", fields="dim")
+LogSoftmax = thin("LogSoftmax", F.log_softmax, fields="dim")
 
-_LABELS: dict[str, Any] = {"weight": None, "ignore_index": -100, "reduction": "mean"}
-_MEAN: dict[str, Any] = {"reduction": "mean"}
-CrossEntropyLoss = thin("CrossEntropyLoss", F.cross_entropy, "", **_LABELS, label_smoothing=0.0)
-NLLLoss = thin("NLLLoss", F.nll_loss, "", **_LABELS)
-BCELoss = thin("BCELoss", F.binary_cross_entropy, "", weight=None, **_MEAN)
-BCEWithLogitsLoss = thin(
-    "BCEWithLogitsLoss", F.binary_cross_entropy_with_logits, "", weight=None, **_MEAN,
-    pos_weight=None,
-)  # fmt: skip
-MSELoss = thin("MSELoss", F.mse_loss, "", **_MEAN)
-L1Loss = thin("L1Loss", F.l1_loss, "", **_MEAN)
-SmoothL1Loss = thin("SmoothL1Loss", F.smooth_l1_loss, "", **_MEAN, beta=1.0)
-HuberLoss = thin("HuberLoss", F.huber_loss, "", **_MEAN, delta=1.0)
-KLDivLoss = thin("KLDivLoss", F.kl_div, "", **_MEAN, log_target=False)
+CrossEntropyLoss = thin("CrossEntropyLoss", F.cross_entropy, "", inputs=2)
+NLLLoss = thin("NLLLoss", F.nll_loss, "", inputs=2)
+BCELoss = thin("BCELoss", F.binary_cross_entropy, "", inputs=2)
+BCEWithLogitsLoss = thin("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits, "", inputs=2)
+MSELoss = thin("MSELoss", F.mse_loss, "", inputs=2)
+L1Loss = thin("L1Loss", F.l1_loss, "", inputs=2)
+SmoothL1Loss = thin("SmoothL1Loss", F.smooth_l1_loss, "", inputs=2)
+HuberLoss = thin("HuberLoss", F.huber_loss, "", inputs=2)
+KLDivLoss = thin("KLDivLoss", F.kl_div, "", inputs=2)
+CosineSimilarity = thin("CosineSimilarity", F.cosine_similarity, "", inputs=2)
 
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"
-_WINDOW: dict[str, Any] = {"base": _Pool, "kernel_size": REQUIRED, "stride": None, "padding": 0}
-_BEST: dict[str, Any] = {**_WINDOW, "dilation": 1, "return_indices": False, "ceil_mode": False}
-_MEANS: dict[str, Any] = {**_WINDOW, "ceil_mode": False, "count_include_pad": True}
-MaxPool1d = thin("MaxPool1d", F.max_pool1d, _MAX, **_BEST)
-MaxPool2d = thin("MaxPool2d", F.max_pool2d, _MAX, **_BEST)
-AvgPool1d = thin("AvgPool1d", F.avg_pool1d, _AVG, **_MEANS)
-AvgPool2d = thin("AvgPool2d", F.avg_pool2d, _AVG, **_MEANS, divisor_override=None)
+_BEST = "kernel_size stride padding dilation return_indices ceil_mode"
+MaxPool1d = thin("MaxPool1d", F.max_pool1d, _MAX, fields=_BEST, base=_Pool)
+MaxPool2d = thin("MaxPool2d", F.max_pool2d, _MAX, fields=_BEST, base=_Pool)
+AvgPool1d = thin("AvgPool1d", F.avg_pool1d, _AVG, base=_Pool)
+AvgPool2d = thin("AvgPool2d", F.avg_pool2d, _AVG, base=_Pool)
 AvgPool1d._axes = 1
-_TO: dict[str, Any] = {"output_size": REQUIRED}
-AdaptiveAvgPool1d = thin("AdaptiveAvgPool1d", F.adaptive_avg_pool1d, **_TO)
-AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d, **_TO)
-Upsample = thin(
-    "Upsample", F.interpolate, base=_Upsample, size=None, scale_factor=None, mode="nearest",
-    align_corners=None,
-)  # fmt: skip
-PixelShuffle = thin("PixelShuffle", F.pixel_shuffle, upscale_factor=REQUIRED)
-_SLIDE: dict[str, Any] = {"kernel_size": REQUIRED, "dilation": 1, "padding": 0, "stride": 1}
-Unfold = thin("Unfold", F.unfold, **_SLIDE)
-Fold = thin("Fold", F.fold, **_TO, **_SLIDE)
-CosineSimilarity = thin("CosineSimilarity", F.cosine_similarity, "", dim=1, eps=1e-8)
+AdaptiveAvgPool1d = thin("AdaptiveAvgPool1d", F.adaptive_avg_pool1d)
+AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d)
+_SIZES = "size scale_factor mode align_corners"
+Upsample = thin("Upsample", F.interpolate, fields=_SIZES, base=_Upsample)
+PixelShuffle = thin("PixelShuffle", F.pixel_shuffle)
+Unfold, Fold = thin("Unfold"), thin("Fold")

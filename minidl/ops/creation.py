@@ -65,16 +65,15 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     given = raw(data)
-    if hasattr(given, "__array_interface__") or isinstance(given, np.generic):
-        array = np.array(given, copy=True) if copy else np.asarray(given)
+    if hasattr(given, "__array_interface__"):
+        array = np.asarray(given)
     elif hasattr(given, "__dlpack__"):
         array = np.from_dlpack(given)
-        array = array.copy() if copy else array
     else:
-        array = _from_nested(given, dtype is None)
+        array, copy = _from_nested(given, dtype is None), False
     real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
     require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
-    return array if dtype is None else array.astype(dtype_of(dtype), copy=False)
+    return array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
 
 
 def _from_nested(data: Any, narrow: bool) -> np.ndarray:
@@ -112,14 +111,12 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
-    array = backend_of(device).zeros(_size(size, "zeros"), dtype_of(dtype))
-    return _made(array, device, requires_grad)
+    return full(_size(size, "zeros"), 0.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
-    array = backend_of(device).full(_size(size, "ones"), 1, dtype_of(dtype))
-    return _made(array, device, requires_grad)
+    return full(_size(size, "ones"), 1.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def full(

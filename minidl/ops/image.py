@@ -86,8 +86,7 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
 
 # ---- resizing ------------------------------------------------------------------------------------
 
-_AXES = {"nearest": (1, 2, 3), "area": (1, 2)}
-_AXES |= {"linear": (1,), "bilinear": (2,)}
+_AXES = {"nearest": (1, 2, 3), "area": (1, 2), "linear": (1,), "bilinear": (2,)}
 
 
 def interpolate(

@@ -1,4 +1,4 @@
-"""Ops that pick elements: indexing, rows of tables, gather and scatter, diagonals and triangles."""
+"""Ops that pick elements: indexing, embeddings, gather and scatter, diagonals and triangles."""
 
 import math
 from typing import Any
@@ -9,8 +9,8 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, RangeError, require
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axis_of, broadcast_shapes
-from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to
+from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
+from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, unsqueeze
 
 Key = tuple[Any, ...]
 
@@ -32,7 +32,8 @@ def _key(key: Any) -> Key:
             rule = "must be integers or bools"
             require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
-    if not [k for k in out if k is Ellipsis] and not _is_advanced(out):
+    advanced = [k for k in out if hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b")]
+    if not advanced and not [k for k in out if k is Ellipsis]:
         out.append(Ellipsis)
     return tuple(out)
 
@@ -50,10 +51,6 @@ def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
     """An index as a tuple that NumPy takes, and x[key]'s shape."""
     key = _key(key)
     return key, _indexed(np.broadcast_to(np.int8(0), x.shape), key).shape
-
-
-def _is_advanced(key: Any) -> bool:
-    return bool([k for k in key if hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b")])
 
 
 def getitem(x: Any, key: Any) -> Any:
@@ -84,6 +81,25 @@ def pick_grad(g: Any, *, key: Key, shape: tuple[int, ...]) -> Any:
         else:
             y[key] = g
     return y, (), lambda h, need: (pick(h, key=key),)
+
+
+@op(view=True)
+def pieces(x: Any, *, keys: tuple[Key, ...]) -> Any:
+    """x[key] for each key, ints and slices that share x out among them: views."""
+    shape, strides = x.shape, x.strides
+
+    def vjp(g: Any, need: Any) -> Any:
+        return (assembled(*g, keys=keys, shape=shape, strides=strides),)
+
+    return tuple([np.asarray(x[key]) for key in keys]), (), vjp
+
+
+@op
+def assembled(*xs: Any, keys: tuple[Key, ...], shape: tuple[int, ...], strides: Any) -> Any:
+    """An array laid out by `strides` with each of xs at its key, zeros where it is None."""
+    be = backend.of(next(x for x in xs if x is not None))
+    y = be.assemble(xs, keys, shape, strides)
+    return y, (), lambda h, need: pieces(h, keys=keys)
 
 
 @op
@@ -156,6 +172,35 @@ def add_rows(g: Any, index: Any, *, rows: int, skip: int = -1) -> Any:
     return backend.of(g).add_rows(g, index, rows, skip), (index,), vjp
 
 
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """Rows of weight (V, D) at the indices input (...): (..., D).
+
+    The row padding_idx (negative: from the end) gets no gradient. Raises RangeError for an index
+    outside [0, V).
+    """
+    require(weight.ndim == 2, "embedding", "weight must have 2 axes (V, D)", weight=weight)
+    check_real("embedding", weight)
+    rows = weight.shape[0]
+    index = np.asarray(input) if isinstance(input, (int, list)) else raw(input)
+    be = backend.of(raw(weight))
+    be.check_indices("embedding", index, rows)
+    fits, rule = -rows <= (padding_idx or 0) < rows, "padding_idx must be a row of weight"
+    require(fits or padding_idx is None, "embedding", rule, padding_idx=padding_idx, weight=weight)
+    skip = -1 if padding_idx is None else padding_idx % rows
+    return table_rows(weight, be.cast(index, np.int64), skip=skip)
+
+
+def one_hot(tensor: Any, num_classes: int = -1) -> Any:
+    """int64 (..., K) with a 1 at each index; -1: K is the largest index + 1, read on the host."""
+    index = raw(tensor)
+    if num_classes == -1:
+        require(index.size > 0, "one_hot", "needs num_classes when there is no index", tensor=index)
+        num_classes = int(index.max()) + 1
+    backend.of(index).check_indices("one_hot", index, num_classes)
+    y = pw.eq(unsqueeze(index, -1), np.arange(num_classes))
+    return Tensor(y.astype(np.int64))
+
+
 # ---- along an axis -------------------------------------------------------------------------------
 
 
@@ -200,17 +245,12 @@ def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     return add_item(x, _covering("scatter_add", x, src, shape), key=key)
 
 
-def _slices(name: str, x: Any, dim: int, index: Any) -> Key:
-    """The key that takes the slices of x along dim that a vector of indices names."""
-    i, k = axis_of(dim, x.ndim, name), raw(index)
-    require(k.ndim <= 1, name, "index must be a vector", index=k)
-    backend.of(k).check_indices(name, k, x.shape[i])
-    return (slice(None),) * i + (k.reshape(-1),)
-
-
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The slices of x along dim that a vector of indices names."""
-    return pick(x, key=_slices("index_select", x, dim, index))
+    i, k = axis_of(dim, x.ndim, "index_select"), raw(index)
+    require(k.ndim <= 1, "index_select", "index must be a vector", index=k)
+    backend.of(k).check_indices("index_select", k, x.shape[i])
+    return pick(x, key=(slice(None),) * i + (k.reshape(-1),))
 
 
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:

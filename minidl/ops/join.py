@@ -11,7 +11,7 @@ from minidl.autograd import op
 from minidl.dtypes import result_type
 from minidl.errors import require
 from minidl.ops.arguments import axis_of, sizes_of
-from minidl.ops.index import getitem, pick
+from minidl.ops.index import getitem, pieces
 from minidl.ops.shape import expand, reshape, to_dtype, unsqueeze
 
 
@@ -71,8 +71,9 @@ def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
     else:
         sizes = list(given)
         require(sum(sizes) == n, "split", f"the sizes must add up to {n}", sizes=sizes)
+    before = (slice(None),) * i
     starts = itertools.accumulate(sizes, initial=0)
-    return tuple(narrow(x, i, a, k) for a, k in zip(starts, sizes))
+    return pieces(x, keys=tuple((*before, slice(a, a + k)) for a, k in zip(starts, sizes)))
 
 
 def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
@@ -85,7 +86,7 @@ def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
 def unbind(x: Any, dim: int = 0) -> tuple:
     """The slices of x along dim, without that axis."""
     i = axis_of(dim, x.ndim, "unbind")
-    return tuple([pick(x, key=(slice(None),) * i + (k, Ellipsis)) for k in range(x.shape[i])])
+    return pieces(x, keys=tuple((*(slice(None),) * i, k, ...) for k in range(x.shape[i])))
 
 
 @op

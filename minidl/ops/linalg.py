@@ -14,20 +14,35 @@ from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, tra
 
 
 @op
-def product(x: Any, y: Any) -> Any:
-    """x (…, M, K) @ y (…, K, N) -> (…, M, N), leading axes broadcast. Saves x and y."""
+def product(x: Any, y: Any, bias: Any = None) -> Any:
+    """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N), leading axes broadcast. Saves x and y.
+
+    A transposed y, as a layer's weight is, gets its gradient in its own layout.
+    """
     sx, sy = x.shape, y.shape
+    turned = y.ndim == x.ndim == 2 and y.strides[0] < y.strides[1]
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
         gx = sum_to(product(g, transpose(y, -1, -2)), shape=sx) if need[0] else None
-        gy = sum_to(product(transpose(x, -1, -2), g), shape=sy) if need[1] else None
-        return gx, gy
+        gy = gb = None
+        if need[1] and turned:
+            gy = transpose(product(transpose(g, 0, 1), x), 0, 1)
+        elif need[1]:
+            gy = sum_to(product(transpose(x, -1, -2), g), shape=sy)
+        if len(need) > 2 and need[2]:
+            gb = sum_to(g, shape=g.shape[-1:])
+        return (gx, gy, gb)[: len(need)]
 
-    return backend.of(x).matmul(x, y), (x, y), vjp
+    return backend.of(x).matmul(x, y, bias), (x, y), vjp
 
 
 def matmul(x: Any, y: Any) -> Any:
     """Matrix product with PyTorch's rules: vectors, matrices, broadcast batches."""
+    return _matmul(x, y, ())
+
+
+def _matmul(x: Any, y: Any, bias: tuple) -> Any:
+    """matmul, with at most one bias (N,) for matrices y."""
     require(x.ndim > 0 and y.ndim > 0, "matmul", "operands must have at least one axis", x=x, y=y)
     check_same_dtype("matmul", x=x, y=y)
     fits = x.shape[-1] == y.shape[-2 if y.ndim > 1 else 0]
@@ -35,12 +50,12 @@ def matmul(x: Any, y: Any) -> Any:
     if y.ndim == 1:
         return squeeze(matmul(x, unsqueeze(y, 1)), -1)
     if x.ndim == 1:
-        return squeeze(matmul(unsqueeze(x, 0), y), -2)
+        return squeeze(_matmul(unsqueeze(x, 0), y, bias), -2)
     if y.ndim == 2 and x.ndim > 2 and x.shape[-1]:  # one product instead of a batch of them
-        z = product(reshape(x, (-1, x.shape[-1])), y)
+        z = product(reshape(x, (-1, x.shape[-1])), y, *bias)
         return reshape(z, (*x.shape[:-1], y.shape[-1]))
     broadcast_shapes(tuple(x.shape[:-2]), tuple(y.shape[:-2]), name="matmul")
-    return product(x, y)
+    return product(x, y, *bias)
 
 
 def mm(x: Any, y: Any) -> Any:
@@ -96,7 +111,9 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     require(fits, "linear", "bias must be (O,)", bias=bias, weight=weight)
     if len(shape) == 2 and math.prod(given) == shape[1] and weight.dtype.char in "fd":
         return linear_row(input, weight, bias)
-    y = matmul(input, transpose(weight, 0, 1) if len(shape) == 2 else weight)
+    if len(shape) == 2:
+        return _matmul(input, transpose(weight, 0, 1), () if bias is None else (bias,))
+    y = matmul(input, weight)
     return y if bias is None else pw.add(y, bias)
 
 

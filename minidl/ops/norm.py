@@ -8,7 +8,7 @@ import numpy as np
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require
-from minidl.fusion import pointwise, rsqrt
+from minidl.fusion import pointwise, rsqrt, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real, check_same_dtype
 from minidl.ops.reduce import mean, norm
@@ -42,35 +42,41 @@ def _standardised(x: Any, axes: tuple[int, ...], eps: float) -> tuple:
     return pw.mul(d, pw.rsqrt(pw.add(var, eps))), m, var
 
 
-def batch_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, eps: float) -> tuple:
+def batch_norm_by_elementary_ops(
+    x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool
+) -> tuple:
     """Definition of normalise_batch."""
     y, m, var = _standardised(x, (0, *range(2, x.ndim)), eps)
     y = _scaled(y, _over_channels(w, x), _over_channels(b, x))
-    return y, flatten(m), flatten(var)
+    y = y if more is None else pw.add(y, more)
+    return pw.relu(y) if relu else y, flatten(m), flatten(var)
 
 
 @op(definition=batch_norm_by_elementary_ops)
-def normalise_batch(x: Any, w: Any, b: Any, *, eps: float) -> Any:
+def normalise_batch(x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool) -> Any:
     """Centre and scale every channel over the batch (Ioffe and Szegedy 2015).
 
-    x (N, C, ...); w, b (C,) or None -> y like x, mean (C,), biased variance (C,), of which only y
-    is differentiated. Saves x, w and two numbers a channel.
+    x (N, C, ...); w, b (C,) or None; more like x or None -> y like x, mean (C,), biased variance
+    (C,), of which only y is differentiated. y is relu(normalised x + more) where these are asked
+    for. Saves x, w, two numbers a channel and, for relu, y.
     """
     be = backend.of(x)
-    y, m, var = be.batch_norm(x, w, b, eps)
+    y, m, var = be.batch_norm(x, w, b, more, eps, relu)
 
-    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any) -> Any:
-        return be.batch_norm_grad(g[0], x, w, m, var, eps)
+    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any, y: Any) -> Any:
+        return be.batch_norm_grad(g[0], x, w, m, var, y, eps)
 
-    return (y, m, var), (x, w, m, var), vjp
+    return (y, m, var), (x, w, m, var, y if relu else None), vjp
 
 
 @pointwise
-def _affine(x, m, var, w, b, *, eps):
-    """(x - m) / sqrt(var + eps) * w + b."""
+def _affine(x, m, var, w, b, more, *, eps, relu):
+    """(x - m) / sqrt(var + eps) * w + b (+ more, then relu)."""
     scale = rsqrt(var + eps)
     y = (x - m) * (scale if w is None else scale * w)
-    return y if b is None else y + b
+    y = y if b is None else y + b
+    y = y if more is None else y + more
+    return where(y <= 0, 0.0, y) if relu else y
 
 
 def batch_norm(
@@ -82,7 +88,16 @@ def batch_norm(
     Training moves running_mean and running_var, where given, towards the batch's mean and unbiased
     variance by momentum, in place. weight, bias and the statistics are (C,) or None.
     """
-    x, name = input, "batch_norm"
+    statistics = (running_mean, running_var)
+    return batch_norm_with(None, False, input, *statistics, weight, bias, training, momentum, eps)
+
+
+def batch_norm_with(
+    more: Any, relu: bool, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any,
+    training: bool, momentum: float, eps: float,
+) -> Any:  # fmt: skip
+    """relu(batch_norm(x, …) + more) in one pass over memory; more is like x or None."""
+    name = "batch_norm"
     require(x.ndim >= 2, name, "x must have at least 2 axes (N, C, ...)", x=x)
     _fit(name, x, weight, bias, (x.shape[1],))
     for v in (running_mean, running_var):
@@ -91,11 +106,13 @@ def batch_norm(
     if not training:
         given = running_mean is not None and running_var is not None
         require(given, name, "running_mean and running_var are needed unless training")
-        vectors = (running_mean, running_var, weight, bias)
-        return _affine(x, *(_over_channels(v, x) for v in vectors), eps=eps)
+        vectors = (_over_channels(v, x) for v in (running_mean, running_var, weight, bias))
+        return _affine(x, *vectors, more, eps=eps, relu=relu)
     count = math.prod(x.shape) // max(x.shape[1], 1)
     require(count != 1, name, "training needs more than one value per channel", x=x)
-    y, m, var = normalise_batch(x, weight, bias, eps=eps)
+    require(more is None or more.shape == x.shape, name, "what is added must be like x", x=x,
+            added=more)  # fmt: skip
+    y, m, var = normalise_batch(x, weight, bias, more, eps=eps, relu=relu)
     if count:
         _move(running_mean, raw(m), momentum)
         _move(running_var, raw(var) * (count / (count - 1)), momentum)

@@ -93,13 +93,9 @@ def max_pool2d(
         if not return_indices:
             return y
         k = backend.of(raw(x)).max_pool2d_indices(raw(place), tuple(x.shape[2:]), **window)
-        return y, _like(x, k)
+        return y, Tensor(k) if isinstance(x, Tensor) else k
 
     return batched(pooled, input, 4, "max_pool2d")
-
-
-def _like(x: Any, index: Any) -> Any:
-    return Tensor(index) if isinstance(x, Tensor) else index
 
 
 def max_pool1d(

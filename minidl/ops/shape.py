@@ -109,11 +109,8 @@ def view(x: Any, *shape: Any) -> Any:
 @op(view=True)
 def permute_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
     """x with its axes in another order."""
-
-    def vjp(g: Any, need: Any) -> Any:
-        return (permute_axes(g, axes=tuple([axes.index(i) for i in range(len(axes))])),)
-
-    return x.transpose(axes), (), vjp
+    back = tuple([axes.index(i) for i in range(len(axes))])
+    return x.transpose(axes), (), lambda g, need: (permute_axes(g, axes=back),)
 
 
 def permute(x: Any, *dims: Any) -> Any:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minidl.autograd import Tensor, no_grad, raw, watch
 from minidl.errors import require
-from minidl.nn import Module
+from minidl.nn.module import Module, kept_modes
 
 _RECURRENT = {"_lstm": 3, "gru": 2, "rnn": 2}  # where each op takes its first weight
 
@@ -47,11 +48,11 @@ class Summary:
         rows.insert(0, ("layer", "output", "parameters", "MFLOPs", "kB"))
         wide, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
         lines = [f"{a:<{wide}}  {b:<{shapes}}{c:>13}{d:>12}{e:>10}" for a, b, c, d, e in rows]
-        lines.append(
+        lines += [
             f"{self.parameters:,} parameters ({self.trainable:,} trainable, "
             f"{self.parameter_bytes / 1e6:.2f} MB); {self.flops / 1e6:,.3f} MFLOPs a forward; "
             f"{self.bytes / 1e6:.2f} MB of outputs"
-        )
+        ]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -65,8 +66,8 @@ def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float3
     of the inputs, or one each; integers are zeros, floats normal. A layer that runs several times
     is one row with the sum of its FLOPs. The model's modes are put back.
     """
-    rule = "model must be a Module"
-    require(isinstance(model, Module), "summary", rule, model=type(model).__name__)
+    ok, kind = isinstance(model, Module), type(model).__name__
+    require(ok, "summary", "model must be a Module", model=kind)
     shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     rng = np.random.default_rng(seed)
@@ -76,18 +77,12 @@ def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float3
     ]
     counter = _Counter()
     modules = {module: name or "(model)" for name, module in model.named_modules()}
-    modes = {module: module.training for module in modules}
-    hooks = [module.register_forward_pre_hook(counter.enter) for module in modules]
-    hooks += [module.register_forward_hook(counter.leave) for module in modules]
-    model.eval()
-    try:
-        with no_grad(), watch(counter.observe):
-            model(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
+    with ExitStack() as undone:
+        for module in modules:
+            undone.enter_context(module.register_forward_pre_hook(counter.enter))
+            undone.enter_context(module.register_forward_hook(counter.leave))
+        with kept_modes(model), no_grad(), watch(counter.observe):
+            model.eval()(*inputs)
     return Summary(counter.layers(modules), model)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from minidl.autograd import raw, watch
+from minidl.autograd import watch
+from minidl.tensor import arrays_in
 
 
 class Row(NamedTuple):
@@ -26,7 +27,7 @@ class Profile:
         self._latest: dict[str, list[Any]] = {}  # of each name, the arrays it gave last
 
     def _observe(self, name: str, inputs: Any, kwargs: Any, output: Any, seconds: float) -> None:
-        found = _arrays(output)
+        found = arrays_in(output)
         latest = self._latest.pop(name, [])
         total = self._totals.setdefault(name, [0, 0.0, 0])
         total[1] += seconds
@@ -34,7 +35,7 @@ class Profile:
         if not any(a is b for a in found for b in latest):
             self._latest[name] = found
             total[0] += 1
-            total[2] += sum(array.nbytes for array in _arrays(inputs) + found)
+            total[2] += sum(array.nbytes for array in arrays_in(inputs) + found)
 
     @property
     def rows(self) -> list[Row]:
@@ -71,10 +72,3 @@ def profile() -> Iterator[Profile]:
         yield result
     result.seconds = time.perf_counter() - start
     result._latest.clear()
-
-
-def _arrays(nest: Any) -> list[Any]:
-    if isinstance(nest, (tuple, list)):
-        return [array for item in nest for array in _arrays(item)]
-    array = raw(nest)
-    return [array] if hasattr(array, "nbytes") else []

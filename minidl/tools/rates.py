@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from minidl import random
 from minidl.errors import DataError, require
-from minidl.nn import Module
+from minidl.nn.module import Module, kept_modes
 from minidl.optim import Optimizer
 
 
@@ -63,16 +63,14 @@ def lr_find(model: Module, loss_fn: Callable[[Any, Any], Any], loader: Iterable[
 def _undone(model: Module, optimizer: Optimizer) -> Iterator[None]:
     """Put model, optimizer and random numbers back afterwards as they are now."""
     kept = [(t, t.array.copy(), t.grad) for t in (*model.parameters(), *model.buffers())]
-    modes = [(module, module.training) for module in model.modules()]
     state, draws = copy.deepcopy(optimizer.state_dict()), random.get_state()
     try:
-        yield
+        with kept_modes(model):
+            yield
     finally:
         for t, array, gradient in kept:
             t.array[...] = array
             t.bump()
             t.grad = gradient
-        for module, training in modes:
-            module.training = training
         optimizer.load_state_dict(state)
         random.set_state(draws)

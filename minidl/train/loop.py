@@ -1,7 +1,5 @@
 """The training loop: epochs of steps, an evaluation after each, all of it exactly resumable."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a model says of a set of labelled images, and everything that is counted on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ import numpy as np
 
 import minidl.functional as F
 from minidl.autograd import Tensor, no_grad
-from minidl.nn import Module
+from minidl.nn.module import Module, kept_modes
 
 
 @dataclass
@@ -60,17 +58,12 @@ def evaluate(
     With several `views` (test-time augmentation) the probabilities of the views are averaged.
     `check` is called between batches, and may raise to leave. The model's mode is put back.
     """
-    modes = [(m, m.training) for m in model.modules()]
     rows, labels = [], []
-    model.eval()
-    try:
-        with no_grad():
-            for x, y in batches:
-                check()
-                outs = [F.log_softmax(model(view(x)), dim=-1).float().numpy() for view in views]
-                rows.append(np.logaddexp.reduce(outs) - np.float32(np.log(len(outs))))
-                labels.append(y.numpy())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with kept_modes(model), no_grad():
+        model.eval()
+        for x, y in batches:
+            check()
+            outs = [F.log_softmax(model(view(x)), dim=-1).float().numpy() for view in views]
+            rows.append(np.logaddexp.reduce(outs) - np.float32(np.log(len(outs))))
+            labels.append(y.numpy())
     return Evaluation(np.concatenate(rows), np.concatenate(labels))

@@ -1,7 +1,5 @@
 """A self-contained HTML page about a run: numbers, curves, confusion, mistakes, filters, times."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Sequence

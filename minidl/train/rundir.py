@@ -1,7 +1,5 @@
 """The folder of a run: configuration, metrics, checkpoint, result, each written whole or not."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.errors import CheckpointError, require
+from minidl.errors import CheckpointError, require, reworded
 from minidl.io import load, save, write_bytes
 from minidl.tools.environment import processor, version
 
@@ -38,10 +36,8 @@ def machine() -> dict[str, str]:
 
 def parsed(path: Path, text: bytes) -> dict[str, Any]:
     """The JSON object in a text from `path`; CheckpointError if it is damaged."""
-    try:
+    with reworded(CheckpointError, f"train: {path} is damaged", ValueError, TypeError):
         return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"train: {path} is damaged: {error}") from error
 
 
 class RunDir:
@@ -63,11 +59,8 @@ class RunDir:
 
     def write_text(self, name: str, text: str) -> None:
         """Write the file NAME whole; CheckpointError when the disk refuses."""
-        try:
+        with reworded(CheckpointError, f"train: cannot make the folder {self.path}", OSError):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            rule = f"train: cannot make the folder {self.path}: {error.strerror}"
-            raise CheckpointError(rule) from error
         write_bytes(self.path / name, [text.encode()])
 
     def read_json(self, name: str) -> dict[str, Any]:

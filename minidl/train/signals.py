@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM as a flag that the training loop reads between two steps."""
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
 from typing import Self

@@ -19,11 +19,11 @@ from minidl.data import (
     FashionMNIST,
     ImageArrays,
     ImageFolder,
-    Shapes,
     transforms,
 )
 from minidl.random import Generator
 from projects.convnet.config import Config, UsageError
+from projects.shapes import Shapes
 
 OFFICIAL = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion": FashionMNIST}
 

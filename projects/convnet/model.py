@@ -8,6 +8,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import models, nn
 from projects.convnet.config import Config, UsageError
+from projects.convnet.speedrun import SpeedrunNet
 
 
 class Contrastive(nn.Module):
@@ -82,7 +83,7 @@ def build(cfg: Config, shape: Sequence[int], classes: int) -> nn.Module:
         )
     if cfg.model == "speedrun":
         widths = (cfg.width, 4 * cfg.width, 4 * cfg.width)
-        return models.SpeedrunNet(classes, widths=widths, in_channels=channels)
+        return SpeedrunNet(classes, widths=widths, in_channels=channels)
     return models.vgg3(
         classes,
         in_channels=channels,

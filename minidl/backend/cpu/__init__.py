@@ -1,10 +1,12 @@
-"""The CPU backend: the functions of `minidl.backend.contract`, on NumPy arrays."""
+"""The CPU backend: the functions that every backend has, with these arguments, on NumPy arrays."""
 
 # isort: off
 from minidl.backend.cpu.attention import attend, attend_grad
 from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
 from minidl.backend.cpu.embedding import add_rows, check_indices, take_rows
-from minidl.backend.cpu.layout import cast, cat, full_like, is_channels_last, like, pad, reshape
+from minidl.backend.cpu.layout import (
+    assemble, cast, cat, full_like, is_channels_last, like, pad, reshape,
+)  # fmt: skip
 from minidl.backend.cpu.linalg import linear_row, matmul
 from minidl.backend.cpu.memory import (
     contiguous, copy, empty, empty_cache, empty_like, empty_nchw, full, memory_stats, nhwc, zeros,

@@ -15,7 +15,7 @@ import numpy as np
 
 from minidl.backend.cpu.jit import R, Scratch, at, device, exp, gemm, kernel, launch, log
 from minidl.backend.cpu.linalg import dot
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, dense, empty
 from minidl.backend.cpu.softmax import largest
 
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
@@ -204,6 +204,25 @@ def _made_like(x: Array, width: int) -> Array:
     return empty((b, h, t, width), x.dtype)
 
 
+def _like_three(*given: Array) -> list[Array]:
+    """Empty arrays for the gradients of q, k and v.
+
+    Where those three share out one projection's memory, their gradients share out an array like it,
+    so that they need not be put together again.
+    """
+    q, base = given[0], given[0].base
+    places = [address_of(x) for x in given]
+    step = places[1] - places[0]
+    same = all(x.base is base and x.strides == q.strides and x.shape == q.shape for x in given)
+    if same and isinstance(base, Array) and base.size == 3 * q.size and step > 0:
+        order = sorted(range(5), key=lambda i: -(step, *q.strides)[i])
+        joint, starts = dense((3, *q.shape), order, q.itemsize), [i * step for i in range(3)]
+        if joint == (step, *q.strides) and places == [address_of(base) + i for i in starts]:
+            made = empty((base.size,), base.dtype)
+            return [np.ndarray(q.shape, q.dtype, made, i, q.strides) for i in starts]
+    return [_made_like(x, x.shape[3]) for x in given]
+
+
 def _strides(*arrays: Array) -> list[int]:
     """Batch, head and row strides in elements; the last is also BLAS's leading dimension."""
     made = []
@@ -260,7 +279,7 @@ def attend_grad(
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of q, k and v from that of y."""
     q4, k4, v4, g4 = _four(q), _four(k), _four(v), _four(g)
-    dq, dk, dv = (_made_like(x, x.shape[3]) for x in (q4, k4, v4))
+    dq, dk, dv = _like_three(q4, k4, v4)
     if not g.size or not k.size:
         for d in (dq, dk, dv):
             d.fill(0)

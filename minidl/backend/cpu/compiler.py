@@ -5,17 +5,21 @@ table holds pointers, sizes and scalars, lo..hi is the share of the work, slot t
 thread that does it (for scratch memory). Kernels allocate nothing and raise nothing.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from minidl.backend.cpu import blas, cache, maths
+from minidl import config
+from minidl.backend.cpu import blas, maths
 
-FORMAT = 3  # part of every cache key: raise it when the way kernels are built changes
+FORMAT = 4  # part of every cache key: raise it when the way kernels are built changes
 lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release,
@@ -66,7 +70,7 @@ def _symbols() -> dict[str, int]:
 def digest(*parts: object) -> str:
     _, processor = _llvm()
     text = "\0".join(map(str, parts)) + "\0".join(
-        (str(FORMAT), cache.versions(), processor, str(blas.integer_bits()), maths.library())
+        (str(FORMAT), _versions(), processor, str(blas.integer_bits()), maths.library())
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -79,10 +83,10 @@ def load(name: str, key: str, source: Callable[[], str], entry: str) -> int:
 
 def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, ...]) -> Any:
     llvm, _ = _llvm()
-    code = cache.read(name, key)
+    code = _read(name, key)
     if code is None:
         code = _compile(source(), entries)
-        cache.write(name, key, code)
+        _write(name, key, code)
     for symbol, address in _symbols().items():  # each time: Numba has its own log
         llvm.add_symbol(symbol, address)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
@@ -124,3 +128,41 @@ def _compile(text: str, entries: tuple[str, ...]) -> bytes:
 def _library() -> Any:
     llvm, _ = _llvm()
     return llvm.parse_assembly(maths.library().replace("define internal", "define"))
+
+
+# ---- object code on disk: written atomically, done without where nothing can be written ----------
+
+
+@functools.cache
+def _versions() -> str:
+    """Versions of the compilers that made the code, part of every key."""
+    import importlib.metadata  # slow to load, and only compiled code needs it
+
+    return " ".join(importlib.metadata.version(name) for name in ("numba", "llvmlite"))
+
+
+def _path(name: str, key: str) -> Path:
+    return config.cache_dir() / f"{name[:60]}-{key}.o"
+
+
+def _read(name: str, key: str) -> bytes | None:
+    """The object code kept under the key, or None."""
+    try:
+        return _path(name, key).read_bytes() or None
+    except OSError:
+        return None
+
+
+def _write(name: str, key: str, code: bytes) -> None:
+    """Keep object code; a folder that cannot be written only means compiling again next time."""
+    path = _path(name, key)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(code)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise

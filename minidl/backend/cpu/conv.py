@@ -1,4 +1,4 @@
-"""Convolution on channels-last arrays: panel im2col + GEMM, 1x1 as a GEMM, depthwise directly.
+"""Convolution on channels-last arrays: Winograd's for 3x3, panel im2col + GEMM, 1x1 as a GEMM.
 
 A panel of output positions (64-256 rows of R·S·C numbers) is gathered into a scratch buffer that
 stays in L2 and multiplied there by the weights. Weights are (K, R, S, C/groups) in memory. The
@@ -8,6 +8,9 @@ the weight gradient keeps one partial sum per fixed range of positions.
 
 from collections import namedtuple
 
+import numpy as np
+
+from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.reduce import add_partials
@@ -16,6 +19,7 @@ from minidl.backend.cpu.reduce import add_partials
 Geometry = namedtuple("Geometry", "h w c oh ow k r s sh sw ph pw dh dw groups")
 Pair = tuple[int, int]
 _SIZES = " ".join(["int"] * len(Geometry._fields))
+_LEAST = 8  # channels on either side from which Winograd's algorithm gains
 _PANEL = 1 << 17  # numbers in a panel: 512 KiB of float32, half of a core's L2
 
 
@@ -25,36 +29,35 @@ def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
 
 
 @device
-def _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):
-    """Rows lo..hi of the im2col matrix (positions, r·s·cg), channels c0..c0+cg, into p."""
-    row = r * s * cg
+def _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg, back):
+    """Rows lo..hi of the im2col matrix (positions, r·s·cg), channels c0..c0+cg, and the panel p.
+
+    The panel is filled from the image x, or (back: the adjoint) added into it.
+    """
     for t in range(lo, hi):
         n = t // (oh * ow)
         u = t - n * oh * ow
         i = u // ow
         j = u - i * ow
-        q = (t - lo) * row
         for a in range(r):
             y = i * sh - ph + a * dh
             x0 = j * sw - pw
-            if y < 0 or y >= h:
-                for e in range(s * cg):
-                    p[q + e] = R(0)
-            elif dw == 1 and cg == c and x0 >= 0 and x0 + s <= w:
-                base = ((n * h + y) * w + x0) * c
-                for e in range(s * c):
-                    p[q + e] = x[base + e]
-            else:
-                for b in range(s):
-                    xx = x0 + b * dw
-                    base = ((n * h + y) * w + xx) * c + c0
-                    if xx < 0 or xx >= w:
-                        for e in range(cg):
-                            p[q + b * cg + e] = R(0)
-                    else:
-                        for e in range(cg):
-                            p[q + b * cg + e] = x[base + e]
-            q += s * cg
+            whole = dw == 1 and cg == c and x0 >= 0 and x0 + s <= w  # the taps lie side by side
+            taps, size = (1, s * c) if whole else (s, cg)
+            for b in range(taps):
+                xx = x0 + b * dw
+                q = at(p, (((t - lo) * r + a) * s + b) * cg)
+                v = at(x, ((n * h + y) * w + xx) * c + c0)
+                if y < 0 or y >= h or xx < 0 or xx >= w:
+                    if not back:
+                        for e in range(size):
+                            q[e] = R(0)
+                elif back:
+                    for e in range(size):
+                        v[e] += q[e]
+                else:
+                    for e in range(size):
+                        q[e] = v[e]
 
 
 @kernel("R* R* R* R* R* int int " + _SIZES)
@@ -75,36 +78,8 @@ def _forward(lo, hi, slot, x, wt, bias, y, panel, biased, block,
             gemm(0, 1, hi - lo, kg, row, R(1), at(x, lo * c + g * cg), c, weights, row,
                  R(1), out, k)  # fmt: skip
         else:
-            _gather(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg)
+            _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg, False)
             gemm(0, 1, hi - lo, kg, row, R(1), p, row, weights, row, R(1), out, k)
-
-
-@device
-def _scatter(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg):
-    """Add rows lo..hi of the im2col matrix back into x (the adjoint of _gather)."""
-    row = r * s * cg
-    for t in range(lo, hi):
-        n = t // (oh * ow)
-        u = t - n * oh * ow
-        i = u // ow
-        j = u - i * ow
-        q = (t - lo) * row
-        for a in range(r):
-            y = i * sh - ph + a * dh
-            x0 = j * sw - pw
-            if y >= 0 and y < h:
-                if dw == 1 and cg == c and x0 >= 0 and x0 + s <= w:
-                    base = ((n * h + y) * w + x0) * c
-                    for e in range(s * c):
-                        x[base + e] += p[q + e]
-                else:
-                    for b in range(s):
-                        xx = x0 + b * dw
-                        if xx >= 0 and xx < w:
-                            base = ((n * h + y) * w + xx) * c + c0
-                            for e in range(cg):
-                                x[base + e] += p[q + b * cg + e]
-            q += s * cg
 
 
 @kernel("R* R* R* R* int " + _SIZES)
@@ -122,7 +97,7 @@ def _input_grad(lo, hi, slot, g, wt, x, panel, block,
         for q in range(groups):
             gemm(0, 0, end - start, row, kg, R(1), at(g, start * k + q * kg), k,
                  at(wt, q * kg * row), row, R(0), p, row)  # fmt: skip
-            _scatter(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, q * cg, cg)
+            _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, q * cg, cg, True)
         start = end
 
 
@@ -148,80 +123,10 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
                     gemm(1, 0, kg, row, end - start, R(1), rows, k, at(x, start * c + q * cg), c,
                          R(1), to, row)  # fmt: skip
                 else:
-                    _gather(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
-                            q * cg, cg)  # fmt: skip
+                    _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
+                          q * cg, cg, False)  # fmt: skip
                     gemm(1, 0, kg, row, end - start, R(1), rows, k, p, row, R(1), to, row)
             start = end
-
-
-@kernel("R* R* R* R* int " + _SIZES)
-def _depthwise(lo, hi, slot, x, wt, bias, y, biased,
-               h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """One filter a channel, weights (r, s, c), for output rows (n, i) lo..hi."""
-    for t in range(lo, hi):
-        n, i = t // oh, t % oh
-        for j in range(ow):
-            out = at(y, (t * ow + j) * c)
-            for e in range(c):
-                out[e] = bias[e] if biased else R(0)
-            for a in range(r):
-                yy = i * sh - ph + a * dh
-                if yy >= 0 and yy < h:
-                    for b in range(s):
-                        xx = j * sw - pw + b * dw
-                        if xx >= 0 and xx < w:
-                            v = at(x, ((n * h + yy) * w + xx) * c)
-                            f = at(wt, (a * s + b) * c)
-                            for e in range(c):
-                                out[e] += v[e] * f[e]
-
-
-@kernel("R* R* R* " + _SIZES)
-def _depthwise_input_grad(lo, hi, slot, g, wt, x,
-                          h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """The adjoint of _depthwise in x, as a gather, for input rows (n, y) lo..hi."""
-    for t in range(lo, hi):
-        n, y = t // h, t % h
-        for xx in range(w):
-            out = at(x, (t * w + xx) * c)
-            for e in range(c):
-                out[e] = R(0)
-            for a in range(r):
-                u = y + ph - a * dh
-                i = u // sh
-                if u >= 0 and i * sh == u and i < oh:
-                    for b in range(s):
-                        v = xx + pw - b * dw
-                        j = v // sw
-                        if v >= 0 and j * sw == v and j < ow:
-                            d = at(g, ((n * oh + i) * ow + j) * c)
-                            f = at(wt, (a * s + b) * c)
-                            for e in range(c):
-                                out[e] += d[e] * f[e]
-
-
-@kernel("R* R* R* int int " + _SIZES)
-def _depthwise_weight_grad(lo, hi, slot, x, g, part, span, total,
-                           h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """part[i] (r, s, c) = sum of x·g over the i-th span of output rows (n, i)."""
-    for q in range(lo, hi):
-        out = at(part, q * r * s * c)
-        for e in range(r * s * c):
-            out[e] = R(0)
-        for t in range(q * span, min(q * span + span, total)):
-            n, i = t // oh, t % oh
-            for a in range(r):
-                yy = i * sh - ph + a * dh
-                if yy >= 0 and yy < h:
-                    for b in range(s):
-                        f = at(out, (a * s + b) * c)
-                        for j in range(ow):
-                            xx = j * sw - pw + b * dw
-                            if xx >= 0 and xx < w:
-                                v = at(x, ((n * h + yy) * w + xx) * c)
-                                d = at(g, (t * ow + j) * c)
-                                for e in range(c):
-                                    f[e] += v[e] * d[e]
 
 
 # ---- launchers -----------------------------------------------------------------------------------
@@ -240,14 +145,19 @@ def _plan(
     return Geometry(h, w, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups), row, block
 
 
+def _is_winograd(v: Geometry, n: int, dtype: np.dtype) -> bool:
+    """Whether Winograd's algorithm serves: float32, 3x3, stride 1, and channels enough to gain."""
+    plain = (v.r, v.s, v.sh, v.sw, v.dh, v.dw, v.groups) == (3, 3, 1, 1, 1, 1, 1)
+    wide = min(v.c, v.k) >= _LEAST and max(v.ph, v.pw) <= 2
+    return plain and wide and dtype == np.float32 and n > 0
+
+
 def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
-def _weights(w: Array, v: Geometry) -> Array:
-    """w as the kernels read it: (R, S, C) if depthwise, else (K, R, S, C/groups)."""
-    if _is_depthwise(v):
-        return contiguous(w.reshape(v.k, v.r, v.s).transpose(1, 2, 0))
+def _weights(w: Array) -> Array:
+    """w as the kernels read it: (K, R, S, C/groups)."""
     return contiguous(w.transpose(0, 2, 3, 1))
 
 
@@ -259,12 +169,13 @@ def conv2d(
     n = x.shape[0]
     y = empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
     xs, ys = nhwc(x), nhwc(y)
-    args = (xs, _weights(w, v), xs if b is None else contiguous(b), ys)
     if _is_depthwise(v):
-        launch(_depthwise, n * v.oh, 4, *args, b is not None, *v)
+        depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
+    elif _is_winograd(v, n, x.dtype):
+        winograd.conv(xs, w, b, ys, padding)
     else:
-        panel = Scratch(block * row)
-        launch(_forward, n * v.oh * v.ow, block, *args, panel, b is not None, block, *v)
+        args = (xs, _weights(w), xs if b is None else contiguous(b), ys, Scratch(block * row))
+        launch(_forward, n * v.oh * v.ow, block, *args, b is not None, block, *v)
     return y
 
 
@@ -275,12 +186,16 @@ def conv2d_input_grad(
     v, row, block = _plan(x_shape, w.shape, stride, padding, dilation, groups, 64)
     n = x_shape[0]
     x = empty_nchw(n, v.c, v.h, v.w, g.dtype)
-    args = (nhwc(g), _weights(w, v), nhwc(x))
     if _is_depthwise(v):
-        launch(_depthwise_input_grad, n * v.h, 4, *args, *v)
+        pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
+        turned = w[:, 0, ::-1, ::-1]
+        depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
+    elif _is_winograd(v, n, x.dtype):
+        winograd.input_grad(nhwc(g), w, nhwc(x), padding)
     else:
         images = max(1, block // max(v.oh * v.ow, 1))
-        launch(_input_grad, n, images, *args, Scratch(block * row), block, *v)
+        args = (nhwc(g), _weights(w), nhwc(x), Scratch(block * row))
+        launch(_input_grad, n, images, *args, block, *v)
     return x
 
 
@@ -290,15 +205,14 @@ def conv2d_weight_grad(
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
     v, row, block = _plan(x.shape, w_shape, stride, padding, dilation, groups, 128)
     xs, gs = nhwc(x), nhwc(g)
-    total, count, shape = len(x) * v.oh, 32, [v.r, v.s, v.c]
-    if not _is_depthwise(v):  # partial sums: at most 8 MiB, at least 4
-        total, shape = total * v.ow, [v.k, v.r, v.s, v.c // groups]
-        count = max(4, min(32, (1 << 21) // max(v.k * row, 1)))
-    span = max(1, -(-total // count))
-    part = empty((-(-total // span), *shape), x.dtype)
     if _is_depthwise(v):
-        launch(_depthwise_weight_grad, len(part), 1, xs, gs, part, span, total, *v)
-        return add_partials(part).transpose(2, 0, 1).reshape(w_shape)
+        found = depthwise.weight_grad(xs, gs, (v.r, v.s), stride, padding, dilation)
+        return found.reshape(w_shape)
+    if _is_winograd(v, len(x), x.dtype):
+        return winograd.weight_grad(gs, xs, padding)
+    total = len(x) * v.oh * v.ow  # partial sums: at most 8 MiB, at least 4
+    span = max(1, -(-total // max(4, min(32, (1 << 21) // max(v.k * row, 1)))))
+    part = empty((-(-total // span), v.k, v.r, v.s, v.c // groups), x.dtype)
     args = (xs, gs, part, Scratch(block * row), block, span, total)
     launch(_weight_grad, len(part), 1, *args, *v)
     return add_partials(part).transpose(0, 3, 1, 2)

@@ -155,9 +155,14 @@ def fma(a: Value, b: Value | Number, c: Value | Number) -> Value:
 
 
 def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
-    """c0 + c1·x + c2·x² + … by Horner's rule."""
-    *rest, last = coefficients
-    total = x.like(last)
-    for c in reversed(rest):
-        total = fma(total, x, c)
-    return total
+    """c0 + c1·x + c2·x² + … by Estrin's rule: pairs of terms, then pairs of pairs.
+
+    Horner's rule would have each step wait for the one before: a loop is bound by that, not by its
+    arithmetic.
+    """
+    terms: list[Any] = list(coefficients)
+    while len(terms) > 1:
+        pairs = [fma(x, b, a) for a, b in zip(terms[::2], terms[1::2])]
+        terms = pairs + terms[len(pairs) * 2 :]
+        x = x * x
+    return terms[0]

@@ -6,6 +6,7 @@ Numba only lowers it to unoptimised IR; the maths library is linked in and LLVM 
 """
 
 import inspect
+import re
 import struct
 from collections.abc import Callable
 from types import FunctionType
@@ -36,18 +37,20 @@ class Placeholder:
 
 
 MATHS = ("exp", "log", "tanh", "sqrt", "erf", "expm1", "log1p", "sin", "cos")
-R, at, gemm = map(Placeholder, ("R", "at", "gemm"))
+R, at, gemm, move = map(Placeholder, ("R", "at", "gemm", "move"))
 exp, log, tanh, sqrt, erf, expm1, log1p, sin, cos = map(Placeholder, MATHS)
 
 
 class Device:
     """A helper function that kernels may call; it is inlined into them."""
 
-    def __init__(self, function: Callable) -> None:
-        self.function = function
+    def __init__(self, function: Callable, apart: bool) -> None:
+        self.function, self.apart = function, apart
 
 
-device = Device
+def device(function: Callable | None = None, *, apart: bool = False) -> Any:
+    """Make a function a helper of kernels. apart: what its pointers point to never overlaps."""
+    return (lambda f: Device(f, apart)) if function is None else Device(function, apart)
 
 
 class Kernel:
@@ -167,7 +170,7 @@ def _text(k: Kernel | Device) -> str:
     text = inspect.getsource(k.function)
     for name, value in _parts(k.function):
         if isinstance(value, Device):
-            text += _text(value)
+            text += _text(value) + "apart" * value.apart
         elif isinstance(value, (int, float, str, tuple)):
             text += f"{name}={value!r}"
     return text
@@ -183,14 +186,17 @@ def _lower(k: Kernel, real: str) -> str:
     level = config.OPT  # type: ignore[attr-defined]
     config.OPT = type(level)(0)  # type: ignore[attr-defined] # optimised once, after linking
     try:
-        bound = _bind(k, real, lowering, k.fast, {})
+        helpers: dict[Device, Any] = {}
+        bound = _bind(k, real, lowering, k.fast, helpers)
         types = [lowering.numba_type(t, real) for t in k.types]
         signature = numba.void(*[numba.int64] * 3, *types)
         bound.compile(signature)
         text, name = lowering.unoptimised(bound, signature)
     finally:
         config.OPT = level  # type: ignore[attr-defined]
-    return lowering.with_entry(text, name, k.types, real, ENTRY, k.alias)
+    apart = [rf"\d{d.function.__name__}B" for d in helpers if d.apart]  # in their mangled names
+    text = lowering.without_overlap(text, apart if k.alias else [re.escape(name), *apart])
+    return lowering.with_entry(text, name, k.types, real, ENTRY)
 
 
 def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool, bound: dict) -> Any:

@@ -1,10 +1,12 @@
 """Moving array data about: layouts, joins, padding and dtype conversion."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 
+from minidl.backend.cpu import memory
 from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw, nhwc
 
 
@@ -45,6 +47,33 @@ def cat(xs: Any, axis: int) -> Array:
     for x, start, end in zip(xs, ends, ends[1:]):
         y[(slice(None),) * axis + (slice(start, end),)] = x
     return y
+
+
+def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """Each of xs at its key of a new array of a shape: the memory that all lie in, or copies.
+
+    The keys share the array out among themselves; None in xs stands for zeros. `strides` gives the
+    order of the axes in memory.
+    """
+    given = [x for x in xs if x is not None]
+    first = given[0]
+    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
+    laid, base = memory.dense(shape, order, first.itemsize), first.base
+    whole = isinstance(base, Array) and base.flags.c_contiguous and base.dtype == first.dtype
+    if whole and base.size == math.prod(shape) and len(given) == len(xs):
+        y = np.ndarray(shape, first.dtype, base, 0, laid)
+        if all(_same_place(x, y[key]) for x, key in zip(xs, keys, strict=True)):
+            return y
+    y = memory.strided(shape, laid, first.dtype)
+    for x, key in zip(xs, keys, strict=True):
+        y[key] = 0 if x is None else x
+    return y
+
+
+def _same_place(x: Array, y: Array) -> bool:
+    """Whether x and y are the same view."""
+    same = x.shape == y.shape and x.strides == y.strides
+    return same and memory.address_of(x) == memory.address_of(y)
 
 
 def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:

@@ -1,19 +1,27 @@
 """Matrix products: BLAS on one thread, called from the team's chunks of rows or columns."""
 
+import math
+
 import numpy as np
 
 from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+from minidl.backend.cpu.reduce import add_partials
 
 _SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
 _LEAST = 32  # rows or columns that a chunk should have
+_DEEP = 512  # terms that a share of a long sum should have
 
 
-@kernel("R* R* R* i8* i8* i8* int int int int int int int int int int int")
+@kernel("R* R* R* R* i8* i8* i8* int int int int int int int int int int int int")
 def _products(
-    lo, hi, slot, a, b, c, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc
-):
-    """c = a b for the items lo..hi; an item is a share of the rows (or columns) of one product."""
+    lo, hi, slot, a, b, c, bias, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc,
+    biased,
+):  # fmt: skip
+    """c = a b (+ bias) for the items lo..hi; an item is a share of one product's rows or columns.
+
+    BLAS writes zeros before it adds products, so that rows which start as the bias cost nothing.
+    """
     for item in range(lo, hi):
         e, first = item // parts, item % parts * width
         x, y, z = at(a, pa[e]), at(b, pb[e]), at(c, pc[e])
@@ -24,20 +32,34 @@ def _products(
         else:
             columns = min(width, n - first)
             y, z = at(y, first * ldb if tb else first), at(z, first)
-        gemm(ta, tb, rows, columns, k, R(1), x, lda, y, ldb, R(0), z, ldc)
+        if biased:
+            start = 0 if by_row else first
+            for i in range(rows):
+                row = at(z, i * ldc)
+                for j in range(columns):
+                    row[j] = bias[start + j]
+        beta = R(1) if biased else R(0)
+        gemm(ta, tb, rows, columns, k, R(1), x, lda, y, ldb, beta, z, ldc)
 
 
-def matmul(x: Array, y: Array) -> Array:
-    """x (…, M, K) @ y (…, K, N) -> (…, M, N); the leading axes broadcast."""
+def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
+    """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]
     n = y.shape[-1]
-    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    count = int(np.prod(batch))
+    batch = () if x.ndim == y.ndim == 2 else np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    count = math.prod(batch)
     if x.dtype.itemsize == 2 and x.dtype.kind in "fV":
-        return matmul(x.astype(np.float32), y.astype(np.float32)).astype(x.dtype)
-    out = empty((*batch, m, n), x.dtype)
+        wide = [None if a is None else a.astype(np.float32) for a in (x, y, bias)]
+        return matmul(*wide).astype(x.dtype)  # type: ignore[arg-type]
     if x.dtype.kind != "f" or count * m * n * k < _SMALL or not k:
-        return np.matmul(x, y, out=out)
+        out = np.matmul(x, y, out=empty((*batch, m, n), x.dtype))
+        return out if bias is None else np.add(out, bias, out=out)
+    deep = _deep(m, n, k) if count == 1 and bias is None else 1
+    if deep > 1:
+        shares = (m, deep, k // deep), (deep, k // deep, n)
+        part = matmul(x.reshape(shares[0]).swapaxes(0, 1), y.reshape(shares[1]))
+        return add_partials(part).reshape(*batch, m, n)
+    out = empty((*batch, m, n), x.dtype)
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
     offsets = (_offsets(x, batch), _offsets(y, batch), np.arange(count) * (m * n))
@@ -46,9 +68,18 @@ def matmul(x: Array, y: Array) -> Array:
     parts = 1 if count >= 16 else max(1, min(-(-16 // count), size // _LEAST))
     width = -(-size // parts)
     parts = -(-size // width)
-    sizes = (parts, width, by_row, m, n, k, ta, tb, lda, ldb, n)
-    launch(_products, count * parts, max(1, count // 64), x, y, out, *offsets, *sizes)
+    sizes = (parts, width, by_row, m, n, k, ta, tb, lda, ldb, n, bias is not None)
+    given = (x, y, out, y if bias is None else contiguous(bias), *offsets)
+    launch(_products, count * parts, max(1, count // 64), *given, *sizes)
     return out
+
+
+def _deep(m: int, n: int, k: int) -> int:
+    """In how many equal shares a sum of k terms is cut: for a small result, as of a weight's
+    gradient, whose operands would otherwise be packed again for every chunk."""
+    if k < 2 * max(m, n):
+        return 1
+    return next((p for p in range(min(k // _DEEP, 8), 1, -1) if k % p == 0), 1)
 
 
 @device
@@ -69,15 +100,11 @@ def _row_times(lo, hi, slot, x, w, biased, b, y, k):
 
 def linear_row(x: Array, w: Array, b: Maybe) -> Array:
     """One row x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N)."""
-    y = empty((*x.shape[:-1], len(w)), x.dtype)
-    row_times(contiguous(x), contiguous(w), b if b is None else contiguous(b), y)
-    return y
-
-
-def row_times(x: Array, w: Array, b: Maybe, y: Array) -> None:
-    """y (N,) = x (K,) times w (N, K) transposed, plus b; all contiguous, of any number of axes."""
     n, k = w.shape
-    launch_rows(_row_times, n, max(k, 1), x, w, b is not None, w if b is None else b, y, k)
+    y = empty((*x.shape[:-1], n), x.dtype)
+    w, biased, b = contiguous(w), b is not None, w if b is None else contiguous(b)
+    launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
+    return y
 
 
 def _operand(x: Array) -> tuple[Array, int, int]:

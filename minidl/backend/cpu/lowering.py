@@ -33,13 +33,18 @@ def unoptimised(dispatcher: Any, signature: Any) -> tuple[str, str]:
     return compiled.library.get_llvm_str(), compiled.fndesc.mangled_name
 
 
-def with_entry(text: str, name: str, kinds: list[str], real: str, entry: str, alias: bool) -> str:
-    """Append the C entry that reads the table; mark pointers as not overlapping unless alias."""
-    head = re.search(rf'define[^\n]*@"?{re.escape(name)}"?\(([^\n]*)\)[^\n]*\{{', text)
-    assert head, name
-    if not alias:
-        line = re.sub(r"\bptr (%arg\.)", r"ptr noalias \1", head.group(0))
-        text = text.replace(head.group(0), line)
+def without_overlap(text: str, names: list[str]) -> str:
+    """Mark the pointers given to functions (regular expressions) as not overlapping."""
+    for name in names:
+        heads = re.findall(rf"define[^\n]*{name}[^\n]*\n", text)
+        assert heads, name
+        for head in heads:
+            text = text.replace(head, re.sub(r"\bptr (%arg\.)", r"ptr noalias \1", head))
+    return text
+
+
+def with_entry(text: str, name: str, kinds: list[str], real: str, entry: str) -> str:
+    """Append the C entry that reads the table and calls the function `name`."""
     text = re.sub(r"\bnoinline\b", "nounwind", text)
     body, args = [], []
     for i, kind in enumerate(kinds):
@@ -75,6 +80,21 @@ def _at(typing_context: Any, pointer: Any, offset: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return pointer(pointer, types.int64), generate
+
+
+@intrinsic
+def _move(typing_context: Any, to: Any, of: Any, count: Any) -> Any:
+    """Copy so many elements (LLVM unrolls a short loop before it would see that it is a copy)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        size = context.get_abi_sizeof(context.get_value_type(to.dtype))
+        nbytes = builder.mul(args[2], args[2].type(size))
+        types_of = [a.type for a in (*args[:2], nbytes)]
+        copy = builder.module.declare_intrinsic("llvm.memcpy", types_of)
+        builder.call(copy, [*args[:2], nbytes, ir.IntType(1)(0)])
+        return context.get_dummy_value()
+
+    return types.void(to, of, types.int64), generate
 
 
 def _unary(symbol: str) -> Any:
@@ -129,6 +149,8 @@ def meaning(name: str, real: str) -> Any:
     """What a placeholder stands for in a kernel of the given real type."""
     if name == "R":
         return np.float32 if real == "f4" else np.float64
-    if name in ("at", "gemm"):
-        return _at if name == "at" else _gemm(real)
+    if name in ("at", "move"):
+        return _at if name == "at" else _move
+    if name == "gemm":
+        return _gemm(real)
     return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))

@@ -10,6 +10,7 @@ adjacent rows are treated as one row of f*C columns, so that the inner loops vec
 import math
 from collections import namedtuple
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -75,21 +76,28 @@ def combine_moments(lo, hi, slot, part, mean, m2, rows, step, pieces, fold, c):
                     v[j] += q[j] + n * d * d
 
 
-@kernel("R* R* R* R* R* int int int int")
-def column_affine(lo, hi, slot, x, y, mean, scale, shift, rows, width, step, pieces):
-    """y = (x - mean) * scale + shift, with one value a segment and column."""
+@kernel("R* R* R* R* R* R* int int int int int int")
+def column_affine(
+    lo, hi, slot, x, more, y, mean, scale, shift, added, relu, rows, width, step, pieces
+):
+    """y = (x - mean) * scale + shift (+ more, then relu), one value a segment and column."""
     for t in range(lo, hi):
         s, first = t // pieces, (t % pieces) * step
         u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
-            src, dst = at(x, i * width), at(y, i * width)
+            src, dst, r = at(x, i * width), at(y, i * width), at(more, i * width)
             for c in range(width):
-                dst[c] = (src[c] - u[c]) * a[c] + b[c]
+                v = (src[c] - u[c]) * a[c] + b[c]
+                v = v + r[c] if added else v
+                dst[c] = R(0) if relu and v <= R(0) else v
 
 
-@kernel("R* R* R* R* int int int int")
-def column_grad_sums(lo, hi, slot, g, x, mean, part, rows, width, step, pieces):
-    """part[piece] = sum of g, sum of g * (x - mean), of each column over the piece's rows."""
+@kernel("R* R* R* R* R* R* int int int int int")
+def column_grad_sums(lo, hi, slot, g, x, y, gated, mean, part, relu, rows, width, step, pieces):
+    """part[piece] = sum of g, sum of g * (x - mean), of each column over the piece's rows.
+
+    relu: g counts, and is written to gated, only where y > 0.
+    """
     for t in range(lo, hi):
         s, first = t // pieces, (t % pieces) * step
         u, p = at(mean, s * width), at(part, t * 2 * width)
@@ -98,6 +106,11 @@ def column_grad_sums(lo, hi, slot, g, x, mean, part, rows, width, step, pieces):
             p[c] = R(0)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
             gi, xi = at(g, i * width), at(x, i * width)
+            if relu:
+                yi, dst = at(y, i * width), at(gated, i * width)
+                for c in range(width):
+                    dst[c] = R(0) if yi[c] <= R(0) else gi[c]
+                gi = dst
             for c in range(width):
                 p[c] += gi[c]
             for c in range(width):
@@ -184,7 +197,7 @@ def norm_rows_grad(lo, hi, slot, g, x, w, mean, rstd, dx, part, n, chunk, centre
 class Plan(namedtuple("Plan", "segments rows width step pieces fold c")):
     """How a (segments, rows, C) array is cut: folded rows, columns, rows a piece, pieces."""
 
-    def run(self, k: Kernel, *args: Array) -> None:
+    def run(self, k: Kernel, *args: Any) -> None:
         """Launch a column kernel, whose last four arguments are the plan's."""
         total = self.segments * self.pieces
         tail = (self.rows, self.width, self.step, self.pieces)
@@ -223,8 +236,14 @@ def _or(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
     return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
 
 
-def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float) -> Three:
-    """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images."""
+def _columns_norm(
+    x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float, more: Maybe = None,
+    relu: bool = False,
+) -> Three:  # fmt: skip
+    """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images.
+
+    With more (like x), and with relu, y is relu(normalised x + more).
+    """
     v, c = columns(x), x.shape[1]
     rows = v.shape[0] * v.shape[1] // max(segments, 1)
     p = plan(segments, rows, c)
@@ -239,36 +258,50 @@ def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps:
     vectors = (np.broadcast_to(mean, means.shape).reshape(segments, c), scale.reshape(segments, c))
     y = empty(v.shape, x.dtype)
     shift = _or(b, 0, c, x.dtype)[None]
-    p.run(column_affine, v, y, *(p.spread(u, x.dtype) for u in (*vectors, shift)))
+    spread = (p.spread(u, x.dtype) for u in (*vectors, shift))
+    p.run(
+        column_affine, v, v if more is None else columns(more), y, *spread, more is not None, relu
+    )
     return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0].astype(x.dtype)
 
 
-def _columns_grad(g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable) -> Three:
+def _columns_grad(
+    g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable, y: Maybe = None
+) -> tuple[Array, Array, Array, Array]:
     """dx, dw, db; slopes gives k1, k2, k3 of `column_grad` from the sums of g and g * (x - mean).
 
-    mean, rstd and k1 … k3 are (segments, C), the sums (2, segments, C) in double.
+    mean, rstd and k1 … k3 are (segments, C), the sums (2, segments, C) in double. y: the result
+    behind a relu, by whose sign g is gated first. g (gated) comes fourth.
     """
     v, gv, segments, c = columns(x), columns(g), *mean.shape
+    gated = gv if y is None else empty(v.shape, x.dtype)
     p = plan(segments, v.shape[0] * v.shape[1] // max(segments, 1), c)
     part = empty((segments * p.pieces, 2, p.width), x.dtype)
-    p.run(column_grad_sums, gv, v, p.spread(mean, x.dtype), part)
+    spread, ys = p.spread(mean, x.dtype), v if y is None else columns(y)
+    p.run(column_grad_sums, gv, v, ys, gated, spread, part, y is not None)
     out = np.empty((segments, 2, c))
     launch(add_pieces, segments, 1 + (segments >> 8), part, out, p.pieces, p.fold, c)
     sums = out.transpose(1, 0, 2)
     dx = empty(v.shape, x.dtype)
-    p.run(column_grad, gv, v, dx, *(p.spread(k, x.dtype) for k in (mean, *slopes(sums))))
+    p.run(column_grad, gated, v, dx, *(p.spread(k, x.dtype) for k in (mean, *slopes(sums))))
     dw, db = (sums[1] * rstd).sum(0), sums[0].sum(0)
-    return uncolumns(dx, x.shape), dw.astype(x.dtype), db.astype(x.dtype)
+    shaped = (uncolumns(a, x.shape) for a in (dx, gated))
+    return next(shaped), dw.astype(x.dtype), db.astype(x.dtype), next(shaped)
 
 
-def batch_norm(x: Array, w: Maybe, b: Maybe, eps: float) -> Three:
-    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C."""
-    y, mean, var = _columns_norm(x, w, b, 1, x.shape[1], eps)
+def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool) -> Three:
+    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C.
+
+    y is relu(normalised x + more) where more (like x) is given and relu is set.
+    """
+    y, mean, var = _columns_norm(x, w, b, 1, x.shape[1], eps, more, relu)
     return y, mean[0], var[0]
 
 
-def batch_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: float) -> Three:
-    """Gradients of batch_norm's x, w and b."""
+def batch_norm_grad(
+    g: Array, x: Array, w: Maybe, mean: Array, var: Array, y: Maybe, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """Gradients of batch_norm's x, w, b and more; y: its result where it ended in a relu."""
     rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
     k1 = _or(w, 1, len(mean), x.dtype) * rstd
     rows = x.size // max(len(mean), 1) or 1
@@ -276,7 +309,7 @@ def batch_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: 
     def slopes(sums: Array) -> tuple:
         return k1, -k1 * rstd * rstd * sums[1] / rows, -k1 * sums[0] / rows
 
-    return _columns_grad(g, x, mean[None], rstd, slopes)
+    return _columns_grad(g, x, mean[None], rstd, slopes, y)
 
 
 def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:
@@ -296,7 +329,7 @@ def group_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: 
         s1, s2 = np.repeat(totals, per, axis=2)
         return weights * rstd, -(rstd**3) * s2, -rstd * s1
 
-    return _columns_grad(g, x, np.repeat(mean, per, 1), rstd, slopes)
+    return _columns_grad(g, x, np.repeat(mean, per, 1), rstd, slopes)[:3]
 
 
 def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -> Three:

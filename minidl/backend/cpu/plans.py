@@ -5,8 +5,10 @@ once per signature (dtypes, shapes, strides) and then costs little more than its
 thousand elements, programs of one to three steps are left to NumPy's ufuncs.
 """
 
+import contextvars
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +34,7 @@ UFUNC = {
                       "cos", "tan", "sinh", "cosh", "floor", "ceil", "rint", "trunc", "where",
                       "maximum", "minimum", "fmod")},
 }  # fmt: skip
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
 Run = Callable[[Sequence[Any]], tuple]
 
 
@@ -111,6 +114,18 @@ def _c_ordered(s: tuple) -> bool:
     return all(n == 1 or a == b for n, a, b in zip(s[1], s[2], plain, strict=True))
 
 
+class _Quiet(threading.local):
+    """For every thread a context, entered in a tenth of errstate's time, without warnings."""
+
+    def __init__(self) -> None:
+        context = contextvars.Context()
+        context.run(np.seterr, all="ignore")
+        self.run = context.run
+
+
+_quiet = _Quiet()
+
+
 @functools.lru_cache(maxsize=4096)
 def _numpy_call(program: Program, scalar: bool) -> Run:
     """A Python function of the operands that calls NumPy's ufuncs step by step.
@@ -123,13 +138,16 @@ def _numpy_call(program: Program, scalar: bool) -> Run:
         if op == "const":
             names.append(repr(value))
             continue
+        given = [names[a] for a in args]
+        call = f" {INFIX[op]} ".join(given) if op in INFIX else f"{UFUNC[op]}({', '.join(given)})"
         names.append(f"t{len(names)}")
-        lines.append(f"    {names[-1]} = {UFUNC[op]}({', '.join(names[a] for a in args)})")
+        lines.append(f"    {names[-1]} = {call}")
     result = "asarray({})," if scalar else "{},"
     lines += ["    return " + "".join(result.format(names[o]) for o in program.high_outputs)]
     space: dict[str, Any] = {n: getattr(np, n) for n in (*UFUNC.values(), "inf", "nan", "asarray")}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
-    return np.errstate(all="ignore")(space["call"])
+    made = space["call"]
+    return lambda operands: _quiet.run(made, operands)
 
 
 # ---- kernels -------------------------------------------------------------------------------------

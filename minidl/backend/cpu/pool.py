@@ -75,6 +75,50 @@ _max_grad_kernels = {p: kernel(f"R* R* {p}*{_SIZES}")(_max_pool_grad) for p in (
 
 
 @device
+def _later(best, v, where, n):
+    """The better of two values and its place; a NaN wins, then the first of equal values."""
+    if v > best or v != v:
+        return v, R(n)
+    return best, where
+
+
+@kernel("R* R* u1* int int")
+def _halve(lo, hi, slot, x, y, arg, w, c):
+    """Rows of _max_pool for windows of 2 x 2 side by side; places are counted in R, as vectors."""
+    for t in range(lo, hi):
+        for q in range(w // 2):
+            a, b = at(x, (t * 2 * w + q * 2) * c), at(x, (t * 2 * w + w + q * 2) * c)
+            dst, place = at(y, (t * (w // 2) + q) * c), at(arg, (t * (w // 2) + q) * c)
+            for j in range(c):
+                v, n = _later(a[j], a[c + j], R(0), 1)
+                v, n = _later(v, b[j], n, 2)
+                v, n = _later(v, b[c + j], n, 3)
+                dst[j], place[j] = v, n
+
+
+@kernel("R* R* u1* int int")
+def _halve_grad(lo, hi, slot, g, dx, arg, w, c):
+    """Pairs of rows of dx, the adjoint of _halve: each place is written once."""
+    for t in range(lo, hi):
+        for q in range(w // 2):
+            a, b = at(dx, (t * 2 * w + q * 2) * c), at(dx, (t * 2 * w + w + q * 2) * c)
+            a1, b1 = at(a, c), at(b, c)
+            gi, place = at(g, (t * (w // 2) + q) * c), at(arg, (t * (w // 2) + q) * c)
+            for j in range(c):
+                v, n = gi[j], R(place[j])
+                a[j] = v if n == R(0) else R(0)
+                a1[j] = v if n == R(1) else R(0)
+                b[j] = v if n == R(2) else R(0)
+                b1[j] = v if n == R(3) else R(0)
+
+
+def _halves(size: Pair, out: Pair, kernel: Pair, *window: Pair) -> bool:
+    """Whether windows of 2 x 2 cover an image of this size, each place once."""
+    exact = tuple(size) == (2 * out[0], 2 * out[1])
+    return exact and (kernel, *window) == ((2, 2), (2, 2), (0, 0), (1, 1))
+
+
+@device
 def _share(start, size, pad, extent):
     """Places of a window along one axis, and how many of them are not beyond the padding."""
     whole = min(start + size, extent + pad) - start
@@ -139,6 +183,9 @@ def max_pool2d(
     n, c, h, w = x.shape
     kind, dtype = ("u1", np.uint8) if kernel[0] * kernel[1] <= 256 else ("i4", np.int32)
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=dtype)
+    if _halves((h, w), out, kernel, stride, padding, dilation):
+        launch_rows(_halve, n * out[0], w * c, nhwc(x), nhwc(y), nhwc(place), w, c)
+        return y, place
     sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
     launch_rows(_max_kernels[kind], n * out[0], out[1] * c, nhwc(x), nhwc(y), nhwc(place), *sizes)
     return y, place
@@ -151,6 +198,9 @@ def max_pool2d_grad(
     """Gradient of max_pool2d's x (N, C, *size), given the places it returned."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
+    if _halves(size, (oh, ow), kernel, stride, padding, dilation):
+        launch_rows(_halve_grad, n * oh, size[1] * c, nhwc(g), nhwc(dx), nhwc(place), size[1], c)
+        return dx
     kind = "u1" if place.dtype == np.uint8 else "i4"
     sizes = (*size, oh, ow, c, *kernel, *stride, *padding, *dilation)
     args = (nhwc(g), nhwc(dx), nhwc(place), *sizes)

@@ -32,6 +32,7 @@ TAIL = """  ret void
 !2 = distinct !{{!2, !3{}}}
 !3 = !{{!"llvm.loop.parallel_accesses", !1}}
 !4 = !{{!"llvm.loop.vectorize.enable", i1 true}}
+!5 = !{{!"llvm.loop.interleave.count", i32 2}}
 """
 
 
@@ -149,7 +150,8 @@ class Printer:
         head = "define void @k(ptr noalias %tab, i64 %lo, i64 %hi, i64 %slot) {"
         library = any(c.endswith("_f64") and c != "ml_sqrt_f64" for c in self.body.calls)
         library |= any(op == "fmod" for op, _, _ in self.program.steps)
-        tail = TAIL.format("" if library else ", !4")  # calls of the C library do not vectorise
+        # Calls of the C library do not vectorise; long chains of our own are worked on two by two.
+        tail = TAIL.format("" if library else ", !4, !5" if self.body.calls else ", !4")
         return "\n".join([*sorted(declares), head, *self.body.lines, tail])
 
 

@@ -44,11 +44,9 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
     form = _form(x, axes) if x.size > _SMALL and x.dtype.str[1:] in ("f4", "f8") else None
     if form is None:
-        wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind in "fV" else None
-        dtype = np.int64 if x.dtype.kind in "iub" else wide
-        return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=dtype)).astype(
-            x.dtype if wide else (dtype or x.dtype), copy=False
-        )
+        dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
+        wide = np.float32 if dtype.itemsize == 2 else dtype
+        return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=wide), dtype)
     by_row, rows, columns = form
     if by_row:
         pieces = -(-columns // PIECE)

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minidl.data.draws import Draws
-from minidl.data.transforms.base import Transform, about, pair, to_dtype
+from minidl.data.transforms.base import Draws, Transform, about, pair, to_dtype
 from minidl.errors import require
 
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision has it

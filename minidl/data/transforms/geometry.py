@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.draws import Draws
-from minidl.data.transforms.base import Transform, about, pair, to_dtype
+from minidl.data.transforms.base import Draws, Transform, about, pair, to_dtype
 from minidl.errors import require
 
 

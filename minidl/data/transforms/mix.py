@@ -8,8 +8,7 @@ import numpy as np
 
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, raw
-from minidl.data.draws import Draws, current_or_fresh
-from minidl.data.transforms.base import Transform
+from minidl.data.transforms.base import Draws, Transform, current_or_fresh
 from minidl.errors import require
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from minidl.data.draws import Draws
-from minidl.data.transforms.base import Transform
+from minidl.data.transforms.base import Draws, Transform
 from minidl.errors import DTypeError, require
 
 Picture = Image.Image

@@ -1,7 +1,5 @@
 """Clipping gradients, and all parameters as one vector."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 
@@ -41,10 +39,8 @@ def clip_grad_norm_(
     order = float(norm_type)
     norm = _norm(stack([_norm(g, order) for g in grads], 0), order)
     if error_if_nonfinite:
-        rule = "the norm of the gradients is not finite, so they cannot be clipped"
-        require(
-            math.isfinite(norm.item()), "clip_grad_norm_", rule, error=GraphError, norm=norm.item()
-        )
+        value, rule = norm.item(), "the gradients' norm is not finite, so they cannot be clipped"
+        require(math.isfinite(value), "clip_grad_norm_", rule, error=GraphError, norm=value)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for g in grads:
         g.mul_(factor)

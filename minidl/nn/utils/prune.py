@@ -1,7 +1,5 @@
 """Pruning by masks: name_orig is trained, name_mask kept, and their product used as the weight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -34,8 +32,7 @@ def global_unstructured(
     alive = np.flatnonzero(flat)
     whole = isinstance(amount, int)
     fits = 0 <= amount <= (len(alive) if whole else 1)
-    rule = f"amount must be a fraction or at most {len(alive)}"
-    require(fits, "prune", rule, amount=amount)
+    require(fits, "prune", f"amount must be a fraction or at most {len(alive)}", amount=amount)
     lowest = alive[np.argsort(scores[alive], kind="stable")]
     flat[lowest[: round(amount if whole else amount * len(alive))]] = 0
     pieces = np.split(flat, np.cumsum([mask.size for mask in kept])[:-1])

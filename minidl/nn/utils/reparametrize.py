@@ -1,7 +1,5 @@
 """Weights computed from other tensors before each forward: weight_norm, spectral_norm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sequences of different lengths: packing, padding, and running a recurrence over packed rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The CIFAR speed-run network of airbench94: a whitening stem, GELU (arXiv 2404.00498)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import minidl.functional as F
