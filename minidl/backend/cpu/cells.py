@@ -69,6 +69,20 @@ def add_row(y, j, x, i, n):
         y[j + q] += x[i + q]
 
 
+@device
+def four_gates(row, hidden, start, step):
+    """Offsets of a row's four gates: the first at start, the others step apart."""
+    first = row * 4 * hidden + start
+    return first, first + step, first + 2 * step, first + 3 * step
+
+
+@device
+def add_gates(y, j, x, i, step, n):
+    """Add a row's four gates (n columns each, step apart) from x at i to y at j."""
+    for gate in range(4):
+        add_row(y, j + gate * step, x, i + gate * step, n)
+
+
 @kernel("int int int int int R* R* R* R* R* R*", fast=True)
 def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates, h, c):
     """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c).
@@ -87,8 +101,7 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates,
                 out = at(gates, r0 * 4 * hidden + gate * hidden + j)
                 recur(1, rows, cols, hidden, before, w, ldw, gate, j, out, 4 * hidden)
         for r in range(r0, r0 + rows):
-            pi = r * 4 * hidden + (4 * j if tiled else j)
-            pf, pg, po = pi + step, pi + 2 * step, pi + 3 * step
+            pi, pf, pg, po = four_gates(r, hidden, 4 * j if tiled else j, step)
             ph = r * hidden + j
             sigmoid_row(gates, pi, cols)
             sigmoid_row(gates, pf, cols)
@@ -114,8 +127,7 @@ def lstm_step_grad(
         step, start = (tc, 4 * j) if tiled else (hidden, j)
         pb = r0 // ROWS * 4 * hidden + start
         for r in range(r0, r0 + rows):
-            pi = r * 4 * hidden + start
-            pf, pg, po = pi + step, pi + 2 * step, pi + 3 * step
+            pi, pf, pg, po = four_gates(r, hidden, start, step)
             ph = r * hidden + j
             for q in range(cols):
                 s, o = tanh(c[ph + q]), gates[po + q]
@@ -134,8 +146,7 @@ def lstm_step_grad(
                 g, i = gates[pg + q], gates[pi + q]
                 dgates[pg + q] = dh[ph + q] * i * (R(1) - g * g)
                 dh[ph + q] = R(0)
-            for gate in range(4):
-                add_row(db, pb + gate * step, dgates, pi + gate * step, cols)
+            add_gates(db, pb, dgates, pi, step, cols)
 
 
 @kernel("int int int int int R* R* R* R* R*")
@@ -151,8 +162,7 @@ def gru_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, bias, h_in, gates, h):
             out = at(gates, r0 * 4 * hidden + place * hidden + j)
             recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, gate, j, out, 4 * hidden)
         for k in range(r0, r0 + rows):
-            pr = k * 4 * hidden + j
-            pz, pn, pm = pr + hidden, pr + 2 * hidden, pr + 3 * hidden
+            pr, pz, pn, pm = four_gates(k, hidden, j, hidden)
             ph = k * hidden + j
             sigmoid_row(gates, pr, cols)
             sigmoid_row(gates, pz, cols)
@@ -178,8 +188,7 @@ def gru_step_grad(
             flow_back(rows, cols, hidden, 1, later, 4 * hidden, rest, j, block)
         pb = r0 // ROWS * 4 * hidden + j
         for k in range(r0, r0 + rows):
-            pr = k * 4 * hidden + j
-            pz, pn, pm = pr + hidden, pr + 2 * hidden, pr + 3 * hidden
+            pr, pz, pn, pm = four_gates(k, hidden, j, hidden)
             ph = k * hidden + j
             for q in range(cols):
                 r, z, n, m = gates[pr + q], gates[pz + q], gates[pn + q], gates[pm + q]
@@ -190,8 +199,7 @@ def gru_step_grad(
                 dgates[pn + q] = dn
                 dgates[pm + q] = dn * r
                 dh[ph + q] = d * z
-            for gate in range(4):
-                add_row(db, pb + gate * hidden, dgates, pr + gate * hidden, cols)
+            add_gates(db, pb, dgates, pr, hidden, cols)
 
 
 @kernel("int int int int int R* int R* R*")
