@@ -83,7 +83,8 @@ def _by_class(
     be, w = backend.of(raw(x)), raw(weight)
     be.check_indices(name, raw(target), count, ignore)
     label = be.cast(raw(target), np.int64).reshape(-1)
-    loss = f(reshape(movedim(x, axis, -1), (math.prod(rest), count)), label, w)
+    rows = x if x.ndim == 2 else reshape(movedim(x, axis, -1), (math.prod(rest), count))
+    loss = f(rows, label, w)
     if reduction != "mean":
         return reduced(name, reshape(loss, rest), reduction)
     return pw.div(sum_over(loss), _weights(label, w, ignore, loss.dtype).sum())
