@@ -87,7 +87,7 @@ def test_a_stopped_team_leaves_no_threads_and_still_works(threads):
     threads(2)
     assert team.current() is not old and not any(w.is_alive() for w in old.workers)
     y = np.zeros_like(x)
-    words = jit.table([x, y, 300])
+    words = np.frombuffer(_softmax.pack(*map(memory.address_of, (x, y)), 300), np.int64)
     old.run(_softmax.address("f4"), words.ctypes.data, 700, 7)
     assert all((a == before[0]).all() for a in (y, both(x)[0]))
 
@@ -96,7 +96,7 @@ def test_many_chunks():
     """More chunks than 20 bits count; a worker that comes late must not begin the job again."""
     n = (1 << 20) + 3
     x, y = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
-    words = jit.table([x, y, 1, n])
+    words = np.frombuffer(_add_partials.pack(*map(memory.address_of, (x, y)), 1, n), np.int64)
     team.run(_add_partials.address("f4"), words.ctypes.data, n, 1)
     assert (x == y).all()
 
