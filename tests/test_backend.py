@@ -10,6 +10,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minidl import config
 from minidl.backend import cpu
@@ -328,3 +330,28 @@ x = ml.ones(600, 500, requires_grad=True)
 print(x.grad.sum().item(), team.current().threads)
 """
     assert python(code, MINIDL_CACHE=str(tmp_path)) == "360000000.0 1"
+
+
+# ---- products of a single row --------------------------------------------------------------------
+
+
+@given(n=st.integers(0, 300), k=st.integers(0, 200), biased=st.booleans(), wide=st.booleans(),
+       strided=st.booleans(), seed=st.integers(0, 2**32 - 1))  # fmt: skip
+def test_linear_row(n, k, biased, wide, strided, seed):
+    """x wᵀ + b of one row within the bound of a sum in the working precision."""
+    rng, dtype = np.random.default_rng(seed), np.float64 if wide else np.float32
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((1, k), (n, k), (n,)))
+    got = cpu.linear_row(x, np.asfortranarray(w) if strided else w, b if biased else None)
+    exact = x.astype(np.longdouble) @ w.T.astype(np.longdouble) + (b if biased else 0)
+    bound = (k + 2) * np.finfo(dtype).eps * (np.abs(x) @ np.abs(w).T + np.abs(b))
+    assert got.shape == (1, n) and got.dtype == dtype and (np.abs(got - exact) <= bound).all()
+
+
+def test_a_row_has_the_same_bits_at_any_thread_count(threads):
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 384), (1536, 384)))
+    threads(1)
+    want = cpu.linear_row(x, w, None)
+    for n in (2, 3):
+        threads(n)
+        np.testing.assert_array_equal(cpu.linear_row(x, w, None), want)

@@ -6,7 +6,7 @@ import pytest
 import minidl as ml
 import minidl.functional as F
 import minidl.nn as nn
-from minidl.errors import ShapeError
+from minidl.errors import GraphError, ShapeError
 from minidl.models import (
     GPT,
     CharRNN,
@@ -19,6 +19,7 @@ from minidl.models import (
     resnet50,
     vgg3,
 )
+from minidl.models.sampling import sample
 from projects.convnet.speedrun import SpeedrunNet
 
 # Counts of torchvision's ResNets, of the papers' networks, and of the same layers in PyTorch.
@@ -142,6 +143,54 @@ def test_gpt_cache_generates_the_same():
             text = ml.cat([text, model(text)[:, -1].argmax(-1, keepdim=True)], 1)
     np.testing.assert_array_equal(got.numpy(), text.numpy())
     assert model.generate(x, 20, top_k=3).shape == (2, 23)
+
+
+def test_gpt_cache_is_filled_without_grad():
+    """The cache refuses keys that would lose their graph, and more than a token once filled."""
+    model = GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=8).eval()
+    x, cache = ml.tensor([[1, 2, 3]]), model.new_cache()
+    with pytest.raises(GraphError, match="under no_grad"):
+        model(x, cache)
+    with ml.no_grad():
+        model(x, cache)
+        with pytest.raises(ShapeError, match="one token at a time"):
+            model(x, cache)
+
+
+def by_whole_passes(model, text, count, **options):
+    """What `generate` should give: the model run on all of the text for every token."""
+    for _ in range(count):
+        logits = model(text)
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        text = ml.cat([text, sample(logits[:, -1], **options)], 1)
+    return text.numpy()
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.8}, {"top_k": 3}])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("make", [
+    lambda: GPT(11, block_size=32, n_layer=2, n_head=2, n_embd=16),
+    lambda: CharRNN(11, hidden_size=48),
+    lambda: CharRNN(11, kind="gru", hidden_size=16),
+])  # fmt: skip
+def test_generation_without_state_and_threads(make, rows, options):
+    """Token by token, at any thread count, the samples are those of whole forward passes."""
+    ml.manual_seed(4)
+    model = make().eval()
+    for parameter in model.parameters():  # far from uniform, so that samples tell models apart
+        parameter.array[...] *= 2
+    x = ml.randint(0, 11, (rows, 4))
+    before = ml.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            ml.set_num_threads(threads)
+            ml.manual_seed(7)
+            got = model.generate(x, 20, **options).numpy()
+            ml.manual_seed(7)
+            with ml.no_grad():
+                np.testing.assert_array_equal(got, by_whole_passes(model, x, 20, **options))
+    finally:
+        ml.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])

@@ -1,16 +1,18 @@
 """The recurrent cells' kernels: one step of an LSTM, GRU or RNN, forward and backward.
 
-Arrays of a step are row-major: gates (B, G·H), states (B, H); weights as PyTorch keeps them,
-W_hh (G·H, H), gates one below the other. A launch is split into tiles of batch rows by hidden
-columns. Forward, a tile multiplies h[t-1] by its columns of W_hhᵀ for all gates (BLAS), then
-applies the cell, so that pre-activations never leave the cache. Backward, a tile makes its part of
-dh[t] = dy[t] + dgates[t+1] W_hh, then dgates[t] from it, and adds its rows of dgates to a partial
-sum of the bias gradient that belongs to the tile. Bytes moved beside the weights: 2G + 3 reals per
-hidden unit forward, 2G + 8 backward. Products are summed in the arrays' own precision, biases'
-gradients in double.
+Arrays of a step are row-major: gates (B, G·H), states (B, H); weights as PyTorch keeps them, W_hh
+(G·H, H), gates one below the other. A launch is split into tiles of batch rows by hidden columns.
+An LSTM's gates may also lie tile after tile (tiled): the four gates of a tile's columns side by
+side, the rows of its weights likewise, so that a tile makes one product. Forward, a tile multiplies
+h[t-1] by its columns of W_hhᵀ for all gates (BLAS), then applies the cell, so that pre-activations
+never leave the cache. Backward, a tile makes its part of dh[t] = dy[t] + dgates[t+1] W_hh, then
+dgates[t] from it, and adds its rows of dgates to a partial sum of the bias gradient that belongs to
+the tile. Bytes moved beside the weights: 2G + 3 reals per hidden unit forward, 2G + 8 backward.
+Products are summed in the arrays' own precision, biases' gradients in double.
 """
 
 from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, tanh
+from minidl.backend.cpu.linalg import dot
 
 ROWS = 64  # batch rows of a tile
 
@@ -37,11 +39,21 @@ def tanh_row(p, i, n):
 
 
 @device
+def add_product(tb, rows, cols, hidden, h, w, ldw, out, ldo):
+    """out (rows, cols) += h (rows, H) w (H, cols), or wᵀ if tb."""
+    if rows == 1 and tb:
+        for q in range(cols):
+            out[q] += dot(h, at(w, q * ldw), hidden)
+        return
+    gemm(0, tb, rows, cols, hidden, R(1), h, hidden, w, ldw, R(1), out, ldo)
+
+
+@device
 def recur(tb, rows, cols, hidden, h, w, ldw, gate, j, out, ldo):
     """out (rows, cols) += h (rows, H) W[gate, j:j+cols]ᵀ; w is W_hh if tb, else its transpose."""
     first = gate * hidden + j
     pw = at(w, first * ldw if tb else first)
-    gemm(0, tb, rows, cols, hidden, R(1), h, hidden, pw, ldw, R(1), out, ldo)
+    add_product(tb, rows, cols, hidden, h, pw, ldw, out, ldo)
 
 
 @device
@@ -57,17 +69,26 @@ def add_row(y, j, x, i, n):
         y[j + q] += x[i + q]
 
 
-@kernel("int int int int int R* R* R* R* R* R*")
-def lstm_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, h_in, c_in, gates, h, c):
-    """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c)."""
+@kernel("int int int int int R* R* R* R* R* R*", fast=True)
+def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates, h, c):
+    """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c).
+
+    w: W_hh; if tiled, for each tile its gates' rows of W_hh, transposed.
+    """
     for tile in range(lo, hi):
         r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
-        for gate in range(4):
-            out = at(gates, r0 * 4 * hidden + gate * hidden + j)
-            recur(tb, rows, cols, hidden, at(h_in, r0 * hidden), w, ldw, gate, j, out, 4 * hidden)
+        before, step = at(h_in, r0 * hidden), tc if tiled else hidden
+        if tiled:
+            out = at(gates, (r0 * hidden + j) * 4)
+            pw = at(w, 4 * j * hidden)
+            add_product(0, rows, 4 * cols, hidden, before, pw, ldw, out, 4 * hidden)
+        else:
+            for gate in range(4):
+                out = at(gates, r0 * 4 * hidden + gate * hidden + j)
+                recur(1, rows, cols, hidden, before, w, ldw, gate, j, out, 4 * hidden)
         for r in range(r0, r0 + rows):
-            pi = r * 4 * hidden + j
-            pf, pg, po = pi + hidden, pi + 2 * hidden, pi + 3 * hidden
+            pi = r * 4 * hidden + (4 * j if tiled else j)
+            pf, pg, po = pi + step, pi + 2 * step, pi + 3 * step
             ph = r * hidden + j
             sigmoid_row(gates, pi, cols)
             sigmoid_row(gates, pf, cols)
@@ -79,9 +100,9 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, tb, ldw, w, h_in, c_in, gates, h,
                 h[ph + q] = gates[po + q] * tanh(new)
 
 
-@kernel("int int int int R* R* R* R* R* R* R* R* R* f8*")
+@kernel("int int int int int R* R* R* R* R* R* R* R* R* f8*")
 def lstm_step_grad(
-    lo, hi, slot, batch, hidden, tc, first, w, dlater, dy, gates, c_in, c, dh, dc, dgates, db
+    lo, hi, slot, batch, hidden, tc, first, tiled, w, dlater, dy, gates, c_in, c, dh, dc, dgates, db
 ):
     """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f."""
     for tile in range(lo, hi):
@@ -90,24 +111,31 @@ def lstm_step_grad(
         if first == 0:
             later = at(dlater, r0 * 4 * hidden)
             flow_back(rows, cols, hidden, 4, later, 4 * hidden, w, j, block)
-        pb = r0 // ROWS * 4 * hidden + j
+        step, start = (tc, 4 * j) if tiled else (hidden, j)
+        pb = r0 // ROWS * 4 * hidden + start
         for r in range(r0, r0 + rows):
-            pi = r * 4 * hidden + j
-            pf, pg, po = pi + hidden, pi + 2 * hidden, pi + 3 * hidden
+            pi = r * 4 * hidden + start
+            pf, pg, po = pi + step, pi + 2 * step, pi + 3 * step
             ph = r * hidden + j
             for q in range(cols):
-                i, f, g, o = gates[pi + q], gates[pf + q], gates[pg + q], gates[po + q]
-                s = tanh(c[ph + q])
+                s, o = tanh(c[ph + q]), gates[po + q]
                 d = dh[ph + q] + dy[ph + q]
-                e = dc[ph + q] + d * o * (R(1) - s * s)
-                dgates[pi + q] = e * g * i * (R(1) - i)
-                dgates[pf + q] = e * c_in[ph + q] * f * (R(1) - f)
-                dgates[pg + q] = e * i * (R(1) - g * g)
                 dgates[po + q] = d * s * o * (R(1) - o)
-                dh[ph + q] = R(0)
+                dh[ph + q] = d * o * (R(1) - s * s)
+            for q in range(cols):
+                f, e = gates[pf + q], dc[ph + q] + dh[ph + q]
+                dgates[pf + q] = e * c_in[ph + q] * f * (R(1) - f)
+                dh[ph + q] = e
                 dc[ph + q] = e * f
+            for q in range(cols):
+                g, i = gates[pg + q], gates[pi + q]
+                dgates[pi + q] = dh[ph + q] * g * i * (R(1) - i)
+            for q in range(cols):
+                g, i = gates[pg + q], gates[pi + q]
+                dgates[pg + q] = dh[ph + q] * i * (R(1) - g * g)
+                dh[ph + q] = R(0)
             for gate in range(4):
-                add_row(db, pb + gate * hidden, dgates, pi + gate * hidden, cols)
+                add_row(db, pb + gate * step, dgates, pi + gate * step, cols)
 
 
 @kernel("int int int int int R* R* R* R* R*")

@@ -100,11 +100,15 @@ def _row_times(lo, hi, slot, x, w, biased, b, y, k):
 
 def linear_row(x: Array, w: Array, b: Maybe) -> Array:
     """One row x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N)."""
-    n, k = w.shape
-    y = empty((*x.shape[:-1], n), x.dtype)
-    w, b, biased = contiguous(w), w if b is None else contiguous(b), b is not None
-    launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
+    y = empty((*x.shape[:-1], len(w)), x.dtype)
+    row_times(contiguous(x), contiguous(w), b if b is None else contiguous(b), y)
     return y
+
+
+def row_times(x: Array, w: Array, b: Maybe, y: Array) -> None:
+    """y (N,) = x (K,) times w (N, K) transposed, plus b; all contiguous, of any number of axes."""
+    n, k = w.shape
+    launch_rows(_row_times, n, max(k, 1), x, w, b is not None, w if b is None else b, y, k)
 
 
 def _operand(x: Array) -> tuple[Array, int, int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch
+from minidl.backend.cpu.linalg import row_times
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
@@ -70,12 +71,11 @@ class _Each(NamedTuple):
     before: Maybe = None
     after: bool = False
 
-    def addresses(self, order: Array) -> Array:
-        """Address of the entry at each step of `order`."""
-        here = self.array.ctypes.data + order * self.array.strides[0]
-        if self.before is not None:
-            return np.append(self.before.ctypes.data, here[:-1])
-        return np.roll(here, -1) if self.after else here
+
+def _columns(hidden: int) -> int:
+    """Hidden columns of a tile: the largest divisor up to 64, all where that is too narrow."""
+    most = max(n for n in range(1, 65) if hidden % n == 0)
+    return most if most >= 16 else hidden
 
 
 def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False) -> None:
@@ -84,27 +84,29 @@ def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False
     Its first arguments are batch, hidden and tile columns. back goes from the last step taken to
     the first, and then a fourth argument says which launch is the first.
     """
-    steps, batch, hidden = y.shape
-    columns = 32 if hidden <= 256 else 64
-    tiles = -(-batch // cells.ROWS) * -(-hidden // columns)
-    if not tiles:
+    if not y.size:
         return
-    order = np.arange(steps)[:: -1 if reverse else 1]
-    given = (batch, hidden, columns, *([0] if back else []), *args)
-    plain = (a.array if type(a) is _Each else a for a in given)
-    packed = kernel.pack(*(address_of(a) if type(a) is np.ndarray else a for a in plain))
-    words = np.tile(np.frombuffer(packed, np.int64), (steps, 1))
-    for i, a in enumerate(given):
-        if type(a) is _Each:
-            words[:, i] = a.addresses(order)
+    steps, batch, hidden = y.shape
+    columns, sign, words, strides = _columns(hidden), -1 if reverse else 1, [], []
+    for a in (batch, hidden, columns, *([0] if back else []), *args):
+        array, before, after = a if type(a) is _Each else (a, None, False)
+        strides.append(a.array.strides[0] if type(a) is _Each else 0)
+        start = address_of(array) if type(array) is np.ndarray else int(array)
+        words.append(start + sign * strides[-1] * (after - (before is not None)))
+    table = np.array(words) + np.arange(steps)[::sign, None] * np.array(strides)
+    for i, a in enumerate(args, len(words) - len(args)):
+        if type(a) is _Each and a.before is not None:
+            table[0, i] = address_of(a.before)
     if back:
-        words[-1, 3] = 1
-        words = words[::-1]
-    entry = kernel.address(y.dtype.str[1:])
+        table[-1, 3] = 1
+        table = table[::-1]
+    entry, crew, row = kernel.address(y.dtype.str[1:]), team.current(), address_of(table)
     # Tiles too small to be worth waking a thread for go together.
+    tiles = -(-batch // cells.ROWS) * (hidden // columns)
     chunk = -(-_WORTHWHILE // (min(batch, cells.ROWS) * columns * hidden))
-    for row in words:
-        team.run(entry, row.ctypes.data, tiles, chunk)
+    for _ in range(steps):
+        crew.run(entry, row, tiles, chunk)
+        row += table.strides[0]
 
 
 def _made(x: Array, *widths: int) -> Iterator[Array]:
@@ -118,17 +120,31 @@ def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe, out: Array) -> None:
     bias = contiguous(sum(biases[1:], biases[0])) if biases else None
     rows = x.shape[0] * x.shape[1]
     made = out.reshape(rows, out.shape[2])[:, : len(w)]
+    if rows == 1 and w.shape[1]:
+        row_times(contiguous(x), contiguous(w), bias, made)
+        return
     _product(made, contiguous(x).reshape(rows, x.shape[2]), contiguous(w), tb=1, bias=bias)
 
 
-def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
-    """Whether W_hh's rows are gates as the steps read it, its row length, and W_hh so.
+def _worth_a_copy(y: Array) -> bool:
+    """Whether the steps of y multiply by a copy of W_hh in the order that does so fastest."""
+    return y.size > 0 and y.shape[1] > 1 and len(y) >= 4
 
-    Its transpose multiplies faster; short or single-row sequences would not earn the copy back.
-    """
-    if y.shape[1] == 1 or len(y) < 4:
-        return 1, w_hh.shape[1], contiguous(w_hh)
-    return 0, w_hh.shape[0], contiguous(w_hh.T)
+
+def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
+    """Whether W_hh's rows are gates as the steps read it, its row length, and W_hh so."""
+    if _worth_a_copy(y):
+        return 0, w_hh.shape[0], contiguous(w_hh.T)
+    return 1, w_hh.shape[1], contiguous(w_hh)
+
+
+def _regrouped(w: Array, groups: int, y: Array) -> Array:
+    """w (4H, …) from gate after gate (4 groups) to tile after tile, where that pays, or back."""
+    if w is None or not _worth_a_copy(y):
+        return w
+    columns = _columns(y.shape[2])
+    apart = w.reshape(groups, len(w) // (groups * columns), columns, *w.shape[1:])
+    return contiguous(apart.swapaxes(0, 1)).reshape(w.shape)
 
 
 def _start(g: Maybe, like: Array) -> Array:
@@ -176,12 +192,20 @@ def lstm(
     x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe,
     reverse: bool,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Run an LSTM: x (T, B, I) -> y, c (T, B, H) and the activated gates (T, B, 4H) i, f, g, o."""
+    """Run an LSTM: x (T, B, I) -> y, c (T, B, H) and the activated gates (T, B, 4H) i, f, g, o.
+
+    Where they pay, the gates are tiled (cells.py).
+    """
     hidden = w_hh.shape[1]
     gates, y, c = _made(x, 4 * hidden, hidden, hidden)
+    w_ih, w, b_ih, b_hh = (_regrouped(a, 4, y) for a in (w_ih, w_hh, b_ih, b_hh))
     _inputs(x, w_ih, b_ih, b_hh, gates)
+    tiled, width, w = _worth_a_copy(y), hidden, contiguous(w)
+    if tiled:
+        width = 4 * _columns(hidden)
+        w = contiguous(w.reshape(-1, width, hidden).swapaxes(1, 2))
     before = _Each(y, contiguous(h0)), _Each(c, contiguous(c0))
-    args = (*_recurrent(w_hh, y), *before, _Each(gates), _Each(y), _Each(c))
+    args = (tiled, width, w, *before, _Each(gates), _Each(y), _Each(c))
     _run(cells.lstm_step, y, reverse, *args)
     return y, c, gates
 
@@ -191,14 +215,17 @@ def lstm_grad(
     y: Array, c: Array, gates: Array, reverse: bool, need: tuple,
 ) -> tuple:  # fmt: skip
     """Gradients of x, h0, c0, w_ih, w_hh, b_ih, b_hh from those of y, the last h, the last c."""
-    dh, dc, w = _start(gh, h0), _start(gc, c0), contiguous(w_hh)
+    dh, dc, tiles = _start(gh, h0), _start(gc, c0), y.shape[2] // max(_columns(y.shape[2]), 1)
+    w, w_ih = contiguous(_regrouped(w_hh, 4, y)), _regrouped(w_ih, 4, y)
     dy, dgates, db = _backward_arrays(gy, y, 4)
-    args = (w, _Each(dgates, after=True), _Each(dy), _Each(gates), _Each(c, contiguous(c0)))
-    _run(cells.lstm_step_grad, y, reverse, *args, _Each(c), dh, dc, _Each(dgates), db, back=True)
+    args = (_worth_a_copy(y), w, _Each(dgates, after=True), _Each(dy), _Each(gates))
+    args = (*args, _Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates), db)
+    _run(cells.lstm_step_grad, y, reverse, *args, back=True)
     dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[3])
     dw_hh = empty(w_hh.shape, w_hh.dtype)
     _through_state(dw_hh, dh, w, dgates, y, h0, reverse)
-    bias = db.sum(0).astype(y.dtype)
+    dw_ih, dw_hh, bias = (_regrouped(a, tiles, y) for a in (dw_ih, dw_hh, db.sum(0)))
+    bias = bias.astype(y.dtype)
     return dx, dh, dc, dw_ih, dw_hh, bias, bias
 
 
