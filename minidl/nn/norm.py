@@ -79,7 +79,7 @@ class BatchNorm2d(_ChannelNorm):
 
     def relu(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         """relu(self(x) + more), more like x: in one pass, unless hooks wait for self(x)."""
-        if not self._forward_hooks and not self._forward_pre_hooks:
+        if not self.has_hooks:
             return self._normalise(x, more, True)
         y = self(x)
         return F.relu(y if more is None else y + more)
