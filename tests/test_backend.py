@@ -49,6 +49,12 @@ def some_rows(seed):
     return np.random.default_rng(seed).standard_normal((700, 300)).astype(np.float32)
 
 
+def packed(kernel, *args):
+    """The table that a kernel reads, as `launch` makes it."""
+    words = [a.ctypes.data if isinstance(a, np.ndarray) else a for a in args]
+    return np.frombuffer(kernel.pack(*words), np.int64)
+
+
 def both(x):
     """A kernel of many chunks and one with scratch memory for each thread."""
     image = x[:64, :256].reshape(1, 16, 32, 32)
@@ -89,7 +95,7 @@ def test_a_stopped_team_leaves_no_threads_and_still_works(threads):
     threads(2)
     assert team.current() is not old and not any(w.is_alive() for w in old.workers)
     y = np.zeros_like(x)
-    words = np.frombuffer(_softmax.pack(*map(memory.address_of, (x, y)), 300), np.int64)
+    words = packed(_softmax, x, y, 300)
     old.run(_softmax.address("f4"), words.ctypes.data, 700, 7)
     assert all((a == before[0]).all() for a in (y, both(x)[0]))
 
@@ -98,7 +104,7 @@ def test_many_chunks():
     """More chunks than 20 bits count; a worker that comes late must not begin the job again."""
     n = (1 << 20) + 3
     x, y = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
-    words = np.frombuffer(_add_partials.pack(*map(memory.address_of, (x, y)), 1, n), np.int64)
+    words = packed(_add_partials, x, y, 1, n)
     team.run(_add_partials.address("f4"), words.ctypes.data, n, 1)
     assert (x == y).all()
 
@@ -337,11 +343,11 @@ print(x.grad.sum().item(), team.current().threads)
 
 @given(n=st.integers(0, 300), k=st.integers(0, 200), biased=st.booleans(), wide=st.booleans(),
        strided=st.booleans(), seed=st.integers(0, 2**32 - 1))  # fmt: skip
-def test_linear_row(n, k, biased, wide, strided, seed):
+def test_linear_of_one_row(n, k, biased, wide, strided, seed):
     """x wᵀ + b of one row within the bound of a sum in the working precision."""
     rng, dtype = np.random.default_rng(seed), np.float64 if wide else np.float32
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((1, k), (n, k), (n,)))
-    got = cpu.linear_row(x, np.asfortranarray(w) if strided else w, b if biased else None)
+    got = cpu.linear(x, np.asfortranarray(w) if strided else w, b if biased else None)
     exact = x.astype(np.longdouble) @ w.T.astype(np.longdouble) + (b if biased else 0)
     bound = (k + 2) * np.finfo(dtype).eps * (np.abs(x) @ np.abs(w).T + np.abs(b))
     assert got.shape == (1, n) and got.dtype == dtype and (np.abs(got - exact) <= bound).all()
@@ -351,7 +357,7 @@ def test_a_row_has_the_same_bits_at_any_thread_count(threads):
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 384), (1536, 384)))
     threads(1)
-    want = cpu.linear_row(x, w, None)
+    want = cpu.linear(x, w, None)
     for n in (2, 3):
         threads(n)
-        np.testing.assert_array_equal(cpu.linear_row(x, w, None), want)
+        np.testing.assert_array_equal(cpu.linear(x, w, None), want)

@@ -131,7 +131,7 @@ def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
         return 2 * y.size * math.prod(inputs[1].shape[1:])
     if name == "convolve_input_grad":  # transposed: each input element goes to the rest
         return 2 * inputs[0].size * math.prod(inputs[1].shape[1:])
-    if name in ("product", "linear_row"):
+    if name in ("product", "affine"):
         return 2 * y.size * inputs[0].shape[-1]
     if name in _RECURRENT:  # x (T, B, I), weights (G H, I) and (G H, H) at every step
         w_ih, w_hh = inputs[_RECURRENT[name] :][:2]

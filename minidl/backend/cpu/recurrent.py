@@ -10,54 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cpu import cells, team
-from minidl.backend.cpu.jit import Kernel, R, at, gemm, kernel, launch
-from minidl.backend.cpu.linalg import row_times
+from minidl.backend.cpu.jit import Kernel
+from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
-
-
-# ---- products of whole sequences ---------------------------------------------------------------
-
-
-@kernel("int int int int int int int R* int R* int R int R* R* int")
-def gemm_tiles(lo, hi, slot, mt, nt, ta, tb, m, n, k, a, lda, b, ldb, beta, biased, bias, c, ldc):
-    """c = op(a) op(b) + beta c (or + bias, a row), in tiles of mt by nt; each sums all of k."""
-    across = (n + nt - 1) // nt
-    for tile in range(lo, hi):
-        i, j = tile // across * mt, tile % across * nt
-        rows, cols = min(mt, m - i), min(nt, n - j)
-        keep = beta
-        if biased:
-            keep = R(1)
-            for r in range(i, i + rows):
-                for q in range(j, j + cols):
-                    c[r * ldc + q] = bias[q]
-        pa, pb = at(a, i if ta else i * lda), at(b, j * ldb if tb else j)
-        gemm(ta, tb, rows, cols, k, R(1), pa, lda, pb, ldb, keep, at(c, i * ldc + j), ldc)
-
-
-def _product(
-    c: Array, a: Array, b: Array, *, ta: int = 0, tb: int = 0, beta: float = 0.0,
-    bias: Maybe = None,
-) -> Array:  # fmt: skip
-    """c = op(a) op(b) + beta c or + bias; c's, a's and b's rows are contiguous."""
-    (m, n), k = c.shape, a.shape[0] if ta else a.shape[1]
-    if k == 0:
-        if bias is not None or not beta:
-            c[...] = 0 if bias is None else bias
-        return c
-    mt, nt = min(m, 256), min(n, 256)
-    while -(-m // max(mt, 1)) * -(-n // max(nt, 1)) < 8 and max(mt, nt) > 64:
-        mt, nt = (-(-mt // 2), nt) if mt >= nt else (mt, -(-nt // 2))
-    tiles = -(-m // mt) * -(-n // nt) if c.size else 0
-    lda, ldb, ldc = (max(v.strides[0] // v.itemsize, v.shape[1]) for v in (a, b, c))
-    args = (mt, nt, ta, tb, m, n, k, a, lda, b, ldb, beta, bias is not None)
-    launch(gemm_tiles, tiles, 1, *args, c if bias is None else bias, c, ldc)
-    return c
-
-
-# ---- a sequence --------------------------------------------------------------------------------
 
 
 class _Each(NamedTuple):
@@ -114,16 +71,11 @@ def _made(x: Array, *widths: int) -> Iterator[Array]:
     return (empty((*x.shape[:2], width), x.dtype) for width in widths)
 
 
-def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe, out: Array) -> None:
-    """out[:, :G·H] of (T, B, …) = x w_ihᵀ + b_ih + b_hh, for all steps at once."""
+def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe) -> Array:
+    """x w_ihᵀ + b_ih + b_hh (T, B, G·H), for all steps at once."""
     biases = [b for b in (b_ih, b_hh) if b is not None]
-    bias = contiguous(sum(biases[1:], biases[0])) if biases else None
-    rows = x.shape[0] * x.shape[1]
-    made = out.reshape(rows, out.shape[2])[:, : len(w)]
-    if rows == 1 and w.shape[1]:
-        row_times(contiguous(x), contiguous(w), bias, made)
-        return
-    _product(made, contiguous(x).reshape(rows, x.shape[2]), contiguous(w), tb=1, bias=bias)
+    bias = sum(biases[1:], biases[0]) if biases else None
+    return linear(x, w, bias)
 
 
 def _worth_a_copy(y: Array) -> bool:
@@ -138,7 +90,7 @@ def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
     return 1, w_hh.shape[1], contiguous(w_hh)
 
 
-def _regrouped(w: Array, groups: int, y: Array) -> Array:
+def _regrouped(w: Any, groups: int, y: Array) -> Any:
     """w (4H, …) from gate after gate (4 groups) to tile after tile, where that pays, or back."""
     if w is None or not _worth_a_copy(y):
         return w
@@ -164,28 +116,21 @@ def _through_input(dgates: Array, x: Array, w: Array, need_x: bool, need_w: bool
     """Gradients of x (T, B, I) and W_ih from those of the pre-activations (T, B, G·H)."""
     rows = x.shape[0] * x.shape[1]
     flat = dgates.reshape(rows, len(w))
-    dx = dw = None
-    if need_x:
-        dx = empty(x.shape, x.dtype)
-        _product(dx.reshape(rows, w.shape[1]), flat, contiguous(w))
-    if need_w:
-        dw = empty(w.shape, w.dtype)
-        _product(dw, flat, contiguous(x).reshape(rows, w.shape[1]), ta=1)
-    return dx, dw
+    dx = matmul(flat, w).reshape(x.shape) if need_x else None
+    return dx, matmul(flat.T, x.reshape(rows, w.shape[1])) if need_w else None
 
 
-def _through_state(
-    dw: Array, dh: Array, w: Array, dgates: Array, y: Array, h0: Array, reverse: bool
-) -> None:
-    """dw (G·H, H) = Σ dgates[t]ᵀ h[t-1], dh += dgates[first] w; dgates may be some columns."""
+def _through_state(dh: Array, w: Array, dgates: Array, y: Array, h0: Array, reverse: bool) -> Array:
+    """Σ dgates[t]ᵀ h[t-1] (G·H, H); dh += dgates[first] w. dgates may be some columns."""
     steps, batch, width = dgates.shape
     edge = dgates[steps - 1 if reverse else 0]
-    _product(dh, edge, w, beta=1.0)
-    _product(dw, edge, contiguous(h0), ta=1)
+    dh += matmul(edge, w)
+    dw = matmul(edge.T, h0)
     if steps > 1:
         later, states = (dgates[:-1], y[1:]) if reverse else (dgates[1:], y[:-1])
         rows = (steps - 1) * batch
-        _product(dw, later.reshape(rows, width), states.reshape(rows, y.shape[2]), ta=1, beta=1.0)
+        dw += matmul(later.reshape(rows, width).T, states.reshape(rows, y.shape[2]))
+    return dw
 
 
 def lstm(
@@ -197,9 +142,9 @@ def lstm(
     Where they pay, the gates are tiled (cells.py).
     """
     hidden = w_hh.shape[1]
-    gates, y, c = _made(x, 4 * hidden, hidden, hidden)
+    y, c = _made(x, hidden, hidden)
     w_ih, w, b_ih, b_hh = (_regrouped(a, 4, y) for a in (w_ih, w_hh, b_ih, b_hh))
-    _inputs(x, w_ih, b_ih, b_hh, gates)
+    gates = _inputs(x, w_ih, b_ih, b_hh)
     tiled, width, w = _worth_a_copy(y), hidden, contiguous(w)
     if tiled:
         width = 4 * _columns(hidden)
@@ -219,11 +164,10 @@ def lstm_grad(
     w, w_ih = contiguous(_regrouped(w_hh, 4, y)), _regrouped(w_ih, 4, y)
     dy, dgates, db = _backward_arrays(gy, y, 4)
     args = (_worth_a_copy(y), w, _Each(dgates, after=True), _Each(dy), _Each(gates))
-    args = (*args, _Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates), db)
-    _run(cells.lstm_step_grad, y, reverse, *args, back=True)
+    more = (_Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates), db)
+    _run(cells.lstm_step_grad, y, reverse, *args, *more, back=True)
     dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[3])
-    dw_hh = empty(w_hh.shape, w_hh.dtype)
-    _through_state(dw_hh, dh, w, dgates, y, h0, reverse)
+    dw_hh = _through_state(dh, w, dgates, y, h0, reverse)
     dw_ih, dw_hh, bias = (_regrouped(a, tiles, y) for a in (dw_ih, dw_hh, db.sum(0)))
     bias = bias.astype(y.dtype)
     return dx, dh, dc, dw_ih, dw_hh, bias, bias
@@ -239,7 +183,7 @@ def gru(
     if b_hh is not None:
         last, b_hh = contiguous(b_hh[2 * hidden :]), b_hh.copy()
         b_hh[2 * hidden :] = 0
-    _inputs(x, w_ih, b_ih, b_hh, gates)
+    gates[:, :, : 3 * hidden] = _inputs(x, w_ih, b_ih, b_hh)
     args = (*_recurrent(w_hh, y), last, _Each(y, contiguous(h0)), _Each(gates), _Each(y))
     _run(cells.gru_step, y, reverse, *args)
     return y, gates
@@ -258,7 +202,7 @@ def gru_grad(
     dw_hh, bias = empty(w_hh.shape, w_hh.dtype), db.sum(0).astype(y.dtype)
     for rows, columns in ((slice(2 * hidden), slice(2 * hidden)),
                           (slice(2 * hidden, None), slice(3 * hidden, None))):  # fmt: skip
-        _through_state(dw_hh[rows], dh, w[rows], dgates[:, :, columns], y, h0, reverse)
+        dw_hh[rows] = _through_state(dh, w[rows], dgates[:, :, columns], y, h0, reverse)
     recurrent_bias = np.concatenate((bias[: 2 * hidden], bias[3 * hidden :]))
     return dx, dh, dw_ih, dw_hh, bias[: 3 * hidden], recurrent_bias
 
@@ -268,8 +212,7 @@ def rnn(
     reverse: bool,
 ) -> Array:  # fmt: skip
     """Run a plain recurrent layer with tanh or relu: x (T, B, I) -> y (T, B, H)."""
-    (y,) = _made(x, w_hh.shape[1])
-    _inputs(x, w_ih, b_ih, b_hh, y)
+    y = _inputs(x, w_ih, b_ih, b_hh)
     args = (*_recurrent(w_hh, y), relu, _Each(y, contiguous(h0)), _Each(y))
     _run(cells.rnn_step, y, reverse, *args)
     return y
@@ -285,7 +228,6 @@ def rnn_grad(
     args = (relu, w, _Each(dgates, after=True), _Each(dy), _Each(y), dh, _Each(dgates), db)
     _run(cells.rnn_step_grad, y, reverse, *args, back=True)
     dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[2])
-    dw_hh = empty(w_hh.shape, w_hh.dtype)
-    _through_state(dw_hh, dh, w, dgates, y, h0, reverse)
+    dw_hh = _through_state(dh, w, dgates, y, h0, reverse)
     bias = db.sum(0).astype(y.dtype)
     return dx, dh, dw_ih, dw_hh, bias, bias
