@@ -361,3 +361,28 @@ def test_a_row_has_the_same_bits_at_any_thread_count(threads):
     for n in (2, 3):
         threads(n)
         np.testing.assert_array_equal(cpu.linear(x, w, None), want)
+
+
+@pytest.mark.parametrize("m, k, n", [(70, 4096, 33), (33, 1537, 300), (300, 100, 64), (9, 70, 900)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_with_a_bias_or_a_long_sum(threads, m, k, n, biased):
+    """Chunks by rows, by columns, and by shares of the sum, on one thread and on two."""
+    rng = np.random.default_rng(m)
+    x, y, b = (rng.standard_normal(s).astype(np.float32) for s in ((k, m), (n, k), n))
+    want = x.T.astype(np.float64) @ y.T.astype(np.float64) + (b if biased else 0)
+    scale = np.abs(x.T).astype(np.float64) @ np.abs(y.T) + 1
+    found = []
+    for count in (1, 2):
+        threads(count)
+        found.append(cpu.matmul(x.T, y.T, b if biased else None))
+    assert np.array_equal(*found)
+    assert (np.abs(found[0] - want) <= scale * np.sqrt(k) * 2.0**-24).all()
+
+
+@pytest.mark.parametrize("rows, n", [(5, 70), (2100, 33), (9000, 1)])
+def test_rows_are_added_in_the_indices_order(rows, n):
+    rng = np.random.default_rng(rows)
+    index, g = rng.integers(0, rows, 3000), rng.standard_normal((3000, n)).astype(np.float32)
+    want = np.zeros((rows, n), np.float32)
+    np.add.at(want, index[index != 3], g[index != 3])
+    assert np.array_equal(cpu.add_rows(g, index, rows, 3), want)
