@@ -15,24 +15,19 @@ Betas = tuple[float, float]
 # and c1 = 1 - b1, c2 = 1 - b2, subtracted in double precision.
 
 
-def _moments(p, g, m, v, maximize, decay, b2, c1, c2):
-    g = (-g if maximize else g) + decay * p
-    return g, m + c1 * (g - m), b2 * v + c2 * g * g
-
-
-@update(inplace=("p", "m", "v"))
-def _adam(p, g, m, v, *, maximize, decay, keep, b2, c1, c2, rate, rate_g, root, eps):
-    """rate_g None: no gradient beside its mean in the step; root None: no scaling by v."""
-    g, m, v = _moments(p, g, m, v, maximize, decay, b2, c1, c2)
-    step = rate * m if rate_g is None else rate * m + rate_g * g
-    return keep * p - (step if root is None else step / (sqrt(v) / root + eps)), m, v
-
-
 @update(inplace=("p", "m", "v", "top"))
-def _amsgrad(p, g, m, v, top, *, maximize, decay, keep, b2, c1, c2, rate, root, eps):
-    g, m, v = _moments(p, g, m, v, maximize, decay, b2, c1, c2)
-    top = maximum(top, v)
-    return keep * p - rate * m / (sqrt(top) / root + eps), m, v, top
+def _adam(p, g, m, v, top, *, maximize, decay, keep, b2, c1, c2, rate, rate_g, root, eps):
+    """rate_g None: no gradient beside its mean in the step; root None: no scaling by v.
+
+    top: the largest v so far, which scales in its place, or None.
+    """
+    g = (-g if maximize else g) + decay * p
+    m, v = m + c1 * (g - m), b2 * v + c2 * g * g
+    top = top if top is None else maximum(top, v)
+    step = rate * m if rate_g is None else rate * m + rate_g * g
+    if root is not None:
+        step = step / (sqrt(v if top is None else top) / root + eps)
+    return keep * p - step, m, v, top
 
 
 @update(inplace=("p", "m", "u"))
@@ -47,7 +42,8 @@ class _Adaptive(Optimizer):
     """What the methods of this file share; each adds the scalars that depend on the step."""
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
-        return _adam, {"exp_avg": 0.0, "exp_avg_sq": 0.0}
+        top = 0.0 if group.get("amsgrad") else None
+        return _adam, {"exp_avg": 0.0, "exp_avg_sq": 0.0, "max_exp_avg_sq": top}
 
     def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         (b1, b2), decay = group["betas"], group["weight_decay"]
@@ -72,10 +68,6 @@ class Adam(_Adaptive):
                  eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *,
                  maximize: bool = False, decoupled_weight_decay: bool = False) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
-
-    def _kernel(self, group: dict[str, Any]) -> Kernel:
-        kernel, slots = super()._kernel(group)
-        return (_amsgrad, {**slots, "max_exp_avg_sq": 0.0}) if group["amsgrad"] else (kernel, slots)
 
     def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
         b1, b2 = group["betas"]

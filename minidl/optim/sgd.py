@@ -7,16 +7,16 @@ from minidl.fusion import sqrt, update
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 
-@update(inplace=("p",))
-def _plain(p, g, *, lr, weight_decay, maximize):
-    g = -g if maximize else g
-    return p - lr * (g + weight_decay * p)
+def _gradient(p, g, weight_decay, maximize):
+    return (-g if maximize else g) + weight_decay * p
 
 
 @update(inplace=("p", "m"))
-def _momentum(p, g, m, *, lr, weight_decay, maximize, momentum, fresh, nesterov):
-    """`fresh` is the weight of the new gradient."""
-    g = (-g if maximize else g) + weight_decay * p
+def _sgd(p, g, m, *, lr, weight_decay, maximize, momentum, fresh, nesterov):
+    """`fresh` is the weight of the new gradient in m, the momentum (None: without)."""
+    g = _gradient(p, g, weight_decay, maximize)
+    if m is None:
+        return p - lr * g, m
     m = momentum * m + fresh * g
     return p - lr * (g + momentum * m if nesterov else m), m
 
@@ -43,7 +43,7 @@ class SGD(Optimizer):
         require(fits, "SGD", rule, momentum=momentum, dampening=dampening)
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
-        return (_momentum, {"momentum_buffer": 0.0}) if group["momentum"] else (_plain, {})
+        return _sgd, {"momentum_buffer": 0.0 if group["momentum"] else None}
 
     def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         return {"fresh": 1.0 - group["dampening"] if "momentum_buffer" in state else 1.0}
@@ -52,37 +52,15 @@ class SGD(Optimizer):
 # ---- scaled by squares ---------------------------------------------------------------------------
 
 
-def _gradient(p, g, weight_decay, maximize):
-    return (-g if maximize else g) + weight_decay * p
-
-
-@update(inplace=("p", "s"))
-def _rms(p, g, s, *, lr, weight_decay, maximize, alpha, fresh, eps):
-    g = _gradient(p, g, weight_decay, maximize)
-    s = alpha * s + fresh * g * g
-    return p - lr * g / (sqrt(s) + eps), s
-
-
-@update(inplace=("p", "s", "m"))
-def _rms_momentum(p, g, s, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
-    g = _gradient(p, g, weight_decay, maximize)
-    s = alpha * s + fresh * g * g
-    m = momentum * m + g / (sqrt(s) + eps)
-    return p - lr * m, s, m
-
-
-@update(inplace=("p", "s", "a"))
-def _rms_centered(p, g, s, a, *, lr, weight_decay, maximize, alpha, fresh, eps):
-    g = _gradient(p, g, weight_decay, maximize)
-    s, a = alpha * s + fresh * g * g, a + fresh * (g - a)
-    return p - lr * g / (sqrt(s - a * a) + eps), s, a
-
-
 @update(inplace=("p", "s", "a", "m"))
-def _rms_both(p, g, s, a, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
+def _rms(p, g, s, a, m, *, lr, weight_decay, maximize, alpha, fresh, eps, momentum):
+    """a, the mean gradient, and m, the momentum, may be None."""
     g = _gradient(p, g, weight_decay, maximize)
-    s, a = alpha * s + fresh * g * g, a + fresh * (g - a)
-    m = momentum * m + g / (sqrt(s - a * a) + eps)
+    s, a = alpha * s + fresh * g * g, None if a is None else a + fresh * (g - a)
+    root = sqrt(s if a is None else s - a * a) + eps
+    if m is None:
+        return p - lr * g / root, s, a, m
+    m = momentum * m + g / root
     return p - lr * m, s, a, m
 
 
@@ -113,12 +91,9 @@ class RMSprop(Optimizer):
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
-        slots, plain, with_momentum = {"square_avg": 0.0}, _rms, _rms_momentum
-        if group["centered"]:
-            slots["grad_avg"], plain, with_momentum = 0.0, _rms_centered, _rms_both
-        if group["momentum"]:
-            return with_momentum, {**slots, "momentum_buffer": 0.0}
-        return plain, slots
+        wanted = {"square_avg": True, "grad_avg": group["centered"]}
+        wanted["momentum_buffer"] = group["momentum"]
+        return _rms, {name: 0.0 if given else None for name, given in wanted.items()}
 
     def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         return {"fresh": 1 - group["alpha"]}
