@@ -112,10 +112,8 @@ def _segment(*inputs: Any, segment: _Segment, outputs: list[Any]) -> Any:
     def vjp(g: Any, need: list[bool], *saved: Any) -> Any:
         again = is_grad_enabled()
         taken, y = segment.rerun()
-        pairs = [(t, h) for t, h in zip(y, g, strict=True) if h is not None and t.requires]
         wanted = [t for t, n in zip(taken, need, strict=True) if n]
-        outputs, given = [t for t, _ in pairs], [h for _, h in pairs]
-        found = iter(run_backward(outputs, given, create_graph=again, inputs=wanted, stop=True))
+        found = iter(run_backward(y, g, create_graph=again, inputs=wanted, stop=True))
         return tuple(next(found) if n else None for n in need)
 
     return tuple(outputs), (), vjp
