@@ -49,10 +49,7 @@ class Node:
     hooks: dict | None
     __slots__ = ("__weakref__", *__annotations__)
 
-    @property
-    def name(self) -> str:
-        """Name of the op."""
-        return self.op.name
+    name = property(lambda self: self.op.name, doc="Name of the op.")
 
 
 class Op:
