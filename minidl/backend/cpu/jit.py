@@ -61,7 +61,7 @@ class Kernel:
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         self.fast, self.alias = fast, alias
         # A table holds addresses, ints, and the bits of doubles.
-        kinds = ("d" if t in ("R", "f4", "f8") else "q" for t in self.types)
+        kinds = ("d" if t in ("R", "f4", "f8") else "Q" if t == "u8" else "q" for t in self.types)
         self.pack = struct.Struct("".join(kinds)).pack
         self._addresses: dict[str, int] = {}
         count = len(inspect.signature(function).parameters) - 3
