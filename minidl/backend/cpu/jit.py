@@ -53,6 +53,12 @@ def device(function: Callable | None = None, *, apart: bool = False) -> Any:
     return (lambda f: Device(f, apart)) if function is None else Device(function, apart)
 
 
+def special(function: Any, name: str = "", **names: Any) -> Any:
+    """The function with some of the global names in its text standing for something else."""
+    scope = function.__globals__ | names
+    return FunctionType(function.__code__, scope, name or function.__name__)
+
+
 class Kernel:
     """A kernel in Python; `kernel.address(dtype)` compiles it on first use."""
 
