@@ -257,7 +257,9 @@ def raw(x: Any) -> Any:
 
 
 def arrays_in(nest: Any) -> list[Any]:
-    """The raw arrays in nested tuples and lists."""
+    """The raw arrays in nested tuples, lists and dicts."""
+    if isinstance(nest, dict):
+        nest = [*nest.values()]
     if isinstance(nest, (tuple, list)):
         return [array for item in nest for array in arrays_in(item)]
     return [raw(nest)] if hasattr(raw(nest), "nbytes") else []

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor, no_grad, raw, watch
+from minidl.autograd import Tensor, arrays_in, no_grad, watch
 from minidl.errors import require
 from minidl.nn.module import Module, kept_modes
 
@@ -112,16 +112,9 @@ class _Counter:
         for module, count in self.flops.items():
             own = sum(p.array.size for p in module.parameters(recurse=False))
             if own or count or not any(True for _ in module.children()):
-                y, kind = _first(self.outputs[module]), type(module).__name__
+                y, kind = arrays_in(self.outputs[module])[0], type(module).__name__
                 rows.append(Layer(names[module], kind, tuple(y.shape), own, count, y.nbytes))
         return rows
-
-
-def _first(output: Any) -> Any:
-    """The first array in a nest of outputs."""
-    while isinstance(output, (tuple, list, dict)):
-        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
-    return raw(output)
 
 
 def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
