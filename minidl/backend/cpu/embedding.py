@@ -4,8 +4,7 @@ from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, contiguous, empty
 from minidl.errors import DTypeError, RangeError, require
 
-_ROWS = 256  # of a table that a chunk has at least, so that looking for its indices is cheap
-_COLUMNS = 32  # of a chunk where the table has too few rows to share out
+_COLUMNS = 16  # of which a thread takes a multiple: a cache line of float32
 
 
 @kernel("R* i8* R* int")
@@ -17,23 +16,18 @@ def _take_rows(lo, hi, slot, table, index, y, n):
             dst[j] = src[j]
 
 
-@kernel("R* i8* R* int int int int int int")
-def _add_rows(lo, hi, slot, g, index, table, count, rows, n, skip, high, wide):
-    """table[index[i]] += g[i] from zero, in blocks of `high` rows by `wide` columns."""
-    across = (n + wide - 1) // wide
-    for block in range(lo, hi):
-        top, left = block // across * high, block % across * wide
-        last, width = min(top + high, rows), min(wide, n - left)
-        for r in range(top, last):
-            dst = at(table, r * n + left)
-            for j in range(width):
-                dst[j] = R(0)
-        for i in range(count):
-            r = index[i]
-            if (r >= top) & (r < last) & (r != skip):
-                src, dst = at(g, i * n + left), at(table, r * n + left)
-                for j in range(width):
-                    dst[j] += src[j]
+@kernel("R* i8* R* int int int int")
+def _add_rows(lo, hi, slot, g, index, table, count, rows, n, skip):
+    """table[index[i]] += g[i], columns lo..hi, from zero; index `skip` adds nothing."""
+    for r in range(rows):
+        dst = at(table, r * n)
+        for j in range(lo, hi):
+            dst[j] = R(0)
+    for i in range(count):
+        if index[i] != skip:
+            src, dst = at(g, i * n), at(table, index[i] * n)
+            for j in range(lo, hi):
+                dst[j] += src[j]
 
 
 def take_rows(table: Array, index: Array) -> Array:
@@ -48,10 +42,8 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     """Sum of the rows of g (..., D) by index (...): (rows, D); index `skip` adds nothing."""
     n = g.shape[-1]
     table = empty((rows, n), g.dtype)
-    high = max(_ROWS, -(-rows // 16))
-    wide = max(n, 1) if rows >= 8 * _ROWS else _COLUMNS
-    args = (contiguous(g), contiguous(index), table, index.size, rows, n, skip, high, wide)
-    launch(_add_rows, -(-rows // high) * -(-n // wide), 1, *args)
+    args = (contiguous(g), contiguous(index), table, index.size, rows, n, skip)
+    launch(_add_rows, n, _COLUMNS * (1 + n // (16 * _COLUMNS)), *args)
     return table
 
 
