@@ -67,7 +67,8 @@ class Sequential(_Numbered):
             if done:
                 done = False
                 continue
-            done = type(after) is ReLU and isinstance(module, BatchNorm2d) and not after.has_hooks
+            joined = isinstance(module, BatchNorm2d) and type(after) is ReLU
+            done = joined and not module.has_hooks and not after.has_hooks
             x = module.relu(x) if done else module(x)
         return x
 

@@ -152,11 +152,6 @@ def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
-def _weights(w: Array) -> Array:
-    """w as the kernels read it: (K, R, S, C/groups)."""
-    return contiguous(w.transpose(0, 2, 3, 1))
-
-
 def conv2d(
     x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
@@ -168,11 +163,12 @@ def conv2d(
     if _is_depthwise(v):
         depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
     elif _is_winograd(v, n, x.dtype):
-        winograd.conv(xs, w, b, ys, padding)
+        winograd.correlate(xs, w, b, ys, padding)
     elif _is_product(v):
         return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
     else:
-        args = (xs, _weights(w), xs if b is None else contiguous(b), ys, Scratch(block * row))
+        weights, bias = contiguous(w.transpose(0, 2, 3, 1)), xs if b is None else contiguous(b)
+        args = (xs, weights, bias, ys, Scratch(block * row))
         launch(_forward, n * v.oh * v.ow, block, *args, b is not None, block, *v)
     return y
 
@@ -189,12 +185,12 @@ def conv2d_input_grad(
         turned = w[:, 0, ::-1, ::-1]
         depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
     elif _is_winograd(v, n, x.dtype):
-        winograd.input_grad(nhwc(g), w, nhwc(x), padding)
+        winograd.correlate(nhwc(g), w, None, nhwc(x), (2 - v.ph, 2 - v.pw), turned=True)
     elif _is_product(v):
         return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
     else:
         images = max(1, block // max(v.oh * v.ow, 1))
-        args = (nhwc(g), _weights(w), nhwc(x), Scratch(block * row))
+        args = (nhwc(g), contiguous(w.transpose(0, 2, 3, 1)), nhwc(x), Scratch(block * row))
         launch(_input_grad, n, images, *args, block, *v)
     return x
 

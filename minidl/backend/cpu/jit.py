@@ -55,8 +55,7 @@ def device(function: Callable | None = None, *, apart: bool = False) -> Any:
 
 def special(function: Any, name: str = "", **names: Any) -> Any:
     """The function with some of the global names in its text standing for something else."""
-    scope = function.__globals__ | names
-    return FunctionType(function.__code__, scope, name or function.__name__)
+    return FunctionType(function.__code__, function.__globals__ | names, name or function.__name__)
 
 
 class Kernel:

@@ -12,7 +12,8 @@ tiles of g, some hundred at a time, so that they stay in cache. Images have any 
 beyond their edges reads as zeros and is not written.
 """
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
@@ -28,26 +29,12 @@ _FEW = 512  # tiles up to which the stages follow each other
 _SHARE = 8  # tiles, or filters, a chunk of a stage
 _SPAN = 1 << 19  # numbers of tiles whose products the weight gradient adds at a time: 2 MiB …
 Pair = tuple[int, int]
-POINTS: Any = None  # what `special` replaces: how a tile is transformed, its side, …
-SIZE: Any = None
-TILES: Any = None  # … and what all of them are
+POINTS: Any = None  # what `special` replaces: how a tile is transformed, …
+SIZE = TILES = POINTS  # … its side, how all are
 
 
-class Sizes(NamedTuple):
-    """x (N, h, w, c), y (N, oh, ow, k), tiles per image th x tw, padding; the kernels' order."""
-
-    h: int
-    w: int
-    c: int
-    oh: int
-    ow: int
-    k: int
-    th: int
-    tw: int
-    ph: int
-    pw: int
-
-
+# Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
+Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
 _SIZES = " ".join(["int"] * len(Sizes._fields))
 
 
@@ -229,8 +216,13 @@ def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, count, oh, ow, k, th
 # ---- launchers -----------------------------------------------------------------------------------
 
 
-def _run(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool) -> None:
-    """y (N, OH, OW, k) = x (N, H, W, c) * w, whose first axis is x's where it is turned."""
+def correlate(
+    x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool = False
+) -> None:
+    """y (N, OH, OW, K) = x (N, H, W, C) * w (K, C, 3, 3) + bias (K,); padding up to 2.
+
+    turned: w (C, K, 3, 3) is turned round, as for the input gradient, whose padding is 2 - padding.
+    """
     v, tiles, half = _sizes(x, y, padding)
     u = empty((36, *w.shape[:2]), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
@@ -266,18 +258,8 @@ def _at_points(
     return made
 
 
-def conv(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair) -> None:
-    """y (N, OH, OW, K) = x (N, H, W, C) * w (K, C, 3, 3) + bias."""
-    _run(x, w, bias, y, padding, False)
-
-
-def input_grad(g: Array, w: Array, x: Array, padding: Pair) -> None:
-    """x (N, H, W, C) = the adjoint of `conv` at g (N, OH, OW, K); padding up to 2."""
-    _run(g, w, None, x, (2 - padding[0], 2 - padding[1]), True)
-
-
 def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
-    """The adjoint of `conv` in w (K, C, 3, 3), at g (N, OH, OW, K)."""
+    """The adjoint of `correlate` in w (K, C, 3, 3), at g (N, OH, OW, K)."""
     v, tiles, half = _sizes(x, g, padding)
     m = empty((36, v.k, v.c), x.dtype)
     zero = np.zeros(max(v.c, v.k), x.dtype)
