@@ -2,7 +2,7 @@
 
 A band is copied, with its padding, into scratch memory as planes of BLOCK channels, so that the
 inner loops test no bounds and every distance in them is a constant: GROUP taps of a row meet four
-pixels in registers. Kernels are made for each (GROUP, horizontal stride, horizontal dilation).
+pixels in registers. Kernels are made for each (GROUP, STRIDE, DILATION), the last two horizontal.
 The input gradient is the same convolution of the gradient, spread out by the stride, with the
 weights turned round; the weight gradient keeps one partial sum per fixed range of bands.
 """
@@ -20,7 +20,6 @@ WIDE = 128  # channels copied together: their pieces of a pixel are whole pages 
 TILE = 4  # pixels that the inner loops write out
 BAND = 1 << 16  # numbers a band should have at most: half of a core's L2
 PARTS = 32  # partial sums of a weight gradient
-GROUP = STRIDE = DILATION = 1  # what `_special` replaces
 Pair = tuple[int, int]
 
 

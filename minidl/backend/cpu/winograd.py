@@ -13,7 +13,6 @@ beyond their edges reads as zeros and is not written.
 """
 
 from collections import namedtuple
-from typing import Any
 
 import numpy as np
 
@@ -29,10 +28,6 @@ _FEW = 512  # tiles up to which the stages follow each other
 _SHARE = 8  # tiles, or filters, a chunk of a stage
 _SPAN = 1 << 19  # numbers of tiles whose products the weight gradient adds at a time: 2 MiB …
 Pair = tuple[int, int]
-POINTS: Any = None  # what `special` replaces: how a tile is transformed, …
-SIZE = TILES = POINTS  # … its side, how all are
-
-
 # Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
 Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
 _SIZES = " ".join(["int"] * len(Sizes._fields))
@@ -107,6 +102,7 @@ def _row(x, zero, inside, y, h, base, step):
     return at(x, base + y * step) if inside and y >= 0 and y < h else zero
 
 
+# POINTS, SIZE and TILES stand for what `special` gives each kind of tile.
 def _tiles(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, top, left):
     """Tiles lo..hi of an image, SIZE pixels a side, at the points.
 
