@@ -31,11 +31,12 @@ def run_backward(
 
     Without inputs the gradients are added to the leaves' `.grad`; with inputs they are returned
     (raw arrays, or Tensors with create_graph; None where nothing arrived) and no `.grad` changes.
+    Outputs whose cotangent is None, or that are no Tensors, are passed over.
     stop: do not walk on behind the inputs.
     """
     walk = _Walk(create_graph, inputs, stop)
     for t, g in zip(outputs, cotangents, strict=True):
-        edge = edge_of(t)
+        edge = edge_of(t) if isinstance(t, Tensor) and g is not None else None
         if edge is not None:
             walk.put(edge, g)
     with set_grad_enabled(create_graph):
@@ -198,11 +199,9 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
         t = _tensor_of(array, edge)
         aliases.append(parts["alias"](t) if isinstance(t, Tensor) else t)
     y = node.op.definition(*aliases, **node.kwargs)
-    pairs = [(out, h if isinstance(h, Tensor) else Tensor(h))
-             for out, h in (zip(y, g) if node.several else ((y, g),))
-             if h is not None and isinstance(out, Tensor) and out.requires]  # fmt: skip
     inputs = [t for t in aliases if isinstance(t, Tensor)]
-    outputs, given = [out for out, _ in pairs], [h for _, h in pairs]
+    outputs, cotangents = (y, g) if node.several else ((y,), (g,))
+    given = [h if h is None or isinstance(h, Tensor) else Tensor(h) for h in cotangents]
     found = iter(run_backward(outputs, given, create_graph=True, inputs=inputs, stop=True))
     return [next(found) if isinstance(t, Tensor) else None for t in aliases]
 

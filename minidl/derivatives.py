@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -72,50 +72,36 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
     reached = [t for k, t in touched.items() if all(t is not a for a in tensors)]
     several = isinstance(y, tuple)
     outputs = [t.array for t in y] if several else [y.array]
-    segment = _Segment(function, args, kwargs, state, tensors, reached)
-    made = _segment(*tensors, *reached, segment=segment, outputs=outputs)
-    return made if several else made[0]
 
-
-class _Segment(NamedTuple):
-    """What is needed to run a checkpointed function again."""
-
-    function: Callable
-    args: tuple
-    kwargs: dict
-    state: dict
-    tensors: list[Tensor]
-    reached: list[Tensor]
-
-    def rerun(self) -> tuple[list[Tensor], list[Any]]:
+    def rerun() -> tuple[list[Tensor], list[Any]]:
         """The inputs, detached from what made them, and the outputs with a graph between."""
         with enable_grad():
-            fresh = {id(t): parts["alias"](t) if t.requires else t for t in self.tensors}
-        args = [fresh.get(id(a), a) if isinstance(a, Tensor) else a for a in self.args]
+            fresh = {id(t): parts["alias"](t) if t.requires else t for t in tensors}
+        again = [fresh.get(id(a), a) if isinstance(a, Tensor) else a for a in args]
         before = random.get_state()
         token = recomputing.set(True)
-        random.set_state(self.state)
+        random.set_state(state)
         try:
             with enable_grad():
-                y = self.function(*args, **self.kwargs)
+                y = function(*again, **kwargs)
         finally:
             random.set_state(before)
             recomputing.reset(token)
-        inputs = [fresh[id(t)] for t in self.tensors] + self.reached
-        return inputs, list(y) if isinstance(y, tuple) else [y]
+        return [fresh[id(t)] for t in tensors] + reached, list(y) if several else [y]
+
+    made = _segment(*tensors, *reached, rerun=rerun, outputs=outputs)
+    return made if several else made[0]
 
 
 @op
-def _segment(*inputs: Any, segment: _Segment, outputs: list[Any]) -> Any:
+def _segment(*inputs: Any, rerun: Callable, outputs: list[Any]) -> Any:
     """One node for a checkpointed function; saves nothing but how to run it again."""
 
     def vjp(g: Any, need: list[bool], *saved: Any) -> Any:
         again = is_grad_enabled()
-        taken, y = segment.rerun()
-        pairs = [(t, h) for t, h in zip(y, g, strict=True) if h is not None and t.requires]
+        taken, y = rerun()
         wanted = [t for t, n in zip(taken, need, strict=True) if n]
-        outputs, given = [t for t, _ in pairs], [h for _, h in pairs]
-        found = iter(run_backward(outputs, given, create_graph=again, inputs=wanted, stop=True))
+        found = iter(run_backward(y, g, create_graph=again, inputs=wanted, stop=True))
         return tuple(next(found) if n else None for n in need)
 
     return tuple(outputs), (), vjp

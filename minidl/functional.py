@@ -5,7 +5,10 @@
 from minidl.ops.attention import scaled_dot_product_attention
 from minidl.ops.conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from minidl.ops.dropout import dropout, dropout2d
-from minidl.ops.image import fold, interpolate, pad, pixel_shuffle, unfold
+from minidl.ops.image import (
+    adaptive_avg_pool1d, adaptive_avg_pool2d, avg_pool1d, avg_pool2d, fold, interpolate, max_pool1d,
+    max_pool2d, pad, pixel_shuffle, unfold,
+)
 from minidl.ops.index import embedding, one_hot
 from minidl.ops.linalg import linear
 from minidl.ops.loss import (
@@ -16,8 +19,5 @@ from minidl.ops.norm import batch_norm, group_norm, instance_norm, layer_norm, n
 from minidl.ops.pointwise import (
     celu, elu, gelu, hardshrink, hardsigmoid, hardswish, hardtanh, leaky_relu, logsigmoid, mish,
     relu, relu6, selu, sigmoid, silu, softplus, softshrink, softsign, tanh, tanhshrink, threshold,
-)
-from minidl.ops.pool import (
-    adaptive_avg_pool1d, adaptive_avg_pool2d, avg_pool1d, avg_pool2d, max_pool1d, max_pool2d,
 )
 from minidl.ops.softmax import glu, log_softmax, prelu, softmax, softmin

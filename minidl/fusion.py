@@ -51,7 +51,10 @@ class Trace:
 
 
 def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> Trace:
-    """Run the function on fresh leaves for `names`; parameters in `static` get their values."""
+    """Run the function on fresh leaves for `names`; parameters in `static` get their values.
+
+    None among its results is left out.
+    """
     graph = Graph()
     leaves = [graph.leaf() for _ in names]
     values = dict(zip(names, leaves, strict=True)) | static
@@ -60,7 +63,7 @@ def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> T
     result = function(*args, **values)
     several = isinstance(result, tuple)
     results = result if several else (result,)
-    outputs = [y if isinstance(y, Node) else graph.const(y) for y in results]
+    outputs = [y if isinstance(y, Node) else graph.const(y) for y in results if y is not None]
     return Trace(graph, leaves, outputs, several)
 
 
@@ -325,14 +328,15 @@ class Update:
         parameters = inspect.signature(function).parameters.values()
         self.arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.scalars = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        self.inplace = tuple([self.arrays.index(n) for n in inplace])
-        self._traces: dict[tuple, Trace] = {}
+        self.inplace = inplace
+        self._traces: dict[tuple, tuple[Trace, list[int]]] = {}
 
-    def apply_(self, rows: Sequence[Sequence[Any]], **scalars: Any) -> None:
+    def apply_(self, rows: Sequence[Sequence[Any]], absent: tuple = (), **scalars: Any) -> None:
         """Update every row (raw arrays, one for each positional parameter) in place.
 
         All keyword parameters must be given: numbers may change freely, None, bools and strings
-        choose another kernel. One launch for each dtype, float32 or float64.
+        choose another kernel. One launch for each dtype, float32 or float64. absent: names of
+        positional parameters that rows lack; the function gets None and returns None for them.
         """
         if not rows:
             return
@@ -340,17 +344,19 @@ class Update:
                 error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
         numbers = {n: v for n, v in scalars.items() if isinstance(v, (int, float))}
         names = [n for n in self.scalars if n in numbers and type(numbers[n]) is not bool]
-        static = tuple([(n, scalars[n]) for n in self.scalars if n not in names])
+        static = tuple([(n, scalars.get(n)) for n in (*absent, *self.scalars) if n not in names])
         if static not in self._traces:
-            made = trace(self.function, [*self.arrays, *names], dict(static))
-            require(len(made.outputs) == len(self.inplace), self.name,
+            arrays = [n for n in self.arrays if n not in absent]
+            made = trace(self.function, [*arrays, *names], dict(static))
+            inplace = [arrays.index(n) for n in self.inplace if n in arrays]
+            require(len(made.outputs) == len(inplace), self.name,
                     "must return one result for each array updated in place",
                     error=GraphError, results=len(made.outputs))  # fmt: skip
-            self._traces[static] = made
-        made, values = self._traces[static], [float(scalars[n]) for n in names]
+            self._traces[static] = made, inplace
+        (made, inplace), values = self._traces[static], [float(scalars[n]) for n in names]
         for dtype in {row[0].dtype for row in rows}:
             alike = [row for row in rows if row[0].dtype == dtype]
-            backend.of(alike[0][0]).update(made.program, alike, values, self.inplace)
+            backend.of(alike[0][0]).update(made.program, alike, values, inplace)
 
 
 def update(*, inplace: Sequence[str]) -> Callable[[Callable], Update]:

@@ -15,7 +15,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -36,11 +36,6 @@ Edge = tuple[Any, int]
 class Node:
     """One recorded call of an op."""
 
-    __slots__ = (
-        "__weakref__", "definition_inputs", "edges", "hooks", "kwargs", "op", "order", "saved",
-        "several", "sources", "versions", "vjp",
-    )  # fmt: skip
-
     op: Op
     vjp: Callable | None
     saved: tuple
@@ -52,11 +47,9 @@ class Node:
     several: int  # number of outputs when the op returns a tuple, else 0
     order: int
     hooks: dict | None
+    __slots__ = ("__weakref__", *__annotations__)
 
-    @property
-    def name(self) -> str:
-        """Name of the op."""
-        return self.op.name
+    name = property(lambda self: self.op.name, doc="Name of the op.")
 
 
 class Op:
@@ -226,7 +219,7 @@ def _fresh(x: Tensor) -> None:
 # ---- modes ---------------------------------------------------------------------------------------
 
 
-class set_grad_enabled:
+class set_grad_enabled(ContextDecorator):
     """Turn recording on or off: a context manager and a decorator."""
 
     mode: bool
@@ -242,13 +235,8 @@ class set_grad_enabled:
     def __exit__(self, *exc: object) -> None:
         _recording.reset(self.tokens.pop())
 
-    def __call__(self, function: Callable) -> Callable:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with set_grad_enabled(self.mode):
-                return function(*args, **kwargs)
-
-        return wrapped
+    def _recreate_cm(self) -> set_grad_enabled:
+        return set_grad_enabled(self.mode)  # of a decorated function, for each call: threads
 
 
 class no_grad(set_grad_enabled):

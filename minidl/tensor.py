@@ -79,20 +79,11 @@ class Tensor:
 
     # ---- what it is --------------------------------------------------------------------------
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        return self.array.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.array.ndim
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the elements (NumPy's dtypes)."""
-        return self.array.dtype
+    shape = property(lambda self: self.array.shape, doc="Lengths of the axes.")
+    ndim = property(lambda self: self.array.ndim, doc="Number of axes.")
+    dtype = property(lambda self: self.array.dtype, doc="Type of the elements (NumPy's dtypes).")
+    is_leaf = property(lambda self: self.node is None, doc="Whether no recorded operation made it.")
+    grad_fn = property(lambda self: self.node, doc="The node that made it, None for a leaf.")
 
     @property
     def device(self) -> Device:
@@ -109,11 +100,6 @@ class Tensor:
         self.requires_grad_(value)
 
     @property
-    def is_leaf(self) -> bool:
-        """Whether no recorded operation made it."""
-        return self.node is None
-
-    @property
     def grad(self) -> Tensor | None:
         """Gradient accumulated by `backward`: leaf's shape and dtype, None when there is none."""
         return self.leaf_grad
@@ -125,11 +111,6 @@ class Tensor:
             fits = value.shape == self.shape and value.dtype == self.dtype
             require(fits, "grad", "must have the tensor's shape and dtype", grad=value, tensor=self)
         self.leaf_grad = value
-
-    @property
-    def grad_fn(self) -> Any:
-        """The node that made it, None for a leaf."""
-        return self.node
 
     @property
     def version(self) -> int:
@@ -234,8 +215,7 @@ class Tensor:
             raise TypeError("only integer tensors of one element can be an index")
         return int(self.item())
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
@@ -277,7 +257,9 @@ def raw(x: Any) -> Any:
 
 
 def arrays_in(nest: Any) -> list[Any]:
-    """The raw arrays in nested tuples and lists."""
+    """The raw arrays in nested tuples, lists and dicts."""
+    if isinstance(nest, dict):
+        nest = [*nest.values()]
     if isinstance(nest, (tuple, list)):
         return [array for item in nest for array in arrays_in(item)]
     return [raw(nest)] if hasattr(raw(nest), "nbytes") else []

@@ -131,7 +131,7 @@ REDUCTIONS = [
 PRODUCTS = [
     case("matmul", lambda x, y: x @ y, normal((2, 1, 3, 4), (3, 4, 2))),
     case("linear", lambda x, w, b: F.linear(x, w, b), normal((2, 5, 3), (4, 3), (4,))),
-    case("linear_row", lambda x, w, b: F.linear(x, w, b), normal((1, 1, 3), (4, 3), (4,))),
+    case("linear_one_row", lambda x, w, b: F.linear(x, w, b), normal((1, 1, 3), (4, 3), (4,))),
     case("einsum", lambda x, y: ml.einsum("bij,bkj->bki", x, y), normal((2, 3, 4), (2, 5, 4))),
     case("cdist", lambda x, y: ml.cdist(x, y), normal((3, 4), (2, 4))),
 ]

@@ -343,11 +343,11 @@ print(x.grad.sum().item(), team.current().threads)
 
 @given(n=st.integers(0, 300), k=st.integers(0, 200), biased=st.booleans(), wide=st.booleans(),
        strided=st.booleans(), seed=st.integers(0, 2**32 - 1))  # fmt: skip
-def test_linear_row(n, k, biased, wide, strided, seed):
+def test_linear_of_one_row(n, k, biased, wide, strided, seed):
     """x wᵀ + b of one row within the bound of a sum in the working precision."""
     rng, dtype = np.random.default_rng(seed), np.float64 if wide else np.float32
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((1, k), (n, k), (n,)))
-    got = cpu.linear_row(x, np.asfortranarray(w) if strided else w, b if biased else None)
+    got = cpu.linear(x, np.asfortranarray(w) if strided else w, b if biased else None)
     exact = x.astype(np.longdouble) @ w.T.astype(np.longdouble) + (b if biased else 0)
     bound = (k + 2) * np.finfo(dtype).eps * (np.abs(x) @ np.abs(w).T + np.abs(b))
     assert got.shape == (1, n) and got.dtype == dtype and (np.abs(got - exact) <= bound).all()
@@ -357,7 +357,32 @@ def test_a_row_has_the_same_bits_at_any_thread_count(threads):
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 384), (1536, 384)))
     threads(1)
-    want = cpu.linear_row(x, w, None)
+    want = cpu.linear(x, w, None)
     for n in (2, 3):
         threads(n)
-        np.testing.assert_array_equal(cpu.linear_row(x, w, None), want)
+        np.testing.assert_array_equal(cpu.linear(x, w, None), want)
+
+
+@pytest.mark.parametrize("m, k, n", [(70, 4096, 33), (33, 1537, 300), (300, 100, 64), (9, 70, 900)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_with_a_bias_or_a_long_sum(threads, m, k, n, biased):
+    """Chunks by rows, by columns, and by shares of the sum, on one thread and on two."""
+    rng = np.random.default_rng(m)
+    x, y, b = (rng.standard_normal(s).astype(np.float32) for s in ((k, m), (n, k), n))
+    want = x.T.astype(np.float64) @ y.T.astype(np.float64) + (b if biased else 0)
+    scale = np.abs(x.T).astype(np.float64) @ np.abs(y.T) + 1
+    found = []
+    for count in (1, 2):
+        threads(count)
+        found.append(cpu.matmul(x.T, y.T, b if biased else None))
+    assert np.array_equal(*found)
+    assert (np.abs(found[0] - want) <= scale * np.sqrt(k) * 2.0**-24).all()
+
+
+@pytest.mark.parametrize("rows, n", [(5, 70), (2100, 33), (9000, 1)])
+def test_rows_are_added_in_the_indices_order(rows, n):
+    rng = np.random.default_rng(rows)
+    index, g = rng.integers(0, rows, 3000), rng.standard_normal((3000, n)).astype(np.float32)
+    want = np.zeros((rows, n), np.float32)
+    np.add.at(want, index[index != 3], g[index != 3])
+    assert np.array_equal(cpu.add_rows(g, index, rows, 3), want)

@@ -11,7 +11,6 @@ from minidl.models import (
     GPT,
     CharRNN,
     ConvMixer,
-    ConvNeXt,
     ViT,
     cifar_resnet,
     resnet18,
@@ -20,6 +19,7 @@ from minidl.models import (
     vgg3,
 )
 from minidl.models.sampling import sample
+from projects.convnet.convnext import ConvNeXt
 from projects.convnet.speedrun import SpeedrunNet
 
 # Counts of torchvision's ResNets, of the papers' networks, and of the same layers in PyTorch.

@@ -197,7 +197,8 @@ def test_profile_lists_forward_and_backward_ops():
         for _ in range(2):
             model(x).sum().backward()
     rows = {row.name: row for row in p.rows}
-    assert rows["convolve"].calls == rows["convolve_grad"].calls == rows["relu_grad"].calls == 2
+    counts = [rows[n].calls for n in ("convolve", "convolve_grad", "normalise_batch_grad")]
+    assert counts == [2, 2, 2]
     inside = sum(row.seconds for row in p.rows)
     assert 0 < inside <= p.seconds
     w, y = model[0].weight.array, 2 * 8 * 4 * 5 * 4
@@ -229,7 +230,7 @@ def test_plot_graph_writes_a_file(tmp_path, ending):
     if ending == "svg":
         text = content.decode()
         assert ">(3, 4)<" in text and text.count(">(2, 4)<") == 1
-        assert ">product<" in text and ">exp<" in text
+        assert ">affine<" in text and ">exp<" in text
     loss.backward()
     with pytest.raises(GraphError, match="the graph was freed by backward; draw it before"):
         plot_graph(loss, path)

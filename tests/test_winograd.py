@@ -31,8 +31,9 @@ def nhwc(x):
 def by_winograd(x, w, g, padding, bias=None):
     """All three passes, in PyTorch's shapes; outputs are poisoned first."""
     y, dx = (np.full(nhwc(a).shape, np.nan, np.float32) for a in (g, x))
-    winograd.conv(nhwc(x), w, bias, y, padding)
-    winograd.input_grad(nhwc(g), w, dx, padding)
+    winograd.correlate(nhwc(x), w, bias, y, padding)
+    left = (2 - padding[0], 2 - padding[1])
+    winograd.correlate(nhwc(g), w, None, dx, left, turned=True)
     dw = winograd.weight_grad(nhwc(g), nhwc(x), padding)
     return y.transpose(0, 3, 1, 2), dx.transpose(0, 3, 1, 2), dw
 
@@ -137,8 +138,8 @@ def test_bits_at_any_number_of_threads(shape):
 def test_what_it_serves(change, serves, monkeypatch):
     """Whatever it does not serve goes through windows and GEMM, with the same result."""
     calls = []
-    conv = winograd.conv
-    monkeypatch.setattr(winograd, "conv", lambda *args: calls.append(1) or conv(*args))
+    correlate = winograd.correlate
+    monkeypatch.setattr(winograd, "correlate", lambda *args: calls.append(1) or correlate(*args))
     c, dtype = change.get("c", 16), change.get("dtype", np.float32)
     window = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
     window |= {k: v for k, v in change.items() if k in window}

@@ -75,9 +75,7 @@ class Node:
     def __init__(self, graph: Graph, op: str, args: tuple[Node, ...], value: Any, index: int):
         self.graph, self.op, self.args, self.value, self.index = graph, op, args, value, index
 
-    @property
-    def is_bool(self) -> bool:
-        return self.op in BOOLEAN
+    is_bool = property(lambda self: self.op in BOOLEAN)
 
     def on(self, args: tuple[Node, ...]) -> Node:
         """The same operation on other arguments."""

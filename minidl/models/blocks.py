@@ -31,7 +31,7 @@ def norm2d(kind: str, channels: int) -> nn.Module:
 
 def relu_of(norm: nn.Module, x: Tensor, more: Tensor | None = None) -> Tensor:
     """relu(norm(x) + more); batch norm does it in one pass."""
-    if isinstance(norm, nn.BatchNorm2d):
+    if isinstance(norm, nn.BatchNorm2d) and not norm.has_hooks:
         return norm.relu(x, more)
     y = norm(x)
     return F.relu(y if more is None else y + more)

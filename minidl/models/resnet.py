@@ -9,7 +9,7 @@ import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
 from minidl.errors import require
-from minidl.models.blocks import SqueezeExcite
+from minidl.models.blocks import SqueezeExcite, relu_of
 
 
 class BasicBlock(nn.Module):
@@ -37,11 +37,11 @@ class BasicBlock(nn.Module):
         """x (N, inputs, H, W) -> (N, expansion · width, H / stride, W / stride)."""
         y, last = x, len(self.kernels)
         for i in range(1, last):
-            y = getattr(self, f"bn{i}").relu(getattr(self, f"conv{i}")(y))
+            y = relu_of(getattr(self, f"bn{i}"), getattr(self, f"conv{i}")(y))
         y, norm = getattr(self, f"conv{last}")(y), getattr(self, f"bn{last}")
         shortcut = x if self.downsample is None else self.downsample(x)
         if self.excite is None:
-            return norm.relu(y, shortcut)
+            return relu_of(norm, y, shortcut)
         return F.relu(self.excite(norm(y)) + shortcut)
 
 
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """x (N, in_channels, H, W) -> what the classifier sees (N, features)."""
-        x = self.bn1.relu(self.conv1(x))
+        x = relu_of(self.bn1, self.conv1(x))
         x = F.max_pool2d(x, 3, 2, 1) if self.pooled else x
         for i in range(self.stages):
             x = getattr(self, f"layer{i + 1}")(x)

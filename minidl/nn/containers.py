@@ -1,10 +1,12 @@
 """Modules that hold modules: Sequential, ModuleList, ModuleDict."""
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any, Self
 
 from minidl.nn.module import Module, _indent
+from minidl.nn.norm import BatchNorm2d
+from minidl.nn.thin import ReLU
 
 
 class _Numbered(Module, MutableSequence[Module]):
@@ -59,9 +61,15 @@ class Sequential(_Numbered):
         return super().__getitem__(index)
 
     def forward(self, x: Any) -> Any:
-        """The last module's output."""
-        for module in self:
-            x = module(x)
+        """The last module's output; batch norm and a ReLU behind it work in one pass."""
+        modules, done = list(self), False
+        for module, after in zip_longest(modules, modules[1:]):
+            if done:
+                done = False
+                continue
+            joined = isinstance(module, BatchNorm2d) and type(after) is ReLU
+            done = joined and not module.has_hooks and not after.has_hooks
+            x = module.relu(x) if done else module(x)
         return x
 
 

@@ -14,10 +14,15 @@ from minidl.ops.arguments import ints_of
 _SHOW = "{in_channels}, {out_channels}, kernel_size={kernel_size}, stride={stride}…"
 
 
-class _Conv(Layer):
+class _Conv(Layer, show=_SHOW):
     """What all convolutions share: sizes as tuples, parameters uniform in ±1/√(fan-in)."""
 
     _axes, _transposed = 2, False
+    in_channels: int
+    out_channels: int
+    kernel_size: Size
+    stride: Size = 1
+    padding: Size | str = 0
 
     def _build(self, *where: Any) -> None:
         name, inner, outer = type(self).__name__, self.in_channels, self.out_channels
@@ -48,11 +53,6 @@ class Conv2d(_Conv, show=_SHOW):
     """Convolve (N, C, H, W)."""
 
     _function = staticmethod(F.conv2d)
-    in_channels: int
-    out_channels: int
-    kernel_size: Size
-    stride: Size = 1
-    padding: Size | str = 0
     dilation: Size = 1
     groups: int = 1
     bias: Switch = True
@@ -80,11 +80,6 @@ class ConvTranspose2d(_Conv, show=_SHOW):
     """The adjoint of Conv2d."""
 
     _function, _transposed = staticmethod(F.conv_transpose2d), True
-    in_channels: int
-    out_channels: int
-    kernel_size: Size
-    stride: Size = 1
-    padding: Size = 0
     output_padding: Size = 0
     groups: int = 1
     bias: Switch = True

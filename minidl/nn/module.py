@@ -37,6 +37,11 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     # ---- calling and hooks
+    @property
+    def has_hooks(self) -> bool:
+        """Whether anything waits for this module's inputs or outputs."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._forward_hooks and not self._forward_pre_hooks:
             return self.forward(*args, **kwargs)

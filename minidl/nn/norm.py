@@ -78,11 +78,8 @@ class BatchNorm2d(_ChannelNorm):
         return self._normalise(x, None, False)
 
     def relu(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        """relu(self(x) + more), more like x: in one pass, unless hooks wait for self(x)."""
-        if not self._forward_hooks and not self._forward_pre_hooks:
-            return self._normalise(x, more, True)
-        y = self(x)
-        return F.relu(y if more is None else y + more)
+        """relu(self(x) + more), more like x, in one pass; hooks are not called."""
+        return self._normalise(x, more, True)
 
     def _normalise(self, x: Tensor, more: Tensor | None, relu: bool) -> Tensor:
         arguments, momentum = self._arguments(x), self.momentum

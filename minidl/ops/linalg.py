@@ -14,35 +14,19 @@ from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, tra
 
 
 @op
-def product(x: Any, y: Any, bias: Any = None) -> Any:
-    """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N), leading axes broadcast. Saves x and y.
-
-    A transposed y, as a layer's weight is, gets its gradient in its own layout.
-    """
+def product(x: Any, y: Any) -> Any:
+    """x (…, M, K) @ y (…, K, N) -> (…, M, N), leading axes broadcast. Saves x and y."""
     sx, sy = x.shape, y.shape
-    turned = y.ndim == x.ndim == 2 and y.strides[0] < y.strides[1]
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
         gx = sum_to(product(g, transpose(y, -1, -2)), shape=sx) if need[0] else None
-        gy = gb = None
-        if need[1] and turned:
-            gy = transpose(product(transpose(g, 0, 1), x), 0, 1)
-        elif need[1]:
-            gy = sum_to(product(transpose(x, -1, -2), g), shape=sy)
-        if len(need) > 2 and need[2]:
-            gb = sum_to(g, shape=g.shape[-1:])
-        return (gx, gy, gb)[: len(need)]
+        return gx, sum_to(product(transpose(x, -1, -2), g), shape=sy) if need[1] else None
 
-    return backend.of(x).matmul(x, y, bias), (x, y), vjp
+    return backend.of(x).matmul(x, y), (x, y), vjp
 
 
 def matmul(x: Any, y: Any) -> Any:
     """Matrix product with PyTorch's rules: vectors, matrices, broadcast batches."""
-    return _matmul(x, y, ())
-
-
-def _matmul(x: Any, y: Any, bias: tuple) -> Any:
-    """matmul, with at most one bias (N,) for matrices y."""
     require(x.ndim > 0 and y.ndim > 0, "matmul", "operands must have at least one axis", x=x, y=y)
     check_same_dtype("matmul", x=x, y=y)
     fits = x.shape[-1] == y.shape[-2 if y.ndim > 1 else 0]
@@ -50,12 +34,12 @@ def _matmul(x: Any, y: Any, bias: tuple) -> Any:
     if y.ndim == 1:
         return squeeze(matmul(x, unsqueeze(y, 1)), -1)
     if x.ndim == 1:
-        return squeeze(_matmul(unsqueeze(x, 0), y, bias), -2)
+        return squeeze(matmul(unsqueeze(x, 0), y), -2)
     if y.ndim == 2 and x.ndim > 2 and x.shape[-1]:  # one product instead of a batch of them
-        z = product(reshape(x, (-1, x.shape[-1])), y, *bias)
+        z = product(reshape(x, (-1, x.shape[-1])), y)
         return reshape(z, (*x.shape[:-1], y.shape[-1]))
     broadcast_shapes(tuple(x.shape[:-2]), tuple(y.shape[:-2]), name="matmul")
-    return product(x, y, *bias)
+    return product(x, y)
 
 
 def mm(x: Any, y: Any) -> Any:
@@ -90,15 +74,17 @@ def outer(x: Any, y: Any) -> Any:
 
 
 @op
-def linear_row(x: Any, w: Any, b: Any) -> Any:
-    """One row x (…, K) times w (N, K) transposed, plus b (N,) or None. Saves x and w."""
+def affine(x: Any, w: Any, b: Any) -> Any:
+    """x (…, K) times w (N, K) transposed, plus b (N,) or None -> (…, N). Saves x and w."""
+    n, k = w.shape
 
     def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
-        row, bias = reshape(g, (1, -1)), reshape(g, (-1,)) if need[2] else None
-        dx = reshape(product(row, w), tuple(x.shape)) if need[0] else None
-        return dx, product(transpose(row, 0, 1), reshape(x, (1, -1))) if need[1] else None, bias
+        rows = reshape(g, (math.prod(g.shape[:-1]), n))
+        dx = reshape(product(rows, w), tuple(x.shape)) if need[0] else None
+        dw = product(transpose(rows, 0, 1), reshape(x, (rows.shape[0], k))) if need[1] else None
+        return dx, dw, sum_to(rows, shape=(n,)) if need[2] else None
 
-    return backend.of(x).linear_row(x, w, b), (x, w), vjp
+    return backend.of(x).linear(x, w, b), (x, w), vjp
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
@@ -109,10 +95,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     check_same_dtype("linear", input=input, weight=weight, bias=bias)
     fits = bias is None or tuple(bias.shape) == shape[:-1]
     require(fits, "linear", "bias must be (O,)", bias=bias, weight=weight)
-    if len(shape) == 2 and math.prod(given) == shape[1] and weight.dtype.char in "fd":
-        return linear_row(input, weight, bias)
     if len(shape) == 2:
-        return _matmul(input, transpose(weight, 0, 1), () if bias is None else (bias,))
+        return affine(input, weight, bias)
     y = matmul(input, weight)
     return y if bias is None else pw.add(y, bias)
 

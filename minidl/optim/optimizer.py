@@ -14,7 +14,7 @@ from minidl.fusion import Update
 
 Params = Iterable[Any]  # Tensors or group dicts
 Scalars = dict[str, float | None]
-Kernel = tuple[Update, dict[str, float]]
+Kernel = tuple[Update, dict[str, float | None]]
 
 
 class Optimizer:
@@ -81,10 +81,8 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
         for p in self._all():
-            if set_to_none:
-                p.grad = None
-            elif p.grad is not None:
-                p.grad = p.grad.detach().zero_()
+            if p.grad is not None:
+                p.grad = None if set_to_none else p.grad.detach().zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return what `closure`, run first, returns."""
@@ -99,7 +97,9 @@ class Optimizer:
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
         """One launch of the group's kernel for all parameters that have the same scalars."""
-        kernel, slots = self._kernel(group)
+        kernel, given = self._kernel(group)
+        slots = {name: value for name, value in given.items() if value is not None}
+        absent = tuple([a for a, name in zip(kernel.arrays[2:], given) if name not in slots])
         alike: dict[tuple, list[Any]] = defaultdict(list)
         for p in params:
             state = self.state[p]
@@ -112,7 +112,7 @@ class Optimizer:
         for items, same in alike.items():
             known = {**group, **dict(items)}
             rows = [(p.array, p.grad.array, *(self.state[p][s] for s in slots)) for p in same]
-            kernel.apply_(rows, **{name: _plain(known[name]) for name in kernel.scalars})
+            kernel.apply_(rows, absent, **{name: _plain(known[name]) for name in kernel.scalars})
             for p in same:
                 p.bump()
 
@@ -121,6 +121,7 @@ class Optimizer:
     def _kernel(self, group: dict[str, Any]) -> Kernel:
         """The update of rows (p, gradient, state arrays...), and the first values of the state.
 
+        An array whose value is None is neither kept nor given to the update.
         The keywords of the update are options of the group or come from `_scalars`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no _kernel")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor, no_grad, raw, watch
+from minidl.autograd import Tensor, arrays_in, no_grad, watch
 from minidl.errors import require
 from minidl.nn.module import Module, kept_modes
 
@@ -112,16 +112,9 @@ class _Counter:
         for module, count in self.flops.items():
             own = sum(p.array.size for p in module.parameters(recurse=False))
             if own or count or not any(True for _ in module.children()):
-                y, kind = _first(self.outputs[module]), type(module).__name__
+                y, kind = arrays_in(self.outputs[module])[0], type(module).__name__
                 rows.append(Layer(names[module], kind, tuple(y.shape), own, count, y.nbytes))
         return rows
-
-
-def _first(output: Any) -> Any:
-    """The first array in a nest of outputs."""
-    while isinstance(output, (tuple, list, dict)):
-        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
-    return raw(output)
 
 
 def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
@@ -131,7 +124,7 @@ def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
         return 2 * y.size * math.prod(inputs[1].shape[1:])
     if name == "convolve_input_grad":  # transposed: each input element goes to the rest
         return 2 * inputs[0].size * math.prod(inputs[1].shape[1:])
-    if name in ("product", "linear_row"):
+    if name in ("product", "affine"):
         return 2 * y.size * inputs[0].shape[-1]
     if name in _RECURRENT:  # x (T, B, I), weights (G H, I) and (G H, H) at every step
         w_ih, w_hh = inputs[_RECURRENT[name] :][:2]

@@ -8,6 +8,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import models, nn
 from projects.convnet.config import Config, UsageError
+from projects.convnet.convnext import ConvNeXt
 from projects.convnet.speedrun import SpeedrunNet
 
 
@@ -65,7 +66,7 @@ def build(cfg: Config, shape: Sequence[int], classes: int) -> nn.Module:
             squeeze_excite=cfg.se,
         )
     if cfg.model == "convnext":
-        return models.ConvNeXt(
+        return ConvNeXt(
             classes,
             dims=(cfg.width, 2 * cfg.width, 4 * cfg.width),
             kernel_size=cfg.kernel,

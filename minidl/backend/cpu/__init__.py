@@ -7,7 +7,7 @@ from minidl.backend.cpu.embedding import add_rows, check_indices, take_rows
 from minidl.backend.cpu.layout import (
     assemble, cast, cat, full_like, is_channels_last, like, pad, reshape,
 )  # fmt: skip
-from minidl.backend.cpu.linalg import linear_row, matmul
+from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import (
     contiguous, copy, empty, empty_cache, empty_like, empty_nchw, full, memory_stats, nhwc, zeros,
 )  # fmt: skip

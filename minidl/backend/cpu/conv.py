@@ -12,6 +12,7 @@ import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
+from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.reduce import add_partials
 
@@ -70,16 +71,11 @@ def _forward(lo, hi, slot, x, wt, bias, y, panel, biased, block,
     for t in range(lo, hi):
         for e in range(k):
             y[t * k + e] = bias[e] if biased else R(0)
-    one = r == 1 and s == 1 and sh == 1 and sw == 1 and ph == 0 and pw == 0
     for g in range(groups):
         weights = at(wt, g * kg * row)
         out = at(y, lo * k + g * kg)
-        if one:
-            gemm(0, 1, hi - lo, kg, row, R(1), at(x, lo * c + g * cg), c, weights, row,
-                 R(1), out, k)  # fmt: skip
-        else:
-            _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg, False)
-            gemm(0, 1, hi - lo, kg, row, R(1), p, row, weights, row, R(1), out, k)
+        _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg, False)
+        gemm(0, 1, hi - lo, kg, row, R(1), p, row, weights, row, R(1), out, k)
 
 
 @kernel("R* R* R* R* int " + _SIZES)
@@ -108,7 +104,6 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
     cg, kg = c // groups, k // groups
     row = r * s * cg
     p = at(panel, slot * block * row)
-    one = r == 1 and s == 1 and sh == 1 and sw == 1 and ph == 0 and pw == 0
     for i in range(lo, hi):
         out = i * k * row
         for e in range(k * row):
@@ -119,13 +114,9 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
             for q in range(groups):
                 to = at(part, out + q * kg * row)
                 rows = at(g, start * k + q * kg)
-                if one:
-                    gemm(1, 0, kg, row, end - start, R(1), rows, k, at(x, start * c + q * cg), c,
-                         R(1), to, row)  # fmt: skip
-                else:
-                    _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
-                          q * cg, cg, False)  # fmt: skip
-                    gemm(1, 0, kg, row, end - start, R(1), rows, k, p, row, R(1), to, row)
+                _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
+                      q * cg, cg, False)  # fmt: skip
+                gemm(1, 0, kg, row, end - start, R(1), rows, k, p, row, R(1), to, row)
             start = end
 
 
@@ -152,13 +143,13 @@ def _is_winograd(v: Geometry, n: int, dtype: np.dtype) -> bool:
     return plain and wide and dtype == np.float32 and n > 0
 
 
+def _is_product(v: Geometry) -> bool:
+    """Whether every output is a product of one pixel with the weights."""
+    return v[6:] == (1, 1, 1, 1, 0, 0, v.dh, v.dw, 1)
+
+
 def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
-
-
-def _weights(w: Array) -> Array:
-    """w as the kernels read it: (K, R, S, C/groups)."""
-    return contiguous(w.transpose(0, 2, 3, 1))
 
 
 def conv2d(
@@ -172,9 +163,12 @@ def conv2d(
     if _is_depthwise(v):
         depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
     elif _is_winograd(v, n, x.dtype):
-        winograd.conv(xs, w, b, ys, padding)
+        winograd.correlate(xs, w, b, ys, padding)
+    elif _is_product(v):
+        return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
     else:
-        args = (xs, _weights(w), xs if b is None else contiguous(b), ys, Scratch(block * row))
+        weights, bias = contiguous(w.transpose(0, 2, 3, 1)), xs if b is None else contiguous(b)
+        args = (xs, weights, bias, ys, Scratch(block * row))
         launch(_forward, n * v.oh * v.ow, block, *args, b is not None, block, *v)
     return y
 
@@ -191,10 +185,12 @@ def conv2d_input_grad(
         turned = w[:, 0, ::-1, ::-1]
         depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
     elif _is_winograd(v, n, x.dtype):
-        winograd.input_grad(nhwc(g), w, nhwc(x), padding)
+        winograd.correlate(nhwc(g), w, None, nhwc(x), (2 - v.ph, 2 - v.pw), turned=True)
+    elif _is_product(v):
+        return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
     else:
         images = max(1, block // max(v.oh * v.ow, 1))
-        args = (nhwc(g), _weights(w), nhwc(x), Scratch(block * row))
+        args = (nhwc(g), contiguous(w.transpose(0, 2, 3, 1)), nhwc(x), Scratch(block * row))
         launch(_input_grad, n, images, *args, block, *v)
     return x
 
@@ -210,6 +206,9 @@ def conv2d_weight_grad(
         return found.reshape(w_shape)
     if _is_winograd(v, len(x), x.dtype):
         return winograd.weight_grad(gs, xs, padding)
+    if _is_product(v):
+        rows = len(x) * v.oh * v.ow
+        return matmul(gs.reshape(rows, v.k).T, xs.reshape(rows, v.c)).reshape(w_shape)
     total = len(x) * v.oh * v.ow  # partial sums: at most 8 MiB, at least 4
     span = max(1, -(-total // max(4, min(32, (1 << 21) // max(v.k * row, 1)))))
     part = empty((-(-total // span), v.k, v.r, v.s, v.c // groups), x.dtype)

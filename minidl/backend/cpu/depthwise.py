@@ -2,16 +2,16 @@
 
 A band is copied, with its padding, into scratch memory as planes of BLOCK channels, so that the
 inner loops test no bounds and every distance in them is a constant: GROUP taps of a row meet four
-pixels in registers. Kernels are made for each (GROUP, horizontal stride, horizontal dilation).
+pixels in registers. Kernels are made for each (GROUP, STRIDE, DILATION), the last two horizontal.
 The input gradient is the same convolution of the gradient, spread out by the stride, with the
 weights turned round; the weight gradient keeps one partial sum per fixed range of bands.
 """
 
 import functools
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move
+from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move, special
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
 from minidl.backend.cpu.reduce import add_partials
 
@@ -20,7 +20,6 @@ WIDE = 128  # channels copied together: their pieces of a pixel are whole pages 
 TILE = 4  # pixels that the inner loops write out
 BAND = 1 << 16  # numbers a band should have at most: half of a core's L2
 PARTS = 32  # partial sums of a weight gradient
-GROUP = STRIDE = DILATION = 1  # what `_special` replaces
 Pair = tuple[int, int]
 
 
@@ -56,7 +55,6 @@ def _place(p, x, few, c, h, w, rows, cols, top, left, up, over):
                     _copy(at(to, k * rows * cols), at(of, k), few - k)
 
 
-@device
 def _taps(acc, p, f):
     """acc (TILE, BLOCK) += GROUP taps f of the pixels from p on."""
     b1, b2, b3 = at(acc, BLOCK), at(acc, 2 * BLOCK), at(acc, 3 * BLOCK)
@@ -72,7 +70,6 @@ def _taps(acc, p, f):
         acc[e], b1[e], b2[e], b3[e] = a0, a1, a2, a3
 
 
-@device
 def _taps_grad(f, p, g):
     """The adjoint of _taps in f, for cotangents g of acc."""
     g1, g2, g3 = at(g, BLOCK), at(g, 2 * BLOCK), at(g, 3 * BLOCK)
@@ -147,12 +144,11 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, given, span, total, band, band
 @functools.cache
 def _special(body: FunctionType, group: int, stride: int, dilation: int) -> Kernel:
     """The kernel for constants GROUP, STRIDE and DILATION."""
-    names = {**globals(), "GROUP": group, "STRIDE": stride, "DILATION": dilation}
-    for name in ("_taps", "_taps_grad"):
-        names[name] = device(FunctionType(names[name].function.__code__, names))
+    names: dict[str, Any] = {"GROUP": group, "STRIDE": stride, "DILATION": dilation}
+    names |= {f.__name__: device(special(f, **names)) for f in (_taps, _taps_grad)}
     pointers = 6 if body is _forward else 5
     types = "R* " * pointers + "int " * (body.__code__.co_argcount - 3 - pointers)
-    return kernel(types)(FunctionType(body.__code__, names))
+    return kernel(types)(special(body, **names))
 
 
 class _Plan(NamedTuple):

@@ -5,10 +5,10 @@ for the real type, `exp`, `log`, … for our own vectorised maths, `gemm` for si
 Numba only lowers it to unoptimised IR; the maths library is linked in and LLVM optimises once.
 """
 
+import functools
 import inspect
-import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ exp, log, tanh, sqrt, erf, expm1, log1p, sin, cos = map(Placeholder, MATHS)
 class Device:
     """A helper function that kernels may call; it is inlined into them."""
 
-    def __init__(self, function: Callable, apart: bool) -> None:
+    def __init__(self, function: Any, apart: bool) -> None:
         self.function, self.apart = function, apart
 
 
@@ -53,15 +53,20 @@ def device(function: Callable | None = None, *, apart: bool = False) -> Any:
     return (lambda f: Device(f, apart)) if function is None else Device(function, apart)
 
 
+def special(function: Any, name: str = "", **names: Any) -> Any:
+    """The function with some of the global names in its text standing for something else."""
+    return FunctionType(function.__code__, function.__globals__ | names, name or function.__name__)
+
+
 class Kernel:
     """A kernel in Python; `kernel.address(dtype)` compiles it on first use."""
 
-    def __init__(self, function: Callable, types: str, fast: bool, alias: bool) -> None:
+    def __init__(self, function: Any, types: str, fast: bool, alias: bool) -> None:
         self.function, self.types = function, types.split()
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-        self.fast, self.alias = fast, alias
+        self.fast, self.alias, self.apart = fast, alias, not alias
         # A table holds addresses, ints, and the bits of doubles.
-        kinds = ("d" if t in ("R", "f4", "f8") else "q" for t in self.types)
+        kinds = ("d" if t in ("R", "f4", "f8") else "Q" if t == "u8" else "q" for t in self.types)
         self.pack = struct.Struct("".join(kinds)).pack
         self._addresses: dict[str, int] = {}
         count = len(inspect.signature(function).parameters) - 3
@@ -158,22 +163,27 @@ def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:
 # ---- from Python to LLVM IR --------------------------------------------------------------------
 
 
-def _parts(function: Callable) -> list[tuple[str, Any]]:
+def _parts(function: Any) -> list[tuple[str, Any]]:
     """The globals that a kernel's text mentions, in the order of their names."""
-    assert isinstance(function, FunctionType)
     names = sorted(set(function.__code__.co_names))
     return [(n, function.__globals__[n]) for n in names if n in function.__globals__]
 
 
-def _text(k: Kernel | Device) -> str:
-    """Source of a kernel, of the helpers it calls and of the constants it reads."""
-    text = inspect.getsource(k.function)
-    for name, value in _parts(k.function):
+def _family(k: Kernel | Device) -> Iterator[Kernel | Device]:
+    """A kernel, the helpers that it calls, and those that they call."""
+    yield k
+    for _, value in _parts(k.function):
         if isinstance(value, Device):
-            text += _text(value) + "apart" * value.apart
-        elif isinstance(value, (int, float, str, tuple)):
-            text += f"{name}={value!r}"
-    return text
+            yield from _family(value)
+
+
+def _text(k: Kernel) -> str:
+    """Source of a kernel, of the helpers it calls and of the constants they read."""
+    parts: list[Any] = []
+    for f in _family(k):
+        constants = [p for p in _parts(f.function) if isinstance(p[1], (int, float, str, tuple))]
+        parts += [inspect.getsource(f.function), constants]
+    return "".join(map(str, parts))
 
 
 def _lower(k: Kernel, real: str) -> str:
@@ -186,37 +196,36 @@ def _lower(k: Kernel, real: str) -> str:
     level = config.OPT  # type: ignore[attr-defined]
     config.OPT = type(level)(0)  # type: ignore[attr-defined] # optimised once, after linking
     try:
-        helpers: dict[Device, Any] = {}
-        bound = _bind(k, real, lowering, k.fast, helpers)
+        bound = _bind(k, real, k.fast)
         types = [lowering.numba_type(t, real) for t in k.types]
         signature = numba.void(*[numba.int64] * 3, *types)
         bound.compile(signature)
         text, name = lowering.unoptimised(bound, signature)
     finally:
         config.OPT = level  # type: ignore[attr-defined]
-    apart = [rf"\d{d.function.__name__}B" for d in helpers if d.apart]  # in their mangled names
-    text = lowering.without_overlap(text, apart if k.alias else [re.escape(name), *apart])
+    apart = {rf"\d{f.function.__code__.co_name}B" for f in _family(k) if f.apart}  # as mangled
+    text = lowering.without_overlap(text, apart)
     return lowering.with_entry(text, name, k.types, real, ENTRY)
 
 
-def _bind(k: Kernel | Device, real: str, lowering: Any, fast: bool, bound: dict) -> Any:
+@functools.cache
+def _bind(k: Kernel | Device, real: str, fast: bool) -> Any:
     """The Numba dispatcher of a kernel or helper, with the placeholders bound to real types.
 
-    bound: what this kernel's helpers are bound to already, so that each is compiled once.
+    Kept, so that a helper of several kernels is compiled once.
     """
     import numba
 
+    from minidl.backend.cpu import lowering
+
     function = k.function
-    assert isinstance(function, FunctionType)
     names: dict[str, Any] = dict(function.__globals__)
     for name, value in _parts(function):
         if isinstance(value, Placeholder):
             plain = value is gemm and not blas.integer_bits()
             value = names[name] = _own_gemm if plain else lowering.meaning(value.name, real)
         if isinstance(value, Device):
-            if value not in bound:
-                bound[value] = _bind(value, real, lowering, fast, bound)
-            names[name] = bound[value]
+            names[name] = _bind(value, real, fast)
     flags = _REASSOCIATED if fast else _FAST
     twin = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": flags, "nogil": True}

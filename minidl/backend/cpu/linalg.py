@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch, launch_rows
+from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.reduce import add_partials
 
@@ -98,11 +99,13 @@ def _row_times(lo, hi, slot, x, w, biased, b, y, k):
         y[j] = dot(x, at(w, j * k), k) + (b[j] if biased else R(0))
 
 
-def linear_row(x: Array, w: Array, b: Maybe) -> Array:
-    """One row x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N)."""
-    n, k = w.shape
+def linear(x: Array, w: Array, b: Maybe) -> Array:
+    """x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N); a single row has its own way."""
+    (n, k), rows = w.shape, math.prod(x.shape[:-1])
+    if rows != 1 or w.dtype.char not in "fd":
+        return matmul(reshape(x, (rows, k)), w.T, b).reshape(*x.shape[:-1], n)
     y = empty((*x.shape[:-1], n), x.dtype)
-    w, biased, b = contiguous(w), b is not None, w if b is None else contiguous(b)
+    w, b, biased = contiguous(w), w if b is None else contiguous(b), b is not None
     launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
     return y
 

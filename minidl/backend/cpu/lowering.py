@@ -1,6 +1,7 @@
 """Numba's front end as a compiler from a kernel's Python to LLVM IR (imported only to compile)."""
 
 import ctypes
+import functools
 import re
 from typing import Any
 
@@ -33,7 +34,7 @@ def unoptimised(dispatcher: Any, signature: Any) -> tuple[str, str]:
     return compiled.library.get_llvm_str(), compiled.fndesc.mangled_name
 
 
-def without_overlap(text: str, names: list[str]) -> str:
+def without_overlap(text: str, names: set[str]) -> str:
     """Mark the pointers given to functions (regular expressions) as not overlapping."""
     for name in names:
         heads = re.findall(rf"define[^\n]*{name}[^\n]*\n", text)
@@ -145,6 +146,7 @@ def _known(symbol: str) -> str:
     return symbol
 
 
+@functools.cache
 def meaning(name: str, real: str) -> Any:
     """What a placeholder stands for in a kernel of the given real type."""
     if name == "R":

@@ -119,18 +119,6 @@ def wide_log(x: Value) -> Value:
     return log_limits(x, r)
 
 
-def wide_atan2(y: Value, x: Value) -> Value:
-    ax, ay = fabs(x), fabs(y)
-    swap = ay > ax
-    high, low = select(swap, ay, ax), select(swap, ax, ay)
-    equal = select(high.eq(0.0), high, 1.0)
-    t = select(low.eq(high), equal, low / high)
-    r = t * polynomial(t * t, ATAN)
-    r = select(swap, math.pi / 2 - r, r)
-    r = select(is_negative(x), math.pi - r, r)
-    return intrinsic("copysign", r, y)
-
-
 def quadrant(x: Value) -> tuple[Value, Value]:
     """r, n (i64) with x = n·π/2 + r, |r| <= π/4, for a float32 x of any size; r is double.
 
@@ -248,22 +236,31 @@ def tan(x: Value) -> Value:
 
 
 def atan2(y: Value, x: Value) -> Value:
-    return wide_atan2(y.to("double"), x.to("double")).to("float")
+    """In double inside; the arguments may be doubles already."""
+    y, x = y.to("double"), x.to("double")
+    ax, ay = fabs(x), fabs(y)
+    swap = ay > ax
+    high, low = select(swap, ay, ax), select(swap, ax, ay)
+    equal = select(high.eq(0.0), high, 1.0)
+    t = select(low.eq(high), equal, low / high)
+    r = t * polynomial(t * t, ATAN)
+    r = select(swap, math.pi / 2 - r, r)
+    r = select(is_negative(x), math.pi - r, r)
+    return intrinsic("copysign", r, y).to("float")
 
 
 def atan(x: Value) -> Value:
-    wide = x.to("double")
-    return wide_atan2(wide, wide.like(1.0)).to("float")
+    return atan2(x, x.like(1.0))
 
 
 def asin(x: Value) -> Value:
     wide = x.to("double")
-    return wide_atan2(wide, intrinsic("sqrt", (1.0 - wide) * (wide + 1.0))).to("float")
+    return atan2(wide, intrinsic("sqrt", (1.0 - wide) * (wide + 1.0)))
 
 
 def acos(x: Value) -> Value:
     wide = x.to("double")
-    return wide_atan2(intrinsic("sqrt", (1.0 - wide) * (wide + 1.0)), wide).to("float")
+    return atan2(intrinsic("sqrt", (1.0 - wide) * (wide + 1.0)), wide)
 
 
 def sinh(x: Value) -> Value:

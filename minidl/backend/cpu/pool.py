@@ -2,13 +2,15 @@
 
 The largest value of a window is remembered by its place in the window (one byte an output where
 the window has at most 256 places). Gradients are gathered, one row of the input at a time: each row
-asks which windows reach it, so that no two threads write to one place.
+asks which windows reach it, so that no two threads write to one place. Means are a depthwise
+convolution with ones, divided by the windows' sizes.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from minidl.backend.cpu.depthwise import correlate
 from minidl.backend.cpu.jit import R, at, device, kernel, launch_rows
 from minidl.backend.cpu.memory import Array, empty, empty_nchw, nhwc, zeros
 
@@ -118,64 +120,6 @@ def _halves(size: Pair, out: Pair, kernel: Pair, *window: Pair) -> bool:
     return exact and (kernel, *window) == ((2, 2), (2, 2), (0, 0), (1, 1))
 
 
-@device
-def _share(start, size, pad, extent):
-    """Places of a window along one axis, and how many of them are not beyond the padding."""
-    whole = min(start + size, extent + pad) - start
-    return whole, min(start + size, extent) - max(start, 0)
-
-
-@device
-def _divisor(r, s, kh, kw, h, w, ph, pw, with_pad, override):
-    """What the sum over the window at (r, s) is divided by."""
-    tall, tall_in = _share(r, kh, ph, h)
-    wide, wide_in = _share(s, kw, pw, w)
-    if override:
-        return override
-    return tall * wide if with_pad else max(tall_in * wide_in, 1)
-
-
-@kernel("R* R*" + _SIZES)
-def _avg_pool(lo, hi, slot, x, y, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override):
-    """Rows of y: sums over windows, in the order of their places, over the divisor."""
-    for t in range(lo, hi):
-        r0 = t % oh * sh - ph
-        for q in range(ow):
-            s0 = q * sw - pw
-            dst = at(y, (t * ow + q) * c)
-            for j in range(c):
-                dst[j] = R(0)
-            for r in range(max(r0, 0), min(r0 + kh, h)):
-                for s in range(max(s0, 0), min(s0 + kw, w)):
-                    src = at(x, ((t // oh * h + r) * w + s) * c)
-                    for j in range(c):
-                        dst[j] += src[j]
-            scale = R(1) / R(_divisor(r0, s0, kh, kw, h, w, ph, pw, with_pad, override))
-            for j in range(c):
-                dst[j] *= scale
-
-
-@kernel("R* R*" + _SIZES)
-def _avg_pool_grad(
-    lo, hi, slot, g, dx, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, with_pad, override
-):
-    """Rows of dx: the sum of the cotangents of the windows that hold each place."""
-    for t in range(lo, hi):
-        row = at(dx, t * w * c)
-        for j in range(w * c):
-            row[j] = R(0)
-        r = t % h
-        for p in range(max((r + ph - kh) // sh + 1, 0), min((r + ph) // sh + 1, oh)):
-            for q in range(ow):
-                r0, s0 = p * sh - ph, q * sw - pw
-                scale = R(1) / R(_divisor(r0, s0, kh, kw, h, w, ph, pw, with_pad, override))
-                gi = at(g, ((t // h * oh + p) * ow + q) * c)
-                for s in range(max(s0, 0), min(s0 + kw, w)):
-                    dst = at(row, s * c)
-                    for j in range(c):
-                        dst[j] += gi[j] * scale
-
-
 def max_pool2d(
     x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
 ) -> tuple[Array, Array]:
@@ -218,14 +162,27 @@ def max_pool2d_indices(
     return (rows + i * dilation[0]) * size[1] + columns + j * dilation[1]
 
 
+def _shares(
+    size: Pair, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool, divisor: int
+) -> Array:
+    """(OH, OW, 1): one over what the sum of each window is divided by."""
+    counts = []
+    for n, k, s, p, windows in zip(size, kernel, stride, padding, out, strict=True):
+        start = np.arange(windows) * s - p
+        first, last = (start, n + p) if with_pad else (np.maximum(start, 0), n)
+        counts.append(np.minimum(start + k, last) - first)
+    return 1 / np.maximum(divisor or np.outer(*counts), 1)[..., None]
+
+
 def avg_pool2d(
     x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool, divisor: int
 ) -> Array:
     """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
-    sizes = (h, w, *out, c, *kernel, *stride, *padding, int(with_pad), divisor)
-    launch_rows(_avg_pool, n * out[0], out[1] * c, nhwc(x), nhwc(y), *sizes)
+    shares = _shares((h, w), kernel, stride, padding, out, with_pad, divisor).astype(x.dtype)
+    correlate(nhwc(x), np.ones((c, *kernel), x.dtype), None, nhwc(y), stride, padding, (1, 1))
+    y.transpose(0, 2, 3, 1)[:] *= shares
     return y
 
 
@@ -235,8 +192,10 @@ def avg_pool2d_grad(
     """Gradient of avg_pool2d's x (N, C, *size)."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
-    sizes = (*size, oh, ow, c, *kernel, *stride, *padding, int(with_pad), divisor)
-    launch_rows(_avg_pool_grad, n * size[0], size[1] * c, nhwc(g), nhwc(dx), *sizes)
+    shares = _shares(size, kernel, stride, padding, (oh, ow), with_pad, divisor).astype(g.dtype)
+    pad = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
+    ones = np.ones((c, *kernel), g.dtype)
+    correlate(nhwc(g) * shares, ones, None, nhwc(dx), (1, 1), pad, (1, 1), stride)
     return dx
 
 

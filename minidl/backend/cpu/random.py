@@ -42,7 +42,7 @@ def random_rows(rows: np.ndarray, words: int, key: int, draw: int, first: int = 
     rows = np.ascontiguousarray(rows, np.int64)
     blocks = -(-words // 4)
     out = np.empty((len(rows), 4 * blocks), np.uint32)
-    launch(_rows, len(rows), 256, rows, out, blocks, first, _signed(key), _signed(draw))
+    launch(_rows, len(rows), 256, rows, out, blocks, first, key, draw)
     return out[:, :words]
 
 
@@ -69,14 +69,8 @@ def _filled(work: Kernel, n: int, lanes: int, dtype: Any, *args: int) -> np.ndar
     """n elements by a kernel that makes `lanes` of them of each block."""
     blocks = -(-n // lanes)
     out = np.empty(lanes * blocks, dtype)
-    launch(work, blocks, _CHUNK, out, *map(_signed, args))
+    launch(work, blocks, _CHUNK, out, *args)
     return out[:n]
-
-
-def _signed(word: int) -> int:
-    """A 64-bit word as the signed integer that a launch table holds."""
-    word &= 2**64 - 1
-    return word - 2**64 if word >> 63 else word
 
 
 @device

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel
-from minidl.backend.cpu.linalg import linear_row, matmul
+from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
@@ -75,9 +75,7 @@ def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe) -> Array:
     """x w_ihᵀ + b_ih + b_hh (T, B, G·H), for all steps at once."""
     biases = [b for b in (b_ih, b_hh) if b is not None]
     bias = sum(biases[1:], biases[0]) if biases else None
-    if x.shape[:2] == (1, 1):
-        return linear_row(x, w, bias)
-    return matmul(x.reshape(-1, x.shape[2]), w.T, bias).reshape(*x.shape[:2], len(w))
+    return linear(x, w, bias)
 
 
 def _worth_a_copy(y: Array) -> bool:

@@ -12,11 +12,11 @@ tiles of g, some hundred at a time, so that they stay in cache. Images have any 
 beyond their edges reads as zeros and is not written.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
+from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch, special
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 
 _P, _Q = 0.75, 1.5  # the finite points beside 0, with either sign
@@ -28,23 +28,8 @@ _FEW = 512  # tiles up to which the stages follow each other
 _SHARE = 8  # tiles, or filters, a chunk of a stage
 _SPAN = 1 << 19  # numbers of tiles whose products the weight gradient adds at a time: 2 MiB …
 Pair = tuple[int, int]
-
-
-class Sizes(NamedTuple):
-    """x (N, h, w, c), y (N, oh, ow, k), tiles per image th x tw, padding; the kernels' order."""
-
-    h: int
-    w: int
-    c: int
-    oh: int
-    ow: int
-    k: int
-    th: int
-    tw: int
-    ph: int
-    pw: int
-
-
+# Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
+Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
 _SIZES = " ".join(["int"] * len(Sizes._fields))
 
 
@@ -117,18 +102,17 @@ def _row(x, zero, inside, y, h, base, step):
     return at(x, base + y * step) if inside and y >= 0 and y < h else zero
 
 
-@device
-def _to_points(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, top, left, gradient):
-    """Tiles lo..hi of an input, or of a gradient of outputs, at the points.
+# POINTS, SIZE and TILES stand for what `special` gives each kind of tile.
+def _tiles(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, top, left):
+    """Tiles lo..hi of an image, SIZE pixels a side, at the points.
 
     v (36, count, c) has room for the tiles from `first` on.
     """
-    size = 4 if gradient else 6
     for t in range(lo, hi):
         n = t // (th * tw)
         i = t // tw - n * th
         y, left_edge = i * 4 - top, (t % tw) * 4 - left
-        for q in range(size):
+        for q in range(SIZE):
             xx = left_edge + q
             ok = xx >= 0 and xx < w
             base, step = (n * h * w + xx) * c, w * c
@@ -139,17 +123,15 @@ def _to_points(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, top, lef
             d4 = _row(x, zero, ok, y + 4, h, base, step)
             d5 = _row(x, zero, ok, y + 5, h, base, step)
             o0, o1, o2, o3, o4, o5 = _six(at(half, q * c), 6 * c)
-            if gradient:
-                _output_points(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
-            else:
-                _input_points(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
+            POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
         for a in range(6):
             d0, d1, d2, d3, d4, d5 = _six(at(half, a * 6 * c), c)
             o0, o1, o2, o3, o4, o5 = _six(at(v, (a * 6 * count + t - first) * c), count * c)
-            if gradient:
-                _output_points(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
-            else:
-                _input_points(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
+            POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
+
+
+_input_tiles = device(special(_tiles, "_input_tiles", POINTS=_input_points, SIZE=6))
+_output_tiles = device(special(_tiles, "_output_tiles", POINTS=_output_points, SIZE=4))
 
 
 @device
@@ -195,20 +177,22 @@ def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, turned,
     half = at(scratch, slot * size)
     v = at(half, 40 * max(c, k))
     m = at(v, 36 * _BLOCK * c)
-    _to_points(x, v, half, zero, lo, hi, lo, n, h, w, c, th, tw, ph, pw, False)
+    _input_tiles(x, v, half, zero, lo, hi, lo, n, h, w, c, th, tw, ph, pw)
     for e in range(36):
         gemm(0, 0 if turned else 1, n, k, c, R(1), at(v, e * n * c), c, at(u, e * k * c),
              k if turned else c, R(0), at(m, e * n * k), k)  # fmt: skip
     _to_outputs(m, y, half, bias, zero, lo, hi, lo, n, oh, ow, k, th, tw)
 
 
-@kernel("R* R* R* R* int int int int int int int int int int int")
-def _stage_points(lo, hi, slot, x, v, zero, scratch, first, count, h, w, c, th, tw, ph, pw, size,
-                  gradient):  # fmt: skip
-    """The first stage: v (36, count, c) = the tiles of x from `first` on, at the points."""
+def _stage_points(lo, hi, slot, x, v, zero, scratch, first, count, h, w, c, th, tw, ph, pw, size):
+    """The first stage: v (36, count, c) = the TILES of x from `first` on, at the points."""
     half = at(scratch, slot * size)
-    lo, hi = lo + first, hi + first
-    _to_points(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, ph, pw, gradient)
+    TILES(x, v, half, zero, lo + first, hi + first, first, count, h, w, c, th, tw, ph, pw)
+
+
+_points = kernel("R* R* R* R*" + " int" * 10)
+_stage_inputs = _points(special(_stage_points, "_stage_inputs", TILES=_input_tiles))
+_stage_gradients = _points(special(_stage_points, "_stage_gradients", TILES=_output_tiles))
 
 
 @kernel("R* R* R* int int int int int R")
@@ -228,8 +212,13 @@ def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, count, oh, ow, k, th
 # ---- launchers -----------------------------------------------------------------------------------
 
 
-def _run(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool) -> None:
-    """y (N, OH, OW, k) = x (N, H, W, c) * w, whose first axis is x's where it is turned."""
+def correlate(
+    x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool = False
+) -> None:
+    """y (N, OH, OW, K) = x (N, H, W, C) * w (K, C, 3, 3) + bias (K,); padding up to 2.
+
+    turned: w (C, K, 3, 3) is turned round, as for the input gradient, whose padding is 2 - padding.
+    """
     v, tiles, half = _sizes(x, y, padding)
     u = empty((36, *w.shape[:2]), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
@@ -240,7 +229,7 @@ def _run(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool)
         size = half + 36 * _BLOCK * (v.c + v.k)
         launch(_convolve, tiles, _BLOCK, x, u, shift, zero, y, Scratch(size), size, turned, *v)
         return
-    points = _points(x, v, zero, half, 0, tiles, False)
+    points = _at_points(x, v, zero, half, 0, tiles, False)
     m = empty((36, tiles, v.k), x.dtype)
     launch(_stage_products, 36, 1, points, u, m, False, not turned, tiles, v.k, v.c, 0.0)
     args = (tiles, v.oh, v.ow, v.k, v.th, v.tw, half)
@@ -254,29 +243,19 @@ def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int, int]:
     return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw, 40 * max(c, k)
 
 
-def _points(
+def _at_points(
     x: Array, v: Sizes, zero: Array, half: int, first: int, count: int, gradient: bool
 ) -> Array:
     """(36, count, C): tiles of x (an input, or a gradient of outputs) from `first` on."""
     sizes = (v.oh, v.ow, v.k, v.th, v.tw, 0, 0) if gradient else (*v[:3], *v[6:])
     made = empty((36, count, x.shape[3]), x.dtype)
-    args = (x, made, zero, Scratch(half), first, count, *sizes, half, gradient)
-    launch(_stage_points, count, _SHARE, *args)
+    stage = _stage_gradients if gradient else _stage_inputs
+    launch(stage, count, _SHARE, x, made, zero, Scratch(half), first, count, *sizes, half)
     return made
 
 
-def conv(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair) -> None:
-    """y (N, OH, OW, K) = x (N, H, W, C) * w (K, C, 3, 3) + bias."""
-    _run(x, w, bias, y, padding, False)
-
-
-def input_grad(g: Array, w: Array, x: Array, padding: Pair) -> None:
-    """x (N, H, W, C) = the adjoint of `conv` at g (N, OH, OW, K); padding up to 2."""
-    _run(g, w, None, x, (2 - padding[0], 2 - padding[1]), True)
-
-
 def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
-    """The adjoint of `conv` in w (K, C, 3, 3), at g (N, OH, OW, K)."""
+    """The adjoint of `correlate` in w (K, C, 3, 3), at g (N, OH, OW, K)."""
     v, tiles, half = _sizes(x, g, padding)
     m = empty((36, v.k, v.c), x.dtype)
     zero = np.zeros(max(v.c, v.k), x.dtype)
@@ -284,7 +263,7 @@ def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
     span = max(_SPAN // (36 * (v.c + v.k)), 4 * v.k * v.c // (v.k + v.c))
     for first in range(0, tiles, span):
         n = min(span, tiles - first)
-        xs, gs = (_points(a, v, zero, half, first, n, a is g) for a in (x, g))
+        xs, gs = (_at_points(a, v, zero, half, first, n, a is g) for a in (x, g))
         launch(_stage_products, 36, 1, gs, xs, m, True, False, v.k, v.c, n, float(first > 0))
     w = empty((v.k, v.c, 3, 3), x.dtype)
     launch(_weights_from_points, v.k, _SHARE, _G, m, w, v.k, v.c)
