@@ -33,8 +33,9 @@ class Minidl:
         return self.root.tensor(array, requires_grad=grad)
 
     def images(self, array: Array, grad: bool = False) -> Any:
-        """A tensor of (N, C, H, W), in the layout of this setting."""
-        return self.tensor(array, grad)
+        """A tensor of (N, C, H, W), in the layout of this setting: here always channels-last."""
+        last = self.tensor(np.ascontiguousarray(array.transpose(0, 2, 3, 1)))
+        return last.permute(0, 3, 1, 2).detach().requires_grad_(grad)
 
     def place(self, model: Any) -> Any:
         """The model in the layout of this setting."""
