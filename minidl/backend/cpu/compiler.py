@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from minidl import config
-from minidl.backend.cpu import blas, maths
+from minidl.backend.cpu import blas, maths, panel
 
 FORMAT = 4  # part of every cache key: raise it when the way kernels are built changes
 lock = threading.RLock()
@@ -70,7 +70,8 @@ def _symbols() -> dict[str, int]:
 def digest(*parts: object) -> str:
     _, processor = _llvm()
     text = "\0".join(map(str, parts)) + "\0".join(
-        (str(FORMAT), _versions(), processor, str(blas.integer_bits()), maths.library())
+        (str(FORMAT), _versions(), processor, str(blas.integer_bits()), maths.library(),
+         panel.library(False))
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -110,8 +111,9 @@ def _compile(text: str, entries: tuple[str, ...]) -> bytes:
     llvm, _ = _llvm()
     machine = _machine()
     module = llvm.parse_assembly(text)
-    if "@ml_" in text:
-        module.link_in(_library(), preserve=True)
+    for mark, library in (("@ml_", _maths), ("@ml_panel", _panel)):
+        if mark in text:
+            module.link_in(library(), preserve=True)
     module.verify()
     for function in module.functions:
         if not function.is_declaration:
@@ -125,9 +127,16 @@ def _compile(text: str, entries: tuple[str, ...]) -> bytes:
 
 
 @functools.cache
-def _library() -> Any:
+def _maths() -> Any:
     llvm, _ = _llvm()
     return llvm.parse_assembly(maths.library().replace("define internal", "define"))
+
+
+@functools.cache
+def _panel() -> Any:
+    llvm, _ = _llvm()
+    wide = llvm.get_host_cpu_features().get("avx512f", False)
+    return llvm.parse_assembly(panel.library(wide))
 
 
 # ---- object code on disk: written atomically, done without where nothing can be written ----------

@@ -37,7 +37,7 @@ class Placeholder:
 
 
 MATHS = ("exp", "log", "tanh", "sqrt", "erf", "expm1", "log1p", "sin", "cos")
-R, at, gemm, move = map(Placeholder, ("R", "at", "gemm", "move"))
+R, at, gemm, move, panel = map(Placeholder, ("R", "at", "gemm", "move", "panel"))
 exp, log, tanh, sqrt, erf, expm1, log1p, sin, cos = map(Placeholder, MATHS)
 
 

@@ -136,6 +136,24 @@ def _gemm(real: str) -> Any:
     return call
 
 
+def _panel(real: str) -> Any:
+    symbol = _known(f"ml_panel_f{8 * int(real[1])}")
+    word, pointer = types.int64, types.CPointer(_TYPES[real])
+    wanted = [word, word, pointer, word, word, pointer, word, pointer, word, types.boolean]
+
+    @intrinsic
+    def call(typing_context: Any, m, k, a, up, over, b, ldb, c, ldc, add) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            given = [*args[:9], builder.trunc(args[9], ir.IntType(1))]
+            made = ir.FunctionType(ir.VoidType(), [v.type for v in given])
+            builder.call(_declared(builder.module, symbol, made), given)
+            return context.get_dummy_value()
+
+        return types.void(*wanted), generate
+
+    return call
+
+
 def _declared(module: Any, name: str, function_type: Any) -> Any:
     return module.globals.get(name) or ir.Function(module, function_type, name)
 
@@ -153,6 +171,6 @@ def meaning(name: str, real: str) -> Any:
         return np.float32 if real == "f4" else np.float64
     if name in ("at", "move"):
         return _at if name == "at" else _move
-    if name == "gemm":
-        return _gemm(real)
+    if name in ("gemm", "panel"):
+        return _gemm(real) if name == "gemm" else _panel(real)
     return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))

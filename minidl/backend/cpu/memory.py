@@ -48,6 +48,7 @@ class Pool:
                 self.idle -= size
                 self.reused += 1
             else:
+                self.trim(2 * (self.peak + _HUGE) - size)
                 block = mmap.mmap(-1, size, **_MAPPING)
                 if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
                     block.madvise(mmap.MADV_HUGEPAGE)
@@ -67,7 +68,6 @@ class Pool:
             stack = self.free.pop(size, [])
             stack.append(block)
             self.free[size] = stack  # now the size given back last
-        self.trim(self.peak + max(self.peak // 4, _HUGE))
 
     def trim(self, most: int) -> None:
         """Unmap idle blocks until no more than `most` bytes are mapped, or none is idle."""

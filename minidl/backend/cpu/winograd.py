@@ -4,29 +4,38 @@ y = A^T [sum_c (G w G^T) * (B^T x B)] A for every 4x4 tile of outputs (Lavin and
 products stand for 144. The six points are 0, 3/4, -3/4, 3/2, -3/2 and infinity: all factors of A
 and B are exact in float32, and the error is half that of the usual 0, 1, -1, 2, -2.
 
-Where there are many tiles, each thread transforms a block of them, multiplies it by 36 small GEMMs
-and transforms it back in its own cache. Where there are few (and so, in a usual network, many
-channels), the three stages follow each other, and the 36 products are shared out instead. The input
-gradient is the same convolution with turned weights; the weight gradient multiplies tiles of x by
-tiles of g, some hundred at a time, so that they stay in cache. Images have any size: what lies
-beyond their edges reads as zeros and is not written.
+Channels are taken in blocks of BLOCK, a line of memory; strides are no powers of two, which would
+share few places of a cache. Where there are many tiles, each thread
+transforms some of them, multiplies them in 36 small products and transforms them back in its own
+cache. Where there are few (and so, in a usual network, many channels), the three stages follow each
+other, and the 36 products are shared out instead. The input gradient is the same convolution with
+turned weights; the weight gradient multiplies tiles of x by tiles of g, some hundred at a time, so
+that they stay in cache. Images have any size: what lies beyond their edges reads as zeros and is
+not written.
 """
 
 from collections import namedtuple
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch, special
+from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move, panel, special
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+from minidl.backend.cpu.panel import BLOCK
 
 _P, _Q = 0.75, 1.5  # the finite points beside 0, with either sign
 _P2, _Q2 = _P * _P, _Q * _Q
 _P3, _Q3 = _P2 * _P, _Q2 * _Q
 _SUM, _PRODUCT = _P2 + _Q2, _P2 * _Q2
-_BLOCK = 64  # tiles that a thread transforms and multiplies together
+_TILES = 24  # tiles that a thread transforms and multiplies together
 _FEW = 512  # tiles up to which the stages follow each other
 _SHARE = 8  # tiles, or filters, a chunk of a stage
-_SPAN = 1 << 19  # numbers of tiles whose products the weight gradient adds at a time: 2 MiB …
+_MOST = 48  # tiles, at least, whose products the weight gradient adds at a time …
+_BUFFER = 1 << 17  # … and numbers at the points that they have at most otherwise
+_SUMS = 1 << 18  # numbers up to which a thread's sums of the weight gradient are its own
+_ROWS = 48  # tiles that the second stage multiplies together
+_DEEP = 64  # terms of a sum that are added together
+_HALF = 40 * BLOCK  # numbers of a half-done tile, and of what lies beyond an edge
+_RUN = 128  # numbers of a point that are moved together: few streams of short pieces are slow
 Pair = tuple[int, int]
 # Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
 Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
@@ -103,110 +112,207 @@ def _row(x, zero, inside, y, h, base, step):
 
 
 # POINTS, SIZE and TILES stand for what `special` gives each kind of tile.
-def _tiles(x, v, half, zero, lo, hi, first, count, h, w, c, th, tw, top, left):
+def _block(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, n):
+    """POINTS for a block of channels, in the usual case a whole one."""
+    if n == BLOCK:
+        POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, BLOCK)
+    else:
+        POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, n)
+
+
+def _tiles(x, v, half, zero, lo, hi, first, h, w, c, th, tw, top, left, tile, block, point):
     """Tiles lo..hi of an image, SIZE pixels a side, at the points.
 
-    v (36, count, c) has room for the tiles from `first` on.
+    v begins with the tile `first`; its tiles, blocks of channels and points are so far apart. What
+    fills up the last block is not defined.
     """
     for t in range(lo, hi):
         n = t // (th * tw)
         i = t // tw - n * th
         y, left_edge = i * 4 - top, (t % tw) * 4 - left
-        for q in range(SIZE):
-            xx = left_edge + q
-            ok = xx >= 0 and xx < w
-            base, step = (n * h * w + xx) * c, w * c
-            d0 = _row(x, zero, ok, y, h, base, step)
-            d1 = _row(x, zero, ok, y + 1, h, base, step)
-            d2 = _row(x, zero, ok, y + 2, h, base, step)
-            d3 = _row(x, zero, ok, y + 3, h, base, step)
-            d4 = _row(x, zero, ok, y + 4, h, base, step)
-            d5 = _row(x, zero, ok, y + 5, h, base, step)
-            o0, o1, o2, o3, o4, o5 = _six(at(half, q * c), 6 * c)
-            POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
-        for a in range(6):
-            d0, d1, d2, d3, d4, d5 = _six(at(half, a * 6 * c), c)
-            o0, o1, o2, o3, o4, o5 = _six(at(v, (a * 6 * count + t - first) * c), count * c)
-            POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, c)
+        for c0 in range(0, c, BLOCK):
+            for q in range(SIZE):
+                xx = left_edge + q
+                ok = xx >= 0 and xx < w
+                base, step = (n * h * w + xx) * c + c0, w * c
+                d0 = _row(x, zero, ok, y, h, base, step)
+                d1 = _row(x, zero, ok, y + 1, h, base, step)
+                d2 = _row(x, zero, ok, y + 2, h, base, step)
+                d3 = _row(x, zero, ok, y + 3, h, base, step)
+                d4 = _row(x, zero, ok, y + 4, h, base, step)
+                d5 = _row(x, zero, ok, y + 5, h, base, step)
+                o0, o1, o2, o3, o4, o5 = _six(at(half, q * BLOCK), 6 * BLOCK)
+                ANY(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, min(BLOCK, c - c0))
+            to = at(v, (t - first) * tile + c0 // BLOCK * block)
+            for a in range(6):
+                d0, d1, d2, d3, d4, d5 = _six(at(half, a * 6 * BLOCK), BLOCK)
+                o0, o1, o2, o3, o4, o5 = _six(at(to, a * 6 * point), point)
+                POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, BLOCK)
 
 
-_input_tiles = device(special(_tiles, "_input_tiles", POINTS=_input_points, SIZE=6))
-_output_tiles = device(special(_tiles, "_output_tiles", POINTS=_output_points, SIZE=4))
+def _kind(name, points, size):
+    """_tiles for one kind of tile."""
+    block = device(special(_block, f"{name}_block", POINTS=points))
+    return device(special(_tiles, name, POINTS=points, ANY=block, SIZE=size))
+
+
+_input_tiles = _kind("_input_tiles", _input_points, 6)
+_output_tiles = _kind("_output_tiles", _output_points, 4)
 
 
 @device
-def _to_outputs(m, y, half, bias, zero, lo, hi, first, count, oh, ow, k, th, tw):
-    """Tiles lo..hi of y from m (36, count, k), which begins with the tile `first`."""
-    beyond = at(half, 36 * k)  # what lies beyond y's edges is written here
+def _to_outputs(m, y, half, bias, zero, lo, hi, first, oh, ow, k, th, tw, tile, point):
+    """Tiles lo..hi of y from m, which begins with the tile `first`, so far apart as the points."""
+    beyond = at(half, 36 * BLOCK)  # what lies beyond y's edges is written here
     for t in range(lo, hi):
-        for q in range(6):
-            m0, m1, m2, m3, m4, m5 = _six(at(m, (q * count + t - first) * k), 6 * count * k)
-            y0, y1, y2, y3, _, _ = _six(at(half, q * k), 6 * k)
-            _outputs(m0, m1, m2, m3, m4, m5, zero, y0, y1, y2, y3, k)
         n = t // (th * tw)
         i, j = t // tw - n * th, t % tw
-        for a in range(min(4, oh - i * 4)):
-            m0, m1, m2, m3, m4, m5 = _six(at(half, a * 6 * k), k)
-            row, left = ((n * oh + i * 4 + a) * ow + j * 4) * k, ow - j * 4
-            y0 = at(y, row)
-            y1 = at(y, row + k) if left > 1 else beyond
-            y2 = at(y, row + 2 * k) if left > 2 else at(beyond, k)
-            y3 = at(y, row + 3 * k) if left > 3 else at(beyond, 2 * k)
-            _outputs(m0, m1, m2, m3, m4, m5, bias, y0, y1, y2, y3, k)
+        for k0 in range(0, k, BLOCK):
+            few = min(BLOCK, k - k0)
+            for q in range(6):
+                of = at(m, q * point + (t - first) * tile + k0)
+                m0, m1, m2, m3, m4, m5 = _six(of, 6 * point)
+                y0, y1, y2, y3, _, _ = _six(at(half, q * BLOCK), 6 * BLOCK)
+                _outputs(m0, m1, m2, m3, m4, m5, zero, y0, y1, y2, y3, BLOCK)
+            for a in range(min(4, oh - i * 4)):
+                m0, m1, m2, m3, m4, m5 = _six(at(half, a * 6 * BLOCK), BLOCK)
+                row, left = ((n * oh + i * 4 + a) * ow + j * 4) * k + k0, ow - j * 4
+                y0 = at(y, row)
+                y1 = at(y, row + k) if left > 1 else beyond
+                y2 = at(y, row + 2 * k) if left > 2 else at(beyond, BLOCK)
+                y3 = at(y, row + 3 * k) if left > 3 else at(beyond, 2 * BLOCK)
+                if few == BLOCK:
+                    _outputs(m0, m1, m2, m3, m4, m5, at(bias, k0), y0, y1, y2, y3, BLOCK)
+                else:
+                    _outputs(m0, m1, m2, m3, m4, m5, at(bias, k0), y0, y1, y2, y3, few)
 
 
-@kernel("R* R* R* int int")
-def _weights_to_points(lo, hi, slot, g, w, u, k, c):
-    """u (36, k, c) = g (36, 9) w (k, c, 9), for filters lo..hi."""
+@kernel("R* R* R* R* int int int int")
+def _weights_to_points(lo, hi, slot, g, w, u, taps, k, c, far, turned):
+    """Blocks lo..hi of u (blocks, 36, c, BLOCK): g (36, 9) times w, c inputs to k outputs.
+
+    w is (k, c, 9), or (c, k, 9) where it is turned.
+    """
+    t = at(taps, slot * 45 * _RUN)
+    some = at(t, 9 * _RUN)
+    for b in range(lo, hi):
+        for i0 in range(0, c, _RUN // BLOCK):
+            n = min(_RUN // BLOCK, c - i0)
+            for i in range(n):
+                for o in range(BLOCK):
+                    f = b * BLOCK + o
+                    of = at(w, ((i0 + i) * k + f if turned else f * c + i0 + i) * 9)
+                    for e in range(9):
+                        t[e * BLOCK + o] = of[e] if f < k else R(0)
+                panel(36, 9, g, 9, 1, t, BLOCK, at(some, i * BLOCK), _RUN, False)
+            for e in range(36):
+                move(at(u, (b * 36 + e) * far + i0 * BLOCK), at(some, e * _RUN), n * BLOCK)
+
+
+@kernel("R* R* R* R* int int int int")
+def _weights_from_points(lo, hi, slot, g, m, w, taps, parts, k, c, to):
+    """w (k, c, 9) = g (36, 9) times the sum of m (parts, k, 36, to), for filters lo..hi."""
+    t = at(taps, slot * 9 * BLOCK)
     for i in range(lo, hi):
-        gemm(0, 1, 36, c, 9, R(1), g, 9, at(w, i * c * 9), 9, R(0), at(u, i * c), k * c)
+        for c0 in range(0, c, BLOCK):
+            for j in range(parts):
+                of = at(m, (j * k + i) * 36 * to + c0)
+                panel(9, 36, g, 1, 9, of, to, t, BLOCK, j > 0)
+            for j in range(min(BLOCK, c - c0)):
+                for e in range(9):
+                    w[(i * c + c0 + j) * 9 + e] = t[e * BLOCK + j]
 
 
-@kernel("R* R* R* int int")
-def _weights_from_points(lo, hi, slot, g, m, w, k, c):
-    """w (k, c, 9) = g (36, 9) m (36, k, c), for filters lo..hi."""
-    for i in range(lo, hi):
-        gemm(1, 0, c, 9, 36, R(1), at(m, i * c), k * c, g, 9, R(0), at(w, i * c * 9), 9)
+@device
+def _multiply(v, u, m, n, c, blocks, far, of, to):
+    """m = v u at one point for n tiles, whose channels are taken in parts that stay in L1."""
+    for p in range(0, c, _DEEP):
+        for b in range(blocks):
+            panel(n, min(_DEEP, c - p), at(v, p), 36 * of, 1, at(u, b * 36 * far + p * BLOCK),
+                  BLOCK, at(m, b * BLOCK), 36 * to, p > 0)  # fmt: skip
 
 
-@kernel("R* R* R* R* R* R* int int " + _SIZES)
-def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, turned,
+@kernel("R* R* R* R* R* R* int int int int int " + _SIZES)
+def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, blocks, far, of, to,
               h, w, c, oh, ow, k, th, tw, ph, pw):  # fmt: skip
-    """y = x * u + bias for tiles lo..hi; u is (36, k, c), or (36, c, k) where it is turned."""
-    n = hi - lo
+    """y = x * u + bias for tiles lo..hi; u is (blocks, 36, c, BLOCK)."""
     half = at(scratch, slot * size)
-    v = at(half, 40 * max(c, k))
-    m = at(v, 36 * _BLOCK * c)
-    _input_tiles(x, v, half, zero, lo, hi, lo, n, h, w, c, th, tw, ph, pw)
+    v = at(half, _HALF)
+    m = at(v, 36 * _TILES * of)
+    _input_tiles(x, v, half, zero, lo, hi, lo, h, w, c, th, tw, ph, pw, 36 * of, BLOCK, of)
     for e in range(36):
-        gemm(0, 0 if turned else 1, n, k, c, R(1), at(v, e * n * c), c, at(u, e * k * c),
-             k if turned else c, R(0), at(m, e * n * k), k)  # fmt: skip
-    _to_outputs(m, y, half, bias, zero, lo, hi, lo, n, oh, ow, k, th, tw)
+        _multiply(at(v, e * of), at(u, e * far), at(m, e * to), hi - lo, c, blocks, far, of, to)
+    _to_outputs(m, y, half, bias, zero, lo, hi, lo, oh, ow, k, th, tw, 36 * to, to)
 
 
-def _stage_points(lo, hi, slot, x, v, zero, scratch, first, count, h, w, c, th, tw, ph, pw, size):
-    """The first stage: v (36, count, c) = the TILES of x from `first` on, at the points."""
-    half = at(scratch, slot * size)
-    TILES(x, v, half, zero, lo + first, hi + first, first, count, h, w, c, th, tw, ph, pw)
+def _stage_points(
+    lo, hi, slot, x, v, zero, scratch, first, tile, block, point, h, w, c, th, tw, ph, pw
+):
+    """The first stage: the TILES of x from `first` on at the points, so far apart in v."""
+    half = at(scratch, slot * _HALF)
+    TILES(x, v, half, zero, lo + first, hi + first, first, h, w, c, th, tw, ph, pw, tile, block,
+          point)  # fmt: skip
 
 
-_points = kernel("R* R* R* R*" + " int" * 10)
+_points = kernel("R* R* R* R*" + " int" * 11)
 _stage_inputs = _points(special(_stage_points, "_stage_inputs", TILES=_input_tiles))
 _stage_gradients = _points(special(_stage_points, "_stage_gradients", TILES=_output_tiles))
 
 
-@kernel("R* R* R* int int int int int R")
-def _stage_products(lo, hi, slot, a, b, y, ta, tb, m, n, k, beta):
-    """The second stage: y[e] (m, n) = op(a[e]) op(b[e]) + beta y[e], a sum over k, at points e."""
-    for e in range(lo, hi):
-        gemm(ta, tb, m, n, k, R(1), at(a, e * m * k), m if ta else k, at(b, e * k * n),
-             k if tb else n, beta, at(y, e * m * n), n)  # fmt: skip
+@kernel("R* R* R*" + " int" * 6)
+def _stage_products(lo, hi, slot, v, u, m, count, c, blocks, far, of, to):
+    """The second stage: m = v u for the items (point, _ROWS tiles) lo..hi."""
+    parts = (count + _ROWS - 1) // _ROWS
+    for i in range(lo, hi):
+        e, t = i // parts, i % parts * _ROWS
+        _multiply(at(v, t * 36 * of + e * of), at(u, e * far), at(m, t * 36 * to + e * to),
+                  min(_ROWS, count - t), c, blocks, far, of, to)  # fmt: skip
 
 
-@kernel("R* R* R* R* R* int int int int int int int")
-def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, count, oh, ow, k, th, tw, size):
-    """The third stage: y (N, oh, ow, k) from m (36, count, k)."""
-    _to_outputs(m, y, at(scratch, slot * size), bias, zero, lo, hi, 0, count, oh, ow, k, th, tw)
+@kernel("R* R* R* R* R*" + " int" * 6)
+def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, oh, ow, k, th, tw, to):
+    """The third stage: y (N, oh, ow, k) from m."""
+    half = at(scratch, slot * _HALF)
+    _to_outputs(m, y, half, bias, zero, lo, hi, 0, oh, ow, k, th, tw, 36 * to, to)
+
+
+@device
+def _sums(g, x, m, n, k, most, to, add):
+    """m (k, BLOCK) (+)= products of n tiles of g (blocks, most, BLOCK) and of a block of x."""
+    for p in range(0, n, 2 * _DEEP):
+        for f in range(0, k, BLOCK):
+            panel(min(BLOCK, k - f), min(2 * _DEEP, n - p), at(g, f * most + p * BLOCK), 1, BLOCK,
+                  at(x, p * BLOCK), BLOCK, at(m, f * 36 * to), 36 * to, add or p > 0)  # fmt: skip
+
+
+@kernel("R* R* R*" + " int" * 8)
+def _stage_sums(lo, hi, slot, g, x, m, k, blocks, count, most, of_g, of_x, to, add):
+    """The second stage for m (k, 36, to), for the panels (point, block of x) lo..hi."""
+    for i in range(lo, hi):
+        e, b = i // blocks, i % blocks
+        _sums(at(g, e * of_g), at(x, e * of_x + b * most * BLOCK), at(m, e * to + b * BLOCK),
+              count, k, most, to, add != 0)  # fmt: skip
+
+
+@kernel("R* R* R* R* R*" + " int" * 8 + " " + _SIZES)
+def _tile_sums(lo, hi, slot, g, x, m, zero, scratch, size, span, total, most, blocks, of_g, of_x,
+               to, h, w, c, oh, ow, k, th, tw, ph, pw):  # fmt: skip
+    """m[i] (k, 36, to) = the products of tiles of g and x over the i-th span of tiles."""
+    half = at(scratch, slot * size)
+    xs = at(half, _HALF)
+    gs = at(xs, 36 * of_x)
+    for i in range(lo, hi):
+        for t in range(i * span, min(i * span + span, total), most):
+            end = min(t + most, i * span + span, total)
+            _input_tiles(x, xs, half, zero, t, end, t, h, w, c, th, tw, ph, pw,
+                         BLOCK, most * BLOCK, of_x)  # fmt: skip
+            _output_tiles(g, gs, half, zero, t, end, t, oh, ow, k, th, tw, 0, 0,
+                          BLOCK, most * BLOCK, of_g)  # fmt: skip
+            for e in range(36):
+                for b in range(blocks):
+                    _sums(at(gs, e * of_g), at(xs, e * of_x + b * most * BLOCK),
+                          at(m, (i * k * 36 + e) * to + b * BLOCK), end - t, k, most, to,
+                          t > i * span)  # fmt: skip
 
 
 # ---- launchers -----------------------------------------------------------------------------------
@@ -219,52 +325,76 @@ def correlate(
 
     turned: w (C, K, 3, 3) is turned round, as for the input gradient, whose padding is 2 - padding.
     """
-    v, tiles, half = _sizes(x, y, padding)
-    u = empty((36, *w.shape[:2]), x.dtype)
+    v, tiles = _sizes(x, y, padding)
+    blocks = -(-v.k // BLOCK)
+    of, to, far = _odd(v.c), _odd(v.k), (v.c + 1) * BLOCK
+    u = empty((blocks, 36, far), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
-    launch(_weights_to_points, len(w), _SHARE, g, contiguous(w), u, *w.shape[:2])
-    zero = np.zeros(max(v.c, v.k), x.dtype)
+    taps = Scratch(45 * _RUN)
+    launch(_weights_to_points, blocks, 1, g, contiguous(w), u, taps, v.k, v.c, far, turned)
+    zero = np.zeros(max(v.c, to), x.dtype)
     shift = zero if bias is None else contiguous(bias)
     if tiles > _FEW:
-        size = half + 36 * _BLOCK * (v.c + v.k)
-        launch(_convolve, tiles, _BLOCK, x, u, shift, zero, y, Scratch(size), size, turned, *v)
+        size = _HALF + 36 * _TILES * (of + to)
+        args = (x, u, shift, zero, y, Scratch(size), size, blocks, far, of, to)
+        launch(_convolve, tiles, _TILES, *args, *v)
         return
-    points = _at_points(x, v, zero, half, 0, tiles, False)
-    m = empty((36, tiles, v.k), x.dtype)
-    launch(_stage_products, 36, 1, points, u, m, False, not turned, tiles, v.k, v.c, 0.0)
-    args = (tiles, v.oh, v.ow, v.k, v.th, v.tw, half)
-    launch(_stage_outputs, tiles, _SHARE, m, y, shift, zero, Scratch(half), *args)
+    points, m = empty((tiles, 36, of), x.dtype), empty((tiles, 36, to), x.dtype)
+    _at_points(_stage_inputs, x, points, zero, 0, tiles, (36 * of, BLOCK, of), v)
+    launch(_stage_products, 36 * -(-tiles // _ROWS), 1, points, u, m, tiles, v.c, blocks, far, of, to)
+    args = (m, y, shift, zero, Scratch(_HALF), v.oh, v.ow, v.k, v.th, v.tw, to)
+    launch(_stage_outputs, tiles, _SHARE, *args)
 
 
-def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int, int]:
-    """Sizes of y (N, OH, OW, K) = x (N, H, W, C) * w, tiles, numbers of a half-done tile."""
+def _odd(n: int) -> int:
+    """Room for n numbers: an odd number of blocks, so that strides of it use all of a cache."""
+    return (-(-n // BLOCK) | 1) * BLOCK
+
+
+def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int]:
+    """Sizes of y (N, OH, OW, K) = x (N, H, W, C) * w, and tiles."""
     (n, h, w, c), (_, oh, ow, k) = x.shape, y.shape
     th, tw = -(-oh // 4), -(-ow // 4)
-    return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw, 40 * max(c, k)
+    return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw
 
 
 def _at_points(
-    x: Array, v: Sizes, zero: Array, half: int, first: int, count: int, gradient: bool
-) -> Array:
-    """(36, count, C): tiles of x (an input, or a gradient of outputs) from `first` on."""
-    sizes = (v.oh, v.ow, v.k, v.th, v.tw, 0, 0) if gradient else (*v[:3], *v[6:])
-    made = empty((36, count, x.shape[3]), x.dtype)
-    stage = _stage_gradients if gradient else _stage_inputs
-    launch(stage, count, _SHARE, x, made, zero, Scratch(half), first, count, *sizes, half)
-    return made
+    stage: Kernel, x: Array, to: Array, zero: Array, first: int, count: int, strides: tuple,
+    v: Sizes,
+) -> None:  # fmt: skip
+    """Tiles of x (an input, or a gradient of outputs) from `first` on, put at the points."""
+    sizes = (*v[:3], *v[6:]) if stage is _stage_inputs else (v.oh, v.ow, v.k, v.th, v.tw, 0, 0)
+    launch(stage, count, _SHARE, x, to, zero, Scratch(_HALF), first, *strides, *sizes)
 
 
 def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
     """The adjoint of `correlate` in w (K, C, 3, 3), at g (N, OH, OW, K)."""
-    v, tiles, half = _sizes(x, g, padding)
-    m = empty((36, v.k, v.c), x.dtype)
+    v, tiles = _sizes(x, g, padding)
+    blocks, high = (-(-n // BLOCK) for n in (v.c, v.k))
+    to = _odd(v.c)
     zero = np.zeros(max(v.c, v.k), x.dtype)
-    # … or more, so that m is not read and written too often.
-    span = max(_SPAN // (36 * (v.c + v.k)), 4 * v.k * v.c // (v.k + v.c))
-    for first in range(0, tiles, span):
-        n = min(span, tiles - first)
-        xs, gs = (_at_points(a, v, zero, half, first, n, a is g) for a in (x, g))
-        launch(_stage_products, 36, 1, gs, xs, m, True, False, v.k, v.c, n, float(first > 0))
+    size = 36 * v.k * to
+    if size <= _SUMS:  # every part of the tiles has its own sums
+        span = -(-tiles // max(4, min(16, 1 << (4 * _SUMS // size).bit_length() - 1)))
+        most = min(span, max(_MOST, _BUFFER // (36 * (v.c + v.k))))
+    else:
+        span, most = tiles, min(tiles, 4 * v.k * v.c // (v.k + v.c))
+    parts = -(-tiles // span)
+    m = empty((parts, v.k, 36, to), x.dtype)
+    of_x, of_g = ((n * most + 1) * BLOCK for n in (blocks, high))
+    if size <= _SUMS:
+        room = _HALF + 36 * (of_x + of_g)
+        sizes = (room, span, tiles, most, blocks, of_g, of_x, to)
+        launch(_tile_sums, parts, 1, g, x, m, zero, Scratch(room), *sizes, *v)
+    else:
+        xs, gs = empty((36, of_x), x.dtype), empty((36, of_g), x.dtype)
+        for t in range(0, tiles, most):
+            n = min(most, tiles - t)
+            _at_points(_stage_inputs, x, xs, zero, t, n, (BLOCK, most * BLOCK, of_x), v)
+            _at_points(_stage_gradients, g, gs, zero, t, n, (BLOCK, most * BLOCK, of_g), v)
+            sizes = (v.k, blocks, n, most, of_g, of_x, to, t > 0)
+            launch(_stage_sums, 36 * blocks, 1, gs, xs, m, *sizes)
     w = empty((v.k, v.c, 3, 3), x.dtype)
-    launch(_weights_from_points, v.k, _SHARE, _G, m, w, v.k, v.c)
+    taps = Scratch(9 * BLOCK)
+    launch(_weights_from_points, v.k, _SHARE, _G, m, w, taps, parts, v.k, v.c, to)
     return w
