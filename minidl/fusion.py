@@ -241,7 +241,7 @@ class Pointwise(Op):
                         error=DTypeError, **{name: value})  # fmt: skip
                 names.append(name)
                 values.append(value)
-                sources.append((i, name, value))
+                sources.append((i, name, None if hasattr(value, "dtype") else value))
             else:
                 require(value is None or isinstance(value, (str, bool)), self.name,
                         "takes tensors and numbers", error=DTypeError, **{name: value})  # fmt: skip

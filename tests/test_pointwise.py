@@ -265,6 +265,20 @@ def test_a_dropped_function_leaves_nothing_behind():
     assert graph() is None
 
 
+def test_a_call_with_numbers_left_out_keeps_no_array():
+    """Regression: what fetches the arguments kept the first call's arrays of every shape."""
+
+    @pointwise
+    def f(x, *, slope, shift=1.0):
+        return x * slope + shift
+
+    x = np.ones(3, np.float32)
+    kept = weakref.ref(x)
+    f(x, slope=2.0)
+    del x
+    assert kept() is None
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ShapeError, match=r"add: shapes must broadcast; got x \(3,\) float64, y"):
         pw.add(np.ones(3), np.ones(4))

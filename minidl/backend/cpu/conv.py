@@ -157,15 +157,15 @@ def conv2d(
 ) -> Array:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
     v, row, block = _plan(x.shape, w.shape, stride, padding, dilation, groups, 64)
-    n = x.shape[0]
+    n, xs = x.shape[0], nhwc(x)
+    if _is_product(v):
+        return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
     y = empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
-    xs, ys = nhwc(x), nhwc(y)
+    ys = nhwc(y)
     if _is_depthwise(v):
         depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
     elif _is_winograd(v, n, x.dtype):
         winograd.correlate(xs, w, b, ys, padding)
-    elif _is_product(v):
-        return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
     else:
         weights, bias = contiguous(w.transpose(0, 2, 3, 1)), xs if b is None else contiguous(b)
         args = (xs, weights, bias, ys, Scratch(block * row))
@@ -178,6 +178,8 @@ def conv2d_input_grad(
 ) -> Array:
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
     v, row, block = _plan(x_shape, w.shape, stride, padding, dilation, groups, 64)
+    if _is_product(v):
+        return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
     n = x_shape[0]
     x = empty_nchw(n, v.c, v.h, v.w, g.dtype)
     if _is_depthwise(v):
@@ -186,8 +188,6 @@ def conv2d_input_grad(
         depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
     elif _is_winograd(v, n, x.dtype):
         winograd.correlate(nhwc(g), w, None, nhwc(x), (2 - v.ph, 2 - v.pw), turned=True)
-    elif _is_product(v):
-        return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
     else:
         images = max(1, block // max(v.oh * v.ow, 1))
         args = (nhwc(g), contiguous(w.transpose(0, 2, 3, 1)), nhwc(x), Scratch(block * row))

@@ -2,8 +2,9 @@
 
 A large array is a view of a block leased from the pool. The lease is the array's `base`; when the
 last view is gone, the lease's finaliser hands the block back. Sizes are rounded up to eighths of a
-power of two, and a block serves later requests of its own rounded size; free ones are unmapped when
-they would take the total more than a quarter above the high-water mark.
+power of two, and a block serves later requests of its own rounded size. No more is mapped than twice
+what was in use at once: a step that repeats finds its blocks again, and shapes that change make the
+longest idle ones go. Mapping anew costs more than many a kernel: the system clears every page.
 """
 
 import collections
@@ -42,9 +43,10 @@ class Pool:
         size = -(-nbytes // step) * step
         with self.lock:
             self.collect()
-            stack = self.free.get(size)
+            stack = self.free.get(size) or self.larger(size)
             if stack:
                 block = stack.pop()
+                size = len(block)
                 self.idle -= size
                 self.reused += 1
             else:
@@ -58,8 +60,15 @@ class Pool:
             self.peak = max(self.peak, self.used)
         return block
 
+    def larger(self, size: int) -> list[mmap.mmap]:
+        """Idle blocks of up to twice a size, once mapping one more would go over the limit."""
+        if self.idle + self.used + size <= 2 * (self.peak + _HUGE):
+            return []
+        fitting = [n for n, stack in self.free.items() if stack and size < n <= 2 * size]
+        return self.free[min(fitting)] if fitting else []
+
     def collect(self) -> None:
-        """Take back what finalisers returned; unmap the longest idle above the high-water mark."""
+        """Take back what finalisers returned."""
         while self.returned:
             block = self.returned.popleft()
             size = len(block)
