@@ -105,7 +105,8 @@ W, B = rng.normal(size=4), rng.normal(size=4)
 MEAN, VAR = rng.normal(size=4), rng.uniform(0.5, 2, 4)
 OPS = {
     "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
-    "relu": lambda x, w, b: batch_norm_with(x.flip(0), True, x, None, None, w, b, True, 0.1, 1e-5),
+    "relu": lambda x, w, b: batch_norm_with(None, True, x, None, None, w, b, True, 0.1, 1e-5),
+    "more": lambda x, w, b: batch_norm_with(x.flip(0), True, x, None, None, w, b, True, 0.1, 1e-5),
     "eval": lambda x, w, b: F.batch_norm(x, MEAN, VAR, w, b, False),
     "group": lambda x, w, b: F.group_norm(x, 2, w, b),
     "instance": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
@@ -119,6 +120,17 @@ def test_gradients(name):
     """First and second derivatives, with and without weights."""
     check_gradients(OPS[name], X, W, B)
     check_gradients(lambda x: OPS[name](x, tensor(W, False), tensor(B, False)), X)
+
+
+@pytest.mark.parametrize("c", [3, 16, 300])
+def test_the_gradient_is_gated_just_where_the_result_is_zero(c):
+    """Backward finds the sign of the result again from the input, to the last bit."""
+    x, g = (rng.normal(size=(32, c, 20, 20)).astype(np.float32) for _ in range(2))
+    w, b = rng.normal(size=c).astype(np.float32), tensor(rng.normal(size=c).astype(np.float32))
+    y = batch_norm_with(None, True, tensor(x), None, None, tensor(w), b, True, 0.1, 1e-5)
+    y.backward(tensor(g, False))
+    gated = np.where(y.detach().numpy() > 0, g, 0).astype(np.float64)
+    np.testing.assert_allclose(b.grad.numpy(), gated.sum((0, 2, 3)), atol=2e-3)
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -58,15 +58,15 @@ def normalise_batch(x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool
 
     x (N, C, ...); w, b (C,) or None; more like x or None -> y like x, mean (C,), biased variance
     (C,), of which only y is differentiated. y is relu(normalised x + more) where these are asked
-    for. Saves x, w, two numbers a channel and, for relu, y.
+    for. Saves x, w, b, two numbers a channel and, for relu behind more, y.
     """
     be = backend.of(x)
     y, m, var = be.batch_norm(x, w, b, more, eps, relu)
 
-    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any, y: Any) -> Any:
-        return be.batch_norm_grad(g[0], x, w, m, var, y, eps)
+    def vjp(g: Any, need: Any, x: Any, w: Any, b: Any, m: Any, var: Any, y: Any) -> Any:
+        return be.batch_norm_grad(g[0], x, w, b, m, var, y, eps, relu)
 
-    return (y, m, var), (x, w, m, var, y if relu else None), vjp
+    return (y, m, var), (x, w, b, m, var, y if relu and more is not None else None), vjp
 
 
 @pointwise

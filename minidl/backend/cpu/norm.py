@@ -19,6 +19,7 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc
 
 Three = tuple[Array, Array, Array]
 _WIDE = 256  # columns up to which rows are folded
+BY_RESULT, BY_INPUT = 1, 2  # how a relu's gradient is gated
 
 
 @kernel("R* R* int int int int")
@@ -92,28 +93,38 @@ def column_affine(
                 dst[c] = R(0) if relu and v <= R(0) else v
 
 
-@kernel("R* R* R* R* R* R* int int int int int")
-def column_grad_sums(lo, hi, slot, g, x, y, gated, mean, part, relu, rows, width, step, pieces):
+@kernel("R* R* R* R* R* R* R* R* int int int int int")
+def column_grad_sums(
+    lo, hi, slot, g, x, y, gated, mean, scale, shift, part, gate, rows, width, step, pieces
+):
     """part[piece] = sum of g, sum of g * (x - mean), of each column over the piece's rows.
 
-    relu: g counts, and is written to gated, only where y > 0.
+    gate: g counts only where y > 0, and is written to gated (BY_RESULT), or only where
+    (x - mean) * scale + shift, as in column_affine, is (BY_INPUT).
     """
     for t in range(lo, hi):
         s, first = t // pieces, (t % pieces) * step
-        u, p = at(mean, s * width), at(part, t * 2 * width)
+        u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
+        p = at(part, t * 2 * width)
         q = at(p, width)
         for c in range(2 * width):
             p[c] = R(0)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
             gi, xi = at(g, i * width), at(x, i * width)
-            if relu:
+            if gate == BY_INPUT:
+                for c in range(width):
+                    d = xi[c] - u[c]
+                    v = R(0) if d * a[c] + b[c] <= R(0) else gi[c]
+                    p[c] += v
+                    q[c] += v * d
+                continue
+            if gate == BY_RESULT:
                 yi, dst = at(y, i * width), at(gated, i * width)
                 for c in range(width):
                     dst[c] = R(0) if yi[c] <= R(0) else gi[c]
                 gi = dst
             for c in range(width):
                 p[c] += gi[c]
-            for c in range(width):
                 q[c] += gi[c] * (xi[c] - u[c])
 
 
@@ -130,17 +141,25 @@ def add_pieces(lo, hi, slot, part, out, pieces, fold, c):
                 dst[j] += p[j]
 
 
-@kernel("R* R* R* R* R* R* R* int int int int")
-def column_grad(lo, hi, slot, g, x, dx, mean, k1, k2, k3, rows, width, step, pieces):
-    """dx = k1 * g + k2 * (x - mean) + k3, with one value a segment and column."""
+@kernel("R* R* R* R* R* R* R* R* R* int int int int int")
+def column_grad(
+    lo, hi, slot, g, x, dx, mean, scale, shift, k1, k2, k3, gate, rows, width, step, pieces
+):
+    """dx = k1 * g + k2 * (x - mean) + k3, with one value a segment and column; gate: as above."""
     for t in range(lo, hi):
         s, first = t // pieces, (t % pieces) * step
-        u, a = at(mean, s * width), at(k1, s * width)
-        b, d = at(k2, s * width), at(k3, s * width)
+        u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
+        w1, w2, w3 = at(k1, s * width), at(k2, s * width), at(k3, s * width)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
             gi, xi, dst = at(g, i * width), at(x, i * width), at(dx, i * width)
-            for c in range(width):
-                dst[c] = a[c] * gi[c] + (b[c] * (xi[c] - u[c]) + d[c])
+            if gate == BY_INPUT:
+                for c in range(width):
+                    d = xi[c] - u[c]
+                    v = R(0) if d * a[c] + b[c] <= R(0) else gi[c]
+                    dst[c] = w1[c] * v + (w2[c] * d + w3[c])
+            else:
+                for c in range(width):
+                    dst[c] = w1[c] * gi[c] + (w2[c] * (xi[c] - u[c]) + w3[c])
 
 
 @kernel("R* R* R* R* R* R* int R int", fast=True)
@@ -254,7 +273,8 @@ def _columns_norm(
     launch(combine_moments, segments, 1 + (segments >> 8), part, means, m2, *sizes)
     mean = means.mean(2, keepdims=True)
     var = (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / max(rows * c // groups, 1)
-    scale = _or(w, 1, c, x.dtype).reshape(groups, -1) / np.sqrt(var + eps)
+    var = var.astype(x.dtype)  # backward finds the same scale
+    scale = _or(w, 1, c, x.dtype).reshape(groups, -1) / np.sqrt(var.astype(np.float64) + eps)
     vectors = (np.broadcast_to(mean, means.shape).reshape(segments, c), scale.reshape(segments, c))
     y = empty(v.shape, x.dtype)
     shift = _or(b, 0, c, x.dtype)[None]
@@ -262,28 +282,31 @@ def _columns_norm(
     p.run(
         column_affine, v, v if more is None else columns(more), y, *spread, more is not None, relu
     )
-    return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0].astype(x.dtype)
+    return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0]
 
 
 def _columns_grad(
-    g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable, y: Maybe = None
-) -> tuple[Array, Array, Array, Array]:
+    g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable, gate: int = 0, y: Maybe = None,
+    affine: tuple[Maybe, Maybe] = (None, None),
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """dx, dw, db; slopes gives k1, k2, k3 of `column_grad` from the sums of g and g * (x - mean).
 
-    mean, rstd and k1 … k3 are (segments, C), the sums (2, segments, C) in double. y: the result
-    behind a relu, by whose sign g is gated first. g (gated) comes fourth.
+    mean, rstd and k1 … k3 are (segments, C), the sums (2, segments, C) in double. gate: of a relu
+    behind it, by its result y or by the input and the affine vectors. g, gated by y, comes fourth.
     """
     v, gv, segments, c = columns(x), columns(g), *mean.shape
-    gated = gv if y is None else empty(v.shape, x.dtype)
+    gated = empty(v.shape, x.dtype) if gate == BY_RESULT else gv
     p = plan(segments, v.shape[0] * v.shape[1] // max(segments, 1), c)
     part = empty((segments * p.pieces, 2, p.width), x.dtype)
     spread, ys = p.spread(mean, x.dtype), v if y is None else columns(y)
-    p.run(column_grad_sums, gv, v, ys, gated, spread, part, y is not None)
+    vectors = [spread if a is None else p.spread(a[None], x.dtype) for a in affine]
+    p.run(column_grad_sums, gv, v, ys, gated, spread, *vectors, part, gate)
     out = np.empty((segments, 2, c))
     launch(add_pieces, segments, 1 + (segments >> 8), part, out, p.pieces, p.fold, c)
     sums = out.transpose(1, 0, 2)
     dx = empty(v.shape, x.dtype)
-    p.run(column_grad, gated, v, dx, *(p.spread(k, x.dtype) for k in (mean, *slopes(sums))))
+    factors = (p.spread(k, x.dtype) for k in slopes(sums))
+    p.run(column_grad, gated, v, dx, spread, *vectors, *factors, gate)
     dw, db = (sums[1] * rstd).sum(0), sums[0].sum(0)
     shaped = (uncolumns(a, x.shape) for a in (dx, gated))
     return next(shaped), dw.astype(x.dtype), db.astype(x.dtype), next(shaped)
@@ -299,9 +322,10 @@ def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool
 
 
 def batch_norm_grad(
-    g: Array, x: Array, w: Maybe, mean: Array, var: Array, y: Maybe, eps: float
-) -> tuple[Array, Array, Array, Array]:
-    """Gradients of batch_norm's x, w, b and more; y: its result where it ended in a relu."""
+    g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, y: Maybe, eps: float,
+    relu: bool,
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
     rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
     k1 = _or(w, 1, len(mean), x.dtype) * rstd
     rows = x.size // max(len(mean), 1) or 1
@@ -309,7 +333,9 @@ def batch_norm_grad(
     def slopes(sums: Array) -> tuple:
         return k1, -k1 * rstd * rstd * sums[1] / rows, -k1 * sums[0] / rows
 
-    return _columns_grad(g, x, mean[None], rstd, slopes, y)
+    gate = 0 if not relu else BY_INPUT if y is None else BY_RESULT
+    affine = (k1[0], _or(b, 0, len(mean), x.dtype))
+    return _columns_grad(g, x, mean[None], rstd, slopes, gate, y, affine)
 
 
 def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:
