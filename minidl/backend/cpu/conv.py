@@ -1,27 +1,34 @@
-"""Convolution on channels-last arrays: Winograd's for 3x3, panel im2col + GEMM, 1x1 as a GEMM.
+"""Convolution on channels-last arrays: Winograd's for 3x3, 1x1 as a product, depthwise, the rest here.
 
-A panel of output positions (64-256 rows of R·S·C numbers) is gathered into a scratch buffer that
-stays in L2 and multiplied there by the weights. Weights are (K, R, S, C/groups) in memory. The
-input gradient multiplies first and scatters the panel into its image, so chunks are whole images;
-the weight gradient keeps one partial sum per fixed range of positions.
+A chunk, some rows of an image or some whole images, is copied with its padding into scratch memory
+that stays in L2. There a row of outputs is a sum over taps of products `panel` (panel.py), whose
+operands are the image itself: neighbouring positions lie side by side. Nothing is gathered or
+packed but the weights. The input gradient takes columns of x whose taps meet the same columns of g
+together; the weight gradient keeps one partial sum per fixed range of chunks.
 """
 
+import math
 from collections import namedtuple
 
 import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
-from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch
+from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel
 from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
+from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 
 # Sizes of a 2-d convolution; the order is that of the kernels' arguments.
-Geometry = namedtuple("Geometry", "h w c oh ow k r s sh sw ph pw dh dw groups")
+Geometry = namedtuple("Geometry", "n h w c oh ow k r s sh sw ph pw dh dw groups")
+# How it is cut: columns copied, images or rows of y in a chunk, chunks, numbers of scratch memory.
+Chunks = namedtuple("Chunks", "cols many band total room")
 Pair = tuple[int, int]
-_SIZES = " ".join(["int"] * len(Geometry._fields))
+_SIZES = " ".join(["int"] * (len(Chunks._fields) + len(Geometry._fields)))
 _LEAST = 8  # channels on either side from which Winograd's algorithm gains
-_PANEL = 1 << 17  # numbers in a panel: 512 KiB of float32, half of a core's L2
+_ROOM = 1 << 16  # numbers of x in a chunk: half of a core's L2
+_POSITIONS = 128  # in a chunk, so that the weights are not read too often
+_PARTS = 1 << 20  # numbers of partial sums of a weight gradient: 4 MiB
 
 
 def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
@@ -29,123 +36,203 @@ def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
     return (n + 2 * pad - dilation * (k - 1) - 1) // stride + 1
 
 
-@device
-def _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, c0, cg, back):
-    """Rows lo..hi of the im2col matrix (positions, r·s·cg), channels c0..c0+cg, and the panel p.
+@kernel("R* R* int int int int int int")
+def _pack(lo, hi, slot, w, y, blocks, outputs, inputs, taps, across, along):
+    """Blocks lo..hi of y (groups, blocks, taps, inputs, BLOCK), the weights as panels.
 
-    The panel is filled from the image x, or (back: the adjoint) added into it.
+    In w a group's outputs and inputs are `across` and `along` apart, and its taps side by side.
     """
+    for i in range(lo, hi):
+        g, first = i // blocks, i % blocks * BLOCK
+        of = at(w, g * outputs * inputs * taps)
+        for t in range(taps):
+            for j in range(inputs):
+                to = at(y, ((i * taps + t) * inputs + j) * BLOCK)
+                for o in range(BLOCK):
+                    there = first + o < outputs
+                    to[o] = of[(first + o) * across + j * along + t] if there else R(0)
+
+
+@device
+def _place(p, x, rows, cols, top, left, h, w, c):
+    """p (rows, cols, c) = x (h, w, c) from its row `top` on, behind `left` columns; zeros beyond."""
+    for u in range(rows):
+        y, row = top + u, at(p, u * cols * c)
+        inside = y >= 0 and y < h
+        start = min(left, cols) if inside else cols
+        end = max(start, min(cols, left + w))
+        for e in range(start * c):
+            row[e] = R(0)
+        move(at(row, start * c), at(x, y * w * c), (end - start) * c)
+        for e in range(end * c, cols * c):
+            row[e] = R(0)
+
+
+@device
+def _spill(y, p, rows, n, apart):
+    """n columns of p (rows, BLOCK) to y, whose rows are so far apart."""
+    for j in range(rows):
+        for e in range(n):
+            y[j * apart + e] = p[j * BLOCK + e]
+
+
+@kernel("R* R* R* R* R* int " + _SIZES)
+def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, room,
+             n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
+    """y = x * wt (groups, blocks, r, s, c/groups, BLOCK) + bias, for chunks lo..hi."""
+    cg, kg, bands = c // groups, k // groups, (oh + band - 1) // band
+    tall, blocks = (band - 1) * sh + (r - 1) * dh + 1, (kg + BLOCK - 1) // BLOCK
+    p = at(scratch, slot * room)
+    rest = at(p, many * tall * cols * c)
+    joined = s if dw == 1 and groups == 1 else 1  # taps that lie side by side
     for t in range(lo, hi):
-        n = t // (oh * ow)
-        u = t - n * oh * ow
-        i = u // ow
-        j = u - i * ow
-        for a in range(r):
-            y = i * sh - ph + a * dh
-            x0 = j * sw - pw
-            whole = dw == 1 and cg == c and x0 >= 0 and x0 + s <= w  # the taps lie side by side
-            taps, size = (1, s * c) if whole else (s, cg)
-            for b in range(taps):
-                xx = x0 + b * dw
-                q = at(p, (((t - lo) * r + a) * s + b) * cg)
-                v = at(x, ((n * h + y) * w + xx) * c + c0)
-                if y < 0 or y >= h or xx < 0 or xx >= w:
-                    if not back:
-                        for e in range(size):
-                            q[e] = R(0)
-                elif back:
-                    for e in range(size):
-                        v[e] += q[e]
-                else:
-                    for e in range(size):
-                        q[e] = v[e]
-
-
-@kernel("R* R* R* R* R* int int " + _SIZES)
-def _forward(lo, hi, slot, x, wt, bias, y, panel, biased, block,
-             h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """y[t] = sum over taps of x·w (+ bias) for positions lo..hi."""
-    cg, kg = c // groups, k // groups
-    row = r * s * cg
-    p = at(panel, slot * block * row)
-    for t in range(lo, hi):
-        for e in range(k):
-            y[t * k + e] = bias[e] if biased else R(0)
-    for g in range(groups):
-        weights = at(wt, g * kg * row)
-        out = at(y, lo * k + g * kg)
-        _walk(p, x, lo, hi, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, g * cg, cg, False)
-        gemm(0, 1, hi - lo, kg, row, R(1), p, row, weights, row, R(1), out, k)
-
-
-@kernel("R* R* R* R* int " + _SIZES)
-def _input_grad(lo, hi, slot, g, wt, x, panel, block,
-                h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """x[n] = the adjoint of the convolution at g[n], for images lo..hi."""
-    cg, kg = c // groups, k // groups
-    row = r * s * cg
-    p = at(panel, slot * block * row)
-    for e in range(lo * h * w * c, hi * h * w * c):
-        x[e] = R(0)
-    start, stop = lo * oh * ow, hi * oh * ow
-    while start < stop:
-        end = min(start + block, stop)
-        for q in range(groups):
-            gemm(0, 0, end - start, row, kg, R(1), at(g, start * k + q * kg), k,
-                 at(wt, q * kg * row), row, R(0), p, row)  # fmt: skip
-            _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, q * cg, cg, True)
-        start = end
+        n0, i0 = t // bands * many, t % bands * band
+        rows = min(band, oh - i0)
+        for m in range(min(many, n - n0)):
+            _place(at(p, m * tall * cols * c), at(x, (n0 + m) * h * w * c), tall, cols,
+                   i0 * sh - ph, pw, h, w, c)  # fmt: skip
+        for q in range(groups * blocks):
+            first = q // blocks * kg + q % blocks * BLOCK
+            few = min(BLOCK, (q // blocks + 1) * kg - first)
+            weights = at(wt, q * r * s * cg * BLOCK)
+            for u in range(min(many, n - n0) * rows):
+                m, i = u // rows, u % rows
+                out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
+                to, apart = (out, k) if few == BLOCK else (rest, BLOCK)
+                for e in range(ow * few if biased else 0):
+                    to[e // few * apart + e % few] = bias[first + e % few]
+                for a in range(r):
+                    row = at(p, (m * tall + i * sh + a * dh) * cols * c + q // blocks * cg)
+                    for b in range(0, s, joined):
+                        panel(ow, joined * cg, at(row, b * dw * c), sw * c, 1,
+                              at(weights, (a * s + b) * cg * BLOCK), BLOCK, to, apart,
+                              biased or a + b > 0)  # fmt: skip
+                if few < BLOCK:
+                    _spill(out, rest, ow, few, k)
 
 
 @kernel("R* R* R* R* int int int " + _SIZES)
-def _weight_grad(lo, hi, slot, x, g, part, panel, block, span, total,
-                 h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """part[i] = g^T im2col(x) over the i-th span of positions, as (k, r·s·cg)."""
+def _input_grad(lo, hi, slot, g, wt, x, scratch, left, wide, room, cols, many, band, total, unused,
+                n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
+    """x = the adjoint at g, wt being (groups, blocks, r, s, k/groups, BLOCK), for images lo..hi.
+
+    g lies behind `left` of `wide` columns, the rest of which are zeros.
+    """
     cg, kg = c // groups, k // groups
-    row = r * s * cg
-    p = at(panel, slot * block * row)
-    for i in range(lo, hi):
-        out = i * k * row
-        for e in range(k * row):
-            part[out + e] = R(0)
-        start, stop = i * span, min(i * span + span, total)
-        while start < stop:
-            end = min(start + block, stop)
-            for q in range(groups):
-                to = at(part, out + q * kg * row)
-                rows = at(g, start * k + q * kg)
-                _walk(p, x, start, end, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw,
-                      q * cg, cg, False)  # fmt: skip
-                gemm(1, 0, kg, row, end - start, R(1), rows, k, p, row, R(1), to, row)
-            start = end
+    blocks = (cg + BLOCK - 1) // BLOCK
+    p = at(scratch, slot * room)
+    rest = at(p, oh * wide * k)
+    for m in range(lo, hi):
+        _place(p, at(g, m * oh * ow * k), oh, wide, 0, left, oh, ow, k)
+        for q in range(groups * blocks):
+            first = q // blocks * cg + q % blocks * BLOCK
+            few = min(BLOCK, (q // blocks + 1) * cg - first)
+            for u in range(h * min(sw, w)):
+                y, j = u // min(sw, w), u % min(sw, w)  # the columns j, j + sw, … of row y
+                count = (w - j + sw - 1) // sw
+                out = at(x, ((m * h + y) * w + j) * c + first)
+                to, apart = (out, sw * c) if few == BLOCK else (rest, BLOCK)
+                add = False
+                for a in range(r):
+                    i = y + ph - a * dh
+                    for b in range(s if i >= 0 and i % sh == 0 and i // sh < oh else 0):
+                        v = j + pw - b * dw
+                        if v % sw == 0:
+                            panel(count, kg,
+                                  at(p, (i // sh * wide + left + v // sw) * k + q // blocks * kg),
+                                  k, 1, at(wt, ((q * r + a) * s + b) * kg * BLOCK), BLOCK,
+                                  to, apart, add)  # fmt: skip
+                            add = True
+                for e in range(0 if add else count * few):
+                    to[e // few * apart + e % few] = R(0)
+                if few < BLOCK:
+                    _spill(out, rest, count, few, sw * c)
+
+
+@kernel("R* R* R* R* int int " + _SIZES)
+def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band, total, room,
+                 n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
+    """part[i] (k, r, s or 1, wide) = the gradient of the i-th span of chunks.
+
+    wide 0: few inputs, as of a picture's colours, are rows of the panels: part is (r, s c, k).
+    """
+    cg, kg, bands = c // groups, k // groups, (oh + band - 1) // band
+    tall, blocks = (band - 1) * sh + (r - 1) * dh + 1, (kg + BLOCK - 1) // BLOCK
+    joined = s if dw == 1 and groups == 1 else 1
+    line = r * (s // joined) * wide
+    size = k * line if wide > 0 else k * r * s * c
+    p = at(scratch, slot * room)
+    for e in range(lo * size, hi * size):
+        part[e] = R(0)
+    for t in range(lo * span, min(hi * span, total)):
+        n0, i0 = t // bands * many, t % bands * band
+        rows = min(band, oh - i0)
+        for m in range(min(many, n - n0)):
+            _place(at(p, m * tall * cols * c), at(x, (n0 + m) * h * w * c), tall, cols,
+                   i0 * sh - ph, pw, h, w, c)  # fmt: skip
+        for q in range(groups * blocks):
+            first = q // blocks * kg + q % blocks * BLOCK
+            few = min(BLOCK, (q // blocks + 1) * kg - first)
+            to = at(part, t // span * size + first * max(line, 1))
+            for v in range(r * (s // joined)):
+                a, b = v // (s // joined), v % (s // joined)
+                for c0 in range(0, joined * cg, BLOCK):
+                    for u in range(min(many, n - n0) * rows):
+                        m, i = u // rows, u % rows
+                        of = ((m * tall + i * sh + a * dh) * cols + b * dw) * c
+                        row = at(g, ((n0 + m) * oh + i0 + i) * ow * k + first)
+                        if wide == 0:
+                            panel(s * c, ow, at(p, of), 1, sw * c, row, k, at(to, a * s * c * k), k,
+                                  True)  # fmt: skip
+                        else:
+                            panel(few, ow, row, 1, k, at(p, of + q // blocks * cg + c0), sw * c,
+                                  at(to, v * wide + c0), line, True)  # fmt: skip
 
 
 # ---- launchers -----------------------------------------------------------------------------------
 
 
 def _plan(
-    x_shape: tuple, w_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-    least: int,
-) -> tuple[Geometry, int, int]:  # fmt: skip
-    """Sizes, numbers in a row of a panel, and its rows: as many as fit, `least` to 256."""
-    (_, c, h, w), (k, _, r, s) = x_shape, w_shape
+    x: tuple, w: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[Geometry, Chunks]:
+    """The sizes for x (N, C, H, W) and w (K, C/groups, R, S), and how the work is cut."""
+    (n, c, h, wide), (k, _, r, s) = x, w
     oh = out_size(h, r, stride[0], padding[0], dilation[0])
-    ow = out_size(w, s, stride[1], padding[1], dilation[1])
-    row = r * s * (c // groups)
-    block = max(least, min(256, _PANEL // row // 16 * 16))
-    return Geometry(h, w, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups), row, block
+    ow = out_size(wide, s, stride[1], padding[1], dilation[1])
+    cols, reach = (ow - 1) * stride[1] + (s - 1) * dilation[1] + 1, (r - 1) * dilation[0] + 1
+    line = max(cols * c, 1)
+    band = max(1, min(oh, (_ROOM // line - reach) // stride[0] + 1))
+    size = ((band - 1) * stride[0] + reach) * line
+    many = max(1, min(n, _ROOM // size, _POSITIONS // max(oh * ow, 1))) if band == oh else 1
+    total = -(-n // many) * -(-oh // band)
+    room = many * size + max(ow, 1) * BLOCK
+    sizes = Geometry(n, h, wide, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups)
+    return sizes, Chunks(cols, many, band, total, room)
 
 
-def _is_winograd(v: Geometry, n: int, dtype: np.dtype) -> bool:
+def _panels(w: Array, groups: int, turned: bool) -> Array:
+    """w (K, C/groups, R, S) packed for K outputs, or (turned) for C."""
+    k, cg, r, s = w.shape
+    kg = k // groups
+    outputs, inputs, across, along = kg, cg, cg * r * s, r * s
+    if turned:
+        outputs, inputs, across, along = inputs, outputs, along, across
+    blocks = -(-outputs // BLOCK)
+    made = empty((groups * blocks, r, s, inputs, BLOCK), w.dtype)
+    launch(_pack, len(made), 1, contiguous(w), made, blocks, outputs, inputs, r * s, across, along)
+    return made
+
+
+def _is_winograd(v: Geometry, dtype: np.dtype) -> bool:
     """Whether Winograd's algorithm serves: float32, 3x3, stride 1, and channels enough to gain."""
     plain = (v.r, v.s, v.sh, v.sw, v.dh, v.dw, v.groups) == (3, 3, 1, 1, 1, 1, 1)
     wide = min(v.c, v.k) >= _LEAST and max(v.ph, v.pw) <= 2
-    return plain and wide and dtype == np.float32 and n > 0
+    return plain and wide and dtype == np.float32 and v.n > 0
 
 
 def _is_product(v: Geometry) -> bool:
     """Whether every output is a product of one pixel with the weights."""
-    return v[6:] == (1, 1, 1, 1, 0, 0, v.dh, v.dw, 1)
+    return (v.r, v.s, v.sh, v.sw, v.ph, v.pw, v.groups) == (1, 1, 1, 1, 0, 0, 1)
 
 
 def _is_depthwise(v: Geometry) -> bool:
@@ -156,20 +243,20 @@ def conv2d(
     x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
-    v, row, block = _plan(x.shape, w.shape, stride, padding, dilation, groups, 64)
-    n, xs = x.shape[0], nhwc(x)
+    v, cut = _plan(x.shape, w.shape, stride, padding, dilation, groups)
+    xs = nhwc(x)
     if _is_product(v):
         return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
-    y = empty_nchw(n, v.k, v.oh, v.ow, x.dtype)
+    y = empty_nchw(v.n, v.k, v.oh, v.ow, x.dtype)
     ys = nhwc(y)
     if _is_depthwise(v):
         depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
-    elif _is_winograd(v, n, x.dtype):
+    elif _is_winograd(v, x.dtype):
         winograd.correlate(xs, w, b, ys, padding)
     else:
-        weights, bias = contiguous(w.transpose(0, 2, 3, 1)), xs if b is None else contiguous(b)
-        args = (xs, weights, bias, ys, Scratch(block * row))
-        launch(_forward, n * v.oh * v.ow, block, *args, b is not None, block, *v)
+        bias = xs if b is None else contiguous(b)
+        args = (xs, _panels(w, groups, False), bias, ys, Scratch(cut.room), b is not None)
+        launch(_forward, cut.total, 1, *args, *cut, *v)
     return y
 
 
@@ -177,21 +264,22 @@ def conv2d_input_grad(
     g: Array, w: Array, x_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
-    v, row, block = _plan(x_shape, w.shape, stride, padding, dilation, groups, 64)
+    v, cut = _plan(x_shape, w.shape, stride, padding, dilation, groups)
     if _is_product(v):
         return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
-    n = x_shape[0]
-    x = empty_nchw(n, v.c, v.h, v.w, g.dtype)
+    x = empty_nchw(v.n, v.c, v.h, v.w, g.dtype)
     if _is_depthwise(v):
         pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
         turned = w[:, 0, ::-1, ::-1]
         depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
-    elif _is_winograd(v, n, x.dtype):
+    elif _is_winograd(v, x.dtype):
         winograd.correlate(nhwc(g), w, None, nhwc(x), (2 - v.ph, 2 - v.pw), turned=True)
     else:
-        images = max(1, block // max(v.oh * v.ow, 1))
-        args = (nhwc(g), contiguous(w.transpose(0, 2, 3, 1)), nhwc(x), Scratch(block * row))
-        launch(_input_grad, n, images, *args, block, *v)
+        left = max(0, -(-((v.s - 1) * v.dw - v.pw) // v.sw))
+        wide = left + max(v.ow, (v.w - 1 + v.pw) // v.sw + 1)
+        room = v.oh * wide * v.k + v.w * BLOCK
+        args = (nhwc(g), _panels(w, groups, True), nhwc(x), Scratch(room), left, wide, room)
+        launch(_input_grad, v.n, 1, *args, *cut, *v)
     return x
 
 
@@ -199,19 +287,25 @@ def conv2d_weight_grad(
     g: Array, x: Array, w_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
-    v, row, block = _plan(x.shape, w_shape, stride, padding, dilation, groups, 128)
+    v, cut = _plan(x.shape, w_shape, stride, padding, dilation, groups)
     xs, gs = nhwc(x), nhwc(g)
     if _is_depthwise(v):
         found = depthwise.weight_grad(xs, gs, (v.r, v.s), stride, padding, dilation)
         return found.reshape(w_shape)
-    if _is_winograd(v, len(x), x.dtype):
+    if _is_winograd(v, x.dtype):
         return winograd.weight_grad(gs, xs, padding)
     if _is_product(v):
-        rows = len(x) * v.oh * v.ow
+        rows = v.n * v.oh * v.ow
         return matmul(gs.reshape(rows, v.k).T, xs.reshape(rows, v.c)).reshape(w_shape)
-    total = len(x) * v.oh * v.ow  # partial sums: at most 8 MiB, at least 4
-    span = max(1, -(-total // max(4, min(32, (1 << 21) // max(v.k * row, 1)))))
-    part = empty((-(-total // span), v.k, v.r, v.s, v.c // groups), x.dtype)
-    args = (xs, gs, part, Scratch(block * row), block, span, total)
-    launch(_weight_grad, len(part), 1, *args, *v)
-    return add_partials(part).transpose(0, 3, 1, 2)
+    joined = v.s if v.dw == 1 and groups == 1 else 1
+    few = joined * w_shape[1]
+    colours = joined == v.s and few < BLOCK and v.k % BLOCK == 0
+    wide = 0 if colours else -(-few // BLOCK) * BLOCK
+    shape = (v.r, few, v.k) if colours else (v.k, v.r, v.s // joined, wide)
+    span = max(1, -(-cut.total // max(4, min(32, _PARTS // max(math.prod(shape), 1)))))
+    part = empty((-(-cut.total // span), *shape), x.dtype)
+    launch(_weight_grad, len(part), 1, xs, gs, part, Scratch(cut.room), span, wide, *cut, *v)
+    found = add_partials(part)
+    if colours:
+        return found.reshape(v.r, v.s, v.c, v.k).transpose(3, 2, 0, 1)
+    return found[..., :few].reshape(v.k, v.r, v.s, w_shape[1]).transpose(0, 3, 1, 2)

@@ -1,0 +1,71 @@
+; The machine code of `panel` (panel.py), for one precision. What stands between { and } with stars
+; is written once for each of ROWS rows, # being its number.
+
+; c (ROWS, BLOCK) = a (ROWS, k) b (k, BLOCK), plus c where add is set.
+define internal void @NAME_ROWS(i64 %k, ptr noalias %a, i64 %up, i64 %over, ptr noalias %b,
+    i64 %ldb, ptr noalias %c, i64 %ldc, i1 %add) noinline nounwind {
+entry:
+*{ %oc# = mul i64 %ldc, #
+  %c# = getelementptr REAL, ptr %c, i64 %oc#
+  %q# = mul i64 %up, #
+}*  br i1 %add, label %given, label %head
+given:
+*{  %s# = load VECTOR, ptr %c#, align 4
+}*  br label %head
+head:
+*{  %z# = phi VECTOR [ zeroinitializer, %entry ], [ %s#, %given ]
+}*  %some = icmp sgt i64 %k, 0
+  br i1 %some, label %loop, label %done
+loop:
+  %p = phi i64 [ 0, %head ], [ %p1, %loop ]
+  %pa = phi ptr [ %a, %head ], [ %pa1, %loop ]
+  %pb = phi ptr [ %b, %head ], [ %pb1, %loop ]
+*{  %t# = phi VECTOR [ %z#, %head ], [ %n#, %loop ]
+}*  %v = load VECTOR, ptr %pb, align 4
+*{  %g# = getelementptr REAL, ptr %pa, i64 %q#
+  %e# = load REAL, ptr %g#
+  %h# = insertelement VECTOR poison, REAL %e#, i64 0
+  %w# = shufflevector VECTOR %h#, VECTOR poison, <BLOCK x i32> zeroinitializer
+  %n# = call VECTOR @llvm.fmuladd.SUFFIX(VECTOR %w#, VECTOR %v, VECTOR %t#)
+}*  %p1 = add nuw nsw i64 %p, 1
+  %pa1 = getelementptr REAL, ptr %pa, i64 %over
+  %pb1 = getelementptr REAL, ptr %pb, i64 %ldb
+  %more = icmp slt i64 %p1, %k
+  br i1 %more, label %loop, label %done
+done:
+*{  %f# = phi VECTOR [ %z#, %head ], [ %n#, %loop ]
+}**{  store VECTOR %f#, ptr %c#, align 4
+}*  ret void
+}
+
+;---- The same for m rows: tiles of ROWS, and one of those that are left.
+declare VECTOR @llvm.fmuladd.SUFFIX(VECTOR, VECTOR, VECTOR)
+
+define void @NAME(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %ldb, ptr %c,
+    i64 %ldc, i1 %add) nounwind {
+entry:
+  %some = icmp sgt i64 %m, 0
+  br i1 %some, label %loop, label %out
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i1, %next ]
+  %left = sub i64 %m, %i
+  %whole = icmp slt i64 %left, ROWS
+  %n = select i1 %whole, i64 %left, i64 ROWS
+  %oa = mul i64 %i, %up
+  %pa = getelementptr REAL, ptr %a, i64 %oa
+  %oc = mul i64 %i, %ldc
+  %pc = getelementptr REAL, ptr %c, i64 %oc
+  switch i64 %n, label %out [
+*{    i64 #, label %rows#
+}*  ]
+*{rows#:
+  call void @NAME_#(i64 %k, ptr %pa, i64 %up, i64 %over, ptr %b, i64 %ldb, ptr %pc, i64 %ldc,
+      i1 %add)
+  br label %next
+}*next:
+  %i1 = add i64 %i, ROWS
+  %more = icmp slt i64 %i1, %m
+  br i1 %more, label %loop, label %out
+out:
+  ret void
+}
