@@ -14,7 +14,7 @@ import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel
-from minidl.backend.cpu.linalg import linear, matmul
+from minidl.backend.cpu.linalg import linear, matmul, panels, spill
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
@@ -28,29 +28,13 @@ _SIZES = " ".join(["int"] * (len(Chunks._fields) + len(Geometry._fields)))
 _LEAST = 8  # channels on either side from which Winograd's algorithm gains
 _ROOM = 1 << 16  # numbers of x in a chunk: half of a core's L2
 _POSITIONS = 128  # in a chunk, so that the weights are not read too often
+_SMALL = 1 << 12  # weights that stay in L1 while all of them meet one row
 _PARTS = 1 << 20  # numbers of partial sums of a weight gradient: 4 MiB
 
 
 def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
     """Positions of a kernel of k taps on n points."""
     return (n + 2 * pad - dilation * (k - 1) - 1) // stride + 1
-
-
-@kernel("R* R* int int int int int int")
-def _pack(lo, hi, slot, w, y, blocks, outputs, inputs, taps, across, along):
-    """Blocks lo..hi of y (groups, blocks, taps, inputs, BLOCK), the weights as panels.
-
-    In w a group's outputs and inputs are `across` and `along` apart, and its taps side by side.
-    """
-    for i in range(lo, hi):
-        g, first = i // blocks, i % blocks * BLOCK
-        of = at(w, g * outputs * inputs * taps)
-        for t in range(taps):
-            for j in range(inputs):
-                to = at(y, ((i * taps + t) * inputs + j) * BLOCK)
-                for o in range(BLOCK):
-                    there = first + o < outputs
-                    to[o] = of[(first + o) * across + j * along + t] if there else R(0)
 
 
 @device
@@ -68,14 +52,6 @@ def _place(p, x, rows, cols, top, left, h, w, c):
             row[e] = R(0)
 
 
-@device
-def _spill(y, p, rows, n, apart):
-    """n columns of p (rows, BLOCK) to y, whose rows are so far apart."""
-    for j in range(rows):
-        for e in range(n):
-            y[j * apart + e] = p[j * BLOCK + e]
-
-
 @kernel("R* R* R* R* R* int " + _SIZES)
 def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, room,
              n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
@@ -91,24 +67,26 @@ def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, to
         for m in range(min(many, n - n0)):
             _place(at(p, m * tall * cols * c), at(x, (n0 + m) * h * w * c), tall, cols,
                    i0 * sh - ph, pw, h, w, c)  # fmt: skip
-        for q in range(groups * blocks):
+        count, panes = min(many, n - n0) * rows, groups * blocks
+        for v in range(count * panes):
+            u, q = v % count, v // count
+            if r * s * cg * k <= _SMALL:
+                u, q = v // panes, v % panes
             first = q // blocks * kg + q % blocks * BLOCK
             few = min(BLOCK, (q // blocks + 1) * kg - first)
-            weights = at(wt, q * r * s * cg * BLOCK)
-            for u in range(min(many, n - n0) * rows):
-                m, i = u // rows, u % rows
-                out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
-                to, apart = (out, k) if few == BLOCK else (rest, BLOCK)
-                for e in range(ow * few if biased else 0):
-                    to[e // few * apart + e % few] = bias[first + e % few]
-                for a in range(r):
-                    row = at(p, (m * tall + i * sh + a * dh) * cols * c + q // blocks * cg)
-                    for b in range(0, s, joined):
-                        panel(ow, joined * cg, at(row, b * dw * c), sw * c, 1,
-                              at(weights, (a * s + b) * cg * BLOCK), BLOCK, to, apart,
-                              biased or a + b > 0)  # fmt: skip
-                if few < BLOCK:
-                    _spill(out, rest, ow, few, k)
+            m, i = u // rows, u % rows
+            out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
+            to, apart = (out, k) if few == BLOCK else (rest, BLOCK)
+            for e in range(ow * few if biased else 0):
+                to[e // few * apart + e % few] = bias[first + e % few]
+            for a in range(r):
+                row = at(p, (m * tall + i * sh + a * dh) * cols * c + q // blocks * cg)
+                for b in range(0, s, joined):
+                    panel(ow, joined * cg, at(row, b * dw * c), sw * c, 1,
+                          at(wt, ((q * r + a) * s + b) * cg * BLOCK), BLOCK, to, apart,
+                          biased or a + b > 0)  # fmt: skip
+            if few < BLOCK:
+                spill(out, rest, ow, few, k)
 
 
 @kernel("R* R* R* R* int int int " + _SIZES)
@@ -146,7 +124,7 @@ def _input_grad(lo, hi, slot, g, wt, x, scratch, left, wide, room, cols, many, b
                 for e in range(0 if add else count * few):
                     to[e // few * apart + e % few] = R(0)
                 if few < BLOCK:
-                    _spill(out, rest, count, few, sw * c)
+                    spill(out, rest, count, few, sw * c)
 
 
 @kernel("R* R* R* R* int int " + _SIZES)
@@ -170,23 +148,25 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
         for m in range(min(many, n - n0)):
             _place(at(p, m * tall * cols * c), at(x, (n0 + m) * h * w * c), tall, cols,
                    i0 * sh - ph, pw, h, w, c)  # fmt: skip
-        for q in range(groups * blocks):
+        for v in range(min(many, n - n0) * rows * blocks * r if wide == 0 else 0):
+            u, q, a = v // (blocks * r), v // r % blocks * BLOCK, v % r
+            m, i = u // rows, u % rows
+            panel(s * c, ow, at(p, (m * tall + i * sh + a * dh) * cols * c), 1, sw * c,
+                  at(g, ((n0 + m) * oh + i0 + i) * ow * k + q), k,
+                  at(part, (t // span * r + a) * s * c * k + q), k, True)  # fmt: skip
+        for q in range(groups * blocks if wide > 0 else 0):
             first = q // blocks * kg + q % blocks * BLOCK
             few = min(BLOCK, (q // blocks + 1) * kg - first)
-            to = at(part, t // span * size + first * max(line, 1))
+            to = at(part, (t // span * k + first) * line)
             for v in range(r * (s // joined)):
                 a, b = v // (s // joined), v % (s // joined)
                 for c0 in range(0, joined * cg, BLOCK):
                     for u in range(min(many, n - n0) * rows):
                         m, i = u // rows, u % rows
                         of = ((m * tall + i * sh + a * dh) * cols + b * dw) * c
-                        row = at(g, ((n0 + m) * oh + i0 + i) * ow * k + first)
-                        if wide == 0:
-                            panel(s * c, ow, at(p, of), 1, sw * c, row, k, at(to, a * s * c * k), k,
-                                  True)  # fmt: skip
-                        else:
-                            panel(few, ow, row, 1, k, at(p, of + q // blocks * cg + c0), sw * c,
-                                  at(to, v * wide + c0), line, True)  # fmt: skip
+                        panel(few, ow, at(g, ((n0 + m) * oh + i0 + i) * ow * k + first), 1, k,
+                              at(p, of + q // blocks * cg + c0), sw * c,
+                              at(to, v * wide + c0), line, True)  # fmt: skip
 
 
 # ---- launchers -----------------------------------------------------------------------------------
@@ -214,13 +194,9 @@ def _panels(w: Array, groups: int, turned: bool) -> Array:
     """w (K, C/groups, R, S) packed for K outputs, or (turned) for C."""
     k, cg, r, s = w.shape
     kg = k // groups
-    outputs, inputs, across, along = kg, cg, cg * r * s, r * s
     if turned:
-        outputs, inputs, across, along = inputs, outputs, along, across
-    blocks = -(-outputs // BLOCK)
-    made = empty((groups * blocks, r, s, inputs, BLOCK), w.dtype)
-    launch(_pack, len(made), 1, contiguous(w), made, blocks, outputs, inputs, r * s, across, along)
-    return made
+        return panels(contiguous(w), groups, cg, kg, r * s, r * s, cg * r * s)
+    return panels(contiguous(w), groups, kg, cg, r * s, cg * r * s, r * s)
 
 
 def _is_winograd(v: Geometry, dtype: np.dtype) -> bool:

@@ -1,17 +1,28 @@
-"""Matrix products: BLAS on one thread, called from the team's chunks of rows or columns."""
+"""Matrix products: large ones by `panel`, small and batched ones by BLAS, in the team's chunks.
+
+BLAS packs its operands in every chunk; here the right one is packed once, the left one block by
+block as it comes into the cache.
+"""
 
 import math
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch, launch_rows
+from minidl.backend.cpu.jit import (
+    R, Scratch, at, device, gemm, kernel, launch, launch_rows, move, panel,
+)  # fmt: skip
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 
 _SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
 _LEAST = 32  # rows or columns that a chunk should have
-_DEEP = 512  # terms that a share of a long sum should have
+_LARGE, _FIT = 1 << 22, 3 << 16  # multiply-adds from, numbers up to which ours are faster
+_ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
+_ROOM = _ROWS * (_DEEP + 2 * BLOCK)
+_SHORT = 64  # terms of a long sum that are packed together
+_SUMS = 1 << 21  # numbers of partial sums: 8 MiB
 
 
 @kernel("R* R* R* R* i8* i8* i8* int int int int int int int int int int int int")
@@ -43,6 +54,103 @@ def _products(
         gemm(ta, tb, rows, columns, k, R(1), x, lda, y, ldb, beta, z, ldc)
 
 
+@kernel("R* R* int int int int int int")
+def _pack(lo, hi, slot, w, y, blocks, outputs, inputs, taps, across, along):
+    """Blocks lo..hi of y (groups, blocks, taps, inputs, BLOCK), weights as the panels of outputs.
+
+    In w a group's outputs and inputs are `across` and `along` apart, and its taps side by side.
+    """
+    for i in range(lo, hi):
+        g, first = i // blocks, i % blocks * BLOCK
+        of = at(w, g * outputs * inputs * taps)
+        for t in range(taps):
+            for j in range(inputs):
+                to = at(y, ((i * taps + t) * inputs + j) * BLOCK)
+                if across == 1 and first + BLOCK <= outputs:
+                    move(to, at(of, first + j * along + t), BLOCK)
+                    continue
+                for o in range(BLOCK):
+                    there = first + o < outputs
+                    to[o] = of[(first + o) * across + j * along + t] if there else R(0)
+
+
+def panels(
+    w: Array, groups: int, outputs: int, inputs: int, taps: int, across: int, along: int
+) -> Array:
+    """w packed for `panel`: (groups * blocks, taps, inputs, BLOCK), see `_pack`."""
+    blocks = -(-outputs // BLOCK)
+    made = empty((groups * blocks, taps, inputs, BLOCK), w.dtype)
+    launch(_pack, len(made), 1, w, made, blocks, outputs, inputs, taps, across, along)
+    return made
+
+
+@device
+def spill(y, p, rows, n, apart):
+    """n columns of p (rows, BLOCK) to y, whose rows are so far apart."""
+    for j in range(rows):
+        for e in range(n):
+            y[j * apart + e] = p[j * BLOCK + e]
+
+
+@kernel("R* R* R* R* R*" + " int" * 7)
+def _row_products(lo, hi, slot, a, b, bias, c, scratch, m, n, k, ta, lda, parts, biased):
+    """c (m, n) = a b + bias, b being panels, for the items (_ROWS rows, a share of columns) lo..hi.
+
+    A block of a (_ROWS, _DEEP) is copied, so that it stays in L1 and its rows share no lines there.
+    """
+    s = at(scratch, slot * _ROOM)
+    rest = at(s, _ROWS * (_DEEP + BLOCK))  # the columns behind the last whole panel
+    blocks = (n + BLOCK - 1) // BLOCK
+    share = (blocks + parts - 1) // parts
+    for item in range(lo, hi):
+        first, j0 = item // parts * _ROWS, item % parts * share
+        rows, j1 = min(_ROWS, m - first), min(j0 + share, blocks)
+        for p in range(0, k, _DEEP):
+            d = min(_DEEP, k - p)
+            for i in range(d if ta else rows):
+                if ta:
+                    move(at(s, i * _ROWS), at(a, (p + i) * lda + first), rows)
+                else:
+                    move(at(s, i * (_DEEP + BLOCK)), at(a, (first + i) * lda + p), d)
+            for j in range(j0, j1):
+                few = min(BLOCK, n - j * BLOCK)
+                out = at(c, first * n + j * BLOCK)
+                to, apart = (out, n) if few == BLOCK else (rest, BLOCK)
+                for e in range(rows * few if biased and p == 0 else 0):
+                    to[e // few * apart + e % few] = bias[j * BLOCK + e % few]
+                panel(rows, d, s, 1 if ta else _DEEP + BLOCK, _ROWS if ta else 1,
+                      at(b, (j * k + p) * BLOCK), BLOCK, to, apart, biased or p > 0)  # fmt: skip
+                if few < BLOCK and p + d == k:
+                    spill(out, rest, rows, few, n)
+
+
+@device
+def _columns(s, x, rows, n, ldx):
+    """s (blocks, _SHORT, BLOCK) = x (rows, n), block of columns after block."""
+    for i in range(rows):
+        for j in range(0, n, BLOCK):
+            if n - j >= BLOCK:
+                move(at(s, j * _SHORT + i * BLOCK), at(x, i * ldx + j), BLOCK)
+            else:
+                move(at(s, j * _SHORT + i * BLOCK), at(x, i * ldx + j), n - j)
+
+
+@kernel("R* R* R* R*" + " int" * 7)
+def _deep_products(lo, hi, slot, a, b, part, scratch, m, n, k, wide, lda, ldb, span):
+    """part[i] (m, wide) = aᵀ b over the i-th span of rows of a (k, m) and b (k, n)."""
+    s = at(scratch, slot * _SHORT * (m + wide + BLOCK))
+    t = at(s, _SHORT * (m + BLOCK - 1) // BLOCK * BLOCK)
+    for i in range(lo, hi):
+        for p in range(i * span, min(i * span + span, k), _SHORT):
+            d = min(_SHORT, i * span + span - p, k - p)
+            _columns(s, at(a, p * lda), d, m, lda)
+            _columns(t, at(b, p * ldb), d, n, ldb)
+            for j in range(0, wide, BLOCK):
+                for r in range(0, m, BLOCK):
+                    panel(min(BLOCK, m - r), d, at(s, r * _SHORT), 1, BLOCK, at(t, j * _SHORT),
+                          BLOCK, at(part, (i * m + r) * wide + j), wide, p > i * span)  # fmt: skip
+
+
 def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]
@@ -55,14 +163,13 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     if x.dtype.kind != "f" or count * m * n * k < _SMALL or not k:
         out = np.matmul(x, y, out=empty((*batch, m, n), x.dtype))
         return out if bias is None else np.add(out, bias, out=out)
-    deep = _deep(m, n, k) if count == 1 and bias is None else 1
-    if deep > 1:
-        shares = (m, deep, k // deep), (deep, k // deep, n)
-        part = matmul(x.reshape(shares[0]).swapaxes(0, 1), y.reshape(shares[1]))
-        return add_partials(part).reshape(*batch, m, n)
-    out = empty((*batch, m, n), x.dtype)
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
+    fits = k * n <= _FIT or ta and not tb and m * n <= _FIT
+    if count == 1 and min(m, n, k) >= BLOCK and m * n * k >= _LARGE and fits:
+        made = _by_panels(x, ta, lda, y, tb, ldb, bias, (m, n, k))
+        return made.reshape(*batch, m, n)
+    out = empty((*batch, m, n), x.dtype)
     offsets = (_offsets(x, batch), _offsets(y, batch), np.arange(count) * (m * n))
     by_row = m >= n
     size = m if by_row else n
@@ -75,12 +182,25 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     return out
 
 
-def _deep(m: int, n: int, k: int) -> int:
-    """In how many equal shares a sum of k terms is cut: for a small result, as of a weight's
-    gradient, whose operands would otherwise be packed again for every chunk."""
-    if k < 2 * max(m, n):
-        return 1
-    return next((p for p in range(min(k // _DEEP, 8), 1, -1) if k % p == 0), 1)
+def _by_panels(
+    x: Array, ta: int, lda: int, y: Array, tb: int, ldb: int, bias: Maybe, sizes: tuple
+) -> Array:
+    """One large product (m, n): by rows, or, for a small result as of a weight's gradient, with
+    partial sums over shares of the long sum, which are packed where they are used."""
+    m, n, k = sizes
+    wide = -(-n // BLOCK) * BLOCK
+    if ta and not tb and bias is None and m * n <= _FIT and k >= 2 * max(m, n):
+        span = max(-(-k // max(4, min(16, _SUMS // (m * wide)))), _SHORT)
+        part = empty((-(-k // span), m, wide), x.dtype)
+        args = (x, y, part, Scratch(_SHORT * (m + wide + BLOCK)), m, n, k, wide, lda, ldb, span)
+        launch(_deep_products, len(part), 1, *args)
+        return add_partials(part)[:, :n]
+    packed = panels(y, 1, n, k, 1, ldb if tb else 1, 1 if tb else ldb)
+    out, rows = empty((m, n), x.dtype), -(-m // _ROWS)
+    parts = max(1, min(-(-16 // rows), wide // (4 * BLOCK)))
+    given = (x, packed, x if bias is None else contiguous(bias), out, Scratch(_ROOM))
+    launch(_row_products, rows * parts, 1, *given, m, n, k, ta, lda, parts, bias is not None)
+    return out
 
 
 @device
