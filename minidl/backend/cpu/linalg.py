@@ -18,7 +18,8 @@ from minidl.backend.cpu.reduce import add_partials
 
 _SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
 _LEAST = 32  # rows or columns that a chunk should have
-_LARGE, _FIT = 1 << 22, 3 << 16  # multiply-adds from, numbers up to which ours are faster
+_LARGE = 1 << 22  # multiply-adds from which our own products are faster than BLAS's
+_FIT = 3 << 16  # numbers of a result of which every share of a long sum has its own
 _ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
 _ROOM = _ROWS * (_DEEP + 2 * BLOCK)
 _SHORT = 64  # terms of a long sum that are packed together
@@ -165,8 +166,7 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
         return out if bias is None else np.add(out, bias, out=out)
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
-    fits = k * n <= _FIT or ta and not tb and m * n <= _FIT
-    if count == 1 and min(m, n, k) >= BLOCK and m * n * k >= _LARGE and fits:
+    if count == 1 and min(m, n, k) >= BLOCK and m * n * k >= _LARGE:
         made = _by_panels(x, ta, lda, y, tb, ldb, bias, (m, n, k))
         return made.reshape(*batch, m, n)
     out = empty((*batch, m, n), x.dtype)
