@@ -1,6 +1,6 @@
-"""Matrix products: large ones by `panel`, small and batched ones by BLAS, in the team's chunks.
+"""Matrix products, in the team's chunks: by BLAS, and by `panel` where one side stays in cache.
 
-BLAS packs its operands in every chunk; here the right one is packed once, the left one block by
+BLAS packs its operands in every chunk; there the right one is packed once, the left one block by
 block as it comes into the cache.
 """
 
@@ -19,7 +19,7 @@ from minidl.backend.cpu.reduce import add_partials
 _SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
 _LEAST = 32  # rows or columns that a chunk should have
 _LARGE = 1 << 22  # multiply-adds from which our own products are faster than BLAS's
-_FIT = 3 << 16  # numbers of a result of which every share of a long sum has its own
+_FIT = 3 << 16  # … where the right side, or a result in a long sum, has no more numbers: L2
 _ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
 _ROOM = _ROWS * (_DEEP + 2 * BLOCK)
 _SHORT = 64  # terms of a long sum that are packed together
@@ -166,7 +166,8 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
         return out if bias is None else np.add(out, bias, out=out)
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
-    if count == 1 and min(m, n, k) >= BLOCK and m * n * k >= _LARGE:
+    fits = k * n <= _FIT or ta and m * n <= _FIT
+    if count == 1 and fits and min(m, n, k) >= BLOCK and m * n * k >= _LARGE:
         made = _by_panels(x, ta, lda, y, tb, ldb, bias, (m, n, k))
         return made.reshape(*batch, m, n)
     out = empty((*batch, m, n), x.dtype)
