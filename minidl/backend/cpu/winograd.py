@@ -4,14 +4,12 @@ y = A^T [sum_c (G w G^T) * (B^T x B)] A for every 4x4 tile of outputs (Lavin and
 products stand for 144. The six points are 0, 3/4, -3/4, 3/2, -3/2 and infinity: all factors of A
 and B are exact in float32, and the error is half that of the usual 0, 1, -1, 2, -2.
 
-Channels are taken in blocks of BLOCK, a line of memory; strides are no powers of two, which would
-share few places of a cache. Where there are many tiles, each thread
-transforms some of them, multiplies them in 36 small products and transforms them back in its own
-cache. Where there are few (and so, in a usual network, many channels), the three stages follow each
-other, and the 36 products are shared out instead. The input gradient is the same convolution with
-turned weights; the weight gradient multiplies tiles of x by tiles of g, some hundred at a time, so
-that they stay in cache. Images have any size: what lies beyond their edges reads as zeros and is
-not written.
+Channels are taken in blocks of BLOCK, a line of memory; strides are odd numbers of lines, since
+powers of two would share few places of a cache. Each thread transforms some tiles, multiplies them
+in 36 small products and transforms them back in its own cache. The input gradient is the same
+convolution with turned weights. The weight gradient multiplies tiles of x by tiles of g: each thread
+for itself where its sums stay in its cache, else in stages that all threads share. Images have any
+size: what lies beyond their edges reads as zeros and is not written.
 """
 
 from collections import namedtuple
@@ -27,12 +25,11 @@ _P2, _Q2 = _P * _P, _Q * _Q
 _P3, _Q3 = _P2 * _P, _Q2 * _Q
 _SUM, _PRODUCT = _P2 + _Q2, _P2 * _Q2
 _TILES = 24  # tiles that a thread transforms and multiplies together
-_FEW = 512  # tiles up to which the stages follow each other
+_FEW = 512  # tiles up to which it takes twice as many, so that the weights are read less often
 _SHARE = 8  # tiles, or filters, a chunk of a stage
 _MOST = 48  # tiles, at least, whose products the weight gradient adds at a time …
 _BUFFER = 1 << 17  # … and numbers at the points that they have at most otherwise
 _SUMS = 1 << 18  # numbers up to which a thread's sums of the weight gradient are its own
-_ROWS = 48  # tiles that the second stage multiplies together
 _DEEP = 64  # terms of a sum that are added together
 _HALF = 40 * BLOCK  # numbers of a half-done tile, and of what lies beyond an edge
 _RUN = 128  # numbers of a point that are moved together: few streams of short pieces are slow
@@ -232,13 +229,13 @@ def _multiply(v, u, m, n, c, blocks, far, of, to):
                   BLOCK, at(m, b * BLOCK), 36 * to, p > 0)  # fmt: skip
 
 
-@kernel("R* R* R* R* R* R* int int int int int " + _SIZES)
-def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, blocks, far, of, to,
+@kernel("R* R* R* R* R* R* int int int int int int " + _SIZES)
+def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, most, blocks, far, of, to,
               h, w, c, oh, ow, k, th, tw, ph, pw):  # fmt: skip
     """y = x * u + bias for tiles lo..hi; u is (blocks, 36, c, BLOCK)."""
     half = at(scratch, slot * size)
     v = at(half, _HALF)
-    m = at(v, 36 * _TILES * of)
+    m = at(v, 36 * most * of)
     _input_tiles(x, v, half, zero, lo, hi, lo, h, w, c, th, tw, ph, pw, 36 * of, BLOCK, of)
     for e in range(36):
         _multiply(at(v, e * of), at(u, e * far), at(m, e * to), hi - lo, c, blocks, far, of, to)
@@ -257,23 +254,6 @@ def _stage_points(
 _points = kernel("R* R* R* R*" + " int" * 11)
 _stage_inputs = _points(special(_stage_points, "_stage_inputs", TILES=_input_tiles))
 _stage_gradients = _points(special(_stage_points, "_stage_gradients", TILES=_output_tiles))
-
-
-@kernel("R* R* R*" + " int" * 6)
-def _stage_products(lo, hi, slot, v, u, m, count, c, blocks, far, of, to):
-    """The second stage: m = v u for the items (point, _ROWS tiles) lo..hi."""
-    parts = (count + _ROWS - 1) // _ROWS
-    for i in range(lo, hi):
-        e, t = i // parts, i % parts * _ROWS
-        _multiply(at(v, t * 36 * of + e * of), at(u, e * far), at(m, t * 36 * to + e * to),
-                  min(_ROWS, count - t), c, blocks, far, of, to)  # fmt: skip
-
-
-@kernel("R* R* R* R* R*" + " int" * 6)
-def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, oh, ow, k, th, tw, to):
-    """The third stage: y (N, oh, ow, k) from m."""
-    half = at(scratch, slot * _HALF)
-    _to_outputs(m, y, half, bias, zero, lo, hi, 0, oh, ow, k, th, tw, 36 * to, to)
 
 
 @device
@@ -334,16 +314,10 @@ def correlate(
     launch(_weights_to_points, blocks, 1, g, contiguous(w), u, taps, v.k, v.c, far, turned)
     zero = np.zeros(max(v.c, to), x.dtype)
     shift = zero if bias is None else contiguous(bias)
-    if tiles > _FEW:
-        size = _HALF + 36 * _TILES * (of + to)
-        args = (x, u, shift, zero, y, Scratch(size), size, blocks, far, of, to)
-        launch(_convolve, tiles, _TILES, *args, *v)
-        return
-    points, m = empty((tiles, 36, of), x.dtype), empty((tiles, 36, to), x.dtype)
-    _at_points(_stage_inputs, x, points, zero, 0, tiles, (36 * of, BLOCK, of), v)
-    launch(_stage_products, 36 * -(-tiles // _ROWS), 1, points, u, m, tiles, v.c, blocks, far, of, to)
-    args = (m, y, shift, zero, Scratch(_HALF), v.oh, v.ow, v.k, v.th, v.tw, to)
-    launch(_stage_outputs, tiles, _SHARE, *args)
+    most = _TILES if tiles > _FEW else max(1, min(2 * _TILES, tiles // 4))
+    size = _HALF + 36 * most * (of + to)
+    args = (x, u, shift, zero, y, Scratch(size), size, most, blocks, far, of, to)
+    launch(_convolve, tiles, most, *args, *v)
 
 
 def _odd(n: int) -> int:
