@@ -70,8 +70,14 @@ def _symbols() -> dict[str, int]:
 def digest(*parts: object) -> str:
     _, processor = _llvm()
     text = "\0".join(map(str, parts)) + "\0".join(
-        (str(FORMAT), _versions(), processor, str(blas.integer_bits()), maths.library(),
-         panel.library(False))
+        (
+            str(FORMAT),
+            _versions(),
+            processor,
+            str(blas.integer_bits()),
+            maths.library(),
+            panel.library(False),
+        )
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -1,4 +1,4 @@
-"""Convolution on channels-last arrays: Winograd's for 3x3, 1x1 as a product, depthwise, the rest here.
+"""Convolution on channels-last arrays: Winograd's for 3x3, 1x1 as a product, direct for the rest.
 
 A chunk, some rows of an image or some whole images, is copied with its padding into scratch memory
 that stays in L2. There a row of outputs is a sum over taps of products `panel` (panel.py), whose
@@ -39,7 +39,7 @@ def out_size(n: int, k: int, stride: int, pad: int, dilation: int) -> int:
 
 @device
 def _place(p, x, rows, cols, top, left, h, w, c):
-    """p (rows, cols, c) = x (h, w, c) from its row `top` on, behind `left` columns; zeros beyond."""
+    """p (rows, cols, c) = x (h, w, c) from row `top` on, behind `left` columns; zeros beyond."""
     for u in range(rows):
         y, row = top + u, at(p, u * cols * c)
         inside = y >= 0 and y < h

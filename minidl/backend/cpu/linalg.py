@@ -8,9 +8,8 @@ import math
 
 import numpy as np
 
-from minidl.backend.cpu.jit import (
-    R, Scratch, at, device, gemm, kernel, launch, launch_rows, move, panel,
-)  # fmt: skip
+from minidl.backend.cpu import jit
+from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch, move, panel
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
@@ -227,7 +226,7 @@ def linear(x: Array, w: Array, b: Maybe) -> Array:
         return matmul(reshape(x, (rows, k)), w.T, b).reshape(*x.shape[:-1], n)
     y = empty((*x.shape[:-1], n), x.dtype)
     w, b, biased = contiguous(w), w if b is None else contiguous(b), b is not None
-    launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
+    jit.launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
     return y
 
 

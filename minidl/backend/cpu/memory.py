@@ -2,9 +2,9 @@
 
 A large array is a view of a block leased from the pool. The lease is the array's `base`; when the
 last view is gone, the lease's finaliser hands the block back. Sizes are rounded up to eighths of a
-power of two, and a block serves later requests of its own rounded size. No more is mapped than twice
-what was in use at once: a step that repeats finds its blocks again, and shapes that change make the
-longest idle ones go. Mapping anew costs more than many a kernel: the system clears every page.
+power of two, and a block serves later requests of its own rounded size. No more is mapped than
+twice what was in use at once: a step that repeats finds its blocks again, and shapes that change
+make the longest idle ones go. Mapping anew costs more than many a kernel: the system clears pages.
 """
 
 import collections

@@ -7,16 +7,17 @@ and B are exact in float32, and the error is half that of the usual 0, 1, -1, 2,
 Channels are taken in blocks of BLOCK, a line of memory; strides are odd numbers of lines, since
 powers of two would share few places of a cache. Each thread transforms some tiles, multiplies them
 in 36 small products and transforms them back in its own cache. The input gradient is the same
-convolution with turned weights. The weight gradient multiplies tiles of x by tiles of g: each thread
-for itself where its sums stay in its cache, else in stages that all threads share. Images have any
-size: what lies beyond their edges reads as zeros and is not written.
+convolution with turned weights. The weight gradient multiplies tiles of x by tiles of g: each
+thread for itself where its sums stay in its cache, else in stages that all threads share. Images
+have any size: what lies beyond their edges reads as zeros and is not written.
 """
 
 from collections import namedtuple
 
 import numpy as np
 
-from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move, panel, special
+from minidl.backend.cpu import jit
+from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel, special
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
 
@@ -333,7 +334,7 @@ def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int]:
 
 
 def _at_points(
-    stage: Kernel, x: Array, to: Array, zero: Array, first: int, count: int, strides: tuple,
+    stage: jit.Kernel, x: Array, to: Array, zero: Array, first: int, count: int, strides: tuple,
     v: Sizes,
 ) -> None:  # fmt: skip
     """Tiles of x (an input, or a gradient of outputs) from `first` on, put at the points."""
