@@ -3,18 +3,20 @@
 Arrays of a step are row-major: gates (B, G·H), states (B, H); weights as PyTorch keeps them, W_hh
 (G·H, H), gates one below the other. A launch is split into tiles of batch rows by hidden columns.
 An LSTM's gates may also lie tile after tile (tiled): the four gates of a tile's columns side by
-side, the rows of its weights likewise, so that a tile makes one product. Forward, a tile multiplies
-h[t-1] by its columns of W_hhᵀ for all gates (BLAS), then applies the cell, so that pre-activations
+side, the rows of its weights likewise, so that a tile makes one product, by panels. Forward, a tile
+multiplies h[t-1] by its columns of W_hhᵀ for all gates, then applies the cell, so that pre-activations
 never leave the cache. Backward, a tile makes its part of dh[t] = dy[t] + dgates[t+1] W_hh, then
 dgates[t] from it, and adds its rows of dgates to a partial sum of the bias gradient that belongs to
 the tile. Bytes moved beside the weights: 2G + 3 reals per hidden unit forward, 2G + 8 backward.
 Products are summed in the arrays' own precision, biases' gradients in double.
 """
 
-from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, tanh
+from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, panel, tanh
 from minidl.backend.cpu.linalg import dot
+from minidl.backend.cpu.panel import BLOCK
 
 ROWS = 64  # batch rows of a tile
+DEEP = 256  # terms that a tile adds at a time: BLOCK columns of weights stay in L1
 
 
 @device
@@ -39,21 +41,24 @@ def tanh_row(p, i, n):
 
 
 @device
-def add_product(tb, rows, cols, hidden, h, w, ldw, out, ldo):
-    """out (rows, cols) += h (rows, H) w (H, cols), or wᵀ if tb."""
-    if rows == 1 and tb:
-        for q in range(cols):
-            out[q] += dot(h, at(w, q * ldw), hidden)
-        return
-    gemm(0, tb, rows, cols, hidden, R(1), h, hidden, w, ldw, R(1), out, ldo)
-
-
-@device
 def recur(tb, rows, cols, hidden, h, w, ldw, gate, j, out, ldo):
     """out (rows, cols) += h (rows, H) W[gate, j:j+cols]ᵀ; w is W_hh if tb, else its transpose."""
     first = gate * hidden + j
     pw = at(w, first * ldw if tb else first)
-    add_product(tb, rows, cols, hidden, h, pw, ldw, out, ldo)
+    if rows == 1 and tb:
+        for q in range(cols):
+            out[q] += dot(h, at(pw, q * ldw), hidden)
+        return
+    gemm(0, tb, rows, cols, hidden, R(1), h, hidden, pw, ldw, R(1), out, ldo)
+
+
+@device
+def add_panels(rows, cols, k, a, w, j, out, ldo):
+    """out (rows, cols) += a (rows, k) times the columns of w from j on, panels (…, k, BLOCK)."""
+    for p in range(0, k, DEEP):
+        for b in range(0, cols, BLOCK):
+            panel(rows, min(DEEP, k - p), at(a, p), k, 1, at(w, (j + b) * k + p * BLOCK), BLOCK,
+                  at(out, b), ldo, True)  # fmt: skip
 
 
 @device
@@ -87,15 +92,14 @@ def add_gates(y, j, x, i, step, n):
 def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates, h, c):
     """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c).
 
-    w: W_hh; if tiled, for each tile its gates' rows of W_hh, transposed.
+    w: W_hh; if tiled, panels of its rows in the order of the tiles.
     """
     for tile in range(lo, hi):
         r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         before, step = at(h_in, r0 * hidden), tc if tiled else hidden
         if tiled:
             out = at(gates, (r0 * hidden + j) * 4)
-            pw = at(w, 4 * j * hidden)
-            add_product(0, rows, 4 * cols, hidden, before, pw, ldw, out, 4 * hidden)
+            add_panels(rows, 4 * cols, hidden, before, w, 4 * j, out, 4 * hidden)
         else:
             for gate in range(4):
                 out = at(gates, r0 * 4 * hidden + gate * hidden + j)
@@ -117,12 +121,17 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates,
 def lstm_step_grad(
     lo, hi, slot, batch, hidden, tc, first, tiled, w, dlater, dy, gates, c_in, c, dh, dc, dgates, db
 ):
-    """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f."""
+    """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f.
+
+    w: W_hh; if tiled, panels of its columns, with the rows in the order of the tiles.
+    """
     for tile in range(lo, hi):
         r0, j, rows, cols = tile_at(tile, batch, hidden, tc)
         block = at(dh, r0 * hidden + j)
-        if first == 0:
-            later = at(dlater, r0 * 4 * hidden)
+        later = at(dlater, r0 * 4 * hidden)
+        if first == 0 and tiled:
+            add_panels(rows, cols, 4 * hidden, later, w, j, block, hidden)
+        elif first == 0:
             flow_back(rows, cols, hidden, 4, later, 4 * hidden, w, j, block)
         step, start = (tc, 4 * j) if tiled else (hidden, j)
         pb = r0 // ROWS * 4 * hidden + start

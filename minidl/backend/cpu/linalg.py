@@ -16,9 +16,10 @@ from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 
 _SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
+_SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
 _LARGE = 1 << 22  # multiply-adds from which our own products are faster than BLAS's
-_FIT = 3 << 16  # … where the right side, or a result in a long sum, has no more numbers: L2
+_FIT = 1 << 18  # … where the right side, or a result in a long sum, has no more numbers: L2
 _ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
 _ROOM = _ROWS * (_DEEP + 2 * BLOCK)
 _SHORT = 64  # terms of a long sum that are packed together
@@ -173,7 +174,7 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     offsets = (_offsets(x, batch), _offsets(y, batch), np.arange(count) * (m * n))
     by_row = m >= n
     size = m if by_row else n
-    parts = 1 if count >= 16 else max(1, min(-(-16 // count), size // _LEAST))
+    parts = 1 if count >= 16 else max(1, min(-(-_SHARES // count), size // _LEAST))
     width = -(-size // parts)
     parts = -(-size // width)
     sizes = (parts, width, by_row, m, n, k, ta, tb, lda, ldb, n, bias is not None)

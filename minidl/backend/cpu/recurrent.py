@@ -11,8 +11,9 @@ import numpy as np
 
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel
-from minidl.backend.cpu.linalg import linear, matmul
+from minidl.backend.cpu.linalg import linear, matmul, panels
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
+from minidl.backend.cpu.panel import BLOCK
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
@@ -83,6 +84,11 @@ def _worth_a_copy(y: Array) -> bool:
     return y.size > 0 and y.shape[1] > 1 and len(y) >= 4
 
 
+def _tiled(y: Array) -> bool:
+    """Whether an LSTM's gates lie tile after tile: where tiles are whole panels."""
+    return _worth_a_copy(y) and _columns(y.shape[2]) % BLOCK == 0
+
+
 def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
     """Whether W_hh's rows are gates as the steps read it, its row length, and W_hh so."""
     if _worth_a_copy(y):
@@ -92,7 +98,7 @@ def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
 
 def _regrouped(w: Any, groups: int, y: Array) -> Any:
     """w (4H, …) from gate after gate (4 groups) to tile after tile, where that pays, or back."""
-    if w is None or not _worth_a_copy(y):
+    if w is None or not _tiled(y):
         return w
     columns = _columns(y.shape[2])
     apart = w.reshape(groups, len(w) // (groups * columns), columns, *w.shape[1:])
@@ -145,12 +151,9 @@ def lstm(
     y, c = _made(x, hidden, hidden)
     w_ih, w, b_ih, b_hh = (_regrouped(a, 4, y) for a in (w_ih, w_hh, b_ih, b_hh))
     gates = _inputs(x, w_ih, b_ih, b_hh)
-    tiled, width, w = _worth_a_copy(y), hidden, contiguous(w)
-    if tiled:
-        width = 4 * _columns(hidden)
-        w = contiguous(w.reshape(-1, width, hidden).swapaxes(1, 2))
+    w = panels(w, 1, 4 * hidden, hidden, 1, hidden, 1) if _tiled(y) else contiguous(w)
     before = _Each(y, contiguous(h0)), _Each(c, contiguous(c0))
-    args = (tiled, width, w, *before, _Each(gates), _Each(y), _Each(c))
+    args = (_tiled(y), hidden, w, *before, _Each(gates), _Each(y), _Each(c))
     _run(cells.lstm_step, y, reverse, *args)
     return y, c, gates
 
@@ -161,9 +164,10 @@ def lstm_grad(
 ) -> tuple:  # fmt: skip
     """Gradients of x, h0, c0, w_ih, w_hh, b_ih, b_hh from those of y, the last h, the last c."""
     dh, dc, tiles = _start(gh, h0), _start(gc, c0), y.shape[2] // max(_columns(y.shape[2]), 1)
-    w, w_ih = contiguous(_regrouped(w_hh, 4, y)), _regrouped(w_ih, 4, y)
+    w, w_ih, hidden = contiguous(_regrouped(w_hh, 4, y)), _regrouped(w_ih, 4, y), y.shape[2]
+    packed = panels(w, 1, hidden, 4 * hidden, 1, 1, hidden) if _tiled(y) else w
     dy, dgates, db = _backward_arrays(gy, y, 4)
-    args = (_worth_a_copy(y), w, _Each(dgates, after=True), _Each(dy), _Each(gates))
+    args = (_tiled(y), packed, _Each(dgates, after=True), _Each(dy), _Each(gates))
     more = (_Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates), db)
     _run(cells.lstm_step_grad, y, reverse, *args, *more, back=True)
     dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[3])
