@@ -52,28 +52,42 @@ def _place(p, x, rows, cols, top, left, h, w, c):
             row[e] = R(0)
 
 
+@device
+def _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw):
+    """Copy chunk t of x to p (images, tall, cols, c): its first image and row, how many of both."""
+    bands = (oh + band - 1) // band
+    n0, i0 = t // bands * many, t % bands * band
+    images = min(many, n - n0)
+    for m in range(images):
+        image, to = at(x, (n0 + m) * h * w * c), at(p, m * tall * cols * c)
+        _place(to, image, tall, cols, i0 * sh - ph, pw, h, w, c)
+    return n0, i0, images, min(band, oh - i0)
+
+
+@device
+def _block(q, blocks, size):
+    """First channel and width of the q-th block, of groups of `size` channels in `blocks` each."""
+    first = q // blocks * size + q % blocks * BLOCK
+    return first, min(BLOCK, (q // blocks + 1) * size - first)
+
+
 @kernel("R* R* R* R* R* int " + _SIZES)
 def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, room,
              n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """y = x * wt (groups, blocks, r, s, c/groups, BLOCK) + bias, for chunks lo..hi."""
-    cg, kg, bands = c // groups, k // groups, (oh + band - 1) // band
+    cg, kg = c // groups, k // groups
     tall, blocks = (band - 1) * sh + (r - 1) * dh + 1, (kg + BLOCK - 1) // BLOCK
     p = at(scratch, slot * room)
     rest = at(p, many * tall * cols * c)
     joined = s if dw == 1 and groups == 1 else 1  # taps that lie side by side
     for t in range(lo, hi):
-        n0, i0 = t // bands * many, t % bands * band
-        rows = min(band, oh - i0)
-        for m in range(min(many, n - n0)):
-            _place(at(p, m * tall * cols * c), at(x, (n0 + m) * h * w * c), tall, cols,
-                   i0 * sh - ph, pw, h, w, c)  # fmt: skip
-        count, panes = min(many, n - n0) * rows, groups * blocks
+        n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
+        count, panes = images * rows, groups * blocks
         for v in range(count * panes):
             u, q = v % count, v // count
             if r * s * cg * k <= _SMALL:
                 u, q = v // panes, v % panes
-            first = q // blocks * kg + q % blocks * BLOCK
-            few = min(BLOCK, (q // blocks + 1) * kg - first)
+            first, few = _block(q, blocks, kg)
             m, i = u // rows, u % rows
             out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
             to, apart = (out, k) if few == BLOCK else (rest, BLOCK)
@@ -103,8 +117,7 @@ def _input_grad(lo, hi, slot, g, wt, x, scratch, left, wide, room, cols, many, b
     for m in range(lo, hi):
         _place(p, at(g, m * oh * ow * k), oh, wide, 0, left, oh, ow, k)
         for q in range(groups * blocks):
-            first = q // blocks * cg + q % blocks * BLOCK
-            few = min(BLOCK, (q // blocks + 1) * cg - first)
+            first, few = _block(q, blocks, cg)
             for u in range(h * min(sw, w)):
                 y, j = u // min(sw, w), u % min(sw, w)  # the columns j, j + sw, … of row y
                 count = (w - j + sw - 1) // sw
@@ -134,7 +147,7 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
 
     wide 0: few inputs, as of a picture's colours, are rows of the panels: part is (r, s c, k).
     """
-    cg, kg, bands = c // groups, k // groups, (oh + band - 1) // band
+    cg, kg = c // groups, k // groups
     tall, blocks = (band - 1) * sh + (r - 1) * dh + 1, (kg + BLOCK - 1) // BLOCK
     joined = s if dw == 1 and groups == 1 else 1
     line = r * (s // joined) * wide
@@ -143,25 +156,20 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
     for e in range(lo * size, hi * size):
         part[e] = R(0)
     for t in range(lo * span, min(hi * span, total)):
-        n0, i0 = t // bands * many, t % bands * band
-        rows = min(band, oh - i0)
-        for m in range(min(many, n - n0)):
-            _place(at(p, m * tall * cols * c), at(x, (n0 + m) * h * w * c), tall, cols,
-                   i0 * sh - ph, pw, h, w, c)  # fmt: skip
-        for v in range(min(many, n - n0) * rows * blocks * r if wide == 0 else 0):
+        n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
+        for v in range(images * rows * blocks * r if wide == 0 else 0):
             u, q, a = v // (blocks * r), v // r % blocks * BLOCK, v % r
             m, i = u // rows, u % rows
             panel(s * c, ow, at(p, (m * tall + i * sh + a * dh) * cols * c), 1, sw * c,
                   at(g, ((n0 + m) * oh + i0 + i) * ow * k + q), k,
                   at(part, (t // span * r + a) * s * c * k + q), k, True)  # fmt: skip
         for q in range(groups * blocks if wide > 0 else 0):
-            first = q // blocks * kg + q % blocks * BLOCK
-            few = min(BLOCK, (q // blocks + 1) * kg - first)
+            first, few = _block(q, blocks, kg)
             to = at(part, (t // span * k + first) * line)
             for v in range(r * (s // joined)):
                 a, b = v // (s // joined), v % (s // joined)
                 for c0 in range(0, joined * cg, BLOCK):
-                    for u in range(min(many, n - n0) * rows):
+                    for u in range(images * rows):
                         m, i = u // rows, u % rows
                         of = ((m * tall + i * sh + a * dh) * cols + b * dw) * c
                         panel(few, ow, at(g, ((n0 + m) * oh + i0 + i) * ow * k + first), 1, k,
