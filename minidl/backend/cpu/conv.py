@@ -15,7 +15,7 @@ import numpy as np
 from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel
 from minidl.backend.cpu.linalg import linear, matmul, panels, spill
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc, zeros
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 
@@ -216,7 +216,7 @@ def _is_winograd(v: Geometry, dtype: np.dtype) -> bool:
 
 def _is_product(v: Geometry) -> bool:
     """Whether every output is a product of one pixel with the weights."""
-    return (v.r, v.s, v.sh, v.sw, v.ph, v.pw, v.groups) == (1, 1, 1, 1, 0, 0, 1)
+    return (v.r, v.s, v.ph, v.pw, v.groups) == (1, 1, 0, 0, 1)
 
 
 def _is_depthwise(v: Geometry) -> bool:
@@ -230,7 +230,7 @@ def conv2d(
     v, cut = _plan(x.shape, w.shape, stride, padding, dilation, groups)
     xs = nhwc(x)
     if _is_product(v):
-        return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
+        return linear(xs[:, :: v.sh, :: v.sw], w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
     y = empty_nchw(v.n, v.k, v.oh, v.ow, x.dtype)
     ys = nhwc(y)
     if _is_depthwise(v):
@@ -250,7 +250,11 @@ def conv2d_input_grad(
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
     v, cut = _plan(x_shape, w.shape, stride, padding, dilation, groups)
     if _is_product(v):
-        return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
+        seen = linear(nhwc(g), w[:, :, 0, 0].T, None)
+        if max(stride) > 1:
+            whole = zeros((v.n, v.h, v.w, v.c), g.dtype)
+            whole[:, :: v.sh, :: v.sw], seen = seen, whole
+        return seen.transpose(0, 3, 1, 2)
     x = empty_nchw(v.n, v.c, v.h, v.w, g.dtype)
     if _is_depthwise(v):
         pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
@@ -279,8 +283,8 @@ def conv2d_weight_grad(
     if _is_winograd(v, x.dtype):
         return winograd.weight_grad(gs, xs, padding)
     if _is_product(v):
-        rows = v.n * v.oh * v.ow
-        return matmul(gs.reshape(rows, v.k).T, xs.reshape(rows, v.c)).reshape(w_shape)
+        rows, seen = v.n * v.oh * v.ow, xs[:, :: v.sh, :: v.sw]
+        return matmul(gs.reshape(rows, v.k).T, seen.reshape(rows, v.c)).reshape(w_shape)
     joined = v.s if v.dw == 1 and groups == 1 else 1
     few = joined * w_shape[1]
     colours = joined == v.s and few < BLOCK and v.k % BLOCK == 0
