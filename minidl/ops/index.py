@@ -86,12 +86,8 @@ def pick_grad(g: Any, *, key: Key, shape: tuple[int, ...]) -> Any:
 @op(view=True)
 def pieces(x: Any, *, keys: tuple[Key, ...]) -> Any:
     """x[key] for each key, ints and slices that share x out among them: views."""
-    shape, strides = x.shape, x.strides
-
-    def vjp(g: Any, need: Any) -> Any:
-        return (assembled(*g, keys=keys, shape=shape, strides=strides),)
-
-    return tuple([np.asarray(x[key]) for key in keys]), (), vjp
+    like = {"keys": keys, "shape": x.shape, "strides": x.strides}
+    return tuple([np.asarray(x[k]) for k in keys]), (), lambda g, need: (assembled(*g, **like),)
 
 
 @op
@@ -151,12 +147,8 @@ def nonzero(x: Any, as_tuple: bool = False) -> Any:
 @op
 def table_rows(table: Any, index: Any, *, skip: int = -1) -> Any:
     """Rows of table (V, D) at index (...): (..., D); a row `skip` receives no gradient."""
-    rows = table.shape[0]
-
-    def vjp(g: Any, need: Any, index: Any) -> Any:
-        return add_rows(g, raw(index), rows=rows, skip=skip), None
-
-    return backend.of(table).take_rows(table, index), (index,), vjp
+    y, rows = backend.of(table).take_rows(table, index), table.shape[0]
+    return y, (index,), lambda g, need, k: (add_rows(g, raw(k), rows=rows, skip=skip), None)
 
 
 @op

@@ -59,9 +59,8 @@ def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothin
     be = backend.of(x)
     loss, top, total = be.cross_entropy(x, label, weight, ignore, smoothing)
 
-    def vjp(g: Any, need: Any, x: Any, label: Any, weight: Any, top: Any, total: Any) -> Any:
-        args = (x, label, weight, top, total, ignore, smoothing)
-        return be.cross_entropy_grad(g, *args), None, None
+    def vjp(g: Any, need: Any, *saved: Any) -> Any:
+        return be.cross_entropy_grad(g, *saved, ignore, smoothing), None, None
 
     return loss, (x, label, weight, top, total), vjp
 

@@ -62,11 +62,8 @@ def normalise_batch(x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool
     """
     be = backend.of(x)
     y, m, var = be.batch_norm(x, w, b, more, eps, relu)
-
-    def vjp(g: Any, need: Any, x: Any, w: Any, b: Any, m: Any, var: Any, y: Any) -> Any:
-        return be.batch_norm_grad(g[0], x, w, b, m, var, y, eps, relu)
-
-    return (y, m, var), (x, w, b, m, var, y if relu and more is not None else None), vjp
+    saved = (x, w, b, m, var, y if relu and more is not None else None)
+    return (y, m, var), saved, lambda g, need, *kept: be.batch_norm_grad(g[0], *kept, eps, relu)
 
 
 @pointwise
@@ -147,11 +144,8 @@ def normalise_groups(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> Any:
     """
     be = backend.of(x)
     y, m, var = be.group_norm(x, w, b, groups, eps)
-
-    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any) -> Any:
-        return be.group_norm_grad(g[0], x, w, m, var, eps)
-
-    return (y, m, var), (x, w, m, var), vjp
+    saved = (x, w, m, var)
+    return (y, m, var), saved, lambda g, need, *kept: be.group_norm_grad(g[0], *kept, eps)
 
 
 def group_norm(
