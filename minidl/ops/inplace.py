@@ -81,9 +81,8 @@ def _rebase(x: Tensor, new: Tensor) -> None:
     if not steps:
         _take_place(x, alias(new))
         return
-    old = Tensor(base.array, base.requires, base.node, base.index)
-    _take_place(base, _overlay(old, new, see=see))
-    _take_place(x, see(Tensor(base.array, base.requires, base.node, base.index)))
+    _take_place(base, _overlay(base, new, see=see))
+    _take_place(x, see(base))
     x.seen = x.shared().rebased
 
 
