@@ -342,8 +342,7 @@ class Update:
             return
         require(sorted(scalars) == sorted(self.scalars), self.name, "needs exactly its keywords",
                 error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
-        numbers = {n: v for n, v in scalars.items() if isinstance(v, (int, float))}
-        names = [n for n in self.scalars if n in numbers and type(numbers[n]) is not bool]
+        names = [n for n in self.scalars if not isinstance(scalars[n], bool | str | None)]
         static = tuple([(n, scalars.get(n)) for n in (*absent, *self.scalars) if n not in names])
         if static not in self._traces:
             arrays = [n for n in self.arrays if n not in absent]
