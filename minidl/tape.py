@@ -113,29 +113,16 @@ class Op:
             floating = y.dtype.kind in "fV"
             return Tensor(y, floating, node if floating else None)
         outputs = y if node.several else (y,)
-        sources, versions = [], []
-        for s in saved:
-            where = version = None
-            for i, x in enumerate(arrays):
-                if s is x:
-                    where = i
-                    if isinstance(args[i], Tensor):
-                        cell = args[i].shared()
-                        version = (cell, cell.version)
-                    break
-            else:
-                for k, out in enumerate(outputs):
-                    if s is out:
-                        where = -1 - k
-            sources.append(where)
-            versions.append(version)
-        node.sources, node.versions = sources, versions
         real = [is_real(a.dtype) for a in outputs]
         made = [Tensor(a, r, node if r else None, k) for k, (a, r) in enumerate(zip(outputs, real))]
-        for k, t in enumerate(made):
-            if t.requires and -1 - k in sources:
-                cell = t.shared()
-                versions[sources.index(-1 - k)] = (cell, cell.version)
+        place = {id(a): -1 - k for k, a in enumerate(outputs)}
+        first = zip(map(id, reversed(arrays)), reversed(range(len(arrays))))  # of equal inputs
+        place.update(first)
+        tensors = [*args, *reversed(made)]  # input i at i, output k at -1 - k
+        node.sources = [place.get(id(s)) for s in saved]
+        shown = [None if i is None else tensors[i] for i in node.sources]
+        cells = [t.shared() if isinstance(t, Tensor) else None for t in shown]
+        node.versions = [c and (c, c.version) for c in cells]
         if self.view:
             self._link(args, kwargs, tuple(made) if node.several else made[0])
         return tuple(made) if node.several else made[0]
