@@ -192,10 +192,9 @@ def _tensor_of(array: Any, edge: Edge | None) -> Any:
 def _through_definition(node: Node, g: Any) -> list[Any]:
     """Differentiate the op's definition at its inputs, on the graph that made them."""
     assert node.op.definition is not None and node.definition_inputs is not None
-    aliases = []
-    for array, edge in zip(node.definition_inputs, node.edges, strict=True):
-        t = _tensor_of(array, edge)
-        aliases.append(parts["alias"](t) if isinstance(t, Tensor) else t)
+    pairs = zip(node.definition_inputs, node.edges, strict=True)
+    places = [_tensor_of(array, edge) for array, edge in pairs]
+    aliases = [parts["alias"](t) if isinstance(t, Tensor) else t for t in places]
     y = node.op.definition(*aliases, **node.kwargs)
     inputs = [t for t in aliases if isinstance(t, Tensor)]
     outputs, cotangents = (y, g) if node.several else ((y,), (g,))
@@ -246,10 +245,9 @@ def grad(
     cotangents = [_cotangent(t, g, create_graph) for t, g in zip(outs, given, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
     found = run_backward(outs, cotangents, retain_graph=keep, create_graph=create_graph, inputs=ins)
+    rule, fix = "an input was not used to compute the outputs", "pass allow_unused=True"
     for t, g in zip(ins, found, strict=True):
-        require(g is not None or allow_unused, "grad",
-                "an input was not used to compute the outputs", error=GraphError,
-                fix="pass allow_unused=True", input=t)  # fmt: skip
+        require(g is not None or allow_unused, "grad", rule, error=GraphError, fix=fix, input=t)
     return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in found)
 
 
