@@ -33,9 +33,7 @@ def _key(key: Any) -> Key:
             require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
     advanced = [k for k in out if hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b")]
-    if not advanced and not [k for k in out if k is Ellipsis]:
-        out.append(Ellipsis)
-    return tuple(out)
+    return tuple(out) if advanced or [k for k in out if k is Ellipsis] else (*out, Ellipsis)
 
 
 def _indexed(x: Any, key: Key) -> Any:

@@ -131,8 +131,7 @@ def group_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, groups: int, eps: fl
     apart = reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     y, m, var = _standardised(apart, (2,), eps)
     y = _scaled(reshape(y, x.shape), _over_channels(w, x), _over_channels(b, x))
-    shape = (x.shape[0], groups)
-    return y, reshape(m, shape), reshape(var, shape)
+    return y, flatten(m, 1), flatten(var, 1)
 
 
 @op(definition=group_norm_by_elementary_ops)
