@@ -98,8 +98,7 @@ class _Walk:
             node.definition_inputs, node.kwargs = None, {}
 
     def _hooked(self, hook: Callable, g: Any) -> Any:
-        given = g if isinstance(g, Tensor) else Tensor(g)
-        changed = hook(given)
+        changed = hook(g if isinstance(g, Tensor) else Tensor(g))
         if changed is None:
             return g
         return changed if self.create_graph else raw(changed)

@@ -187,8 +187,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
         require(index.size > 0, "one_hot", "needs num_classes when there is no index", tensor=index)
         num_classes = int(index.max()) + 1
     backend.of(index).check_indices("one_hot", index, num_classes)
-    y = pw.eq(unsqueeze(index, -1), np.arange(num_classes))
-    return Tensor(y.astype(np.int64))
+    return Tensor(pw.eq(unsqueeze(index, -1), np.arange(num_classes)).astype(np.int64))
 
 
 # ---- along an axis -------------------------------------------------------------------------------

@@ -123,8 +123,7 @@ def _extreme(x: Any, *, axes: tuple[int, ...], largest: bool, keepdim: bool) -> 
     y = backend.of(x).extreme(x, axes, largest, keepdim)
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        full = expand(reshape(raw(y), ones), shape=x.shape)
-        ties = pw.eq(raw(x), full)
+        ties = pw.eq(raw(x), expand(reshape(raw(y), ones), shape=x.shape))
         share = ties / backend.of(raw(x)).sum(ties, axes, True)
         return (pw.mul(expand(reshape(g, ones), shape=x.shape), share.astype(x.dtype)),)
 

@@ -69,8 +69,7 @@ def _reshape(x: Any, *, shape: tuple[int, ...]) -> Any:
 @op(view=True)
 def channels_last(x: Any) -> Any:
     """x (N, C, H, W) with channels-last memory: itself, or one copy."""
-    be = backend.of(x)
-    return be.nhwc(x).transpose(0, 3, 1, 2), (), lambda g, need: (g,)
+    return backend.of(x).nhwc(x).transpose(0, 3, 1, 2), (), lambda g, need: (g,)
 
 
 def reshape(x: Any, *shape: Any) -> Any:
