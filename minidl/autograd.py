@@ -37,8 +37,7 @@ def run_backward(
     """
     walk = _Walk(create_graph, inputs, stop)
     for t, g in zip(outputs, cotangents, strict=True):
-        edge = edge_of(t) if isinstance(t, Tensor) and g is not None else None
-        if edge is not None:
+        if g is not None and isinstance(t, Tensor) and (edge := edge_of(t)) is not None:
             walk.put(edge, g)
     with set_grad_enabled(create_graph):
         while walk.heap:

@@ -202,9 +202,7 @@ class Pointwise(Op):
             require(bool(args) and _is_number(args[0]), self.name, "needs a tensor",
                     error=DTypeError, got=args[0] if args else None)  # fmt: skip
             first = result_type(*filter(_is_number, args))
-            return lambda args, kwargs: self._forward(
-                np.asarray(args[0], first), *args[1:], **kwargs
-            )
+            return lambda args, kw: self._forward(np.asarray(args[0], first), *args[1:], **kw)
         self._check_shapes(names, values)
         dtype = result_type(*[a for a in args if hasattr(a, "dtype") or _is_number(a)])
         if self.integer is not None and not is_real(dtype):
