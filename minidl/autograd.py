@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 # isort: off
+from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tape import (
-    Edge, Node, Op, edge_of, enable_grad, inference_mode, is_floating, is_grad_enabled, no_grad,
-    observed, observers, op, registry, set_grad_enabled, watch,
+    Edge, Node, Op, edge_of, enable_grad, inference_mode, is_grad_enabled, no_grad, observed,
+    observers, op, registry, set_grad_enabled, watch,
 )  # fmt: skip
 from minidl.tensor import Device, Tensor, arrays_in, raw
 # isort: on
@@ -36,8 +37,7 @@ def run_backward(
     """
     walk = _Walk(create_graph, inputs, stop)
     for t, g in zip(outputs, cotangents, strict=True):
-        edge = edge_of(t) if isinstance(t, Tensor) and g is not None else None
-        if edge is not None:
+        if g is not None and isinstance(t, Tensor) and (edge := edge_of(t)) is not None:
             walk.put(edge, g)
     with set_grad_enabled(create_graph):
         while walk.heap:
@@ -97,20 +97,17 @@ class _Walk:
             node.definition_inputs, node.kwargs = None, {}
 
     def _hooked(self, hook: Callable, g: Any) -> Any:
-        given = g if isinstance(g, Tensor) else Tensor(g)
-        changed = hook(given)
+        changed = hook(g if isinstance(g, Tensor) else Tensor(g))
         if changed is None:
             return g
         return changed if self.create_graph else raw(changed)
 
     def _grads(self, node: Node, g: Any) -> Any:
-        for version in node.versions:
-            if version is not None and version[0].version != version[1]:
-                raise GraphError(
-                    f"{node.name}: a tensor that backward needs was changed in place "
-                    f"(it was at version {version[1]}, now {version[0].version}); "
-                    "clone it before changing it"
-                )
+        for cell, seen in filter(None, node.versions):
+            if cell.version != seen:
+                versions = f"(it was at version {seen}, now {cell.version})"
+                rule = f"a tensor that backward needs was changed in place {versions}"
+                require(False, node.name, rule, error=GraphError, fix="clone it before changing it")
         need = [edge is not None for edge in node.edges]
         if self.create_graph:
             return _differentiably(node, g, need)
@@ -140,16 +137,15 @@ class _Walk:
 
 def _accumulate(leaf: Tensor, g: Any) -> None:
     """Add a gradient to `leaf.grad`; take the array itself when nobody else holds it."""
-    if isinstance(g, Tensor):  # create_graph
-        g = g if g.dtype == leaf.dtype else g.to(leaf.dtype)
-        leaf.leaf_grad = g if leaf.leaf_grad is None else parts["add"](leaf.leaf_grad, g)
-    else:
-        if g.dtype != leaf.array.dtype:
-            g = g.astype(leaf.array.dtype)
-        if leaf.leaf_grad is not None:
-            leaf.leaf_grad = Tensor(parts["add"](leaf.leaf_grad.array, g))
-        else:
-            leaf.leaf_grad = Tensor(g if _sole_owner(g) else parts["copy"](g))
+    if g.dtype != leaf.dtype:
+        g = parts["to_dtype"](g, leaf.dtype)
+    recorded = isinstance(g, Tensor)  # create_graph
+    held = leaf.leaf_grad if recorded else raw(leaf.leaf_grad)
+    if held is not None:
+        g = parts["add"](held, g)
+    elif not recorded and not _sole_owner(g):
+        g = parts["copy"](g)
+    leaf.leaf_grad = g if recorded else Tensor(g)
     for hook in (leaf.hooks or {}).values():
         if getattr(hook, "after_accumulation", False):
             hook(leaf)
@@ -171,7 +167,7 @@ def _differentiably(node: Node, g: Any, need: list[bool]) -> Any:
     saved = []
     for s, where in zip(node.saved, node.sources, strict=True):
         if where is None:
-            if hasattr(s, "dtype") and is_floating(s) and s.ndim:
+            if hasattr(s, "dtype") and is_real(s.dtype) and s.ndim:
                 raise GraphError(
                     f"{node.name}: saves an array that is neither its input nor its output and "
                     "has no definition, so it cannot be differentiated twice"
@@ -194,10 +190,9 @@ def _tensor_of(array: Any, edge: Edge | None) -> Any:
 def _through_definition(node: Node, g: Any) -> list[Any]:
     """Differentiate the op's definition at its inputs, on the graph that made them."""
     assert node.op.definition is not None and node.definition_inputs is not None
-    aliases = []
-    for array, edge in zip(node.definition_inputs, node.edges, strict=True):
-        t = _tensor_of(array, edge)
-        aliases.append(parts["alias"](t) if isinstance(t, Tensor) else t)
+    pairs = zip(node.definition_inputs, node.edges, strict=True)
+    places = [_tensor_of(array, edge) for array, edge in pairs]
+    aliases = [parts["alias"](t) if isinstance(t, Tensor) else t for t in places]
     y = node.op.definition(*aliases, **node.kwargs)
     inputs = [t for t in aliases if isinstance(t, Tensor)]
     outputs, cotangents = (y, g) if node.several else ((y,), (g,))
@@ -248,10 +243,9 @@ def grad(
     cotangents = [_cotangent(t, g, create_graph) for t, g in zip(outs, given, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
     found = run_backward(outs, cotangents, retain_graph=keep, create_graph=create_graph, inputs=ins)
+    rule, fix = "an input was not used to compute the outputs", "pass allow_unused=True"
     for t, g in zip(ins, found, strict=True):
-        require(g is not None or allow_unused, "grad",
-                "an input was not used to compute the outputs", error=GraphError,
-                fix="pass allow_unused=True", input=t)  # fmt: skip
+        require(g is not None or allow_unused, "grad", rule, error=GraphError, fix=fix, input=t)
     return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in found)
 
 

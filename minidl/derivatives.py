@@ -47,8 +47,8 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
         if used:
             ones = [Tensor(np.ones_like(g.array)) if d is None else d for g, d in used]
             outputs = [g for g, _ in used]
-            found = grad(outputs, dual, ones, None, create_graph, allow_unused=True)
-            pushed = pushed if found[0] is None else found[0]
+            (found,) = grad(outputs, dual, ones, None, create_graph, allow_unused=True)
+            pushed = pushed if found is None else found
     return (y if create_graph else y.detach()), pushed
 
 

@@ -202,9 +202,7 @@ class Pointwise(Op):
             require(bool(args) and _is_number(args[0]), self.name, "needs a tensor",
                     error=DTypeError, got=args[0] if args else None)  # fmt: skip
             first = result_type(*filter(_is_number, args))
-            return lambda args, kwargs: self._forward(
-                np.asarray(args[0], first), *args[1:], **kwargs
-            )
+            return lambda args, kw: self._forward(np.asarray(args[0], first), *args[1:], **kw)
         self._check_shapes(names, values)
         dtype = result_type(*[a for a in args if hasattr(a, "dtype") or _is_number(a)])
         if self.integer is not None and not is_real(dtype):
@@ -342,8 +340,7 @@ class Update:
             return
         require(sorted(scalars) == sorted(self.scalars), self.name, "needs exactly its keywords",
                 error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
-        numbers = {n: v for n, v in scalars.items() if isinstance(v, (int, float))}
-        names = [n for n in self.scalars if n in numbers and type(numbers[n]) is not bool]
+        names = [n for n in self.scalars if not isinstance(scalars[n], bool | str | None)]
         static = tuple([(n, scalars.get(n)) for n in (*absent, *self.scalars) if n not in names])
         if static not in self._traces:
             arrays = [n for n in self.arrays if n not in absent]

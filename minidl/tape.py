@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tensor import Tensor
 
@@ -83,9 +84,8 @@ class Op:
             else:
                 arrays.append(x)
         if observers.get():
-            y, saved, vjp = observed(
-                self.name, arrays, kwargs, lambda: self.function(*arrays, **kwargs), True
-            )
+            call = functools.partial(self.function, *arrays, **kwargs)
+            y, saved, vjp = observed(self.name, arrays, kwargs, call, True)
         else:
             y, saved, vjp = self.function(*arrays, **kwargs)
         if not tensors:
@@ -110,33 +110,19 @@ class Op:
         node.definition_inputs = arrays if self.definition is not None else None
         node.sources = node.versions = ()
         if not saved and not node.several and not self.view:  # the usual small op, quickly
-            floating = y.dtype.kind == "f" or is_floating(y)
+            floating = y.dtype.kind in "fV"
             return Tensor(y, floating, node if floating else None)
         outputs = y if node.several else (y,)
-        sources, versions = [], []
-        for s in saved:
-            where = version = None
-            for i, x in enumerate(arrays):
-                if s is x:
-                    where = i
-                    if isinstance(args[i], Tensor):
-                        cell = args[i].shared()
-                        version = (cell, cell.version)
-                    break
-            else:
-                for k, out in enumerate(outputs):
-                    if s is out:
-                        where = -1 - k
-            sources.append(where)
-            versions.append(version)
-        node.sources, node.versions = sources, versions
-        made = [Tensor(a, is_floating(a), node, k) for k, a in enumerate(outputs)]
-        for k, t in enumerate(made):
-            if not t.requires:
-                made[k] = Tensor(t.array)
-            elif -1 - k in sources:
-                cell = t.shared()
-                versions[sources.index(-1 - k)] = (cell, cell.version)
+        real = [is_real(a.dtype) for a in outputs]
+        made = [Tensor(a, r, node if r else None, k) for k, (a, r) in enumerate(zip(outputs, real))]
+        place = {id(a): -1 - k for k, a in enumerate(outputs)}
+        first = zip(map(id, reversed(arrays)), reversed(range(len(arrays))))  # of equal inputs
+        place.update(first)
+        tensors = [*args, *reversed(made)]  # input i at i, output k at -1 - k
+        node.sources = [place.get(id(s)) for s in saved]
+        shown = [None if i is None else tensors[i] for i in node.sources]
+        cells = [t.shared() if isinstance(t, Tensor) else None for t in shown]
+        node.versions = [c and (c, c.version) for c in cells]
         if self.view:
             self._link(args, kwargs, tuple(made) if node.several else made[0])
         return tuple(made) if node.several else made[0]
@@ -164,9 +150,8 @@ def op(
     definition: the same result composed of elementary ops, needed for second derivatives when the
     op saves more than its inputs and outputs. view: the result may share its first input's memory.
     """
-    if function is None:
-        return lambda f: Op(f, definition, view)
-    return Op(function, definition, view)
+    make = functools.partial(Op, definition=definition, view=view)
+    return make if function is None else make(function)
 
 
 def observed(
@@ -194,13 +179,7 @@ def observed(
 
 def shares(y: np.ndarray, x: np.ndarray) -> bool:
     """Whether y is x or a view of the same memory."""
-    if y is x or y.base is x:
-        return True
-    return y.base is not None and x.base is not None and y.base is x.base
-
-
-def is_floating(a: Any) -> bool:
-    return a.dtype.kind == "f" or a.dtype.name == "bfloat16"
+    return y is x or y.base is x or (y.base is not None and y.base is x.base)
 
 
 def edge_of(x: Tensor) -> Edge | None:
@@ -211,9 +190,8 @@ def edge_of(x: Tensor) -> Edge | None:
 
 def _fresh(x: Tensor) -> None:
     """Refuse a view whose base was written through another view since it was made."""
-    require(x.cell is None or x.seen == x.cell.rebased, "autograd",
-            "this view's base was changed in place through another tensor; take the view again",
-            error=GraphError, view=x)  # fmt: skip
+    rule = "this view's base was changed in place through another tensor; take the view again"
+    require(x.cell is None or x.seen == x.cell.rebased, "autograd", rule, error=GraphError, view=x)
 
 
 # ---- modes ---------------------------------------------------------------------------------------
@@ -221,8 +199,6 @@ def _fresh(x: Tensor) -> None:
 
 class set_grad_enabled(ContextDecorator):
     """Turn recording on or off: a context manager and a decorator."""
-
-    mode: bool
 
     def __init__(self, mode: bool) -> None:
         self.mode = mode

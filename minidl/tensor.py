@@ -39,8 +39,7 @@ class Cell:
     __slots__ = ("rebased", "version")
 
     def __init__(self) -> None:
-        self.version = 0
-        self.rebased = 0
+        self.version = self.rebased = 0
 
 
 class Tensor:

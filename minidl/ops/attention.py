@@ -75,11 +75,8 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float) 
     """
     be = backend.of(q)
     y, lse = be.attend(q, k, v, mask, causal, scale)
-
-    def vjp(g: Any, need: Any, q: Any, k: Any, v: Any, mask: Any, lse: Any) -> Any:
-        return *be.attend_grad(g, q, k, v, mask, lse, causal, scale), None
-
-    return y, (q, k, v, mask, lse), vjp
+    saved = (q, k, v, mask, lse)
+    return y, saved, lambda g, need, *kept: (*be.attend_grad(g, *kept, causal, scale), None)
 
 
 def _shared_heads(x: Any, q: Any) -> Any:

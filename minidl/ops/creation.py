@@ -181,8 +181,7 @@ def linspace(
 ) -> Tensor:  # fmt: skip
     """steps points from start to end, both included."""
     require(steps >= 0, "linspace", "steps must not be negative", steps=steps)
-    values = np.linspace(start, end, steps)
-    return _made(values.astype(dtype_of(dtype)), device, requires_grad)
+    return _made(np.linspace(start, end, steps).astype(dtype_of(dtype)), device, requires_grad)
 
 
 # ---- random: from a generator, else from the stream "tensor" -------------------------------------

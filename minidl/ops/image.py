@@ -113,10 +113,9 @@ def interpolate(
     require(len(each) == len(old), name, f"needs a value for each of {len(old)} axes", given=given)
     new = tuple(math.floor(v if scale_factor is None else n * v) for n, v in zip(old, each))
     require(min(*old, *new) > 0, name, "sizes must be positive", input=input, size=new)
-    steps = [1 / v for v in each]  # between samples, in the old image
-    if scale_factor is None or recompute_scale_factor:
-        steps = [n / m for n, m in zip(old, new)]
-    axes = list(zip(old, new, steps))
+    told = scale_factor is not None and not recompute_scale_factor
+    # old and new size, and the distance between samples in the old image
+    axes = [(n, m, 1 / v if told else n / m) for n, m, v in zip(old, new, each)]
     if linear:
         return resample(input, [_linear_weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":
@@ -241,11 +240,7 @@ def largest_of_windows(x: Any, *, out: Sizes, **window: Sizes) -> Any:
     """
     size = x.shape[2:]
     y, place = backend.of(x).max_pool2d(x, out=out, **window)
-
-    def vjp(g: Any, need: Any, place: Any) -> Any:
-        return (to_largest(g[0], raw(place), size=size, **window),)
-
-    return (y, place), (place,), vjp
+    return (y, place), (place,), lambda g, need, k: (to_largest(g[0], raw(k), size=size, **window),)
 
 
 @op
@@ -289,10 +284,8 @@ def _pooling(name: str, x: Any, *args: Any) -> tuple[Sizes, dict[str, Sizes]]:
 
 def _pairs(*given: tuple[Any, int]) -> list[Any]:
     """1-D arguments as pairs with a value for the axis of size 1; None stays."""
-    return [
-        v if v is None else (other, v[0] if isinstance(v, (tuple, list)) else v)
-        for v, other in given
-    ]
+    single = [(v[0] if isinstance(v, (tuple, list)) else v, other) for v, other in given]
+    return [v if v is None else (other, v) for v, other in single]
 
 
 def max_pool2d(
@@ -305,8 +298,7 @@ def max_pool2d(
     """
 
     def pooled(x: Any) -> Any:
-        args = (kernel_size, stride, padding, dilation, ceil_mode)
-        out, window = _pooling("max_pool2d", x, *args)
+        out, window = _pooling("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
         y, place = largest_of_windows(x, out=out, **window)
         if not return_indices:
             return y
@@ -348,9 +340,8 @@ def avg_pool1d(
     count_include_pad: bool = True,
 ) -> Any:  # fmt: skip
     """avg_pool2d along the last axis of input (N, C, L) or (C, L)."""
-    args = _pairs((kernel_size, 1), (stride, 1), (padding, 0))
-    how = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    return along_one(lambda x: avg_pool2d(x, *args, **how), input)
+    args = [*_pairs((kernel_size, 1), (stride, 1), (padding, 0)), ceil_mode, count_include_pad]
+    return along_one(lambda x: avg_pool2d(x, *args), input)
 
 
 def _sizes(name: str, x: Any, wanted: Any) -> list[tuple[int, int]]:

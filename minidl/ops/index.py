@@ -33,9 +33,7 @@ def _key(key: Any) -> Key:
             require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
         out.append(k)
     advanced = [k for k in out if hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b")]
-    if not advanced and not [k for k in out if k is Ellipsis]:
-        out.append(Ellipsis)
-    return tuple(out)
+    return tuple(out) if advanced or [k for k in out if k is Ellipsis] else (*out, Ellipsis)
 
 
 def _indexed(x: Any, key: Key) -> Any:
@@ -86,12 +84,8 @@ def pick_grad(g: Any, *, key: Key, shape: tuple[int, ...]) -> Any:
 @op(view=True)
 def pieces(x: Any, *, keys: tuple[Key, ...]) -> Any:
     """x[key] for each key, ints and slices that share x out among them: views."""
-    shape, strides = x.shape, x.strides
-
-    def vjp(g: Any, need: Any) -> Any:
-        return (assembled(*g, keys=keys, shape=shape, strides=strides),)
-
-    return tuple([np.asarray(x[key]) for key in keys]), (), vjp
+    like = {"keys": keys, "shape": x.shape, "strides": x.strides}
+    return tuple([np.asarray(x[k]) for k in keys]), (), lambda g, need: (assembled(*g, **like),)
 
 
 @op
@@ -151,12 +145,8 @@ def nonzero(x: Any, as_tuple: bool = False) -> Any:
 @op
 def table_rows(table: Any, index: Any, *, skip: int = -1) -> Any:
     """Rows of table (V, D) at index (...): (..., D); a row `skip` receives no gradient."""
-    rows = table.shape[0]
-
-    def vjp(g: Any, need: Any, index: Any) -> Any:
-        return add_rows(g, raw(index), rows=rows, skip=skip), None
-
-    return backend.of(table).take_rows(table, index), (index,), vjp
+    y, rows = backend.of(table).take_rows(table, index), table.shape[0]
+    return y, (index,), lambda g, need, k: (add_rows(g, raw(k), rows=rows, skip=skip), None)
 
 
 @op
@@ -197,8 +187,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
         require(index.size > 0, "one_hot", "needs num_classes when there is no index", tensor=index)
         num_classes = int(index.max()) + 1
     backend.of(index).check_indices("one_hot", index, num_classes)
-    y = pw.eq(unsqueeze(index, -1), np.arange(num_classes))
-    return Tensor(y.astype(np.int64))
+    return Tensor(pw.eq(unsqueeze(index, -1), np.arange(num_classes)).astype(np.int64))
 
 
 # ---- along an axis -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ views share and gives the tensor the op's node. A view forwards the write to its
 of that base, made earlier, refuse to be used in recorded operations.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,17 +74,14 @@ def _rebase(x: Tensor, new: Tensor) -> None:
         steps.insert(0, step)
 
     def see(t: Any) -> Any:
-        for step in steps:
-            t = step(t)
-        return t
+        return functools.reduce(lambda made, step: step(made), steps, t)
 
     x.shared().rebased += 1
     if not steps:
         _take_place(x, alias(new))
         return
-    old = Tensor(base.array, base.requires, base.node, base.index)
-    _take_place(base, _overlay(old, new, see=see))
-    _take_place(x, see(Tensor(base.array, base.requires, base.node, base.index)))
+    _take_place(base, _overlay(base, new, see=see))
+    _take_place(x, see(base))
     x.seen = x.shared().rebased
 
 

@@ -134,19 +134,21 @@ def _parse(equation: str, operands: tuple) -> tuple[list[list[str]], list[str]]:
         n = x.ndim - len(text.replace("...", ""))
         require(n == 0 or ("..." in text and n > 0), "einsum", f"term {text!r} does not fit", x=x)
         extra = max(extra, n)
-        head, dots, tail = text.partition("...")
-        terms.append([*head, *(str(n - 1 - i) for i in range(n if dots else 0)), *tail])
-    dotted = [str(extra - 1 - i) for i in range(extra)]
-    if arrow:
-        head, dots, tail = right.partition("...")
-        result = [*head, *(dotted if dots else []), *tail]
-    else:
-        seen = [a for term in terms for a in term if a.isalpha()]
-        result = dotted + sorted(a for a in set(seen) if seen.count(a) == 1)
+        terms.append(_labels(text, n))
+    if not arrow:
+        seen = [a for text in texts for a in text if a.isalpha()]
+        right = "".join(["...", *sorted(a for a in set(seen) if seen.count(a) == 1)])
+    result = _labels(right, extra)
     fits = {*result} <= {a for term in terms for a in term} and len({*result}) == len(result)
     rule = "every output label must be an input's and appear once"
     require(fits, "einsum", rule, equation=equation)
     return terms, result
+
+
+def _labels(text: str, n: int) -> list[str]:
+    """The labels of a term whose … stands for n axes: labels "n-1", …, "0"."""
+    head, dots, tail = text.partition("...")
+    return [*head, *(str(n - 1 - i) for i in range(n if dots else 0)), *tail]
 
 
 def _trace(x: Any, labels: list[str]) -> tuple[Any, list[str]]:

@@ -59,9 +59,8 @@ def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothin
     be = backend.of(x)
     loss, top, total = be.cross_entropy(x, label, weight, ignore, smoothing)
 
-    def vjp(g: Any, need: Any, x: Any, label: Any, weight: Any, top: Any, total: Any) -> Any:
-        args = (x, label, weight, top, total, ignore, smoothing)
-        return be.cross_entropy_grad(g, *args), None, None
+    def vjp(g: Any, need: Any, *saved: Any) -> Any:
+        return be.cross_entropy_grad(g, *saved, ignore, smoothing), None, None
 
     return loss, (x, label, weight, top, total), vjp
 
@@ -244,8 +243,7 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Any:
     """delta times smooth_l1_loss with beta = delta."""
     require(delta > 0, "huber_loss", "delta must be positive", delta=delta)
-    loss = functools.partial(huber, delta=delta)
-    return _matched("huber_loss", loss, input, target, reduction)
+    return _matched("huber_loss", functools.partial(huber, delta=delta), input, target, reduction)
 
 
 def _weighted(name: str, f: Callable, x: Any, y: Any, weight: Any, reduction: str) -> Any:
@@ -266,12 +264,8 @@ def binary_cross_entropy_with_logits(
     input: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
 ) -> Any:
     """binary_cross_entropy of sigmoid(x), stable at large |x|; pos_weight multiplies the y term."""
-
-    def loss(x: Any, y: Any) -> Any:
-        return logistic_loss(x, y, pos_weight)
-
-    name = "binary_cross_entropy_with_logits"
-    return _weighted(name, loss, input, target, weight, reduction)
+    name, p = "binary_cross_entropy_with_logits", pos_weight
+    return _weighted(name, lambda x, y: logistic_loss(x, y, p), input, target, weight, reduction)
 
 
 def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False) -> Any:

@@ -62,11 +62,8 @@ def normalise_batch(x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool
     """
     be = backend.of(x)
     y, m, var = be.batch_norm(x, w, b, more, eps, relu)
-
-    def vjp(g: Any, need: Any, x: Any, w: Any, b: Any, m: Any, var: Any, y: Any) -> Any:
-        return be.batch_norm_grad(g[0], x, w, b, m, var, y, eps, relu)
-
-    return (y, m, var), (x, w, b, m, var, y if relu and more is not None else None), vjp
+    saved = (x, w, b, m, var, y if relu and more is not None else None)
+    return (y, m, var), saved, lambda g, need, *kept: be.batch_norm_grad(g[0], *kept, eps, relu)
 
 
 @pointwise
@@ -134,8 +131,7 @@ def group_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, groups: int, eps: fl
     apart = reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     y, m, var = _standardised(apart, (2,), eps)
     y = _scaled(reshape(y, x.shape), _over_channels(w, x), _over_channels(b, x))
-    shape = (x.shape[0], groups)
-    return y, reshape(m, shape), reshape(var, shape)
+    return y, flatten(m, 1), flatten(var, 1)
 
 
 @op(definition=group_norm_by_elementary_ops)
@@ -147,23 +143,19 @@ def normalise_groups(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> Any:
     """
     be = backend.of(x)
     y, m, var = be.group_norm(x, w, b, groups, eps)
-
-    def vjp(g: Any, need: Any, x: Any, w: Any, m: Any, var: Any) -> Any:
-        return be.group_norm_grad(g[0], x, w, m, var, eps)
-
-    return (y, m, var), (x, w, m, var), vjp
+    saved = (x, w, m, var)
+    return (y, m, var), saved, lambda g, need, *kept: be.group_norm_grad(g[0], *kept, eps)
 
 
 def group_norm(
     input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
     """Group norm of input (N, C, ...) with C / num_groups channels a group; weight, bias (C,)."""
-    x = input
-    require(x.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=x)
-    fits = num_groups > 0 and x.shape[1] % num_groups == 0
-    require(fits, "group_norm", "C must be divisible by num_groups", x=x, num_groups=num_groups)
-    _fit("group_norm", x, weight, bias, (x.shape[1],))
-    return normalise_groups(x, weight, bias, groups=num_groups, eps=eps)[0]
+    require(input.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=input)
+    fits = num_groups > 0 and input.shape[1] % num_groups == 0
+    require(fits, "group_norm", "C must be divisible by num_groups", x=input, num_groups=num_groups)
+    _fit("group_norm", input, weight, bias, (input.shape[1],))
+    return normalise_groups(input, weight, bias, groups=num_groups, eps=eps)[0]
 
 
 def instance_norm(
@@ -175,15 +167,14 @@ def instance_norm(
     With use_input_stats the running statistics, where given, move towards the means over the batch
     of the samples' means and unbiased variances.
     """
-    x = input
-    require(x.ndim >= 3, "instance_norm", "x must have at least 3 axes (N, C, ...)", x=x)
+    require(input.ndim >= 3, "instance_norm", "x must have at least 3 axes (N, C, ...)", x=input)
     if not use_input_stats:
-        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    count = math.prod(x.shape[2:])
-    require(count != 1, "instance_norm", "needs more than one value per channel", x=x)
-    _fit("instance_norm", x, weight, bias, (x.shape[1],))
-    y, m, var = normalise_groups(x, weight, bias, groups=x.shape[1], eps=eps)
-    if count and x.shape[0]:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    count = math.prod(input.shape[2:])
+    require(count != 1, "instance_norm", "needs more than one value per channel", x=input)
+    _fit("instance_norm", input, weight, bias, (input.shape[1],))
+    y, m, var = normalise_groups(input, weight, bias, groups=input.shape[1], eps=eps)
+    if count and input.shape[0]:
         _move(running_mean, raw(m).mean(0), momentum)
         _move(running_var, raw(var).mean(0) * (count / (count - 1)), momentum)
     return y

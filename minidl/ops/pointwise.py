@@ -151,12 +151,8 @@ logit = _op("logit", _logit, "log(x / (1 - x)), x clamped to [eps, 1 - eps] if e
 # ---- comparison, choice ----------------------------------------------------------------------
 
 
-def _pick(condition: Any, x: Any, y: Any) -> Any:
-    return np.where(condition != 0, x, y)
-
-
 def _fill(x: Any, mask: Any, value: Any) -> Any:
-    return np.where(mask != 0, value, x)
+    return np.where(mask, value, x)
 
 
 def _within(x: Any, min: Any = None, max: Any = None) -> Any:
@@ -177,7 +173,7 @@ isinf = _op("isinf", lambda x: f.abs(x) == math.inf, "Whether |x| = ∞.", np.is
 isfinite = _op("isfinite", lambda x: f.abs(x) < math.inf, "Whether |x| < ∞.", np.isfinite)
 maximum = _op("maximum", f.maximum, "The larger; NaN wins; a tie halves the gradient.", np.maximum)
 minimum = _op("minimum", f.minimum, "The smaller; NaN wins; a tie halves the gradient.", np.minimum)
-_where = _op("where", f.where, "x where the condition holds, else y.", _pick)
+_where = _op("where", f.where, "x where the condition holds, else y.", np.where)
 _masked_fill = _op("masked_fill", lambda x, mask, value: f.where(mask, value, x), "", _fill)
 _clamp = _op("clamp", _within, "x within [min, max].", np.clip)
 

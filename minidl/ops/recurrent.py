@@ -89,11 +89,9 @@ def _lstm(
     be = backend.of(x)
     y, c, gates = be.lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, reverse)
     last = 0 if reverse else -1
-
-    def vjp(g: Any, need: Any, *saved: Any) -> Any:
-        return be.lstm_grad(*g, *saved, reverse, need)
-
-    return (y, be.copy(y[last]), be.copy(c[last])), (x, h0, c0, w_ih, w_hh, y, c, gates), vjp
+    saved = (x, h0, c0, w_ih, w_hh, y, c, gates)
+    out = (y, be.copy(y[last]), be.copy(c[last]))
+    return out, saved, lambda g, need, *kept: be.lstm_grad(*g, *kept, reverse, need)
 
 
 def gru_by_elementary_ops(
@@ -123,11 +121,8 @@ def gru(
     _check("gru", 3, _sizes(h0), x, h0, None, w_ih, w_hh, b_ih, b_hh)
     be = backend.of(x)
     y, gates = be.gru(x, h0, w_ih, w_hh, b_ih, b_hh, reverse)
-
-    def vjp(g: Any, need: Any, *saved: Any) -> Any:
-        return be.gru_grad(*g, *saved, reverse, need)
-
-    return (y, be.copy(y[0 if reverse else -1])), (x, h0, w_ih, w_hh, y, gates), vjp
+    out, saved = (y, be.copy(y[0 if reverse else -1])), (x, h0, w_ih, w_hh, y, gates)
+    return out, saved, lambda g, need, *kept: be.gru_grad(*g, *kept, reverse, need)
 
 
 def rnn_by_elementary_ops(
@@ -156,8 +151,5 @@ def rnn(
     require(nonlinearity in ("tanh", "relu"), "rnn", rule, nonlinearity=nonlinearity)
     be, relu = backend.of(x), nonlinearity == "relu"
     y = be.rnn(x, h0, w_ih, w_hh, b_ih, b_hh, relu, reverse)
-
-    def vjp(g: Any, need: Any, *saved: Any) -> Any:
-        return be.rnn_grad(*g, *saved, relu, reverse, need)
-
-    return (y, be.copy(y[0 if reverse else -1])), (x, h0, w_ih, w_hh, y), vjp
+    out, saved = (y, be.copy(y[0 if reverse else -1])), (x, h0, w_ih, w_hh, y)
+    return out, saved, lambda g, need, *kept: be.rnn_grad(*g, *kept, relu, reverse, need)

@@ -123,8 +123,7 @@ def _extreme(x: Any, *, axes: tuple[int, ...], largest: bool, keepdim: bool) -> 
     y = backend.of(x).extreme(x, axes, largest, keepdim)
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        full = expand(reshape(raw(y), ones), shape=x.shape)
-        ties = pw.eq(raw(x), full)
+        ties = pw.eq(raw(x), expand(reshape(raw(y), ones), shape=x.shape))
         share = ties / backend.of(raw(x)).sum(ties, axes, True)
         return (pw.mul(expand(reshape(g, ones), shape=x.shape), share.astype(x.dtype)),)
 
@@ -192,14 +191,12 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether every element is true, or every one over dim."""
-    axes = axes_of(dim, x.ndim, "all")
-    return Tensor(np.asarray(np.all(raw(x), axis=axes, keepdims=keepdim)))
+    return Tensor(np.asarray(np.all(raw(x), axes_of(dim, x.ndim, "all"), keepdims=keepdim)))
 
 
 def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether some element is true, or some one over dim."""
-    axes = axes_of(dim, x.ndim, "any")
-    return Tensor(np.asarray(np.any(raw(x), axis=axes, keepdims=keepdim)))
+    return Tensor(np.asarray(np.any(raw(x), axes_of(dim, x.ndim, "any"), keepdims=keepdim)))
 
 
 def count_nonzero(x: Any, dim: Any = None) -> Any:
@@ -213,8 +210,7 @@ def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     axes = axes_of(dim, x.ndim, "logsumexp")
     top = backend.of(raw(x)).extreme(raw(x), axes, True, True)
     top = np.where(np.isfinite(top), top, 0).astype(x.dtype)
-    y = pw.log(sum_axes(pw.exp(pw.sub(x, top)), axes=axes, keepdim=True))
-    y = pw.add(y, top)
+    y = pw.add(pw.log(sum_axes(pw.exp(pw.sub(x, top)), axes=axes, keepdim=True)), top)
     return y if keepdim else squeeze(y, axes)
 
 

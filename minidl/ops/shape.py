@@ -62,20 +62,14 @@ def alias(x: Any) -> Any:
 def _reshape(x: Any, *, shape: tuple[int, ...]) -> Any:
     """x's elements in logical C order in a new shape; backward restores x's layout."""
     given, be = x.shape, backend.of(x)
-    last = be.is_channels_last(x)
-
-    def vjp(g: Any, need: Any) -> Any:
-        back = _reshape(g, shape=given)
-        return (channels_last(back) if last else back,)
-
-    return be.reshape(x, shape), (), vjp
+    order = channels_last if be.is_channels_last(x) else lambda g: g
+    return be.reshape(x, shape), (), lambda g, need: (order(_reshape(g, shape=given)),)
 
 
 @op(view=True)
 def channels_last(x: Any) -> Any:
     """x (N, C, H, W) with channels-last memory: itself, or one copy."""
-    be = backend.of(x)
-    return be.nhwc(x).transpose(0, 3, 1, 2), (), lambda g, need: (g,)
+    return backend.of(x).nhwc(x).transpose(0, 3, 1, 2), (), lambda g, need: (g,)
 
 
 def reshape(x: Any, *shape: Any) -> Any:
