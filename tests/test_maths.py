@@ -121,7 +121,7 @@ def test_float32_loops_vectorise(name):
     codes = ("f4",) * len(leaves)
     kernel = printer.Shape("float", codes, ("f4",), 1, (1,) * (len(leaves) + 1))
     module = llvm.parse_assembly(printer.print_loop(program, kernel))
-    module.link_in(compiler._library(), preserve=True)
+    module.link_in(compiler._maths(), preserve=True)
     machine = compiler._machine()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = True
