@@ -1,7 +1,5 @@
 """A GPT-2-style language model with nanoGPT's parameter names, and generation with a KV cache."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

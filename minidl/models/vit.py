@@ -1,7 +1,5 @@
 """A small Vision Transformer (arXiv 2010.11929)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import minidl.functional as F
