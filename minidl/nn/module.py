@@ -94,11 +94,9 @@ class Module:
         super().__delattr__(name)
 
     def _check_kind(self, name: str, value: Any, wanted: type) -> None:
-        if value is not None and not isinstance(value, wanted):
-            raise TypeError(
-                f"{type(self).__name__}: cannot assign {type(value).__name__} to {name!r} "
-                f"({wanted.__name__} or None expected)"
-            )
+        fits, kind = value is None or isinstance(value, wanted), type(value).__name__
+        rule = f"cannot assign {kind} to {name!r} ({wanted.__name__} or None expected)"
+        require(fits, type(self).__name__, rule, error=TypeError)
 
     def _register(self, kind: str, name: str, value: Any, wanted: type) -> None:
         """Put value under name, taking the name from wherever else it stands."""
@@ -153,11 +151,9 @@ class Module:
         modules = self.named_modules(None, prefix, unique) if recurse else [(prefix, self)]
         for path, module in modules:
             for name, value in getattr(module, kind).items():
-                if value is None or id(value) in seen:
-                    continue
-                if unique:
-                    seen.add(id(value))
-                yield (f"{path}.{name}" if path else name), value
+                if value is not None and id(value) not in seen:
+                    seen.update([id(value)] if unique else [])
+                    yield (f"{path}.{name}" if path else name), value
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -297,15 +293,15 @@ class Module:
         return ""
 
     def _child_lines(self) -> list[str]:
-        return [f"({name}): {_indent(repr(module))}" for name, module in self._modules.items()]
+        return [f"({name}): {module!r}" for name, module in self._modules.items()]
 
     def __repr__(self) -> str:
         extra, children = self.extra_repr(), self._child_lines()
         name = type(self).__name__
         if not children and "\n" not in extra:
             return f"{name}({extra})"
-        lines = [*(extra.split("\n") if extra else ()), *children]
-        return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
+        lines = "\n".join(filter(None, [extra, *children]))
+        return f"{name}(\n  " + lines.replace("\n", "\n  ") + "\n)"
 
 
 class IncompatibleKeys(NamedTuple):
@@ -349,7 +345,3 @@ def kept_modes(model: Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _indent(text: str) -> str:
-    return text.replace("\n", "\n  ")
