@@ -123,8 +123,7 @@ class _Pool(Fields):
     _axes = 0  # where not 0, sizes are kept as tuples of this length
 
     def _build(self) -> None:
-        stride = self.stride
-        self.stride: Any = self.kernel_size if stride is None else stride
+        self.stride: Any = self.kernel_size if self.stride is None else self.stride
         for name in ("kernel_size", "stride", "padding") if self._axes else ():
             setattr(self, name, ints_of("AvgPool1d", name, getattr(self, name), self._axes, 0))
 
@@ -139,13 +138,11 @@ class _Upsample(Fields):
         return f"{name}={getattr(self, name)}, mode={self.mode!r}"
 
 
-ReLU, ReLU6, ELU, CELU, SELU, GELU, SiLU, Mish, GLU = map(
-    thin, "ReLU ReLU6 ELU CELU SELU GELU SiLU Mish GLU".split()
-)
-Sigmoid, LogSigmoid, Hardsigmoid, Hardswish, Softsign, Softplus = map(
-    thin, "Sigmoid LogSigmoid Hardsigmoid Hardswish Softsign Softplus".split()
-)
-Tanh, Tanhshrink, Hardtanh, Threshold = map(thin, "Tanh Tanhshrink Hardtanh Threshold".split())
+ReLU, ReLU6, ELU, CELU, SELU, GELU = map(thin, "ReLU ReLU6 ELU CELU SELU GELU".split())
+SiLU, Mish, GLU, Softsign, Softplus = map(thin, "SiLU Mish GLU Softsign Softplus".split())
+Sigmoid, LogSigmoid, Hardsigmoid = map(thin, "Sigmoid LogSigmoid Hardsigmoid".split())
+Tanh, Tanhshrink, Hardtanh = map(thin, "Tanh Tanhshrink Hardtanh".split())
+Hardswish, Threshold, Unfold, Fold = map(thin, "Hardswish Threshold Unfold Fold".split())
 LeakyReLU = thin("LeakyReLU", F.leaky_relu)
 Softshrink = thin("Softshrink", show="{lambd}")
 Hardshrink = thin("Hardshrink", show="{lambd}")
@@ -177,4 +174,3 @@ AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d)
 _SIZES = "size scale_factor mode align_corners"
 Upsample = thin("Upsample", F.interpolate, fields=_SIZES, base=_Upsample)
 PixelShuffle = thin("PixelShuffle", F.pixel_shuffle)
-Unfold, Fold = thin("Unfold"), thin("Fold")
