@@ -159,7 +159,6 @@ class MultiheadAttention(Layer, show=""):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Any, need_weights: bool, causal: bool
     ) -> tuple[Tensor, Tensor | None]:
         """q (N, L, E), k, v (N, S, E) -> (N, L, E) and the weights (N, heads, L, S) if needed."""
-        n, rows, width = q.shape
         p = self.dropout if self.training else 0.0
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         weights = None
@@ -170,7 +169,7 @@ class MultiheadAttention(Layer, show=""):
             y = weights @ v
         else:
             y = F.scaled_dot_product_attention(q, k, v, None if causal else mask, p, causal)
-        return y.transpose(1, 2).reshape(n, rows, width), weights
+        return y.transpose(1, 2).flatten(2), weights
 
 
 # ---- transformers --------------------------------------------------------------------------------
@@ -194,17 +193,15 @@ class _Layer(Layer, show=""):
         width, inner, bias, p = self.d_model, self.dim_feedforward, self.bias, self.dropout
         kept = (None, None, self.batch_first, *where)
         for name in self._attentions:
-            made = MultiheadAttention(width, self.nhead, p, bias, False, False, *kept)
-            self.register_module(name, made)
+            setattr(self, name, MultiheadAttention(width, self.nhead, p, bias, False, False, *kept))
         self.linear1 = Linear(width, inner, bias, *where)
         self.dropout = Dropout(p)
         self.linear2 = Linear(inner, width, bias, *where)
         numbers = range(1, 2 + len(self._attentions))
         for i in numbers:
-            norm = LayerNorm(width, self.layer_norm_eps, True, bias, *where)
-            self.register_module(f"norm{i}", norm)
+            setattr(self, f"norm{i}", LayerNorm(width, self.layer_norm_eps, True, bias, *where))
         for i in numbers:
-            self.register_module(f"dropout{i}", Dropout(p))
+            setattr(self, f"dropout{i}", Dropout(p))
         known = {"relu": F.relu, "gelu": F.gelu}
         found = known.get(self.activation, self.activation)
         rule = f"activation must be a function or one of {[*known]}"
