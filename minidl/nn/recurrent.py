@@ -111,11 +111,9 @@ class _Layers(_Recurrent, show=""):
             hx = None if given is None else [s.unsqueeze(1) for s in given]
             y, states = self._run(x.unsqueeze(1), hx)
             y, states = y.squeeze(1), tuple(s.squeeze(1) for s in states)
-        elif self.batch_first:
-            y, states = self._run(x.transpose(0, 1), hx)
-            y = y.transpose(0, 1)
         else:
-            y, states = self._run(x, hx)
+            y, states = self._run(x.transpose(0, 1) if self.batch_first else x, hx)
+            y = y.transpose(0, 1) if self.batch_first else y
         return y, states if self._states > 1 else states[0]
 
     def _run(
@@ -147,12 +145,11 @@ class _Layers(_Recurrent, show=""):
         return x, tuple(ends if back is None else [s[:, back] for s in ends])
 
     def extra_repr(self) -> str:
-        text = f"{self.input_size}, {self.hidden_size}"
-        keys = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-        for key, usual in zip(keys, (0, 1, True, False, 0, False)):
-            own = getattr(self, key)
-            text += "" if own == usual else f", {key}={own}"
-        return text
+        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}
+        usual |= {"dropout": 0, "bidirectional": False}
+        changed = {k: getattr(self, k) for k, value in usual.items() if getattr(self, k) != value}
+        shown = [self.input_size, self.hidden_size, *(f"{k}={v}" for k, v in changed.items())]
+        return ", ".join(map(str, shown))
 
 
 class RNN(_Layers):
