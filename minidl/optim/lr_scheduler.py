@@ -315,13 +315,10 @@ class ReduceLROnPlateau:
         """Look at one more value of the metric (a number or a 0-d Tensor)."""
         current = float(metrics)
         self.last_epoch += 1
-        if self._better(current):
-            self.best, self.num_bad_epochs = current, 0
-        else:
-            self.num_bad_epochs += 1
-        if self.cooldown_counter > 0:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
+        better, cooling = self._better(current), self.cooldown_counter > 0
+        self.best = current if better else self.best
+        self.num_bad_epochs = 0 if better or cooling else self.num_bad_epochs + 1
+        self.cooldown_counter -= cooling
         if self.num_bad_epochs > self.patience:
             for group, low in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
                 lr = max(group["lr"] * self.factor, low)
