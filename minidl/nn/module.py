@@ -105,11 +105,10 @@ class Module:
             raise AttributeError(f"{who}: cannot assign before super().__init__()")
         self._check_kind(name, value, wanted)
         require(name != "" and "." not in name, who, "a name may not be empty or contain a dot")
-        for other in (*_KINDS, None):
-            place = self.__dict__ if other is None else self.__dict__[other]
-            if other != kind:
-                place.pop(name, None)
-        self.__dict__[kind][name] = value
+        state = self.__dict__
+        for place in (state, *(state[other] for other in _KINDS if other != kind)):
+            place.pop(name, None)
+        state[kind][name] = value
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter (None keeps the name without a tensor)."""

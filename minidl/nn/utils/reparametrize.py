@@ -44,11 +44,9 @@ def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> Modu
     mine = [key for key, hook in hooks.items() if getattr(hook, "of", None) == (kind, name)]
     require(bool(mine), kind, f"{type(module).__name__}.{name} is not computed so", name=name)
     del hooks[mine[0]]
-    value = getattr(module, name)
     for suffix in extra:
         delattr(module, name + suffix)
-    delattr(module, name)
-    module.register_parameter(name, Parameter(value.detach().clone()))
+    module.register_parameter(name, Parameter(getattr(module, name).detach().clone()))
     return module
 
 
