@@ -87,15 +87,11 @@ class LinearLR(LRScheduler):
         return self.start_factor + (self.end_factor - self.start_factor) * share
 
 
-class ExponentialLR(LRScheduler):
+class ExponentialLR(StepLR):
     """Multiplied by gamma every step."""
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
-
-    def factor(self, t: int) -> float:
-        return self.gamma**t
+        super().__init__(optimizer, 1, gamma, last_epoch)
 
 
 class PolynomialLR(LRScheduler):
