@@ -221,7 +221,30 @@ class Module:
             optional |= {start + name for name in module._optional_state}
             own = (*module._parameters, *module._buffers)
             module._before_load({n: state[start + n].shape for n in own if start + n in state})
-        return _fit(type(self).__name__, self.state_dict(keep_vars=True), state, optional, strict)
+        return self._fit(state, optional, strict)
+
+    def _fit(self, state: dict[str, Tensor], optional: set[str], strict: bool) -> IncompatibleKeys:
+        """Copy state into own tensors of the same names; changes nothing where it raises.
+
+        optional: names that the state may lack.
+        """
+        own = self.state_dict(keep_vars=True)
+        missing = [k for k in own if k not in state and k not in optional]
+        unexpected = [k for k in state if k not in own]
+        wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+        groups = (
+            ("missing", [f"{k} {own[k].shape}" for k in missing if strict]),
+            ("unexpected", [f"{k} {state[k].shape}" for k in unexpected if strict]),
+            ("wrong shape", [f"{k} {state[k].shape}, the model has {own[k].shape}" for k in wrong]),
+        )
+        listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
+        rule = f"the state does not fit {type(self).__name__}{listed}"
+        require(not listed, "load_state_dict", rule, error=CheckpointError)
+        with no_grad():
+            for name, value in state.items():
+                if name in own:
+                    own[name].copy_(value)
+        return IncompatibleKeys(missing, unexpected)
 
     # ---- changing everything below
     def apply(self, fn: Callable[[Module], Any]) -> Self:
@@ -308,31 +331,6 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
-
-
-def _fit(
-    model: str, own: dict[str, Tensor], state: dict[str, Tensor], optional: set[str], strict: bool
-) -> IncompatibleKeys:
-    """Copy state into own tensors of the same names; changes nothing where it raises.
-
-    model: the name for the message. optional: names that the state may lack.
-    """
-    missing = [k for k in own if k not in state and k not in optional]
-    unexpected = [k for k in state if k not in own]
-    wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
-    groups = (
-        ("missing", [f"{k} {own[k].shape}" for k in missing if strict]),
-        ("unexpected", [f"{k} {state[k].shape}" for k in unexpected if strict]),
-        ("wrong shape", [f"{k} {state[k].shape}, the model has {own[k].shape}" for k in wrong]),
-    )
-    listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
-    rule = f"the state does not fit {model}{listed}"
-    require(not listed, "load_state_dict", rule, error=CheckpointError)
-    with no_grad():
-        for name, value in state.items():
-            if name in own:
-                own[name].copy_(value)
-    return IncompatibleKeys(missing, unexpected)
 
 
 @contextmanager
