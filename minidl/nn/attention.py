@@ -91,9 +91,9 @@ class MultiheadAttention(Layer, show=""):
         require(same, name, "key and value must have the same length", key=key, value=value)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
-        need_weights: bool = True, attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True, is_causal: bool = False,
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Mask = None,
+        need_weights: bool = True, attn_mask: Mask = None, average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """query (L, N, E), key and value (S, N, …) -> output (L, N, E), weights (N, L, S) or None.
 
@@ -133,9 +133,7 @@ class MultiheadAttention(Layer, show=""):
             k, v = (cat([x, end.expand(len(x), -1, -1)], 1) for x, end in zip((k, v), pair))
         return k, v, len(more)
 
-    def _mask(
-        self, padding: Tensor | None, mask: Tensor | None, q: Tensor, extra: int
-    ) -> Tensor | None:
+    def _mask(self, padding: Mask, mask: Mask, q: Tensor, extra: int) -> Mask:
         """Both masks as numbers to add to the scores (N, heads or 1, L or 1, S + extra)."""
         n, rows, given = len(q), q.shape[1], []
         if mask is not None:
@@ -164,8 +162,7 @@ class MultiheadAttention(Layer, show=""):
         weights = None
         if need_weights:
             scores = (q * (1 / math.sqrt(self.head_dim))) @ k.transpose(-2, -1)
-            weights = F.softmax(scores if mask is None else scores + mask, -1)
-            weights = F.dropout(weights, p) if p else weights
+            weights = F.dropout(F.softmax(scores if mask is None else scores + mask, -1), p)
             y = weights @ v
         else:
             y = F.scaled_dot_product_attention(q, k, v, None if causal else mask, p, causal)
