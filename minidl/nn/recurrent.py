@@ -41,10 +41,8 @@ class _Recurrent(Layer):
     def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
         """x (T, B, I) and first states -> y, *last states."""
         weights = [getattr(self, name + suffix, None) for name in self._weights]
-        options = {"reverse": suffix.endswith("reverse")}
-        if "nonlinearity" in self._fields:
-            options["nonlinearity"] = self.nonlinearity
-        return self._op(x, *states, *weights, **options)
+        kind = {"nonlinearity": self.nonlinearity} if "nonlinearity" in self._fields else {}
+        return self._op(x, *states, *weights, reverse=suffix.endswith("reverse"), **kind)
 
     def _first(self, given: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> States:
         """The first states h, or h and c, checked; zeros where not given."""
