@@ -19,8 +19,7 @@ _GAINS |= {f"conv{kind}{n}d": 1.0 for kind in ("", "_transpose") for n in (1, 2,
 
 def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
     with no_grad():
-        tensor.copy_(Tensor(values))
-    return tensor
+        return tensor.copy_(Tensor(values))
 
 
 def _draw(tensor: Tensor, kind: str) -> np.ndarray:
