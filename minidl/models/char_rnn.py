@@ -21,7 +21,8 @@ class CharRNN(nn.Module):
         require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)
         width = embedding_dim or hidden_size
         self.embedding = nn.Embedding(vocab_size, width)
-        self.rnn = kinds[kind](width, hidden_size, num_layers, batch_first=True, dropout=dropout)
+        between = dropout if num_layers > 1 else 0.0
+        self.rnn = kinds[kind](width, hidden_size, num_layers, batch_first=True, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, vocab_size)
 
