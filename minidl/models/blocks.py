@@ -1,7 +1,5 @@
 """Pieces that several image models share: norms by name, relu behind them, excitation."""
 
-from __future__ import annotations
-
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
@@ -29,11 +27,13 @@ def norm2d(kind: str, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, affine=True) if kind == "instance" else nn.Identity()
 
 
-def relu_of(norm: nn.Module, x: Tensor, more: Tensor | None = None) -> Tensor:
-    """relu(norm(x) + more); batch norm does it in one pass."""
-    if isinstance(norm, nn.BatchNorm2d) and not norm.has_hooks:
+def relu_of(
+    norm: nn.Module, x: Tensor, more: Tensor | None = None, excite: nn.Module | None = None
+) -> Tensor:
+    """relu(excite(norm(x)) + more); batch norm without excitation does it in one pass."""
+    if isinstance(norm, nn.BatchNorm2d) and excite is None and not norm.has_hooks:
         return norm.relu(x, more)
-    y = norm(x)
+    y = norm(x) if excite is None else excite(norm(x))
     return F.relu(y if more is None else y + more)
 
 

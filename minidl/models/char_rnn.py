@@ -1,7 +1,5 @@
 """A recurrent language model over characters (or any tokens), and sampling from it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from minidl import nn

@@ -1,7 +1,5 @@
 """ConvMixer: depthwise and 1x1 convolutions on patches (arXiv 2201.09792)."""
 
-from __future__ import annotations
-
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor

@@ -1,9 +1,6 @@
 """A GPT-2-style language model with nanoGPT's parameter names, and generation with a KV cache."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import minidl.functional as F
@@ -87,17 +84,14 @@ class GPT(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.block_size = block_size
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(vocab_size, n_embd),
-                "wpe": nn.Embedding(block_size, n_embd),
-                "drop": nn.Dropout(dropout),
-                "h": nn.ModuleList(Block(n_embd, n_head, dropout, bias) for _ in range(n_layer)),
-                "ln_f": nn.LayerNorm(n_embd, bias=bias),
-            }
-        )
+        self.transformer = parts = nn.ModuleDict()
+        parts.wte = nn.Embedding(vocab_size, n_embd)
+        parts.wpe = nn.Embedding(block_size, n_embd)
+        parts.drop = nn.Dropout(dropout)
+        parts.h = nn.ModuleList(Block(n_embd, n_head, dropout, bias) for _ in range(n_layer))
+        parts.ln_f = nn.LayerNorm(n_embd, bias=bias)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight
+        self.lm_head.weight = parts.wte.weight
         for name, param in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(param)
@@ -116,11 +110,11 @@ class GPT(nn.Module):
         each and see all before it.
         """
         before = cache[0].length if cache else 0
-        length, fits = before + x.shape[1], before + x.shape[1] <= self.block_size
-        require(fits, "GPT", f"at most block_size = {self.block_size} tokens", length=length)
+        length, rule = before + x.shape[1], f"at most block_size = {self.block_size} tokens"
+        require(length <= self.block_size, "GPT", rule, length=length)
         parts = self.transformer
         y = parts.drop(parts.wte(x) + parts.wpe.weight[before:length])
-        pasts: Sequence[Past | None] = cache or [None] * len(parts.h)
+        pasts: Any = cache or [None] * len(parts.h)
         for block, past in zip(parts.h, pasts, strict=True):
             y = block(y, past)
         return self.lm_head(parts.ln_f(y))

@@ -1,7 +1,5 @@
 """Residual networks (arXiv 1512.03385): CIFAR's 6n+2 layers, and torchvision's ResNet-18/34/50."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,9 +38,7 @@ class BasicBlock(nn.Module):
             y = relu_of(getattr(self, f"bn{i}"), getattr(self, f"conv{i}")(y))
         y, norm = getattr(self, f"conv{last}")(y), getattr(self, f"bn{last}")
         shortcut = x if self.downsample is None else self.downsample(x)
-        if self.excite is None:
-            return relu_of(norm, y, shortcut)
-        return F.relu(self.excite(norm(y)) + shortcut)
+        return relu_of(norm, y, shortcut, self.excite)
 
 
 class Bottleneck(BasicBlock):

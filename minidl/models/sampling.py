@@ -1,7 +1,5 @@
 """How language models choose the next token."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

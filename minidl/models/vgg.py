@@ -41,13 +41,8 @@ class VGGBlock(nn.Module):
         y = self.conv2(relu_of(self.norm1, self.conv1(x)))
         y = self.dropout(y) if self.dropout_first else y
         skipped = None if self.skip is None else self.skip(x)
-        if self.excite is None:
-            y = relu_of(self.norm2, y, skipped)
-        else:
-            y = self.excite(self.norm2(y))
-            y = F.relu(y if skipped is None else y + skipped)
-        if self.pool is not None:
-            y = self.pool(y)
+        y = relu_of(self.norm2, y, skipped, self.excite)
+        y = y if self.pool is None else self.pool(y)
         return y if self.dropout_first else self.dropout(y)
 
 
@@ -78,13 +73,11 @@ class VGG(nn.Module):
         require(side >> blocks > 0, "VGG", rule, image_size=image_size, patch_size=patch_size)
         stem = nn.Conv2d(in_channels, width, patch_size, stride=patch_size)
         self.stem = stem if patch_size > 1 else nn.Identity()
-        widths = [width * 2**i for i in range(blocks)]
         self.blocks, inputs = nn.Sequential(), width if patch_size > 1 else in_channels
-        for i, channels in enumerate(widths):
+        for i in range(blocks):
             settings = {**block, "downsample": downsample, "dropout": dropout + i * rising}
-            self.blocks.append(VGGBlock(inputs, channels, **settings))
-            side = side // 2 if downsample == "pool" else (side + 1) // 2
-            inputs = channels
+            self.blocks.append(VGGBlock(inputs, width * 2**i, **settings))
+            inputs, side = width * 2**i, (side + (downsample == "stride")) // 2
         self.fc = nn.Linear(inputs * side * side, dense) if dense else None
         self.dropout = nn.Dropout(dropout + blocks * rising)
         self.classifier = nn.Linear(dense or inputs, num_classes)

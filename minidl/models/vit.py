@@ -1,7 +1,5 @@
 """A small Vision Transformer (arXiv 2010.11929)."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import minidl.functional as F
@@ -44,8 +42,7 @@ class ViT(nn.Module):
         in_channels: int = 3,
     ) -> None:  # fmt: skip
         super().__init__()
-        fits = image_size % patch_size == 0
-        rule = "patch_size must divide image_size"
+        fits, rule = image_size % patch_size == 0, "patch_size must divide image_size"
         require(fits, "ViT", rule, image_size=image_size, patch_size=patch_size)
         tokens = (image_size // patch_size) ** 2
         self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)

@@ -91,9 +91,9 @@ class MultiheadAttention(Layer, show=""):
         require(same, name, "key and value must have the same length", key=key, value=value)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
-        need_weights: bool = True, attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True, is_causal: bool = False,
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Mask = None,
+        need_weights: bool = True, attn_mask: Mask = None, average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """query (L, N, E), key and value (S, N, …) -> output (L, N, E), weights (N, L, S) or None.
 
@@ -133,9 +133,7 @@ class MultiheadAttention(Layer, show=""):
             k, v = (cat([x, end.expand(len(x), -1, -1)], 1) for x, end in zip((k, v), pair))
         return k, v, len(more)
 
-    def _mask(
-        self, padding: Tensor | None, mask: Tensor | None, q: Tensor, extra: int
-    ) -> Tensor | None:
+    def _mask(self, padding: Mask, mask: Mask, q: Tensor, extra: int) -> Mask:
         """Both masks as numbers to add to the scores (N, heads or 1, L or 1, S + extra)."""
         n, rows, given = len(q), q.shape[1], []
         if mask is not None:
@@ -159,18 +157,16 @@ class MultiheadAttention(Layer, show=""):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Any, need_weights: bool, causal: bool
     ) -> tuple[Tensor, Tensor | None]:
         """q (N, L, E), k, v (N, S, E) -> (N, L, E) and the weights (N, heads, L, S) if needed."""
-        n, rows, width = q.shape
         p = self.dropout if self.training else 0.0
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         weights = None
         if need_weights:
             scores = (q * (1 / math.sqrt(self.head_dim))) @ k.transpose(-2, -1)
-            weights = F.softmax(scores if mask is None else scores + mask, -1)
-            weights = F.dropout(weights, p) if p else weights
+            weights = F.dropout(F.softmax(scores if mask is None else scores + mask, -1), p)
             y = weights @ v
         else:
             y = F.scaled_dot_product_attention(q, k, v, None if causal else mask, p, causal)
-        return y.transpose(1, 2).reshape(n, rows, width), weights
+        return y.transpose(1, 2).flatten(2), weights
 
 
 # ---- transformers --------------------------------------------------------------------------------
@@ -194,17 +190,15 @@ class _Layer(Layer, show=""):
         width, inner, bias, p = self.d_model, self.dim_feedforward, self.bias, self.dropout
         kept = (None, None, self.batch_first, *where)
         for name in self._attentions:
-            made = MultiheadAttention(width, self.nhead, p, bias, False, False, *kept)
-            self.register_module(name, made)
+            setattr(self, name, MultiheadAttention(width, self.nhead, p, bias, False, False, *kept))
         self.linear1 = Linear(width, inner, bias, *where)
         self.dropout = Dropout(p)
         self.linear2 = Linear(inner, width, bias, *where)
         numbers = range(1, 2 + len(self._attentions))
         for i in numbers:
-            norm = LayerNorm(width, self.layer_norm_eps, True, bias, *where)
-            self.register_module(f"norm{i}", norm)
+            setattr(self, f"norm{i}", LayerNorm(width, self.layer_norm_eps, True, bias, *where))
         for i in numbers:
-            self.register_module(f"dropout{i}", Dropout(p))
+            setattr(self, f"dropout{i}", Dropout(p))
         known = {"relu": F.relu, "gelu": F.gelu}
         found = known.get(self.activation, self.activation)
         rule = f"activation must be a function or one of {[*known]}"

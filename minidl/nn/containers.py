@@ -1,10 +1,10 @@
 """Modules that hold modules: Sequential, ModuleList, ModuleDict."""
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
-from itertools import groupby, zip_longest
+from itertools import groupby, pairwise
 from typing import Any, Self
 
-from minidl.nn.module import Module, _indent
+from minidl.nn.module import Module
 from minidl.nn.norm import BatchNorm2d
 from minidl.nn.thin import ReLU
 
@@ -62,14 +62,13 @@ class Sequential(_Numbered):
 
     def forward(self, x: Any) -> Any:
         """The last module's output; batch norm and a ReLU behind it work in one pass."""
-        modules, done = list(self), False
-        for module, after in zip_longest(modules, modules[1:]):
-            if done:
-                done = False
-                continue
+        modules, done = [*self._modules.values(), None], False
+        for module, after in pairwise(modules):
             joined = isinstance(module, BatchNorm2d) and type(after) is ReLU
-            done = joined and not module.has_hooks and not after.has_hooks
-            x = module.relu(x) if done else module(x)
+            joined = joined and not module.has_hooks and not after.has_hooks
+            if not done:
+                x = module.relu(x) if joined else module(x)
+            done = joined
         return x
 
 
@@ -86,7 +85,7 @@ class ModuleList(_Numbered):
         for text, run in groupby(map(repr, self)):
             n = len(list(run))
             shown = f"({start}): " if n == 1 else f"({start}-{start + n - 1}): {n} x "
-            lines.append(_indent(shown + text))
+            lines.append(shown + text)
             start += n
         return lines
 

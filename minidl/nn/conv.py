@@ -33,17 +33,13 @@ class _Conv(Layer, show=_SHOW):
         modes = ("zeros",) if self._transposed else ("zeros", "reflect", "replicate", "circular")
         require(mode in modes, name, f"padding_mode must be one of {modes}", padding_mode=mode)
         for field in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
-            if field in self._fields:
-                setattr(self, field, self._sizes(field, getattr(self, field)))
+            named = field == "padding" and self.padding in ("same", "valid")
+            if field in self._fields and not named:
+                setattr(self, field, ints_of(name, field, getattr(self, field), self._axes, 0))
         first, second = (inner, outer) if self._transposed else (outer, inner)
         self.weight = new_parameter((first, second // groups, *self.kernel_size), *where)
         self.bias: Any = new_parameter((outer,), *where) if self.bias else None
         self.reset_parameters()
-
-    def _sizes(self, field: str, value: Size | str) -> Any:
-        if field == "padding" and value in ("same", "valid"):
-            return value
-        return ints_of(type(self).__name__, field, value, self._axes, 0)
 
     def reset_parameters(self) -> None:
         init.fan_in_uniform_(self.parameters(), math.prod(self.weight.shape[1:]))

@@ -19,8 +19,7 @@ _GAINS |= {f"conv{kind}{n}d": 1.0 for kind in ("", "_transpose") for n in (1, 2,
 
 def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
     with no_grad():
-        tensor.copy_(Tensor(values))
-    return tensor
+        return tensor.copy_(Tensor(values))
 
 
 def _draw(tensor: Tensor, kind: str) -> np.ndarray:
@@ -101,10 +100,8 @@ def dirac_(tensor: Tensor) -> Tensor:
     return _write(tensor, values)
 
 
-def _bounded(tensor: Tensor, std: float, uniform: bool) -> Tensor:
-    """Values of standard deviation std, uniform or normal."""
-    if not uniform:
-        return normal_(tensor, 0.0, std)
+def _uniform(tensor: Tensor, std: float) -> Tensor:
+    """Uniform around 0 with standard deviation std."""
     bound = math.sqrt(3) * std
     return uniform_(tensor, -bound, bound)
 
@@ -117,26 +114,26 @@ def _kaiming(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Uniform with standard deviation gain √(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    return _bounded(tensor, gain * math.sqrt(2 / sum(_fans(tensor))), True)
+    return _uniform(tensor, gain * math.sqrt(2 / sum(_fans(tensor))))
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Normal with standard deviation gain √(2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
-    return _bounded(tensor, gain * math.sqrt(2 / sum(_fans(tensor))), False)
+    return normal_(tensor, std=gain * math.sqrt(2 / sum(_fans(tensor))))
 
 
 def kaiming_uniform_(
     tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
     """Uniform with standard deviation gain / √fan (arXiv 1502.01852)."""
-    return _bounded(tensor, _kaiming(tensor, a, mode, nonlinearity), True)
+    return _uniform(tensor, _kaiming(tensor, a, mode, nonlinearity))
 
 
 def kaiming_normal_(
     tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
     """Normal with standard deviation gain / √fan (arXiv 1502.01852)."""
-    return _bounded(tensor, _kaiming(tensor, a, mode, nonlinearity), False)
+    return normal_(tensor, std=_kaiming(tensor, a, mode, nonlinearity))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1) -> Tensor:

@@ -94,11 +94,9 @@ class Module:
         super().__delattr__(name)
 
     def _check_kind(self, name: str, value: Any, wanted: type) -> None:
-        if value is not None and not isinstance(value, wanted):
-            raise TypeError(
-                f"{type(self).__name__}: cannot assign {type(value).__name__} to {name!r} "
-                f"({wanted.__name__} or None expected)"
-            )
+        fits, kind = value is None or isinstance(value, wanted), type(value).__name__
+        rule = f"cannot assign {kind} to {name!r} ({wanted.__name__} or None expected)"
+        require(fits, type(self).__name__, rule, error=TypeError)
 
     def _register(self, kind: str, name: str, value: Any, wanted: type) -> None:
         """Put value under name, taking the name from wherever else it stands."""
@@ -107,11 +105,10 @@ class Module:
             raise AttributeError(f"{who}: cannot assign before super().__init__()")
         self._check_kind(name, value, wanted)
         require(name != "" and "." not in name, who, "a name may not be empty or contain a dot")
-        for other in (*_KINDS, None):
-            place = self.__dict__ if other is None else self.__dict__[other]
-            if other != kind:
-                place.pop(name, None)
-        self.__dict__[kind][name] = value
+        state = self.__dict__
+        for place in (state, *(state[other] for other in _KINDS if other != kind)):
+            place.pop(name, None)
+        state[kind][name] = value
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter (None keeps the name without a tensor)."""
@@ -153,11 +150,9 @@ class Module:
         modules = self.named_modules(None, prefix, unique) if recurse else [(prefix, self)]
         for path, module in modules:
             for name, value in getattr(module, kind).items():
-                if value is None or id(value) in seen:
-                    continue
-                if unique:
-                    seen.add(id(value))
-                yield (f"{path}.{name}" if path else name), value
+                if value is not None and id(value) not in seen:
+                    seen.update([id(value)] if unique else [])
+                    yield (f"{path}.{name}" if path else name), value
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -226,7 +221,30 @@ class Module:
             optional |= {start + name for name in module._optional_state}
             own = (*module._parameters, *module._buffers)
             module._before_load({n: state[start + n].shape for n in own if start + n in state})
-        return _fit(type(self).__name__, self.state_dict(keep_vars=True), state, optional, strict)
+        return self._fit(state, optional, strict)
+
+    def _fit(self, state: dict[str, Tensor], optional: set[str], strict: bool) -> IncompatibleKeys:
+        """Copy state into own tensors of the same names; changes nothing where it raises.
+
+        optional: names that the state may lack.
+        """
+        own = self.state_dict(keep_vars=True)
+        missing = [k for k in own if k not in state and k not in optional]
+        unexpected = [k for k in state if k not in own]
+        wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+        groups = (
+            ("missing", [f"{k} {own[k].shape}" for k in missing if strict]),
+            ("unexpected", [f"{k} {state[k].shape}" for k in unexpected if strict]),
+            ("wrong shape", [f"{k} {state[k].shape}, the model has {own[k].shape}" for k in wrong]),
+        )
+        listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
+        rule = f"the state does not fit {type(self).__name__}{listed}"
+        require(not listed, "load_state_dict", rule, error=CheckpointError)
+        with no_grad():
+            for name, value in state.items():
+                if name in own:
+                    own[name].copy_(value)
+        return IncompatibleKeys(missing, unexpected)
 
     # ---- changing everything below
     def apply(self, fn: Callable[[Module], Any]) -> Self:
@@ -297,15 +315,15 @@ class Module:
         return ""
 
     def _child_lines(self) -> list[str]:
-        return [f"({name}): {_indent(repr(module))}" for name, module in self._modules.items()]
+        return [f"({name}): {module!r}" for name, module in self._modules.items()]
 
     def __repr__(self) -> str:
         extra, children = self.extra_repr(), self._child_lines()
         name = type(self).__name__
         if not children and "\n" not in extra:
             return f"{name}({extra})"
-        lines = [*(extra.split("\n") if extra else ()), *children]
-        return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
+        lines = "\n".join(filter(None, [extra, *children]))
+        return f"{name}(\n  " + lines.replace("\n", "\n  ") + "\n)"
 
 
 class IncompatibleKeys(NamedTuple):
@@ -313,31 +331,6 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
-
-
-def _fit(
-    model: str, own: dict[str, Tensor], state: dict[str, Tensor], optional: set[str], strict: bool
-) -> IncompatibleKeys:
-    """Copy state into own tensors of the same names; changes nothing where it raises.
-
-    model: the name for the message. optional: names that the state may lack.
-    """
-    missing = [k for k in own if k not in state and k not in optional]
-    unexpected = [k for k in state if k not in own]
-    wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
-    groups = (
-        ("missing", [f"{k} {own[k].shape}" for k in missing if strict]),
-        ("unexpected", [f"{k} {state[k].shape}" for k in unexpected if strict]),
-        ("wrong shape", [f"{k} {state[k].shape}, the model has {own[k].shape}" for k in wrong]),
-    )
-    listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
-    rule = f"the state does not fit {model}{listed}"
-    require(not listed, "load_state_dict", rule, error=CheckpointError)
-    with no_grad():
-        for name, value in state.items():
-            if name in own:
-                own[name].copy_(value)
-    return IncompatibleKeys(missing, unexpected)
 
 
 @contextmanager
@@ -349,7 +342,3 @@ def kept_modes(model: Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _indent(text: str) -> str:
-    return text.replace("\n", "\n  ")

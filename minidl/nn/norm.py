@@ -131,8 +131,7 @@ class GroupNorm(_Norm, show=_GROUPS):
 
     def _build(self, *where: Any) -> None:
         groups, channels = self.num_groups, self.num_channels
-        fits = groups > 0 and channels % groups == 0
-        rule = "num_groups must divide num_channels"
+        fits, rule = groups > 0 and channels % groups == 0, "num_groups must divide num_channels"
         require(fits, "GroupNorm", rule, num_groups=groups, num_channels=channels)
         self._affine((channels,), self.affine, *where)
 

@@ -41,10 +41,8 @@ class _Recurrent(Layer):
     def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
         """x (T, B, I) and first states -> y, *last states."""
         weights = [getattr(self, name + suffix, None) for name in self._weights]
-        options = {"reverse": suffix.endswith("reverse")}
-        if "nonlinearity" in self._fields:
-            options["nonlinearity"] = self.nonlinearity
-        return self._op(x, *states, *weights, **options)
+        kind = {"nonlinearity": self.nonlinearity} if "nonlinearity" in self._fields else {}
+        return self._op(x, *states, *weights, reverse=suffix.endswith("reverse"), **kind)
 
     def _first(self, given: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> States:
         """The first states h, or h and c, checked; zeros where not given."""
@@ -111,11 +109,9 @@ class _Layers(_Recurrent, show=""):
             hx = None if given is None else [s.unsqueeze(1) for s in given]
             y, states = self._run(x.unsqueeze(1), hx)
             y, states = y.squeeze(1), tuple(s.squeeze(1) for s in states)
-        elif self.batch_first:
-            y, states = self._run(x.transpose(0, 1), hx)
-            y = y.transpose(0, 1)
         else:
-            y, states = self._run(x, hx)
+            y, states = self._run(x.transpose(0, 1) if self.batch_first else x, hx)
+            y = y.transpose(0, 1) if self.batch_first else y
         return y, states if self._states > 1 else states[0]
 
     def _run(
@@ -147,12 +143,11 @@ class _Layers(_Recurrent, show=""):
         return x, tuple(ends if back is None else [s[:, back] for s in ends])
 
     def extra_repr(self) -> str:
-        text = f"{self.input_size}, {self.hidden_size}"
-        keys = ("proj_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-        for key, usual in zip(keys, (0, 1, True, False, 0, False)):
-            own = getattr(self, key)
-            text += "" if own == usual else f", {key}={own}"
-        return text
+        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}
+        usual |= {"dropout": 0, "bidirectional": False}
+        changed = {k: getattr(self, k) for k, value in usual.items() if getattr(self, k) != value}
+        shown = [self.input_size, self.hidden_size, *(f"{k}={v}" for k, v in changed.items())]
+        return ", ".join(map(str, shown))
 
 
 class RNN(_Layers):

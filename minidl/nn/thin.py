@@ -70,8 +70,7 @@ class ZeroPad2d(Fields, show="{padding}"):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, H, W) -> (…, H + top + bottom, W + left + right)."""
-        value = self.value if self._mode == "constant" else None
-        return F.pad(x, self.padding, self._mode, value)
+        return F.pad(x, self.padding, self._mode, self.value)
 
 
 class ConstantPad2d(ZeroPad2d, show="padding={padding}, value={value}"):
@@ -86,12 +85,9 @@ def _pad(name: str, mode: str, axes: int, base: Any = ZeroPad2d) -> Any:
 
 ZeroPad1d = _pad("ZeroPad1d", "constant", 1)
 ConstantPad1d = _pad("ConstantPad1d", "constant", 1, ConstantPad2d)
-ReflectionPad1d = _pad("ReflectionPad1d", "reflect", 1)
-ReflectionPad2d = _pad("ReflectionPad2d", "reflect", 2)
-ReplicationPad1d = _pad("ReplicationPad1d", "replicate", 1)
-ReplicationPad2d = _pad("ReplicationPad2d", "replicate", 2)
-CircularPad1d = _pad("CircularPad1d", "circular", 1)
-CircularPad2d = _pad("CircularPad2d", "circular", 2)
+ReflectionPad1d, ReflectionPad2d = (_pad(f"ReflectionPad{n}d", "reflect", n) for n in (1, 2))
+ReplicationPad1d, ReplicationPad2d = (_pad(f"ReplicationPad{n}d", "replicate", n) for n in (1, 2))
+CircularPad1d, CircularPad2d = (_pad(f"CircularPad{n}d", "circular", n) for n in (1, 2))
 
 
 # ---- modules that only hold arguments of a function of F: activations, losses, pools, resampling
@@ -110,8 +106,7 @@ def thin(
     names = fields.split() or [*known][inputs:]
 
     def fill(space: dict[str, Any]) -> None:
-        defaults = {k: known[k].default for k in names}
-        space |= {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
+        space |= {k: known[k].default for k in names if known[k].default is not known[k].empty}
         space |= {"__module__": __name__, "__annotations__": dict.fromkeys(names, Any)}
 
     return new_class(name, (base,), {"of": of, "show": show}, fill)
@@ -123,8 +118,7 @@ class _Pool(Fields):
     _axes = 0  # where not 0, sizes are kept as tuples of this length
 
     def _build(self) -> None:
-        stride = self.stride
-        self.stride: Any = self.kernel_size if stride is None else stride
+        self.stride: Any = self.kernel_size if self.stride is None else self.stride
         for name in ("kernel_size", "stride", "padding") if self._axes else ():
             setattr(self, name, ints_of("AvgPool1d", name, getattr(self, name), self._axes, 0))
 
@@ -139,18 +133,14 @@ class _Upsample(Fields):
         return f"{name}={getattr(self, name)}, mode={self.mode!r}"
 
 
-ReLU, ReLU6, ELU, CELU, SELU, GELU, SiLU, Mish, GLU = map(
-    thin, "ReLU ReLU6 ELU CELU SELU GELU SiLU Mish GLU".split()
-)
-Sigmoid, LogSigmoid, Hardsigmoid, Hardswish, Softsign, Softplus = map(
-    thin, "Sigmoid LogSigmoid Hardsigmoid Hardswish Softsign Softplus".split()
-)
-Tanh, Tanhshrink, Hardtanh, Threshold = map(thin, "Tanh Tanhshrink Hardtanh Threshold".split())
+ReLU, ReLU6, ELU, CELU, SELU, GELU = map(thin, "ReLU ReLU6 ELU CELU SELU GELU".split())
+SiLU, Mish, GLU, Softsign, Softplus = map(thin, "SiLU Mish GLU Softsign Softplus".split())
+Sigmoid, LogSigmoid, Hardsigmoid = map(thin, "Sigmoid LogSigmoid Hardsigmoid".split())
+Tanh, Tanhshrink, Hardtanh = map(thin, "Tanh Tanhshrink Hardtanh".split())
+Hardswish, Threshold, Unfold, Fold = map(thin, "Hardswish Threshold Unfold Fold".split())
 LeakyReLU = thin("LeakyReLU", F.leaky_relu)
-Softshrink = thin("Softshrink", show="{lambd}")
-Hardshrink = thin("Hardshrink", show="{lambd}")
-Softmax = thin("Softmax", fields="dim")
-Softmin = thin("Softmin", fields="dim")
+Softshrink, Hardshrink = (thin(name, show="{lambd}") for name in ("Softshrink", "Hardshrink"))
+Softmax, Softmin = (thin(name, fields="dim") for name in ("Softmax", "Softmin"))
 LogSoftmax = thin("LogSoftmax", F.log_softmax, fields="dim")
 
 CrossEntropyLoss = thin("CrossEntropyLoss", F.cross_entropy, "", inputs=2)
@@ -177,4 +167,3 @@ AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d)
 _SIZES = "size scale_factor mode align_corners"
 Upsample = thin("Upsample", F.interpolate, fields=_SIZES, base=_Upsample)
 PixelShuffle = thin("PixelShuffle", F.pixel_shuffle)
-Unfold, Fold = thin("Unfold"), thin("Fold")

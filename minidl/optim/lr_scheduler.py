@@ -87,15 +87,11 @@ class LinearLR(LRScheduler):
         return self.start_factor + (self.end_factor - self.start_factor) * share
 
 
-class ExponentialLR(LRScheduler):
+class ExponentialLR(StepLR):
     """Multiplied by gamma every step."""
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
-
-    def factor(self, t: int) -> float:
-        return self.gamma**t
+        super().__init__(optimizer, 1, gamma, last_epoch)
 
 
 class PolynomialLR(LRScheduler):
@@ -197,10 +193,8 @@ class OneCycleLR(LRScheduler):
         t = self.last_epoch
         rule = f"all {self.total_steps} steps were taken"
         require(t <= self.total_steps, "OneCycleLR", rule, step=t)
-        start, (end, rates, momenta) = 0.0, self.phases[0]
-        for phase in self.phases[1:]:
-            if t > end:
-                start, (end, rates, momenta) = end, phase
+        passed = [end for end, *_ in self.phases[:-1] if t > end]
+        start, (end, rates, momenta) = [0.0, *passed][-1], self.phases[len(passed)]
         share = (t - start) / (end - start) if end != start else 1.0
         groups = self.optimizer.param_groups
         for group in groups if self.cycle_momentum else ():
@@ -226,7 +220,8 @@ class _Composite(LRScheduler):
 
     _hidden = ("optimizer", "_schedulers")
 
-    def _take(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> None:
+    def __init__(self, schedulers: Sequence[LRScheduler],
+                 optimizer: Optimizer | None = None) -> None:  # fmt: skip
         name = type(self).__name__
         require(len(schedulers) > 0, name, "the list of schedulers is empty")
         self.optimizer = optimizer or schedulers[0].optimizer
@@ -236,7 +231,8 @@ class _Composite(LRScheduler):
             require(fits, name, rule, error=DTypeError, scheduler=scheduler)
             same = scheduler.optimizer is self.optimizer
             require(same, name, "all schedulers must belong to the same optimizer")
-        self._schedulers = list(schedulers)
+        self._schedulers, self.last_epoch = list(schedulers), 0
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def step(self) -> None:
         self.last_epoch += 1
@@ -245,7 +241,8 @@ class _Composite(LRScheduler):
 
     def _advance(self) -> None:
         """Step the parts, at `last_epoch`."""
-        raise NotImplementedError
+        for scheduler in self._schedulers:
+            scheduler.step()
 
     def _rewind(self) -> None:
         super()._rewind()
@@ -267,7 +264,7 @@ class SequentialLR(_Composite):
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
                  milestones: Sequence[int], last_epoch: int = -1) -> None:  # fmt: skip
-        self._take(schedulers, optimizer)
+        super().__init__(schedulers, optimizer)
         parts, rule = len(schedulers), "there must be one scheduler more than milestones"
         require(len(milestones) == parts - 1, "SequentialLR", rule, schedulers=parts)
         self._milestones = list(milestones)
@@ -275,26 +272,12 @@ class SequentialLR(_Composite):
         self.last_epoch = last_epoch + 1
 
     def _advance(self) -> None:
-        index = bisect_right(self._milestones, self.last_epoch)
-        scheduler = self._schedulers[index]
-        if index > 0 and self._milestones[index - 1] == self.last_epoch:
-            scheduler._restart()
-        else:
-            scheduler.step()
+        part = self._schedulers[bisect_right(self._milestones, self.last_epoch)]
+        (part._restart if self.last_epoch in self._milestones else part.step)()
 
 
 class ChainedScheduler(_Composite):
     """All schedulers at every step, each multiplying what the one before left."""
-
-    def __init__(self, schedulers: Sequence[LRScheduler],
-                 optimizer: Optimizer | None = None) -> None:  # fmt: skip
-        self._take(schedulers, optimizer)
-        self.last_epoch = 0
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _advance(self) -> None:
-        for scheduler in self._schedulers:
-            scheduler.step()
 
 
 # ---- following a metric --------------------------------------------------------------------------
@@ -328,13 +311,10 @@ class ReduceLROnPlateau:
         """Look at one more value of the metric (a number or a 0-d Tensor)."""
         current = float(metrics)
         self.last_epoch += 1
-        if self._better(current):
-            self.best, self.num_bad_epochs = current, 0
-        else:
-            self.num_bad_epochs += 1
-        if self.cooldown_counter > 0:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
+        better, cooling = self._better(current), self.cooldown_counter > 0
+        self.best = current if better else self.best
+        self.num_bad_epochs = 0 if better or cooling else self.num_bad_epochs + 1
+        self.cooldown_counter -= cooling
         if self.num_bad_epochs > self.patience:
             for group, low in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
                 lr = max(group["lr"] * self.factor, low)

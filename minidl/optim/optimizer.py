@@ -137,8 +137,7 @@ class Optimizer:
         """
         state = {i: dict(self.state[p]) for i, p in enumerate(self._all()) if p in self.state}
         numbers = count()
-        renamed = ({"params": [next(numbers) for _ in g["params"]]} for g in self.param_groups)
-        groups = [g | new for g, new in zip(self.param_groups, renamed, strict=True)]
+        groups = [g | {"params": [next(numbers) for _ in g["params"]]} for g in self.param_groups]
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -97,9 +97,8 @@ class RMSprop(Optimizer):
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
-        wanted = {"square_avg": True, "grad_avg": group["centered"]}
-        wanted["momentum_buffer"] = group["momentum"]
-        return _rms, {name: 0.0 if given else None for name, given in wanted.items()}
+        mean, m = (0.0 if group[option] else None for option in ("centered", "momentum"))
+        return _rms, {"square_avg": 0.0, "grad_avg": mean, "momentum_buffer": m}
 
     def _scalars(self, group: dict[str, Any], state: dict[str, Any]) -> Scalars:
         return {"fresh": 1 - group["alpha"]}

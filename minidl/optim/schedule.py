@@ -81,8 +81,7 @@ class LRScheduler:
 def per_group(name: str, option: str, optimizer: Optimizer, value: Any) -> list[Any]:
     """One value for each group: the list given, or one value for all."""
     count = len(optimizer.param_groups)
-    if not isinstance(value, (list, tuple)):
-        return [value] * count
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * count
     rule = f"{option} must have one value for each of {count} groups"
-    require(len(value) == count, name, rule, value=value)
-    return list(value)
+    require(len(values) == count, name, rule, value=value)
+    return values

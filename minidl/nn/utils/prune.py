@@ -64,5 +64,4 @@ def l1_unstructured(module: Module, name: str, amount: float) -> Module:
 
 def remove(module: Module, name: str) -> Module:
     """Make the pruned weight a plain parameter."""
-    reparametrize.settle(module, "prune", name, ("_orig", "_mask"))
-    return module
+    return reparametrize.settle(module, "prune", name, ("_orig", "_mask"))

@@ -30,24 +30,24 @@ def take(module: Module, kind: str, name: str) -> Parameter:
     return param
 
 
-def compute(module: Module, kind: str, name: str, function: Callable[[Module], Tensor]) -> None:
-    """Compute module.name now and before every forward."""
+def compute(module: Module, kind: str, name: str, function: Callable[[Module], Tensor]) -> Module:
+    """Compute module.name now and before every forward; returns the module."""
     hook = Computed(kind, name, function)
     module.register_forward_pre_hook(hook)
     hook(module, ())
+    return module
 
 
-def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> None:
-    """Make the present value a parameter again, and drop the hook and what it used."""
+def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> Module:
+    """Make the present value a parameter again, drop the hook and what it used; the module."""
     hooks = module._forward_pre_hooks
     mine = [key for key, hook in hooks.items() if getattr(hook, "of", None) == (kind, name)]
     require(bool(mine), kind, f"{type(module).__name__}.{name} is not computed so", name=name)
     del hooks[mine[0]]
-    value = getattr(module, name)
     for suffix in extra:
         delattr(module, name + suffix)
-    delattr(module, name)
-    module.register_parameter(name, Parameter(value.detach().clone()))
+    module.register_parameter(name, Parameter(getattr(module, name).detach().clone()))
+    return module
 
 
 def _norm_but(v: Tensor, dim: int | None) -> Tensor:
@@ -69,14 +69,12 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
         v = getattr(m, name + "_v")
         return v * (getattr(m, name + "_g") / _norm_but(v, dim))
 
-    compute(module, "weight_norm", name, function)
-    return module
+    return compute(module, "weight_norm", name, function)
 
 
 def remove_weight_norm(module: Module, name: str = "weight") -> Module:
     """Make the weight a plain parameter again."""
-    settle(module, "weight_norm", name, ("_g", "_v"))
-    return module
+    return settle(module, "weight_norm", name, ("_g", "_v"))
 
 
 def spectral_norm(
@@ -109,11 +107,9 @@ def spectral_norm(
             u, v = u.clone(), v.clone()  # the graph keeps these; the buffers go on changing
         return getattr(m, name + "_orig") / (u * (w @ v)).sum()
 
-    compute(module, "spectral_norm", name, function)
-    return module
+    return compute(module, "spectral_norm", name, function)
 
 
 def remove_spectral_norm(module: Module, name: str = "weight") -> Module:
     """Make the weight a plain parameter again."""
-    settle(module, "spectral_norm", name, ("_orig", "_u", "_v"))
-    return module
+    return settle(module, "spectral_norm", name, ("_orig", "_u", "_v"))
