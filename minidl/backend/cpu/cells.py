@@ -4,7 +4,7 @@ Arrays of a step are row-major: gates (B, G·H), states (B, H); weights as PyTor
 (G·H, H), gates one below the other. A launch is split into tiles of batch rows by hidden columns.
 An LSTM's gates may also lie tile after tile (tiled): the four gates of a tile's columns side by
 side, the rows of its weights likewise, so that a tile makes one product, by panels. Forward, a tile
-multiplies h[t-1] by its columns of W_hhᵀ for all gates, then applies the cell, so that pre-activations
+multiplies h[t-1] by its columns of W_hhᵀ for all gates, then applies the cell: pre-activations
 never leave the cache. Backward, a tile makes its part of dh[t] = dy[t] + dgates[t+1] W_hh, then
 dgates[t] from it, and adds its rows of dgates to a partial sum of the bias gradient that belongs to
 the tile. Bytes moved beside the weights: 2G + 3 reals per hidden unit forward, 2G + 8 backward.
