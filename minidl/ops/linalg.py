@@ -79,9 +79,12 @@ def affine(x: Any, w: Any, b: Any) -> Any:
     n, k = w.shape
 
     def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
-        rows = reshape(g, (math.prod(g.shape[:-1]), n))
-        dx = reshape(product(rows, w), tuple(x.shape)) if need[0] else None
-        dw = product(transpose(rows, 0, 1), reshape(x, (rows.shape[0], k))) if need[1] else None
+        flat = x.ndim == 2
+        rows = g if flat else reshape(g, (math.prod(g.shape[:-1]), n))
+        dx = product(rows, w) if need[0] else None
+        dx = dx if flat or dx is None else reshape(dx, tuple(x.shape))
+        x = x if flat else reshape(x, (rows.shape[0], k))
+        dw = product(transpose(rows, 0, 1), x) if need[1] else None
         return dx, dw, sum_to(rows, shape=(n,)) if need[2] else None
 
     return backend.of(x).linear(x, w, b), (x, w), vjp
