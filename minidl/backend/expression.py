@@ -241,9 +241,7 @@ def rewrite(outputs: Iterable[Node], change: Callable[[Node, tuple], Node]) -> l
 
 def substitute(outputs: Iterable[Node], table: Mapping[int, Node]) -> list[Node]:
     """The outputs with the nodes of the given indices replaced."""
-    return rewrite(
-        outputs, lambda node, args: table[node.index] if node.index in table else node.on(args)
-    )
+    return rewrite(outputs, lambda n, args: table[n.index] if n.index in table else n.on(args))
 
 
 # ---- programs ------------------------------------------------------------------------------------

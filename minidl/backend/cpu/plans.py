@@ -90,22 +90,18 @@ def _numpy_plan(program: Program, operands: Signature, dtype: np.dtype, shape: t
     leaves, steps = program.leaves, program.high
     if not 0 < sum(s[0] != "const" for s in steps) <= NUMPY_STEPS:
         return None
-    shapes: list[tuple] = []  # of each register
-    for s in operands:
-        if s is not None and (s[0] != dtype or not _c_ordered(s)):
-            return None
-        shapes.append(() if s is None else s[1])
+    if not all(s is None or (s[0] == dtype and _c_ordered(s)) for s in operands):
+        return None
+    shapes = [() if s is None else s[1] for s in operands]  # of each register
     held = [s is not None for s in operands]  # registers that hold arrays
     for op, args, _ in steps:
-        if op not in UFUNC and op != "const":
+        # NumPy would make float64 of numbers alone.
+        if op != "const" and not (op in UFUNC and any(held[a] for a in args[op == "where" :])):
             return None
-        held.append(any(held[a] for a in args))
+        held.append(op != "const")
         shapes.append(np.broadcast_shapes(*(shapes[a] for a in args)))
     if any(o < leaves or shapes[o] != shape for o in program.high_outputs):
         return None
-    for op, args, _ in steps:
-        if op != "const" and not any(held[a] for a in args[op == "where" :]):
-            return None  # NumPy would make float64 of numbers alone
     return _numpy_call(program, not shape)
 
 
@@ -143,7 +139,7 @@ def _numpy_call(program: Program, scalar: bool) -> Run:
         names.append(f"t{len(names)}")
         lines.append(f"    {names[-1]} = {call}")
     result = "asarray({})," if scalar else "{},"
-    lines += ["    return " + "".join(result.format(names[o]) for o in program.high_outputs)]
+    lines.append("    return " + "".join(result.format(names[o]) for o in program.high_outputs))
     space: dict[str, Any] = {n: getattr(np, n) for n in (*UFUNC.values(), "inf", "nan", "asarray")}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     made = space["call"]
