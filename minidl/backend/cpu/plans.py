@@ -58,7 +58,7 @@ def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Ru
     """What `pointwise` does for operands of one signature, ready to be called with them."""
     given = [s for s in operands if s is not None]
     shape = np.broadcast_shapes(*(s[1] for s in given))
-    if dtype.itemsize == 2 or any(s[0].kind in "fV" and s[0].itemsize == 2 for s in given):
+    if dtype.itemsize == 2 or any(_half(s[0]) for s in given):
         return functools.partial(_through_float32, program, dtype)
     require(all(s[0].isnative and s[0].str[1:] in TYPES for s in given), "pointwise",
             "an unsupported dtype", error=DTypeError, dtypes=[s[0].str for s in given])  # fmt: skip
@@ -70,13 +70,14 @@ def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Ru
     return _kernel_plan(program, operands, dtype, shape)
 
 
+def _half(dtype: np.dtype) -> bool:
+    return dtype.kind in "fV" and dtype.itemsize == 2
+
+
 def _through_float32(program: Program, dtype: np.dtype, operands: Sequence[Any]) -> tuple:
     """Half types are storage here: convert, compute in float32, convert back."""
-    wide = [
-        a.astype(np.float32) if isinstance(a, Array) and a.dtype.kind in "fV"
-        and a.dtype.itemsize == 2 else a
-        for a in operands
-    ]  # fmt: skip
+    wide = [a.astype(np.float32) if isinstance(a, Array) and _half(a.dtype) else a
+            for a in operands]  # fmt: skip
     inside = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
     outs = pointwise(program, wide, inside)
     return tuple([y if y.dtype.kind == "b" else y.astype(dtype, copy=False) for y in outs])
@@ -206,9 +207,9 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     outputs = tuple([t.str[1:] for t in dtypes])
     real = "double" if dtype.itemsize == 8 else "float"
     kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
-    total = sizes[0] if len(sizes) == 1 else math.prod(sizes[:-1])
-    chunk = CHUNK if len(sizes) == 1 else max(1, CHUNK // sizes[-1])
     words = [0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s]
+    total, width = (sizes[0], 1) if len(sizes) == 1 else (math.prod(sizes[:-1]), sizes[-1])
+    chunk = max(1, CHUNK // width)
     return _launcher(program, kernel, shape, results, np.array(words, np.int64), total, chunk)
 
 
@@ -251,11 +252,9 @@ _loaded: dict[tuple, int] = {}
 def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) -> int:
     """Address of the machine code, compiled at its first use in this process."""
     key = (printer.__name__, program.key, kernel, *more)
-    address = _loaded.get(key)
-    if address is None:
-        text = printer(program, kernel, *more)
-        address = _loaded[key] = compiler.compile_ir(text, "pointwise")
-    return address
+    if key not in _loaded:
+        _loaded[key] = compiler.compile_ir(printer(program, kernel, *more), "pointwise")
+    return _loaded[key]
 
 
 # ---- multi-tensor updates ------------------------------------------------------------------------
