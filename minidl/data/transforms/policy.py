@@ -96,10 +96,8 @@ class AutoAugment(_Policy):
     """One of the 25 sub-policies learnt on CIFAR-10 for each picture (Cubuk et al. 2019)."""
 
     words = 5
-    policies = [
-        [step.split() for step in pair.split(",")]
-        for pair in CIFAR10_POLICY.strip().replace("\n", ";").split(";")
-    ]
+    pairs = CIFAR10_POLICY.strip().replace("\n", ";").split(";")
+    policies = [[step.split() for step in pair.split(",")] for pair in pairs]
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
         steps = self.policies[int(u[0] * len(self.policies))]
