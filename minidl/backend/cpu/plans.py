@@ -32,8 +32,7 @@ UFUNC = {
     "acos": "arccos", "atan": "arctan", "atan2": "arctan2", "pow": "power",
     **{n: n for n in ("add", "abs", "sqrt", "exp", "log", "log2", "log1p", "expm1", "tanh", "sin",
                       "cos", "tan", "sinh", "cosh", "floor", "ceil", "rint", "trunc", "where",
-                      "maximum", "minimum", "fmod")},
-}  # fmt: skip
+                      "maximum", "minimum", "fmod")}}  # fmt: skip
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
 Run = Callable[[Sequence[Any]], tuple]
 
