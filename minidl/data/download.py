@@ -114,10 +114,8 @@ def _transfer(url: str, part: Path, digest: str, timeout: float) -> None:
     blocks = _receive(url, have, timeout)
     start, total = next(blocks)
     name = url.rpartition("/")[2]
-    with (
-        open(part, "ab" if start else "wb") as file,
-        tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar,
-    ):
+    bar = tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None)
+    with bar, open(part, "ab" if start else "wb") as file:
         for block in blocks:
             file.write(block)
             bar.update(len(block))

@@ -164,17 +164,20 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
+def _digests(*md5: str) -> dict[str, str]:
+    """By file name: images and labels of the training pictures, then of the test pictures."""
+    files = (f"{p}-{k}-ubyte" for p in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
+    return dict(zip(files, md5, strict=True))
+
+
 class MNIST(OfficialImages):
     """MNIST: 28 x 28 grey pictures of ten digits, in `MNIST/raw` as IDX files, gzipped or not."""
 
     names = [str(i) for i in range(10)]
     site = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-    digests = {
-        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
-    }
+    digests = _digests("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+                       "9fb629c4189551a2d022fa330f9573f3",
+                       "ec29112dd5afa0611ce80d1b7f02629c")  # fmt: skip
 
     def _read(self, root: Root, train: bool, download: bool) -> Parts:
         folder, part = f"{type(self).__name__}/raw", "train" if train else "t10k"
@@ -189,12 +192,9 @@ class FashionMNIST(MNIST):
 
     names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
     site = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    digests = {
-        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
-    }
+    digests = _digests("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+                       "bef4ecab320f06d8554ea6380940ec79",
+                       "bb300cfdad3c16e7a12a480ee83cd310")  # fmt: skip
 
 
 class OxfordIIITPet(ImageFiles):
