@@ -114,10 +114,9 @@ class _Counter:
 def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
     """2 x the multiply-adds of one call of an op with these raw inputs and output; 0 for others."""
     y = output[0] if isinstance(output, tuple) else output
-    if name == "convolve":  # weight (K, C / groups, R, S): each output sums over the rest
-        return 2 * y.size * math.prod(inputs[1].shape[1:])
-    if name == "convolve_input_grad":  # transposed: each input element goes to the rest
-        return 2 * inputs[0].size * math.prod(inputs[1].shape[1:])
+    if name in ("convolve", "convolve_input_grad"):  # weight (K, C / groups, R, S)
+        # Each output sums over the rest; transposed, each input element goes to the rest.
+        return 2 * (y if name == "convolve" else inputs[0]).size * math.prod(inputs[1].shape[1:])
     if name in ("product", "affine"):
         return 2 * y.size * inputs[0].shape[-1]
     if name in _RECURRENT:  # x (T, B, I), weights (G H, I) and (G H, H) at every step
