@@ -23,8 +23,7 @@ def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, 
         for q in range(ow):
             dst, place = at(y, (t * ow + q) * c), at(arg, (t * ow + q) * c)
             for j in range(c):
-                dst[j] = R(-np.inf)
-                place[j] = 0
+                dst[j], place[j] = R(-np.inf), 0
             first = True
             for i in range(kh):
                 r = t % oh * sh - ph + i * dh
@@ -39,8 +38,7 @@ def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, 
                     if first:
                         first = False
                         for j in range(c):
-                            dst[j] = src[j]
-                            place[j] = n
+                            dst[j], place[j] = src[j], n
                     else:
                         for j in range(c):
                             better = (src[j] > dst[j]) | (src[j] != src[j])
