@@ -87,8 +87,7 @@ class Value:
 
     def compare(self, real: str, integer: str, other: Value | Number) -> Value:
         word = f"fcmp {real}" if self.kind in REAL else f"icmp {integer}"
-        text = f"{word} {self.kind} {self.name}, {self.like(other).name}"
-        return self.body.emit("i1", text)
+        return self.body.emit("i1", f"{word} {self.kind} {self.name}, {self.like(other).name}")
 
     __add__ = __radd__ = _binary("fadd", "add")
     __sub__ = _binary("fsub", "sub")

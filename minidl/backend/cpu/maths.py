@@ -46,8 +46,7 @@ def apply(name: str, *args: Value) -> Value:
     return args[0].body.call(f"ml_{name}_{'f32' if kind == 'float' else 'f64'}", kind, args)
 
 
-def fabs(x: Value) -> Value:
-    return intrinsic("fabs", x)
+fabs = partial(intrinsic, "fabs")
 
 
 def is_negative(x: Value) -> Value:
@@ -76,8 +75,13 @@ def power_of_two(n: Value) -> Value:
 
 def clamp(x: Value, low: float, high: float) -> Value:
     """x within the bounds; NaN stays."""
-    x = select(x > high, high, x)
-    return select(x < low, low, x)
+    return select(x < low, low, select(x > high, high, x))
+
+
+def size_of(x: Value, most: float) -> Value:
+    """|x|, or `most` where it is larger; NaN stays."""
+    a = fabs(x)
+    return select(a > most, most, a)
 
 
 def wide_exp(x: Value) -> Value:
@@ -179,8 +183,7 @@ def expm1(x: Value) -> Value:
 
 
 def tanh(x: Value) -> Value:
-    a = fabs(x)
-    t = plain_expm1(select(a > 10.0, 10.0, a) * 2.0)
+    t = plain_expm1(size_of(x, 10.0) * 2.0)
     return intrinsic("copysign", t / (t + 2.0), x)
 
 
@@ -204,8 +207,7 @@ def log2(x: Value) -> Value:
 
 def erf(x: Value) -> Value:
     """1 - exp(-u) for u = -log(1 - erf|x|), a smooth function; exact to the last digits near 0."""
-    a = fabs(x)
-    t = select(a > 4.0, 4.0, a)
+    t = size_of(x, 4.0)
     return intrinsic("copysign", plain_expm1(-(t * polynomial(t, ERF))), x)
 
 
@@ -252,14 +254,12 @@ def acos(x: Value) -> Value:
 
 
 def sinh(x: Value) -> Value:
-    a = fabs(x).to("double")
-    t = plain_expm1(select(a > 100.0, 100.0, a))
+    t = plain_expm1(size_of(x.to("double"), 100.0))
     return intrinsic("copysign", ((t + t / (t + 1.0)) * 0.5).to("float"), x)
 
 
 def cosh(x: Value) -> Value:
-    a = fabs(x).to("double")
-    t = wide_exp(select(a > 100.0, 100.0, a))
+    t = wide_exp(size_of(x.to("double"), 100.0))
     return ((t + 1.0 / t) * 0.5).to("float")
 
 
@@ -275,10 +275,6 @@ def pow(x: Value, y: Value) -> Value:
 
 
 # ---- both precisions -----------------------------------------------------------------------------
-
-
-def sqrt(x: Value) -> Value:
-    return intrinsic("sqrt", x)
 
 
 def sigmoid(x: Value) -> Value:
@@ -299,7 +295,7 @@ F32: Emitters = {f.__name__: f for f in (
 )}  # fmt: skip
 F32 |= {"sin": partial(circular, turn=0), "cos": partial(circular, turn=1)}
 # Compositions, the same text in both precisions.
-BOTH: Emitters = {f.__name__: f for f in (sqrt, sigmoid, softplus)}
+BOTH: Emitters = {"sqrt": partial(intrinsic, "sqrt"), "sigmoid": sigmoid, "softplus": softplus}
 
 
 def symbols() -> tuple[str, ...]:

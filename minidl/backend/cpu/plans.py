@@ -26,13 +26,12 @@ CHUNK = 1 << 15  # elements a chunk
 Signature = tuple[Any, ...]  # per operand (dtype, shape, strides), or None for a number
 
 UFUNC = {
-    "sub": "subtract", "mul": "multiply", "div": "true_divide", "neg": "negative", "lt": "less",
+    "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "lt": "less",
     "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
-    "and": "logical_and", "or": "logical_or", "not": "logical_not", "asin": "arcsin",
-    "acos": "arccos", "atan": "arctan", "atan2": "arctan2", "pow": "power",
-    **{n: n for n in ("add", "abs", "sqrt", "exp", "log", "log2", "log1p", "expm1", "tanh", "sin",
-                      "cos", "tan", "sinh", "cosh", "floor", "ceil", "rint", "trunc", "where",
-                      "maximum", "minimum", "fmod")}}  # fmt: skip
+    "and": "logical_and", "or": "logical_or", "not": "logical_not"}  # fmt: skip
+_SAME = ("add abs sqrt exp log log2 log1p expm1 sin cos tan asin acos atan atan2 sinh cosh tanh "
+         "floor ceil rint trunc where maximum minimum fmod pow")  # fmt: skip
+UFUNC |= {name: name for name in _SAME.split()}
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
 Run = Callable[[Sequence[Any]], tuple]
 
@@ -61,12 +60,9 @@ def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Ru
         return functools.partial(_through_float32, program, dtype)
     require(all(s[0].isnative and s[0].str[1:] in TYPES for s in given), "pointwise",
             "an unsupported dtype", error=DTypeError, dtypes=[s[0].str for s in given])  # fmt: skip
-    size = math.prod(shape)
-    if 0 < size <= SMALL:
-        ready = _numpy_plan(program, operands, dtype, shape)
-        if ready is not None:
-            return ready
-    return _kernel_plan(program, operands, dtype, shape)
+    small = 0 < math.prod(shape) <= SMALL
+    ready = _numpy_plan(program, operands, dtype, shape) if small else None
+    return ready or _kernel_plan(program, operands, dtype, shape)
 
 
 def _half(dtype: np.dtype) -> bool:
@@ -162,10 +158,9 @@ def order_of(signatures: Sequence[tuple], shape: tuple) -> tuple[int, ...]:
         if own == shape and all(strides[i] for i in axes):
             votes.add(tuple(sorted(axes, key=lambda i: (-abs(strides[i]), i))))
     last = tuple([i for i in (0, *range(2, len(shape)), 1) if i in axes])
+    winner = last if last in votes and len(shape) > 2 else tuple(axes)
     if len(votes) == 1:
-        winner = votes.pop()
-    else:
-        winner = last if last in votes and len(shape) > 2 else tuple(axes)
+        (winner,) = votes
     return plain if winner == tuple(axes) else (*[i for i in plain if i not in axes], *winner)
 
 
@@ -173,10 +168,8 @@ def _merged(shape: tuple, order: Sequence[int], strides: list[list[int]]) -> tup
     """Sizes and per-array strides of the axes in `order`, neighbours joined where all allow it."""
     sizes: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
-    for axis in order:
+    for axis in (i for i in order if shape[i] != 1):
         n = shape[axis]
-        if n == 1:
-            continue
         if sizes and all(s[-1] == t[axis] * n for s, t in zip(steps, strides, strict=True)):
             n *= sizes.pop()
             for s in steps:
@@ -224,7 +217,6 @@ def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, word
     address = _compiled(program, kernel, print_loop)
     arrays = [k for k, c in enumerate(kernel.leaves) if c is not None and program.used[k]]
     numbers = [k for k, c in enumerate(kernel.leaves) if c is None]
-    first = len(kernel.leaves)
     spec = [(t, None if s == memory.dense(shape, range(len(shape)), t.itemsize) else s)
             for t, s in results]  # fmt: skip
 
@@ -237,7 +229,7 @@ def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, word
             doubles = table.view(np.float64)
             for k in numbers:
                 doubles[k] = operands[k]
-        for j, y in enumerate(outs, first):
+        for j, y in enumerate(outs, len(kernel.leaves)):
             table[j] = address_of(y)
         team.run(address, address_of(table), total, chunk)
         return outs
@@ -271,15 +263,12 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     dtype, width = rows[0][0].dtype, len(rows[0])
     require(dtype.str[1:] in ("f4", "f8"), "update", "rows must be float32 or float64",
             error=DTypeError, row=rows[0][0])  # fmt: skip
-    table = np.empty((len(rows), width + 1), np.int64)
     aligned = [_aligned(row, dtype) for row in rows]
-    for r, row in enumerate(aligned):
-        table[r] = [*map(address_of, row), row[0].size]
+    table = np.array([[*map(address_of, row), row[0].size] for row in aligned], np.int64)
     blocks = _blocks(tuple([row[0].size for row in rows]))
     code = dtype.str[1:]
-    real = "double" if code == "f8" else "float"
     leaves = (*[code] * width, *[None] * len(scalars))
-    kernel = Shape(real, leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
+    kernel = Shape(TYPES[code], leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
     words = np.empty(2 + len(scalars), np.int64)
     words[:2] = address_of(table), address_of(blocks)
     words[2:].view(np.float64)[:] = scalars

@@ -13,10 +13,9 @@ TYPES = {"f4": "float", "f8": "double", "b1": "i8", "i1": "i8", "u1": "i8", "i2"
          "u2": "i16", "i4": "i32", "u4": "i32", "i8": "i64", "u8": "i64"}  # fmt: skip
 EMIT: dict[str, Callable[..., Value]] = {
     **{n: getattr(Value, f"__{n}__") for n in "add sub mul neg lt le gt ge and or".split()},
+    **{n: getattr(Value, n) for n in ("eq", "ne")},
     **{n: functools.partial(intrinsic, n) for n in ("sqrt", "floor", "ceil", "trunc")},
     "div": Value.__truediv__,
-    "eq": Value.eq,
-    "ne": Value.ne,
     "not": lambda a: a ^ 1,
     "where": select,
     "abs": fabs,
@@ -111,11 +110,10 @@ class Printer:
             if kinds[k]:
                 leaves[k] = self.load(k, place(k), mark)
         registers = self.steps([leaves.get(k) for k in range(program.leaves)])
-        for j, register in enumerate(program.outputs):
-            k = program.leaves + j
+        for k, register in enumerate(program.outputs, program.leaves):
             v = registers[register].to(TYPES[self.codes[k]])
-            align = f"align {self.codes[k][1]}{mark}"
-            self.line(f"store {v.kind} {v.name}, ptr {place(k).name}, {align}")
+            at = f"ptr {place(k).name}, align {self.codes[k][1]}{mark}"
+            self.line(f"store {v.kind} {v.name}, {at}")
         self.close("loop", high, ", !llvm.loop !2")
 
     def steps(self, leaves: list[Value | None]) -> list[Any]:
@@ -165,17 +163,14 @@ def print_loop(program: Program, shape: Shape) -> str:
     if rank == 1:
         p.inner_loop("%lo", "%hi")
         return p.text()
-    bases = dict(p.bases)
     rest = p.start("row", "%lo", "%hi")
     for d in range(rank - 2, -1, -1):
         at = rest
         if d:
-            at = p.body.emit("i64", f"urem i64 {rest.name}, {sizes[d].name}")
-            rest = p.body.emit("i64", f"udiv i64 {rest.name}, {sizes[d].name}")
+            at, rest = (rest.binary("frem", word, sizes[d]) for word in ("urem", "udiv"))
         for k in p.codes:
             p.bases[k] = p.offset(p.bases[k], at * steps[k][d])
     p.inner_loop("0", sizes[-1].name)
-    p.bases = bases
     p.close("row", "%hi")
     return p.text()
 
