@@ -17,9 +17,7 @@ from minidl.errors import GraphError, require
 Number = int | float
 COMPARE = {"lt", "le", "gt", "ge", "eq", "ne"}
 BOOLEAN = COMPARE | {"and", "or", "not"}
-FOLD: dict[str, Callable[[float, float], Any]] = {
-    name: getattr(operator, name) for name in ("add", "sub", "mul", *COMPARE)
-}
+FOLD: dict[str, Callable] = {n: getattr(operator, n) for n in ("add", "sub", "mul", *COMPARE)}
 
 
 class Graph:
@@ -55,8 +53,7 @@ class Graph:
 def _refuse(what: str) -> Callable:
     def raises(self: Node, *_: Any) -> Any:
         rule = f"{what} of a traced scalar is not known while tracing"
-        fix = "choose between values with where(condition, a, b)"
-        raise GraphError(f"pointwise: {rule}; {fix}")
+        raise GraphError(f"pointwise: {rule}; choose between values with where(condition, a, b)")
 
     return raises
 
@@ -241,9 +238,7 @@ def rewrite(outputs: Iterable[Node], change: Callable[[Node, tuple], Node]) -> l
 
 def substitute(outputs: Iterable[Node], table: Mapping[int, Node]) -> list[Node]:
     """The outputs with the nodes of the given indices replaced."""
-    return rewrite(
-        outputs, lambda node, args: table[node.index] if node.index in table else node.on(args)
-    )
+    return rewrite(outputs, lambda n, args: table[n.index] if n.index in table else n.on(args))
 
 
 # ---- programs ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Data sets: anything with `len` and `[i]`; those of arrays also give a whole batch at once."""
 
 import bisect
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from minidl import random
 from minidl.autograd import Tensor
 from minidl.errors import DataError, RangeError, require, reworded
 
+check = functools.partial(require, error=DataError)
 Arrays = tuple[np.ndarray, ...]
 SPLITS = {"train": (0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1)}  # shares of the text
 
@@ -120,13 +122,12 @@ class Text(Dataset):
         self.codes = self.encode(text[start:stop])
         self.length, self.step = length, step
         rule = f"the {split} part of {path} is shorter than one window"
-        require(len(self.codes) > length, "Text", rule, error=DataError, length=length)
+        check(len(self.codes) > length, "Text", rule, length=length)
 
     def encode(self, text: str) -> np.ndarray:
         """Indices (n,) int64 of characters. Raises DataError for one outside the vocabulary."""
         unknown = sorted(set(text) - set(self._index))
-        rule = "characters are not in the vocabulary"
-        require(not unknown, "Text", rule, error=DataError, unknown=unknown[:10])
+        check(not unknown, "Text", "characters are not in the vocabulary", unknown=unknown[:10])
         return np.array([self._index[c] for c in text], np.int64)
 
     def decode(self, codes: Sequence[int] | np.ndarray | Tensor) -> str:
@@ -162,9 +163,8 @@ def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def stack(items: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays of one shape as a batch, pictures (C, H, W) in channels-last memory."""
-    shapes = {x.shape for x in items}
-    rule, fix = "samples of a batch must have one shape", "resize or crop pictures first"
-    require(len(shapes) == 1, "stack", rule, error=DataError, fix=fix, shapes=shapes)
+    shapes, rule = {x.shape for x in items}, "samples of a batch must have one shape"
+    check(len(shapes) == 1, "stack", rule, fix="resize or crop pictures first", shapes=shapes)
     if items[0].ndim != 3:
         return np.stack(items)
     return np.stack([x.transpose(1, 2, 0) for x in items]).transpose(0, 3, 1, 2)

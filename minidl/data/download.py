@@ -114,10 +114,8 @@ def _transfer(url: str, part: Path, digest: str, timeout: float) -> None:
     blocks = _receive(url, have, timeout)
     start, total = next(blocks)
     name = url.rpartition("/")[2]
-    with (
-        open(part, "ab" if start else "wb") as file,
-        tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar,
-    ):
+    bar = tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None)
+    with bar, open(part, "ab" if start else "wb") as file:
         for block in blocks:
             file.write(block)
             bar.update(len(block))
@@ -172,10 +170,8 @@ def unpack(archive: Path, into: Path) -> None:
                 rule = f"{member.name!r} is not a plain file or folder inside the archive"
                 plain = member.isfile() or member.isdir()
                 require(inside and plain, "unpack", rule, error=DataError)
-                if source := tar.extractfile(member):
-                    (stage / path).parent.mkdir(parents=True, exist_ok=True)
-                    with source, open(stage / path, "wb") as file:
-                        shutil.copyfileobj(source, file)
+                if member.isfile():
+                    tar.extract(member, stage, set_attrs=False, filter="data")
         for entry in sorted(stage.iterdir()):
             if (into / entry.name).is_dir():
                 shutil.rmtree(into / entry.name)

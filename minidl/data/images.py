@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from minidl.autograd import Tensor
-from minidl.data.dataset import Arrays, Dataset, raw, stack, take, within
+from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
 from minidl.data.transforms.base import Draws, current_or_fresh
 from minidl.errors import DataError, DTypeError, require, reworded
 
@@ -75,7 +75,7 @@ class ImageArrays(LabelledImages):
     def _held(self, images: np.ndarray) -> np.ndarray:
         rule = "pictures must be uint8 with axes (N, H, W, C), none of them empty"
         ok = images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
-        require(ok, type(self).__name__, rule, error=DataError, pixels=images)
+        check(ok, type(self).__name__, rule, pixels=images)
         return np.ascontiguousarray(images).transpose(0, 3, 1, 2)
 
     def _taken(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:
@@ -104,19 +104,19 @@ class ImageFolder(ImageFiles):
                  target_transform: Function = None, *,
                  classes: Sequence[str] | None = None) -> None:  # fmt: skip
         name, root = "ImageFolder", Path(root)
-        require(root.is_dir(), name, f"there is no folder {root}", error=DataError)
+        check(root.is_dir(), name, f"there is no folder {root}")
         found = sorted(e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != ".")
         fix = "the layout is ROOT/class/picture.jpg"
-        require(bool(found), name, f"{root} has no class folders", error=DataError, fix=fix)
+        check(bool(found), name, f"{root} has no class folders", fix=fix)
         order = found if classes is None else list(classes)
         missing, other = sorted({*order} - {*found}), sorted({*found} - {*order})
         ok, rule = not missing and not other, f"{root} must hold exactly the known classes"
-        require(ok, name, rule, error=DataError, missing=missing, unexpected=other)
+        check(ok, name, rule, missing=missing, unexpected=other)
         paths, targets = [], []
         for label, folder in enumerate(order):
             inside = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
-            rule = f"{root / folder} holds no pictures"
-            require(bool(inside), name, rule, error=DataError, fix=f"accepted: {EXTENSIONS}")
+            rule, fix = f"{root / folder} holds no pictures", f"accepted: {EXTENSIONS}"
+            check(bool(inside), name, rule, fix=fix)
             paths += inside
             targets += [label] * len(inside)
         super().__init__(paths, targets, order, transform, target_transform)
@@ -139,8 +139,7 @@ def check_labels(labels: Any, n: int, classes: int, name: str) -> np.ndarray:
     """Labels as int64 (n,) in 0..classes-1. Raises DataError, DTypeError for other types."""
     y = np.asarray(labels)
     require(y.dtype.kind in "iu", name, "labels must be integers", error=DTypeError, labels=y)
-    rule = f"there must be one label for each of {n} items"
-    require(y.shape == (n,), name, rule, error=DataError, labels=y)
+    check(y.shape == (n,), name, f"there must be one label for each of {n} items", labels=y)
     wrong = np.flatnonzero((y < 0) | (y >= classes))
     if len(wrong):
         rule = f"labels must lie in 0..{classes - 1}; label {wrong[0]} is {y[wrong[0]]}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
-from minidl.data.dataset import fetch, raw, stack
+from minidl.data.dataset import check, fetch, raw, stack
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 
@@ -51,7 +51,7 @@ class DataLoader:
         ok = isinstance(batch_size, int) and batch_size > 0
         require(ok, name, "batch_size must be a positive integer", batch_size=batch_size)
         require(num_workers >= 0, name, "num_workers must be >= 0", num_workers=num_workers)
-        require(len(dataset) > 0, name, "the data set is empty", error=DataError)
+        check(len(dataset) > 0, name, "the data set is empty")
         self.dataset, self.sampler, self.batch_sampler = dataset, sampler, batch_sampler
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.num_workers = num_workers
@@ -159,7 +159,7 @@ def default_collate(items: Sequence[Any]) -> Any:
         return {key: default_collate([i[key] for i in items]) for key in first}
     if isinstance(first, (tuple, list)):
         same = len({len(i) for i in items}) == 1
-        require(same, "default_collate", "samples must have equally many parts", error=DataError)
+        check(same, "default_collate", "samples must have equally many parts")
         return [default_collate(column) for column in zip(*items, strict=True)]
     raise DataError(f"default_collate: cannot batch {type(first).__name__}; give a collate_fn")
 

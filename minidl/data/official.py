@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.data.dataset import check
 from minidl.data.download import Resource, locate
 from minidl.data.images import Function, ImageArrays, ImageFiles, check_labels
 from minidl.errors import DataError, DTypeError, require, reworded
@@ -87,11 +88,10 @@ def read_batch(path: Path, *keys: str) -> list[Any]:
         content = io.BytesIO(path.read_bytes())
     with reworded(DataError, f"CIFAR: {path} is damaged or no CIFAR batch", *_DAMAGED):
         found = _Unpickler(content, encoding="bytes").load()
-    rule = f"{path} is no CIFAR batch: it holds no dict"
-    require(isinstance(found, dict), "CIFAR", rule, error=DataError)
+    check(isinstance(found, dict), "CIFAR", f"{path} is no CIFAR batch: it holds no dict")
     batch = {_text(key): value for key, value in found.items()}
     lacking = [key for key in keys if key not in batch]
-    require(not lacking, "CIFAR", f"{path} lacks {' and '.join(lacking)}", error=DataError)
+    check(not lacking, "CIFAR", f"{path} lacks {' and '.join(lacking)}")
     return [batch[key] for key in keys]
 
 
@@ -99,8 +99,12 @@ def _text(name: Any) -> str:
     return name.decode("latin1") if isinstance(name, bytes) else str(name)
 
 
-def _archive(name: str, digest: str) -> Resource:
-    return Resource(f"https://www.cs.toronto.edu/~kriz/{name}", name, f"md5:{digest}")
+def _resource(site: str, folder: str, name: str, md5: str) -> Resource:
+    return Resource(site + name, f"{folder}/{name}", f"md5:{md5}")
+
+
+def _archive(name: str, md5: str) -> Resource:
+    return Resource(f"https://www.cs.toronto.edu/~kriz/{name}", name, f"md5:{md5}")
 
 
 class CIFAR10(OfficialImages):
@@ -115,8 +119,7 @@ class CIFAR10(OfficialImages):
         names = [self.meta, *self.files[bool(train)]]
         meta, *files = locate(root, self.folder, names, [self.resource], download=download)
         (classes,) = read_batch(meta, self.names)
-        rule = f"{self.names} of {meta} must be a list"
-        require(isinstance(classes, list), "CIFAR", rule, error=DataError)
+        check(isinstance(classes, list), "CIFAR", f"{self.names} of {meta} must be a list")
         # A file is longer than its pictures: enough room, and what stays unused costs no memory.
         room = sum(file.stat().st_size for file in files) // 3072
         pixels, targets, n = np.empty((room, 32, 32, 3), np.uint8), [], 0
@@ -130,9 +133,8 @@ class CIFAR10(OfficialImages):
     def _batch(self, path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (n, 3072) in channel planes and labels (n,) of one file."""
         data, labels = read_batch(path, "data", self.labels)
-        ok = isinstance(data, _Array) and data.data.ndim == 2 and data.data.shape[1] == 3072
-        rule = f"data of {path} must be uint8 rows of 3072"
-        require(ok and len(data.data) > 0, "CIFAR", rule, error=DataError)
+        ok = isinstance(data, _Array) and data.data.size > 0 and data.data.shape[1:] == (3072,)
+        check(ok, "CIFAR", f"data of {path} must be uint8 rows of 3072")
         ok = isinstance(labels, list) and all(type(y) is int for y in labels)
         require(ok, "CIFAR", f"labels of {path} must be a list of integers", error=DTypeError)
         return data.data, check_labels(labels, len(data.data), classes, f"CIFAR: {path}")
@@ -154,12 +156,18 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     start = 4 + 4 * content[3] if len(content) >= 4 else 8
     ok = content[:3] == b"\0\0\x08" and len(content) >= start > 4
-    require(ok, "read_idx", f"{path} is no IDX file of bytes", error=DataError)
+    check(ok, "read_idx", f"{path} is no IDX file of bytes")
     shape = np.frombuffer(content[4:start], ">u4").tolist()
     have, need = len(content) - start, math.prod(shape)
     rule = f"{path} must hold {need} bytes after its head for shape {shape}"
-    require(have == need, "read_idx", rule, error=DataError, found=have)
+    check(have == need, "read_idx", rule, found=have)
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _digests(*md5: str) -> dict[str, str]:
+    """By file name: images and labels of the training pictures, then of the test pictures."""
+    files = (f"{p}-{k}-ubyte" for p in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
+    return dict(zip(files, md5, strict=True))
 
 
 class MNIST(OfficialImages):
@@ -167,19 +175,13 @@ class MNIST(OfficialImages):
 
     names = [str(i) for i in range(10)]
     site = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-    digests = {
-        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
-    }
+    digests = _digests("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+                       "9fb629c4189551a2d022fa330f9573f3",
+                       "ec29112dd5afa0611ce80d1b7f02629c")  # fmt: skip
 
     def _read(self, root: Root, train: bool, download: bool) -> Parts:
         folder, part = f"{type(self).__name__}/raw", "train" if train else "t10k"
-        resources = [
-            Resource(f"{self.site}{n}.gz", f"{folder}/{n}.gz", f"md5:{digest}")
-            for n, digest in self.digests.items()
-        ]
+        resources = [_resource(self.site, folder, f"{n}.gz", d) for n, d in self.digests.items()]
         names = [name for name in self.digests if name.startswith(part)]
         images, labels = locate(root, folder, names, resources, download=download)
         return read_idx(images)[..., None], read_idx(labels), self.names
@@ -190,12 +192,9 @@ class FashionMNIST(MNIST):
 
     names = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
     site = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    digests = {
-        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
-    }
+    digests = _digests("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+                       "bef4ecab320f06d8554ea6380940ec79",
+                       "bb300cfdad3c16e7a12a480ee83cd310")  # fmt: skip
 
 
 class OxfordIIITPet(ImageFiles):
@@ -217,10 +216,7 @@ class OxfordIIITPet(ImageFiles):
         rule = "target_types must be category or binary-category"
         ok = target_types in ("category", "binary-category")
         require(ok, name, rule, target_types=target_types)
-        archives = [
-            Resource(f"{self.site}{a}.tar.gz", f"{folder}/{a}.tar.gz", f"md5:{digest}")
-            for a, digest in self.archives
-        ]
+        archives = [_resource(self.site, folder, f"{a}.tar.gz", d) for a, d in self.archives]
         files = ["images", f"annotations/{split}.txt"]
         images, listing = locate(root, folder, files, archives, download=download)
         rows = _annotations(listing)
@@ -242,7 +238,7 @@ def _annotations(path: Path) -> list[tuple[str, int, int]]:
             continue
         ok = len(parts) == 4 and parts[1].isdigit() and parts[2] in ("1", "2") and parts[1] != "0"
         rule = f"line {number} of {path} must be: name, class >= 1, species 1 or 2, breed"
-        require(ok, "OxfordIIITPet", rule, error=DataError, line=line)
+        check(ok, "OxfordIIITPet", rule, line=line)
         rows.append((parts[0], int(parts[1]) - 1, int(parts[2]) - 1))
-    require(bool(rows), "OxfordIIITPet", f"{path} lists no pictures", error=DataError)
+    check(bool(rows), "OxfordIIITPet", f"{path} lists no pictures")
     return rows

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.errors import CheckpointError, require, reworded
-from minidl.io.safetensors import read_safetensors, save_safetensors
+from minidl.errors import CheckpointError, reworded
+from minidl.io.safetensors import check, read_safetensors, save_safetensors
 
 FORMAT = 1
 
@@ -41,15 +41,14 @@ def load(f: str | os.PathLike[str]) -> Any:
     Raises CheckpointError naming the file: missing, cut short, not written by `save`, newer format.
     """
     arrays, metadata = read_safetensors(f)
-    ours = "minidl" in metadata
     fix = "read it with load_safetensors"
-    require(ours, "load", f"{f} was not written by save", error=CheckpointError, fix=fix)
+    check("minidl" in metadata, "load", f"{f} was not written by save", fix=fix)
     damage = f"load: the structure stored in {f} is damaged"
     with reworded(CheckpointError, damage, ValueError, KeyError, TypeError):
         header = json.loads(metadata["minidl"])
         version = header["format"]
         rule = f"{f} has another format than {FORMAT}, the one this version reads"
-        require(version == FORMAT, "load", rule, error=CheckpointError, format=version)
+        check(version == FORMAT, "load", rule, format=version)
         return _decode(header["root"], arrays)
 
 
@@ -60,19 +59,18 @@ def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
     if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, Tensor):
-        name = _store(value, place, arrays)
-        return {"tensor": name, "requires_grad": bool(value.requires_grad)}
+        needs = bool(value.requires_grad)
+        return {"tensor": _store(value, place, arrays), "requires_grad": needs}
     if isinstance(value, np.generic):
         return {"scalar": _store(np.asarray(value), place, arrays)}
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return {"array": _store(value, place, arrays)}
     if isinstance(value, Mapping):
         return {"dict": [_encode_item(key, item, place, arrays) for key, item in value.items()]}
-    known = type(value) in (list, tuple)
+    kind = type(value)
     rule = f"{place or 'the object'} is of a type that a checkpoint does not hold"
     fix = "use dicts, lists, tuples, arrays, Tensors, numbers, strings and None"
-    kind = type(value)
-    require(known, "save", rule, error=CheckpointError, fix=fix, type=kind)
+    check(kind in (list, tuple), "save", rule, fix=fix, type=kind)
     items = [_encode(item, _join(place, index), arrays) for index, item in enumerate(value)]
     return {kind.__name__: items}
 
@@ -80,7 +78,7 @@ def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
 def _encode_item(key: Any, item: Any, place: str, arrays: dict[str, Any]) -> list[Any]:
     fits = key is None or type(key) in (bool, int, float, str)
     rule = f"a key in {place or 'the object'} must be a string, number, boolean or None"
-    require(fits, "save", rule, error=CheckpointError, key=key)
+    check(fits, "save", rule, key=key)
     return [_encode(key, place, arrays), _encode(item, _join(place, key), arrays)]
 
 
@@ -100,8 +98,7 @@ def _store(value: Any, place: str, arrays: dict[str, Any]) -> str:
 def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     if not isinstance(node, dict):
         return node
-    kind = next(iter(node))
-    content = node[kind]
+    kind, content = next(iter(node.items()))
     if kind == "dict":
         return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
     if kind in ("list", "tuple"):
@@ -114,5 +111,5 @@ def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         return Tensor(array, node["requires_grad"])
     if kind == "scalar":
         return array[()]
-    require(kind == "array", "load", "unknown entry", error=CheckpointError, kind=kind)
+    check(kind == "array", "load", "unknown entry", kind=kind)
     return array

@@ -1,6 +1,7 @@
 """Safetensors files of named arrays (https://github.com/huggingface/safetensors), written whole."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from minidl.autograd import Tensor, raw
 from minidl.errors import CheckpointError, require, reworded
 
+check = functools.partial(require, error=CheckpointError)
 _SUFFIX = ".partial"
 _DTYPES = {"BOOL": np.dtype(bool)}  # and F32, I64, … C64: the kind and the bits
 _DTYPES |= {f"{d.kind.upper()}{8 * d.itemsize}": d for d in map(np.dtype, "efdbhiqBHIQF")}
@@ -29,9 +31,7 @@ def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
     """
     from safetensors.numpy import save
 
-    arrays = {name: _host_array(name, value) for name, value in tensors.items()}
-    blob = save(arrays)
-    header, data = _parts(blob)
+    header, data = _parts(save({name: _host_array(name, x) for name, x in tensors.items()}))
     header = {"__metadata__": dict(sorted((metadata or {}).items())), **header}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data stays aligned to 8 bytes
@@ -65,8 +65,7 @@ def _host_array(name: str, value: Any) -> np.ndarray:
     array = value if isinstance(value, np.ndarray) else np.asarray(Tensor(raw(value)))
     dtype = array.dtype.newbyteorder("=")
     fits = dtype in _DTYPES.values() or dtype.name == "bfloat16"
-    rule = f"tensor {name!r} has no safetensors dtype"
-    require(fits, "save", rule, error=CheckpointError, tensor=array)
+    check(fits, "save", f"tensor {name!r} has no safetensors dtype", tensor=array)
     return np.ascontiguousarray(array, dtype).reshape(array.shape)
 
 
@@ -81,7 +80,7 @@ def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) ->
     if kind == "BF16":
         return _bfloat16(np.frombuffer(data, np.uint16)).reshape(entry["shape"])
     rule = f"{path}: tensor {name!r} has a dtype that NumPy lacks"
-    require(kind in _DTYPES, "load", rule, error=CheckpointError, dtype=kind)
+    check(kind in _DTYPES, "load", rule, dtype=kind)
     return np.frombuffer(data, _DTYPES[kind]).reshape(entry["shape"])
 
 

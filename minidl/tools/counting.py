@@ -41,19 +41,15 @@ class Summary:
         self.bytes = sum(layer.bytes for layer in layers)
 
     def __str__(self) -> str:
-        rows = [
-            (f"{x.name} ({x.kind})", str(x.output), f"{x.parameters:,}", f"{x.flops / 1e6:.3f}",
-             f"{x.bytes / 1e3:.1f}") for x in self.layers
-        ]  # fmt: skip
-        rows.insert(0, ("layer", "output", "parameters", "MFLOPs", "kB"))
+        rows = [("layer", "output", "parameters", "MFLOPs", "kB")]
+        for x in self.layers:
+            counts = f"{x.parameters:,}", f"{x.flops / 1e6:.3f}", f"{x.bytes / 1e3:.1f}"
+            rows.append((f"{x.name} ({x.kind})", str(x.output), *counts))
         wide, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
         lines = [f"{a:<{wide}}  {b:<{shapes}}{c:>13}{d:>12}{e:>10}" for a, b, c, d, e in rows]
-        lines += [
-            f"{self.parameters:,} parameters ({self.trainable:,} trainable, "
-            f"{self.parameter_bytes / 1e6:.2f} MB); {self.flops / 1e6:,.3f} MFLOPs a forward; "
-            f"{self.bytes / 1e6:.2f} MB of outputs"
-        ]
-        return "\n".join(lines)
+        held = f"({self.trainable:,} trainable, {self.parameter_bytes / 1e6:.2f} MB)"
+        work = f"{self.flops / 1e6:,.3f} MFLOPs a forward; {self.bytes / 1e6:.2f} MB of outputs"
+        return "\n".join([*lines, f"{self.parameters:,} parameters {held}; {work}"])
 
     __repr__ = __str__
 
@@ -71,10 +67,8 @@ def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float3
     shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     rng = np.random.default_rng(seed)
-    inputs = [
-        Tensor((rng.standard_normal(shape) * (np.dtype(t).kind == "f")).astype(t))
-        for shape, t in zip(shapes, dtypes, strict=True)
-    ]
+    inputs = [Tensor((rng.standard_normal(shape) * (np.dtype(t).kind == "f")).astype(t))
+              for shape, t in zip(shapes, dtypes, strict=True)]  # fmt: skip
     counter = _Counter()
     modules = {module: name or "(model)" for name, module in model.named_modules()}
     with ExitStack() as undone:
@@ -120,10 +114,9 @@ class _Counter:
 def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
     """2 x the multiply-adds of one call of an op with these raw inputs and output; 0 for others."""
     y = output[0] if isinstance(output, tuple) else output
-    if name == "convolve":  # weight (K, C / groups, R, S): each output sums over the rest
-        return 2 * y.size * math.prod(inputs[1].shape[1:])
-    if name == "convolve_input_grad":  # transposed: each input element goes to the rest
-        return 2 * inputs[0].size * math.prod(inputs[1].shape[1:])
+    if name in ("convolve", "convolve_input_grad"):  # weight (K, C / groups, R, S)
+        # Each output sums over the rest; transposed, each input element goes to the rest.
+        return 2 * (y if name == "convolve" else inputs[0]).size * math.prod(inputs[1].shape[1:])
     if name in ("product", "affine"):
         return 2 * y.size * inputs[0].shape[-1]
     if name in _RECURRENT:  # x (T, B, I), weights (G H, I) and (G H, H) at every step

@@ -48,12 +48,9 @@ def _walk(root: Node) -> tuple[dict[int, str], list[tuple[int, int]]]:
 def _layers(labels: dict[int, str], edges: list[tuple[int, int]]) -> list[list[int]]:
     """Nodes by their longest way to the root, the root's layer first; leaves sit by their users."""
     depth = dict.fromkeys(labels, 0)
-    moved = True
-    while moved:
-        moved = False
-        for a, b in edges:
-            if depth[a] <= depth[b]:
-                depth[a], moved = depth[b] + 1, True
+    while late := [(a, b) for a, b in edges if depth[a] <= depth[b]]:
+        for a, b in late:
+            depth[a] = max(depth[a], depth[b] + 1)
     levels = range(max(depth.values()) + 1)
     return [[key for key in labels if depth[key] == level] for level in levels]
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import re
 from pathlib import Path
 
 from minidl import config
@@ -35,11 +36,9 @@ def version(package: str) -> str:
 def processor() -> str:
     """The processor's model name, as the system tells it."""
     listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    text = listing.read_text(encoding="utf-8", errors="replace") if listing.exists() else ""
+    found = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _gpu() -> str:

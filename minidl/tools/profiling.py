@@ -44,17 +44,14 @@ class Profile:
         return sorted(rows, key=lambda row: -row.seconds)
 
     def __str__(self) -> str:
-        lines = [
-            f"{'op':<32}{'calls':>8}{'ms':>11}{'share':>8}{'µs/call':>11}{'MB':>11}{'GB/s':>8}"
-        ]
+        head = ("op", "calls", "ms", "share", "µs/call", "MB", "GB/s")
+        lines = ["{:<32}{:>8}{:>11}{:>8}{:>11}{:>11}{:>8}".format(*head)]
         for row in self.rows:
             share = row.seconds / self.seconds if self.seconds else 0.0
             rate = row.bytes / row.seconds / 1e9 if row.seconds else 0.0
             each = row.seconds / row.calls * 1e6
-            lines.append(
-                f"{row.name:<32}{row.calls:>8}{row.seconds * 1e3:>11.3f}{share:>8.1%}"
-                f"{each:>11.1f}{row.bytes / 1e6:>11.2f}{rate:>8.1f}"
-            )
+            spent = f"{row.name:<32}{row.calls:>8}{row.seconds * 1e3:>11.3f}{share:>8.1%}"
+            lines.append(f"{spent}{each:>11.1f}{row.bytes / 1e6:>11.2f}{rate:>8.1f}")
         inside = sum(row.seconds for row in self.rows)
         lines.append(f"in ops {inside * 1e3:.3f} ms of {self.seconds * 1e3:.3f} ms")
         return "\n".join(lines)

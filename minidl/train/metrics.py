@@ -46,11 +46,9 @@ class Evaluation:
         return wrong[np.argsort(-sure, kind="stable")[:count]]
 
 
-def evaluate(
-    model: Module, batches: Iterable[tuple[Tensor, Tensor]], *,
-    views: tuple[Callable[[Tensor], Tensor], ...] = (lambda x: x,),
-    check: Callable[[], None] = lambda: None,
-) -> Evaluation:  # fmt: skip
+def evaluate(model: Module, batches: Iterable[tuple[Tensor, Tensor]], *,
+             views: tuple[Callable[[Tensor], Tensor], ...] = (lambda x: x,),
+             check: Callable[[], None] = lambda: None) -> Evaluation:  # fmt: skip
     """Run `model` in eval mode over batches of (x, y) and keep its log-probabilities.
 
     With several `views` (test-time augmentation) the probabilities of the views are averaged.

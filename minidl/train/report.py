@@ -14,8 +14,7 @@ RUNS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be18
 TEXT: Any = {
     "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#e4e8ee", "axes.edgecolor": "#8a94a6", "axes.axisbelow": True,
-    "svg.hashsalt": "minidl",
-}  # fmt: skip
+    "svg.hashsalt": "minidl"}  # fmt: skip
 BARE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no time, no addresses
 
 Rows = Sequence[dict[str, Any]]  # of metrics.jsonl

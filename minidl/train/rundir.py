@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.errors import CheckpointError, require, reworded
+from minidl.errors import CheckpointError, reworded
 from minidl.io import load, save, write_bytes
+from minidl.io.safetensors import check
 from minidl.tools.environment import processor, version
 
 FORMAT = 1  # of what the loop keeps in checkpoint.safetensors
@@ -66,8 +67,7 @@ class RunDir:
     def read_json(self, name: str) -> dict[str, Any]:
         """Read NAME; CheckpointError if it is missing or damaged."""
         path = self.path / name
-        rule = f"{self.path} is not a run directory: it has no {name}"
-        require(path.is_file(), "train", rule, error=CheckpointError)
+        check(path.is_file(), "train", f"{self.path} is not a run directory: it has no {name}")
         return parsed(path, path.read_bytes())
 
     def rows(self) -> list[dict[str, Any]]:
@@ -81,9 +81,9 @@ class RunDir:
     def cut_rows(self, count: int) -> None:
         """Drop whatever metrics.jsonl holds beyond its first `count` lines."""
         lines = self._lines()
-        require(len(lines) >= count, "resume", f"{self.metrics} has lost rows",
-                rows=len(lines), expected=count, error=CheckpointError)  # fmt: skip
-        if len(lines) > count:
+        have, rule = len(lines), f"{self.metrics} has lost rows"
+        check(have >= count, "resume", rule, rows=have, expected=count)
+        if have > count:
             write_bytes(self.metrics, lines[:count])
 
     def _lines(self) -> list[bytes]:
@@ -110,12 +110,11 @@ class RunDir:
             return None
         state = load(self.checkpoint)
         ours = isinstance(state, dict) and state.get("format") == FORMAT and "loop" in state
-        rule = f"{self.checkpoint} is not a training checkpoint of format {FORMAT}"
-        require(ours, "resume", rule, error=CheckpointError)
+        check(ours, "resume", f"{self.checkpoint} is not a training checkpoint of format {FORMAT}")
         for name, value in identity.items():
             saved = state["identity"].get(name)
             rule = f"the {name} is not the one this run was started with"
-            require(saved == value, "resume", rule, error=CheckpointError, saved=saved, now=value)
+            check(saved == value, "resume", rule, saved=saved, now=value)
         there, here = state["machine"], machine()
         changed = [f"{k} {there[k]} -> {here[k]}" for k in here if there.get(k, here[k]) != here[k]]
         if changed:

@@ -13,8 +13,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int, *, at_once: bool = False) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.code = 128 + number
-        self.at_once = at_once
+        self.code, self.at_once = 128 + number, at_once
 
 
 class StopSignal:
@@ -29,8 +28,7 @@ class StopSignal:
     patience = 4.0
 
     def __init__(self) -> None:
-        self.busy = False
-        self.number = 0
+        self.busy, self.number = False, 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:

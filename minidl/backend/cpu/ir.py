@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Number = int | float
-BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "float": 32, "double": 64}
+BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "float": 32, "double": 64, "ptr": 64}
+REAL = ("float", "double")
 SUFFIX = {"float": "f32", "double": "f64", "i32": "i32", "i64": "i64"}
 
 
@@ -18,7 +19,7 @@ def literal(value: Number, kind: str) -> str:
     """The text of a constant; floats are hexadecimal, so that no digit is lost."""
     if kind == "float":
         value = struct.unpack("<f", struct.pack("<f", value))[0] if abs(value) < 3.4e38 else value
-    if kind in ("float", "double"):
+    if kind in REAL:
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
     return str(int(value))
 
@@ -42,6 +43,11 @@ class Body:
 
     def const(self, value: Number, kind: str) -> Value:
         return Value(self, literal(value, kind), kind)
+
+    def load(self, kind: str, table: str, index: str) -> Value:
+        """The value at an index of a table of `kind`, each as wide as its alignment."""
+        place = self.emit("ptr", f"getelementptr {kind}, ptr {table}, i64 {index}")
+        return self.emit(kind, f"load {kind}, ptr {place.name}, align {BITS[kind] // 8}")
 
     def call(self, function: str, kind: str, args: Sequence[Value]) -> Value:
         """Call a function of `maths.py` (named ml_…) or an LLVM intrinsic (named llvm.…)."""
@@ -76,20 +82,17 @@ class Value:
 
     def binary(self, real: str, integer: str, other: Value | Number, swap: bool = False) -> Value:
         a, b = (self.like(other), self) if swap else (self, self.like(other))
-        word = f"{real} {self.body.flags}" if self.kind in ("float", "double") else integer
+        word = f"{real} {self.body.flags}" if self.kind in REAL else integer
         return self.body.emit(self.kind, f"{word} {self.kind} {a.name}, {b.name}")
 
     def compare(self, real: str, integer: str, other: Value | Number) -> Value:
-        word = f"fcmp {real}" if self.kind in ("float", "double") else f"icmp {integer}"
-        text = f"{word} {self.kind} {self.name}, {self.like(other).name}"
-        return self.body.emit("i1", text)
+        word = f"fcmp {real}" if self.kind in REAL else f"icmp {integer}"
+        return self.body.emit("i1", f"{word} {self.kind} {self.name}, {self.like(other).name}")
 
-    __add__ = _binary("fadd", "add")
-    __radd__ = __add__
+    __add__ = __radd__ = _binary("fadd", "add")
     __sub__ = _binary("fsub", "sub")
     __rsub__ = _binary("fsub", "sub", swap=True)
-    __mul__ = _binary("fmul", "mul")
-    __rmul__ = __mul__
+    __mul__ = __rmul__ = _binary("fmul", "mul")
     __truediv__ = _binary("fdiv", "sdiv")
     __rtruediv__ = _binary("fdiv", "sdiv", swap=True)
     __and__ = _binary("and", "and")
@@ -97,6 +100,7 @@ class Value:
     __xor__ = _binary("xor", "xor")
     __lshift__ = _binary("shl", "shl")
     __rshift__ = _binary("ashr", "ashr")
+    lshr = _binary("lshr", "lshr")
     __lt__ = _compare("olt", "slt")
     __le__ = _compare("ole", "sle")
     __gt__ = _compare("ogt", "sgt")
@@ -105,12 +109,9 @@ class Value:
     ne = _compare("une", "ne")
 
     def __neg__(self) -> Value:
-        if self.kind in ("float", "double"):
+        if self.kind in REAL:
             return self.body.emit(self.kind, f"fneg {self.kind} {self.name}")
         return self.like(0) - self
-
-    def lshr(self, other: Value | Number) -> Value:
-        return self.binary("lshr", "lshr", other)
 
     def bits(self, kind: str) -> Value:
         """The same bits read as another type of the same size."""
@@ -120,27 +121,22 @@ class Value:
         """The same number in another type; float to integer truncates."""
         if kind == self.kind:
             return self
-        real, target = self.kind in ("float", "double"), kind in ("float", "double")
-        wider = BITS[kind] > BITS[self.kind]
-        if real and target:
-            word = "fpext" if wider else "fptrunc"
-        elif real:
-            word = "fptosi"
-        elif target:
-            word = "sitofp" if signed and self.kind != "i1" else "uitofp"
+        wider, signed = BITS[kind] > BITS[self.kind], signed and self.kind != "i1"
+        if self.kind in REAL:
+            word = "fptosi" if kind not in REAL else "fpext" if wider else "fptrunc"
+        elif kind in REAL:
+            word = "sitofp" if signed else "uitofp"
         else:
-            word = "trunc" if not wider else "sext" if signed and self.kind != "i1" else "zext"
+            word = "trunc" if not wider else "sext" if signed else "zext"
         return self.body.emit(kind, f"{word} {self.kind} {self.name} to {kind}")
 
 
 def select(condition: Value, a: Value | Number, b: Value | Number) -> Value:
     """a where the condition holds, else b."""
-    if not isinstance(a, Value):
-        assert isinstance(b, Value)
-        a = b.like(a)
-    b = a.like(b)
-    text = f"select i1 {condition.name}, {a.kind} {a.name}, {b.kind} {b.name}"
-    return condition.body.emit(a.kind, text)
+    typed: Any = a if isinstance(a, Value) else b
+    yes, no = typed.like(a), typed.like(b)
+    text = f"select i1 {condition.name}, {yes.kind} {yes.name}, {no.kind} {no.name}"
+    return condition.body.emit(yes.kind, text)
 
 
 def intrinsic(name: str, *args: Value) -> Value:

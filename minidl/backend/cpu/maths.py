@@ -8,7 +8,7 @@ or Taylor series where these already reach the precision.
 
 import math
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 
 from minidl.backend.cpu.ir import Body, Value, fma, intrinsic, polynomial, select
 
@@ -46,8 +46,7 @@ def apply(name: str, *args: Value) -> Value:
     return args[0].body.call(f"ml_{name}_{'f32' if kind == 'float' else 'f64'}", kind, args)
 
 
-def fabs(x: Value) -> Value:
-    return intrinsic("fabs", x)
+fabs = partial(intrinsic, "fabs")
 
 
 def is_negative(x: Value) -> Value:
@@ -70,15 +69,19 @@ def exp_parts(x: Value) -> tuple[Value, Value]:
 
 def power_of_two(n: Value) -> Value:
     """2ⁿ for n within the exponents of normal numbers."""
-    if n.kind == "i32":
-        return ((n + 127) << 23).bits("float")
-    return ((n + 1023) << 52).bits("double")
+    bias, shift, kind = (127, 23, "float") if n.kind == "i32" else (1023, 52, "double")
+    return ((n + bias) << shift).bits(kind)
 
 
 def clamp(x: Value, low: float, high: float) -> Value:
     """x within the bounds; NaN stays."""
-    x = select(x > high, high, x)
-    return select(x < low, low, x)
+    return select(x < low, low, select(x > high, high, x))
+
+
+def size_of(x: Value, most: float) -> Value:
+    """|x|, or `most` where it is larger; NaN stays."""
+    a = fabs(x)
+    return select(a > most, most, a)
 
 
 def wide_exp(x: Value) -> Value:
@@ -86,6 +89,13 @@ def wide_exp(x: Value) -> Value:
     q, n = exp_parts(x)
     s = power_of_two(n)
     return fma(q, s, s)
+
+
+def plain_expm1(x: Value) -> Value:
+    """exp(x) - 1 where 2ⁿ is a normal number, exact to the last digits near 0."""
+    q, n = exp_parts(x)
+    s = power_of_two(n)
+    return fma(q, s, s - 1.0)
 
 
 def split(x: Value) -> tuple[Value, Value, Value]:
@@ -119,9 +129,10 @@ def wide_log(x: Value) -> Value:
     return log_limits(x, r)
 
 
-def quadrant(x: Value) -> tuple[Value, Value]:
-    """r, n (i64) with x = n·π/2 + r, |r| <= π/4, for a float32 x of any size; r is double.
+def quadrant(x: Value) -> tuple[Value, Value, Value]:
+    """sin(r), cos(r), n (i64) with x = n·π/2 + r, |r| <= π/4, for a float32 x of any size.
 
+    r, its sine and its cosine are double.
     Cody and Waite's subtraction below 2²⁰, above it Payne and Hanek's multiplication by the bits
     of 2/π that matter (as in Arm's optimized routines).
     """
@@ -132,28 +143,23 @@ def quadrant(x: Value) -> tuple[Value, Value]:
     bits = x.bits("i32")
     window = (bits.lshr(26) & 15).to("i64")
     mantissa = (((bits & 0xFFFFFF) | 0x800000) << (bits.lshr(23) & 7)).to("i64", signed=False)
-    words = []
-    for offset in (0, 4, 8):
-        place = x.body.emit(
-            "ptr", f"getelementptr i32, ptr @ml_two_over_pi, i64 {(window + offset).name}"
-        )
-        word = x.body.emit("i32", f"load i32, ptr {place.name}, align 4")
-        words.append(word.to("i64", signed=False) * mantissa)
-    turns = ((words[0] << 32) | words[2].lshr(32)) + words[1]
+    words = [x.body.load("i32", "@ml_two_over_pi", (window + k).name) for k in (0, 4, 8)]
+    high, middle, low = (word.to("i64", signed=False) * mantissa for word in words)
+    turns = ((high << 32) | low.lshr(32)) + middle
     whole = (turns + (1 << 61)).lshr(62)
     far = (turns - (whole << 62)).to("double") * (math.pi * 2.0**-63)
     far = select(bits < 0, -far, far)
     whole = select(bits < 0, -whole, whole)
     small = fabs(x) < 2.0**20
-    return select(small, near, far), select(small, t.bits("i64"), whole)
+    r, n = select(small, near, far), select(small, t.bits("i64"), whole)
+    square = r * r
+    return r * polynomial(square, SIN), polynomial(square, COS), n
 
 
 def circular(x: Value, turn: int) -> Value:
     """sin(x + turn·π/2) in float32."""
-    r, n = quadrant(x)
-    square = r * r
+    s, c, n = quadrant(x)
     n = n + turn
-    s, c = r * polynomial(square, SIN), polynomial(square, COS)
     v = select((n & 1).eq(0), s, c)
     v = select((n & 2).eq(0), v, -v)
     return select(fabs(x) < math.inf, v.to("float"), math.nan)
@@ -177,10 +183,7 @@ def expm1(x: Value) -> Value:
 
 
 def tanh(x: Value) -> Value:
-    a = fabs(x)
-    q, n = exp_parts(select(a > 10.0, 10.0, a) * 2.0)
-    s = power_of_two(n)
-    t = fma(q, s, s - 1.0)  # expm1(2|x|)
+    t = plain_expm1(size_of(x, 10.0) * 2.0)
     return intrinsic("copysign", t / (t + 2.0), x)
 
 
@@ -204,11 +207,8 @@ def log2(x: Value) -> Value:
 
 def erf(x: Value) -> Value:
     """1 - exp(-u) for u = -log(1 - erf|x|), a smooth function; exact to the last digits near 0."""
-    a = fabs(x)
-    t = select(a > 4.0, 4.0, a)
-    q, n = exp_parts(-(t * polynomial(t, ERF)))
-    s = power_of_two(n)
-    return intrinsic("copysign", fma(q, s, s - 1.0), x)
+    t = size_of(x, 4.0)
+    return intrinsic("copysign", plain_expm1(-(t * polynomial(t, ERF))), x)
 
 
 def erfc(x: Value) -> Value:
@@ -218,18 +218,8 @@ def erfc(x: Value) -> Value:
     return select(x < 0.0, 2.0 - v, v).to("float")
 
 
-def sin(x: Value) -> Value:
-    return circular(x, 0)
-
-
-def cos(x: Value) -> Value:
-    return circular(x, 1)
-
-
 def tan(x: Value) -> Value:
-    r, n = quadrant(x)
-    square = r * r
-    s, c = r * polynomial(square, SIN), polynomial(square, COS)
+    s, c, n = quadrant(x)
     even = (n & 1).eq(0)
     v = select(even, s, -c) / select(even, c, s)
     return select(fabs(x) < math.inf, v.to("float"), math.nan)
@@ -264,16 +254,12 @@ def acos(x: Value) -> Value:
 
 
 def sinh(x: Value) -> Value:
-    a = fabs(x).to("double")
-    q, n = exp_parts(select(a > 100.0, 100.0, a))
-    s = power_of_two(n)
-    t = fma(q, s, s - 1.0)
+    t = plain_expm1(size_of(x.to("double"), 100.0))
     return intrinsic("copysign", ((t + t / (t + 1.0)) * 0.5).to("float"), x)
 
 
 def cosh(x: Value) -> Value:
-    a = fabs(x).to("double")
-    t = wide_exp(select(a > 100.0, 100.0, a))
+    t = wide_exp(size_of(x.to("double"), 100.0))
     return ((t + 1.0 / t) * 0.5).to("float")
 
 
@@ -291,10 +277,6 @@ def pow(x: Value, y: Value) -> Value:
 # ---- both precisions -----------------------------------------------------------------------------
 
 
-def sqrt(x: Value) -> Value:
-    return intrinsic("sqrt", x)
-
-
 def sigmoid(x: Value) -> Value:
     e = apply("exp", -fabs(x))
     return select(x < 0.0, e, 1.0) / (e + 1.0)
@@ -309,11 +291,11 @@ def softplus(x: Value) -> Value:
 Emitters = dict[str, Callable[..., Value]]
 # Written here; the C library has their float64 versions.
 F32: Emitters = {f.__name__: f for f in (
-    exp, expm1, tanh, log, log1p, log2, erf, erfc, sin, cos, tan, atan2, atan, asin, acos, sinh,
-    cosh, pow,
+    exp, expm1, tanh, log, log1p, log2, erf, erfc, tan, atan2, atan, asin, acos, sinh, cosh, pow,
 )}  # fmt: skip
+F32 |= {"sin": partial(circular, turn=0), "cos": partial(circular, turn=1)}
 # Compositions, the same text in both precisions.
-BOTH: Emitters = {f.__name__: f for f in (sqrt, sigmoid, softplus)}
+BOTH: Emitters = {"sqrt": partial(intrinsic, "sqrt"), "sigmoid": sigmoid, "softplus": softplus}
 
 
 def symbols() -> tuple[str, ...]:

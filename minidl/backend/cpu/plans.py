@@ -26,14 +26,12 @@ CHUNK = 1 << 15  # elements a chunk
 Signature = tuple[Any, ...]  # per operand (dtype, shape, strides), or None for a number
 
 UFUNC = {
-    "sub": "subtract", "mul": "multiply", "div": "true_divide", "neg": "negative", "lt": "less",
+    "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "lt": "less",
     "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
-    "and": "logical_and", "or": "logical_or", "not": "logical_not", "asin": "arcsin",
-    "acos": "arccos", "atan": "arctan", "atan2": "arctan2", "pow": "power",
-    **{n: n for n in ("add", "abs", "sqrt", "exp", "log", "log2", "log1p", "expm1", "tanh", "sin",
-                      "cos", "tan", "sinh", "cosh", "floor", "ceil", "rint", "trunc", "where",
-                      "maximum", "minimum", "fmod")},
-}  # fmt: skip
+    "and": "logical_and", "or": "logical_or", "not": "logical_not"}  # fmt: skip
+_SAME = ("add abs sqrt exp log log2 log1p expm1 sin cos tan asin acos atan atan2 sinh cosh tanh "
+         "floor ceil rint trunc where maximum minimum fmod pow")  # fmt: skip
+UFUNC |= {name: name for name in _SAME.split()}
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
 Run = Callable[[Sequence[Any]], tuple]
 
@@ -58,25 +56,23 @@ def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Ru
     """What `pointwise` does for operands of one signature, ready to be called with them."""
     given = [s for s in operands if s is not None]
     shape = np.broadcast_shapes(*(s[1] for s in given))
-    if dtype.itemsize == 2 or any(s[0].kind in "fV" and s[0].itemsize == 2 for s in given):
+    if dtype.itemsize == 2 or any(_half(s[0]) for s in given):
         return functools.partial(_through_float32, program, dtype)
     require(all(s[0].isnative and s[0].str[1:] in TYPES for s in given), "pointwise",
             "an unsupported dtype", error=DTypeError, dtypes=[s[0].str for s in given])  # fmt: skip
-    size = math.prod(shape)
-    if 0 < size <= SMALL:
-        ready = _numpy_plan(program, operands, dtype, shape)
-        if ready is not None:
-            return ready
-    return _kernel_plan(program, operands, dtype, shape)
+    small = 0 < math.prod(shape) <= SMALL
+    ready = _numpy_plan(program, operands, dtype, shape) if small else None
+    return ready or _kernel_plan(program, operands, dtype, shape)
+
+
+def _half(dtype: np.dtype) -> bool:
+    return dtype.kind in "fV" and dtype.itemsize == 2
 
 
 def _through_float32(program: Program, dtype: np.dtype, operands: Sequence[Any]) -> tuple:
     """Half types are storage here: convert, compute in float32, convert back."""
-    wide = [
-        a.astype(np.float32) if isinstance(a, Array) and a.dtype.kind in "fV"
-        and a.dtype.itemsize == 2 else a
-        for a in operands
-    ]  # fmt: skip
+    wide = [a.astype(np.float32) if isinstance(a, Array) and _half(a.dtype) else a
+            for a in operands]  # fmt: skip
     inside = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
     outs = pointwise(program, wide, inside)
     return tuple([y if y.dtype.kind == "b" else y.astype(dtype, copy=False) for y in outs])
@@ -90,22 +86,18 @@ def _numpy_plan(program: Program, operands: Signature, dtype: np.dtype, shape: t
     leaves, steps = program.leaves, program.high
     if not 0 < sum(s[0] != "const" for s in steps) <= NUMPY_STEPS:
         return None
-    shapes: list[tuple] = []  # of each register
-    for s in operands:
-        if s is not None and (s[0] != dtype or not _c_ordered(s)):
-            return None
-        shapes.append(() if s is None else s[1])
+    if not all(s is None or (s[0] == dtype and _c_ordered(s)) for s in operands):
+        return None
+    shapes = [() if s is None else s[1] for s in operands]  # of each register
     held = [s is not None for s in operands]  # registers that hold arrays
     for op, args, _ in steps:
-        if op not in UFUNC and op != "const":
+        # NumPy would make float64 of numbers alone.
+        if op != "const" and not (op in UFUNC and any(held[a] for a in args[op == "where" :])):
             return None
-        held.append(any(held[a] for a in args))
+        held.append(op != "const")
         shapes.append(np.broadcast_shapes(*(shapes[a] for a in args)))
     if any(o < leaves or shapes[o] != shape for o in program.high_outputs):
         return None
-    for op, args, _ in steps:
-        if op != "const" and not any(held[a] for a in args[op == "where" :]):
-            return None  # NumPy would make float64 of numbers alone
     return _numpy_call(program, not shape)
 
 
@@ -143,7 +135,7 @@ def _numpy_call(program: Program, scalar: bool) -> Run:
         names.append(f"t{len(names)}")
         lines.append(f"    {names[-1]} = {call}")
     result = "asarray({})," if scalar else "{},"
-    lines += ["    return " + "".join(result.format(names[o]) for o in program.high_outputs)]
+    lines.append("    return " + "".join(result.format(names[o]) for o in program.high_outputs))
     space: dict[str, Any] = {n: getattr(np, n) for n in (*UFUNC.values(), "inf", "nan", "asarray")}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     made = space["call"]
@@ -166,10 +158,9 @@ def order_of(signatures: Sequence[tuple], shape: tuple) -> tuple[int, ...]:
         if own == shape and all(strides[i] for i in axes):
             votes.add(tuple(sorted(axes, key=lambda i: (-abs(strides[i]), i))))
     last = tuple([i for i in (0, *range(2, len(shape)), 1) if i in axes])
+    winner = last if last in votes and len(shape) > 2 else tuple(axes)
     if len(votes) == 1:
-        winner = votes.pop()
-    else:
-        winner = last if last in votes and len(shape) > 2 else tuple(axes)
+        (winner,) = votes
     return plain if winner == tuple(axes) else (*[i for i in plain if i not in axes], *winner)
 
 
@@ -177,10 +168,8 @@ def _merged(shape: tuple, order: Sequence[int], strides: list[list[int]]) -> tup
     """Sizes and per-array strides of the axes in `order`, neighbours joined where all allow it."""
     sizes: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
-    for axis in order:
+    for axis in (i for i in order if shape[i] != 1):
         n = shape[axis]
-        if n == 1:
-            continue
         if sizes and all(s[-1] == t[axis] * n for s, t in zip(steps, strides, strict=True)):
             n *= sizes.pop()
             for s in steps:
@@ -210,9 +199,9 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     outputs = tuple([t.str[1:] for t in dtypes])
     real = "double" if dtype.itemsize == 8 else "float"
     kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
-    total = sizes[0] if len(sizes) == 1 else math.prod(sizes[:-1])
-    chunk = CHUNK if len(sizes) == 1 else max(1, CHUNK // sizes[-1])
     words = [0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s]
+    total, width = (sizes[0], 1) if len(sizes) == 1 else (math.prod(sizes[:-1]), sizes[-1])
+    chunk = max(1, CHUNK // width)
     return _launcher(program, kernel, shape, results, np.array(words, np.int64), total, chunk)
 
 
@@ -228,7 +217,6 @@ def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, word
     address = _compiled(program, kernel, print_loop)
     arrays = [k for k, c in enumerate(kernel.leaves) if c is not None and program.used[k]]
     numbers = [k for k, c in enumerate(kernel.leaves) if c is None]
-    first = len(kernel.leaves)
     spec = [(t, None if s == memory.dense(shape, range(len(shape)), t.itemsize) else s)
             for t, s in results]  # fmt: skip
 
@@ -241,7 +229,7 @@ def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, word
             doubles = table.view(np.float64)
             for k in numbers:
                 doubles[k] = operands[k]
-        for j, y in enumerate(outs, first):
+        for j, y in enumerate(outs, len(kernel.leaves)):
             table[j] = address_of(y)
         team.run(address, address_of(table), total, chunk)
         return outs
@@ -255,11 +243,9 @@ _loaded: dict[tuple, int] = {}
 def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) -> int:
     """Address of the machine code, compiled at its first use in this process."""
     key = (printer.__name__, program.key, kernel, *more)
-    address = _loaded.get(key)
-    if address is None:
-        text = printer(program, kernel, *more)
-        address = _loaded[key] = compiler.compile_ir(text, "pointwise")
-    return address
+    if key not in _loaded:
+        _loaded[key] = compiler.compile_ir(printer(program, kernel, *more), "pointwise")
+    return _loaded[key]
 
 
 # ---- multi-tensor updates ------------------------------------------------------------------------
@@ -277,15 +263,12 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     dtype, width = rows[0][0].dtype, len(rows[0])
     require(dtype.str[1:] in ("f4", "f8"), "update", "rows must be float32 or float64",
             error=DTypeError, row=rows[0][0])  # fmt: skip
-    table = np.empty((len(rows), width + 1), np.int64)
     aligned = [_aligned(row, dtype) for row in rows]
-    for r, row in enumerate(aligned):
-        table[r] = [*map(address_of, row), row[0].size]
+    table = np.array([[*map(address_of, row), row[0].size] for row in aligned], np.int64)
     blocks = _blocks(tuple([row[0].size for row in rows]))
     code = dtype.str[1:]
-    real = "double" if code == "f8" else "float"
     leaves = (*[code] * width, *[None] * len(scalars))
-    kernel = Shape(real, leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
+    kernel = Shape(TYPES[code], leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
     words = np.empty(2 + len(scalars), np.int64)
     words[:2] = address_of(table), address_of(blocks)
     words[2:].view(np.float64)[:] = scalars

@@ -23,8 +23,7 @@ def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, 
         for q in range(ow):
             dst, place = at(y, (t * ow + q) * c), at(arg, (t * ow + q) * c)
             for j in range(c):
-                dst[j] = R(-np.inf)
-                place[j] = 0
+                dst[j], place[j] = R(-np.inf), 0
             first = True
             for i in range(kh):
                 r = t % oh * sh - ph + i * dh
@@ -39,8 +38,7 @@ def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, 
                     if first:
                         first = False
                         for j in range(c):
-                            dst[j] = src[j]
-                            place[j] = n
+                            dst[j], place[j] = src[j], n
                     else:
                         for j in range(c):
                             better = (src[j] > dst[j]) | (src[j] != src[j])
@@ -72,8 +70,9 @@ def _max_pool_grad(lo, hi, slot, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph
 
 
 _SIZES = " int" * 13
-_max_kernels = {p: kernel(f"R* R* {p}*{_SIZES}")(_max_pool) for p in ("u1", "i4")}
-_max_grad_kernels = {p: kernel(f"R* R* {p}*{_SIZES}")(_max_pool_grad) for p in ("u1", "i4")}
+# By function and the dtype of the places.
+_max_kernels = {(f, p): kernel(f"R* R* {p}*{_SIZES}")(f)
+                for f in (_max_pool, _max_pool_grad) for p in ("u1", "i4")}  # fmt: skip
 
 
 @device
@@ -120,41 +119,38 @@ def _halves(size: Pair, out: Pair, kernel: Pair, *window: Pair) -> bool:
     return exact and (kernel, *window) == ((2, 2), (2, 2), (0, 0), (1, 1))
 
 
-def max_pool2d(
-    x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
-) -> tuple[Array, Array]:
+def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
+               out: Pair) -> tuple[Array, Array]:  # fmt: skip
     """Largest value of each window of x (N, C, H, W) and its place in the window, both NCHW."""
     n, c, h, w = x.shape
-    kind, dtype = ("u1", np.uint8) if kernel[0] * kernel[1] <= 256 else ("i4", np.int32)
-    y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=dtype)
+    kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
+    y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=kind)
+    arrays = nhwc(x), nhwc(y), nhwc(place)
     if _halves((h, w), out, kernel, stride, padding, dilation):
-        launch_rows(_halve, n * out[0], w * c, nhwc(x), nhwc(y), nhwc(place), w, c)
-        return y, place
-    sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
-    launch_rows(_max_kernels[kind], n * out[0], out[1] * c, nhwc(x), nhwc(y), nhwc(place), *sizes)
+        launch_rows(_halve, n * out[0], w * c, *arrays, w, c)
+    else:
+        sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
+        launch_rows(_max_kernels[_max_pool, kind], n * out[0], out[1] * c, *arrays, *sizes)
     return y, place
 
 
-def max_pool2d_grad(
-    g: Array, place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
-    dilation: Pair,
-) -> Array:  # fmt: skip
+def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+                    dilation: Pair) -> Array:  # fmt: skip
     """Gradient of max_pool2d's x (N, C, *size), given the places it returned."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
+    arrays = nhwc(g), nhwc(dx), nhwc(place)
     if _halves(size, (oh, ow), kernel, stride, padding, dilation):
-        launch_rows(_halve_grad, n * oh, size[1] * c, nhwc(g), nhwc(dx), nhwc(place), size[1], c)
-        return dx
-    kind = "u1" if place.dtype == np.uint8 else "i4"
-    sizes = (*size, oh, ow, c, *kernel, *stride, *padding, *dilation)
-    args = (nhwc(g), nhwc(dx), nhwc(place), *sizes)
-    launch_rows(_max_grad_kernels[kind], n * size[0], size[1] * c, *args)
+        launch_rows(_halve_grad, n * oh, size[1] * c, *arrays, size[1], c)
+    else:
+        work = _max_kernels[_max_pool_grad, place.dtype.str[1:]]
+        sizes = (*size, oh, ow, c, *kernel, *stride, *padding, *dilation)
+        launch_rows(work, n * size[0], size[1] * c, *arrays, *sizes)
     return dx
 
 
-def max_pool2d_indices(
-    place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Array:
+def max_pool2d_indices(place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+                       dilation: Pair) -> Array:  # fmt: skip
     """Positions h * W + w in the input (int64, NCHW) of the places that max_pool2d returned."""
     i, j = np.divmod(place, kernel[1], dtype=np.int64)
     rows = np.arange(place.shape[2])[:, None] * stride[0] - padding[0]
@@ -162,9 +158,8 @@ def max_pool2d_indices(
     return (rows + i * dilation[0]) * size[1] + columns + j * dilation[1]
 
 
-def _shares(
-    size: Pair, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool, divisor: int
-) -> Array:
+def _shares(size: Pair, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
+            divisor: int) -> Array:  # fmt: skip
     """(OH, OW, 1): one over what the sum of each window is divided by."""
     counts = []
     for n, k, s, p, windows in zip(size, kernel, stride, padding, out, strict=True):
@@ -174,9 +169,8 @@ def _shares(
     return 1 / np.maximum(divisor or np.outer(*counts), 1)[..., None]
 
 
-def avg_pool2d(
-    x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool, divisor: int
-) -> Array:
+def avg_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
+               divisor: int) -> Array:  # fmt: skip
     """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
@@ -186,9 +180,8 @@ def avg_pool2d(
     return y
 
 
-def avg_pool2d_grad(
-    g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool, divisor: int
-) -> Array:
+def avg_pool2d_grad(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool,
+                    divisor: int) -> Array:  # fmt: skip
     """Gradient of avg_pool2d's x (N, C, *size)."""
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
@@ -210,9 +203,8 @@ def unfold(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, 
     return y.reshape(n, c * kernel[0] * kernel[1], out[0] * out[1])
 
 
-def fold(
-    g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair
-) -> Array:
+def fold(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
+         out: Pair) -> Array:  # fmt: skip
     """The adjoint of unfold: columns added up where their windows lie, (N, C, *size)."""
     n, c = g.shape[0], g.shape[1] // (kernel[0] * kernel[1])
     v = g.reshape(n, c, *kernel, *out)
@@ -224,8 +216,7 @@ def fold(
 
 def _offsets(kernel: Pair, stride: Pair, dilation: Pair, out: Pair) -> Iterator:
     """Each place of the window with the rows and columns of the padded image that it meets."""
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            top, left = i * dilation[0], j * dilation[1]
-            rows = slice(top, top + stride[0] * (out[0] - 1) + 1, stride[0])
-            yield i, j, rows, slice(left, left + stride[1] * (out[1] - 1) + 1, stride[1])
+    for i, j in np.ndindex(*kernel):
+        top, left = i * dilation[0], j * dilation[1]
+        rows = slice(top, top + stride[0] * (out[0] - 1) + 1, stride[0])
+        yield i, j, rows, slice(left, left + stride[1] * (out[1] - 1) + 1, stride[1])

@@ -1,28 +1,24 @@
 """Prints pointwise programs as LLVM IR: a loop, rows of an inner loop, or blocks of rows."""
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from minidl.backend.cpu.ir import Body, Value, intrinsic, select
-from minidl.backend.cpu.maths import BINARY, apply
+from minidl.backend.cpu.maths import BINARY, apply, fabs
 from minidl.backend.expression import Program
 
 BLOCK = 1 << 14  # elements a block of a multi-tensor update
 TYPES = {"f4": "float", "f8": "double", "b1": "i8", "i1": "i8", "u1": "i8", "i2": "i16",
          "u2": "i16", "i4": "i32", "u4": "i32", "i8": "i64", "u8": "i64"}  # fmt: skip
 EMIT: dict[str, Callable[..., Value]] = {
-    **{n: getattr(operator, n) for n in ("add", "sub", "mul", "neg", "lt", "le", "gt", "ge")},
+    **{n: getattr(Value, f"__{n}__") for n in "add sub mul neg lt le gt ge and or".split()},
+    **{n: getattr(Value, n) for n in ("eq", "ne")},
     **{n: functools.partial(intrinsic, n) for n in ("sqrt", "floor", "ceil", "trunc")},
-    "div": operator.truediv,
-    "eq": lambda a, b: a.eq(b),
-    "ne": lambda a, b: a.ne(b),
-    "and": operator.and_,
-    "or": operator.or_,
+    "div": Value.__truediv__,
     "not": lambda a: a ^ 1,
     "where": select,
-    "abs": lambda a: intrinsic("fabs", a),
+    "abs": fabs,
     "rint": lambda a: intrinsic("roundeven", a),
     "fmod": lambda a, b: a.binary("frem", "srem", b),
 }
@@ -65,13 +61,8 @@ class Printer:
 
     def word(self, index: int | Value, table: str = "%tab", kind: str = "i64") -> Value:
         """The int64 (or "double", or "ptr") at an index of a table."""
-        name = index.name if isinstance(index, Value) else index
-        place = self.body.emit("ptr", f"getelementptr i64, ptr {table}, i64 {name}")
-        return self.body.emit(kind, f"load {kind}, ptr {place.name}, align 8")
-
-    def number(self, index: int) -> Value:
-        """A scalar of the table, kept there as a double."""
-        return self.word(index, kind="double").to(self.shape.real)
+        name = index.name if isinstance(index, Value) else str(index)
+        return self.body.load(kind, table, name)
 
     def offset(self, base: Value, count: Value, kind: str = "i8") -> Value:
         return self.body.emit("ptr", f"getelementptr {kind}, ptr {base.name}, i64 {count.name}")
@@ -119,11 +110,10 @@ class Printer:
             if kinds[k]:
                 leaves[k] = self.load(k, place(k), mark)
         registers = self.steps([leaves.get(k) for k in range(program.leaves)])
-        for j, register in enumerate(program.outputs):
-            k = program.leaves + j
+        for k, register in enumerate(program.outputs, program.leaves):
             v = registers[register].to(TYPES[self.codes[k]])
-            align = f"align {self.codes[k][1]}{mark}"
-            self.line(f"store {v.kind} {v.name}, ptr {place(k).name}, {align}")
+            at = f"ptr {place(k).name}, align {self.codes[k][1]}{mark}"
+            self.line(f"store {v.kind} {v.name}, {at}")
         self.close("loop", high, ", !llvm.loop !2")
 
     def steps(self, leaves: list[Value | None]) -> list[Any]:
@@ -142,17 +132,16 @@ class Printer:
         return registers
 
     def text(self) -> str:
-        declares = set(self.body.declares)
         for name in self.body.calls:
             kind = "float" if name.endswith("f32") else "double"
             args = [kind] * (1 + (name.split("_")[1] in BINARY))
-            declares.add(f"declare {kind} @{name}({', '.join(args)})")
+            self.body.declares.add(f"declare {kind} @{name}({', '.join(args)})")
         head = "define void @k(ptr noalias %tab, i64 %lo, i64 %hi, i64 %slot) {"
         library = any(c.endswith("_f64") and c != "ml_sqrt_f64" for c in self.body.calls)
         library |= any(op == "fmod" for op, _, _ in self.program.steps)
         # Calls of the C library do not vectorise; long chains of our own are worked on two by two.
         tail = TAIL.format("" if library else ", !4, !5" if self.body.calls else ", !4")
-        return "\n".join([*sorted(declares), head, *self.body.lines, tail])
+        return "\n".join([*sorted(self.body.declares), head, *self.body.lines, tail])
 
 
 def print_loop(program: Program, shape: Shape) -> str:
@@ -166,27 +155,22 @@ def print_loop(program: Program, shape: Shape) -> str:
         if k in p.codes:
             p.bases[k] = p.word(k, kind="ptr")
         elif program.used[k]:
-            p.numbers[k] = p.number(k)
+            p.numbers[k] = p.word(k, kind="double").to(shape.real)
     sizes = [p.word(p.count + d) for d in range(rank)]
-    steps = {
-        k: [p.word(p.count + rank + n * rank + d) for d in range(rank)]
-        for n, k in enumerate(p.codes)
-    }
-    p.strides = {k: steps[k][-1] for k in steps}
+    words = iter(range(p.count + rank, p.count + rank + len(p.codes) * rank))
+    steps = {k: [p.word(next(words)) for _ in range(rank)] for k in p.codes}
+    p.strides = {k: own[-1] for k, own in steps.items()}
     if rank == 1:
         p.inner_loop("%lo", "%hi")
         return p.text()
-    bases = dict(p.bases)
     rest = p.start("row", "%lo", "%hi")
     for d in range(rank - 2, -1, -1):
         at = rest
         if d:
-            at = p.body.emit("i64", f"urem i64 {rest.name}, {sizes[d].name}")
-            rest = p.body.emit("i64", f"udiv i64 {rest.name}, {sizes[d].name}")
+            at, rest = (rest.binary("frem", word, sizes[d]) for word in ("urem", "udiv"))
         for k in p.codes:
             p.bases[k] = p.offset(p.bases[k], at * steps[k][d])
     p.inner_loop("0", sizes[-1].name)
-    p.bases = bases
     p.close("row", "%hi")
     return p.text()
 
@@ -201,7 +185,7 @@ def print_update(program: Program, shape: Shape, inplace: Sequence[int]) -> str:
     arrays = [k for k in p.codes if k < program.leaves]
     scalars = [k for k in range(program.leaves) if k not in p.codes]
     rows, blocks = p.word(0, kind="ptr"), p.word(1, kind="ptr")
-    p.numbers = {k: p.number(2 + n) for n, k in enumerate(scalars)}
+    p.numbers = {k: p.word(2 + n, kind="double").to(shape.real) for n, k in enumerate(scalars)}
     b = p.start("block", "%lo", "%hi")
     row = p.word(b * 2, blocks.name) * (len(arrays) + 1)
     first = p.word(b * 2 + 1, blocks.name)

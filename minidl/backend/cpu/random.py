@@ -88,11 +88,7 @@ def _philox(block, key, draw):
 
 @device
 def _words(out, o, block, key, draw):
-    a, b, c, d = _philox(block, key, draw)
-    out[o] = np.uint32(a)
-    out[o + 1] = np.uint32(b)
-    out[o + 2] = np.uint32(c)
-    out[o + 3] = np.uint32(d)
+    out[o], out[o + 1], out[o + 2], out[o + 3] = _philox(block, key, draw)
 
 
 @kernel("u4* u8 u8")
@@ -155,7 +151,5 @@ def _bernoulli(lo, hi, slot, out, limit, key, draw):
     bound = _U(limit)
     for i in range(lo, hi):
         a, b, c, d = _philox(_U(i), key, draw)
-        out[4 * i] = np.uint8(a < bound)
-        out[4 * i + 1] = np.uint8(b < bound)
-        out[4 * i + 2] = np.uint8(c < bound)
-        out[4 * i + 3] = np.uint8(d < bound)
+        out[4 * i], out[4 * i + 1] = a < bound, b < bound
+        out[4 * i + 2], out[4 * i + 3] = c < bound, d < bound

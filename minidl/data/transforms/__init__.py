@@ -3,8 +3,7 @@
 # isort: off
 from minidl.data.transforms.base import Compose, Normalize, ToFloat, ToTensor, Transform
 from minidl.data.transforms.colour import ColorJitter, GaussianBlur, Grayscale
-from minidl.data.transforms.geometry import (
-    CenterCrop, RandomAffine, RandomCrop, RandomHorizontalFlip, RandomTranslate, Resize,
-)  # fmt: skip
+from minidl.data.transforms.geometry import CenterCrop, RandomAffine, RandomCrop
+from minidl.data.transforms.geometry import RandomHorizontalFlip, RandomTranslate, Resize
 from minidl.data.transforms.mix import CutMix, Cutout, MixUp, RandomErasing
 from minidl.data.transforms.policy import AutoAugment, RandAugment

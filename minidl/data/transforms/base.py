@@ -41,8 +41,7 @@ def current_or_fresh(n: int) -> Draws:
     given = _current.get()
     if given is not None and n == len(given.indices):
         return given
-    state = random.default("augmentation").take()
-    return Draws(np.arange(n), _FRESH | state)
+    return Draws(np.arange(n), _FRESH | random.default("augmentation").take())
 
 
 @contextlib.contextmanager
@@ -124,9 +123,8 @@ class ToFloat(Transform):
     """uint8 pixels 0..255 to float32 0..1; floating pixels stay (torchvision's ToTensor)."""
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        if x.dtype.kind == "f":
-            return x
-        return np.multiply(x, np.float32(1 / 255), dtype=np.float32)
+        unit = np.float32(1 / 255)
+        return x if x.dtype.kind == "f" else np.multiply(x, unit, dtype=np.float32)
 
 
 ToTensor = ToFloat
@@ -134,9 +132,7 @@ ToTensor = ToFloat
 
 def to_dtype(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Floating results back in the pictures' dtype: uint8 are rounded and clipped to 0..255."""
-    if dtype == np.uint8:
-        return np.clip(np.rint(y), 0, 255).astype(np.uint8)
-    return y.astype(dtype, copy=False)
+    return (np.clip(np.rint(y), 0, 255) if dtype == np.uint8 else y).astype(dtype, copy=False)
 
 
 def pair(value: float | Sequence[float], op: str) -> tuple[Any, Any]:

@@ -146,13 +146,11 @@ class RandomAffine(Transform):
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]
         u = draws.uniform(6)
-        angle, shear_x, shear_y = (
-            np.deg2rad(low + (high - low) * u[:, i])
-            for i, (low, high) in enumerate((self.degrees, self.shear[:2], self.shear[2:]))
-        )
+        ranges = np.array([self.degrees, self.shear[:2], self.shear[2:]], np.float64)
+        low, high = ranges.T[:, :, None]
+        angle, shear_x, shear_y = np.deg2rad(low + (high - low) * u.T[:3])
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 3]
-        most = np.array([self.translate[0] * w, self.translate[1] * h])
-        shift = np.rint(most * (2 * u[:, 4:] - 1))
+        shift = np.rint(np.multiply(self.translate, (w, h)) * (2 * u[:, 4:] - 1))
         c, s, zero, one = np.cos(angle), np.sin(angle), np.zeros(len(u)), np.ones(len(u))
         # On (x, y) with y pointing down: shear in y, then in x, then rotation and scale.
         turn = np.array([[c, -s], [s, c]]) * scale

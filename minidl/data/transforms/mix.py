@@ -91,8 +91,7 @@ class MixUp:
         ok = x.ndim == 4 and y.shape == x.shape[:1] and y.dtype.kind in "iu"
         require(ok, type(self).__name__, rule, images=x, labels=y)
         draws = current_or_fresh(len(x)) if indices is None else Draws(indices, epoch)
-        share = _beta(draws, self.alpha)
-        mixed, share = self._mixed(x.transpose(0, 2, 3, 1), share, draws)
+        mixed, share = self._mixed(x.transpose(0, 2, 3, 1), _beta(draws, self.alpha), draws)
         soft = np.zeros((len(y), self.num_classes), np.float32)
         np.add.at(soft, (np.arange(len(y)), y), share)
         np.add.at(soft, (np.arange(len(y)), np.roll(y, 1)), 1 - share)
@@ -111,8 +110,7 @@ class CutMix(MixUp):
         n, h, w, _ = x.shape
         side = np.sqrt(1 - share)
         boxes = _square_about(draws.uniform(2), h, w, np.floor(h * side), np.floor(w * side))
-        mixed = erase(x, boxes, np.roll(x, 1, axis=0))
-        return mixed, 1 - boxes[:, 2] * boxes[:, 3] / (h * w)
+        return erase(x, boxes, np.roll(x, 1, axis=0)), 1 - boxes[:, 2] * boxes[:, 3] / (h * w)
 
 
 def _beta(draws: Draws, alpha: float) -> np.ndarray:

@@ -15,6 +15,10 @@ def _affine(picture: Picture, coefficients: tuple[float, ...]) -> Picture:
     return picture.transform(picture.size, Image.Transform.AFFINE, coefficients)
 
 
+def _enhancement(name: str) -> tuple[float, Callable[[Picture, float], Picture]]:
+    return 0.9, lambda p, m: getattr(ImageEnhance, name)(p).enhance(1 + m)
+
+
 # By name: the largest magnitude m and f(picture, m); torchvision's set, ranges and signs.
 OPERATIONS: dict[str, tuple[float, Callable[[Picture, float], Picture]]] = {
     "Identity": (0, lambda p, m: p),
@@ -23,10 +27,7 @@ OPERATIONS: dict[str, tuple[float, Callable[[Picture, float], Picture]]] = {
     "TranslateX": (150 / 331, lambda p, m: _affine(p, (1, 0, -int(m * p.width), 0, 1, 0))),
     "TranslateY": (150 / 331, lambda p, m: _affine(p, (1, 0, 0, 0, 1, -int(m * p.height)))),
     "Rotate": (30, lambda p, m: p.rotate(m)),
-    "Brightness": (0.9, lambda p, m: ImageEnhance.Brightness(p).enhance(1 + m)),
-    "Color": (0.9, lambda p, m: ImageEnhance.Color(p).enhance(1 + m)),
-    "Contrast": (0.9, lambda p, m: ImageEnhance.Contrast(p).enhance(1 + m)),
-    "Sharpness": (0.9, lambda p, m: ImageEnhance.Sharpness(p).enhance(1 + m)),
+    **{name: _enhancement(name) for name in ("Brightness", "Color", "Contrast", "Sharpness")},
     "Posterize": (1, lambda p, m: ImageOps.posterize(p, 8 - round(4 * abs(m)))),
     "Solarize": (1, lambda p, m: ImageOps.solarize(p, int(255 * (1 - abs(m))))),
     "AutoContrast": (0, lambda p, m: ImageOps.autocontrast(p)),
@@ -96,10 +97,8 @@ class AutoAugment(_Policy):
     """One of the 25 sub-policies learnt on CIFAR-10 for each picture (Cubuk et al. 2019)."""
 
     words = 5
-    policies = [
-        [step.split() for step in pair.split(",")]
-        for pair in CIFAR10_POLICY.strip().replace("\n", ";").split(";")
-    ]
+    pairs = CIFAR10_POLICY.strip().replace("\n", ";").split(";")
+    policies = [[step.split() for step in pair.split(",")] for pair in pairs]
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
         steps = self.policies[int(u[0] * len(self.policies))]
