@@ -170,8 +170,10 @@ def unpack(archive: Path, into: Path) -> None:
                 rule = f"{member.name!r} is not a plain file or folder inside the archive"
                 plain = member.isfile() or member.isdir()
                 require(inside and plain, "unpack", rule, error=DataError)
-                if member.isfile():
-                    tar.extract(member, stage, set_attrs=False, filter="data")
+                if source := tar.extractfile(member):
+                    (stage / path).parent.mkdir(parents=True, exist_ok=True)
+                    with source, open(stage / path, "wb") as file:
+                        shutil.copyfileobj(source, file)
         for entry in sorted(stage.iterdir()):
             if (into / entry.name).is_dir():
                 shutil.rmtree(into / entry.name)
