@@ -11,19 +11,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from minidl.backend.cpu.depthwise import correlate
-from minidl.backend.cpu.jit import R, at, device, kernel, launch_rows
+from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch_rows
 from minidl.backend.cpu.memory import Array, empty, empty_nchw, nhwc, zeros
 
 Pair = tuple[int, int]
 
 
-def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
-    """Rows of y and arg; a NaN wins, then the first of equal values; -inf where nothing is."""
+def _max_pool(lo, hi, slot, x, y, arg, scratch, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
+    """Rows of y and arg; a NaN wins, then the first of equal values; -inf where nothing is.
+
+    A pixel's places are counted in R, as vectors.
+    """
+    seen = at(scratch, slot * c)
     for t in range(lo, hi):
         for q in range(ow):
             dst, place = at(y, (t * ow + q) * c), at(arg, (t * ow + q) * c)
             for j in range(c):
-                dst[j], place[j] = R(-np.inf), 0
+                dst[j], seen[j] = R(-np.inf), R(0)
             first = True
             for i in range(kh):
                 r = t % oh * sh - ph + i * dh
@@ -38,12 +42,14 @@ def _max_pool(lo, hi, slot, x, y, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, 
                     if first:
                         first = False
                         for j in range(c):
-                            dst[j], place[j] = src[j], n
+                            dst[j], seen[j] = src[j], R(n)
                     else:
                         for j in range(c):
                             better = (src[j] > dst[j]) | (src[j] != src[j])
                             dst[j] = src[j] if better else dst[j]
-                            place[j] = n if better else place[j]
+                            seen[j] = R(n) if better else seen[j]
+            for j in range(c):
+                place[j] = seen[j]
 
 
 def _max_pool_grad(lo, hi, slot, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
@@ -71,8 +77,9 @@ def _max_pool_grad(lo, hi, slot, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph
 
 _SIZES = " int" * 13
 # By function and the dtype of the places.
-_max_kernels = {(f, p): kernel(f"R* R* {p}*{_SIZES}")(f)
-                for f in (_max_pool, _max_pool_grad) for p in ("u1", "i4")}  # fmt: skip
+_max_kernels = {(f, p): kernel(f"R* R* {p}* {more}{_SIZES}")(f)
+                for f, more in ((_max_pool, "R*"), (_max_pool_grad, ""))
+                for p in ("u1", "i4")}  # fmt: skip
 
 
 @device
@@ -130,7 +137,9 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
         launch_rows(_halve, n * out[0], w * c, *arrays, w, c)
     else:
         sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
-        launch_rows(_max_kernels[_max_pool, kind], n * out[0], out[1] * c, *arrays, *sizes)
+        launch_rows(
+            _max_kernels[_max_pool, kind], n * out[0], out[1] * c, *arrays, Scratch(c), *sizes
+        )
     return y, place
 
 
