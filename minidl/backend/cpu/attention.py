@@ -223,19 +223,9 @@ def _like_three(*given: Array) -> list[Array]:
     return [_made_like(x, x.shape[3]) for x in given]
 
 
-def _strides(*arrays: Array) -> list[int]:
-    """Batch, head and row strides in elements; the last is also BLAS's leading dimension."""
-    made = []
-    for x in arrays:
-        (b, h, t, _), size = x.strides, x.itemsize
-        made += [b // size, h // size, max(t // size, x.shape[3], 1)]
-    return made
-
-
-def _plan(
-    q: Array, k: Array, v: Array, lead: tuple, mask: Maybe, causal: bool, parts: int
-) -> tuple:
-    """The table of sizes as far as the mask's strides, the mask's two pointers, and the scratch."""
+def _plan(arrays: tuple, lead: tuple, mask: Maybe, causal: bool, parts: int) -> tuple:
+    """The table of sizes for q, k, v and further arrays, the mask's two pointers, the scratch."""
+    q, k, v, *_ = arrays
     (_, h, tq, d), (tk, dv) = q.shape, v.shape[2:]
     block = _ROWS
     while block > 8 and parts * block * tk * q.itemsize > _SCRATCH:
@@ -243,13 +233,16 @@ def _plan(
     block = min(block, tq)
     slot = parts * block * tk + block
     sizes = [h, h // k.shape[1], tq, tk, d, dv, causal, 0, block, -(-tq // block), slot]
-    seen, bias = _UNSEEN, q  # not read
-    if mask is None:
-        return [*sizes, 0, 0, 0, 0], seen, bias, Scratch(slot)
-    full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))
-    sizes[_MASK] = 1 if mask.dtype == np.bool_ else 2
-    seen, bias = (full, bias) if mask.dtype == np.bool_ else (seen, full)
-    return sizes + [s // full.itemsize for s in full.strides], seen, bias, Scratch(slot)
+    seen, bias, strides = _UNSEEN, q, [0] * 4  # not read
+    if mask is not None:
+        full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))
+        strides = [s // full.itemsize for s in full.strides]
+        sizes[_MASK] = 1 if mask.dtype == np.bool_ else 2
+        seen, bias = (full, bias) if mask.dtype == np.bool_ else (seen, full)
+    for x in arrays:  # in elements; a row's stride is also BLAS's leading dimension
+        (image, head, row, _), size = x.strides, x.itemsize
+        strides += [image // size, head // size, max(row // size, x.shape[3], 1)]
+    return np.array(sizes + strides, np.int64), seen, bias, Scratch(slot)
 
 
 def attend(
@@ -262,14 +255,13 @@ def attend(
     """
     q4, k4, v4 = _four(q), _four(k), _four(v)
     y = _made_like(q4, v.shape[-1])
-    lse = empty((q4.shape[0], *q4.shape[1:3]), q.dtype)
+    lse = empty(q4.shape[:3], q.dtype)
     if not k.shape[-2]:
         y[...] = 0
     elif y.size:
-        sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 1)
-        table = np.array(sizes + _strides(q4, k4, v4, y), np.int64)
-        items = q4.shape[0] * q4.shape[1] * sizes[_BLOCKS]
-        launch(query_blocks, items, 1, table, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
+        sizes, seen, bias, scratch = _plan((q4, k4, v4, y), q.shape[:-2], mask, causal, 1)
+        items = q4.shape[0] * q4.shape[1] * int(sizes[_BLOCKS])
+        launch(query_blocks, items, 1, sizes, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
     return y.reshape(*q.shape[:-1], v.shape[-1]), lse
 
 
@@ -284,8 +276,8 @@ def attend_grad(
         for d in (dq, dk, dv):
             d.fill(0)
     else:
-        sizes, seen, bias, scratch = _plan(q4, k4, v4, q.shape[:-2], mask, causal, 2)
-        table = np.array(sizes + _strides(q4, k4, v4, g4, dq, dk, dv), np.int64)
-        given = (table, float(scale), q4, k4, v4, seen, bias, lse, g4)
+        arrays = (q4, k4, v4, g4, dq, dk, dv)
+        sizes, seen, bias, scratch = _plan(arrays, q.shape[:-2], mask, causal, 2)
+        given = (sizes, float(scale), q4, k4, v4, seen, bias, lse, g4)
         launch(head_grads, k4.shape[0] * k4.shape[1], 1, *given, dq, dk, dv, scratch)
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)

@@ -21,10 +21,9 @@ DEEP = 256  # terms that a tile adds at a time: BLOCK columns of weights stay in
 
 @device
 def tile_at(tile, batch, hidden, tc):
-    """First row, first column, rows and columns of a tile."""
-    across = (hidden + tc - 1) // tc
-    r0, j = tile // across * ROWS, tile % across * tc
-    return r0, j, min(ROWS, batch - r0), min(tc, hidden - j)
+    """First row, first column, rows and columns of a tile; tc divides hidden."""
+    r0, j = tile // (hidden // tc) * ROWS, tile % (hidden // tc) * tc
+    return r0, j, min(ROWS, batch - r0), tc
 
 
 # One gate a loop: with four read and written in one, the compiler does not vectorise.
@@ -69,12 +68,6 @@ def flow_back(rows, cols, hidden, gates, dgates, ldg, w, j, dh):
 
 
 @device
-def add_row(y, j, x, i, n):
-    for q in range(n):
-        y[j + q] += x[i + q]
-
-
-@device
 def four_gates(row, hidden, start, step):
     """Offsets of a row's four gates: the first at start, the others step apart."""
     first = row * 4 * hidden + start
@@ -82,14 +75,15 @@ def four_gates(row, hidden, start, step):
 
 
 @device
-def add_gates(y, j, x, i, step, n):
-    """Add a row's four gates (n columns each, step apart) from x at i to y at j."""
-    for gate in range(4):
-        add_row(y, j + gate * step, x, i + gate * step, n)
+def add_gates(y, j, x, i, gates, step, n):
+    """Add a row's gates (n columns each, step apart) from x at i to y at j."""
+    for start in range(0, gates * step, step):
+        for q in range(start, start + n):
+            y[j + q] += x[i + q]
 
 
-@kernel("int int int int int R* R* R* R* R* R*", fast=True)
-def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates, h, c):
+@kernel("int int int int R* R* R* R* R* R*", fast=True)
+def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, w, h_in, c_in, gates, h, c):
     """gates += h_in W_hhᵀ; i, f, g, o = σ, σ, tanh, σ; c = f c_in + i g; h = o tanh(c).
 
     w: W_hh; if tiled, panels of its rows in the order of the tiles.
@@ -103,7 +97,7 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, tiled, ldw, w, h_in, c_in, gates,
         else:
             for gate in range(4):
                 out = at(gates, r0 * 4 * hidden + gate * hidden + j)
-                recur(1, rows, cols, hidden, before, w, ldw, gate, j, out, 4 * hidden)
+                recur(1, rows, cols, hidden, before, w, hidden, gate, j, out, 4 * hidden)
         for r in range(r0, r0 + rows):
             pi, pf, pg, po = four_gates(r, hidden, 4 * j if tiled else j, step)
             ph = r * hidden + j
@@ -155,7 +149,7 @@ def lstm_step_grad(
                 g, i = gates[pg + q], gates[pi + q]
                 dgates[pg + q] = dh[ph + q] * i * (R(1) - g * g)
                 dh[ph + q] = R(0)
-            add_gates(db, pb, dgates, pi, step, cols)
+            add_gates(db, pb, dgates, pi, 4, step, cols)
 
 
 @kernel("int int int int int R* R* R* R* R*")
@@ -208,7 +202,7 @@ def gru_step_grad(
                 dgates[pn + q] = dn
                 dgates[pm + q] = dn * r
                 dh[ph + q] = d * z
-            add_gates(db, pb, dgates, pr, hidden, cols)
+            add_gates(db, pb, dgates, pr, 4, hidden, cols)
 
 
 @kernel("int int int int int R* int R* R*")
@@ -244,4 +238,4 @@ def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, relu, w, dlater, dy, h
                 slope = (R(0) if v <= R(0) else R(1)) if relu else R(1) - v * v
                 dh[ph + q] = R(0)
                 dgates[ph + q] = d * slope
-            add_row(db, pb, dgates, ph, cols)
+            add_gates(db, pb, dgates, ph, 1, hidden, cols)

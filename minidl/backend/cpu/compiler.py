@@ -69,16 +69,8 @@ def _symbols() -> dict[str, int]:
 
 def digest(*parts: object) -> str:
     _, processor = _llvm()
-    text = "\0".join(map(str, parts)) + "\0".join(
-        (
-            str(FORMAT),
-            _versions(),
-            processor,
-            str(blas.integer_bits()),
-            maths.library(),
-            panel.library(False),
-        )
-    )
+    made_by = (FORMAT, _versions(), processor, blas.integer_bits())
+    text = "\0".join(map(str, (*parts, *made_by, maths.library(), panel.library(False))))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -173,11 +165,7 @@ def _write(name: str, key: str, code: bytes) -> None:
     path = _path(name, key)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(code)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+            whole = Path(folder, path.name)
+            whole.write_bytes(code)
+            whole.replace(path)

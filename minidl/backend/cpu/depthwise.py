@@ -9,7 +9,7 @@ weights turned round; the weight gradient keeps one partial sum per fixed range 
 
 import functools
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move, special
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
@@ -151,25 +151,23 @@ def _special(body: FunctionType, group: int, stride: int, dilation: int) -> Kern
     return kernel(types)(special(body, **names))
 
 
-class _Plan(NamedTuple):
-    """How rows are cut into bands, and the sizes of what is copied."""
+def _plan(
+    x: Array, y: Array, taps: tuple, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[int, tuple, tuple]:
+    """How many bands there are, the scratch of x's and of y's, and the kernels' band … dh.
 
-    band: int  # rows of y in a band
-    bands: int  # in an image
-    cols: int  # of x that a row of y reaches, with its padding
-    wide: int  # columns of y, rounded up to whole tiles
-
-
-def _plan(y: tuple, taps: Pair, stride: Pair, dilation: Pair) -> tuple[_Plan, tuple]:
-    """The plan for y (N, OH, OW, C), and the scratch of x's and of y's band."""
-    (_, oh, ow, c), reach = y, (taps[0] - 1) * dilation[0] + 1
-    wide = -(-ow // TILE) * TILE
-    cols = (wide - 1) * stride[1] + (taps[1] - 1) * dilation[1] + 1
+    For x (N, H, W, C) and y (N, OH, OW, C).
+    """
+    (n, oh, ow, c), reach = y.shape, (taps[0] - 1) * dilation[0] + 1
+    wide = -(-ow // TILE) * TILE  # columns of y, rounded up to whole tiles
+    cols = (wide - 1) * stride[1] + (taps[1] - 1) * dilation[1] + 1  # of x that they reach
     line = min(c, WIDE) * (cols * stride[0] + wide)
-    bands = -(-oh // max(TILE, BAND // line - reach))
-    band = -(-oh // bands)
+    fewest = -(-oh // max(TILE, BAND // line - reach))
+    band = -(-oh // fewest)  # rows of y in a band
+    bands = -(-oh // band)  # in an image
     scratch = Scratch(((band - 1) * stride[0] + reach) * cols * WIDE), Scratch(band * wide * WIDE)
-    return _Plan(band, -(-oh // band), cols, wide), scratch
+    sizes = (band, bands, cols, wide, *x.shape[1:], oh, ow, *taps)
+    return n * bands, scratch, (*sizes, stride[0], *padding, dilation[0])
 
 
 def _blocks(w: Array) -> Array:
@@ -190,24 +188,19 @@ def correlate(
     spread: Pair = (1, 1),
 ) -> None:  # fmt: skip
     """y (N, OH, OW, C) = x (N, H, W, C), with spread - 1 zeros between, * w (C, R, S) + b."""
-    (n, h, wd, c), (_, oh, ow, _), (_, r, s) = x.shape, y.shape, w.shape
-    plan, scratch = _plan(y.shape, (r, s), stride, dilation)
-    run = _special(_forward, _group(s), stride[1], dilation[1])
-    bias = x if b is None else _blocks(b.reshape(c, 1, 1))
-    launch(run, n * plan.bands, 1, x, _blocks(w), bias, y, *scratch, b is not None, *plan,
-           h, wd, c, oh, ow, r, s, stride[0], *padding, dilation[0], *spread)  # fmt: skip
+    total, scratch, sizes = _plan(x, y, w.shape[1:], stride, padding, dilation)
+    run = _special(_forward, _group(w.shape[2]), stride[1], dilation[1])
+    bias = x if b is None else _blocks(b.reshape(-1, 1, 1))
+    launch(run, total, 1, x, _blocks(w), bias, y, *scratch, b is not None, *sizes, *spread)
 
 
 def weight_grad(
     x: Array, g: Array, taps: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Array:
     """The adjoint of `correlate` in w (C, R, S) for the gradient g (N, OH, OW, C) of y."""
-    (n, h, w, c), (_, oh, ow, _), (r, s) = x.shape, g.shape, taps
-    plan, scratch = _plan(g.shape, taps, stride, dilation)
-    total = n * plan.bands
-    span = max(1, -(-total // PARTS))
-    part = empty((-(-total // span), -(-c // BLOCK), r, s, BLOCK), x.dtype)
-    run = _special(_weight_grad, _group(s), stride[1], dilation[1])
-    launch(run, len(part), 1, x, g, part, *scratch, span, total, *plan,
-           h, w, c, oh, ow, r, s, stride[0], *padding, dilation[0])  # fmt: skip
-    return add_partials(part).transpose(0, 3, 1, 2).reshape(-1, r, s)[:c]
+    total, scratch, sizes = _plan(x, g, taps, stride, padding, dilation)
+    c, span = x.shape[3], max(1, -(-total // PARTS))
+    part = empty((-(-total // span), -(-c // BLOCK), *taps, BLOCK), x.dtype)
+    run = _special(_weight_grad, _group(taps[1]), stride[1], dilation[1])
+    launch(run, len(part), 1, x, g, part, *scratch, span, total, *sizes)
+    return add_partials(part).transpose(0, 3, 1, 2).reshape(-1, *taps)[:c]

@@ -13,18 +13,13 @@ from numba.extending import intrinsic
 
 from minidl.backend.cpu import blas
 
-_TYPES = {
-    "int": types.int64, "f4": types.float32, "f8": types.float64, "i1": types.int8,
-    "i4": types.int32, "i8": types.int64, "u1": types.uint8, "u4": types.uint32,
-    "u8": types.uint64,
-}  # fmt: skip
 _IR = {"f4": "float", "f8": "double", "int": "i64"}
 _IR |= {f"{k}{n}": f"i{8 * n}" for k in "iu" for n in (1, 4, 8)}
 
 
 def numba_type(name: str, real: str) -> Any:
     """Numba's type of a kernel's argument."""
-    base = _TYPES[name.rstrip("*").replace("R", real)]
+    base = getattr(types, name.rstrip("*").replace("R", real).replace("int", "i8"))
     return types.CPointer(base) if name.endswith("*") else base
 
 
@@ -102,9 +97,7 @@ def _unary(symbol: str) -> Any:
     @intrinsic
     def call(typing_context: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            t = args[0].type
-            function = _declared(builder.module, symbol, ir.FunctionType(t, [t]))
-            return builder.call(function, args)
+            return _call(builder, symbol, args, args[0].type)
 
         return x(x), generate
 
@@ -114,10 +107,8 @@ def _unary(symbol: str) -> Any:
 def _gemm(real: str) -> Any:
     bits = blas.integer_bits()
     symbol = _known(f"minidl_{'s' if real == 'f4' else 'd'}gemm")
-    number = _TYPES[real]
-    pointer = types.CPointer(number)
-    wanted = [types.int64] * 5 + [number, pointer, types.int64, pointer, types.int64]
-    wanted += [number, pointer, types.int64]
+    word, number, pointer = types.int64, numba_type("R", real), numba_type("R*", real)
+    wanted = [word] * 5 + [number, pointer, word, pointer, word, number, pointer, word]
 
     @intrinsic
     def call(typing_context: Any, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> Any:
@@ -126,9 +117,8 @@ def _gemm(real: str) -> Any:
             turned = [builder.add(builder.trunc(v, enum), enum(111)) for v in args[:2]]
             given = [builder.trunc(v, word) if v.type == ir.IntType(64) and bits < 64 else v
                      for v in args[2:]]  # fmt: skip
-            given = [enum(101), *turned, *given]  # row-major; 111: as it is, 112: transposed
-            made = ir.FunctionType(ir.VoidType(), [v.type for v in given])
-            builder.call(_declared(builder.module, symbol, made), given)
+            # 101: row-major; 111: as it is, 112: transposed
+            _call(builder, symbol, [enum(101), *turned, *given])
             return context.get_dummy_value()
 
         return types.void(*wanted), generate
@@ -138,15 +128,13 @@ def _gemm(real: str) -> Any:
 
 def _panel(real: str) -> Any:
     symbol = _known(f"ml_panel_f{8 * int(real[1])}")
-    word, pointer = types.int64, types.CPointer(_TYPES[real])
+    word, pointer = types.int64, numba_type("R*", real)
     wanted = [word, word, pointer, word, word, pointer, word, pointer, word, types.boolean]
 
     @intrinsic
     def call(typing_context: Any, m, k, a, up, over, b, ldb, c, ldc, add) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            given = [*args[:9], builder.trunc(args[9], ir.IntType(1))]
-            made = ir.FunctionType(ir.VoidType(), [v.type for v in given])
-            builder.call(_declared(builder.module, symbol, made), given)
+            _call(builder, symbol, args)
             return context.get_dummy_value()
 
         return types.void(*wanted), generate
@@ -154,8 +142,11 @@ def _panel(real: str) -> Any:
     return call
 
 
-def _declared(module: Any, name: str, function_type: Any) -> Any:
-    return module.globals.get(name) or ir.Function(module, function_type, name)
+def _call(builder: Any, symbol: str, given: Any, result: Any = None) -> Any:
+    """A call of a function that is linked in later, declared by the types of what it is given."""
+    kind = ir.FunctionType(result or ir.VoidType(), [v.type for v in given])
+    function = builder.module.globals.get(symbol) or ir.Function(builder.module, kind, symbol)
+    return builder.call(function, given)
 
 
 def _known(symbol: str) -> str:

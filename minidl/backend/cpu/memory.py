@@ -74,20 +74,14 @@ class Pool:
             size = len(block)
             self.used -= size
             self.idle += size
-            stack = self.free.pop(size, [])
-            stack.append(block)
-            self.free[size] = stack  # now the size given back last
+            self.free[size] = [*self.free.pop(size, []), block]  # now the size given back last
 
     def trim(self, most: int) -> None:
         """Unmap idle blocks until no more than `most` bytes are mapped, or none is idle."""
         while self.idle and self.idle + self.used > most:
-            size = next(iter(self.free))
-            stack = self.free[size]
-            if not stack:
-                del self.free[size]
-                continue
+            size = next(size for size, stack in self.free.items() if stack)
             self.idle -= size
-            del self.addresses[id(stack.pop(0))]
+            del self.addresses[id(self.free[size].pop(0))]
 
 
 _pool = Pool()

@@ -55,12 +55,9 @@ def column_moments(lo, hi, slot, x, part, rows, width, step, pieces):
 
 @kernel("R* f8* f8* int int int int int")
 def combine_moments(lo, hi, slot, part, mean, m2, rows, step, pieces, fold, c):
-    """mean, m2 (segments, C) from the pieces' moments, in their order."""
+    """mean, m2 (segments, C), zeros so far, += the pieces' moments, in their order."""
     for s in range(lo, hi):
         u, v = at(mean, s * c), at(m2, s * c)
-        for j in range(c):
-            u[j] = 0.0
-            v[j] = 0.0
         for k in range(pieces):
             share = min(step, rows - k * step) / (rows * fold)
             for f in range(fold):
@@ -111,29 +108,22 @@ def column_grad_sums(
             p[c] = R(0)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
             gi, xi = at(g, i * width), at(x, i * width)
-            if gate == BY_INPUT:
-                for c in range(width):
-                    d = xi[c] - u[c]
-                    v = R(0) if d * a[c] + b[c] <= R(0) else gi[c]
-                    p[c] += v
-                    q[c] += v * d
-                continue
             if gate == BY_RESULT:
                 yi, dst = at(y, i * width), at(gated, i * width)
                 for c in range(width):
                     dst[c] = R(0) if yi[c] <= R(0) else gi[c]
                 gi = dst
             for c in range(width):
-                p[c] += gi[c]
-                q[c] += gi[c] * (xi[c] - u[c])
+                d = xi[c] - u[c]
+                v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
+                p[c] += v
+                q[c] += v * d
 
 
 @kernel("R* f8* int int int")
 def add_pieces(lo, hi, slot, part, out, pieces, fold, c):
-    """out (segments, 2, C) = sum of part (segments, pieces, 2, fold, C), in double, in order."""
+    """out (segments, 2, C) += sum of part (segments, pieces, 2, fold, C), in double, in order."""
     for s in range(lo, hi):
-        for j in range(2 * c):
-            out[s * 2 * c + j] = 0.0
         for k in range(pieces * 2 * fold):
             p = at(part, (s * pieces * 2 * fold + k) * c)
             dst = at(out, (s * 2 + k // fold % 2) * c)
@@ -152,14 +142,10 @@ def column_grad(
         w1, w2, w3 = at(k1, s * width), at(k2, s * width), at(k3, s * width)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
             gi, xi, dst = at(g, i * width), at(x, i * width), at(dx, i * width)
-            if gate == BY_INPUT:
-                for c in range(width):
-                    d = xi[c] - u[c]
-                    v = R(0) if d * a[c] + b[c] <= R(0) else gi[c]
-                    dst[c] = w1[c] * v + (w2[c] * d + w3[c])
-            else:
-                for c in range(width):
-                    dst[c] = w1[c] * gi[c] + (w2[c] * (xi[c] - u[c]) + w3[c])
+            for c in range(width):
+                d = xi[c] - u[c]
+                v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
+                dst[c] = w1[c] * v + (w2[c] * d + w3[c])
 
 
 @kernel("R* R* R* R* R* R* int R int", fast=True)
@@ -167,9 +153,7 @@ def norm_rows(lo, hi, slot, x, w, b, y, mean, rstd, n, eps, centre):
     """y = (x - mean) * rstd * w + b over rows of n; without centre the mean counts as 0."""
     for i in range(lo, hi):
         src, dst = at(x, i * n), at(y, i * n)
-        u = R(0)
-        if centre:
-            u = R(sum_of(src, n) / n)
+        u = R(sum_of(src, n) / n) if centre else R(0)
         total = 0.0
         for j0 in range(0, n, SUM):
             s = R(0)
@@ -268,7 +252,7 @@ def _columns_norm(
     p = plan(segments, rows, c)
     part = empty((segments * p.pieces, 2, p.width), x.dtype)
     p.run(column_moments, v, part)
-    means, m2 = (np.empty((segments, groups, c // groups)) for _ in range(2))
+    means, m2 = (np.zeros((segments, groups, c // groups)) for _ in range(2))
     sizes = (p.rows, p.step, p.pieces, p.fold, c)
     launch(combine_moments, segments, 1 + (segments >> 8), part, means, m2, *sizes)
     mean = means.mean(2, keepdims=True)
@@ -301,7 +285,7 @@ def _columns_grad(
     spread, ys = p.spread(mean, x.dtype), v if y is None else columns(y)
     vectors = [spread if a is None else p.spread(a[None], x.dtype) for a in affine]
     p.run(column_grad_sums, gv, v, ys, gated, spread, *vectors, part, gate)
-    out = np.empty((segments, 2, c))
+    out = np.zeros((segments, 2, c))
     launch(add_pieces, segments, 1 + (segments >> 8), part, out, p.pieces, p.fold, c)
     sums = out.transpose(1, 0, 2)
     dx = empty(v.shape, x.dtype)
@@ -379,7 +363,7 @@ def layer_norm_grad(
     weights = _or(w, 1, n, x.dtype)
     args = (contiguous(g), contiguous(x), weights, mean, rstd, dx, part, n, chunk, centre)
     launch(norm_rows_grad, rows, chunk, *args)
-    out = np.empty((2, n))
+    out = np.zeros((2, n))
     launch(add_pieces, 1, 1, part, out, len(part), 1, n)
     db, dw = out.astype(x.dtype)
     return dx, dw, db

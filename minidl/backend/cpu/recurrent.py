@@ -153,7 +153,7 @@ def lstm(
     gates = _inputs(x, w_ih, b_ih, b_hh)
     w = panels(w, 1, 4 * hidden, hidden, 1, hidden, 1) if _tiled(y) else contiguous(w)
     before = _Each(y, contiguous(h0)), _Each(c, contiguous(c0))
-    args = (_tiled(y), hidden, w, *before, _Each(gates), _Each(y), _Each(c))
+    args = (_tiled(y), w, *before, _Each(gates), _Each(y), _Each(c))
     _run(cells.lstm_step, y, reverse, *args)
     return y, c, gates
 
@@ -203,12 +203,10 @@ def gru_grad(
     args = (w, _Each(dgates, after=True), _Each(dy), _Each(gates), _Each(y, contiguous(h0)))
     _run(cells.gru_step_grad, y, reverse, *args, dh, _Each(dgates), db, back=True)
     dx, dw_ih = _through_input(dgates[:, :, : 3 * hidden], x, w_ih, need[0], need[2])
-    dw_hh, bias = empty(w_hh.shape, w_hh.dtype), db.sum(0).astype(y.dtype)
-    for rows, columns in ((slice(2 * hidden), slice(2 * hidden)),
-                          (slice(2 * hidden, None), slice(3 * hidden, None))):  # fmt: skip
-        dw_hh[rows] = _through_state(dh, w[rows], dgates[:, :, columns], y, h0, reverse)
-    recurrent_bias = np.concatenate((bias[: 2 * hidden], bias[3 * hidden :]))
-    return dx, dh, dw_ih, dw_hh, bias[: 3 * hidden], recurrent_bias
+    bias, n, m = db.sum(0).astype(y.dtype), 2 * hidden, 3 * hidden  # where n's and m's rows begin
+    parts = (w[:n], dgates[:, :, :n]), (w[n:], dgates[:, :, m:])
+    dw_hh = np.concatenate([_through_state(dh, *part, y, h0, reverse) for part in parts])
+    return dx, dh, dw_ih, dw_hh, bias[:m], np.concatenate((bias[:n], bias[m:]))
 
 
 def rnn(

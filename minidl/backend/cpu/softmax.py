@@ -32,15 +32,18 @@ def largest(x, n):
 
 
 @device
-def _exp_sum(x, n, m):
-    """Sum of exp(x - m)."""
+def _exp_sum(x, y, n, m, keep):
+    """Sum of exp(x - m), as a double; keep: the terms go to y."""
     total = 0.0
     for j0 in range(0, n, SUM):
         s = R(0)
         for j in range(j0, min(j0 + SUM, n)):
-            s += exp(x[j] - m)
+            e = exp(x[j] - m)
+            if keep:
+                y[j] = e
+            s += e
         total += s
-    return R(total)
+    return total
 
 
 @kernel("R* R* int", fast=True)
@@ -48,16 +51,7 @@ def _softmax(lo, hi, slot, x, y, n):
     """y = exp(x - max) / sum over rows of n."""
     for i in range(lo, hi):
         src, dst = at(x, i * n), at(y, i * n)
-        m = largest(src, n)
-        total = 0.0
-        for j0 in range(0, n, SUM):
-            s = R(0)
-            for j in range(j0, min(j0 + SUM, n)):
-                e = exp(src[j] - m)
-                dst[j] = e
-                s += e
-            total += s
-        scale = R(1 / total)
+        scale = R(1 / _exp_sum(src, dst, n, largest(src, n), True))
         for j in range(n):
             dst[j] *= scale
 
@@ -84,10 +78,9 @@ def _log_softmax(lo, hi, slot, x, y, n):
     for i in range(lo, hi):
         src, dst = at(x, i * n), at(y, i * n)
         m = largest(src, n)
-        l = log(_exp_sum(src, n, m))
+        l = log(R(_exp_sum(src, dst, n, m, False)))
         for j in range(n):
-            d = src[j] - m
-            dst[j] = d - l
+            dst[j] = (src[j] - m) - l
 
 
 @kernel("R* R* R* int", fast=True)
@@ -112,7 +105,7 @@ def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, 
             continue
         src = at(x, i * n)
         m = largest(src, n)
-        s = _exp_sum(src, n, m)
+        s = R(_exp_sum(src, src, n, m, False))
         l = log(s)
         top[i] = m
         total[i] = s
