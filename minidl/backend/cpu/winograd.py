@@ -33,7 +33,7 @@ _BUFFER = 1 << 17  # … and numbers at the points that they have at most otherw
 _SUMS = 1 << 18  # numbers up to which a thread's sums of the weight gradient are its own
 _DEEP = 64  # terms of a sum that are added together
 _HALF = 40 * BLOCK  # numbers of a half-done tile, and of what lies beyond an edge
-_RUN = 128  # numbers of a point that are moved together: few streams of short pieces are slow
+_RUN = 128  # numbers of a point that are moved together: 36 streams of short pieces are slow
 Pair = tuple[int, int]
 # Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
 Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
