@@ -4,7 +4,7 @@ from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, contiguous, empty
 from minidl.errors import DTypeError, RangeError, require
 
-_COLUMNS = 16  # of which a thread takes a multiple: a cache line of float32
+_CHUNKS = 32  # of a table: each looks at all indices for those of its rows
 
 
 @kernel("R* i8* R* int")
@@ -16,17 +16,15 @@ def _take_rows(lo, hi, slot, table, index, y, n):
             dst[j] = src[j]
 
 
-@kernel("R* i8* R* int int int int")
-def _add_rows(lo, hi, slot, g, index, table, count, rows, n, skip):
-    """table[index[i]] += g[i], columns lo..hi, from zero; index `skip` adds nothing."""
-    for r in range(rows):
-        dst = at(table, r * n)
-        for j in range(lo, hi):
-            dst[j] = R(0)
+@kernel("R* i8* R* int int int")
+def _add_rows(lo, hi, slot, g, index, table, count, n, skip):
+    """table[index[i]] += g[i] from zero, for rows lo..hi; index `skip` adds nothing."""
+    for e in range(lo * n, hi * n):
+        table[e] = R(0)
     for i in range(count):
-        if index[i] != skip:
+        if index[i] >= lo and index[i] < hi and index[i] != skip:
             src, dst = at(g, i * n), at(table, index[i] * n)
-            for j in range(lo, hi):
+            for j in range(n):
                 dst[j] += src[j]
 
 
@@ -42,8 +40,8 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     """Sum of the rows of g (..., D) by index (...): (rows, D); index `skip` adds nothing."""
     n = g.shape[-1]
     table = empty((rows, n), g.dtype)
-    args = (contiguous(g), contiguous(index), table, index.size, rows, n, skip)
-    launch(_add_rows, n, _COLUMNS * (1 + n // (16 * _COLUMNS)), *args)
+    args = (contiguous(g), contiguous(index), table, index.size, n, skip)
+    launch(_add_rows, rows, -(-rows // _CHUNKS), *args)
     return table
 
 
