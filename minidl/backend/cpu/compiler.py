@@ -70,7 +70,7 @@ def _symbols() -> dict[str, int]:
 def digest(*parts: object) -> str:
     _, processor = _llvm()
     made_by = (FORMAT, _versions(), processor, blas.integer_bits())
-    text = "\0".join(map(str, (*parts, *made_by, maths.library(), panel.library(False))))
+    text = "\0".join(map(str, (*parts, *made_by, maths.library())))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -86,7 +86,8 @@ def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, 
     if code is None:
         code = _compile(source(), entries)
         _write(name, key, code)
-    for symbol, address in _symbols().items():  # each time: Numba has its own log
+    symbols = _symbols() | (_panel() if b"ml_panel" in code and name != "panel" else {})
+    for symbol, address in symbols.items():  # each time: Numba has its own log
         llvm.add_symbol(symbol, address)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -109,9 +110,8 @@ def _compile(text: str, entries: tuple[str, ...]) -> bytes:
     llvm, _ = _llvm()
     machine = _machine()
     module = llvm.parse_assembly(text)
-    for mark, library in (("@ml_", _maths), ("@ml_panel", _panel)):
-        if mark in text:
-            module.link_in(library(), preserve=True)
+    if "@ml_" in text.replace("@ml_panel", ""):
+        module.link_in(_maths(), preserve=True)
     module.verify()
     for function in module.functions:
         if not function.is_declaration:
@@ -131,10 +131,12 @@ def _maths() -> Any:
 
 
 @functools.cache
-def _panel() -> Any:
+def _panel() -> dict[str, int]:
+    """Addresses of the products by panels, compiled once for all kernels that call them."""
     llvm, _ = _llvm()
-    wide = llvm.get_host_cpu_features().get("avx512f", False)
-    return llvm.parse_assembly(panel.library(wide))
+    text = panel.library(llvm.get_host_cpu_features().get("avx512f", False))
+    engine = _engine("panel", digest("panel", text), lambda: text, panel.ENTRIES)
+    return {entry: engine.get_function_address(entry) for entry in panel.ENTRIES}
 
 
 # ---- object code on disk: written atomically, done without where nothing can be written ----------

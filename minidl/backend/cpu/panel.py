@@ -13,6 +13,7 @@ from pathlib import Path
 BLOCK = 16  # columns of a panel: in float32, a line of the cache
 ROWS = 6  # rows of c in registers: with AVX2, 12 of 16; half as many in float64
 WIDE_ROWS = 8  # with AVX-512, where it is BLOCK / 2
+ENTRIES = ("ml_panel_f32", "ml_panel_f64")
 
 
 def _written(text: str, real: str, rows: range) -> str:
