@@ -36,7 +36,7 @@ class UNet(nn.Module):
 # Network, and the copies that one step may make: the picture at the door, and what is said beside.
 NETWORKS: list[tuple[str, Callable[[], nn.Module], int]] = [
     ("vgg", lambda: models.vgg3(width=8, dense=16), 2),  # and the gradient behind flatten
-    ("resnet", lambda: models.cifar_resnet(8, width=8), 1),
+    ("resnet", lambda: models.cifar_resnet(8, width=8), 2),  # and the gradient behind the mean
     ("se", lambda: models.cifar_resnet(8, width=8, squeeze_excite=True), 1),
     ("unet", UNet, 3),  # and the two halves of the gradient of cat
     ("vit", lambda: models.ViT(dim=16, depth=1, heads=2), 2),  # and the gradient behind flatten

@@ -169,12 +169,9 @@ def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> Array
 
 
 def nhwc(x: Array) -> Array:
-    """x (N, C, H, W) as a C-contiguous (N, H, W, C) array: a view, or one copy.
-
-    That of a broadcast array does not count as a conversion: any order would need it.
-    """
+    """x (N, C, H, W) as a C-contiguous (N, H, W, C) array: a view, or one copy."""
     y = x.transpose(0, 2, 3, 1)
-    conversions[0] += not (y.flags.c_contiguous or 0 in y.strides)
+    conversions[0] += not y.flags.c_contiguous
     return contiguous(y)
 
 
