@@ -74,7 +74,9 @@ class Pool:
             size = len(block)
             self.used -= size
             self.idle += size
-            self.free[size] = [*self.free.pop(size, []), block]  # now the size given back last
+            stack = self.free.pop(size, [])
+            stack.append(block)
+            self.free[size] = stack  # now the size given back last
 
     def trim(self, most: int) -> None:
         """Unmap idle blocks until no more than `most` bytes are mapped, or none is idle."""
