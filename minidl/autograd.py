@@ -79,22 +79,30 @@ class _Walk:
             for k, hook in node.hooks.values():
                 if slots[k] is not None:
                     slots[k] = self._hooked(hook, slots[k])
-        for k, g in enumerate(slots if self.wanted else ()):
-            for i in self.wanted.get((id(node), k), ()):
-                self.found[i] = g
-                if self.stop:
-                    return
+        if self.wanted and self._met(node, slots):
+            return
         if node.vjp is None:
             require(False, node.name, "its graph was freed by an earlier backward",
                     error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
-        grads = self._grads(node, tuple(slots) if node.several else slots[0])
-        for edge, x in zip(node.edges, grads, strict=True):
+        edges = node.edges
+        need = [edge is not None for edge in edges]
+        grads = self._grads(node, tuple(slots) if node.several else slots[0], need)
+        for edge, x in zip(edges, grads, strict=True):
             if edge is not None and x is not None:
                 self.put(edge, x)
         if not retain:
-            node.vjp = None
+            node.vjp = node.definition_inputs = None
             node.saved = node.edges = node.sources = node.versions = ()
-            node.definition_inputs, node.kwargs = None, {}
+            node.kwargs = {}
+
+    def _met(self, node: Node, slots: list) -> bool:
+        """Keep what was asked for of a node's outputs; whether the walk ends here."""
+        for k, g in enumerate(slots):
+            for i in self.wanted.get((id(node), k), ()):
+                self.found[i] = g
+                if self.stop:
+                    return True
+        return False
 
     def _hooked(self, hook: Callable, g: Any) -> Any:
         changed = hook(g if isinstance(g, Tensor) else Tensor(g))
@@ -102,13 +110,12 @@ class _Walk:
             return g
         return changed if self.create_graph else raw(changed)
 
-    def _grads(self, node: Node, g: Any) -> Any:
-        for cell, seen in filter(None, node.versions):
+    def _grads(self, node: Node, g: Any, need: list[bool]) -> Any:
+        for cell, seen in node.versions:
             if cell.version != seen:
                 versions = f"(it was at version {seen}, now {cell.version})"
                 rule = f"a tensor that backward needs was changed in place {versions}"
                 require(False, node.name, rule, error=GraphError, fix="clone it before changing it")
-        need = [edge is not None for edge in node.edges]
         if self.create_graph:
             return _differentiably(node, g, need)
         vjp, saved = node.vjp, node.saved

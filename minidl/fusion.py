@@ -327,7 +327,7 @@ class Update:
         self.arrays = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.scalars = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.inplace = inplace
-        self._traces: dict[tuple, tuple[Trace, list[int]]] = {}
+        self._plans: dict[tuple, tuple[Program, list[int], list[str]]] = {}
 
     def apply_(self, rows: Sequence[Sequence[Any]], absent: tuple = (), **scalars: Any) -> None:
         """Update every row (raw arrays, one for each positional parameter) in place.
@@ -338,22 +338,30 @@ class Update:
         """
         if not rows:
             return
+        kinds = [v if v is None or isinstance(v, (bool, str)) else float for v in scalars.values()]
+        key = (absent, *scalars, *kinds)
+        if key not in self._plans:
+            self._plans[key] = self._plan(absent, scalars)
+        program, inplace, names = self._plans[key]
+        values, dtypes = [float(scalars[n]) for n in names], [row[0].dtype for row in rows]
+        be = backend.of(rows[0][0])
+        for dtype in {*dtypes}:
+            alike = [row for row, own in zip(rows, dtypes) if own == dtype]
+            be.update(program, alike, values, inplace)
+
+    def _plan(self, absent: tuple, scalars: dict[str, Any]) -> tuple[Program, list[int], list[str]]:
+        """The program of a call, which arrays it replaces, and the names of its numbers."""
         require(sorted(scalars) == sorted(self.scalars), self.name, "needs exactly its keywords",
                 error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
         names = [n for n in self.scalars if not isinstance(scalars[n], bool | str | None)]
-        static = tuple([(n, scalars.get(n)) for n in (*absent, *self.scalars) if n not in names])
-        if static not in self._traces:
-            arrays = [n for n in self.arrays if n not in absent]
-            made = trace(self.function, [*arrays, *names], dict(static))
-            inplace = [arrays.index(n) for n in self.inplace if n in arrays]
-            require(len(made.outputs) == len(inplace), self.name,
-                    "must return one result for each array updated in place",
-                    error=GraphError, results=len(made.outputs))  # fmt: skip
-            self._traces[static] = made, inplace
-        (made, inplace), values = self._traces[static], [float(scalars[n]) for n in names]
-        for dtype in {row[0].dtype for row in rows}:
-            alike = [row for row in rows if row[0].dtype == dtype]
-            backend.of(alike[0][0]).update(made.program, alike, values, inplace)
+        static = {n: scalars.get(n) for n in (*absent, *self.scalars) if n not in names}
+        arrays = [n for n in self.arrays if n not in absent]
+        made = trace(self.function, [*arrays, *names], static)
+        inplace = [arrays.index(n) for n in self.inplace if n in arrays]
+        require(len(made.outputs) == len(inplace), self.name,
+                "must return one result for each array updated in place",
+                error=GraphError, results=len(made.outputs))  # fmt: skip
+        return made.program, inplace, names
 
 
 def update(*, inplace: Sequence[str]) -> Callable[[Callable], Update]:

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tensor import Tensor
 
@@ -109,23 +108,33 @@ class Op:
         node.several = len(y) if type(y) is tuple else 0
         node.definition_inputs = arrays if self.definition is not None else None
         node.sources = node.versions = ()
-        if not saved and not node.several and not self.view:  # the usual small op, quickly
-            floating = y.dtype.kind in "fV"
-            return Tensor(y, floating, node if floating else None)
         outputs = y if node.several else (y,)
-        real = [is_real(a.dtype) for a in outputs]
-        made = [Tensor(a, r, node if r else None, k) for k, (a, r) in enumerate(zip(outputs, real))]
-        place = {id(a): -1 - k for k, a in enumerate(outputs)}
-        first = zip(map(id, reversed(arrays)), reversed(range(len(arrays))))  # of equal inputs
-        place.update(first)
-        tensors = [*args, *reversed(made)]  # input i at i, output k at -1 - k
-        node.sources = [place.get(id(s)) for s in saved]
-        shown = [None if i is None else tensors[i] for i in node.sources]
-        cells = [t.shared() if isinstance(t, Tensor) else None for t in shown]
-        node.versions = [c and (c, c.version) for c in cells]
+        made = []
+        for k, a in enumerate(outputs):
+            floating = a.dtype.kind in "fV"
+            made.append(Tensor(a, floating, node if floating else None, k))
+        if saved:
+            self._watch(node, [*arrays, *outputs], [*args, *made], len(arrays))
         if self.view:
             self._link(args, kwargs, tuple(made) if node.several else made[0])
         return tuple(made) if node.several else made[0]
+
+    @staticmethod
+    def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:
+        """Note which input (i) or output (-1 - k) each saved array is, and its version."""
+        sources: list[int | None] = []
+        versions = []
+        for s in node.saved:
+            where = None
+            for i, a in enumerate(arrays):
+                if a is s:
+                    where = i if i < inputs else inputs - i - 1
+                    if isinstance(tensors[i], Tensor):
+                        cell = tensors[i].cell or tensors[i].shared()
+                        versions.append((cell, cell.version))
+                    break
+            sources.append(where)
+        node.sources, node.versions = sources, versions
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
         """Tie a view, or each of several, to the tensor whose memory it shows."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from minidl import backend
 from minidl.autograd import op
-from minidl.errors import require
+from minidl.errors import DTypeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes, check_same_dtype
 from minidl.ops.index import diagonal
@@ -73,34 +73,39 @@ def outer(x: Any, y: Any) -> Any:
     return pw.mul(unsqueeze(x, 1), unsqueeze(y, 0))
 
 
-@op
+def affine_by_product(x: Any, w: Any, b: Any) -> Any:
+    """Definition of affine."""
+    y = matmul(x, transpose(w, 0, 1))
+    return y if b is None else pw.add(y, b)
+
+
+@op(definition=affine_by_product)
 def affine(x: Any, w: Any, b: Any) -> Any:
     """x (…, K) times w (N, K) transposed, plus b (N,) or None -> (…, N). Saves x and w."""
-    n, k = w.shape
+    (n, k), given = w.shape, x.shape
+    fits = given != () and given[-1] == k
+    require(fits, "linear", "input's last axis must match weight's", input=x, weight=w)
+    same = w.dtype == x.dtype and (b is None or b.dtype == x.dtype)
+    require(same, "linear", "dtypes must be equal", error=DTypeError, input=x, weight=w, bias=b)
+    require(b is None or b.shape == (n,), "linear", "bias must be (O,)", bias=b, weight=w)
+    be = backend.of(x)
 
     def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
-        flat = x.ndim == 2
-        rows = g if flat else reshape(g, (math.prod(g.shape[:-1]), n))
-        dx = product(rows, w) if need[0] else None
-        dx = dx if flat or dx is None else reshape(dx, tuple(x.shape))
-        x = x if flat else reshape(x, (rows.shape[0], k))
-        dw = product(transpose(rows, 0, 1), x) if need[1] else None
-        return dx, dw, sum_to(rows, shape=(n,)) if need[2] else None
+        rows = math.prod(given[:-1])
+        g = be.reshape(g, (rows, n))
+        dx = be.matmul(g, w).reshape(given) if need[0] else None
+        dw = be.matmul(g.T, be.reshape(x, (rows, k))) if need[1] else None
+        return dx, dw, be.sum(g, (0,)) if need[2] else None
 
-    return backend.of(x).linear(x, w, b), (x, w), vjp
+    return be.linear(x, w, b), (x, w), vjp
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
-    given, shape = tuple(input.shape), tuple(weight.shape)
-    fits = len(shape) in (1, 2) and given != () and given[-1] == shape[-1]
-    require(fits, "linear", "input's last axis must match weight's", input=input, weight=weight)
-    check_same_dtype("linear", input=input, weight=weight, bias=bias)
-    fits = bias is None or tuple(bias.shape) == shape[:-1]
-    require(fits, "linear", "bias must be (O,)", bias=bias, weight=weight)
-    if len(shape) == 2:
+    if weight.ndim == 2:
         return affine(input, weight, bias)
-    y = matmul(input, weight)
+    require(weight.ndim == 1, "linear", "weight must be (O, I) or (I,)", weight=weight)
+    y = squeeze(affine(input, unsqueeze(weight, 0), None), -1)
     return y if bias is None else pw.add(y, bias)
 
 

@@ -35,7 +35,7 @@ def reduced(name: str, loss: Any, reduction: str) -> Any:
 
 
 def cross_entropy_by_elementary_ops(
-    x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float
+    x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float, mean: bool
 ) -> Any:
     """Definition of cross_entropy_rows."""
     label = raw(label)
@@ -46,53 +46,53 @@ def cross_entropy_by_elementary_ops(
     hard = pw.mul(squeeze(gather(nll, 1, index[:, None]), 1), weights[index])
     soft = sum_axes(pw.mul(nll, weights), axes=(1,))
     loss = pw.add(pw.mul(hard, 1 - smoothing), pw.mul(soft, smoothing / x.shape[1]))
-    return pw.where(kept, loss, 0.0)
+    loss = pw.where(kept, loss, 0.0)
+    return pw.div(sum_over(loss), (weights[index] * kept).sum()) if mean else loss
 
 
 @op(definition=cross_entropy_by_elementary_ops)
-def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float) -> Any:
+def cross_entropy_rows(
+    x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float, mean: bool
+) -> Any:
     """(1-e) w_t (lse - x_t) + e/C sum_c w_c (lse - x_c) of each row of scores with its label t.
 
-    x (M, C); label (M,) int64; weight (C,) or None, a constant -> (M,), 0 where label is `ignore`.
-    Saves x and two numbers a row.
+    x (M, C); label (M,) int64; weight (C,) or None, a constant -> (M,), 0 where label is `ignore`;
+    with `mean` their sum over that of the weights w_t. Saves x and two numbers a row.
     """
     be = backend.of(x)
-    loss, top, total = be.cross_entropy(x, label, weight, ignore, smoothing)
+    loss, *rows = be.cross_entropy(x, label, weight, ignore, smoothing, mean)
 
     def vjp(g: Any, need: Any, *saved: Any) -> Any:
         return be.cross_entropy_grad(g, *saved, ignore, smoothing), None, None
 
-    return loss, (x, label, weight, top, total), vjp
+    return loss, (x, label, weight, *rows), vjp
 
 
 def _by_class(
     name: str, f: Callable, x: Any, target: Any, weight: Any, ignore: int, reduction: str
 ) -> Any:
-    """f(scores (M, C), labels (M,), weights) of scores x (C,) or (N, C, ...), reduced.
+    """f(scores (M, C), labels (M,), weights, mean) of scores x (C,) or (N, C, ...), reduced.
 
-    The mean is over the weights of the labels that are not ignored.
+    With mean f takes the mean itself, over the weights of the labels that are not ignored.
     """
     check_real(name, x)
-    require(x.ndim > 0, name, "x must be (C,) or (N, C, ...)", x=x)
-    axis = min(x.ndim - 1, 1)
-    count, rest = x.shape[axis], (*x.shape[:axis], *x.shape[axis + 1 :])
-    require(tuple(target.shape) == rest, name, f"target must have shape {rest}", x=x, target=target)
-    fits = weight is None or (tuple(weight.shape) == (count,) and weight.dtype == x.dtype)
+    shape = x.shape
+    require(shape != (), name, "x must be (C,) or (N, C, ...)", x=x)
+    axis = 1 if len(shape) > 1 else 0
+    count, rest = shape[axis], shape[:axis] + shape[axis + 1 :]
+    if target.shape != rest:
+        require(False, name, f"target must have shape {rest}", x=x, target=target)
+    fits = weight is None or (weight.shape == (count,) and weight.dtype == x.dtype)
     require(fits, name, "weight must be (C,) of x's dtype", x=x, weight=weight)
-    be, w = backend.of(raw(x)), raw(weight)
-    be.check_indices(name, raw(target), count, ignore)
-    label = be.cast(raw(target), np.int64).reshape(-1)
-    rows = x if x.ndim == 2 else reshape(movedim(x, axis, -1), (math.prod(rest), count))
-    loss = f(rows, label, w)
-    if reduction != "mean":
-        return reduced(name, reshape(loss, rest), reduction)
-    return pw.div(sum_over(loss), _weights(label, w, ignore, loss.dtype).sum())
-
-
-def _weights(label: Any, weight: Any, ignore: int, dtype: Any) -> Any:
-    """The weight of each label, 0 where it is `ignore`."""
-    kept = label != ignore
-    return kept.astype(dtype) if weight is None else weight[np.where(kept, label, 0)] * kept
+    label = raw(target)
+    be = backend.of(label)
+    be.check_indices(name, label, count, ignore)
+    label = be.cast(label, np.int64)
+    if len(shape) != 2:
+        x = reshape(movedim(x, axis, -1), (math.prod(rest), count))
+        label = label.reshape(-1)
+    loss = f(x, label, raw(weight), reduction == "mean")
+    return loss if reduction == "mean" else reduced(name, reshape(loss, rest), reduction)
 
 
 def cross_entropy(
@@ -110,7 +110,12 @@ def cross_entropy(
     require(ok, "cross_entropy", rule, label_smoothing=smoothing)
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, reduction, smoothing)
-    loss = functools.partial(cross_entropy_rows, ignore=ignore_index, smoothing=smoothing)
+
+    def loss(rows: Any, label: Any, w: Any, mean: bool) -> Any:
+        return cross_entropy_rows(
+            rows, label, w, ignore=ignore_index, smoothing=smoothing, mean=mean
+        )
+
     return _by_class("cross_entropy", loss, input, target, weight, ignore_index, reduction)
 
 
@@ -133,11 +138,13 @@ def nll_loss(
 ) -> Any:  # fmt: skip
     """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
 
-    def loss(rows: Any, label: Any, w: Any) -> Any:
+    def loss(rows: Any, label: Any, w: Any, mean: bool) -> Any:
         kept = label != ignore_index
-        taken = squeeze(gather(rows, 1, np.where(kept, label, 0)[:, None]), 1)
-        scale = _weights(label, w, ignore_index, rows.dtype)
-        return pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
+        index = np.where(kept, label, 0)
+        scale = kept.astype(rows.dtype) if w is None else w[index] * kept
+        taken = squeeze(gather(rows, 1, index[:, None]), 1)
+        losses = pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
+        return pw.div(sum_over(losses), scale.sum()) if mean else losses
 
     return _by_class("nll_loss", loss, input, target, weight, ignore_index, reduction)
 

@@ -90,7 +90,7 @@ class Optimizer:
             loss = None if closure is None else closure()
         with no_grad():
             for group in self.param_groups:
-                params = [p for p in group["params"] if p.grad is not None]
+                params = [p for p in group["params"] if p.leaf_grad is not None]
                 if params:
                     self._update(group, params)
         return loss
@@ -105,15 +105,17 @@ class Optimizer:
             state = self.state[p]
             if self._counted:
                 state["step"] = state.get("step", 0) + 1
-            alike[tuple(self._scalars(group, state).items())].append(p)
-            for slot, value in slots.items():
+            scalars = self._scalars(group, state)
+            for slot in slots:
                 if slot not in state:
-                    state[slot] = backend.of(p.array).full_like(p.array, value)
-        for items, same in alike.items():
-            known = {**group, **dict(items)}
-            rows = [(p.array, p.grad.array, *(self.state[p][s] for s in slots)) for p in same]
-            kernel.apply_(rows, absent, **{name: _plain(known[name]) for name in kernel.scalars})
-            for p in same:
+                    state[slot] = backend.of(p.array).full_like(p.array, slots[slot])
+            row = [p.array, p.leaf_grad.array, *[state[s] for s in slots]]
+            alike[*scalars.values()].append((p, row, scalars))
+        for same in alike.values():
+            known = {**group, **same[0][2]}
+            numbers = {name: _plain(known[name]) for name in kernel.scalars}
+            kernel.apply_([row for _, row, _ in same], absent, **numbers)
+            for p, _, _ in same:
                 p.bump()
 
     _counted = True  # whether the state holds "step"

@@ -48,7 +48,8 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
 def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> None:
     """Raise, naming op, range and value, if an index lies outside [0, n) and is not `ignore`."""
     require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
-    if index.size and (index.min() < 0 or index.max() >= n):
+    unsigned = index.view(f"u{index.itemsize}")  # negative ones become the largest
+    if index.size and unsigned.max() >= n:
         bad = index[((index < 0) | (index >= n)) & (index != ignore)]
         rule = f"every index must lie in [0, {n})"
         require(not bad.size, op, rule, error=RangeError, index=int(bad.flat[0]) if bad.size else 0)

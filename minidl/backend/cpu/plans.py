@@ -260,13 +260,12 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     """
     if not rows:
         return
-    dtype, width = rows[0][0].dtype, len(rows[0])
-    require(dtype.str[1:] in ("f4", "f8"), "update", "rows must be float32 or float64",
+    dtype, width, code = rows[0][0].dtype, len(rows[0]), rows[0][0].dtype.str[1:]
+    require(code in ("f4", "f8"), "update", "rows must be float32 or float64",
             error=DTypeError, row=rows[0][0])  # fmt: skip
-    aligned = [_aligned(row, dtype) for row in rows]
+    aligned = [row if _alike(row, dtype) else _aligned(row, dtype) for row in rows]
     table = np.array([[*map(address_of, row), row[0].size] for row in aligned], np.int64)
     blocks = _blocks(tuple([row[0].size for row in rows]))
-    code = dtype.str[1:]
     leaves = (*[code] * width, *[None] * len(scalars))
     kernel = Shape(TYPES[code], leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
     words = np.empty(2 + len(scalars), np.int64)
@@ -276,15 +275,24 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
         address = _compiled(program, kernel, print_update, tuple(inplace))
         team.run(address, address_of(words), len(blocks), 1)
     for given, row in zip(rows, aligned, strict=True):
-        for k in inplace:
+        for k in inplace if row is not given else ():
             if row[k] is not given[k]:
                 np.copyto(given[k], row[k])
+
+
+def _alike(row: Sequence[Array], dtype: np.dtype) -> bool:
+    """Whether all arrays of a row have one shape and dtype and lie in C order."""
+    shape = row[0].shape
+    for a in row:
+        if a.shape != shape or a.dtype != dtype or not a.flags.c_contiguous:
+            return False
+    return True
 
 
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
     """The arrays of a row, all dense with the strides of the first; copies where need be."""
     first = row[0]
-    if not first.flags.c_contiguous and memory.dense_like(first, dtype) != first.strides:
+    if memory.dense_like(first, dtype) != first.strides:
         first = memory.copy(first)
     arrays = [first]
     for a in row[1:]:

@@ -4,6 +4,8 @@ Each row is read twice from cache: once for its largest value, once for the expo
 are -inf throughout give NaN, as 0/0 does. Sums are in the working precision, 2,048 terms at a time.
 """
 
+import math
+
 import numpy as np
 
 from minidl.backend.cpu.jit import SUM, Kernel, R, at, device, exp, kernel, launch_rows, log, sum_of
@@ -118,11 +120,11 @@ def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, 
             loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
 
 
-@kernel("R* R* i8* R* R* R* R* int int R R", fast=True)
+@kernel("R* int R* i8* R* R* R* R* int int R R R", fast=True)
 def _cross_entropy_grad(
-    lo, hi, slot, g, x, label, weight, top, total, dx, n, ignore, smoothing, weights
+    lo, hi, slot, g, step, x, label, weight, top, total, dx, n, ignore, smoothing, weights, whole
 ):
-    """dx = g (((1-e) w_t + e/n sum w) p_c - e/n w_c - (1-e) w_t [c = t]), p the softmax."""
+    """dx = g / whole (((1-e) w_t + e/n sum w) p_c - e/n w_c - (1-e) w_t [c = t]), p the softmax."""
     for i in range(lo, hi):
         t = label[i]
         src, dst = at(x, i * n), at(dx, i * n)
@@ -130,8 +132,9 @@ def _cross_entropy_grad(
             for c in range(n):
                 dst[c] = R(0)
             continue
-        hard = g[i] * (R(1) - smoothing) * weight[t]
-        soft = g[i] * (smoothing / R(n))
+        s = g[i * step] / whole
+        hard = s * (R(1) - smoothing) * weight[t]
+        soft = s * (smoothing / R(n))
         m, scale = top[i], (hard + soft * weights) / total[i]
         if smoothing == R(0):
             for c in range(n):
@@ -172,26 +175,35 @@ def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
 
 
 def cross_entropy(
-    x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float
-) -> tuple[Array, Array, Array]:
-    """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp."""
+    x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float, mean: bool
+) -> tuple[Array, Array, Array, float]:
+    """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp.
+
+    The last is what the losses are divided by: 1, or with `mean` the sum of the labels' weights,
+    and the first is the mean.
+    """
     m, n = x.shape
-    loss, top, total = (empty((m,), x.dtype) for _ in range(3))
+    loss, top, total = empty((m,), x.dtype), empty((m,), x.dtype), empty((m,), x.dtype)
     weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
     args = (contiguous(x), contiguous(label), weights, loss, top, total, n, ignore, smoothing)
     launch_rows(_cross_entropy, m, n, *args)
-    return loss, top, total
+    if not mean:
+        return loss, top, total, 1.0
+    kept = label != ignore
+    whole = float(np.count_nonzero(kept) if weight is None else weight[label[kept]].sum())
+    whole = whole or math.nan  # no label, no mean
+    return np.asarray(loss.sum() / whole, x.dtype), top, total, whole
 
 
 def cross_entropy_grad(
-    g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array, ignore: int,
-    smoothing: float,
+    g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array, whole: float,
+    ignore: int, smoothing: float,
 ) -> Array:  # fmt: skip
-    """Gradient of cross_entropy's x."""
+    """Gradient of cross_entropy's x; g (M,), or () of the mean."""
     m, n = x.shape
     weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
     dx = empty((m, n), x.dtype)
-    args = (contiguous(g), contiguous(x), contiguous(label), weights, top, total, dx, n, ignore)
-    whole = float(weights.sum()) if smoothing else 0.0
-    launch_rows(_cross_entropy_grad, m, n, *args, smoothing, whole)
+    args = (contiguous(g), g.ndim, contiguous(x), contiguous(label), weights, top, total, dx, n)
+    spread = float(weights.sum()) if smoothing else 0.0
+    launch_rows(_cross_entropy_grad, m, n, *args, ignore, smoothing, spread, whole)
     return dx
