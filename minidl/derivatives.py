@@ -27,8 +27,7 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     with enable_grad():
         y = func(*taken)
         grads = grad(y, taken, v, create_graph=create_graph, allow_unused=True)
-    pairs = zip(grads, taken, strict=True)
-    filled = tuple(Tensor(np.zeros_like(t.array)) if g is None else g for g, t in pairs)
+    filled = tuple(Tensor(np.zeros_like(t.array)) if g is None else g for g, t in zip(grads, taken))
     if not create_graph:
         y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
     return y, filled[0] if isinstance(inputs, Tensor) else filled
@@ -46,8 +45,7 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
         used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
         if used:
             ones = [Tensor(np.ones_like(g.array)) if d is None else d for g, d in used]
-            outputs = [g for g, _ in used]
-            (found,) = grad(outputs, dual, ones, None, create_graph, allow_unused=True)
+            (found,) = grad([g for g, _ in used], dual, ones, None, create_graph, allow_unused=True)
             pushed = pushed if found is None else found
     return (y if create_graph else y.detach()), pushed
 
@@ -98,10 +96,9 @@ def _segment(*inputs: Any, rerun: Callable, outputs: list[Any]) -> Any:
     """One node for a checkpointed function; saves nothing but how to run it again."""
 
     def vjp(g: Any, need: list[bool], *saved: Any) -> Any:
-        again = is_grad_enabled()
         taken, y = rerun()
         wanted = [t for t, n in zip(taken, need, strict=True) if n]
-        found = iter(run_backward(y, g, create_graph=again, inputs=wanted, stop=True))
+        found = iter(run_backward(y, g, create_graph=is_grad_enabled(), inputs=wanted, stop=True))
         return tuple(next(found) if n else None for n in need)
 
     return tuple(outputs), (), vjp

@@ -3,7 +3,8 @@
 import itertools
 import weakref
 from collections.abc import Callable
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -54,10 +55,7 @@ BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
 
 def _reflected(function: Callable) -> Callable:
-    def method(self: Tensor, other: Any) -> Any:
-        return function(other, self)
-
-    return method
+    return lambda self, other: function(other, self)
 
 
 def _logical(name: str, ufunc: np.ufunc) -> Callable:
@@ -103,14 +101,13 @@ def retain_grad(self: Tensor) -> None:
         me = weakref.ref(self)
 
         def keep(g: Tensor) -> None:
-            t = me()
-            if t is not None:
+            if (t := me()) is not None:
                 t.leaf_grad = g if t.leaf_grad is None else pointwise.add(t.leaf_grad, g)
 
         self.register_hook(keep)
 
 
-class Handle:
+class Handle(AbstractContextManager):
     """What registering a hook returns: takes the hook away by `remove()` or after a `with` block.
 
     Keys come from one counter and are never used again, so removing twice hurts no later hook.
@@ -125,9 +122,6 @@ class Handle:
     def remove(self) -> None:
         """Take the hook away; a second call does nothing."""
         self.hooks.pop(self.key, None)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.remove()

@@ -24,7 +24,6 @@ STREAMS = {
     "data": 0x510E527FADE682D1,
     "tensor": 0x9B05688C2B3E6C1F,
 }
-_WORD = 2**64 - 1
 
 Shape = int | tuple[int, ...]
 
@@ -46,7 +45,7 @@ class Generator:
     def manual_seed(self, seed: int) -> Self:
         """Start again at draw 0 of another seed."""
         require(isinstance(seed, (int, np.integer)), "manual_seed", "seed must be int", seed=seed)
-        self._seed, self._draw = int(seed) & _WORD, 0
+        self._seed, self._draw = int(seed) % 2**64, 0
         return self
 
     def initial_seed(self) -> int:

@@ -11,13 +11,13 @@ import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from minidl.config import user_cache
 from minidl.errors import DataError, require, reworded
 
 FIX = "check the connection, unpack the files there by hand, or use --dataset embedded"
-_BLOCK = 1 << 16
 
 
 class Resource(NamedTuple):
@@ -110,8 +110,7 @@ def _transfer(url: str, part: Path, digest: str, timeout: float) -> None:
     """Fetch what is missing of part. Raises _Failed, and OSError if it cannot be written."""
     from tqdm import tqdm
 
-    have = part.stat().st_size if part.exists() else 0
-    blocks = _receive(url, have, timeout)
+    blocks = _receive(url, part.stat().st_size if part.exists() else 0, timeout)
     start, total = next(blocks)
     name = url.rpartition("/")[2]
     bar = tqdm(initial=start, total=total, unit="B", unit_scale=True, desc=name, disable=None)
@@ -138,7 +137,7 @@ def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length else None
             yield start, total
-            while block := answer.read1(_BLOCK):
+            while block := answer.read1(1 << 16):
                 start += len(block)
                 yield block
     except urllib.error.HTTPError as e:
@@ -159,11 +158,11 @@ def unpack(archive: Path, into: Path) -> None:
 
     Raises DataError for a damaged archive, a link, or a path that leads outside.
     """
-    stage = into / f".{archive.name}.{os.getpid()}"
-    shutil.rmtree(stage, ignore_errors=True)
-    try:
-        stage.mkdir(parents=True)
-        with tarfile.open(archive, "r:gz") as tar:
+    kinds = (tarfile.TarError, EOFError, zlib.error, OSError)
+    with reworded(DataError, f"unpack: cannot unpack {archive}", *kinds):
+        into.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=into) as made, tarfile.open(archive, "r:gz") as tar:
+            stage = Path(made)
             for member in tar:
                 path = PurePosixPath(member.name)
                 inside = not path.is_absolute() and not {"..", "\\"} & {*path.parts, *member.name}
@@ -174,11 +173,7 @@ def unpack(archive: Path, into: Path) -> None:
                     (stage / path).parent.mkdir(parents=True, exist_ok=True)
                     with source, open(stage / path, "wb") as file:
                         shutil.copyfileobj(source, file)
-        for entry in sorted(stage.iterdir()):
-            if (into / entry.name).is_dir():
-                shutil.rmtree(into / entry.name)
-            os.replace(entry, into / entry.name)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as e:
-        raise DataError(f"unpack: cannot unpack {archive}: {_reason(e)}") from e
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+            for entry in sorted(stage.iterdir()):
+                if (into / entry.name).is_dir():
+                    shutil.rmtree(into / entry.name)
+                os.replace(entry, into / entry.name)

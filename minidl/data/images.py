@@ -10,7 +10,6 @@ from PIL import Image, ImageOps
 
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
-from minidl.data.transforms.base import Draws, current_or_fresh
 from minidl.errors import DataError, DTypeError, require, reworded
 
 Function = Callable | None
@@ -60,10 +59,9 @@ class LabelledImages(Dataset):
         t: Any = self.transform
         if t is None:
             return images
-        if not hasattr(t, "batched"):
+        if epoch is None or not hasattr(t, "batched"):
             return raw(t(images))
-        draws = current_or_fresh(len(rows)) if epoch is None else Draws(rows, epoch)
-        return t.batched(images, draws)
+        return t(images, rows, epoch)
 
 
 class ImageArrays(LabelledImages):

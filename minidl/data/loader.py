@@ -108,8 +108,7 @@ class DataLoader:
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         load = functools.partial(self._load, epoch)
-        loaded = self._ahead(load, batches) if self.num_workers else map(load, batches)
-        for batch in loaded:
+        for batch in self._ahead(load, batches) if self.num_workers else map(load, batches):
             if self.epoch == epoch:
                 self.batch_index += 1
             yield batch

@@ -46,9 +46,8 @@ def load(f: str | os.PathLike[str]) -> Any:
     damage = f"load: the structure stored in {f} is damaged"
     with reworded(CheckpointError, damage, ValueError, KeyError, TypeError):
         header = json.loads(metadata["minidl"])
-        version = header["format"]
         rule = f"{f} has another format than {FORMAT}, the one this version reads"
-        check(version == FORMAT, "load", rule, format=version)
+        check(header["format"] == FORMAT, "load", rule, format=header["format"])
         return _decode(header["root"], arrays)
 
 
@@ -59,8 +58,7 @@ def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
     if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, Tensor):
-        needs = bool(value.requires_grad)
-        return {"tensor": _store(value, place, arrays), "requires_grad": needs}
+        return {"tensor": _store(value, place, arrays), "requires_grad": bool(value.requires_grad)}
     if isinstance(value, np.generic):
         return {"scalar": _store(np.asarray(value), place, arrays)}
     if hasattr(value, "dtype") and hasattr(value, "shape"):
@@ -76,9 +74,8 @@ def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
 
 
 def _encode_item(key: Any, item: Any, place: str, arrays: dict[str, Any]) -> list[Any]:
-    fits = key is None or type(key) in (bool, int, float, str)
     rule = f"a key in {place or 'the object'} must be a string, number, boolean or None"
-    check(fits, "save", rule, key=key)
+    check(key is None or type(key) in (bool, int, float, str), "save", rule, key=key)
     return [_encode(key, place, arrays), _encode(item, _join(place, key), arrays)]
 
 

@@ -110,8 +110,7 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     try:
         with reworded(CheckpointError, f"save: cannot write {target}", OSError):
             with open(partial, "xb") as file:
-                for piece in pieces:
-                    file.write(piece)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, target)

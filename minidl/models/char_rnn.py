@@ -6,7 +6,7 @@ from minidl import nn
 from minidl.autograd import Tensor, no_grad
 from minidl.errors import require
 from minidl.models.sampling import sample
-from minidl.ops.join import cat
+from minidl.ops.join import cat, unbind
 
 
 class CharRNN(nn.Module):
@@ -36,9 +36,12 @@ class CharRNN(nn.Module):
         self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0, top_k: int | None = None
     ) -> Tensor:
         """x (B, T) -> (B, T + max_new_tokens), sampled (greedily at temperature 0)."""
-        feed, state, text = x, None, [x]
-        for _ in range(max_new_tokens):
-            logits, state = self(feed, state)
-            feed = sample(logits[:, -1], temperature, top_k)
-            text.append(feed)
+        (logits, state), text = self(x), [x]
+        logits, parts = logits[:, -1], [state] if isinstance(state, Tensor) else state
+        states = [*zip(*map(unbind, parts))]  # layer by layer
+        for k in range(max_new_tokens):
+            text.append(sample(logits, temperature, top_k))
+            if k + 1 < max_new_tokens:
+                y, states = self.rnn.run_layers(self.embedding(text[-1].T), states)
+                logits = self.head(self.dropout(y[0]))
         return cat(text, 1)

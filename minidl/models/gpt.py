@@ -53,8 +53,7 @@ class Attention(nn.Module):
             k, v = past.append(k, v)
         p = self.p if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
-        y = y.transpose(1, 2).reshape(b, t, dim)
-        return self.resid_dropout(self.c_proj(y))
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
 
 
 class Block(nn.Module):

@@ -37,8 +37,7 @@ class BasicBlock(nn.Module):
         for i in range(1, last):
             y = relu_of(getattr(self, f"bn{i}"), getattr(self, f"conv{i}")(y))
         y, norm = getattr(self, f"conv{last}")(y), getattr(self, f"bn{last}")
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return relu_of(norm, y, shortcut, self.excite)
+        return relu_of(norm, y, x if self.downsample is None else self.downsample(x), self.excite)
 
 
 class Bottleneck(BasicBlock):
@@ -69,8 +68,7 @@ class ResNet(nn.Module):
         for i, (count, width) in enumerate(zip(layers, widths, strict=True)):
             blocks = []
             for j in range(count):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(block(inputs, width, stride, squeeze_excite))
+                blocks.append(block(inputs, width, 2 if i and not j else 1, squeeze_excite))
                 inputs = width * block.expansion
             self.register_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, num_classes)

@@ -40,8 +40,7 @@ class VGGBlock(nn.Module):
         """x (N, inputs, H, W) -> (N, width, H / 2, W / 2)."""
         y = self.conv2(relu_of(self.norm1, self.conv1(x)))
         y = self.dropout(y) if self.dropout_first else y
-        skipped = None if self.skip is None else self.skip(x)
-        y = relu_of(self.norm2, y, skipped, self.excite)
+        y = relu_of(self.norm2, y, None if self.skip is None else self.skip(x), self.excite)
         y = y if self.pool is None else self.pool(y)
         return y if self.dropout_first else self.dropout(y)
 

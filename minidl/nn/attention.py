@@ -85,8 +85,7 @@ class MultiheadAttention(Layer, show=""):
         name, widths = "MultiheadAttention", (self.embed_dim, self.kdim, self.vdim)
         rule = f"query, key and value must have 3 axes, or 2 unbatched, the last of {widths}"
         for x, width in zip((query, key, value), widths):
-            fits = x.ndim == query.ndim and x.ndim in (2, 3) and x.shape[-1] == width
-            require(fits, name, rule, x=x)
+            require(query.ndim == x.ndim in (2, 3) and x.shape[-1] == width, name, rule, x=x)
         same = key.shape[:-1] == value.shape[:-1]
         require(same, name, "key and value must have the same length", key=key, value=value)
 
@@ -200,10 +199,9 @@ class _Layer(Layer, show=""):
         for i in numbers:
             setattr(self, f"dropout{i}", Dropout(p))
         known = {"relu": F.relu, "gelu": F.gelu}
-        found = known.get(self.activation, self.activation)
-        rule = f"activation must be a function or one of {[*known]}"
-        require(callable(found), type(self).__name__, rule, activation=found)
-        self.activation = found
+        self.activation = known.get(self.activation, self.activation)
+        ok, rule = callable(self.activation), f"activation must be a function or one of {[*known]}"
+        require(ok, type(self).__name__, rule, activation=self.activation)
 
     def _block(self, x: Tensor, i: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Residual, dropout and norm around block number i."""

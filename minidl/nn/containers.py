@@ -36,8 +36,7 @@ class _Numbered(Module, MutableSequence[Module]):
 
     def insert(self, index: int, module: Module) -> None:
         """Put a module before the one at index."""
-        modules = list(self)
-        self._fill([*modules[:index], module, *modules[index:]])
+        self._fill([*self][:index] + [module] + [*self][index:])
 
     def append(self, module: Module) -> Self:  # type: ignore[override]
         """Add a module at the end."""

@@ -51,8 +51,7 @@ class Fields(Module):
             fields[name] = inspect.Parameter(name, kind, default=default, annotation=hint)
         where = [inspect.Parameter(name, _POSITIONAL, default=None) for name in cls._where]
         cls._fields = tuple(fields)
-        ordered = sorted([*fields.values(), *where], key=lambda field: field.kind)
-        cls._signature = inspect.Signature(ordered)
+        cls._signature = inspect.Signature(sorted([*fields.values(), *where], key=lambda p: p.kind))
         cls.__init__ = _constructor(cls._signature, cls._where)  # type: ignore[method-assign]
 
     def _build(self, *where: Any) -> None:
@@ -91,9 +90,8 @@ def _constructor(signature: inspect.Signature, where: tuple[str, ...]) -> Callab
         Module.__init__(self)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        values = dict(bound.arguments)
-        place = [values.pop(name) for name in where]
-        for name, value in values.items():
+        place = [bound.arguments.pop(name) for name in where]
+        for name, value in bound.arguments.items():
             if name.endswith("weight") or isinstance(value, Tensor):
                 self._register("_buffers", name, value, Tensor)
             else:

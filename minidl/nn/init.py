@@ -5,7 +5,6 @@ Formulas, names and argument order are PyTorch's; every function returns its ten
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -95,8 +94,7 @@ def dirac_(tensor: Tensor) -> Tensor:
     require(3 <= tensor.ndim <= 5, "dirac_", "tensor must have 3 to 5 axes", tensor=tensor)
     values = np.zeros(tuple(tensor.shape), tensor.dtype)
     each = np.arange(min(tensor.shape[:2]))
-    centres: Any = (each, each, *(n // 2 for n in tensor.shape[2:]))
-    values[centres] = 1
+    values[each, each, *(n // 2 for n in tensor.shape[2:])] = 1
     return _write(tensor, values)
 
 

@@ -46,8 +46,7 @@ class Module:
         if not self._forward_hooks and not self._forward_pre_hooks:
             return self.forward(*args, **kwargs)
         for hook in tuple(self._forward_pre_hooks.values()):
-            changed = hook(self, args)
-            if changed is not None:
+            if (changed := hook(self, args)) is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
         result = self.forward(*args, **kwargs)
         for hook in tuple(self._forward_hooks.values()):
@@ -168,11 +167,7 @@ class Module:
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The immediate children, each once."""
-        first: dict[Module, str] = {}
-        for name, module in self._modules.items():
-            if module is not None:
-                first.setdefault(module, name)
-        return ((name, module) for module, name in first.items())
+        return iter(list(self._members("_modules", "", False, True)))
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """The parameters, each once."""

@@ -106,11 +106,10 @@ class InstanceNorm2d(_ChannelNorm, show=_CHANNELS):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) or unbatched (C, …) -> the same shape."""
-        arguments = self._arguments(x)
         if x.ndim == self._dims[0]:
             return self.forward(x.unsqueeze(0)).squeeze(0)
         own = self.training or not self.track_running_stats
-        return F.instance_norm(*arguments, own, self.momentum or 0.0, self.eps)
+        return F.instance_norm(*self._arguments(x), own, self.momentum or 0.0, self.eps)
 
 
 class InstanceNorm1d(InstanceNorm2d):

@@ -22,6 +22,7 @@ class _Recurrent(Layer):
 
     _op: ClassVar[Callable[..., Any]] = staticmethod(rnn)
     _gates, _states = 1, 1
+    proj_size = 0
     _weights: ClassVar[tuple[str, ...]] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
     def _make(self, suffix: str, width: int, size: int, *where: Any) -> None:
@@ -40,7 +41,8 @@ class _Recurrent(Layer):
 
     def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
         """x (T, B, I) and first states -> y, *last states."""
-        weights = [getattr(self, name + suffix, None) for name in self._weights]
+        names = self._weights if self.proj_size else self._weights[:4]
+        weights = [getattr(self, name + suffix) for name in names]
         kind = {"nonlinearity": self.nonlinearity} if "nonlinearity" in self._fields else {}
         return self._op(x, *states, *weights, reverse=suffix.endswith("reverse"), **kind)
 
@@ -72,7 +74,6 @@ class _Layers(_Recurrent, show=""):
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
-    proj_size = 0
 
     def _build(self, *where: Any) -> None:
         name, size, hidden = type(self).__name__, self.proj_size, self.hidden_size
@@ -126,21 +127,31 @@ class _Layers(_Recurrent, show=""):
         widths = (self.proj_size or self.hidden_size, self.hidden_size)[: self._states]
         states = self._first(given, x, [(rows, batch, width) for width in widths])
         states = states if order is None else tuple(s[:, order] for s in states)
-        last: list[tuple[Tensor, ...]] = []
+        x, last = self.run_layers(x, [tuple(s[k] for s in states) for k in range(rows)], sizes)
+        ends = [stack(parts, 0) for parts in zip(*last)]
+        return x, tuple(ends if back is None else [s[:, back] for s in ends])
+
+    def run_layers(
+        self, x: Tensor, states: Sequence[States], sizes: list[int] | None = None
+    ) -> tuple[Any, list[States]]:
+        """x (T, B, I) and the first states (B, ·) of every layer and direction -> y, the last ones.
+
+        What `forward` does without joining the states: for a loop over single steps.
+        """
+        last: list[States] = []
         for layer in range(self.num_layers):
             outs = []
             for suffix in self._suffixes(layer):
                 run: Any = partial(self._run_op, suffix=suffix)
                 if sizes:
                     run = partial(run_packed, run, sizes, suffix.endswith("reverse"))
-                y, *ends = run(x, tuple(s[len(last)] for s in states))
+                y, *ends = run(x, states[len(last)])
                 outs.append(y)
                 last.append(tuple(ends))
             x = cat(outs, -1) if self.bidirectional else outs[0]
             if self.dropout and layer + 1 < self.num_layers:
                 x = F.dropout(x, self.dropout, self.training)
-        ends = [stack(parts, 0) for parts in zip(*last)]
-        return x, tuple(ends if back is None else [s[:, back] for s in ends])
+        return x, last
 
     def extra_repr(self) -> str:
         usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False}

@@ -16,6 +16,9 @@ from minidl.ops.join import chunk, stack, unbind
 from minidl.ops.linalg import linear
 
 
+_NAMES = "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh"
+
+
 def _check(name: str, gates: int, sizes: tuple[int, int], x: Any, *given: Any) -> None:
     """Raise unless all shapes and dtypes fit cells with sizes = (hidden units, features put out).
 
@@ -23,15 +26,15 @@ def _check(name: str, gates: int, sizes: tuple[int, int], x: Any, *given: Any) -
     """
     require(x.ndim == 3 and len(x) > 0, name, "x must be (T, B, I) with at least one step", x=x)
     rule = "x must be float32 or float64"
-    require(x.dtype in ("float32", "float64"), name, rule, error=DTypeError, x=x)
+    require(x.dtype.char in "fd", name, rule, error=DTypeError, x=x)
     (_, batch, inputs), (hidden, width) = x.shape, sizes
     rows = gates * hidden
     shapes = (batch, width), (batch, hidden), (rows, inputs), (rows, width), (rows,), (rows,)
-    for key, a, shape in zip("h0 c0 w_ih w_hh b_ih b_hh".split(), given, shapes, strict=True):
-        rule = f"{key} must be {shape}, as x and the weights say"
-        require(a is None or tuple(a.shape) == shape, name, rule, x=x, **{key: a})
-        same = a is None or a.dtype == x.dtype
-        require(same, name, "all dtypes must be x's", error=DTypeError, x=x, **{key: a})
+    for key, a, shape in zip(_NAMES, given, shapes, strict=True):
+        if a is not None and (a.shape != shape or a.dtype != x.dtype):
+            rule = f"{key} must be {shape}, as x and the weights say"
+            require(a.shape == shape, name, rule, x=x, **{key: a})
+            require(False, name, "all dtypes must be x's", error=DTypeError, x=x, **{key: a})
 
 
 def _sizes(state: Any) -> tuple[int, int]:

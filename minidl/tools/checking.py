@@ -75,13 +75,12 @@ def gradgradcheck(fn: Callable[..., Any], inputs: Any, grad_outputs: Any = None,
 
 def _points(inputs: Any) -> tuple[list[Any], list[int]]:
     """The inputs, those that require grad as float64 leaves, and the positions of these."""
-    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    checked = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
+    points = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    checked = [i for i, x in enumerate(points) if isinstance(x, Tensor) and x.requires_grad]
     rule = "no input is a floating-point Tensor that requires grad"
-    require(len(checked) > 0, "gradcheck", rule, error=GraphError, inputs=len(given))
-    points = list(given)
+    require(len(checked) > 0, "gradcheck", rule, error=GraphError, inputs=len(points))
     for i in checked:
-        x = given[i]
+        x = points[i]
         require(x.dtype.kind == "f", "gradcheck", "inputs must be real", error=DTypeError, x=x)
         points[i] = Tensor(np.array(x.detach(), np.float64, order="K"), True)
     return points, checked
@@ -118,8 +117,7 @@ def _check(case: _Case, checked: list[int], rng: np.random.Generator, directions
         found = grad([outputs[k] for k in live], xs, us, retain_graph=True, allow_unused=True)
         for i, x, g in zip(checked, xs, found, strict=True):
             slopes = np.zeros(x.shape) if g is None else np.asarray(g.detach())
-            complaint = _compare(case, i, rng.standard_normal(x.shape), cotangents, slopes)
-            if complaint:
+            if complaint := _compare(case, i, rng.standard_normal(x.shape), cotangents, slopes):
                 return f"the derivative of fn with respect to input {i} {complaint}"
     return ""
 

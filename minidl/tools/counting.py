@@ -71,12 +71,11 @@ def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float3
               for shape, t in zip(shapes, dtypes, strict=True)]  # fmt: skip
     counter = _Counter()
     modules = {module: name or "(model)" for name, module in model.named_modules()}
-    with ExitStack() as undone:
+    with ExitStack() as undone, kept_modes(model), no_grad(), watch(counter.observe):
         for module in modules:
             undone.enter_context(module.register_forward_pre_hook(counter.enter))
             undone.enter_context(module.register_forward_hook(counter.leave))
-        with kept_modes(model), no_grad(), watch(counter.observe):
-            model.eval()(*inputs)
+        model.eval()(*inputs)
     return Summary(counter.layers(modules), model)
 
 
@@ -93,8 +92,7 @@ class _Counter:
         self.flops.setdefault(module, 0)
 
     def leave(self, module: Module, args: Any, output: Any) -> None:
-        self.running.pop()
-        self.outputs[module] = output
+        self.outputs[self.running.pop()] = output
 
     def observe(self, name: str, inputs: Any, kwargs: Any, output: Any, seconds: float) -> None:
         if self.running:

@@ -32,8 +32,7 @@ def _walk(root: Node) -> tuple[dict[int, str], list[tuple[int, int]]]:
         node = stack.pop()
         if id(node) in labels:
             continue
-        rule = "the graph was freed by backward"
-        fix = "draw it before, or pass retain_graph=True"
+        rule, fix = "the graph was freed by backward", "draw it before, or pass retain_graph=True"
         require(node.vjp is not None, "plot_graph", rule, error=GraphError, fix=fix)
         labels[id(node)] = node.name
         for source, index in filter(None, node.edges):

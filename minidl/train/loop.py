@@ -127,7 +127,6 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.model.train()
-        length = len(self.loader)
         self.loader.load_state_dict(self._position())
         start = time.perf_counter()
         for batch in self.loader:
@@ -137,7 +136,7 @@ class Trainer:
             self._unread.append((loss.detach(), right, len(batch[0]), lr))
             self.batch += 1
             self.bar.update(len(batch[0]))
-            if self.batch % self.accumulate and self.batch < length:
+            if self.batch % self.accumulate and self.batch < len(self.loader):
                 continue
             self._update()
             begun, start = start, time.perf_counter()

@@ -150,8 +150,7 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
             a = word_at(id(a) + HEADER).value  # address_of, without a call
         words.append(a)
     real = real or "f4"
-    packed = np.frombuffer(kernel.pack(*words), np.int64)
-    crew.run(kernel.address(real), address_of(packed), total, chunk)
+    crew.run(kernel.address(real), kernel.pack(*words), total, chunk)
 
 
 def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:

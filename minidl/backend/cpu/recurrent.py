@@ -4,6 +4,7 @@ x is (T, B, I), states (B, H), gates (T, B, G·H). Backward takes the steps from
 weights' gradients are then one GEMM over all steps. Tiles depend on shapes alone.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class _Each(NamedTuple):
     after: bool = False
 
 
+@functools.cache
 def _columns(hidden: int) -> int:
     """Hidden columns of a tile: the largest divisor up to 64, all where that is too narrow."""
     most = max(n for n in range(1, 65) if hidden % n == 0)
@@ -47,11 +49,16 @@ def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False
     steps, batch, hidden = y.shape
     columns, sign, words, strides = _columns(hidden), -1 if reverse else 1, [], []
     for a in (batch, hidden, columns, *([0] if back else []), *args):
-        array, before, after = a if type(a) is _Each else (a, None, False)
-        strides.append(a.array.strides[0] if type(a) is _Each else 0)
-        start = address_of(array) if type(array) is np.ndarray else int(array)
-        words.append(start + sign * strides[-1] * (after - (before is not None)))
-    table = np.array(words) + np.arange(steps)[::sign, None] * np.array(strides)
+        if type(a) is _Each:
+            step = a.array.strides[0]
+            words.append(address_of(a.array) + sign * step * (a.after - (a.before is not None)))
+        else:
+            step = 0
+            words.append(address_of(a) if type(a) is np.ndarray else int(a))
+        strides.append(step)
+    table = np.array([words])
+    if steps > 1:
+        table = table + np.arange(steps)[::sign, None] * np.array(strides)
     for i, a in enumerate(args, len(words) - len(args)):
         if type(a) is _Each and a.before is not None:
             table[0, i] = address_of(a.before)

@@ -44,7 +44,7 @@ class Team:
         for worker in self.workers:
             worker.start()
 
-    def run(self, address: int, table: int, total: int, chunk: int) -> None:
+    def run(self, address: int, table: int | bytes, total: int, chunk: int) -> None:
         """Run a kernel over range(total) in chunks; without the team where it is busy or of one."""
         count = -(-total // chunk)
         if count > 1 and self.threads > 1 and self.lock.acquire(blocking=False):
@@ -72,7 +72,8 @@ def _code() -> dict[str, Any]:
     text = text.replace("declare void @PAUSE", f"declare void @{pause.replace(' 1', '')}")
     i64, pointer = ctypes.c_int64, ctypes.c_void_p
     kinds = {"prepare": (pointer,), "worker": (pointer, i64), "wake": (pointer,)}
-    kinds |= {"launch": (pointer, *[i64] * 5), "alone": (i64,) * 4}
+    job = (i64, pointer, i64, i64)  # the kernel, its table (an address or bytes), total and chunk
+    kinds |= {"launch": (pointer, *job, i64), "alone": job}
     return compiler.functions_of(text.replace("PAUSE", pause), "team", kinds)
 
 

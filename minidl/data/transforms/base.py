@@ -38,8 +38,7 @@ _current: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws",
 
 def current_or_fresh(n: int) -> Draws:
     """The draws of the sample being loaded, if a loader named one; else numbers never used yet."""
-    given = _current.get()
-    if given is not None and n == len(given.indices):
+    if (given := _current.get()) is not None and n == len(given.indices):
         return given
     return Draws(np.arange(n), _FRESH | random.default("augmentation").take())
 
@@ -108,9 +107,8 @@ class Normalize(Transform):
         n, h, w, c = x.shape
         rule = "pictures must have as many channels as mean and std"
         require(len(self.mean) in (1, c), "Normalize", rule, channels=c, mean=self.mean)
-        dtype = x.dtype if x.dtype.kind == "f" else np.dtype(np.float32)
+        dtype, unit = (x.dtype, 1.0) if x.dtype.kind == "f" else (np.dtype(np.float32), 255.0)
         mean, std = np.array(self.mean), np.array(self.std)
-        unit = 1.0 if x.dtype.kind == "f" else 255.0
         # Whole rows of pixels at once: NumPy's inner loops are then w * c long, not c.
         scale = np.resize(1.0 / (unit * std), w * c).astype(dtype)
         shift = np.resize(-mean / std, w * c).astype(dtype)
@@ -123,8 +121,7 @@ class ToFloat(Transform):
     """uint8 pixels 0..255 to float32 0..1; floating pixels stay (torchvision's ToTensor)."""
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        unit = np.float32(1 / 255)
-        return x if x.dtype.kind == "f" else np.multiply(x, unit, dtype=np.float32)
+        return x if x.dtype.kind == "f" else np.multiply(x, np.float32(1 / 255), dtype=np.float32)
 
 
 ToTensor = ToFloat

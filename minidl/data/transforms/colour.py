@@ -94,10 +94,9 @@ class GaussianBlur(Transform):
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         n, h, w, c = x.shape
-        sigma = draws.uniform(1, *self.sigma)
         r = self.kernel_size // 2
         require(r < min(h, w), "GaussianBlur", "the kernel exceeds the picture", pixels=x)
-        taps = np.exp(-0.5 * (np.arange(-r, r + 1) / sigma) ** 2)
+        taps = np.exp(-0.5 * (np.arange(-r, r + 1) / draws.uniform(1, *self.sigma)) ** 2)
         taps = (taps / taps.sum(1, keepdims=True)).astype(np.float32)[:, :, None, None, None]
         y = np.pad(x, ((0, 0), (r, r), (r, r), (0, 0)), mode="reflect").astype(np.float32)
         y = sum(taps[:, k] * y[:, k : k + h] for k in range(2 * r + 1))

@@ -81,8 +81,7 @@ class RandomHorizontalFlip(Transform):
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         chosen = np.flatnonzero(draws.uniform(1)[:, 0] < self.p)
         y = x.copy()
-        backwards = np.arange(x.shape[2])[::-1]
-        y[chosen] = np.take(np.ascontiguousarray(x)[chosen], backwards, axis=2)
+        y[chosen] = np.take(np.ascontiguousarray(x)[chosen], np.arange(x.shape[2])[::-1], axis=2)
         return y
 
 
@@ -113,10 +112,9 @@ class Resize(Transform):
     """Resize to (h, w), or the shorter side to an int keeping the aspect; bilinear, antialiased."""
 
     def __init__(self, size: int | Sequence[int]) -> None:
-        sizes = (size,) if isinstance(size, int) else tuple(size)
-        ok = len(sizes) in (1, 2) and all(isinstance(s, int) and s > 0 for s in sizes)
+        self.size = (size,) if isinstance(size, int) else tuple(size)
+        ok = len(self.size) in (1, 2) and all(isinstance(s, int) and s > 0 for s in self.size)
         require(ok, "Resize", "size must be one or two positive integers", size=size)
-        self.size = sizes
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]

@@ -61,16 +61,14 @@ class Cutout(Transform):
         self.size, self.value = size, value
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        edges = _square_about(draws.uniform(2), x.shape[1], x.shape[2], self.size, self.size)
-        return erase(x, edges, self.value)
+        return erase(x, _box_about(draws.uniform(2), x.shape[1:3], self.size), self.value)
 
 
-def _square_about(u: np.ndarray, h: int, w: int, bh: Any, bw: Any) -> np.ndarray:
-    """(N, 4) boxes of bh x bw about uniform pixels, cut off at the picture's edges."""
-    cy, cx = np.floor(u[:, 0] * h), np.floor(u[:, 1] * w)
-    top, left = np.clip(cy - bh // 2, 0, h), np.clip(cx - bw // 2, 0, w)
-    bottom, right = np.clip(cy - bh // 2 + bh, 0, h), np.clip(cx - bw // 2 + bw, 0, w)
-    return np.stack([top, left, bottom - top, right - left], 1).astype(np.int64)
+def _box_about(u: np.ndarray, picture: tuple[int, ...], size: Any) -> np.ndarray:
+    """(N, 4) boxes of a size (N, 2) about uniform pixels, cut off at the picture's edges (h, w)."""
+    start = np.floor(u * picture) - size // 2
+    low, high = np.clip(start, 0, picture), np.clip(start + size, 0, picture)
+    return np.concatenate([low, high - low], 1).astype(np.int64)
 
 
 class MixUp:
@@ -107,10 +105,9 @@ class CutMix(MixUp):
     """Paste a rectangle of the picture before it in the batch into each one (Yun et al. 2019)."""
 
     def _mixed(self, x: np.ndarray, share: np.ndarray, draws: Draws) -> Arrays:
-        n, h, w, _ = x.shape
-        side = np.sqrt(1 - share)
-        boxes = _square_about(draws.uniform(2), h, w, np.floor(h * side), np.floor(w * side))
-        return erase(x, boxes, np.roll(x, 1, axis=0)), 1 - boxes[:, 2] * boxes[:, 3] / (h * w)
+        size = x.shape[1:3]
+        boxes = _box_about(draws.uniform(2), size, np.floor(np.sqrt(1 - share)[:, None] * size))
+        return erase(x, boxes, np.roll(x, 1, axis=0)), 1 - boxes[:, 2:].prod(1) / math.prod(size)
 
 
 def _beta(draws: Draws, alpha: float) -> np.ndarray:
@@ -119,8 +116,7 @@ def _beta(draws: Draws, alpha: float) -> np.ndarray:
     Below 1 by Jöhnk's rejection (at least half are accepted), else from under the density's peak.
     """
     tries = 32
-    u = np.maximum(draws.uniform(2 * tries), 2.0**-33)
-    u, v = u[:, :tries], u[:, tries:]
+    u, v = np.hsplit(np.maximum(draws.uniform(2 * tries), 2.0**-33), 2)
     if alpha < 1:
         a, b = np.log(u) / alpha, np.log(v) / alpha
         total = np.logaddexp(a, b)

@@ -65,17 +65,15 @@ class RandAugment(_Policy):
     names = [n for n in OPERATIONS if n != "Invert"]
 
     def __init__(self, num_ops: int = 2, magnitude: int = 9, num_magnitude_bins: int = 31) -> None:
-        ok = 0 <= magnitude < num_magnitude_bins
         rule = f"magnitude must lie in 0..{num_magnitude_bins - 1}"
-        require(ok, "RandAugment", rule, magnitude=magnitude)
+        require(0 <= magnitude < num_magnitude_bins, "RandAugment", rule, magnitude=magnitude)
         self.num_ops, self.magnitude, self.words = num_ops, magnitude, 2 * num_ops
         self.num_magnitude_bins = num_magnitude_bins
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
         share = self.magnitude / (self.num_magnitude_bins - 1)
         for which, sign in zip(u[0::2], u[1::2], strict=True):
-            name = self.names[int(which * len(self.names))]
-            picture = operate(picture, name, share, sign < 0.5)
+            picture = operate(picture, self.names[int(which * len(self.names))], share, sign < 0.5)
         return picture
 
 

@@ -45,9 +45,8 @@ def pack_padded_sequence(
         places = np.argsort(-n, kind="stable")
         order, back = Tensor(places), Tensor(np.argsort(places))
         padded, n = padded[:, order], n[places]
-    falling = bool((np.diff(n) <= 0).all())
     rule = "lengths must fall unless enforce_sorted=False"
-    require(falling, "pack_padded_sequence", rule, lengths=n.tolist())
+    require(bool((np.diff(n) <= 0).all()), "pack_padded_sequence", rule, lengths=n.tolist())
     sizes = (n[None] > np.arange(n[0])[:, None]).sum(1)
     data = padded.reshape(steps * batch, *padded.shape[2:])[Tensor(_rows(sizes, batch))]
     return PackedSequence(data, Tensor(sizes), order, back)
@@ -104,9 +103,8 @@ def run_packed(
         y, *ends = step(part, now)
         outputs.append(y.reshape(steps * b, y.shape[-1]))
         now, rows = tuple(ends), b
-    last = zip(now, *reversed(done))
     outputs = outputs[::-1] if backwards else outputs
-    return cat(outputs, 0), *(cat(list(parts), 0) for parts in last)
+    return cat(outputs, 0), *(cat(list(parts), 0) for parts in zip(now, *reversed(done)))
 
 
 def _stretches(sizes: list[int]) -> list[tuple[int, int, int]]:
