@@ -15,7 +15,6 @@ from minidl.ops import pointwise as pw
 from minidl.ops.join import chunk, stack, unbind
 from minidl.ops.linalg import linear
 
-
 _NAMES = "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh"
 
 

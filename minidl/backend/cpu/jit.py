@@ -16,7 +16,7 @@ import numpy as np
 
 from minidl.backend.cpu import blas, team
 from minidl.backend.cpu.compiler import digest, load, lock
-from minidl.backend.cpu.memory import HEADER, address_of, empty, word_at
+from minidl.backend.cpu.memory import HEADER, empty, word_at
 from minidl.errors import DTypeError, require
 
 PIECE = 1 << 14  # elements in a chunk of rows
