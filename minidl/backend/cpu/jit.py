@@ -68,6 +68,7 @@ class Kernel:
         # A table holds addresses, ints, and the bits of doubles.
         kinds = ("d" if t in ("R", "f4", "f8") else "Q" if t == "u8" else "q" for t in self.types)
         self.pack = struct.Struct("".join(kinds)).pack
+        self.first = self.types.index("R*") if "R*" in self.types else None
         self._addresses: dict[str, int] = {}
         count = len(inspect.signature(function).parameters) - 3
         assert count == len(self.types), f"{self.name}: {count} arguments, {len(self.types)} types"
@@ -134,22 +135,18 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
     """Run the kernel over range(total) in fixed chunks on the thread team.
 
     Arrays go as pointers to their first element, numbers by value. The real type is that of the
-    first floating-point array. The chunks do not depend on the number of threads.
+    first array for `R*`. The chunks do not depend on the number of threads.
     """
     if total <= 0:
         return
     crew = team.current()  # this one, whatever number of threads others set meanwhile
-    real, words, kept = "", [], []
-    for a in args:
-        if type(a) is Scratch:  # after the arrays that say of what type
-            a = empty((crew.threads * a.size,), real)
-            kept.append(a)
-        if type(a) is np.ndarray:
-            if not real and a.dtype.kind == "f":
-                real = f"f{a.itemsize}"
-            a = word_at(id(a) + HEADER).value  # address_of, without a call
-        words.append(a)
-    real = real or "f4"
+    real = "f4" if kernel.first is None else args[kernel.first].dtype.str[1:]
+    if Scratch in map(type, args):
+        args = tuple(
+            empty((crew.threads * a.size,), real) if type(a) is Scratch else a for a in args
+        )
+    # address_of, without a call
+    words = [word_at(id(a) + HEADER).value if type(a) is np.ndarray else a for a in args]
     crew.run(kernel.address(real), kernel.pack(*words), total, chunk)
 
 
