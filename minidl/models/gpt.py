@@ -16,20 +16,18 @@ class Past:
 
     def __init__(self, size: int) -> None:
         self.size, self.length = size, 0
-        self.room: list[Any] = []
+        self.room: Any = None
 
-    def append(self, *new: Tensor) -> list[Tensor]:
-        """Keep keys and values (B, heads, T, d) of the next T tokens -> those of all so far."""
-        rule = "keys and values are kept without their graph: call it under no_grad"
-        require(not any(x.requires_grad for x in new), "Past", rule, error=GraphError)
-        if not self.room:
-            b, heads, _, d = new[0].shape
-            be, shape = backend.of(new[0].array), (b, heads, self.size, d)
-            self.room = [be.empty(shape, x.dtype) for x in new]
-        start, self.length = self.length, self.length + new[0].shape[2]
-        for room, x in zip(self.room, new, strict=True):
-            room[:, :, start : self.length] = x.array
-        return [Tensor(room[:, :, : self.length]) for room in self.room]
+    def append(self, new: Any) -> Any:
+        """Keep keys and values (2, B, heads, T, d) of the next T tokens -> those of all so far.
+
+        Both are raw arrays.
+        """
+        if self.room is None:
+            self.room = backend.of(new).empty((*new.shape[:3], self.size, new.shape[4]), new.dtype)
+        start, self.length = self.length, self.length + new.shape[3]
+        self.room[:, :, :, start : self.length] = new
+        return self.room[:, :, :, : self.length]
 
 
 class Attention(nn.Module):
@@ -45,15 +43,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         """x (B, T, dim) -> (B, T, dim)."""
         b, t, dim = x.shape
-        parts = self.c_attn(x).reshape(b, t, 3, self.heads, dim // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        if past is not None:
-            fits = t == 1 or not past.length
-            require(fits, "Attention", "a filled cache takes one token at a time", x=x)
-            k, v = past.append(k, v)
+        parts, shape = self.c_attn(x), (b, t, 3, self.heads, dim // self.heads)
         p = self.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
-        return self.resid_dropout(self.c_proj(y.transpose(1, 2).flatten(2)))
+        if past is None:
+            q, k, v = parts.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
+            return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
+        rule = "keys and values are kept without their graph: call it under no_grad"
+        require(not parts.requires_grad, "Past", rule, error=GraphError)
+        fits, rule = t == 1 or not past.length, "a filled cache takes one token at a time"
+        require(fits, "Attention", rule, x=x)
+        arrays = parts.array.reshape(shape).transpose(2, 0, 3, 1, 4)  # raw: there is no graph
+        k, v = past.append(arrays[1:])
+        y = F.scaled_dot_product_attention(arrays[0], k, v, dropout_p=p, is_causal=t > 1)
+        return self.resid_dropout(self.c_proj(Tensor(y.swapaxes(1, 2).reshape(b, t, dim))))
 
 
 class Block(nn.Module):

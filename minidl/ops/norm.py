@@ -19,9 +19,9 @@ def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> N
     """x is floating; weight and bias, where given, have its dtype and the shape."""
     check_real(name, x)
     for what, v in (("weight", weight), ("bias", bias)):
-        if not (v is None or v.shape == shape):
-            require(False, name, f"{what} must have shape {shape}", x=x, **{what: v})
-    check_same_dtype(name, x=x, weight=weight, bias=bias)
+        if v is not None and (v.shape != shape or v.dtype != x.dtype):
+            require(v.shape == shape, name, f"{what} must have shape {shape}", x=x, **{what: v})
+            check_same_dtype(name, x=x, weight=weight, bias=bias)
 
 
 def _over_channels(v: Any, x: Any) -> Any:
