@@ -22,14 +22,14 @@ class CharRNN(nn.Module):
         width = embedding_dim or hidden_size
         self.embedding = nn.Embedding(vocab_size, width)
         between = dropout if num_layers > 1 else 0.0
-        self.rnn = kinds[kind](width, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.rnn = kinds[kind](width, hidden_size, num_layers, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
-        y, state = self.rnn(self.embedding(x), state)
-        return self.head(self.dropout(y)), state
+        y, state = self.rnn(self.embedding(x.T), state)  # step by step in memory: no copies
+        return self.head(self.dropout(y)).transpose(0, 1), state
 
     @no_grad()
     def generate(
