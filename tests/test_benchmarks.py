@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report, roofline, suite, table, worker
+from benchmarks import report, roofline, suite, table, tune, worker
 from benchmarks.case import Cost, Expected, WrongResult, agree
 from benchmarks.library import Minidl, settings
+from minidl.autograd import raw
+from minidl.backend.cpu import choice
 
 SMALL = suite.cases(small=True)
 ROOF = {"gflops": 100.0, "gbytes": [[2**20, 160.0], [2**24, 80.0]]}
@@ -206,3 +208,42 @@ def test_readme_shows_the_committed_report():
     source, readme = table.newest(), (table.ROOT / "README.md").read_text()
     drawn = table.draw(json.loads(source.read_text()), source.name)
     assert table.replace(readme, drawn) == readme, "run: python -m benchmarks.table"
+
+
+def test_tuning_finds_where_the_lines_cross(monkeypatch):
+    """The limit that leads to the least time wins, the committed one within the noise."""
+    contest = tune.Contest("product_by_numpy", "", "", False, [8, 16, 32, 64], lambda size: None)
+    monkeypatch.setitem(choice.LIMITS, "product_by_numpy", 8)
+    slow_start = [(1.0, 4.0), (2.0, 4.0), (4.0, 4.1), (8.0, 4.2)]
+    assert tune.best(contest, slow_start) == 64
+    monkeypatch.setitem(choice.LIMITS, "product_by_numpy", 32)
+    assert tune.best(contest, slow_start) == 32
+    always = contest._replace(inclusive=True)
+    assert tune.best(always, [(2.0, 1.0)] * 4) == 4
+    assert tune.best(contest, [(1.0, 2.0)] * 4) == 128
+
+
+def test_tuning_runs_both_algorithms_of_every_limit(monkeypatch, capsys, tmp_path):
+    """All contests run and are right for both algorithms; only --write writes, the same names."""
+    before = dict(choice.LIMITS)
+    assert [c.limit for c in tune.CONTESTS] == sorted(before, key=[*before].index)
+    small = [c._replace(sizes=c.sizes[:2]) for c in tune.CONTESTS]
+    monkeypatch.setattr(tune, "CONTESTS", small)
+    monkeypatch.setattr(tune, "TURNS", 1)
+    monkeypatch.setattr(tune, "TABLE", tmp_path / "choices.json")
+    assert tune.main(["--seconds", "0"]) == 0
+    assert choice.LIMITS == before and not [*tmp_path.iterdir()]
+    assert all(f"{name}: " in capsys.readouterr().out for name in [*before][:1])
+    assert tune.main(["--seconds", "0", "--write"]) == 0
+    written = json.loads((tmp_path / "choices.json").read_text())
+    assert written["limits"].keys() == before.keys()
+
+
+@pytest.mark.parametrize("contest", tune.CONTESTS, ids=lambda c: c.limit)
+def test_algorithms_agree(contest, monkeypatch):
+    """Below and above its limit an operation gives the same numbers but for rounding."""
+    found = []
+    for forced in (tune.NEVER, 0):
+        monkeypatch.setitem(choice.LIMITS, contest.limit, forced)
+        found.append(np.array(raw(contest.build(contest.sizes[1])())))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4 * np.abs(found[0]).max())

@@ -13,6 +13,7 @@ from collections import namedtuple
 import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
+from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel
 from minidl.backend.cpu.linalg import linear, matmul, panels, spill
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc, zeros
@@ -25,7 +26,6 @@ Geometry = namedtuple("Geometry", "n h w c oh ow k r s sh sw ph pw dh dw groups"
 Chunks = namedtuple("Chunks", "cols many band total room")
 Pair = tuple[int, int]
 _SIZES = " ".join(["int"] * (len(Chunks._fields) + len(Geometry._fields)))
-_LEAST = 8  # channels on either side from which Winograd's algorithm gains
 _ROOM = 1 << 16  # numbers of x in a chunk: half of a core's L2
 _POSITIONS = 128  # in a chunk, so that the weights are not read too often
 _SMALL = 1 << 12  # weights that stay in L1 while all of them meet one row
@@ -210,7 +210,7 @@ def _panels(w: Array, groups: int, turned: bool) -> Array:
 def _is_winograd(v: Geometry, dtype: np.dtype) -> bool:
     """Whether Winograd's algorithm serves: float32, 3x3, stride 1, and channels enough to gain."""
     plain = (v.r, v.s, v.sh, v.sw, v.dh, v.dw, v.groups) == (3, 3, 1, 1, 1, 1, 1)
-    wide = min(v.c, v.k) >= _LEAST and max(v.ph, v.pw) <= 2
+    wide = min(v.c, v.k) >= LIMITS["winograd_channels"] and max(v.ph, v.pw) <= 2
     return plain and wide and dtype == np.float32 and v.n > 0
 
 

@@ -9,21 +9,20 @@ import math
 import numpy as np
 
 from minidl.backend.cpu import jit
+from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch, move, panel
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 
-_SMALL = 1 << 18  # multiply-adds below which NumPy's call is as fast
 _SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
-_LARGE = 1 << 22  # multiply-adds from which our own products are faster than BLAS's
-_FIT = 3 << 15  # … where the right side, or a result in a long sum, has no more numbers: L2
 _ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
 _ROOM = _ROWS * (_DEEP + 2 * BLOCK)
 _SHORT = 64  # terms of a long sum that are packed together
 _SUMS = 1 << 21  # numbers of partial sums: 8 MiB
+_FIRST = np.zeros(1, np.int64)  # the offset of a matrix alone
 
 
 @kernel("R* R* R* R* i8* i8* i8* int int int int int int int int int int int int")
@@ -161,13 +160,14 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     if x.dtype.itemsize == 2 and x.dtype.kind in "fV":
         wide = [None if a is None else a.astype(np.float32) for a in (x, y, bias)]
         return matmul(*wide).astype(x.dtype)  # type: ignore[arg-type]
-    if x.dtype.kind != "f" or count * m * n * k < _SMALL or not k:
+    if x.dtype.kind != "f" or count * m * n * k < LIMITS["product_by_numpy"] or not k:
         out = np.matmul(x, y, out=empty((*batch, m, n), x.dtype))
         return out if bias is None else np.add(out, bias, out=out)
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
-    fits = k * n <= _FIT or ta and m * n <= _FIT
-    if count == 1 and fits and min(m, n, k) >= BLOCK and m * n * k >= _LARGE:
+    fits = k * n <= LIMITS["right_side_by_panels"] or ta and m * n <= LIMITS["result_by_panels"]
+    fits = fits and count == 1 and min(m, n, k) >= BLOCK  # the side that stays in L2
+    if fits and m * n * k >= LIMITS["product_by_panels"]:
         made = _by_panels(x, ta, lda, y, tb, ldb, bias, (m, n, k))
         return made.reshape(*batch, m, n)
     out = empty((*batch, m, n), x.dtype)
@@ -190,7 +190,8 @@ def _by_panels(
     partial sums over shares of the long sum, which are packed where they are used."""
     m, n, k = sizes
     wide = -(-n // BLOCK) * BLOCK
-    if ta and not tb and bias is None and m * n <= _FIT and k >= 2 * max(m, n):
+    few = m * n <= LIMITS["result_by_panels"]
+    if ta and not tb and bias is None and few and k >= 2 * max(m, n):
         span = max(-(-k // max(4, min(16, _SUMS // (m * wide)))), _SHORT)
         part = empty((-(-k // span), m, wide), x.dtype)
         args = (x, y, part, Scratch(_SHORT * (m + wide + BLOCK)), m, n, k, wide, lda, ldb, span)
@@ -246,6 +247,8 @@ def _operand(x: Array) -> tuple[Array, int, int]:
 
 def _offsets(x: Array, batch: tuple[int, ...]) -> Array:
     """Offset in elements of every matrix of x, broadcast to the batch."""
+    if not batch:
+        return _FIRST
     strides = [s // x.itemsize for s in x.strides[:-2]]
     places = np.zeros((), np.int64)
     for n, s in zip(x.shape[:-2], strides):

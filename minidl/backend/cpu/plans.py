@@ -2,7 +2,7 @@
 
 y[i] = f(x0[i], x1[i], …) with broadcasting; each element is read and written once. A plan is made
 once per signature (dtypes, shapes, strides) and then costs little more than its launch. Up to a few
-thousand elements, programs of one to three steps are left to NumPy's ufuncs.
+thousand elements (choices.json), programs of one to three steps are left to NumPy's ufuncs.
 """
 
 import contextvars
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu import compiler, memory, team
+from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
 from minidl.errors import DTypeError, require
 
-SMALL = 4096  # elements up to which NumPy's ufuncs are used …
-NUMPY_STEPS = 3  # … in programs of at most so many steps
+NUMPY_STEPS = 3  # of a program that NumPy's ufuncs may run
 CHUNK = 1 << 15  # elements a chunk
 Signature = tuple[Any, ...]  # per operand (dtype, shape, strides), or None for a number
 
@@ -60,7 +60,7 @@ def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Ru
         return functools.partial(_through_float32, program, dtype)
     require(all(s[0].isnative and s[0].str[1:] in TYPES for s in given), "pointwise",
             "an unsupported dtype", error=DTypeError, dtypes=[s[0].str for s in given])  # fmt: skip
-    small = 0 < math.prod(shape) <= SMALL
+    small = 0 < math.prod(shape) <= LIMITS["pointwise_by_numpy"]
     ready = _numpy_plan(program, operands, dtype, shape) if small else None
     return ready or _kernel_plan(program, operands, dtype, shape)
 

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 
+from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import PIECE, R, kernel, launch
 from minidl.backend.cpu.memory import Array, empty, zeros
-
-_SMALL = 1 << 13  # elements below which NumPy's own sum is as fast
 
 
 @kernel("R* f8* int int", fast=True)
@@ -42,7 +41,8 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
         return x
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    form = _form(x, axes) if x.size > _SMALL and x.dtype.str[1:] in ("f4", "f8") else None
+    ours = x.size > LIMITS["sum_by_numpy"] and x.dtype.str[1:] in ("f4", "f8")
+    form = _form(x, axes) if ours else None
     if form is None:
         dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
         wide = np.float32 if dtype.itemsize == 2 else dtype
