@@ -25,7 +25,7 @@ from benchmarks.case import random
 from benchmarks.library import threads
 from minidl import fusion
 from minidl.backend import cpu
-from minidl.backend.cpu import choice
+from minidl.backend.cpu import choice, plans
 from minidl.tools import environment
 
 Call = Callable[[], Any]
@@ -54,7 +54,7 @@ def product(m: int, k: int, n: int, turned: bool = False) -> Call:
 
 def elementwise(size: int) -> Call:
     """exp(x y) + x, by an op made anew so that it has no plan yet."""
-    cpu.plan_pointwise.cache_clear()
+    plans.plan_of.cache_clear()
     op, x = minidl.pointwise(lambda x, y: fusion.exp(x * y) + x), random(size)
     return lambda: op(x, x)
 

@@ -37,8 +37,8 @@ def run_backward(
     """
     walk = _Walk(create_graph, inputs, stop)
     for t, g in zip(outputs, cotangents, strict=True):
-        if g is not None and isinstance(t, Tensor) and (edge := edge_of(t)) is not None:
-            walk.put(edge, g)
+        if g is not None and isinstance(t, Tensor) and t.requires:
+            walk.put(edge_of(t), g)
     with set_grad_enabled(create_graph):
         while walk.heap:
             walk.visit(heapq.heappop(walk.heap)[1], retain_graph or create_graph)
@@ -84,16 +84,14 @@ class _Walk:
         if node.vjp is None:
             require(False, node.name, "its graph was freed by an earlier backward",
                     error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
-        edges = node.edges
-        need = [edge is not None for edge in edges]
+        need = tuple([edge is not None for edge in node.edges])
         grads = self._grads(node, tuple(slots) if node.several else slots[0], need)
-        for edge, x in zip(edges, grads, strict=True):
+        for edge, x in zip(node.edges, grads, strict=True):
             if edge is not None and x is not None:
                 self.put(edge, x)
         if not retain:
-            node.vjp = node.definition_inputs = None
+            node.vjp = node.definition_inputs = node.kwargs = None
             node.saved = node.edges = node.sources = node.versions = ()
-            node.kwargs = {}
 
     def _met(self, node: Node, slots: list) -> bool:
         """Keep what was asked for of a node's outputs; whether the walk ends here."""
@@ -110,7 +108,7 @@ class _Walk:
             return g
         return changed if self.create_graph else raw(changed)
 
-    def _grads(self, node: Node, g: Any, need: list[bool]) -> Any:
+    def _grads(self, node: Node, g: Any, need: tuple[bool, ...]) -> Any:
         for cell, seen in node.versions:
             if cell.version != seen:
                 versions = f"(it was at version {seen}, now {cell.version})"
@@ -119,7 +117,6 @@ class _Walk:
         if self.create_graph:
             return _differentiably(node, g, need)
         vjp, saved = node.vjp, node.saved
-        assert vjp is not None
         if not observers.get():
             return vjp(g, need, *saved)
         return observed(f"{node.name}_grad", [g], node.kwargs, lambda: vjp(g, need, *saved))
@@ -167,7 +164,7 @@ def _sole_owner(g: Any) -> bool:
     return not isinstance(base, np.ndarray) or sys.getrefcount(base) <= 3
 
 
-def _differentiably(node: Node, g: Any, need: list[bool]) -> Any:
+def _differentiably(node: Node, g: Any, need: tuple[bool, ...]) -> Any:
     """A node's vjp with everything it touches as Tensors, so that it records itself."""
     if node.op.definition is not None:
         return _through_definition(node, g)
@@ -184,7 +181,7 @@ def _differentiably(node: Node, g: Any, need: list[bool]) -> Any:
             saved.append(Tensor(s, True, node, -1 - where))
         else:
             saved.append(_tensor_of(s, node.edges[where]))
-    return node.vjp(g, need, *saved)  # type: ignore[misc]
+    return node.vjp(g, need, *saved)
 
 
 def _tensor_of(array: Any, edge: Edge | None) -> Any:

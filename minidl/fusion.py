@@ -108,14 +108,16 @@ class Backward:
         self.leaves, self.outputs = whole.leaves, whole.outputs
         self.plans: dict[tuple, tuple] = {}
 
-    def __call__(self, g: Any, need: Sequence[bool], *saved: Any) -> list[Any]:
+    def __call__(self, g: Any, need: tuple[bool, ...], *saved: Any) -> list[Any]:
         """Gradients for the positional arguments; `moving` maps their numbers to leaves."""
-        cotangents = [h for h in g if h is not None] if self.of.several else [g]
-        present = tuple([h is not None for h in g]) if self.of.several else self.present
-        key = (*need, present)
-        if key not in self.plans:
-            self.plans[key] = self._plan(need, present)
-        op, read, places = self.plans[key]
+        cotangents, present = [g], self.present
+        if self.of.several:
+            cotangents = [h for h in g if h is not None]
+            present = tuple([h is not None for h in g])
+        plan = self.plans.get((need, present))
+        if plan is None:
+            plan = self.plans[need, present] = self._plan(need, present)
+        op, read, places = plan
         if op is not None:
             found = op(*[saved[k] for k in read], *cotangents)
             cotangents += found if op.several else (found,)
@@ -127,7 +129,7 @@ class Backward:
             grads[i] = h if h.dtype == dtype else parts["to_dtype"](h, dtype)
         return grads
 
-    def _plan(self, need: Sequence[bool], present: tuple) -> tuple:
+    def _plan(self, need: tuple[bool, ...], present: tuple) -> tuple:
         """The op to call, the saved values it reads, and each gradient's place behind them."""
         wanted = {i: leaf for i, leaf in self.moving.items() if need[i]}
         d = self.of.derive(self.name, tuple(wanted.values()), present, self.save_output)
@@ -209,7 +211,7 @@ class Pointwise(Op):
             return functools.partial(self._on_integers, dtype)
         traced = self._trace(names, static)
         be = backend.of(arrays[0])
-        plan = be.plan_pointwise(traced.program, be.pointwise_signature(values), real(dtype))
+        plan = be.plan_pointwise(traced.program, values, real(dtype))
         vjp = self._backward(traced, args, names)
         several, leaves = traced.several, vjp.leaves if vjp else ()
         outputs = vjp.outputs if vjp else ()

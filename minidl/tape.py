@@ -37,12 +37,12 @@ class Node:
     """One recorded call of an op."""
 
     op: Op
-    vjp: Callable | None
+    vjp: Any  # None once freed
     saved: tuple
-    edges: tuple
+    edges: Any
     sources: Any
     versions: Any
-    kwargs: dict[str, Any]
+    kwargs: Any
     definition_inputs: list | None
     several: int  # number of outputs when the op returns a tuple, else 0
     order: int
@@ -71,17 +71,21 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arrays: list[Any] = []
+        edges: list[Edge | None] = []
         track = tensors = False
         for x in args:
+            edge = None
             if isinstance(x, Tensor):
                 tensors = True
                 arrays.append(x.array)
                 if x.requires:
                     track = True
+                    edge = edge_of(x)
                     if x.parent is not None and _recording.get():
                         _fresh(x)
             else:
                 arrays.append(x)
+            edges.append(edge)
         if observers.get():
             call = functools.partial(self.function, *arrays, **kwargs)
             y, saved, vjp = observed(self.name, arrays, kwargs, call, True)
@@ -89,52 +93,32 @@ class Op:
             y, saved, vjp = self.function(*arrays, **kwargs)
         if not tensors:
             return y
+        node = None
         if track:
             touched = touched_leaves.get()
             if touched is not None:
                 touched.update((id(x), x) for x in args if isinstance(x, Tensor) and x.requires)
             if vjp is not None and _recording.get():
-                return self._record(args, arrays, kwargs, y, saved, vjp)
-        out = tuple(map(Tensor, y)) if type(y) is tuple else Tensor(y)
+                node = self._node(edges, arrays, kwargs, y, saved, vjp)
+        if type(y) is tuple:
+            out: Any = tuple([_output(a, node, k) for k, a in enumerate(y)])
+        else:
+            out = _output(y, node, 0)
+        if node is not None and saved:
+            outputs, made = (y, out) if node.several else ((y,), (out,))
+            _watch(node, [*arrays, *outputs], [*args, *made], len(arrays))
         if self.view:
             self._link(args, kwargs, out)
         return out
 
-    def _record(self, args: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any) -> Any:
+    def _node(self, edges: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any) -> Node:
         node = Node()
         node.op, node.vjp, node.saved, node.kwargs = self, vjp, saved, kwargs
-        node.edges = tuple([edge_of(x) if isinstance(x, Tensor) else None for x in args])
-        node.order, node.hooks = _number(), None
+        node.edges, node.order, node.hooks = edges, _number(), None
         node.several = len(y) if type(y) is tuple else 0
         node.definition_inputs = arrays if self.definition is not None else None
         node.sources = node.versions = ()
-        outputs = y if node.several else (y,)
-        made = []
-        for k, a in enumerate(outputs):
-            floating = a.dtype.kind in "fV"
-            made.append(Tensor(a, floating, node if floating else None, k))
-        if saved:
-            self._watch(node, [*arrays, *outputs], [*args, *made], len(arrays))
-        if self.view:
-            self._link(args, kwargs, tuple(made) if node.several else made[0])
-        return tuple(made) if node.several else made[0]
-
-    @staticmethod
-    def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:
-        """Note which input (i) or output (-1 - k) each saved array is, and its version."""
-        sources: list[int | None] = []
-        versions = []
-        for s in node.saved:
-            where = None
-            for i, a in enumerate(arrays):
-                if a is s:
-                    where = i if i < inputs else inputs - i - 1
-                    if isinstance(tensors[i], Tensor):
-                        cell = tensors[i].cell or tensors[i].shared()
-                        versions.append((cell, cell.version))
-                    break
-            sources.append(where)
-        node.sources, node.versions = sources, versions
+        return node
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
         """Tie a view, or each of several, to the tensor whose memory it shows."""
@@ -144,6 +128,30 @@ class Op:
                 y.cell = x.shared()
                 y.parent = (x, functools.partial(_again, self, args[1:], kwargs, k))
                 y.seen = y.cell.rebased
+
+
+def _output(array: Any, node: Node | None, index: int) -> Tensor:
+    """A result as a Tensor; only floating ones have the node."""
+    if node is None or array.dtype.kind not in "fV":
+        return Tensor(array, False, None, index)
+    return Tensor(array, True, node, index)
+
+
+def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:
+    """Note which input (i) or output (-1 - k) each saved array is, and its version."""
+    sources: list[int | None] = []
+    versions = []
+    for s in node.saved:
+        where = None
+        for i, a in enumerate(arrays):
+            if a is s:
+                where = i if i < inputs else inputs - i - 1
+                if isinstance(tensors[i], Tensor):
+                    cell = tensors[i].cell or tensors[i].shared()
+                    versions.append((cell, cell.version))
+                break
+        sources.append(where)
+    node.sources, node.versions = sources, versions
 
 
 def _again(op: Op, rest: tuple, kwargs: dict, k: int | None, x: Any) -> Any:
@@ -191,9 +199,7 @@ def shares(y: np.ndarray, x: np.ndarray) -> bool:
     return y is x or y.base is x or (y.base is not None and y.base is x.base)
 
 
-def edge_of(x: Tensor) -> Edge | None:
-    if not x.requires:
-        return None
+def edge_of(x: Tensor) -> Edge:
     return (x, -1) if x.node is None else (x.node, x.index)
 
 

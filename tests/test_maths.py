@@ -34,7 +34,7 @@ def run(name, *arrays):
     graph = Graph()
     leaves = [graph.leaf() for _ in arrays]
     program = Program(leaves, [graph.node(name, *leaves)])
-    return plans.pointwise(program, arrays, arrays[0].dtype)[0]
+    return plans.plan_pointwise(program, arrays, arrays[0].dtype)(arrays)[0]
 
 
 def ulps(got, want):

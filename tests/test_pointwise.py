@@ -258,7 +258,7 @@ def test_a_dropped_function_leaves_nothing_behind():
         y = weakref.ref(f(x))
         assert y() is None
         del f
-        plans.plan_pointwise.cache_clear()
+        plans.plan_of.cache_clear()
     finally:
         gc.enable()
     gc.collect()
@@ -294,10 +294,10 @@ def test_wrong_arguments_are_refused():
 @pytest.fixture
 def kernels_only(monkeypatch):
     """Small arrays, too, go through printed kernels."""
-    plans.plan_pointwise.cache_clear()
+    plans.plan_of.cache_clear()
     monkeypatch.setitem(plans.LIMITS, "pointwise_by_numpy", -1)
     yield
-    plans.plan_pointwise.cache_clear()
+    plans.plan_of.cache_clear()
 
 
 @pytest.mark.usefixtures("kernels_only")

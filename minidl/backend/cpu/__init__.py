@@ -14,7 +14,7 @@ from minidl.backend.cpu.memory import (
 from minidl.backend.cpu.norm import (
     batch_norm, batch_norm_grad, group_norm, group_norm_grad, layer_norm, layer_norm_grad,
 )  # fmt: skip
-from minidl.backend.cpu.plans import plan_pointwise, pointwise, pointwise_signature, update
+from minidl.backend.cpu.plans import plan_pointwise, update
 from minidl.backend.cpu.pool import (
     avg_pool2d, avg_pool2d_grad, fold, max_pool2d, max_pool2d_grad, max_pool2d_indices, unfold,
 )  # fmt: skip

@@ -36,24 +36,20 @@ INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of 
 Run = Callable[[Sequence[Any]], tuple]
 
 
-def pointwise_signature(operands: Sequence[Any]) -> Signature:
-    """What a plan depends on: dtype, shape and strides of arrays, None for numbers."""
-    return tuple([(a.dtype, a.shape, a.strides) if isinstance(a, Array) else None
-                  for a in operands])  # fmt: skip
+def plan_pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> Run:
+    """The function that runs a program on arrays and numbers (one per leaf) like these.
 
-
-def pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> tuple:
-    """Run a program on arrays and numbers (one per leaf); a tuple of new arrays.
-
-    Real outputs have `dtype` (arithmetic is in it, or in float32 for half types), bools are bool.
-    Their memory order is the operands': channels-last before C order. Shapes must broadcast.
+    It gives a tuple of new arrays: real outputs have `dtype` (arithmetic is in it, or in float32
+    for half types), bools are bool. Their memory order is the operands': channels-last before C
+    order. Shapes must broadcast; dtypes, shapes and strides must be those of the operands here.
     """
-    return plan_pointwise(program, pointwise_signature(operands), dtype)(operands)
+    signature = [(a.dtype, a.shape, a.strides) if isinstance(a, Array) else None for a in operands]
+    return plan_of(program, tuple(signature), dtype)
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_pointwise(program: Program, operands: Signature, dtype: np.dtype) -> Run:
-    """What `pointwise` does for operands of one signature, ready to be called with them."""
+def plan_of(program: Program, operands: Signature, dtype: np.dtype) -> Run:
+    """The plan for operands of one signature."""
     given = [s for s in operands if s is not None]
     shape = np.broadcast_shapes(*(s[1] for s in given))
     if dtype.itemsize == 2 or any(_half(s[0]) for s in given):
@@ -74,7 +70,7 @@ def _through_float32(program: Program, dtype: np.dtype, operands: Sequence[Any])
     wide = [a.astype(np.float32) if isinstance(a, Array) and _half(a.dtype) else a
             for a in operands]  # fmt: skip
     inside = dtype if dtype.itemsize > 2 else np.dtype(np.float32)
-    outs = pointwise(program, wide, inside)
+    outs = plan_pointwise(program, wide, inside)(wide)
     return tuple([y if y.dtype.kind == "b" else y.astype(dtype, copy=False) for y in outs])
 
 
