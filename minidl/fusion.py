@@ -338,18 +338,15 @@ class Update:
         choose another kernel. One launch for each dtype, float32 or float64. absent: names of
         positional parameters that rows lack; the function gets None and returns None for them.
         """
-        if not rows:
-            return
         kinds = [v if v is None or isinstance(v, (bool, str)) else float for v in scalars.values()]
         key = (absent, *scalars, *kinds)
         if key not in self._plans:
             self._plans[key] = self._plan(absent, scalars)
         program, inplace, names = self._plans[key]
         values, dtypes = [float(scalars[n]) for n in names], [row[0].dtype for row in rows]
-        be = backend.of(rows[0][0])
         for dtype in {*dtypes}:
             alike = [row for row, own in zip(rows, dtypes) if own == dtype]
-            be.update(program, alike, values, inplace)
+            backend.of(alike[0][0]).update(program, alike, values, inplace)
 
     def _plan(self, absent: tuple, scalars: dict[str, Any]) -> tuple[Program, list[int], list[str]]:
         """The program of a call, which arrays it replaces, and the names of its numbers."""

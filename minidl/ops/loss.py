@@ -80,8 +80,7 @@ def _by_class(
     require(shape != (), name, "x must be (C,) or (N, C, ...)", x=x)
     axis = 1 if len(shape) > 1 else 0
     count, rest = shape[axis], shape[:axis] + shape[axis + 1 :]
-    if target.shape != rest:
-        require(False, name, f"target must have shape {rest}", x=x, target=target)
+    require(target.shape == rest, name, f"target must have shape {rest}", x=x, target=target)
     fits = weight is None or (weight.shape == (count,) and weight.dtype == x.dtype)
     require(fits, name, "weight must be (C,) of x's dtype", x=x, weight=weight)
     label = raw(target)

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, Scratch, at, device, exp, gemm, kernel, launch, log
+from minidl.backend.cpu.jit import ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log
 from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, dense, empty
 from minidl.backend.cpu.softmax import largest
@@ -261,7 +261,9 @@ def attend(
     elif y.size:
         sizes, seen, bias, scratch = _plan((q4, k4, v4, y), q.shape[:-2], mask, causal, 1)
         items = q4.shape[0] * q4.shape[1] * int(sizes[_BLOCKS])
-        launch(query_blocks, items, 1, sizes, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
+        alone = 2 * q.size * k.shape[-2] <= ALONE
+        given = (sizes, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)
+        launch(query_blocks, items, items if alone else 1, *given)
     return y.reshape(*q.shape[:-1], v.shape[-1]), lse
 
 

@@ -20,6 +20,7 @@ from minidl.backend.cpu.memory import HEADER, empty, word_at
 from minidl.errors import DTypeError, require
 
 PIECE = 1 << 14  # elements in a chunk of rows
+ALONE = 1 << 18  # multiply-adds not worth waking another thread for: some 20 us
 SUM = 2048  # terms summed in the working precision before they go into a double
 ENTRY = "ml_entry"  # name of a compiled kernel
 _FAST = {"contract"}
@@ -153,7 +154,8 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
 def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:
     """Launch a kernel over rows of `width` elements, some PIECE elements a chunk."""
     if width:
-        launch(kernel, rows, max(PIECE // width, 1 + (rows >> 18)), *args)
+        few = rows * width <= 2 * PIECE  # not worth waking another thread for
+        launch(kernel, rows, rows if few else max(PIECE // width, 1 + (rows >> 18)), *args)
 
 
 # ---- from Python to LLVM IR --------------------------------------------------------------------

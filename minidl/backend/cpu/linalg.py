@@ -22,7 +22,6 @@ _ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps it
 _ROOM = _ROWS * (_DEEP + 2 * BLOCK)
 _SHORT = 64  # terms of a long sum that are packed together
 _SUMS = 1 << 21  # numbers of partial sums: 8 MiB
-_FIRST = np.zeros(1, np.int64)  # the offset of a matrix alone
 
 
 @kernel("R* R* R* R* i8* i8* i8* int int int int int int int int int int int int")
@@ -228,7 +227,8 @@ def linear(x: Array, w: Array, b: Maybe) -> Array:
         return matmul(reshape(x, (rows, k)), w.T, b).reshape(*x.shape[:-1], n)
     y = empty((*x.shape[:-1], n), x.dtype)
     w, b, biased = contiguous(w), w if b is None else contiguous(b), b is not None
-    jit.launch_rows(_row_times, n, max(k, 1), contiguous(x), w, biased, b, y, k)
+    chunk = n if n * k <= jit.ALONE else max(jit.PIECE // k, 1)
+    launch(_row_times, n, chunk, contiguous(x), w, biased, b, y, k)
     return y
 
 
@@ -248,7 +248,7 @@ def _operand(x: Array) -> tuple[Array, int, int]:
 def _offsets(x: Array, batch: tuple[int, ...]) -> Array:
     """Offset in elements of every matrix of x, broadcast to the batch."""
     if not batch:
-        return _FIRST
+        return np.zeros(1, np.int64)
     strides = [s // x.itemsize for s in x.strides[:-2]]
     places = np.zeros((), np.int64)
     for n, s in zip(x.shape[:-2], strides):

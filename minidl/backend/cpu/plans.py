@@ -269,7 +269,8 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     words[2:].view(np.float64)[:] = scalars
     if len(blocks):
         address = _compiled(program, kernel, print_update, tuple(inplace))
-        team.run(address, address_of(words), len(blocks), 1)
+        chunk = len(blocks) * BLOCK // int(table[:, -1].sum())  # of short rows several
+        team.run(address, address_of(words), len(blocks), chunk)
     for given, row in zip(rows, aligned, strict=True):
         for k in inplace if row is not given else ():
             if row[k] is not given[k]:
