@@ -41,9 +41,8 @@ class _Recurrent(Layer):
 
     def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
         """x (T, B, I) and first states -> y, *last states."""
-        weights = [
-            getattr(self, name + suffix) for name in self._weights[: 4 + bool(self.proj_size)]
-        ]
+        names = self._weights[: 4 + bool(self.proj_size)]
+        weights = [getattr(self, name + suffix) for name in names]
         kind = {"nonlinearity": self.nonlinearity} if "nonlinearity" in self._fields else {}
         return self._op(x, *states, *weights, reverse=suffix.endswith("reverse"), **kind)
 
