@@ -20,8 +20,8 @@ def newest() -> Path:
 def draw(found: report.Report, source: str) -> str:
     """The table between the markers, and what it was measured on."""
     out = [
-        "| workload | minidl | PyTorch | ratio | peak memory, MB |",
-        "| --- | --: | --: | --: | --: |",
+        "| workload | minidl | PyTorch | ratio | share of the limit | peak memory, MB |",
+        "| --- | --: | --: | --: | --: | --: |",
     ]
     for name, line in found["lines"].items():
         peer = report.fastest_peer(line)
@@ -30,14 +30,20 @@ def draw(found: report.Report, source: str) -> str:
         mine, theirs = (report.clock(report.time_of(line, lib)) for lib in ("minidl", peer))
         peaks = (max(line["runs"][lib]["peak_mb"]) for lib in ("minidl", "torch"))
         memory = " / ".join(f"{mb:.0f}" for mb in peaks) if line["group"] == "step" else ""
+        share = line["limit_ms"] / report.time_of(line, "minidl")
+        limit = f"{share:.0%} {line['bound']}" if share else ""
         label = name.rpartition(" ")[0]
         label += " (!)" if report.disturbed(line) > report.QUIET else ""
-        out.append(f"| {label} | {mine} | {theirs} | {report.ratio(line):.2f} | {memory} |")
+        out.append(
+            f"| {label} | {mine} | {theirs} | {report.ratio(line):.2f} | {limit} | {memory} |"
+        )
     rounds, torch = found["rounds"], found["versions"]["torch"]
     note = (
         f"{found['device']}, {found['threads']} threads, PyTorch {torch} in its fastest setting, "
         f"medians of {rounds} round{'s' * (rounds > 1)}, {found['date']}, "
         f"commit {found['commit'][:7]}; kernels forward+backward. "
+        "The limit: arithmetic at the peak of a matrix product, or compulsory bytes at the bandwidth, "
+        "both measured in the same run (Winograd may pass it). "
         f"Drawn by `python -m benchmarks.table` from [{source}](benchmarks/results/{source})."
     )
     return "\n".join([*out, "", " ".join([note, *report.crowded(found)])])
