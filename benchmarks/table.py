@@ -42,7 +42,7 @@ def draw(found: report.Report, source: str) -> str:
         f"{found['device']}, {found['threads']} threads, PyTorch {torch} in its fastest setting, "
         f"medians of {rounds} round{'s' * (rounds > 1)}, {found['date']}, "
         f"commit {found['commit'][:7]}; kernels forward+backward. "
-        "The limit: arithmetic at the peak of a matrix product, or compulsory bytes at the bandwidth, "
+        "The limit: arithmetic at a matrix product's peak, or compulsory bytes at the bandwidth, "
         "both measured in the same run (Winograd may pass it). "
         f"Drawn by `python -m benchmarks.table` from [{source}](benchmarks/results/{source})."
     )

@@ -46,9 +46,9 @@ class Contest(NamedTuple):
     build: Callable[[int], Call]
 
 
-def product(m: int, k: int, n: int, turned: bool = False) -> Call:
-    """x (m, k) @ y (k, n); turned: x's columns lie in memory as a weight gradient's."""
-    x, y = random(k, m).T if turned else random(m, k), random(k, n)
+def product(m: int, k: int, n: int) -> Call:
+    """x (m, k) @ y (k, n)."""
+    x, y = random(m, k), random(k, n)
     return lambda: cpu.matmul(x, y)
 
 
@@ -86,8 +86,6 @@ CONTESTS = [
             lambda size: product(size // 192**2, 192, 192)),
     Contest("right_side_by_panels", "panels", "BLAS", True, [256 * n for n in powers(6, 11)],
             lambda size: product(2048, 256, size // 256)),
-    Contest("result_by_panels", "panels", "BLAS", True, [256 * n for n in powers(5, 9)],
-            lambda size: product(256, 8192, size // 256, turned=True)),
     Contest("winograd_channels", "directly", "Winograd", False, powers(1, 6), convolution),
 ]  # fmt: skip
 

@@ -20,14 +20,13 @@ _SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
 _ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
 _ROOM = _ROWS * (_DEEP + 2 * BLOCK)
-_SHORT = 64  # terms of a long sum that are packed together
-_SUMS = 1 << 21  # numbers of partial sums: 8 MiB
+_SUMS = 1 << 23  # numbers of partial sums: 32 MiB
 
 
-@kernel("R* R* R* R* i8* i8* i8* int int int int int int int int int int int int")
+@kernel("R* R* R* R* i8* i8* i8* i8*" + " int" * 11)
 def _products(
-    lo, hi, slot, a, b, c, bias, pa, pb, pc, parts, width, by_row, m, n, k, ta, tb, lda, ldb, ldc,
-    biased,
+    lo, hi, slot, a, b, c, bias, pa, pb, pc, depth, parts, width, by_row, m, n, ta, tb, lda, ldb,
+    ldc, biased,
 ):  # fmt: skip
     """c = a b (+ bias) for the items lo..hi; an item is a share of one product's rows or columns.
 
@@ -50,7 +49,7 @@ def _products(
                 for j in range(columns):
                     row[j] = bias[start + j]
         beta = R(1) if biased else R(0)
-        gemm(ta, tb, rows, columns, k, R(1), x, lda, y, ldb, beta, z, ldc)
+        gemm(ta, tb, rows, columns, depth[e], R(1), x, lda, y, ldb, beta, z, ldc)
 
 
 @kernel("R* R* int int int int int int")
@@ -123,33 +122,6 @@ def _row_products(lo, hi, slot, a, b, bias, c, scratch, m, n, k, ta, lda, parts,
                     spill(out, rest, rows, few, n)
 
 
-@device
-def _columns(s, x, rows, n, ldx):
-    """s (blocks, _SHORT, BLOCK) = x (rows, n), block of columns after block."""
-    for i in range(rows):
-        for j in range(0, n, BLOCK):
-            if n - j >= BLOCK:
-                move(at(s, j * _SHORT + i * BLOCK), at(x, i * ldx + j), BLOCK)
-            else:
-                move(at(s, j * _SHORT + i * BLOCK), at(x, i * ldx + j), n - j)
-
-
-@kernel("R* R* R* R*" + " int" * 7)
-def _deep_products(lo, hi, slot, a, b, part, scratch, m, n, k, wide, lda, ldb, span):
-    """part[i] (m, wide) = aᵀ b over the i-th span of rows of a (k, m) and b (k, n)."""
-    s = at(scratch, slot * _SHORT * (m + wide + BLOCK))
-    t = at(s, _SHORT * (m + BLOCK - 1) // BLOCK * BLOCK)
-    for i in range(lo, hi):
-        for p in range(i * span, min(i * span + span, k), _SHORT):
-            d = min(_SHORT, i * span + span - p, k - p)
-            _columns(s, at(a, p * lda), d, m, lda)
-            _columns(t, at(b, p * ldb), d, n, ldb)
-            for j in range(0, wide, BLOCK):
-                for r in range(0, m, BLOCK):
-                    panel(min(BLOCK, m - r), d, at(s, r * _SHORT), 1, BLOCK, at(t, j * _SHORT),
-                          BLOCK, at(part, (i * m + r) * wide + j), wide, p > i * span)  # fmt: skip
-
-
 def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]
@@ -164,9 +136,11 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
         return out if bias is None else np.add(out, bias, out=out)
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
-    fits = k * n <= LIMITS["right_side_by_panels"] or ta and m * n <= LIMITS["result_by_panels"]
-    fits = fits and count == 1 and min(m, n, k) >= BLOCK  # the side that stays in L2
-    if fits and m * n * k >= LIMITS["product_by_panels"]:
+    parts = min(_SHARES, _SUMS // (m * n)) if count == 1 and k >= 2 * max(m, n) else 1
+    if parts >= _SHARES // 2 and bias is None:
+        return _long_sums(x, ta, lda, y, tb, ldb, (m, n, k), -(-k // parts)).reshape(*batch, m, n)
+    fits = k * n <= LIMITS["right_side_by_panels"] and min(m, n, k) >= BLOCK
+    if fits and count == 1 and m * n * k >= LIMITS["product_by_panels"]:
         made = _by_panels(x, ta, lda, y, tb, ldb, bias, (m, n, k))
         return made.reshape(*batch, m, n)
     out = empty((*batch, m, n), x.dtype)
@@ -176,29 +150,36 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     parts = 1 if count >= 16 else max(1, min(-(-_SHARES // count), size // _LEAST))
     width = -(-size // parts)
     parts = -(-size // width)
-    sizes = (parts, width, by_row, m, n, k, ta, tb, lda, ldb, n, bias is not None)
-    given = (x, y, out, y if bias is None else contiguous(bias), *offsets)
+    sizes = (parts, width, by_row, m, n, ta, tb, lda, ldb, n, bias is not None)
+    given = (x, y, out, y if bias is None else contiguous(bias), *offsets, np.full(count, k))
     launch(_products, count * parts, max(1, count // 64), *given, *sizes)
     return out
+
+
+def _long_sums(
+    x: Array, ta: int, lda: int, y: Array, tb: int, ldb: int, sizes: tuple, span: int
+) -> Array:
+    """One product (m, n) of few sums of many terms, as of a weight's gradient, `span` at a time.
+
+    The spans' sums are added up in order; so BLAS packs no operand twice.
+    """
+    m, n, k = sizes
+    first = np.arange(0, k, span)
+    part = empty((len(first), m, n), x.dtype)
+    offsets = first * (lda if ta else 1), first * (1 if tb else ldb), np.arange(len(part)) * (m * n)
+    given = (x, y, part, y, *offsets, np.minimum(k - first, span))
+    launch(_products, len(part), 1, *given, 1, m, True, m, n, ta, tb, lda, ldb, n, False)
+    return add_partials(part)
 
 
 def _by_panels(
     x: Array, ta: int, lda: int, y: Array, tb: int, ldb: int, bias: Maybe, sizes: tuple
 ) -> Array:
-    """One large product (m, n): by rows, or, for a small result as of a weight's gradient, with
-    partial sums over shares of the long sum, which are packed where they are used."""
+    """One large product (m, n) whose right side stays in the cache."""
     m, n, k = sizes
-    wide = -(-n // BLOCK) * BLOCK
-    few = m * n <= LIMITS["result_by_panels"]
-    if ta and not tb and bias is None and few and k >= 2 * max(m, n):
-        span = max(-(-k // max(4, min(16, _SUMS // (m * wide)))), _SHORT)
-        part = empty((-(-k // span), m, wide), x.dtype)
-        args = (x, y, part, Scratch(_SHORT * (m + wide + BLOCK)), m, n, k, wide, lda, ldb, span)
-        launch(_deep_products, len(part), 1, *args)
-        return add_partials(part)[:, :n]
     packed = panels(y, 1, n, k, 1, ldb if tb else 1, 1 if tb else ldb)
     out, rows = empty((m, n), x.dtype), -(-m // _ROWS)
-    parts = max(1, min(-(-16 // rows), wide // (4 * BLOCK)))
+    parts = max(1, min(-(-16 // rows), n // (4 * BLOCK)))
     given = (x, packed, x if bias is None else contiguous(bias), out, Scratch(_ROOM))
     launch(_row_products, rows * parts, 1, *given, m, n, k, ta, lda, parts, bias is not None)
     return out
