@@ -1,7 +1,7 @@
 """RESULTS.md from committed result.json files: `python -m projects.convnet.results FOLDER…`.
 
 Each folder holds config.json, metrics.jsonl and result.json of one run. The table, the commands
-and the curves (results.svg) are written beside this file.
+and the curves (results.svg) are written beside this file, with what results/notes.md says of them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def write_results(folders: Sequence[str], out: Path = HERE) -> None:
     text = HEAD + row(*COLUMNS) + row(*["---"] * len(COLUMNS)) + "".join(map(line, runs))
     text += "\n![Curves of the runs](results.svg)\n\n## Commands\n\n```\n"
     text += "".join(run.read_json("config.json")["command"] + "\n" for run in runs) + "```\n"
+    notes = HERE / "results" / "notes.md"
+    text += f"\n{notes.read_text()}" if out == HERE else ""
     with mpl.rc_context(report.TEXT):
         figure = report.curves({run.path.name: run.rows() for run in runs})
         figure.savefig(out / "results.svg", metadata={"Date": None})
