@@ -1,0 +1,118 @@
+"""A launch's arguments as CuPy passes them, checked against the kernel's C++ parameters."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simt import build
+from simt.arrays import Region, regions_of
+from simt.faults import ArgumentFault
+
+
+class Parameter(ctypes.Structure):
+    """struct Parameter of simt_entry.h."""
+
+    _fields_ = [
+        ("kind", ctypes.c_char),
+        ("pointee", ctypes.c_char),
+        ("size", ctypes.c_ushort),
+        ("pointee_size", ctypes.c_ushort),
+    ]
+
+
+@dataclass
+class Packed:
+    """Pointers to the values of all arguments, and the memory behind the arrays among them."""
+
+    pointers: ctypes.Array[ctypes.c_void_p]
+    values: list[np.ndarray]  # what the pointers point to
+    regions: list[Region]
+
+
+_TYPES = {
+    b"f": "floating-point numbers",
+    b"i": "integers",
+    b"b": "bool",
+    b"h": "half",
+    b"w": "bfloat16",
+    b"s": "structs",
+    b"v": "void",
+    b"p": "pointers",
+}
+
+
+def _fits(kind: bytes, size: int, dtype: np.dtype) -> bool:
+    """Whether a NumPy type is the C++ type of this kind and size; the sign of integers is free."""
+    if kind == b"v":
+        return True
+    if kind == b"h":
+        return dtype == np.float16
+    if kind == b"w":
+        return dtype.name == "bfloat16" or dtype == np.uint16
+    if kind == b"b":
+        return dtype.itemsize == 1 and dtype.kind in "bu"
+    kinds = {b"f": "f", b"i": "iu" if size > 1 else "iub"}.get(kind, "")
+    return dtype.kind in kinds and dtype.itemsize == size and dtype.name != "bfloat16"
+
+
+def _scalar(value: object, p: Parameter) -> np.ndarray | None:
+    """The value as an array of one item of the parameter's size, or None if it does not fit."""
+    item = np.asarray(value)  # int64, float64 and bool for Python's numbers, as in CuPy
+    if item.size != 1 or isinstance(value, str | bytes):
+        return None
+    if p.kind == b"s":
+        fits = item.dtype.kind == "V" and item.dtype.itemsize == p.size
+    else:
+        fits = not isinstance(value, np.ndarray) and _fits(p.kind, p.size, item.dtype)
+    return item.reshape(1).copy() if fits else None
+
+
+def _check(where: str, p: Parameter, value: object) -> None:
+    """Raise unless the value may be passed for the parameter."""
+    got = f"{value.dtype} array" if isinstance(value, np.ndarray) else f"{type(value).__name__}"
+    if p.kind == b"p":
+        if value is None:
+            return
+        if not isinstance(value, np.ndarray):
+            raise ArgumentFault(f"{where}: a pointer takes a NumPy array or None; got {got}")
+        if p.pointee != b"s" and not _fits(p.pointee, p.pointee_size, value.dtype):
+            raise ArgumentFault(
+                f"{where}: a pointer to {_TYPES[p.pointee]} of {p.pointee_size} bytes; got {got}"
+            )
+    elif _scalar(value, p) is None:
+        hint = ""
+        if isinstance(value, int | float) and not isinstance(value, np.generic):
+            hint = ", which CuPy passes as 8 bytes: use np.int32(...) or np.float32(...)"
+        raise ArgumentFault(f"{where}: one of {_TYPES[p.kind]} of {p.size} bytes; got {got}{hint}")
+
+
+def pack(
+    kernel: str, parameters: Sequence[Parameter], names: Sequence[str], args: Sequence[object]
+) -> Packed:
+    """Check the arguments and lay them out for the runtime, arrays at their device addresses."""
+    if len(args) != len(parameters):
+        raise ArgumentFault(f"{kernel}: takes {len(parameters)} arguments; got {len(args)}")
+    labelled: dict[int, tuple[np.ndarray, str]] = {}
+    for i, (p, value) in enumerate(zip(parameters, args)):
+        name = names[i] if i < len(names) else "?"
+        _check(f"{kernel}: argument {i} ({name})", p, value)
+        if p.kind == b"p" and isinstance(value, np.ndarray):
+            labelled[i] = value, f"argument {i} ({name}: {value.dtype} {value.shape})"
+    regions = regions_of(list(labelled.values()))
+    start = {}  # device address minus host address, by label
+    for i, r in enumerate(regions):
+        at = build.runtime().simt_address(i, r.struct().phase) - r.low
+        start.update(dict.fromkeys(r.labels, at))
+    values = []
+    for i, (p, value) in enumerate(zip(parameters, args)):
+        if i in labelled:
+            array, label = labelled[i]
+            item = np.array([start[label] + array.ctypes.data], np.uint64)
+        else:
+            item = np.zeros(1, np.uint64) if p.kind == b"p" else _scalar(value, p)
+        assert item is not None
+        values.append(item)
+    pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
+    return Packed(pointers, values, regions)

@@ -1,0 +1,89 @@
+"""Array arguments: which memory a launch gets to see, and memory filled with poison."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+POISON = 0x7FF5  # repeated, it is NaN in every floating-point format; the runtime looks for it
+ALIGNMENT = 512  # of what CuPy's allocator returns
+
+
+def poison(array: np.ndarray) -> np.ndarray:
+    """Fill an array of items of 1, 2, 4 or 8 bytes with poison and return it.
+
+    A checked kernel that reads an element of it before it is written raises Uninitialised; bytes
+    and 16-bit integers, where any value may be a real one, only get the poison.
+    """
+    size = array.dtype.itemsize
+    pattern = POISON.to_bytes(2, "little") * 4
+    array.view(f"u{size}")[...] = int.from_bytes(pattern[:size], "little")
+    return array
+
+
+class ArrayStruct(ctypes.Structure):
+    """struct Array of runtime.h."""
+
+    _fields_ = [
+        ("host", ctypes.c_void_p),
+        ("bytes", ctypes.c_size_t),
+        ("phase", ctypes.c_size_t),
+        ("element", ctypes.c_uint),
+        ("check_poison", ctypes.c_uint),
+        ("read_only", ctypes.c_uint),
+        ("label", ctypes.c_char_p),
+    ]
+
+
+@dataclass
+class Region:
+    """Memory of one array, or of all views of it that a launch is given."""
+
+    owner: int  # address of the whole array
+    low: int
+    high: int
+    labels: list[str] = field(default_factory=list)
+    dtypes: list[np.dtype] = field(default_factory=list)
+    writeable: bool = False
+
+    def struct(self) -> ArrayStruct:
+        """The region as the runtime takes it."""
+        return ArrayStruct(
+            self.low,
+            self.high - self.low,
+            (self.low - self.owner) % ALIGNMENT,
+            min(d.itemsize for d in self.dtypes),
+            all(d.itemsize >= 4 or (d.itemsize == 2 and d.kind not in "iu") for d in self.dtypes),
+            not self.writeable,
+            " = ".join(self.labels).encode(),
+        )
+
+
+def _owner(array: np.ndarray) -> int:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.ctypes.data
+
+
+def regions_of(arrays: Sequence[tuple[np.ndarray, str]]) -> list[Region]:
+    """The distinct memory behind labelled arrays: views of one array share a region.
+
+    Strided views are passed as CuPy passes them, as the address of their first element; what lies
+    between their first and last byte may be accessed.
+    """
+    found: list[Region] = []
+    for array, label in arrays:
+        low, high = np.lib.array_utils.byte_bounds(array)
+        high = low if array.size == 0 else high
+        new = Region(_owner(array), low, high)
+        for r in [r for r in found if r.owner == new.owner or (r.low < high and low < r.high)]:
+            found.remove(r)
+            new.low, new.high = min(new.low, r.low), max(new.high, r.high)
+            new.owner, new.writeable = min(new.owner, r.owner), new.writeable or r.writeable
+            new.labels, new.dtypes = r.labels + new.labels, r.dtypes + new.dtypes
+        new.labels.append(label)
+        new.dtypes.append(array.dtype)
+        new.writeable = new.writeable or array.flags.writeable
+        found.append(new)
+    return found
