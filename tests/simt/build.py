@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from simt.faults import BuildError
@@ -16,18 +16,19 @@ from simt.faults import BuildError
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 COMPILER = os.environ.get("CXX", "g++")
-# x86-64-v3 has the FMA into which -ffp-contract=fast joins products and sums, as nvcc does.
+# x86-64-v3 has the FMA into which products and sums are joined, as nvcc does.
 COMMON = [
-    "-std=c++17", "-march=x86-64-v3", "-ffp-contract=fast", "-fno-math-errno", "-fno-exceptions",
-    "-fno-strict-aliasing", "-fno-threadsafe-statics", "-fcf-protection=none", "-fPIC", "-shared",
-    "-fvisibility=hidden",
+    "-std=c++17", "-march=x86-64-v3", "-fno-math-errno", "-fno-exceptions", "-fno-strict-aliasing",
+    "-fno-threadsafe-statics", "-fcf-protection=none", "-fPIC", "-fvisibility=hidden",
 ]  # fmt: skip
+# DWARF 4: addr2line of binutils 2.40 takes the files of DWARF 5 for their neighbours.
+DEBUG = ["-g1", "-gdwarf-4"]
 # Loops stay loops: a call of memcpy and a vector would hide the accesses a kernel makes.
 CHECKED = [
-    "-O1", "-g1", "-fsanitize=thread", "-fno-tree-loop-distribute-patterns",
+    "-O1", "-fsanitize=thread", "-fno-tree-loop-distribute-patterns",
     "-fsanitize=alignment,bounds,integer-divide-by-zero,signed-integer-overflow",
 ]  # fmt: skip
-PLAIN = ["-O2", "-g1"]
+PLAIN = ["-O2"]
 # The warnings that tell of a mistake in a kernel; the rest would be about CUDA's own idioms.
 WARNINGS = ["-w", "-Werror=return-type"]
 
@@ -61,28 +62,56 @@ def _headers() -> str:
     return "".join(p.name + p.read_text() for f in folders for p in sorted(f.glob("*.h")))
 
 
-def _compile(text: str, suffix: str, flags: Sequence[str]) -> Path:
-    """The shared object of a C++ text: a stored one, or a new one put in place at once."""
-    key = "\0".join((text, _headers(), _compiler_version(), *flags))
-    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{suffix}.so"
-    if path.exists():
-        return path
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source, built = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-        source.write_text(text)
-        # Instrumented in the first call; the second, without -fsanitize, links no sanitizer.
-        # The runtime has the functions that instrumented code calls.
-        compile_only = [f for f in flags if f != "-shared"]
-        link = [f for f in flags if not f.startswith("-fsanitize")]
-        for command in (
-            [COMPILER, *compile_only, "-c", str(source), "-o", f"{folder}/kernels.o"],
-            [COMPILER, *link, f"{folder}/kernels.o", "-o", str(built)],
-        ):
-            run = subprocess.run(command, capture_output=True, text=True)
-            if run.returncode:
-                raise BuildError(run.stderr.strip() or f"{command} failed")
-        os.replace(built, path)
+def _stored(key: str, suffix: str, make: Callable[[Path, Path], None]) -> Path:
+    """The stored file or folder of a key, made by `make(scratch folder, path)` if there is none."""
+    key = "\0".join((key, _headers(), _compiler_version()))
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{suffix}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder, "made")
+            make(Path(folder), made)
+            os.replace(made, path)
     return path
+
+
+def _run(*command: str | Path, text: str | None = None) -> str:
+    run = subprocess.run(command, input=text, capture_output=True, text=True)
+    if run.returncode:
+        raise BuildError(run.stderr.strip() or f"{command} failed")
+    return run.stdout
+
+
+def _compile(text: str, suffix: str, flags: Sequence[str]) -> Path:
+    """The shared object of a C++ text.
+
+    Linked without -fsanitize, or the sanitizers' libraries would come in: the runtime has the
+    functions that instrumented code calls.
+    """
+
+    def make(folder: Path, path: Path) -> None:
+        source, compiled = folder / "kernels.cpp", folder / "kernels.o"
+        source.write_text(text)
+        _run(COMPILER, *flags, "-c", source, "-o", compiled)
+        _run(COMPILER, "-shared", compiled, "-o", path)
+
+    return _stored("\0".join((text, *flags)), f"{suffix}.so", make)
+
+
+@functools.cache
+def _precompiled(flags: tuple[str, ...]) -> Path:
+    """A folder with simt.h, precompiled: it takes two thirds of a small kernel's compilation."""
+
+    def make(folder: Path, path: Path) -> None:
+        path.mkdir()
+        _run(COMPILER, *flags, "-x", "c++-header", INCLUDE / "simt.h", "-o", path / "simt.h.gch")
+
+    return _stored("\0".join(flags), "-headers", make)
+
+
+def preprocess(text: str, name: str, flags: Sequence[str]) -> str:
+    """The text with its includes and macros expanded, but for the words of CUDA themselves."""
+    command = [COMPILER, "-E", "-x", "c++", "-std=c++17", "-DSIMT_EMULATOR", f"-I{INCLUDE}"]
+    return _run(*command, *flags, "-", text=f'#line 1 "{name}"\n{text}')
 
 
 @functools.cache
@@ -91,18 +120,19 @@ def runtime() -> ctypes.CDLL:
     parts = sorted((HERE / "runtime").glob("*.cpp"))
     text = "".join(f"// {p.name}\n{p.read_text()}\n" for p in parts)
     text = text.replace('#include "../include/', '#include "')
-    flags = [*COMMON, "-O2", "-g1", f"-I{INCLUDE}", f"-I{HERE / 'runtime'}"]
-    flags += ["-Wno-builtin-declaration-mismatch"]
+    flags = [*COMMON, "-O2", f"-I{INCLUDE}", f"-I{HERE / 'runtime'}"]
     lib = ctypes.CDLL(str(_compile(text, "-runtime", flags)), mode=ctypes.RTLD_GLOBAL)
     lib.simt_address.restype = ctypes.c_uint64
     lib.simt_address.argtypes = [ctypes.c_uint, ctypes.c_uint64]
     return lib
 
 
-def build(text: str, checked: bool, options: Sequence[str]) -> tuple[ctypes.CDLL, Path]:
-    """Compile kernels whose text is complete, and load them."""
+def build(text: str, checked: bool, contract: bool) -> tuple[ctypes.CDLL, Path]:
+    """Compile a preprocessed text, and load it; contract: a * b + c may become an FMA."""
     runtime()
-    flags = [*COMMON, *(CHECKED if checked else PLAIN), *WARNINGS, f"-I{INCLUDE}", *options]
+    flags = [*COMMON, *DEBUG, *WARNINGS, *(CHECKED if checked else PLAIN)]
+    flags.append(f"-ffp-contract={'fast' if contract else 'off'}")
+    flags += [f"-I{_precompiled(tuple(flags))}", f"-I{INCLUDE}"]
     path = _compile(text, "-checked" if checked else "-plain", flags)
     return ctypes.CDLL(str(path)), path
 
@@ -112,6 +142,5 @@ def source_lines(library: Path, offsets: Sequence[int]) -> list[str]:
     if not offsets or shutil.which("addr2line") is None:
         return [""] * len(offsets)
     command = ["addr2line", "-e", str(library), *(hex(o) for o in offsets)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    lines = [line.partition(" ")[0].rpartition("/")[2] for line in run.stdout.splitlines()]
+    lines = [line.partition(" ")[0].rpartition("/")[2] for line in _run(*command).splitlines()]
     return ["" if line.startswith("??") else line for line in lines]

@@ -3,6 +3,7 @@
 import ctypes
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
 MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_SHARED = 227 << 10  # bytes a block; 48 KiB unless a kernel asks for more
+SECONDS = 60  # of processor time, after which a launch is taken for an endless loop
 _LOCK = threading.Lock()  # the runtime runs one launch at a time
 
 
@@ -48,6 +50,7 @@ class _Launch(ctypes.Structure):
         ("array_count", ctypes.c_uint),
         ("checked", ctypes.c_uint),
         ("flush_denormals", ctypes.c_uint),
+        ("seconds", ctypes.c_uint),
     ]
 
 
@@ -66,20 +69,27 @@ class _Report(ctypes.Structure):
     ]
 
 
-def _flags(options: Sequence[str]) -> tuple[list[str], bool]:
-    """The g++ flags for options of NVRTC, and whether denormal floats are flushed to zero."""
-    flags, flush = [], True
+@dataclass(frozen=True)
+class _Options:
+    """What NVRTC's options mean to the emulator."""
+
+    macros: list[str]
+    contract: bool = True
+    flush_denormals: bool = True
+
+
+def _read_options(options: Sequence[str]) -> _Options:
+    ignored = "-std= --std= -arch= --gpu-arch -lineinfo --use_fast_math --ptxas-options=".split()
+    macros: list[str] = []
+    off: set[str] = set()
     for option in options:
         if option.startswith(("-D", "-U")):
-            flags.append(option)
-        elif option in ("-fmad=false", "--fmad=false"):
-            flags.append("-ffp-contract=off")
-        elif option in ("-ftz=false", "--ftz=false"):
-            flush = False
-        elif not option.startswith(("-std=", "--std=", "-arch=", "--gpu-arch", "-lineinfo",
-                                    "--use_fast_math", "--ptxas-options=")):  # fmt: skip
+            macros.append(option)
+        elif option.lstrip("-") in ("fmad=false", "ftz=false"):
+            off.add(option.lstrip("-"))
+        elif not option.startswith(tuple(ignored)):
             raise BuildError(f"option {option!r} is unknown to the emulator")
-    return flags, flush
+    return _Options(macros, "fmad=false" not in off, "ftz=false" not in off)
 
 
 class Module:
@@ -102,9 +112,10 @@ class Module:
         name: str = "kernel.cu",
     ):
         self.check, self.seed = check, seed
-        flags, self.flush_denormals = _flags(options)
-        text = source.inline_includes(text, include_dirs, name)
-        found = {k.name: k for k in source.find_kernels(text)}
+        self.options = _read_options(options)
+        flags = [*self.options.macros, *(f"-I{d}" for d in include_dirs)]
+        text = source.name_lines(build.preprocess(text, name, flags))
+        found = source.find_kernels(text)
         names = [k.name for k in found.values() if not k.template] + list(name_expressions)
         if not names:
             raise BuildError(f"{name} has no kernel")
@@ -114,13 +125,18 @@ class Module:
             for i, (n, k) in enumerate(self._texts.items())
         )
         text = f'#include "simt.h"\n{source.rewrite_shared(text)}\n{entries}'
-        self._library, self.path = build.build(text, check, flags)
+        self._library, self.path = build.build(text, check, self.options.contract)
+
+    @property
+    def names(self) -> list[str]:
+        """The kernels, in the order of the text, and the instances of templates."""
+        return list(self._texts)
 
     def get_function(self, name: str) -> "Kernel":
         """The kernel, or the instance of a template, of this name."""
         if name not in self._texts:
-            raise KeyError(f"no kernel {name!r}; there are {', '.join(self._texts)}")
-        number = list(self._texts).index(name)
+            raise KeyError(f"no kernel {name!r}; there are {', '.join(self.names)}")
+        number = self.names.index(name)
         entry = _Entry.in_dll(self._library, f"simt_entry_{number}")
         return Kernel(self, name, self._texts[name].parameters, entry)
 
@@ -179,7 +195,7 @@ class Kernel:
         launch = _Launch(
             (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_mem, m.seed, e.invoke,
             ctypes.addressof(packed.pointers), e.image_begin, e.image_end, structs,
-            len(packed.regions), m.check, m.flush_denormals,
+            len(packed.regions), m.check, m.options.flush_denormals, SECONDS,
         )  # fmt: skip
         with _LOCK:
             build.runtime().simt_launch(ctypes.byref(launch), ctypes.byref(report))
@@ -191,7 +207,7 @@ class Kernel:
         text = report.message.decode()
         base, end = self._entry.image_begin, self._entry.image_end
         codes = [c - base for c in (report.code, report.other_code) if base <= c < end]
-        places = [report.place.decode()] if report.place else []
+        places = [report.place.decode().rpartition("/")[2]] if report.place else []
         places += build.source_lines(self.module.path, codes)
         where = ""
         if report.has_thread:

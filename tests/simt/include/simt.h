@@ -8,8 +8,6 @@
 
 #include "simt_api.h"
 
-#define SIMT_EMULATOR 1
-
 #define __global__ __attribute__((noinline, visibility("hidden")))
 #define __device__
 #define __host__

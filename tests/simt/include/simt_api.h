@@ -20,8 +20,11 @@ namespace simt {
 struct Place {
     const char* file;
     int line;
+    static constexpr Place here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return {file, line};
+    }
 };
-#define SIMT_HERE (simt::Place{__builtin_FILE(), __builtin_LINE()})
+#define SIMT_HERE simt::Place::here()
 
 struct Thread {
     uint3 index;

@@ -130,8 +130,7 @@ void start_shared() {
         prepared = launches;
         static_bytes = shared_variable_count = 0;
         memset(shared_owner, 0, sizeof shared_owner);
-        add_shared("dynamic shared memory", static_cast<char*>(dynamic_shared()),
-                   launch->shared_bytes);
+        add_shared("dynamic memory", static_cast<char*>(dynamic_shared()), launch->shared_bytes);
     }
     for (unsigned i = 0; i < shared_variable_count; i++) {
         poison(shared_variables[i].address, shared_variables[i].bytes);

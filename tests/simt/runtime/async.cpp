@@ -47,7 +47,7 @@ void cp_async_wait(int groups) {
 }
 
 // Atomic operations let others run now and then, so that a lock within a block can be passed on.
-constexpr uint64_t kAtomicsBetweenYields = 64, kMaxAtomics = 4000000;
+constexpr uint64_t kAtomicsBetweenYields = 64, kMaxIdle = 100000;
 
 void atomic_load(const void* address, void* value, size_t bytes, Place at) {
     Fiber* me = current();
@@ -56,8 +56,11 @@ void atomic_load(const void* address, void* value, size_t bytes, Place at) {
         fault_at(at, kMisaligned, "atomic operation on %zu bytes at a misaligned address", bytes);
     }
     if (++me->atomics % kAtomicsBetweenYields == 0) yield();
-    if (me->atomics > kMaxAtomics) {
-        fault_at(at, kDeadlock, "deadlock: spins in atomic operations (blocks run one by one)");
+    if (me->idle > kMaxIdle) {
+        fault_at(at, kDeadlock,
+                 "deadlock: spins, its last %zu atomic operations changed nothing (blocks run one "
+                 "by one)",
+                 static_cast<size_t>(kMaxIdle));
     }
     if (launch->checked) {
         access(me, where, bytes, kAtomic, 0, at);
@@ -66,6 +69,10 @@ void atomic_load(const void* address, void* value, size_t bytes, Place at) {
     memcpy(value, address, bytes);
 }
 
-void atomic_store(void* address, const void* value, size_t bytes) { memcpy(address, value, bytes); }
+void atomic_store(void* address, const void* value, size_t bytes) {
+    Fiber* me = current();
+    me->idle = memcmp(address, value, bytes) ? 0 : me->idle + 1;
+    memcpy(address, value, bytes);
+}
 
 }  // namespace simt

@@ -53,7 +53,7 @@ struct Launch {
     void* const* arguments;
     const void *image_begin, *image_end;
     const Array* arrays;
-    unsigned array_count, checked, flush_denormals;
+    unsigned array_count, checked, flush_denormals, seconds;
 };
 
 enum Wait : uint8_t { kRunning, kAtBarrier, kInWarp, kReturned };
@@ -73,9 +73,9 @@ struct Fiber : Thread {
     Place place;            // where it waits
     const char* operation;  // the warp collective it waits in
     unsigned mask;
-    uint32_t fenced;  // barriers passed at its last __threadfence, plus 1
-    uint64_t atomics;
-    uint64_t group;  // number of committed groups of asynchronous copies
+    uint32_t fenced;         // barriers passed at its last __threadfence, plus 1
+    uint64_t atomics, idle;  // atomic operations; the last ones that changed nothing
+    uint64_t group;          // number of committed groups of asynchronous copies
     std::vector<AsyncCopy> copies;
 };
 

@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <utility>
+#include <time.h>
+#include <unistd.h>
 #include <xmmintrin.h>
 
 #include "runtime.h"
@@ -129,6 +131,9 @@ static int signal_number;
 static uintptr_t signal_address;
 
 [[noreturn]] static void signal_fault() {
+    if (signal_number == SIGXCPU) {
+        fault(kDeadlock, "runs for more than %u s: an endless loop?", launch->seconds);
+    }
     if (signal_number == SIGFPE) fault(kArithmetic, "integer division by zero");
     if (signal_address - reinterpret_cast<uintptr_t>(stacks) < kStackBytes * kMaxThreads) {
         fault(kOutOfBounds, "stack overflow: local variables of more than %zu bytes", kStackBytes);
@@ -234,7 +239,7 @@ static void start_fiber(unsigned i) {
                i / (block.size.x * block.size.y)};
     f.wait = kRunning;
     f.fenced = 0;
-    f.atomics = f.group = 0;
+    f.atomics = f.idle = f.group = 0;
     f.copies.clear();
     // Stacks start at different offsets, or they would share the same lines of the cache.
     char* top = stacks + kStackBytes * (i + 1) - 64 - i % 31 * 128;
@@ -287,6 +292,20 @@ static void make_stacks() {
     for (unsigned i = 0; i < kMaxThreads; i++) mprotect(stacks + kStackBytes * i, 4096, PROT_NONE);
 }
 
+// Signals this thread when it has used the launch's processor time.
+static timer_t start_timer() {
+    sigevent event = {};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGXCPU;
+    event._sigev_un._tid = gettid();
+    timer_t timer;
+    itimerspec time = {};
+    time.it_value.tv_sec = launch->seconds;
+    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer)) abort();
+    timer_settime(timer, 0, &time, nullptr);
+    return timer;
+}
+
 // Runs all blocks with handlers for the signals of wild accesses, and floats flushed as by -ftz.
 static void run_guarded() {
     static char signal_stack[64 << 10];
@@ -294,16 +313,18 @@ static void run_guarded() {
     own.ss_sp = signal_stack;
     own.ss_size = sizeof signal_stack;
     sigaltstack(&own, &old_stack);
-    const int numbers[] = {SIGSEGV, SIGBUS, SIGFPE};
-    struct sigaction action = {}, old[3];
+    constexpr int numbers[] = {SIGSEGV, SIGBUS, SIGFPE, SIGXCPU}, count = 4;
+    struct sigaction action = {}, old[count];
     action.sa_sigaction = handle_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    for (int i = 0; i < 3; i++) sigaction(numbers[i], &action, &old[i]);
+    for (int i = 0; i < count; i++) sigaction(numbers[i], &action, &old[i]);
+    timer_t timer = start_timer();
     unsigned control = _mm_getcsr();
     if (launch->flush_denormals) _mm_setcsr(control | 0x8040);  // FTZ, DAZ
     run_blocks();
     _mm_setcsr(control);
-    for (int i = 0; i < 3; i++) sigaction(numbers[i], &old[i], nullptr);
+    timer_delete(timer);
+    for (int i = 0; i < count; i++) sigaction(numbers[i], &old[i], nullptr);
     sigaltstack(&old_stack, nullptr);
 }
 
