@@ -41,7 +41,7 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	git ls-files '*.cu' '*.cuh' '*.h' | xargs -r $(VENV)/bin/clang-format -i
+	git ls-files '*.cu' '*.cuh' '*.h' '*.cpp' | xargs -r $(VENV)/bin/clang-format -i
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

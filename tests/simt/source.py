@@ -10,7 +10,7 @@ _DYNAMIC = re.compile(
     rf"{_ATTRIBUTES}extern\s+{_ATTRIBUTES}__shared__\s+{_ATTRIBUTES}"
     r"([\w:<>,\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;"
 )
-_STATIC = re.compile(rf"\b({_ATTRIBUTES})__shared__\s+([^;{{}}=]+);")
+_STATIC = re.compile(rf"\b({_ATTRIBUTES})__shared__\s+")
 _NAME = re.compile(r"(\w+)\s*(?:\[.*\])?\s*$", re.DOTALL)
 _KERNEL = re.compile(
     rf"__global__\s+(?:(?:void\b|static\b|inline\b|__launch_bounds__\s*(?P<bound>{_PARENTHESES}))"
@@ -45,22 +45,32 @@ def split_commas(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _static_variable(match: re.Match[str], number: Iterator[int]) -> str:
+def _end(text: str, start: int, mark: str) -> int:
+    """Index of the first mark from start on that is inside no brackets opened since."""
+    depth = 0
+    for i in range(start, len(text)):
+        if depth == 0 and text[i] == mark:
+            return i
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+    raise ValueError(f"{text[start : start + 40]!r} does not end")
+
+
+def _static_variables(attributes: str, declaration: str, number: Iterator[int]) -> str:
     """Declare each variable as the first member of a struct with a red zone behind it."""
-    attributes = match[1].replace("static", "")
-    first, *others = split_commas(match[2])
+    attributes = attributes.replace("static", "")
+    first, *others = split_commas(declaration)
     name = _NAME.search(first)
-    assert name is not None, match[0]
+    assert name is not None, declaration
     kind, out = first[: name.start()], []
     for declarator in (first[name.start() :], *others):
         found = _NAME.search(declarator)
-        assert found is not None, match[0]
+        assert found is not None, declaration
         n, s = found[1], f"simt_shared_{next(number)}"
         out.append(
             f"struct {s} {{ {attributes}{kind} {declarator}; char simt_red_zone[64]; }}; "
             f'auto& {n} = simt::shared<{s}>("{n}", sizeof({s}::{n})).{n};'
         )
-    return " ".join(" ".join(out).split("\n")) + "\n" * match[0].count("\n")
+    return " ".join(out)
 
 
 def rewrite_shared(text: str) -> str:
@@ -69,25 +79,20 @@ def rewrite_shared(text: str) -> str:
         lambda m: f"{m[1]}* {m[2]} = ({m[1]}*)simt::dynamic_shared();" + "\n" * m[0].count("\n"),
         text,
     )
-    number = iter(range(1 << 20))
-    return _STATIC.sub(lambda m: _static_variable(m, number), text)
-
-
-def _closing(text: str, start: int) -> int:
-    """Index of the bracket that closes the one opened just before start."""
-    depth = 1
-    for i in range(start, len(text)):
-        depth += (text[i] == "(") - (text[i] == ")")
-        if depth == 0:
-            return i
-    raise ValueError("a parameter list does not end")
+    number, out, done = iter(range(1 << 20)), [], 0
+    for match in _STATIC.finditer(text):
+        end = _end(text, match.end(), ";")
+        new = _static_variables(match[1], text[match.end() : end], number).replace("\n", " ")
+        out += [text[done : match.start()], new, "\n" * text.count("\n", match.start(), end)]
+        done = end + 1
+    return "".join([*out, text[done:]])
 
 
 def find_kernels(text: str) -> dict[str, KernelText]:
     """All kernels that the text defines or declares, by name, in its order."""
     found = {}
     for match in _KERNEL.finditer(text):
-        end = _closing(text, match.end())
+        end = _end(text, match.end(), ")")
         names = [re.findall(r"\w+", p) for p in split_commas(text[match.end() : end])]
         before = text[: match.start()].rstrip().removesuffix('extern "C"').rstrip()
         bound = next(split_commas(match["bound"][1:-1])) if match["bound"] else "0"

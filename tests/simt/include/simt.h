@@ -8,6 +8,9 @@
 
 #include "simt_api.h"
 
+#undef INFINITY  // NVRTC has neither
+#undef NAN
+
 #define __global__ __attribute__((noinline, visibility("hidden")))
 #define __device__
 #define __host__

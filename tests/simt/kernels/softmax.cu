@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(32 * 4)
     if (row >= rows) return;
     x += (size_t)row * columns;
     y += (size_t)row * columns;
-    float most = -INFINITY, sum = 0.0f;
+    float most = __int_as_float(0xff800000), sum = 0.0f;
     for (int c = lane; c < columns; c += 32) most = fmaxf(most, x[c]);
     most = warp_max(most);
     for (int c = lane; c < columns; c += 32) sum += __expf(x[c] - most);

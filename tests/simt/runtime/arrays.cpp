@@ -102,6 +102,7 @@ void finish_arrays() {
 
 static void add_shared(const char* name, char* address, size_t bytes) {
     if (shared_variable_count == kMaxShared) fault(kLaunchFault, "too many __shared__ variables");
+    poison(address, bytes);
     shared_variables[shared_variable_count++] = {name, address, bytes};
     memset(shared_owner + (address - arena()), static_cast<int>(shared_variable_count), bytes);
 }

@@ -240,6 +240,7 @@ static void visit_shared(const Visit& v) {
 extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start, _end;
 
 void access(const Fiber* me, uintptr_t address, size_t bytes, Access how, uint64_t code, Place at) {
+    if (!me) return;  // a table that is set up when the kernels are loaded
     Visit v{me, address, bytes, how, code, at};
     auto inside = [=](const void* begin, const void* end) {
         return address >= reinterpret_cast<uintptr_t>(begin) &&

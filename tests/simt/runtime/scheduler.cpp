@@ -322,6 +322,7 @@ static void run_guarded() {
     unsigned control = _mm_getcsr();
     if (launch->flush_denormals) _mm_setcsr(control | 0x8040);  // FTZ, DAZ
     run_blocks();
+    self = nullptr;
     _mm_setcsr(control);
     timer_delete(timer);
     for (int i = 0; i < count; i++) sigaction(numbers[i], &old[i], nullptr);

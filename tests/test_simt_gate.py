@@ -1,0 +1,65 @@
+"""The texts that the SIMT emulator runs are CUDA C++: NVRTC compiles them for real GPUs."""
+
+import re
+
+import pytest
+
+from simt import gate
+from simt.toys import KERNELS, SOURCES, text_of
+
+pytestmark = pytest.mark.skipif(gate.available() is not None, reason=str(gate.available()))
+
+ARCHITECTURES = pytest.mark.parametrize("architecture", gate.ARCHITECTURES)
+# Of tensor_matmul and the kernels of mma.cu, the instructions they are written for.
+TENSOR = {
+    "mma_f16": "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+    "mma_bf16": "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "mma_tf32": "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
+    "copy_4": "cp.async.ca.shared.global",
+    "copy_8": "cp.async.ca.shared.global",
+    "copy_16": "cp.async.cg.shared.global",
+    **{f"load_x{n}": f"ldmatrix.sync.aligned.m8n8.x{n}.shared.b16" for n in (1, 2, 4)},
+    **{f"load_x{n}_trans": f"ldmatrix.sync.aligned.m8n8.x{n}.trans.shared" for n in (1, 2, 4)},
+}
+
+
+def compiled(file: str, architecture: str, *options: str) -> gate.Compiled:
+    return gate.compile_for(
+        text_of(file), architecture, options=options, include_dirs=[SOURCES], name=file
+    )
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("file", sorted(p.name for p in KERNELS.glob("*.cu")))
+def test_every_kernel_of_the_emulators_tests_compiles(file, architecture):
+    """Within a GPU's registers and shared memory, without spills."""
+    result = compiled(file, architecture)
+    assert result.usage
+    for name in result.usage:
+        result.require(name, threads=256, registers=128)
+
+
+@ARCHITECTURES
+def test_wrappers_become_their_instructions(architecture):
+    """Each function of warpops.cuh is the one instruction that the emulator gives a meaning."""
+    result = compiled("mma.cu", architecture)
+    for name, instruction in TENSOR.items():
+        result.require_instructions(name, instruction)
+    for option in ("-DHALF", "-UHALF"):
+        product = compiled("tensor.cu", architecture, option)
+        kind = "f16" if option == "-DHALF" else "bf16"
+        product.require_instructions(
+            "tensor_matmul", TENSOR[f"mma_{kind}"], "ldmatrix", "cp.async.wait_group 1", "bar.sync"
+        )
+        product.require("tensor_matmul", threads=128, shared=2 * 2 * (64 * 40 + 32 * 72))
+
+
+def test_what_does_not_compile_is_reported():
+    """With the compiler's words, and limits with the kernel's name."""
+    with pytest.raises(RuntimeError, match="undefined"):
+        gate.compile_for('extern "C" __global__ void f() { undefined(); }', "sm_80")
+    result = compiled("reduce.cu", "sm_80")
+    with pytest.raises(AssertionError, match="block_sum for sm_80 uses"):
+        result.require("block_sum", threads=256, registers=4)
+    with pytest.raises(AssertionError, match=re.escape("has no mma.sync")):
+        result.require_instructions("block_sum", "mma.sync")
