@@ -192,6 +192,25 @@ def test_views_share_their_memory():
         kernel("copy.cu")((1,), (64,), (whole[0:20], whole[4:24], np.int32(20)))
 
 
+def test_tables_of_addresses():
+    """Resident arrays are reached through structs and through pointers, within their bounds."""
+    tensors = [floats(n) for n in (5, 40, 1)]
+    before = [t.copy() for t in tensors]
+    row = np.dtype([("data", np.uint64), ("n", np.int64), ("amount", np.float64)])
+    rows = np.array([(t.ctypes.data, t.size, i + 1.0) for i, t in enumerate(tensors)], row)
+    table, addresses = rows.copy(), np.array([t.ctypes.data for t in tensors], np.uint64)
+    with simt.resident(*tensors):
+        function("add_to_all")((3,), (32,), (rows,))
+        function("add_through_pointers")((3,), (32,), (addresses, np.int32(1)))
+    for i, (t, b) in enumerate(zip(tensors, before)):
+        assert t[0] == b[0] + np.float32(i + 1) + 1 and np.array_equal(t[1:], b[1:] + (i + 1))
+    assert np.array_equal(rows, table)
+    with simt.resident(*tensors), pytest.raises(simt.OutOfBounds, match="resident array 2"):
+        function("add_through_pointers")((3,), (32,), (addresses, np.int32(5)))
+    with pytest.raises(simt.OutOfBounds, match="address"):
+        function("add_to_all")((3,), (32,), (rows,))
+
+
 def test_poison():
     """NaN in all floating-point formats, and found wherever nothing has been written."""
     for kind in (np.float16, np.float32, np.float64):

@@ -13,8 +13,10 @@ writes next to an array are still checked, and a wild access still raises.
 What is emulated: shared memory (227 KiB; 48 KiB of it static, and dynamic beyond 48 KiB only after
 `max_dynamic_shared_size_bytes` is set, as in CUDA), barriers, warp collectives, atomics, fences,
 half and bfloat16, and through warpops.cuh tensor cores, ldmatrix and cp.async.
-Order of memory is CUDA's, read strictly: __syncthreads orders a block and __syncwarp a warp, while
-shuffles and votes order nothing; a mask may name only lanes that take part.
+Order of memory is CUDA's, read strictly: __syncthreads orders a block and __syncwarp a warp, an
+atomic operation after __threadfence orders blocks; shuffles and votes order nothing, nor do atomic
+operations within a block. A mask may name only lanes that take part. Arrays that a kernel reaches
+through a table of addresses are made known by `with resident(...)`.
 
 What differs from a GPU, so that results agree within rounding and not in every bit:
 - a * b + c becomes an FMA where g++ sees one (-ffp-contract=fast), which nvcc may see otherwise;
@@ -27,7 +29,7 @@ wgmma, TMA, mbarriers, clusters, cooperative groups, textures, inline PTX outsid
 passing kernel must still compile for the GPU (see gate.py) and be run on one.
 """
 
-from simt.arrays import poison
+from simt.arrays import poison, resident
 from simt.build import available
 from simt.faults import (
     ArgumentFault,

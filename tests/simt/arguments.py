@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simt import build
-from simt.arrays import Region, regions_of
+from simt.arrays import Region, regions_of, resident_arrays
 from simt.faults import ArgumentFault
 
 
@@ -29,6 +29,20 @@ class Packed:
     pointers: ctypes.Array[ctypes.c_void_p]
     values: list[np.ndarray]  # what the pointers point to
     regions: list[Region]
+    shifts: list[tuple[int, int, int]]  # of resident arrays: host addresses and the way to device
+
+    def put_addresses(self) -> None:
+        """Give tables the device addresses of resident arrays, for a launch."""
+        for r in self.regions if self.shifts else ():
+            if r.is_table:
+                r.table = r.relocate(r.words(), self.shifts)
+
+    def restore_addresses(self) -> None:
+        """Take what a launch has left in tables back to host addresses."""
+        back = [(low + shift, high + shift, -shift) for low, high, shift in self.shifts]
+        for r in self.regions:
+            if r.table is not None and r.writeable:
+                r.words()[:] = r.relocate(r.table, back)
 
 
 _TYPES = {
@@ -53,6 +67,8 @@ def _fits(kind: bytes, size: int, dtype: np.dtype) -> bool:
         return dtype.name == "bfloat16" or dtype == np.uint16
     if kind == b"b":
         return dtype.itemsize == 1 and dtype.kind in "bu"
+    if kind == b"p":
+        return dtype.kind in "iu" and dtype.itemsize == 8
     kinds = {b"f": "f", b"i": "iu" if size > 1 else "iub"}.get(kind, "")
     return dtype.kind in kinds and dtype.itemsize == size and dtype.name != "bfloat16"
 
@@ -100,7 +116,8 @@ def pack(
         _check(f"{kernel}: argument {i} ({name})", p, value)
         if p.kind == b"p" and isinstance(value, np.ndarray):
             labelled[i] = value, f"argument {i} ({name}: {value.dtype} {value.shape})"
-    regions = regions_of(list(labelled.values()))
+    others = [(a, f"resident array {i}") for i, a in enumerate(resident_arrays())]
+    regions = regions_of([*labelled.values(), *others])
     start = {}  # device address minus host address, by label
     for i, r in enumerate(regions):
         at = build.runtime().simt_address(i, r.struct().phase) - r.low
@@ -109,10 +126,14 @@ def pack(
     for i, (p, value) in enumerate(zip(parameters, args)):
         if i in labelled:
             array, label = labelled[i]
-            item = np.array([start[label] + array.ctypes.data], np.uint64)
+            values.append(np.array([start[label] + array.ctypes.data], np.uint64))
+        elif p.kind == b"p":
+            values.append(np.zeros(1, np.uint64))
         else:
-            item = np.zeros(1, np.uint64) if p.kind == b"p" else _scalar(value, p)
-        assert item is not None
-        values.append(item)
+            item = _scalar(value, p)
+            assert item is not None
+            values.append(item)
     pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
-    return Packed(pointers, values, regions)
+    reachable = {label for _, label in others}
+    shifts = [(r.low, r.high, start[r.labels[0]]) for r in regions if reachable & {*r.labels}]
+    return Packed(pointers, values, regions, shifts)

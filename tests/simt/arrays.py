@@ -1,7 +1,9 @@
 """Array arguments: which memory a launch gets to see, and memory filled with poison."""
 
+import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +22,28 @@ def poison(array: np.ndarray) -> np.ndarray:
     pattern = POISON.to_bytes(2, "little") * 4
     array.view(f"u{size}")[...] = int.from_bytes(pattern[:size], "little")
     return array
+
+
+_RESIDENT: ContextVar[tuple[np.ndarray, ...]] = ContextVar("resident", default=())
+
+
+@contextlib.contextmanager
+def resident(*arrays: np.ndarray) -> Iterator[None]:
+    """Let kernels reach arrays through a table of addresses, as multi-tensor kernels do.
+
+    Within, an address in one of the arrays (from its `ctypes.data`) that stands in an argument
+    array of 64-bit integers, or of structs of whole 8 bytes, is the array's address to the kernel.
+    """
+    token = _RESIDENT.set(_RESIDENT.get() + arrays)
+    try:
+        yield
+    finally:
+        _RESIDENT.reset(token)
+
+
+def resident_arrays() -> tuple[np.ndarray, ...]:
+    """The arrays that are resident now."""
+    return _RESIDENT.get()
 
 
 class ArrayStruct(ctypes.Structure):
@@ -46,11 +70,30 @@ class Region:
     labels: list[str] = field(default_factory=list)
     dtypes: list[np.dtype] = field(default_factory=list)
     writeable: bool = False
+    table: np.ndarray | None = None  # the memory as words, with device addresses of others in it
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it may hold addresses."""
+        return all(d.itemsize % 8 == 0 and d.kind in "iuV" for d in self.dtypes)
+
+    def words(self) -> np.ndarray:
+        """The memory in 64-bit words."""
+        memory = (ctypes.c_uint64 * ((self.high - self.low) // 8)).from_address(self.low)
+        return np.ctypeslib.as_array(memory)
+
+    def relocate(self, words: np.ndarray, shifts: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        """The words, with those from low to high moved by shift for each (low, high, shift)."""
+        moved = words.copy()
+        for low, high, shift in shifts:
+            inside = (words >= low) & (words < high)
+            moved[inside] += np.uint64(shift % 2**64)
+        return moved
 
     def struct(self) -> ArrayStruct:
         """The region as the runtime takes it."""
         return ArrayStruct(
-            self.low,
+            self.low if self.table is None else self.table.ctypes.data,
             self.high - self.low,
             (self.low - self.owner) % ALIGNMENT,
             min(d.itemsize for d in self.dtypes),

@@ -190,6 +190,7 @@ class Kernel:
         self, grid: list[int], block: list[int], args: Sequence[object], shared_mem: int
     ) -> None:
         packed = pack(self.name, self._parameters, self._names, args)
+        packed.put_addresses()
         structs = (ArrayStruct * max(1, len(packed.regions)))(*(r.struct() for r in packed.regions))
         e, m, report = self._entry, self.module, _Report()
         launch = _Launch(
@@ -199,6 +200,7 @@ class Kernel:
         )  # fmt: skip
         with _LOCK:
             build.runtime().simt_launch(ctypes.byref(launch), ctypes.byref(report))
+        packed.restore_addresses()
         if report.fault:
             raise BY_NUMBER[report.fault](self._message(report))
 

@@ -1,6 +1,7 @@
 // CUDA C++ for g++: included before every emulated kernel, it gives the language's words a meaning.
 #pragma once
-#include <cmath>
+#include <math.h>
+#include <stdlib.h>
 #include <cstdio>
 #include <cstring>
 #include <type_traits>

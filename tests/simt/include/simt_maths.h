@@ -21,6 +21,25 @@ static inline float __fdividef(float a, float b) { return a / b; }
 static inline float __saturatef(float a) { return a > 0.0f ? (a < 1.0f ? a : 1.0f) : 0.0f; }
 static inline float normcdff(float a) { return 0.5f * erfcf(a * -0.70710678118654752f); }
 
+static inline double __dadd_rn(double a, double b) {
+    double sum = a + b;
+    asm("" : "+x"(sum));
+    return sum;
+}
+static inline double __dmul_rn(double a, double b) {
+    double product = a * b;
+    asm("" : "+x"(product));
+    return product;
+}
+static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+constexpr double SIMT_PI = 3.14159265358979323846;
+static inline float sinpif(float a) { return float(sin(SIMT_PI * fmod(double(a), 2.0))); }
+static inline float cospif(float a) { return float(cos(SIMT_PI * fmod(double(a), 2.0))); }
+static inline void sincospif(float a, float* s, float* c) {
+    *s = sinpif(a);
+    *c = cospif(a);
+}
+
 // glibc declares functions of these names, so they are macros here.
 #define __expf(a) expf(a)
 #define __exp10f(a) exp10f(a)
@@ -68,6 +87,9 @@ static inline unsigned __float2uint_rz(float a) {
 }
 static inline float __int2float_rn(int a) { return static_cast<float>(a); }
 static inline float __uint2float_rn(unsigned a) { return static_cast<float>(a); }
+static inline float __ll2float_rn(long long a) { return static_cast<float>(a); }
+static inline double __int2double_rn(int a) { return a; }
+static inline double __uint2double_rn(unsigned a) { return a; }
 static inline float __double2float_rn(double a) { return static_cast<float>(a); }
 
 static inline int __popc(unsigned a) { return __builtin_popcount(a); }

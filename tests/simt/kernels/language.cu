@@ -88,3 +88,19 @@ extern "C" __global__ void places(unsigned* out) {
 extern "C" __global__ void arrivals(unsigned* counter, unsigned* order) {
     order[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1u);
 }
+
+// Adds to every tensor of a table, one a block: multi-tensor kernels work so.
+struct Row {
+    float* data;
+    long long n;
+    double amount;
+};
+
+extern "C" __global__ void add_to_all(const Row* rows) {
+    const Row row = rows[blockIdx.x];
+    for (long long i = threadIdx.x; i < row.n; i += blockDim.x) row.data[i] += row.amount;
+}
+
+extern "C" __global__ void add_through_pointers(float* const* tensors, int n) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) tensors[blockIdx.x][i] += 1.0f;
+}

@@ -51,6 +51,10 @@ static uintptr_t slot(unsigned i) {
 bool start_arrays() {
     for (unsigned i = 0; i < launch->array_count; i++) {
         const Array& array = launch->arrays[i];
+        if (i >= kMaxArrays || array.bytes >= kSlotBytes / 2) {
+            report_fault(kLaunchFault, "%s is too large, or one of too many", array.label);
+            return false;
+        }
         Region& r = regions[i];
         r.begin = slot(i) + kSlotBytes / 2 + array.phase;
         r.end = r.begin + array.bytes;
@@ -79,10 +83,10 @@ static bool intact(const char* from, const char* to) {
 }
 
 void finish_arrays() {
-    for (unsigned i = 0; i < launch->array_count; i++) {
+    for (unsigned i = 0; i < launch->array_count && i < kMaxArrays; i++) {
         const Array& array = launch->arrays[i];
         Region& r = regions[i];
-        if (!r.pages) continue;
+        if (!r.pages) break;
         char *pages = reinterpret_cast<char*>(r.pages), *data = reinterpret_cast<char*>(r.begin);
         if (!report.fault &&
             !(intact(pages, data) && intact(data + array.bytes, pages + r.page_bytes))) {

@@ -6,10 +6,10 @@
 
 namespace simt {
 
-constexpr unsigned kMaxThreads = 1024, kLanes = 32, kMaxArrays = 64;
+constexpr unsigned kMaxThreads = 1024, kLanes = 32, kMaxArrays = 1024;
 constexpr size_t kStackBytes = 256 << 10;                           // of a fiber, with a guard page
 constexpr size_t kStaticBytes = 64 << 10, kArenaBytes = 384 << 10;  // of shared memory
-constexpr size_t kSlotBytes = size_t(4) << 30;                      // address space of an array
+constexpr size_t kSlotBytes = size_t(1) << 30;                      // address space of an array
 constexpr uint16_t kPoison = 0x7ff5;  // repeated, it is NaN in every floating-point format
 
 // Numbered as in faults.py.
