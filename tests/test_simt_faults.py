@@ -64,10 +64,28 @@ def run_small(*edits, **settings):
     kernel("small.cu", *edits, **settings)((1,), (64,), args)
 
 
+def run_patterns(*edits, **settings):
+    def run(name, grid, block, *args):
+        kernel("patterns.cu", *edits, name=name, **settings)((grid,), (block,), args)
+
+    x, sums = floats(96), poisoned(3)
+    run("warp_tree", 3, 32, x, sums)
+    np.testing.assert_allclose(sums, x.reshape(3, 32).sum(1), rtol=1e-5, atol=1e-5)
+    run("groups_reverse", 1, 32, floats(32), np.float32(0.5))
+    run("two_buffers", 1, 100, x := floats(100), y := poisoned(100), np.int32(100), np.int32(2))
+    np.testing.assert_allclose(y, x + 2 * np.roll(x, -1) + np.roll(x, -2), rtol=1e-5, atol=1e-5)
+    run("through_global", 2, 64, poisoned(2, 64), np.zeros(2, np.float32))
+    total = np.zeros(1, np.float32)
+    run("all_fence", 5, 64, poisoned(5, 64), total, np.zeros(1, np.uint32))
+    assert total[0] == 5 * 64 * 63 / 2
+    run("narrow_neighbours", 1, 64, np.zeros(64, np.uint8), np.zeros(64, np.uint16))
+
+
 RUNS = {
     run.__name__.removeprefix("run_"): run
     for run in (
-        run_sum, run_matmul, run_tensor, run_histogram, run_copy, run_softmax, run_ticket, run_small
+        run_sum, run_matmul, run_tensor, run_histogram, run_copy, run_softmax, run_ticket,
+        run_small, run_patterns,
     )
 }  # fmt: skip
 
@@ -75,8 +93,9 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("check", [True, False], ids=["checked", "plain"])
 def test_healthy_kernels_pass(name, check):
-    """What the faults below are put into has none."""
-    RUNS[name](check=check)
+    """What the faults below are put into has none, in whatever order threads run."""
+    for seed in range(5):
+        RUNS[name](check=check, seed=seed)
 
 
 # (what, fault, part of the message, kernel, text to replace, text with the fault)
@@ -166,7 +185,7 @@ MUTANTS = [
      "histogram", "atomicAdd(&own[x[i]], 1u);", "own[x[i]]++;"),
     ("adds to global memory without atomics", simt.DataRace, "by block",
      "sum", "atomicAdd(out, sum);", "*out += sum;"),
-    ("reads a count that others still raise", simt.DataRace, "atomic operation by thread",
+    ("reads a count that others still raise", simt.DataRace, "atomic operation",
      "histogram", "}\n    __syncthreads();", "}"),
     ("sets to zero what others already raise", simt.DataRace, "data race",
      "small", "y[t] = x[t];",
@@ -175,6 +194,19 @@ MUTANTS = [
      "ticket", "__threadfence();", ""),
     ("reads the flag of the last block too early", simt.Fault, "shared last",
      "ticket", "__syncthreads();", ""),
+    ("adds up a tree without barriers of the warp", simt.DataRace, "shared tree",
+     "patterns", "        __syncwarp();\n    }\n    if (lane == 0)", "    }\n    if (lane == 0)"),
+    ("synchronises other lanes than those it reads", simt.DataRace, "shared part",
+     "patterns", "0xffu << first", "(lane & 1 ? 0xaau : 0x55u) << first"),
+    ("reads the buffer that is being filled", simt.Fault, "shared buffers",
+     "patterns", "buffers[step % 2];", "buffers[(step + 1) % 2];"),
+    ("overwrites what other groups still read", simt.DataRace, "shared shift",
+     "patterns", "    __syncwarp();\n    if (lane == 31)", "    if (lane == 31)"),
+    ("has no barrier between writing and reading global memory", simt.Fault, r"argument 0 \(y",
+     "patterns", "row[threadIdx.x] = threadIdx.x;\n    __syncthreads();",
+     "row[threadIdx.x] = threadIdx.x;"),
+    ("fences in one thread only", simt.DataRace, "by block",
+     "patterns", "__threadfence();", "if (threadIdx.x == 5) __threadfence();"),
     # Asynchronous copies
     ("never waits for its copies", simt.MissingWait, "cp.async has not been waited for",
      "tensor", "cp_async_wait<1>();", ""),
@@ -201,13 +233,10 @@ MUTANTS = [
 )
 def test_faults_are_found(what, fault, message, name, old, new):
     """Each kind, in a message that names kernel, block, thread and line."""
-    with pytest.raises(fault) as raised:
-        RUNS[name]((old, new))
-    text = str(raised.value)
-    assert re.search(message, text), text
-    assert text.startswith(tuple(k + ": " for k in KERNEL_NAMES)), text
-    if fault is not simt.Deadlock:
-        assert "block (" in text and "thread (" in text and ".cu:" in text, text
-
-
-KERNEL_NAMES = "block_sum matmul tensor_matmul histogram copy softmax ticket_sum small".split()
+    for seed in range(3):
+        with pytest.raises(fault) as raised:
+            RUNS[name]((old, new), seed=seed)
+        text = str(raised.value)
+        assert re.search(message, text), text
+    where = "" if "no thread can go on" in text else r"block \(.*\) thread \(.*\): "
+    assert re.match(rf"\w+: {where}", text) and ".cu:" in text, text

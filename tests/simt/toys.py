@@ -19,14 +19,24 @@ def text_of(file: str, edits: tuple[tuple[str, str], ...] = ()) -> str:
 
 
 @functools.cache
-def load(file: str, *edits: tuple[str, str], options: tuple[str, ...] = (), check: bool = True):
+def load(
+    file: str, *edits: tuple[str, str], options: tuple[str, ...] = (), check: bool = True
+) -> Module:
     """The module of an edited kernel file."""
     return Module(
         text_of(file, edits), options=options, include_dirs=[SOURCES], check=check, name=file
     )
 
 
-def kernel(file: str, *edits: tuple[str, str], options: tuple[str, ...] = (), **settings) -> Kernel:
-    """The first kernel of an edited kernel file."""
-    module = load(file, *edits, options=options, **settings)
-    return module.get_function(module.names[0])
+def kernel(
+    file: str,
+    *edits: tuple[str, str],
+    name: str = "",
+    options: tuple[str, ...] = (),
+    check: bool = True,
+    seed: int = 0,
+) -> Kernel:
+    """A kernel, by default the first one, of an edited kernel file."""
+    module = load(file, *edits, options=options, check=check)
+    module.seed = seed
+    return module.get_function(name or module.names[0])

@@ -47,7 +47,7 @@ void cp_async_wait(int groups) {
 }
 
 // Atomic operations let others run now and then, so that a lock within a block can be passed on.
-constexpr uint64_t kAtomicsBetweenYields = 64, kMaxIdle = 100000;
+constexpr uint64_t kAtomicsBetweenYields = 64, kMaxIdle = 20000;
 
 void atomic_load(const void* address, void* value, size_t bytes, Place at) {
     Fiber* me = current();

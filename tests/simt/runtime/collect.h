@@ -4,7 +4,8 @@
 
 namespace simt {
 
-void check_mask(const Fiber* me, const Warp& warp);
+// The lanes that have arrived at the collective that a thread arrives at, and its own.
+unsigned partners(const Fiber* me, const Warp& warp);
 
 template <class Do>
 inline void for_lanes(unsigned mask, Do act) {
@@ -29,10 +30,10 @@ inline void collect(const char* operation, unsigned mask, Place at, Combine comb
     me->operation = operation;
     me->mask = mask;
     me->place = at;
-    check_mask(me, warp);
     mask &= warp.present;
+    const unsigned there = partners(me, warp);
     warp.arrived |= 1u << me->lane;
-    if ((warp.arrived & mask) != mask) {
+    if (there != mask) {
         me->wait = kInWarp;
         run_others();
         return;

@@ -7,6 +7,7 @@
 // order the threads happen to run.
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <sys/mman.h>
 #include <unordered_map>
 
@@ -20,7 +21,7 @@ struct Cell {
     uint32_t write_block, write_epoch, write_time, write_code;
     uint32_t read_block, read_epoch, read_time, read_code;
     uint32_t read_lanes, other_block, other_epoch;  // a read by a block before read_block
-    uint16_t write_thread, read_warp;
+    uint16_t write_thread, read_warp, other_thread;
     WriteKind write_kind;
     bool read_by_many;  // by several warps of read_block since the barrier
 };
@@ -34,16 +35,18 @@ struct Visit {
     Place at;
 };
 
-// What a block has made visible to others: accesses before `epoch`, and those of one thread.
+// What a block has made visible to others by a fence and an atomic operation: all accesses before
+// `epoch`, and each thread's own up to its last fence. The latest such operation has it all.
 struct Released {
-    uint32_t epoch, thread_epoch;
-    uint16_t thread;
+    uint64_t order;
+    uint32_t epoch;
+    std::shared_ptr<const std::vector<uint32_t>> fenced;
 };
 
 static Cell shared_cells[kArenaBytes];
+static bool has_fenced;              // whether a thread of the running block has
 static std::vector<Released> known;  // by block: what the running block sees of it
 static std::unordered_map<uintptr_t, std::vector<Released>> released;  // by address of an atomic
-static uint32_t last_fence, fence_before;  // epochs of the block's last __threadfence
 
 // ---- Messages
 
@@ -105,7 +108,7 @@ static const char* verb(Access how) {
 static bool knows(uint32_t block, uint32_t epoch, unsigned thread) {
     if (known.empty()) return false;
     const Released& r = known[block - block_base - 1];
-    return epoch < r.epoch || (thread == r.thread && epoch <= r.thread_epoch);
+    return epoch < r.epoch || (r.fenced && epoch <= (*r.fenced)[thread]);
 }
 
 static bool sees(const Fiber* me, uint32_t block, uint32_t epoch, uint32_t time, unsigned thread) {
@@ -122,7 +125,7 @@ static void check_last_write(const Visit& v, const Cell& c) {
 }
 
 static void check_readers(const Visit& v, const Cell& c) {
-    if (c.other_block && !knows(c.other_block, c.other_epoch, kMaxThreads)) {
+    if (c.other_block && !knows(c.other_block, c.other_epoch, c.other_thread)) {
         race(v, "read", c.other_block, kMaxThreads, c.read_code);
     }
     if (!c.read_block) return;
@@ -163,6 +166,7 @@ static void note_read(const Visit& v, Cell& c) {
     if (c.read_block && c.read_block != block_number) {
         c.other_block = c.read_block;
         c.other_epoch = c.read_epoch;
+        c.other_thread = static_cast<uint16_t>(c.read_warp * kLanes + __builtin_ctz(c.read_lanes));
     }
     c.read_block = block_number;
     c.read_epoch = epoch;
@@ -258,42 +262,42 @@ void access(const Fiber* me, uintptr_t address, size_t bytes, Access how, uint64
 // ---- Fences and atomics
 
 void fence() {
-    if (last_fence != epoch) fence_before = last_fence;
-    last_fence = epoch;
-    current()->fenced = epoch;
+    Fiber* me = current();
+    has_fenced = true;
+    if (me->fenced == epoch) return;
+    me->fenced_before = me->fenced;
+    me->fenced = epoch;
+}
+
+static Released make_released(const Fiber* me) {
+    static uint64_t order;
+    std::vector<uint32_t> fenced(threads);
+    for (unsigned i = 0; i < threads; i++) {
+        const Fiber& f = fibers[i];
+        fenced[i] = &f == me || f.fenced < epoch ? f.fenced : f.fenced_before;
+    }
+    return {++order, me->fenced, std::make_shared<const std::vector<uint32_t>>(fenced)};
 }
 
 static void raise_to(Released& a, const Released& b) {
-    if (b.epoch > a.epoch) a.epoch = b.epoch;
-    if (b.thread_epoch > a.thread_epoch) {
-        a.thread_epoch = b.thread_epoch;
-        a.thread = b.thread;
-    }
+    if (b.order > a.order) a = b;
 }
 
 void release(const Fiber* me, uintptr_t address) {
-    Released own{};
-    uint32_t before = last_fence < epoch ? last_fence : fence_before;
-    if (before) own.epoch = before + 1;
-    if (me->fenced) {
-        raise_to(own, {me->fenced, me->fenced, static_cast<uint16_t>(me->number)});
-    }
-    auto found = released.find(address);
-    if (found == released.end() && !own.epoch) return;
+    if (!has_fenced && released.find(address) == released.end()) return;
     size_t blocks = size_t(block.grid.x) * block.grid.y * block.grid.z;
     known.resize(blocks);
     auto& there = released[address];
     there.resize(blocks);
     for (size_t b = 0; b < blocks; b++) raise_to(known[b], there[b]);
-    if (own.epoch) {
-        there = known;
-        raise_to(there[block_number - block_base - 1], own);
-    }
+    if (!has_fenced) return;
+    there = known;
+    there[block_number - block_base - 1] = make_released(me);
 }
 
 void start_block_checks() {
     known.clear();
-    last_fence = fence_before = 0;
+    has_fenced = false;
     for (unsigned w = 0; w * kLanes < threads; w++) {
         warps[w].time = 1;
         memset(warps[w].seen, 0, sizeof warps[w].seen);

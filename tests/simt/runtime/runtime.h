@@ -73,9 +73,9 @@ struct Fiber : Thread {
     Place place;            // where it waits
     const char* operation;  // the warp collective it waits in
     unsigned mask;
-    uint32_t fenced;         // barriers passed at its last __threadfence, plus 1
-    uint64_t atomics, idle;  // atomic operations; the last ones that changed nothing
-    uint64_t group;          // number of committed groups of asynchronous copies
+    uint32_t fenced, fenced_before;  // epochs of its last __threadfence and of the one before
+    uint64_t atomics, idle;          // atomic operations; the last ones that changed nothing
+    uint64_t group;                  // number of committed groups of asynchronous copies
     std::vector<AsyncCopy> copies;
 };
 

@@ -238,7 +238,7 @@ static void start_fiber(unsigned i) {
     f.index = {i % block.size.x, i / block.size.x % block.size.y,
                i / (block.size.x * block.size.y)};
     f.wait = kRunning;
-    f.fenced = 0;
+    f.fenced = f.fenced_before = 0;
     f.atomics = f.idle = f.group = 0;
     f.copies.clear();
     // Stacks start at different offsets, or they would share the same lines of the cache.

@@ -14,17 +14,18 @@ void start_warps() {
     }
 }
 
-// Two lanes in each other's masks must be in the same collective with the same mask.
-static void check_agreement(const Fiber* me, const Fiber& other) {
-    if (!(me->mask >> other.lane & 1) && !(other.mask >> me->lane & 1)) return;
-    if (me->mask == other.mask && !strcmp(me->operation, other.operation)) return;
+// Whether two lanes wait for each other in the same collective. If each waits for the other in a
+// different one, neither can go on. If only one does, the other may come to it later.
+static bool agree(const Fiber* me, const Fiber& other) {
+    if (!(me->mask >> other.lane & 1) || !(other.mask >> me->lane & 1)) return false;
+    if (me->mask == other.mask && !strcmp(me->operation, other.operation)) return true;
     fault_at(me->place, kWarpDivergence,
              "%s with mask %#010x, but lane %u of the warp is in %s at %s:%d with mask %#010x",
              me->operation, me->mask, other.lane, other.operation, other.place.file,
              other.place.line, other.mask);
 }
 
-void check_mask(const Fiber* me, const Warp& warp) {
+unsigned partners(const Fiber* me, const Warp& warp) {
     if (!(me->mask >> me->lane & 1)) {
         fault_at(me->place, kWarpDivergence,
                  "%s with mask %#010x, in which its own lane %u is missing", me->operation,
@@ -35,9 +36,11 @@ void check_mask(const Fiber* me, const Warp& warp) {
         fault_at(me->place, kWarpDivergence, "%s with mask %#010x, of which lane %d has returned",
                  me->operation, me->mask, __builtin_ctz(gone));
     }
-    for (unsigned lanes = warp.arrived; lanes; lanes &= lanes - 1) {
-        check_agreement(me, lane_of(me, __builtin_ctz(lanes)));
-    }
+    unsigned found = 1u << me->lane;
+    for_lanes(warp.arrived, [&](unsigned lane) {
+        if (agree(me, lane_of(me, lane))) found |= 1u << lane;
+    });
+    return found;
 }
 
 void leave_warp(Fiber* me) {
