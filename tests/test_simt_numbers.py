@@ -1,5 +1,7 @@
 """The SIMT emulator: conversions, tensor cores and collectives against their definitions."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -259,3 +261,48 @@ def test_products_and_sums_become_fma():
         run = load("narrow.cu", options=options, check=False).get_function("square_less_one")
         run((1,), (1,), (a, out))
         assert list(out) == [expected, 2.0**-11]
+
+
+def test_float_functions():
+    """Each against NumPy, within a few units in the last place of float."""
+    x = np.linspace(0.1, 3.1, 32, dtype=np.float32)
+    out = np.empty((38, 32), np.float32)
+    load("functions.cu").get_function("float_functions")((1,), (32,), (x, out, np.int32(32)))
+    v, erf = x.astype(np.float64), np.vectorize(math.erf)
+    square, both = v * v, np.sin(np.pi * v) + np.cos(np.pi * v)
+    expected = [
+        np.exp(v), np.log(v), np.log2(v), np.log10(v), np.sin(v), np.cos(v), v**1.5, 1 / v, 1 / v,
+        v**0.5, v**-0.5, v**-0.5, np.clip(v - 1, 0, 1), (1 + erf(v / 2**0.5)) / 2, v + 1, v - 1,
+        square, v / 3, square + 1, square + 1, 2**v, np.expm1(v), np.log1p(v), np.tanh(v), erf(v),
+        np.sin(np.pi * v), np.cos(np.pi * v), both, np.sin(v) + np.cos(v), np.maximum(v, 1),
+        np.minimum(v, 1), np.maximum(v, 1), np.minimum(v, 1), v, -v, np.exp(v), v**0.5, v,
+    ]  # fmt: skip
+    np.testing.assert_allclose(out, np.array(expected), rtol=1e-6, atol=3e-7)
+
+
+def test_conversions_between_numbers():
+    """Conversions to integers round as named, saturate, and take NaN to 0."""
+    x = np.array([-2.5, -0.5, 0.5, 1.5, 2.5, 2.7, 3e9, -3e9, 5e9, np.nan], np.float32)
+    out = np.empty((22, x.size), np.int64)
+    args = x, out, np.int32(x.size)
+    load("functions.cu").get_function("other_functions")((1,), (x.size,), args)
+    assert np.array_equal(out[0], x.view(np.int32)) and np.array_equal(out[1], x.view(np.uint32))
+    assert np.all(out[2] == 7) and np.all(out[3] == 9) and np.all(out[[5, 12, 13, 14, 15, 16]] == 1)
+    assert np.array_equal(out[4][:-1], x[:-1].astype(np.float64).view(np.int64))
+    value = np.nan_to_num(x.astype(np.float64))
+    for row, rounded in zip(out[6:10], (np.rint, np.trunc, np.floor, np.ceil)):
+        assert np.array_equal(row, np.clip(rounded(value), -(2**31), 2**31 - 1))
+    for row, rounded in zip(out[10:12], (np.rint, np.trunc)):
+        assert np.array_equal(row, np.clip(rounded(value), 0, 2**32 - 1))
+    assert np.all(out[17] == 2 + 4 + 63) and np.all(out[18] == 2 + 2) and np.all(out[19] == 3)
+    assert np.array_equal(out[20], [max(i, 3) + min(3, i) + 3 for i in range(x.size)])
+
+
+def test_arithmetic_of_narrow_floats():
+    out, stored = np.empty(4, np.int32), np.empty(4, np.float32)
+    load("functions.cu").get_function("narrow")((1,), (1,), (out,))
+    load("functions.cu").get_function("stores")((1,), (1,), (stored,))
+    scalars = 5 + 1 + 6 + 1.5 - 3 + 3 + 9 + 3 + 2 + 1
+    pairs = (1 + 2) * (1 - 2) + max(1 * 2, 1) + (2 + 2) * (2 - 2) + max(2 * 2, 2)
+    assert list(out) == [int(scalars + pairs)] * 2 + [15, 3 + 4 + 5 + 6 + 1 + 1]
+    assert list(stored) == [1, 2, 3, 4]
