@@ -220,6 +220,14 @@ def test_poison():
     simt.poison(x[5:6])
     with pytest.raises(simt.Uninitialised, match="never written"):
         kernel("copy.cu")((1,), (64,), (x, np.empty_like(x), np.int32(12)))
+    counts = simt.poison(np.empty(4, np.uint32))
+    with pytest.raises(simt.Uninitialised, match="atomic operation"):
+        args = np.zeros(5, np.int32), counts, np.int32(5), np.int32(4)
+        kernel("histogram.cu")((1,), (64,), args, shared_mem=16)
+    stored = simt.poison(np.empty(2**16, np.uint16))  # bfloat16 to the kernel
+    with pytest.raises(simt.Uninitialised, match="argument 1"):
+        args = np.zeros(2**16, np.float16), stored, *np.empty((2, 2**16), np.float32)
+        kernel("narrow.cu", name="widen")((256,), (256,), args)
 
 
 def test_empty_arrays_and_absent_ones():

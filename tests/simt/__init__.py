@@ -7,7 +7,7 @@ names the kernel, block, thread and line.
 
 With check=True (the default) every access to memory passes through the emulator: bounds, alignment,
 races, reads of what was never written, copies not waited for, overflow of signed integers. With
-check=False kernels run 10 to 50 times faster; barriers, collectives, deadlocks, launch limits and
+check=False kernels run several times faster; barriers, collectives, deadlocks, launch limits and
 writes next to an array are still checked, and a wild access still raises.
 
 What is emulated: shared memory (227 KiB; 48 KiB of it static, and dynamic beyond 48 KiB only after
@@ -15,8 +15,9 @@ What is emulated: shared memory (227 KiB; 48 KiB of it static, and dynamic beyon
 half and bfloat16, and through warpops.cuh tensor cores, ldmatrix and cp.async.
 Order of memory is CUDA's, read strictly: __syncthreads orders a block and __syncwarp a warp, an
 atomic operation after __threadfence orders blocks; shuffles and votes order nothing, nor do atomic
-operations within a block. A mask may name only lanes that take part. Arrays that a kernel reaches
-through a table of addresses are made known by `with resident(...)`.
+operations within a block. A mask may name only lanes that take part, and every thread of a block
+must reach each of its barriers, also where a GPU would not miss those that have returned. Arrays
+that a kernel reaches through a table of addresses are made known by `with resident(...)`.
 
 What differs from a GPU, so that results agree within rounding and not in every bit:
 - a * b + c becomes an FMA where g++ sees one (-ffp-contract=fast), which nvcc may see otherwise;

@@ -117,7 +117,8 @@ def pack(
         if p.kind == b"p" and isinstance(value, np.ndarray):
             labelled[i] = value, f"argument {i} ({name}: {value.dtype} {value.shape})"
     others = [(a, f"resident array {i}") for i, a in enumerate(resident_arrays())]
-    regions = regions_of([*labelled.values(), *others])
+    floats = [label for i, (_, label) in labelled.items() if parameters[i].pointee in b"fhw"]
+    regions = regions_of([*labelled.values(), *others], floats)
     start = {}  # device address minus host address, by label
     for i, r in enumerate(regions):
         at = build.runtime().simt_address(i, r.struct().phase) - r.low

@@ -69,6 +69,7 @@ class Region:
     high: int
     labels: list[str] = field(default_factory=list)
     dtypes: list[np.dtype] = field(default_factory=list)
+    integers: bool = False  # of 16 bits or fewer, in which poison could be a real value
     writeable: bool = False
     table: np.ndarray | None = None  # the memory as words, with device addresses of others in it
 
@@ -97,7 +98,7 @@ class Region:
             self.high - self.low,
             (self.low - self.owner) % ALIGNMENT,
             min(d.itemsize for d in self.dtypes),
-            all(d.itemsize >= 4 or (d.itemsize == 2 and d.kind not in "iu") for d in self.dtypes),
+            not self.integers,
             not self.writeable,
             " = ".join(self.labels).encode(),
         )
@@ -109,8 +110,11 @@ def _owner(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
-def regions_of(arrays: Sequence[tuple[np.ndarray, str]]) -> list[Region]:
+def regions_of(arrays: Sequence[tuple[np.ndarray, str]], floats: Sequence[str]) -> list[Region]:
     """The distinct memory behind labelled arrays: views of one array share a region.
+
+    `floats` are the labels of those that hold floats, whatever NumPy takes them for (bfloat16 in
+    uint16).
 
     Strided views are passed as CuPy passes them, as the address of their first element; what lies
     between their first and last byte may be accessed.
@@ -125,8 +129,12 @@ def regions_of(arrays: Sequence[tuple[np.ndarray, str]]) -> list[Region]:
             new.low, new.high = min(new.low, r.low), max(new.high, r.high)
             new.owner, new.writeable = min(new.owner, r.owner), new.writeable or r.writeable
             new.labels, new.dtypes = r.labels + new.labels, r.dtypes + new.dtypes
+            new.integers = new.integers or r.integers
         new.labels.append(label)
         new.dtypes.append(array.dtype)
+        kind, size = array.dtype.kind, array.dtype.itemsize
+        whole = label not in floats and kind in "iub"
+        new.integers = new.integers or size < 2 or (size == 2 and whole)
         new.writeable = new.writeable or array.flags.writeable
         found.append(new)
     return found

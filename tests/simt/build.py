@@ -1,5 +1,6 @@
 """Compiles kernels and the runtime with g++, once for each text, flags and compiler."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -40,6 +41,8 @@ def available() -> str | None:
         return f"the SIMT emulator needs {COMPILER}, which is not on the PATH"
     if platform.machine() not in ("x86_64", "AMD64") or platform.system() != "Linux":
         return "the SIMT emulator switches stacks in x86-64 code for Linux"
+    if not {"avx2", "fma", "bmi2"} <= set(Path("/proc/cpuinfo").read_text().split()):
+        return "the SIMT emulator needs a processor of level x86-64-v3 (AVX2, FMA)"
     return None
 
 
@@ -70,7 +73,8 @@ def _stored(key: str, suffix: str, make: Callable[[Path, Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder, "made")
             make(Path(folder), made)
-            os.replace(made, path)
+            with contextlib.suppress(OSError):  # another process may have been faster
+                os.replace(made, path)
     return path
 
 

@@ -161,7 +161,10 @@ class Kernel:
     ) -> None:
         """Run the grid to its end; a stream has no meaning here. Raises a Fault."""
         sizes = self._check_launch(grid, block, shared_mem)
-        self._launch(*sizes, args, shared_mem)
+        with _LOCK:
+            report = self._run(*sizes, args, shared_mem)
+        if report.fault:
+            raise BY_NUMBER[report.fault](self._message(report))
 
     def _check_launch(
         self, grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int
@@ -186,9 +189,9 @@ class Kernel:
         require(0 <= shared_mem <= limit, what + "see max_dynamic_shared_size_bytes")
         return sizes[0], sizes[1]
 
-    def _launch(
+    def _run(
         self, grid: list[int], block: list[int], args: Sequence[object], shared_mem: int
-    ) -> None:
+    ) -> _Report:
         packed = pack(self.name, self._parameters, self._names, args)
         packed.put_addresses()
         structs = (ArrayStruct * max(1, len(packed.regions)))(*(r.struct() for r in packed.regions))
@@ -198,11 +201,9 @@ class Kernel:
             ctypes.addressof(packed.pointers), e.image_begin, e.image_end, structs,
             len(packed.regions), m.check, m.options.flush_denormals, SECONDS,
         )  # fmt: skip
-        with _LOCK:
-            build.runtime().simt_launch(ctypes.byref(launch), ctypes.byref(report))
+        build.runtime().simt_launch(ctypes.byref(launch), ctypes.byref(report))
         packed.restore_addresses()
-        if report.fault:
-            raise BY_NUMBER[report.fault](self._message(report))
+        return report
 
     def _message(self, report: _Report) -> str:
         """Kernel, block and thread, what happened, and where in the text."""

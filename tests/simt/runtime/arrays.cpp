@@ -63,6 +63,7 @@ bool start_arrays() {
         r.cells = nullptr;
         char* pages = reinterpret_cast<char*>(r.pages);
         if (mprotect(pages, r.page_bytes, PROT_READ | PROT_WRITE)) {
+            r.pages = 0;
             report_fault(kLaunchFault, "no memory for %s", array.label);
             return false;
         }

@@ -50,28 +50,26 @@ static std::unordered_map<uintptr_t, std::vector<Released>> released;  // by add
 
 // ---- Messages
 
-static const char* describe(uintptr_t address, bool show_offset) {
-    static char text[2][320];
-    static unsigned turn;
-    char* out = text[turn++ % 2];
-    size_t in_slots = address - slots;
-    uintptr_t shared = address - reinterpret_cast<uintptr_t>(arena());
+static const char* describe(uintptr_t address) {
+    static char text[320];
+    const size_t in_slots = address - slots;
     if (slots && in_slots < kSlotBytes * launch->array_count) {
         unsigned i = in_slots / kSlotBytes;
         long long offset = static_cast<long long>(address - regions[i].begin);
-        snprintf(out, 320, show_offset ? "%s, byte %lld" : "%s", launch->arrays[i].label, offset);
-        return out;
+        snprintf(text, sizeof text, "%s, byte %lld", launch->arrays[i].label, offset);
+        return text;
     }
     for (unsigned i = 0; i < shared_variable_count; i++) {
         const SharedVariable& v = shared_variables[i];
         size_t offset = address - reinterpret_cast<uintptr_t>(v.address);
-        if (offset < v.bytes + 64) {
-            snprintf(out, 320, "shared %s, byte %zu of %zu", v.name, offset, v.bytes);
-            return out;
+        if (offset < v.bytes + 64) {  // the red zone counts as the variable that it follows
+            snprintf(text, sizeof text, "shared %s, byte %zu of %zu", v.name, offset, v.bytes);
+            return text;
         }
     }
-    snprintf(out, 320, shared < kArenaBytes ? "shared memory" : "address %#zx", address);
-    return out;
+    if (is_shared(address)) return "shared memory";
+    snprintf(text, sizeof text, "address %#zx", address);
+    return text;
 }
 
 static const char* verb(Access how) {
@@ -82,7 +80,7 @@ static const char* verb(Access how) {
 
 [[noreturn]] static void complain(const Visit& v, Fault kind, const char* what) {
     fault_of(v.me, kind, v.code, 0, v.at, "%s: %s of %zu bytes at %s", what, verb(v.how), v.bytes,
-             describe(v.address, true));
+             describe(v.address));
 }
 
 [[noreturn]] static void race(const Visit& v, const char* other, uint32_t block, unsigned thread,
@@ -99,8 +97,8 @@ static const char* verb(Access how) {
         snprintf(who, sizeof who, "block (%u,%u,%u)", b.x, b.y, b.z);
     }
     fault_of(v.me, kDataRace, v.code, code ? image + code : 0, v.at,
-             "data race at %s: %s here, %s by %s, %s", describe(v.address, true), verb(v.how),
-             other, who, since);
+             "data race at %s: %s here, %s by %s, %s", describe(v.address), verb(v.how), other, who,
+             since);
 }
 
 // ---- Order

@@ -110,7 +110,6 @@ void report_fault(Fault kind, const char* format, ...) __attribute__((format(pri
 extern Report report;
 uint3 block_index(uint32_t place);
 bool is_stack(uintptr_t address);
-uint64_t random_bits();
 
 // arrays.cpp
 char* arena();

@@ -6,9 +6,9 @@
 #include <numeric>
 #include <signal.h>
 #include <sys/mman.h>
-#include <utility>
 #include <time.h>
 #include <unistd.h>
+#include <utility>
 #include <xmmintrin.h>
 
 #include "runtime.h"
@@ -29,6 +29,7 @@ static char* stacks;
 static void* main_stack_pointer;
 static uint16_t ready[2 * kMaxThreads];  // a ring of fibers that can go on
 static unsigned ready_head, ready_tail, returned, at_barrier;
+static const Fiber* waiting;  // the first thread at the barrier
 static int votes, barrier_result;
 static uint16_t order[kMaxThreads];
 static uint64_t random_state;
@@ -41,7 +42,7 @@ __attribute__((naked, noinline)) static void switch_stack(void** /*save*/, void*
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
 }
 
-uint64_t random_bits() {  // splitmix64
+static uint64_t random_bits() {  // splitmix64
     uint64_t z = random_state += 0x9e3779b97f4a7c15ull;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
@@ -143,6 +144,10 @@ static uintptr_t signal_address;
 }
 
 static void handle_signal(int number, siginfo_t* info, void* context) {
+    if (!self) {  // not in a kernel: end as without this handler
+        signal(number, SIG_DFL);
+        return;
+    }
     auto* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
     signal_number = number;
     signal_address = reinterpret_cast<uintptr_t>(info->si_addr);
@@ -161,17 +166,14 @@ int barrier(Place at, int predicate) {
                  "__syncthreads reached by some threads only: %u of %u have returned", returned,
                  threads);
     }
-    for (unsigned i = 0; at_barrier && i < threads; i++) {
-        const Place& other = fibers[i].place;
-        if (fibers[i].wait != kAtBarrier) continue;
-        if (other.line != at.line || strcmp(other.file, at.file)) {
-            fault_at(at, kBarrierDivergence,
-                     "__syncthreads reached by some threads only: thread (%u,%u,%u) waits at the "
-                     "one of %s:%d",
-                     fibers[i].index.x, fibers[i].index.y, fibers[i].index.z, other.file,
-                     other.line);
-        }
-        break;
+    if (!at_barrier) waiting = me;
+    const Place& other = waiting->place;
+    if (at_barrier && (other.line != at.line || strcmp(other.file, at.file))) {
+        const uint3& t = waiting->index;
+        fault_at(at, kBarrierDivergence,
+                 "__syncthreads reached by some threads only: thread (%u,%u,%u) waits at the one "
+                 "of %s:%d",
+                 t.x, t.y, t.z, other.file, other.line);
     }
     me->wait = kAtBarrier;
     me->place = at;
@@ -191,9 +193,8 @@ int barrier(Place at, int predicate) {
 [[noreturn]] static void run_fiber() {
     launch->invoke(launch->arguments);
     Fiber* me = current();
-    for (unsigned i = 0; at_barrier && i < threads; i++) {
-        if (fibers[i].wait != kAtBarrier) continue;
-        fault_at(fibers[i].place, kBarrierDivergence,
+    if (at_barrier) {
+        fault_at(waiting->place, kBarrierDivergence,
                  "__syncthreads reached by some threads only: this one returns while %u wait",
                  at_barrier);
     }
@@ -346,7 +347,7 @@ extern "C" __attribute__((visibility("default"))) int simt_launch(const simt::La
     std::iota(order, order + threads, uint16_t(0));
     if (start_arrays()) {
         if (launch->checked) start_checks();
-        run_guarded();
+        if (!simt::report.fault) run_guarded();
         if (launch->checked) finish_checks();
     }
     finish_arrays();

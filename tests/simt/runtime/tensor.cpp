@@ -84,6 +84,7 @@ void mma(Operand operand, float* d, const unsigned* a, const unsigned* b, Place 
     memcpy(d, slot_of<MmaOperand>(warp, me->lane).d, sizeof mine.d);
 }
 
+// The lane that gives a row's address counts as its reader.
 static void load_matrices(int count, bool transposed, Warp& warp, const Fiber* first, Place at) {
     uint16_t matrix[4][8][8];
     for (int lane = 0; lane < 8 * count; lane++) {
