@@ -16,6 +16,7 @@ from minidl.autograd import (
     set_grad_enabled,
 )  # fmt: skip
 from minidl.backend.cpu import empty_cache, memory_stats
+from minidl.capturing import capture
 from minidl.config import set_num_threads
 from minidl.config import threads as get_num_threads
 from minidl.derivatives import checkpoint, jvp, vjp

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     0: "errors config",
     1: "backend",
-    2: "tensor tape autograd calculus derivatives dtypes fusion random",
+    2: "tensor tape autograd calculus capturing derivatives dtypes fusion random",
     3: "ops functional methods",
     4: "nn optim data io",
     5: "models train tools",

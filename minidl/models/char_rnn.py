@@ -4,6 +4,7 @@ from typing import Any
 
 from minidl import nn
 from minidl.autograd import Tensor, no_grad
+from minidl.capturing import capture
 from minidl.errors import require
 from minidl.models.sampling import sample
 from minidl.ops.join import cat, unbind
@@ -38,10 +39,17 @@ class CharRNN(nn.Module):
         """x (B, T) -> (B, T + max_new_tokens), sampled (greedily at temperature 0)."""
         (logits, state), text = self(x), [x]
         logits, parts = logits[:, -1], [state] if isinstance(state, Tensor) else state
-        states = [*zip(*map(unbind, parts))]  # layer by layer
+        states = [s for layer in zip(*map(unbind, parts)) for s in layer]
+        step = capture(self._after)
         for k in range(max_new_tokens):
             text.append(sample(logits, temperature, top_k))
             if k + 1 < max_new_tokens:
-                y, states = self.rnn.run_layers(self.embedding(text[-1].T), states)
-                logits = self.head(self.dropout(y[0]))
+                logits, *states = step(text[-1], *states)
         return cat(text, 1)
+
+    def _after(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Tokens x (B, 1) and every layer's states -> logits (B, vocab_size), the next states."""
+        each = len(states) // self.rnn.num_layers
+        layers = [states[k : k + each] for k in range(0, len(states), each)]
+        y, layers = self.rnn.run_layers(self.embedding(x.T), layers)
+        return self.head(self.dropout(y[0])), *[s for layer in layers for s in layer]

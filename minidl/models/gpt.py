@@ -1,33 +1,36 @@
 """A GPT-2-style language model with nanoGPT's parameter names, and generation with a KV cache."""
 
 import math
+from functools import partial
 from typing import Any
 
 import minidl.functional as F
 from minidl import backend, nn
 from minidl.autograd import Tensor, no_grad
+from minidl.capturing import capture
 from minidl.errors import GraphError, require
 from minidl.models.sampling import sample
+from minidl.ops.creation import arange
 from minidl.ops.join import cat
 
 
-class Past:
-    """Room for the keys and values of up to `size` tokens, filled as they come (without grad)."""
+class Cache:
+    """Keys and values of the tokens so far, for up to `size` of them (without grad)."""
 
     def __init__(self, size: int) -> None:
         self.size, self.length = size, 0
-        self.room: Any = None
+        self.rooms: dict[Any, Any] = {}  # of every layer: raw (2, B, heads, size, d)
 
-    def append(self, new: Any) -> Any:
-        """Keep keys and values (2, B, heads, T, d) of the next T tokens -> those of all so far.
+    def append(self, layer: Any, new: Any, first: Any) -> Any:
+        """Keep the keys and values (2, B, heads, T, d) of tokens `first` on -> the layer's room.
 
-        Both are raw arrays.
+        Both are raw arrays; first (1,) int64 is one as well, so that a replay reads it anew.
         """
-        if self.room is None:
-            self.room = backend.of(new).empty((*new.shape[:3], self.size, new.shape[4]), new.dtype)
-        start, self.length = self.length, self.length + new.shape[3]
-        self.room[:, :, :, start : self.length] = new
-        return self.room[:, :, :, : self.length]
+        be = backend.of(new)
+        if layer not in self.rooms:
+            self.rooms[layer] = be.empty((*new.shape[:3], self.size, new.shape[4]), new.dtype)
+        be.put_rows(self.rooms[layer], new, first)
+        return self.rooms[layer]
 
 
 class Attention(nn.Module):
@@ -40,22 +43,21 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(dim, dim, bias)
         self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """x (B, T, dim) -> (B, T, dim)."""
+    def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None) -> Tensor:
+        """x (B, T, dim) -> (B, T, dim); with a cache, of the tokens at places (T,)."""
         b, t, dim = x.shape
         parts, shape = self.c_attn(x), (b, t, 3, self.heads, dim // self.heads)
         p = self.p if self.training else 0.0
-        if past is None:
+        if cache is None:
             q, k, v = parts.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
             return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
         rule = "keys and values are kept without their graph: call it under no_grad"
-        require(not parts.requires_grad, "Past", rule, error=GraphError)
-        fits, rule = t == 1 or not past.length, "a filled cache takes one token at a time"
-        require(fits, "Attention", rule, x=x)
+        require(not parts.requires_grad, "Cache", rule, error=GraphError)
         arrays = parts.array.reshape(shape).transpose(2, 0, 3, 1, 4)  # raw: there is no graph
-        k, v = past.append(arrays[1:])
-        y = F.scaled_dot_product_attention(arrays[0], k, v, dropout_p=p, is_causal=t > 1)
+        q, first = arrays[0], places.array[:1]
+        k, v = cache.append(self, arrays[1:], first)
+        y, _ = backend.of(q).attend(q, k, v, None, True, 1 / math.sqrt(q.shape[-1]), first)
         return self.resid_dropout(self.c_proj(Tensor(y.swapaxes(1, 2).reshape(b, t, dim))))
 
 
@@ -71,9 +73,9 @@ class Block(nn.Module):
         drop = nn.Dropout(dropout)
         self.mlp = nn.Sequential({"c_fc": wide, "gelu": nn.GELU(), "c_proj": back, "dropout": drop})
 
-    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None) -> Tensor:
         """x (B, T, dim) -> the same shape."""
-        x = x + self.attn(self.ln_1(x), past)
+        x = x + self.attn(self.ln_1(x), cache, places)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -101,24 +103,30 @@ class GPT(nn.Module):
                 deep = name.endswith("c_proj.weight")
                 nn.init.normal_(param, std=0.02 / (math.sqrt(2 * n_layer) if deep else 1))
 
-    def new_cache(self) -> list[Past]:
+    def new_cache(self) -> Cache:
         """An empty cache: room for block_size tokens' keys and values in every block."""
-        return [Past(self.block_size) for _ in self.transformer.h]
+        return Cache(self.block_size)
 
-    def forward(self, x: Tensor, cache: list[Past] | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """x (B, T) tokens -> logits (B, T, vocab_size).
 
-        A new cache is filled with keys and values (under no_grad); later calls then take one token
-        each and see all before it.
+        A cache keeps their keys and values (under no_grad), so that the next call's tokens see them
+        too.
         """
-        before = cache[0].length if cache else 0
+        before = cache.length if cache else 0
         length, rule = before + x.shape[1], f"at most block_size = {self.block_size} tokens"
         require(length <= self.block_size, "GPT", rule, length=length)
+        y = self._logits(x, arange(before, length), cache)
+        if cache:
+            cache.length = length
+        return y
+
+    def _logits(self, x: Tensor, places: Tensor, cache: Cache | None) -> Tensor:
+        """Logits of tokens x (B, T) at places (T,) of the text."""
         parts = self.transformer
-        y = parts.drop(parts.wte(x) + parts.wpe.weight[before:length])
-        pasts: Any = cache or [None] * len(parts.h)
-        for block, past in zip(parts.h, pasts, strict=True):
-            y = block(y, past)
+        y = parts.drop(parts.wte(x) + parts.wpe(places))
+        for block in parts.h:
+            y = block(y, cache, places)
         return self.lm_head(parts.ln_f(y))
 
     @no_grad()
@@ -129,11 +137,15 @@ class GPT(nn.Module):
 
         Where the text outgrows block_size the cache is rebuilt from its last half.
         """
-        cache, feed, text = self.new_cache(), x[:, -self.block_size :], [x]
+        text, cache = [x], Cache(0)
         for _ in range(max_new_tokens):
-            feed = sample(self(feed, cache)[:, -1], temperature, top_k)
-            text.append(feed)
-            if cache[0].length == self.block_size:
-                cache, text = self.new_cache(), [cat(text, 1)]
-                feed = text[0][:, -(self.block_size // 2 + 1) :]
+            if cache.length == cache.size:
+                text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
+                cache, step = self.new_cache(), None
+                logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
+            else:
+                step = step or capture(partial(self._logits, cache=cache))
+                logits = step(text[-1], arange(cache.length, cache.length + 1))[:, -1]
+                cache.length += 1
+            text.append(sample(logits, temperature, top_k))
         return cat(text, 1)

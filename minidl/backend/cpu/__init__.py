@@ -1,7 +1,7 @@
 """The CPU backend: the functions that every backend has, with these arguments, on NumPy arrays."""
 
 # isort: off
-from minidl.backend.cpu.attention import attend, attend_grad
+from minidl.backend.cpu.attention import attend, attend_grad, put_rows
 from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
 from minidl.backend.cpu.embedding import add_rows, check_indices, take_rows
 from minidl.backend.cpu.layout import (
@@ -20,6 +20,7 @@ from minidl.backend.cpu.pool import (
 )  # fmt: skip
 from minidl.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from minidl.backend.cpu.reduce import argextreme, argsort, cumsum, extreme, sum
+from minidl.backend.cpu.replay import record, recording
 from minidl.backend.cpu.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,
 )  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 from minidl.backend.cpu.jit import ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log
 from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, dense, empty
+from minidl.backend.cpu.replay import note
 from minidl.backend.cpu.softmax import largest
 
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
@@ -23,8 +24,8 @@ _SCRATCH = 1 << 19  # bytes of a block's scores
 _INF = math.inf
 _UNSEEN = np.zeros(1, np.uint8)
 # Words of the table of sizes: four strides for the mask, three (batch, head, row) for each array.
-_HEADS, _SHARED, _TQ, _TK, _D, _DV, _CAUSAL, _MASK, _BLOCK, _BLOCKS, _SLOT = range(11)
-_M, _Q, _K, _V, _Y, _DQ, _DK, _DVAL = 11, 15, 18, 21, 24, 27, 30, 33  # _Y: y, or its gradient
+_HEADS, _SHARED, _TQ, _TK, _D, _DV, _CAUSAL, _MASK, _BLOCK, _BLOCKS, _SLOT, _BEFORE = range(12)
+_M, _Q, _K, _V, _Y, _DQ, _DK, _DVAL = 12, 16, 19, 22, 25, 28, 31, 34  # _Y: y, or its gradient
 
 
 @device
@@ -53,7 +54,7 @@ def mask_row(sizes, seen, bias, n, i, s, cols):
 @device
 def visible(sizes, i):
     """How many keys query row i may look at."""
-    return min(sizes[_TK], i + 1) if sizes[_CAUSAL] else sizes[_TK]
+    return min(sizes[_TK], sizes[_BEFORE] + i + 1) if sizes[_CAUSAL] else sizes[_TK]
 
 
 @device
@@ -179,6 +180,16 @@ def head_grads(lo, hi, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk,
 # ---- launchers ---------------------------------------------------------------------------------
 
 
+def put_rows(room: Array, new: Array, first: Array) -> None:
+    """room (..., S, D)[..., first : first + T, :] = new (..., T, D); first (1,) int64."""
+    note(_put, room, new, first)
+
+
+def _put(room: Array, new: Array, first: Array) -> None:
+    start = int(first[0])
+    room[..., start : start + new.shape[-2], :] = new
+
+
 def _four(x: Array) -> Array:
     """x (..., T, D) as (B, H, T, D) with contiguous rows: a view where its strides allow it."""
     size = x.itemsize
@@ -232,7 +243,7 @@ def _plan(arrays: tuple, lead: tuple, mask: Maybe, causal: bool, parts: int) -> 
         block //= 2
     block = min(block, tq)
     slot = parts * block * tk + block
-    sizes = [h, h // k.shape[1], tq, tk, d, dv, causal, 0, block, -(-tq // block), slot]
+    sizes = [h, h // k.shape[1], tq, tk, d, dv, causal, 0, block, -(-tq // block), slot, 0]
     seen, bias, strides = _UNSEEN, q, [0] * 4  # not read
     if mask is not None:
         full = _leading(np.broadcast_to(mask, (*lead, tq, tk)))
@@ -246,12 +257,13 @@ def _plan(arrays: tuple, lead: tuple, mask: Maybe, causal: bool, parts: int) -> 
 
 
 def attend(
-    q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float
+    q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float, before: Maybe = None
 ) -> tuple[Array, Array]:
     """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp.
 
     q (..., H, Tq, D), k (..., G, Tk, D), v (..., G, Tk, E), G dividing H; mask broadcasts to
-    (..., H, Tq, Tk): bool (True: take part) or of q's dtype, added.
+    (..., H, Tq, Tk): bool (True: take part) or of q's dtype, added. Causal: row t sees the keys
+    0..t, or 0..before + t (before (1,) int64, at most Tk - Tq).
     """
     q4, k4, v4 = _four(q), _four(k), _four(v)
     y = _made_like(q4, v.shape[-1])
@@ -260,6 +272,8 @@ def attend(
         y[...] = 0
     elif y.size:
         sizes, seen, bias, scratch = _plan((q4, k4, v4, y), q.shape[:-2], mask, causal, 1)
+        if before is not None:
+            note(np.copyto, sizes[_BEFORE : _BEFORE + 1], before)
         items = q4.shape[0] * q4.shape[1] * int(sizes[_BLOCKS])
         alone = 2 * q.size * k.shape[-2] <= ALONE
         given = (sizes, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)

@@ -2,6 +2,7 @@
 
 from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, contiguous, empty
+from minidl.backend.cpu.replay import notes
 from minidl.errors import DTypeError, RangeError, require
 
 _CHUNKS = 32  # of a table: each looks at all indices for those of its rows
@@ -53,3 +54,6 @@ def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> N
         bad = index[((index < 0) | (index >= n)) & (index != ignore)]
         rule = f"every index must lie in [0, {n})"
         require(not bad.size, op, rule, error=RangeError, index=int(bad.flat[0]) if bad.size else 0)
+    noted = notes.get()
+    if noted is not None:
+        noted.append((check_indices, (op, index, n, ignore)))

@@ -148,7 +148,7 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
         )
     # address_of, without a call
     words = [word_at(id(a) + HEADER).value if type(a) is np.ndarray else a for a in args]
-    crew.run(kernel.address(real), kernel.pack(*words), total, chunk)
+    crew.run(kernel.address(real), kernel.pack(*words), total, chunk, args)
 
 
 def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:

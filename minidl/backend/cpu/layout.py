@@ -8,6 +8,7 @@ import numpy as np
 
 from minidl.backend.cpu import memory
 from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw, nhwc
+from minidl.backend.cpu.replay import note
 
 
 def is_channels_last(x: Array) -> bool:
@@ -80,11 +81,16 @@ def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:
     """x with `value` around it; negative widths cut; channels-last is kept."""
     shape = tuple(max(n + lo + hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True))
     y = _empty(shape, x.dtype, is_channels_last(x))
-    y.fill(value)
+    note(y.fill, value)
     inside = tuple(slice(max(lo, 0), m - max(hi, 0)) for m, (lo, hi) in zip(shape, widths))
     taken = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape, widths))
-    y[inside] = x[taken]
+    note(np.copyto, y[inside], x[taken])
     return y
+
+
+def _convert(y: Array, x: Array) -> None:
+    with np.errstate(all="ignore"):
+        np.copyto(y, x, casting="unsafe")
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -92,13 +98,12 @@ def cast(x: Array, dtype: Any) -> Array:
     if x.dtype == dtype:
         return x
     y = empty_like(x, dtype)
-    with np.errstate(all="ignore"):
-        np.copyto(y, x, casting="unsafe")
+    note(_convert, y, x)
     return y
 
 
 def full_like(x: Array, value: Any) -> Array:
     """An array of one value with x's shape, dtype and layout."""
     y = empty_like(x)
-    y.fill(value)
+    note(y.fill, value)
     return y

@@ -15,6 +15,7 @@ from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
+from minidl.backend.cpu.replay import note
 
 _SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
@@ -132,8 +133,11 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
         wide = [None if a is None else a.astype(np.float32) for a in (x, y, bias)]
         return matmul(*wide).astype(x.dtype)  # type: ignore[arg-type]
     if x.dtype.kind != "f" or count * m * n * k < LIMITS["product_by_numpy"] or not k:
-        out = np.matmul(x, y, out=empty((*batch, m, n), x.dtype))
-        return out if bias is None else np.add(out, bias, out=out)
+        out = empty((*batch, m, n), x.dtype)
+        note(np.matmul, x, y, out)
+        if bias is not None:
+            note(np.add, out, bias, out)
+        return out
     x, ta, lda = _operand(x)
     y, tb, ldb = _operand(y)
     parts = min(_SHARES, _SUMS // (m * n)) if count == 1 and k >= 2 * max(m, n) else 1

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from minidl.backend.cpu.replay import note
+
 Array = np.ndarray
 Maybe = Array | None
 _SMALL = 1 << 16  # bytes below which NumPy's own allocation is as good
@@ -156,7 +158,7 @@ def dense(shape: tuple[int, ...], order: Sequence[int], item: int) -> tuple[int,
 def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:
     """An array of one value in C order."""
     y = empty(shape, dtype)
-    y.fill(value)
+    note(y.fill, value)
     return y
 
 
@@ -181,14 +183,14 @@ def contiguous(x: Array) -> Array:
     """x in C order: itself, or a copy."""
     if not x.flags.c_contiguous:
         x, given = empty(x.shape, x.dtype), x
-        np.copyto(x, given)
+        note(np.copyto, x, given)
     return x
 
 
 def copy(x: Array) -> Array:
     """A dense copy with x's order of axes in memory."""
     made = empty_like(x)
-    np.copyto(made, x)
+    note(np.copyto, made, x)
     return made
 
 

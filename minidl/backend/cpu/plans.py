@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cpu import compiler, memory, team
+from minidl.backend.cpu import compiler, memory, replay, team
 from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
@@ -135,7 +135,20 @@ def _numpy_call(program: Program, scalar: bool) -> Run:
     space: dict[str, Any] = {n: getattr(np, n) for n in (*UFUNC.values(), "inf", "nan", "asarray")}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     made = space["call"]
-    return lambda operands: _quiet.run(made, operands)
+
+    def run(operands: Sequence[Any]) -> tuple:
+        outs = _quiet.run(made, operands)
+        noted = replay.notes.get()
+        if noted is not None:
+            noted.append((_anew, (made, tuple(operands), outs)))
+        return outs
+
+    return run
+
+
+def _anew(made: Callable, operands: tuple, outs: tuple) -> None:
+    for y, value in zip(outs, _quiet.run(made, operands)):
+        y[...] = value
 
 
 # ---- kernels -------------------------------------------------------------------------------------
@@ -227,7 +240,7 @@ def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, word
                 doubles[k] = operands[k]
         for j, y in enumerate(outs, len(kernel.leaves)):
             table[j] = address_of(y)
-        team.run(address, address_of(table), total, chunk)
+        team.run(address, table.tobytes(), total, chunk, (operands, outs))
         return outs
 
     return run
@@ -270,11 +283,11 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     if len(blocks):
         address = _compiled(program, kernel, print_update, tuple(inplace))
         chunk = len(blocks) * BLOCK // int(table[:, -1].sum())  # of short rows several
-        team.run(address, address_of(words), len(blocks), chunk)
+        team.run(address, words.tobytes(), len(blocks), chunk, (table, blocks, aligned))
     for given, row in zip(rows, aligned, strict=True):
         for k in inplace if row is not given else ():
             if row[k] is not given[k]:
-                np.copyto(given[k], row[k])
+                replay.note(np.copyto, given[k], row[k])
 
 
 def _alike(row: Sequence[Array], dtype: np.dtype) -> bool:
@@ -297,7 +310,7 @@ def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
                 first=first, other=a)  # fmt: skip
         if a.strides != first.strides or a.dtype != dtype:
             a, given = memory.empty_like(first), a
-            np.copyto(a, given)
+            replay.note(np.copyto, a, given)
         arrays.append(a)
     return arrays
 

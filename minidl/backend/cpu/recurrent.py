@@ -15,6 +15,7 @@ from minidl.backend.cpu.jit import Kernel
 from minidl.backend.cpu.linalg import linear, matmul, panels
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 from minidl.backend.cpu.panel import BLOCK
+from minidl.backend.cpu.replay import note
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
@@ -69,8 +70,9 @@ def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False
     # Tiles too small to be worth waking a thread for go together.
     tiles = -(-batch // cells.ROWS) * (hidden // columns)
     chunk = -(-_WORTHWHILE // (min(batch, cells.ROWS) * columns * hidden))
+    kept = table, args
     for _ in range(steps):
-        crew.run(entry, row, tiles, chunk)
+        crew.run(entry, row, tiles, chunk, kept)
         row += table.strides[0]
 
 
@@ -194,7 +196,7 @@ def gru(
     if b_hh is not None:
         last, b_hh = contiguous(b_hh[2 * hidden :]), b_hh.copy()
         b_hh[2 * hidden :] = 0
-    gates[:, :, : 3 * hidden] = _inputs(x, w_ih, b_ih, b_hh)
+    note(np.copyto, gates[:, :, : 3 * hidden], _inputs(x, w_ih, b_ih, b_hh))
     args = (*_recurrent(w_hh, y), last, _Each(y, contiguous(h0)), _Each(gates), _Each(y))
     _run(cells.gru_step, y, reverse, *args)
     return y, gates

@@ -20,6 +20,7 @@ import numpy as np
 
 from minidl import config
 from minidl.backend.cpu import compiler
+from minidl.backend.cpu.replay import notes
 
 _STOP, _WORDS = 80, 128  # of the shared state, see team.ll
 _X86, _ARM = "llvm.x86.sse2.pause()", "llvm.aarch64.hint(i32 1)"
@@ -44,8 +45,16 @@ class Team:
         for worker in self.workers:
             worker.start()
 
-    def run(self, address: int, table: int | bytes, total: int, chunk: int) -> None:
-        """Run a kernel over range(total) in chunks; without the team where it is busy or of one."""
+    def run(
+        self, address: int, table: int | bytes, total: int, chunk: int, kept: Any = None
+    ) -> None:
+        """Run a kernel over range(total) in chunks; without the team where it is busy or of one.
+
+        kept: the arrays that the table points to, for when the run is recorded.
+        """
+        noted = notes.get()
+        if noted is not None:
+            noted.append((self.run, (address, table, total, chunk, kept)))
         count = -(-total // chunk)
         if count > 1 and self.threads > 1 and self.lock.acquire(blocking=False):
             try:
@@ -95,9 +104,9 @@ def current() -> Team:
     return team
 
 
-def run(address: int, table: int, total: int, chunk: int) -> None:
+def run(address: int, table: int | bytes, total: int, chunk: int, kept: Any) -> None:
     """Run machine code over range(total) in fixed chunks on the team."""
-    current().run(address, table, total, chunk)
+    current().run(address, table, total, chunk, kept)
 
 
 def _at_exit() -> None:

@@ -1,0 +1,44 @@
+"""Work noted while it is done, to be done again on the same memory without the Python around it.
+
+Every kernel is noted; of NumPy's work, copies, fills, the ufuncs of small arrays and checks of
+indices. Notes refer to the arrays they read and write, which therefore live as long.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+# What is noted so far, in order; None outside of `record`, and in other threads.
+notes: ContextVar[list[tuple[Callable, tuple]] | None] = ContextVar("notes", default=None)
+
+
+def note(function: Callable, *args: Any) -> None:
+    """Call function(*args), here and whenever what is being recorded is done again."""
+    noted = notes.get()
+    if noted is not None:
+        noted.append((function, args))
+    function(*args)
+
+
+def recording() -> bool:
+    """Whether work is being recorded here: no value may be read on the host then."""
+    return notes.get() is not None
+
+
+def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """Do some work: its result, and a function that does it again on the same memory.
+
+    Work that Python or NumPy does beside what is noted is not done again.
+    """
+    noted: list[tuple[Callable, tuple]] = []
+    token = notes.set(noted)
+    try:
+        result = work()
+    finally:
+        notes.reset(token)
+
+    def again() -> None:
+        for function, args in noted:
+            function(*args)
+
+    return result, again
