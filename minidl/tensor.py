@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minidl import backend
 from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 
@@ -163,14 +164,22 @@ class Tensor:
     def item(self) -> Any:
         """The value of a tensor with one element, as a Python number."""
         require(self.array.size == 1, "item", "needs a tensor of one element", tensor=self)
-        return self.array.item()
+        return self._read("item").item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
-        return self.array.tolist()
+        return self._read("tolist").tolist()
+
+    def _read(self, name: str) -> Any:
+        """The array, for who reads its values: what is captured must not depend on them."""
+        rule = "values cannot be read while a function is captured"
+        free = not backend.of(self.array).recording()
+        require(free, name, rule, error=GraphError, tensor_shape=self.shape)
+        return self.array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        host = self.array if isinstance(self.array, np.ndarray) else self.array.get()
+        given = self._read("numpy")
+        host = given if isinstance(given, np.ndarray) else given.get()
         if dtype is not None and host.dtype != dtype:
             return host.astype(dtype)
         return host.copy() if copy else host
@@ -201,7 +210,7 @@ class Tensor:
     def __bool__(self) -> bool:
         rule = "only a tensor of one element is true or false; use .any() or .all()"
         require(self.array.size == 1, "bool", rule, tensor=self)
-        return bool(self.array.item())
+        return bool(self._read("bool").item())
 
     def __float__(self) -> float:
         return float(self.item())

@@ -146,15 +146,31 @@ def test_gpt_cache_generates_the_same():
 
 
 def test_gpt_cache_is_filled_without_grad():
-    """The cache refuses keys that would lose their graph, and more than a token once filled."""
+    """The cache refuses keys that would lose their graph, and texts beyond its room."""
     model = GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=8).eval()
     x, cache = ml.tensor([[1, 2, 3]]), model.new_cache()
     with pytest.raises(GraphError, match="under no_grad"):
         model(x, cache)
     with ml.no_grad():
         model(x, cache)
-        with pytest.raises(ShapeError, match="one token at a time"):
+        model(x, cache)
+        with pytest.raises(ShapeError, match="at most block_size = 8 tokens; got length 9"):
             model(x, cache)
+    assert cache.length == 6
+
+
+@pytest.mark.parametrize("cuts", [(1, 1, 1, 1, 1, 1, 1, 1), (3, 5), (4, 1, 3), (8,)])
+def test_gpt_cache_takes_a_text_in_parts(cuts):
+    """Logits of a text given in parts are those of the whole text."""
+    ml.manual_seed(3)
+    model = GPT(11, block_size=8, n_layer=2, n_head=2, n_embd=16).eval()
+    x, cache, done, parts = ml.randint(0, 11, (2, 8)), model.new_cache(), 0, []
+    with ml.no_grad():
+        for cut in cuts:
+            parts.append(model(x[:, done : done + cut], cache))
+            done += cut
+        whole = model(x).numpy()
+    np.testing.assert_allclose(ml.cat(parts, 1).numpy(), whole, rtol=1e-4, atol=1e-6)
 
 
 def by_whole_passes(model, text, count, **options):

@@ -209,7 +209,7 @@ def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     """log of the sum of exp over dim, without overflow."""
     axes = axes_of(dim, x.ndim, "logsumexp")
     top = backend.of(raw(x)).extreme(raw(x), axes, True, True)
-    top = np.where(np.isfinite(top), top, 0).astype(x.dtype)
+    top = pw.where(pw.isfinite(top), top, 0.0)
     y = pw.add(pw.log(sum_axes(pw.exp(pw.sub(x, top)), axes=axes, keepdim=True)), top)
     return y if keepdim else squeeze(y, axes)
 

@@ -11,9 +11,12 @@ import functools
 from types import FunctionType
 from typing import Any
 
+import numpy as np
+
 from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move, special
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
 from minidl.backend.cpu.reduce import add_partials
+from minidl.backend.cpu.replay import note
 
 BLOCK = 16  # channels of a plane
 WIDE = 128  # channels copied together: their pieces of a pixel are whole pages of memory
@@ -174,7 +177,7 @@ def _blocks(w: Array) -> Array:
     """w (C, R, S), or (C, 1, 1), as (blocks, R, S, BLOCK)."""
     c, r, s = w.shape
     wide = zeros((-(-c // BLOCK) * BLOCK, r, s), w.dtype)
-    wide[:c] = w
+    note(np.copyto, wide[:c], w)
     return contiguous(wide.reshape(-1, BLOCK, r, s).transpose(0, 2, 3, 1))
 
 

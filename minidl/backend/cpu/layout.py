@@ -46,7 +46,7 @@ def cat(xs: Any, axis: int) -> Array:
     shape = (*xs[0].shape[:axis], ends[-1], *xs[0].shape[axis + 1 :])
     y = _empty(shape, xs[0].dtype, all(map(is_channels_last, xs)))
     for x, start, end in zip(xs, ends, ends[1:]):
-        y[(slice(None),) * axis + (slice(start, end),)] = x
+        note(np.copyto, y[(slice(None),) * axis + (slice(start, end),)], x)
     return y
 
 
@@ -67,7 +67,7 @@ def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...
             return y
     y = memory.strided(shape, laid, first.dtype)
     for x, key in zip(xs, keys, strict=True):
-        y[key] = 0 if x is None else x
+        note(y.__setitem__, key, 0 if x is None else x)
     return y
 
 

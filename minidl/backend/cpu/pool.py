@@ -13,6 +13,7 @@ import numpy as np
 from minidl.backend.cpu.depthwise import correlate
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch_rows
 from minidl.backend.cpu.memory import Array, empty, empty_nchw, nhwc, zeros
+from minidl.backend.cpu.replay import note
 
 Pair = tuple[int, int]
 
@@ -184,8 +185,9 @@ def avg_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, w
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
     shares = _shares((h, w), kernel, stride, padding, out, with_pad, divisor).astype(x.dtype)
-    correlate(nhwc(x), np.ones((c, *kernel), x.dtype), None, nhwc(y), stride, padding, (1, 1))
-    y.transpose(0, 2, 3, 1)[:] *= shares
+    rows = nhwc(y)
+    correlate(nhwc(x), np.ones((c, *kernel), x.dtype), None, rows, stride, padding, (1, 1))
+    note(np.multiply, rows, shares, rows)
     return y
 
 
@@ -205,10 +207,10 @@ def unfold(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, 
     """The windows of x (N, C, H, W), zero outside, as columns: (N, C * kh * kw, oh * ow)."""
     n, c, h, w = x.shape
     wide = zeros((n, c, h + 2 * padding[0], w + 2 * padding[1]), x.dtype)
-    wide[:, :, padding[0] : padding[0] + h, padding[1] : padding[1] + w] = x
+    note(np.copyto, wide[:, :, padding[0] : padding[0] + h, padding[1] : padding[1] + w], x)
     y = empty((n, c, *kernel, *out), x.dtype)
     for i, j, rows, columns in _offsets(kernel, stride, dilation, out):
-        y[:, :, i, j] = wide[:, :, rows, columns]
+        note(np.copyto, y[:, :, i, j], wide[:, :, rows, columns])
     return y.reshape(n, c * kernel[0] * kernel[1], out[0] * out[1])
 
 
@@ -219,7 +221,8 @@ def fold(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilati
     v = g.reshape(n, c, *kernel, *out)
     y = zeros((n, c, size[0] + 2 * padding[0], size[1] + 2 * padding[1]), g.dtype)
     for i, j, rows, columns in _offsets(kernel, stride, dilation, out):
-        y[:, :, rows, columns] += v[:, :, i, j]
+        place = y[:, :, rows, columns]
+        note(np.add, place, v[:, :, i, j], place)
     return y[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel
 from minidl.backend.cpu.linalg import linear, matmul, panels
-from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
+from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, copy, empty, zeros
 from minidl.backend.cpu.panel import BLOCK
-from minidl.backend.cpu.replay import note
+from minidl.backend.cpu.replay import made, note
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
@@ -83,8 +83,7 @@ def _made(x: Array, *widths: int) -> Iterator[Array]:
 
 def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe) -> Array:
     """x w_ihᵀ + b_ih + b_hh (T, B, G·H), for all steps at once."""
-    biases = [b for b in (b_ih, b_hh) if b is not None]
-    bias = sum(biases[1:], biases[0]) if biases else None
+    bias = b_hh if b_ih is None else b_ih if b_hh is None else made(np.add, b_ih, b_hh)
     return linear(x, w, bias)
 
 
@@ -194,8 +193,8 @@ def gru(
     gates, y = _made(x, 4 * hidden, hidden)
     last = zeros((hidden,), x.dtype)  # b_hn stays with its product, which r multiplies
     if b_hh is not None:
-        last, b_hh = contiguous(b_hh[2 * hidden :]), b_hh.copy()
-        b_hh[2 * hidden :] = 0
+        last, b_hh = contiguous(b_hh[2 * hidden :]), copy(b_hh)
+        note(b_hh[2 * hidden :].fill, 0)
     note(np.copyto, gates[:, :, : 3 * hidden], _inputs(x, w_ih, b_ih, b_hh))
     args = (*_recurrent(w_hh, y), last, _Each(y, contiguous(h0)), _Each(gates), _Each(y))
     _run(cells.gru_step, y, reverse, *args)

@@ -1,12 +1,14 @@
 """Sums and extremes over axes, with fixed chunks so that results do not depend on the threads."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import PIECE, R, kernel, launch
 from minidl.backend.cpu.memory import Array, empty, zeros
+from minidl.backend.cpu.replay import made
 
 
 @kernel("R* f8* int int", fast=True)
@@ -46,7 +48,7 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     if form is None:
         dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
         wide = np.float32 if dtype.itemsize == 2 else dtype
-        return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=wide), dtype)
+        return made(_sum, x, axes, keepdims, wide, dtype)
     by_row, rows, columns = form
     if by_row:
         pieces = -(-columns // PIECE)
@@ -56,7 +58,11 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
         chunk = max(1, PIECE * 4 // columns)
         part = empty((-(-rows // chunk), columns), np.float64)
         launch(_column_sums, len(part), 1, x, part, rows, columns, chunk)
-    return part.sum(axis=int(by_row)).astype(x.dtype).reshape(kept)
+    return made(_sum, part, int(by_row), False, np.float64, x.dtype).reshape(kept)
+
+
+def _sum(x: Array, axes: Any, keepdims: bool, wide: Any, dtype: np.dtype) -> Array:
+    return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=wide), dtype)
 
 
 def _form(x: Array, axes: tuple[int, ...]) -> tuple[bool, int, int] | None:
@@ -81,21 +87,25 @@ def _form(x: Array, axes: tuple[int, ...]) -> tuple[bool, int, int] | None:
 
 def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:
     """Maximum or minimum over axes; NaN wins."""
-    return np.asarray((x.max if largest else x.min)(axis=axes, keepdims=keepdims))
+    return made(lambda: np.asarray((x.max if largest else x.min)(axis=axes, keepdims=keepdims)))
 
 
 def argextreme(x: Array, axis: int | None, largest: bool) -> Array:
     """Index of the first extreme along an axis (of the flattened x: None), int64."""
-    return np.asarray((x.argmax if largest else x.argmin)(axis=axis))
+    return made(lambda: np.asarray((x.argmax if largest else x.argmin)(axis=axis)))
 
 
 def cumsum(x: Array, axis: int) -> Array:
     """Running sums along an axis."""
-    return np.cumsum(x, axis=axis, dtype=np.int64 if x.dtype.kind in "iub" else x.dtype)
+    return made(np.cumsum, x, axis, np.int64 if x.dtype.kind in "iub" else x.dtype)
 
 
 def argsort(x: Array, axis: int, descending: bool) -> Array:
     """Indices that sort along an axis, stable in both directions; NaN counts as largest."""
+    return made(_argsort, x, axis, descending)
+
+
+def _argsort(x: Array, axis: int, descending: bool) -> Array:
     if not descending:
         return np.argsort(x, axis=axis, kind="stable")
     back = np.argsort(np.flip(x, axis), axis=axis, kind="stable")

@@ -20,6 +20,19 @@ def note(function: Callable, *args: Any) -> None:
     function(*args)
 
 
+def made(function: Callable, *args: Any) -> Any:
+    """function(*args), a new array of NumPy's; what is done again writes its values into it."""
+    y = function(*args)
+    noted = notes.get()
+    if noted is not None:
+        noted.append((_remake, (y, function, args)))
+    return y
+
+
+def _remake(y: Any, function: Callable, args: tuple) -> None:
+    y[...] = function(*args)
+
+
 def recording() -> bool:
     """Whether work is being recorded here: no value may be read on the host then."""
     return notes.get() is not None
