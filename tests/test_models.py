@@ -209,6 +209,16 @@ def test_generation_without_state_and_threads(make, rows, options):
         ml.set_num_threads(before)
 
 
+@pytest.mark.parametrize("make", [
+    lambda: GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=16, dropout=0.5),
+    lambda: CharRNN(11, hidden_size=16, dropout=0.5),
+])  # fmt: skip
+def test_generation_while_training(make):
+    """A model in training mode drops units anew for every token."""
+    model, x = make(), ml.tensor([[1, 2]])
+    assert model.training and model.generate(x, 12).shape == (1, 14)
+
+
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
 def test_char_rnn(kind):
     """Logits for every character; the state carries over; all parameters are trained."""

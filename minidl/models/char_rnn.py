@@ -40,11 +40,11 @@ class CharRNN(nn.Module):
         (logits, state), text = self(x), [x]
         logits, parts = logits[:, -1], [state] if isinstance(state, Tensor) else state
         states = [s for layer in zip(*map(unbind, parts)) for s in layer]
-        step = capture(self._after)
+        after = self._after if self.training else capture(self._after)  # dropout draws anew
         for k in range(max_new_tokens):
             text.append(sample(logits, temperature, top_k))
             if k + 1 < max_new_tokens:
-                logits, *states = step(text[-1], *states)
+                logits, *states = after(text[-1], *states)
         return cat(text, 1)
 
     def _after(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

@@ -141,11 +141,12 @@ class GPT(nn.Module):
         for _ in range(max_new_tokens):
             if cache.length == cache.size:
                 text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
-                cache, step = self.new_cache(), None
+                cache = self.new_cache()
+                after: Any = partial(self._logits, cache=cache)
+                after = after if self.training else capture(after)  # dropout draws anew each time
                 logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
             else:
-                step = step or capture(partial(self._logits, cache=cache))
-                logits = step(text[-1], arange(cache.length, cache.length + 1))[:, -1]
+                logits = after(text[-1], arange(cache.length, cache.length + 1))[:, -1]
                 cache.length += 1
             text.append(sample(logits, temperature, top_k))
         return cat(text, 1)

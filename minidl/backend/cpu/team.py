@@ -104,7 +104,7 @@ def current() -> Team:
     return team
 
 
-def run(address: int, table: int | bytes, total: int, chunk: int, kept: Any) -> None:
+def run(address: int, table: int | bytes, total: int, chunk: int, kept: Any = None) -> None:
     """Run machine code over range(total) in fixed chunks on the team."""
     current().run(address, table, total, chunk, kept)
 
