@@ -14,8 +14,7 @@ from minidl.errors import GraphError, RangeError
 # What NumPy does for these beside the kernels is not recorded; capture says so.
 UNRECORDED = set(
     "index index_mask setitem gather scatter_add scatter diag_embed in_place_view min_dim "
-    "sort topk batch_norm batch_norm_relu batch_norm_2d group_norm instance_norm cross_entropy "
-    "cross_entropy_plain nll_loss".split()
+    "sort topk batch_norm batch_norm_relu batch_norm_2d group_norm instance_norm nll_loss".split()
 )
 RANDOM = [case for case in CASES if not case.stochastic]
 

@@ -4,12 +4,15 @@ Each row is read twice from cache: once for its largest value, once for the expo
 are -inf throughout give NaN, as 0/0 does. Sums are in the working precision, 2,048 terms at a time.
 """
 
-import math
-
 import numpy as np
 
-from minidl.backend.cpu.jit import SUM, Kernel, R, at, device, exp, kernel, launch_rows, log, sum_of
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+# isort: off
+from minidl.backend.cpu.jit import (
+    SUM, Kernel, R, at, device, exp, kernel, launch, launch_rows, log, sum_of,
+)  # fmt: skip
+
+# isort: on
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full
 
 
 @device
@@ -120,7 +123,19 @@ def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, 
             loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
 
 
-@kernel("R* int R* i8* R* R* R* R* int int R R R", fast=True)
+@kernel("R* i8* R* R* int int")
+def _weighted_mean(lo, hi, slot, loss, label, weight, y, m, ignore):
+    """y[0] = sum of m losses / y[1], y[1] = sum of their labels' weights; sums are doubles."""
+    total = weights = 0.0
+    for i in range(m):
+        if label[i] != ignore:
+            total += loss[i]
+            weights += weight[label[i]]
+    y[0] = R(total / weights)  # no label, no mean: NaN
+    y[1] = R(weights)
+
+
+@kernel("R* int R* i8* R* R* R* R* int int R R R*", fast=True)
 def _cross_entropy_grad(
     lo, hi, slot, g, step, x, label, weight, top, total, dx, n, ignore, smoothing, weights, whole
 ):
@@ -132,7 +147,7 @@ def _cross_entropy_grad(
             for c in range(n):
                 dst[c] = R(0)
             continue
-        s = g[i * step] / whole
+        s = g[i * step] / whole[0]
         hard = s * (R(1) - smoothing) * weight[t]
         soft = s * (smoothing / R(n))
         m, scale = top[i], (hard + soft * weights) / total[i]
@@ -176,27 +191,27 @@ def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
 
 def cross_entropy(
     x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float, mean: bool
-) -> tuple[Array, Array, Array, float]:
+) -> tuple[Array, Array, Array, Array]:
     """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp.
 
-    The last is what the losses are divided by: 1, or with `mean` the sum of the labels' weights,
-    and the first is the mean.
+    The last (1,) is what the losses are divided by: 1, or with `mean` the sum of the labels'
+    weights, and the first is the mean.
     """
     m, n = x.shape
     loss, top, total = empty((m,), x.dtype), empty((m,), x.dtype), empty((m,), x.dtype)
     weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
-    args = (contiguous(x), contiguous(label), weights, loss, top, total, n, ignore, smoothing)
+    x, label = contiguous(x), contiguous(label)
+    args = (x, label, weights, loss, top, total, n, ignore, smoothing)
     launch_rows(_cross_entropy, m, n, *args)
     if not mean:
-        return loss, top, total, 1.0
-    kept = label != ignore
-    whole = float(np.count_nonzero(kept) if weight is None else weight[label[kept]].sum())
-    whole = whole or math.nan  # no label, no mean
-    return np.asarray(loss.sum() / whole, x.dtype), top, total, whole
+        return loss, top, total, full((1,), 1, x.dtype)
+    both = empty((2,), x.dtype)
+    launch(_weighted_mean, 1, 1, loss, label, weights, both, m, ignore)
+    return both[0, ...], top, total, both[1:]
 
 
 def cross_entropy_grad(
-    g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array, whole: float,
+    g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array, whole: Array,
     ignore: int, smoothing: float,
 ) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x; g (M,), or () of the mean."""
