@@ -4,9 +4,9 @@ Cotangents wait at nodes in a heap ordered by creation, so that a node is visite
 that came later, without recursion. Each node is freed as it is passed, unless the graph is kept.
 """
 
-import heapq
 import sys
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def run_backward(
             walk.put(edge_of(t), g)
     with set_grad_enabled(create_graph):
         while walk.heap:
-            walk.visit(heapq.heappop(walk.heap)[1], retain_graph or create_graph)
+            walk.visit(heappop(walk.heap)[1], retain_graph or create_graph)
     return walk.finish()
 
 
@@ -50,6 +50,7 @@ class _Walk:
 
     def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool) -> None:
         self.create_graph, self.inputs, self.stop = create_graph, inputs, stop
+        self.observed = bool(observers.get())
         self.heap: list[tuple[int, Node]] = []
         self.pending: dict[Node, list[Any]] = {}
         self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
@@ -69,7 +70,7 @@ class _Walk:
         slots = self.pending.get(target)
         if slots is None:
             slots = self.pending[target] = [None] * (target.several or 1)
-            heapq.heappush(self.heap, (target.order, target))
+            heappush(self.heap, (target.order, target))
         slots[k] = g if slots[k] is None else parts["add"](slots[k], g)
 
     def visit(self, node: Node, retain: bool) -> None:
@@ -84,9 +85,14 @@ class _Walk:
         if node.vjp is None:
             require(False, node.name, "its graph was freed by an earlier backward",
                     error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
-        need = tuple([edge is not None for edge in node.edges])
-        grads = self._grads(node, tuple(slots) if node.several else slots[0], need)
-        for edge, x in zip(node.edges, grads, strict=True):
+        edges = node.edges
+        need = tuple([edge is not None for edge in edges])
+        g = tuple(slots) if node.several else slots[0]
+        if node.versions or self.observed or self.create_graph:
+            grads = self._grads(node, g, need)
+        else:
+            grads = node.vjp(g, need, *node.saved)
+        for edge, x in zip(edges, grads, strict=True):
             if edge is not None and x is not None:
                 self.put(edge, x)
         if not retain:

@@ -49,21 +49,20 @@ class Tensor:
     Make one with `ml.tensor`; `array` is the raw array (NumPy on the CPU, CuPy on a GPU).
     """
 
-    __slots__ = tuple(
-        "__dict__ __weakref__ array cell hooks index leaf_grad node parent requires seen".split()
-    )
+    __slots__ = ("__dict__", "__weakref__", "array", "index", "node", "requires")
     __array_priority__ = 1000  # NumPy defers to the reflected operators
+    # What few tensors have is set where it is needed: every result costs the time of its fields.
+    leaf_grad: Tensor | None = None
+    cell: Cell | None = None
+    parent: tuple[Tensor, Callable[[Any], Any]] | None = None  # for a view: of what, how
+    seen = 0  # for a view: the cell's `rebased` when it was made
+    hooks: dict[int, Callable] | None = None
 
     def __init__(self, array: Any, requires_grad: bool = False, node: Any = None, index: int = 0):
         self.array = array
         self.requires = requires_grad
         self.node = node  # the op that made it, None for a leaf
         self.index = index  # which of the node's outputs it is
-        self.leaf_grad: Tensor | None = None
-        self.cell: Cell | None = None  # made when first needed
-        self.parent: tuple[Tensor, Callable[[Any], Any]] | None = None  # for a view: of what, how
-        self.seen = 0  # for a view: the cell's `rebased` when it was made
-        self.hooks: dict[int, Callable] | None = None
 
     if TYPE_CHECKING:  # attached from the table in minidl/methods.py
 
