@@ -91,10 +91,11 @@ def affine(x: Any, w: Any, b: Any) -> Any:
     be = backend.of(x)
 
     def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
-        rows = math.prod(given[:-1])
-        g = be.reshape(g, (rows, n))
+        if len(given) != 2:
+            rows = math.prod(given[:-1])
+            g, x = be.reshape(g, (rows, n)), be.reshape(x, (rows, k))
         dx = be.matmul(g, w).reshape(given) if need[0] else None
-        dw = be.matmul(g.T, be.reshape(x, (rows, k))) if need[1] else None
+        dw = be.matmul(g.T, x) if need[1] else None
         return dx, dw, be.sum(g, (0,)) if need[2] else None
 
     return be.linear(x, w, b), (x, w), vjp

@@ -1,5 +1,7 @@
 """Rows of a table by index, and their adjoint: adding rows into a table, in the indices' order."""
 
+import numpy as np
+
 from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
 from minidl.backend.cpu.memory import Array, contiguous, empty
 from minidl.backend.cpu.replay import notes
@@ -50,7 +52,7 @@ def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> N
     """Raise, naming op, range and value, if an index lies outside [0, n) and is not `ignore`."""
     require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
     unsigned = index.view(f"u{index.itemsize}")  # negative ones become the largest
-    if index.size and unsigned.max() >= n:
+    if index.size and np.maximum.reduce(unsigned, None) >= n:
         bad = index[((index < 0) | (index >= n)) & (index != ignore)]
         rule = f"every index must lie in [0, {n})"
         require(not bad.size, op, rule, error=RangeError, index=int(bad.flat[0]) if bad.size else 0)

@@ -209,7 +209,8 @@ def linear(x: Array, w: Array, b: Maybe) -> Array:
     """x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N); a single row has its own way."""
     (n, k), rows = w.shape, math.prod(x.shape[:-1])
     if rows != 1 or w.dtype.char not in "fd":
-        return matmul(reshape(x, (rows, k)), w.T, b).reshape(*x.shape[:-1], n)
+        flat = x if x.ndim == 2 else reshape(x, (rows, k))
+        return matmul(flat, w.T, b).reshape(*x.shape[:-1], n)
     y = empty((*x.shape[:-1], n), x.dtype)
     w, b, biased = contiguous(w), w if b is None else contiguous(b), b is not None
     chunk = n if n * k <= jit.ALONE else max(jit.PIECE // k, 1)

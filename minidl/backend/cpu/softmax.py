@@ -4,6 +4,8 @@ Each row is read twice from cache: once for its largest value, once for the expo
 are -inf throughout give NaN, as 0/0 does. Sums are in the working precision, 2,048 terms at a time.
 """
 
+import functools
+
 import numpy as np
 
 # isort: off
@@ -189,6 +191,11 @@ def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
     return _by_rows(_log_softmax_grad, axis, g, y)
 
 
+@functools.lru_cache(maxsize=16)
+def _ones(n: int, dtype: np.dtype) -> Array:
+    return np.ones(n, dtype)
+
+
 def cross_entropy(
     x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float, mean: bool
 ) -> tuple[Array, Array, Array, Array]:
@@ -199,7 +206,7 @@ def cross_entropy(
     """
     m, n = x.shape
     loss, top, total = empty((m,), x.dtype), empty((m,), x.dtype), empty((m,), x.dtype)
-    weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
+    weights = _ones(n, x.dtype) if weight is None else contiguous(weight)
     x, label = contiguous(x), contiguous(label)
     args = (x, label, weights, loss, top, total, n, ignore, smoothing)
     launch_rows(_cross_entropy, m, n, *args)
@@ -216,7 +223,7 @@ def cross_entropy_grad(
 ) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x; g (M,), or () of the mean."""
     m, n = x.shape
-    weights = np.ones(n, x.dtype) if weight is None else contiguous(weight)
+    weights = _ones(n, x.dtype) if weight is None else contiguous(weight)
     dx = empty((m, n), x.dtype)
     args = (contiguous(g), g.ndim, contiguous(x), contiguous(label), weights, top, total, dx, n)
     spread = float(weights.sum()) if smoothing else 0.0
