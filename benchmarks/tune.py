@@ -82,10 +82,6 @@ CONTESTS = [
     Contest("sum_by_numpy", "NumPy", "a kernel", True, powers(10, 15), column_sums),
     Contest("product_by_numpy", "NumPy", "the team", False, [n**3 for n in range(32, 257, 32)],
             lambda size: product(*[round(size ** (1 / 3))] * 3)),
-    Contest("product_by_panels", "BLAS", "panels", False, [m * 192**2 for m in powers(4, 10)],
-            lambda size: product(size // 192**2, 192, 192)),
-    Contest("right_side_by_panels", "panels", "BLAS", True, [256 * n for n in powers(6, 11)],
-            lambda size: product(2048, 256, size // 256)),
     Contest("winograd_channels", "directly", "Winograd", False, powers(1, 6), convolution),
 ]  # fmt: skip
 

@@ -31,8 +31,8 @@ ABSENT = {
 DIFFER = "split norm backward use_deterministic_algorithms".split()
 HERE = """minidl: tensor as_tensor grad gradcheck gradgradcheck checkpoint set_detect_anomaly
 memory_stats empty_cache vjp jvp manual_seed save load set_num_threads use_deterministic_algorithms
-pointwise summary profile plot_graph lr_find Tensor float32 float64 float16 int8 int16 int32 int64
-uint8 bool is_grad_enabled set_grad_enabled
+pointwise capture summary profile plot_graph lr_find Tensor float32 float64 float16 int8 int16 int32
+int64 uint8 bool is_grad_enabled set_grad_enabled
 minidl.autograd: grad
 minidl.nn.utils: weight_norm spectral_norm prune
 minidl.optim: EMA

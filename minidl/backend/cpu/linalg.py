@@ -1,8 +1,4 @@
-"""Matrix products, in the team's chunks: by BLAS, and by `panel` where one side stays in cache.
-
-BLAS packs its operands in every chunk; there the right one is packed once, the left one block by
-block as it comes into the cache.
-"""
+"""Matrix products, by BLAS in the team's chunks; and weights packed for kernels with `panel`."""
 
 import math
 
@@ -10,7 +6,7 @@ import numpy as np
 
 from minidl.backend.cpu import jit
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import R, Scratch, at, device, gemm, kernel, launch, move, panel
+from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch, move
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
@@ -19,8 +15,6 @@ from minidl.backend.cpu.replay import note
 
 _SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
-_ROWS, _DEEP = 48, 192  # of a block that stays in L1: 39 KiB with what keeps its rows apart
-_ROOM = _ROWS * (_DEEP + 2 * BLOCK)
 _SUMS = 1 << 23  # numbers of partial sums: 32 MiB
 
 
@@ -91,38 +85,6 @@ def spill(y, p, rows, n, apart):
             y[j * apart + e] = p[j * BLOCK + e]
 
 
-@kernel("R* R* R* R* R*" + " int" * 7)
-def _row_products(lo, hi, slot, a, b, bias, c, scratch, m, n, k, ta, lda, parts, biased):
-    """c (m, n) = a b + bias, b being panels, for the items (_ROWS rows, a share of columns) lo..hi.
-
-    A block of a (_ROWS, _DEEP) is copied, so that it stays in L1 and its rows share no lines there.
-    """
-    s = at(scratch, slot * _ROOM)
-    rest = at(s, _ROWS * (_DEEP + BLOCK))  # the columns behind the last whole panel
-    blocks = (n + BLOCK - 1) // BLOCK
-    share = (blocks + parts - 1) // parts
-    for item in range(lo, hi):
-        first, j0 = item // parts * _ROWS, item % parts * share
-        rows, j1 = min(_ROWS, m - first), min(j0 + share, blocks)
-        for p in range(0, k, _DEEP):
-            d = min(_DEEP, k - p)
-            for i in range(d if ta else rows):
-                if ta:
-                    move(at(s, i * _ROWS), at(a, (p + i) * lda + first), rows)
-                else:
-                    move(at(s, i * (_DEEP + BLOCK)), at(a, (first + i) * lda + p), d)
-            for j in range(j0, j1):
-                few = min(BLOCK, n - j * BLOCK)
-                out = at(c, first * n + j * BLOCK)
-                to, apart = (out, n) if few == BLOCK else (rest, BLOCK)
-                for e in range(rows * few if biased and p == 0 else 0):
-                    to[e // few * apart + e % few] = bias[j * BLOCK + e % few]
-                panel(rows, d, s, 1 if ta else _DEEP + BLOCK, _ROWS if ta else 1,
-                      at(b, (j * k + p) * BLOCK), BLOCK, to, apart, biased or p > 0)  # fmt: skip
-                if few < BLOCK and p + d == k:
-                    spill(out, rest, rows, few, n)
-
-
 def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]
@@ -143,10 +105,6 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     parts = min(_SHARES, _SUMS // (m * n)) if count == 1 and k >= 2 * max(m, n) else 1
     if parts >= _SHARES // 2 and bias is None:
         return _long_sums(x, ta, lda, y, tb, ldb, (m, n, k), -(-k // parts)).reshape(*batch, m, n)
-    fits = k * n <= LIMITS["right_side_by_panels"] and min(m, n, k) >= BLOCK
-    if fits and count == 1 and m * n * k >= LIMITS["product_by_panels"]:
-        made = _by_panels(x, ta, lda, y, tb, ldb, bias, (m, n, k))
-        return made.reshape(*batch, m, n)
     out = empty((*batch, m, n), x.dtype)
     offsets = (_offsets(x, batch), _offsets(y, batch), np.arange(count) * (m * n))
     by_row = m >= n
@@ -174,19 +132,6 @@ def _long_sums(
     given = (x, y, part, y, *offsets, np.minimum(k - first, span))
     launch(_products, len(part), 1, *given, 1, m, True, m, n, ta, tb, lda, ldb, n, False)
     return add_partials(part)
-
-
-def _by_panels(
-    x: Array, ta: int, lda: int, y: Array, tb: int, ldb: int, bias: Maybe, sizes: tuple
-) -> Array:
-    """One large product (m, n) whose right side stays in the cache."""
-    m, n, k = sizes
-    packed = panels(y, 1, n, k, 1, ldb if tb else 1, 1 if tb else ldb)
-    out, rows = empty((m, n), x.dtype), -(-m // _ROWS)
-    parts = max(1, min(-(-16 // rows), n // (4 * BLOCK)))
-    given = (x, packed, x if bias is None else contiguous(bias), out, Scratch(_ROOM))
-    launch(_row_products, rows * parts, 1, *given, m, n, k, ta, lda, parts, bias is not None)
-    return out
 
 
 @device
