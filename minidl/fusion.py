@@ -144,6 +144,10 @@ class Pointwise(Op):
     Broadcasts as NumPy, promotes dtypes as PyTorch, keeps channels-last memory order. Parameters
     given as numbers travel beside the kernel, so that new values compile nothing; None, strings and
     keyword bools choose another trace.
+
+    integer: NumPy's function for integer and bool tensors, where these keep their dtype; without
+    it they are converted to float32. save_output: the gradient is written in terms of the output,
+    which is kept in place of what it was computed from.
     """
 
     def __init__(self, function: Callable | Trace, *, name: str = "",
@@ -300,18 +304,12 @@ def _kind(a: Any) -> Any:
     return a if a is None or isinstance(a, str) else type(a)
 
 
-def pointwise(
-    function: Callable | None = None, *, name: str = "", integer: Callable | None = None,
-    save_output: bool = False,
-) -> Any:  # fmt: skip
+def pointwise(function: Callable, *, name: str = "") -> Any:
     """Make a function of scalars a differentiable op on tensors (a decorator).
 
-    integer: NumPy's function for integer and bool tensors, where these keep their dtype; without
-    it they are converted to float32. save_output: the gradient is written in terms of the output,
-    which is kept in place of what it was computed from.
+    Integer and bool tensors are converted to float32.
     """
-    make = functools.partial(Pointwise, name=name, integer=integer, save_output=save_output)
-    return make if function is None else make(function)
+    return Pointwise(function, name=name)
 
 
 class Update:
