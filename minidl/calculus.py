@@ -101,12 +101,11 @@ def _merge(terms: Terms, conditions: dict[int, Node]) -> Terms:
 
 
 def _total(terms: Terms, conditions: dict[int, Node]) -> Node:
-    total = None
+    total: Any = None
     for guard, v in _merge(terms, conditions).items():
         for index, holds in reversed(guard):
             v = where(conditions[index], v, 0.0) if holds else where(conditions[index], 0.0, v)
         total = v if total is None else total + v
-    assert total is not None
     return total
 
 

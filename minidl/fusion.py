@@ -11,6 +11,7 @@ import functools
 import inspect
 from builtins import abs
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,8 @@ def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> T
 class Derived:
     """A gradient: which saved values it reads, the op that computes it, where each result is.
 
-    `leaves` and `outputs` number the inputs and outputs of the forward op that it reads. The
-    gradient of a leaf is a cotangent itself (`direct`), or a result of `op`.
+    `leaves` and `outputs` number the inputs and outputs of the forward op that it reads. `places`
+    says where the gradient of a leaf is among the cotangents and, behind them, the results of `op`.
     """
 
     def __init__(self, of: Trace, name: str, wanted: tuple, present: tuple, save_output: bool):
@@ -84,15 +85,14 @@ class Derived:
             kept = {j: graph.leaf() for j, o in enumerate(of.outputs) if o.args}
             found = substitute(found, {of.outputs[j].index: leaf for j, leaf in kept.items()})
         number = {c.index: n for n, c in enumerate(cotangents.values())}
-        self.direct = {i: number[g.index] for i, g in zip(wanted, found, strict=True)
-                       if g.index in number}  # fmt: skip
-        rest = [(i, g) for i, g in zip(wanted, found, strict=True) if i not in self.direct]
-        self.results = {i: n for n, (i, _) in enumerate(rest)}
-        read = {n.index for n in reachable([g for _, g in rest])}
+        later, rest = count(len(number)), [g for g in found if g.index not in number]
+        places = [number[g.index] if g.index in number else next(later) for g in found]
+        self.places = dict(zip(wanted, places, strict=True))
+        read = {n.index for n in reachable(rest)}
         self.leaves = [i for i, leaf in enumerate(of.leaves) if leaf.index in read]
         self.outputs = [j for j, leaf in kept.items() if leaf.index in read]
         inputs = [*(of.leaves[i] for i in self.leaves), *(kept[j] for j in self.outputs)]
-        made = Trace(graph, [*inputs, *cotangents.values()], [g for _, g in rest], len(rest) > 1)
+        made = Trace(graph, [*inputs, *cotangents.values()], rest, len(rest) > 1)
         self.op = Pointwise(made, name=f"{name}_grad") if rest else None
 
 
@@ -135,10 +135,7 @@ class Backward:
         d = self.of.derive(self.name, tuple(wanted.values()), present, self.save_output)
         read = [self.leaves.index(i) for i in d.leaves]
         read += [len(self.leaves) + self.outputs.index(j) for j in d.outputs]
-        first = sum(present)  # the op's results come after the cotangents
-        at = {leaf: d.direct[leaf] if leaf in d.direct else first + d.results[leaf]
-              for leaf in wanted.values()}  # fmt: skip
-        return d.op, read, [(i, at[leaf], *self.metas[i]) for i, leaf in wanted.items()]
+        return d.op, read, [(i, d.places[leaf], *self.metas[i]) for i, leaf in wanted.items()]
 
 
 class Pointwise(Op):
@@ -147,6 +144,10 @@ class Pointwise(Op):
     Broadcasts as NumPy, promotes dtypes as PyTorch, keeps channels-last memory order. Parameters
     given as numbers travel beside the kernel, so that new values compile nothing; None, strings and
     keyword bools choose another trace.
+
+    integer: NumPy's function for integer and bool tensors, where these keep their dtype; without
+    it they are converted to float32. save_output: the gradient is written in terms of the output,
+    which is kept in place of what it was computed from.
     """
 
     def __init__(self, function: Callable | Trace, *, name: str = "",
@@ -189,10 +190,8 @@ class Pointwise(Op):
 
     def _prepare(self, args: tuple, kwargs: dict) -> Callable:
         """What to do for this signature: a function of (args, kwargs)."""
-        everything = [*args, *kwargs.values()]
-        if any(isinstance(a, Node) for a in everything):  # inside another trace: its function
-            function = self.traced
-            assert function is not None
+        if any(isinstance(a, Node) for a in (*args, *kwargs.values())):  # inside another trace
+            function: Any = self.traced
             return lambda args, kwargs: (function(*args, **kwargs), (), None)
         if any(isinstance(a, np.generic) for a in args):
             return lambda args, kwargs: self._forward(
@@ -305,18 +304,12 @@ def _kind(a: Any) -> Any:
     return a if a is None or isinstance(a, str) else type(a)
 
 
-def pointwise(
-    function: Callable | None = None, *, name: str = "", integer: Callable | None = None,
-    save_output: bool = False,
-) -> Any:  # fmt: skip
+def pointwise(function: Callable, *, name: str = "") -> Any:
     """Make a function of scalars a differentiable op on tensors (a decorator).
 
-    integer: NumPy's function for integer and bool tensors, where these keep their dtype; without
-    it they are converted to float32. save_output: the gradient is written in terms of the output,
-    which is kept in place of what it was computed from.
+    Integer and bool tensors are converted to float32.
     """
-    make = functools.partial(Pointwise, name=name, integer=integer, save_output=save_output)
-    return make if function is None else make(function)
+    return Pointwise(function, name=name)
 
 
 class Update:

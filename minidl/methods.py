@@ -37,12 +37,12 @@ TABLE = _functions({
         diagonal diag diag_embed tril triu""",
     linalg: "matmul mm bmm mv dot outer",
     softmax: "softmax log_softmax",
+    creation: "bernoulli multinomial",
 })  # fmt: skip
 FUNCTIONS = _functions({  # of `minidl` alone
     creation: """
-        arange as_tensor bernoulli empty empty_like eye from_numpy full full_like linspace normal
-        multinomial ones ones_like rand randint randn randn_like randperm tensor zeros
-        zeros_like""",
+        arange as_tensor empty empty_like eye from_numpy full full_like linspace normal ones
+        ones_like rand randint randn randn_like randperm tensor zeros zeros_like""",
     join: "cat stack",
     linalg: "cdist einsum",
 })  # fmt: skip
@@ -156,23 +156,17 @@ EXTRA: dict[str, Any] = {
     "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
     "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),
     "nbytes": property(lambda x: x.array.nbytes),
-    "to": to,
+    **{f.__name__: f for f in (to, size, is_contiguous, retain_grad, register_hook)},
     "cpu": lambda self: to(self, device="cpu"),
     "cuda": lambda self, device=None: to(self, device=f"cuda:{device or 0}"),
     **{name: _to(dtype) for name, dtype in DTYPES.items()},
-    "size": size,
     "numel": lambda self: self.array.size,
     "dim": lambda self: self.array.ndim,
-    "is_contiguous": is_contiguous,
     "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
     "expand": shape.expand_dims_to,
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
-    "bernoulli": creation.bernoulli,
-    "multinomial": creation.multinomial,
-    "retain_grad": retain_grad,
-    "register_hook": register_hook,
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,

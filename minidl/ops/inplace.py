@@ -72,10 +72,7 @@ def _rebase(x: Tensor, new: Tensor) -> None:
     while base.parent is not None:
         base, step = base.parent
         steps.insert(0, step)
-
-    def see(t: Any) -> Any:
-        return functools.reduce(lambda made, step: step(made), steps, t)
-
+    see = functools.partial(functools.reduce, lambda made, step: step(made), steps)
     x.shared().rebased += 1
     if not steps:
         _take_place(x, alias(new))

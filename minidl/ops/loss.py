@@ -71,7 +71,7 @@ def cross_entropy_rows(
 def _by_class(
     name: str, f: Callable, x: Any, target: Any, weight: Any, ignore: int, reduction: str
 ) -> Any:
-    """f(scores (M, C), labels (M,), weights, mean) of scores x (C,) or (N, C, ...), reduced.
+    """f(scores (M, C), labels (M,), weights, mean=) of scores x (C,) or (N, C, ...), reduced.
 
     With mean f takes the mean itself, over the weights of the labels that are not ignored.
     """
@@ -90,7 +90,7 @@ def _by_class(
     if len(shape) != 2:
         x = reshape(movedim(x, axis, -1), (math.prod(rest), count))
         label = label.reshape(-1)
-    loss = f(x, label, raw(weight), reduction == "mean")
+    loss = f(x, label, raw(weight), mean=reduction == "mean")
     return loss if reduction == "mean" else reduced(name, reshape(loss, rest), reduction)
 
 
@@ -109,12 +109,7 @@ def cross_entropy(
     require(ok, "cross_entropy", rule, label_smoothing=smoothing)
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, reduction, smoothing)
-
-    def loss(rows: Any, label: Any, w: Any, mean: bool) -> Any:
-        return cross_entropy_rows(
-            rows, label, w, ignore=ignore_index, smoothing=smoothing, mean=mean
-        )
-
+    loss = functools.partial(cross_entropy_rows, ignore=ignore_index, smoothing=smoothing)
     return _by_class("cross_entropy", loss, input, target, weight, ignore_index, reduction)
 
 

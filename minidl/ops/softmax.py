@@ -1,5 +1,6 @@
 """Softmax and its relatives, and the activations that look at more than one element."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl import backend
@@ -56,24 +57,23 @@ def log_softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
     return backend.of(g).log_softmax_grad(g, y, axis), (g, y), vjp
 
 
-def _prepared(name: str, x: Any, dim: int | None, dtype: Any) -> tuple[Any, int]:
+def _along(name: str, op: Callable, x: Any, dim: int | None, dtype: Any) -> Any:
     x = to_dtype(x, dtype)
     check_real(name, x)
     if dim is None:  # PyTorch's old rule
         dim = 0 if x.ndim in (0, 1, 3) else 1
-    return x, axis_of(dim, x.ndim, name)
+    axis = axis_of(dim, x.ndim, name)
+    return op(x, axis=axis) if x.ndim else reshape(op(reshape(x, 1), axis=0), ())
 
 
 def softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
     """exp(x) / sum(exp(x)) along dim; NaN where all of x is -inf."""
-    x, axis = _prepared("softmax", input, dim, dtype)
-    return softmax_axis(x, axis=axis) if x.ndim else reshape(softmax(reshape(x, 1), 0), ())
+    return _along("softmax", softmax_axis, input, dim, dtype)
 
 
 def log_softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
     """log(softmax(x)) along dim, without overflow or underflow."""
-    x, axis = _prepared("log_softmax", input, dim, dtype)
-    return log_softmax_axis(x, axis=axis) if x.ndim else reshape(log_softmax(reshape(x, 1), 0), ())
+    return _along("log_softmax", log_softmax_axis, input, dim, dtype)
 
 
 def softmin(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:

@@ -113,8 +113,8 @@ class Optimizer:
             alike[*scalars.values()].append((p, row, scalars))
         for same in alike.values():
             known = {**group, **same[0][2]}
-            numbers = {name: _plain(known[name]) for name in kernel.scalars}
-            kernel.apply_([row for _, row, _ in same], absent, **numbers)
+            scalars = {name: known[name] for name in kernel.scalars}
+            kernel.apply_([row for _, row, _ in same], absent, **scalars)
             for p, _, _ in same:
                 p.bump()
 
@@ -190,8 +190,3 @@ def options(scope: dict[str, Any]) -> dict[str, Any]:
     """The options among the local variables of an optimizer's `__init__`."""
     skip = ("self", "params", "__class__")
     return {name: value for name, value in scope.items() if name not in skip}
-
-
-def _plain(value: Any) -> Any:
-    """A kernel's keyword: numbers as float; bools and None choose another kernel."""
-    return value if value is None or isinstance(value, bool) else float(value)
