@@ -237,11 +237,9 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
     return array
 
 
-def grad(
-    outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-    allow_unused: bool = False,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
+         grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+         allow_unused: bool = False) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of the outputs' sum (weighted by grad_outputs) with respect to the inputs."""
     outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)

@@ -13,10 +13,9 @@ from minidl.ops.join import cat, unbind
 class CharRNN(nn.Module):
     """Embedding, a stack of RNN, LSTM or GRU layers, dropout, a classifier over tokens."""
 
-    def __init__(
-        self, vocab_size: int, *, kind: str = "lstm", hidden_size: int = 256, num_layers: int = 2,
-        embedding_dim: int | None = None, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+    def __init__(self, vocab_size: int, *, kind: str = "lstm", hidden_size: int = 256,
+                 num_layers: int = 2, embedding_dim: int | None = None,
+                 dropout: float = 0.0) -> None:  # fmt: skip
         super().__init__()
         kinds = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
         require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)

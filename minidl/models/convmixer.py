@@ -24,10 +24,9 @@ class Mixer(nn.Module):
 class ConvMixer(nn.Module):
     """Patches, `depth` mixers, global average pooling, a head; as it stands for 32x32 images."""
 
-    def __init__(
-        self, num_classes: int = 10, *, dim: int = 256, depth: int = 8, kernel_size: int = 5,
-        patch_size: int = 2, in_channels: int = 3,
-    ) -> None:  # fmt: skip
+    def __init__(self, num_classes: int = 10, *, dim: int = 256, depth: int = 8,
+                 kernel_size: int = 5, patch_size: int = 2,
+                 in_channels: int = 3) -> None:  # fmt: skip
         super().__init__()
         self.stem = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
         self.norm = nn.BatchNorm2d(dim)

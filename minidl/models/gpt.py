@@ -82,10 +82,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Token and position embeddings, blocks, a last norm and a head that shares the token table."""
 
-    def __init__(
-        self, vocab_size: int, *, block_size: int = 256, n_layer: int = 6, n_head: int = 6,
-        n_embd: int = 384, dropout: float = 0.0, bias: bool = True,
-    ) -> None:  # fmt: skip
+    def __init__(self, vocab_size: int, *, block_size: int = 256, n_layer: int = 6, n_head: int = 6,
+                 n_embd: int = 384, dropout: float = 0.0, bias: bool = True) -> None:  # fmt: skip
         super().__init__()
         self.block_size = block_size
         self.transformer = parts = nn.ModuleDict()

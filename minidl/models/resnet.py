@@ -53,11 +53,10 @@ class ResNet(nn.Module):
     names are torchvision's.
     """
 
-    def __init__(
-        self, block: type[BasicBlock], layers: Sequence[int],
-        widths: Sequence[int] = (64, 128, 256, 512), num_classes: int = 1000, *,
-        in_channels: int = 3, stem: str = "imagenet", squeeze_excite: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, block: type[BasicBlock], layers: Sequence[int],
+                 widths: Sequence[int] = (64, 128, 256, 512), num_classes: int = 1000, *,
+                 in_channels: int = 3, stem: str = "imagenet",
+                 squeeze_excite: bool = False) -> None:  # fmt: skip
         super().__init__()
         stems = {"cifar": (3, 1, 1), "imagenet": (7, 2, 3), "patch": (2, 2, 0)}
         require(stem in stems, "ResNet", f"stem must be one of {[*stems]}", stem=stem)

@@ -17,11 +17,10 @@ class VGGBlock(nn.Module):
     before the block's last norm instead of at its end.
     """
 
-    def __init__(
-        self, inputs: int, width: int, *, norm: str = "batch", kernel_size: int = 3,
-        depthwise: bool = False, downsample: str = "pool", dropout: float = 0.0,
-        dropout_first: bool = False, skip: bool = False, squeeze_excite: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, inputs: int, width: int, *, norm: str = "batch", kernel_size: int = 3,
+                 depthwise: bool = False, downsample: str = "pool", dropout: float = 0.0,
+                 dropout_first: bool = False, skip: bool = False,
+                 squeeze_excite: bool = False) -> None:  # fmt: skip
         super().__init__()
         ways = ("pool", "stride")
         rule = f"downsample must be one of {ways}"
@@ -61,11 +60,10 @@ class VGG(nn.Module):
     block: the other options of VGGBlock.
     """
 
-    def __init__(
-        self, num_classes: int = 10, *, in_channels: int = 3, image_size: int = 32, width: int = 32,
-        blocks: int = 3, dense: int = 128, dropout: float = 0.0, rising: float = 0.0,
-        downsample: str = "pool", patch_size: int = 1, **block: Any,
-    ) -> None:  # fmt: skip
+    def __init__(self, num_classes: int = 10, *, in_channels: int = 3, image_size: int = 32,
+                 width: int = 32, blocks: int = 3, dense: int = 128, dropout: float = 0.0,
+                 rising: float = 0.0, downsample: str = "pool", patch_size: int = 1,
+                 **block: Any) -> None:  # fmt: skip
         super().__init__()
         side = image_size // patch_size
         rule = f"{blocks} blocks leave no pixels"

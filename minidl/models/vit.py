@@ -36,11 +36,9 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Patches as tokens behind a class token, learnt positions, pre-norm blocks, a head."""
 
-    def __init__(
-        self, num_classes: int = 10, *, image_size: int = 32, patch_size: int = 4, dim: int = 192,
-        depth: int = 9, heads: int = 3, mlp_ratio: float = 4.0, dropout: float = 0.0,
-        in_channels: int = 3,
-    ) -> None:  # fmt: skip
+    def __init__(self, num_classes: int = 10, *, image_size: int = 32, patch_size: int = 4,
+                 dim: int = 192, depth: int = 9, heads: int = 3, mlp_ratio: float = 4.0,
+                 dropout: float = 0.0, in_channels: int = 3) -> None:  # fmt: skip
         super().__init__()
         fits, rule = image_size % patch_size == 0, "patch_size must divide image_size"
         require(fits, "ViT", rule, image_size=image_size, patch_size=patch_size)

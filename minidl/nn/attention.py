@@ -89,11 +89,10 @@ class MultiheadAttention(Layer, show=""):
         same = key.shape[:-1] == value.shape[:-1]
         require(same, name, "key and value must have the same length", key=key, value=value)
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Mask = None,
-        need_weights: bool = True, attn_mask: Mask = None, average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Mask = None,
+                need_weights: bool = True, attn_mask: Mask = None,
+                average_attn_weights: bool = True,
+                is_causal: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """query (L, N, E), key and value (S, N, …) -> output (L, N, E), weights (N, L, S) or None.
 
         N comes first with batch_first and is absent in unbatched inputs. key_padding_mask
@@ -217,10 +216,8 @@ class _Layer(Layer, show=""):
 class TransformerEncoderLayer(_Layer):
     """Self-attention and feed-forward; (T, N, d_model), or N first with batch_first."""
 
-    def forward(
-        self, src: Tensor, src_mask: Mask = None, src_key_padding_mask: Mask = None,
-        is_causal: bool = False,
-    ) -> Tensor:  # fmt: skip
+    def forward(self, src: Tensor, src_mask: Mask = None, src_key_padding_mask: Mask = None,
+                is_causal: bool = False) -> Tensor:  # fmt: skip
         """src -> the same shape; masks as MultiheadAttention takes them."""
 
         masks = (src_key_padding_mask, False, src_mask, True, is_causal)
@@ -233,11 +230,9 @@ class TransformerDecoderLayer(_Layer):
 
     _attentions = ("self_attn", "multihead_attn")
 
-    def forward(
-        self, tgt: Tensor, memory: Tensor, tgt_mask: Mask = None, memory_mask: Mask = None,
-        tgt_key_padding_mask: Mask = None, memory_key_padding_mask: Mask = None,
-        tgt_is_causal: bool = False, memory_is_causal: bool = False,
-    ) -> Tensor:  # fmt: skip
+    def forward(self, tgt: Tensor, memory: Tensor, tgt_mask: Mask = None, memory_mask: Mask = None,
+                tgt_key_padding_mask: Mask = None, memory_key_padding_mask: Mask = None,
+                tgt_is_causal: bool = False, memory_is_causal: bool = False) -> Tensor:  # fmt: skip
         """tgt (T, N, d_model), memory (S, N, d_model) -> the shape of tgt."""
         own = (tgt_key_padding_mask, False, tgt_mask, True, tgt_is_causal)
         other = (memory_key_padding_mask, False, memory_mask, True, memory_is_causal)
@@ -258,16 +253,13 @@ class _Stack(Module):
 class TransformerEncoder(_Stack):
     """A stack of encoder layers (enable_nested_tensor is PyTorch's and changes nothing)."""
 
-    def __init__(
-        self, encoder_layer: TransformerEncoderLayer, num_layers: int, norm: Module | None = None,
-        enable_nested_tensor: bool = True,
-    ) -> None:  # fmt: skip
+    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int,
+                 norm: Module | None = None,
+                 enable_nested_tensor: bool = True) -> None:  # fmt: skip
         super().__init__(encoder_layer, num_layers, norm)
 
-    def forward(
-        self, src: Tensor, mask: Mask = None, src_key_padding_mask: Mask = None,
-        is_causal: bool | None = None,
-    ) -> Tensor:  # fmt: skip
+    def forward(self, src: Tensor, mask: Mask = None, src_key_padding_mask: Mask = None,
+                is_causal: bool | None = None) -> Tensor:  # fmt: skip
         """src (T, N, d_model) -> the same shape."""
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, bool(is_causal))

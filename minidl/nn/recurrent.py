@@ -115,10 +115,8 @@ class _Layers(_Recurrent, show=""):
             y = y.transpose(0, 1) if self.batch_first else y
         return y, states if self._states > 1 else states[0]
 
-    def _run(
-        self, x: Tensor, given: Any, sizes: list[int] | None = None, order: Any = None,
-        back: Any = None,
-    ) -> tuple[Any, States]:  # fmt: skip
+    def _run(self, x: Tensor, given: Any, sizes: list[int] | None = None, order: Any = None,
+             back: Any = None) -> tuple[Any, States]:  # fmt: skip
         """All layers over x (T, B, I), or over packed rows (total, I) with their batch sizes.
 
         order and back are how packing sorted the sequences, and how to undo it.

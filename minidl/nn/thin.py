@@ -93,10 +93,8 @@ CircularPad1d, CircularPad2d = (_pad(f"CircularPad{n}d", "circular", n) for n in
 # ---- modules that only hold arguments of a function of F: activations, losses, pools, resampling
 
 
-def thin(
-    name: str, of: Callable[..., Any] | None = None, show: str | None = None, *,
-    fields: str = "", inputs: int = 1, base: type = Fields,
-) -> Any:  # fmt: skip
+def thin(name: str, of: Callable[..., Any] | None = None, show: str | None = None, *,
+         fields: str = "", inputs: int = 1, base: type = Fields) -> Any:  # fmt: skip
     """The class `name` whose forward calls `of` (F's function of that name in lower case).
 
     Its fields are those parameters of `of`, with their defaults, that come after the inputs.

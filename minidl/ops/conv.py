@@ -119,10 +119,8 @@ def _conv(
     return batched(convolved, x, n + 2, name)
 
 
-def _conv_transpose(
-    name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padding: Any, extra: Any, groups: int,
-    dilation: Any,
-) -> Any:  # fmt: skip
+def _conv_transpose(name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padding: Any,
+                    extra: Any, groups: int, dilation: Any) -> Any:  # fmt: skip
     require(w.ndim == n + 2, name, f"weight must have {n + 2} axes", weight=w)
     given = ("stride", stride, 1), ("dilation", dilation, 1), ("padding", padding, 0)
     s, d, p = (ints_of(name, what, value, n, least) for what, value, least in given)
@@ -145,18 +143,14 @@ def _conv_transpose(
     return batched(convolved, x, n + 2, name)
 
 
-def conv1d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1,
-) -> Any:  # fmt: skip
+def conv1d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+           dilation: Any = 1, groups: int = 1) -> Any:  # fmt: skip
     """Cross-correlation of input (N, C, L) or (C, L) with weight (K, C/groups, S); see conv2d."""
     return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv2d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1,
-) -> Any:  # fmt: skip
+def conv2d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+           dilation: Any = 1, groups: int = 1) -> Any:  # fmt: skip
     """Cross-correlation of input (N, C, H, W) or (C, H, W) with weight (K, C/groups, R, S).
 
     stride, padding and dilation are ints or pairs, padding also "same" (for stride 1) or "valid";
@@ -165,19 +159,17 @@ def conv2d(
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv_transpose1d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
-) -> Any:  # fmt: skip
+def conv_transpose1d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1,
+                     dilation: Any = 1) -> Any:  # fmt: skip
     """The adjoint of conv1d: input (N, C, L), weight (C, K/groups, S) -> (N, K, OL)."""
     window = (stride, padding, output_padding, groups, dilation)
     return _conv_transpose("conv_transpose1d", 1, input, weight, bias, *window)
 
 
-def conv_transpose2d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
-) -> Any:  # fmt: skip
+def conv_transpose2d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1,
+                     dilation: Any = 1) -> Any:  # fmt: skip
     """The adjoint of conv2d: input (N, C, H, W), weight (C, K/groups, R, S) -> (N, K, OH, OW)."""
     window = (stride, padding, output_padding, groups, dilation)
     return _conv_transpose("conv_transpose2d", 2, input, weight, bias, *window)

@@ -119,10 +119,8 @@ def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
     return full(_size(size, "ones"), 1.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def full(
-    size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:  # fmt: skip
+def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
+         requires_grad: bool = False) -> Tensor:  # fmt: skip
     """A tensor of one value; its dtype follows the value (float32, int64, bool)."""
     dtype = dtype_of(dtype or {bool: np.bool_, int: np.int64}.get(type(fill_value)))
     array = backend_of(device).full(_size((size,), "full"), fill_value, dtype)
@@ -151,19 +149,15 @@ def ones_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tens
     return full_like(x, 1, dtype=dtype, requires_grad=requires_grad)
 
 
-def eye(
-    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:  # fmt: skip
+def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None,
+        requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Ones on the diagonal (n, m)."""
     require(n >= 0 and (m or 0) >= 0, "eye", "sizes must not be negative", n=n, m=m)
     return _made(np.eye(n, m, dtype=dtype_of(dtype)), device, requires_grad)
 
 
-def arange(
-    start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:  # fmt: skip
+def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None,
+           requires_grad: bool = False) -> Tensor:  # fmt: skip
     """start, start + step, … below end; int64 from ints, else float32."""
     if end is None:
         start, end = 0, start
@@ -175,10 +169,8 @@ def arange(
     return _made(values.astype(dtype_of(dtype)), device, requires_grad)
 
 
-def linspace(
-    start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:  # fmt: skip
+def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None,
+             requires_grad: bool = False) -> Tensor:  # fmt: skip
     """steps points from start to end, both included."""
     require(steps >= 0, "linspace", "steps must not be negative", steps=steps)
     return _made(np.linspace(start, end, steps).astype(dtype_of(dtype)), device, requires_grad)
@@ -191,19 +183,15 @@ def _stream(generator: random.Generator | None) -> random.Generator:
     return generator if generator is not None else random.default("tensor")
 
 
-def rand(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-    generator: Any = None,
-) -> Tensor:  # fmt: skip
+def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+         generator: Any = None) -> Tensor:  # fmt: skip
     """Uniform numbers in [0, 1)."""
     values = _stream(generator).uniform(_size(size, "rand"), dtype_of(dtype))
     return _made(values, device, requires_grad)
 
 
-def randn(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-    generator: Any = None,
-) -> Tensor:  # fmt: skip
+def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+          generator: Any = None) -> Tensor:  # fmt: skip
     """Standard normal numbers."""
     values = _stream(generator).normal(_size(size, "randn"), dtype_of(dtype))
     return _made(values, device, requires_grad)
@@ -214,10 +202,8 @@ def randn_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
     return randn(x.shape, dtype=dtype or x.dtype, generator=generator)
 
 
-def randint(
-    low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int64, device: Any = None,
-    generator: Any = None,
-) -> Tensor:  # fmt: skip
+def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int64,
+            device: Any = None, generator: Any = None) -> Tensor:  # fmt: skip
     """Integers low <= k < high: randint(high, size) or randint(low, high, size)."""
     if size is None:
         low, high, size = 0, low, high

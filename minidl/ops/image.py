@@ -89,10 +89,9 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
 _AXES = {"nearest": (1, 2, 3), "area": (1, 2), "linear": (1,), "bilinear": (2,)}
 
 
-def interpolate(
-    input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-    align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
-) -> Any:  # fmt: skip
+def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+                align_corners: bool | None = None,
+                recompute_scale_factor: bool | None = None) -> Any:  # fmt: skip
     """Resize the axes of input after (N, C) to size, or by scale_factor (then floor).
 
     mode nearest, area, linear (of one axis) or bilinear (of two); align_corners
@@ -211,10 +210,8 @@ def unfold(
     return batched(columns, input, 4, "unfold")
 
 
-def fold(
-    input: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
-    stride: Any = 1,
-) -> Any:  # fmt: skip
+def fold(input: Any, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
+         stride: Any = 1) -> Any:  # fmt: skip
     """Columns (N, C kh kw, L) added up where their windows lie in images (N, C, *output_size)."""
     size = ints_of("fold", "output_size", output_size, 2, 1)
     out, window = geometry("fold", size, kernel_size, stride, padding, dilation)
@@ -288,10 +285,9 @@ def _pairs(*given: tuple[Any, int]) -> list[Any]:
     return [v if v is None else (other, v) for v, other in single]
 
 
-def max_pool2d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> Any:  # fmt: skip
+def max_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               dilation: Any = 1, ceil_mode: bool = False,
+               return_indices: bool = False) -> Any:  # fmt: skip
     """Largest value of each window of input (N, C, H, W) or (C, H, W); stride None: kernel_size.
 
     With return_indices also the positions h * W + w (int64).
@@ -308,20 +304,18 @@ def max_pool2d(
     return batched(pooled, input, 4, "max_pool2d")
 
 
-def max_pool1d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-    ceil_mode: bool = False, return_indices: bool = False,
-) -> Any:  # fmt: skip
+def max_pool1d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               dilation: Any = 1, ceil_mode: bool = False,
+               return_indices: bool = False) -> Any:  # fmt: skip
     """max_pool2d along the last axis of input (N, C, L) or (C, L)."""
     args = _pairs((kernel_size, 1), (stride, 1), (padding, 0), (dilation, 1))
     how = {"ceil_mode": ceil_mode, "return_indices": return_indices}
     return along_one(lambda x: max_pool2d(x, *args, **how), input)
 
 
-def avg_pool2d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Any:  # fmt: skip
+def avg_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True,
+               divisor_override: int | None = None) -> Any:  # fmt: skip
     """Mean of each window of input (N, C, H, W) or (C, H, W); stride None: kernel_size."""
     divisor, rule = divisor_override, "divisor_override must be positive"
     require(divisor is None or divisor > 0, "avg_pool2d", rule, divisor_override=divisor)
@@ -335,10 +329,8 @@ def avg_pool2d(
     return batched(pooled, input, 4, "avg_pool2d")
 
 
-def avg_pool1d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Any:  # fmt: skip
+def avg_pool1d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True) -> Any:  # fmt: skip
     """avg_pool2d along the last axis of input (N, C, L) or (C, L)."""
     args = [*_pairs((kernel_size, 1), (stride, 1), (padding, 0)), ceil_mode, count_include_pad]
     return along_one(lambda x: avg_pool2d(x, *args), input)

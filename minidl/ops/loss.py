@@ -94,10 +94,8 @@ def _by_class(
     return loss if reduction == "mean" else reduced(name, reshape(loss, rest), reduction)
 
 
-def cross_entropy(
-    input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
-    reduction: str = "mean", label_smoothing: float = 0.0,
-) -> Any:  # fmt: skip
+def cross_entropy(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
+                  reduction: str = "mean", label_smoothing: float = 0.0) -> Any:  # fmt: skip
     """Cross entropy in nats of scores input (C,) or (N, C, ...).
 
     target: class indices of input's shape without C (RangeError outside [0, C) unless
@@ -126,10 +124,8 @@ def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: 
     return reduced("cross_entropy", pw.neg(sum_axes(terms, axes=(axis,))), reduction)
 
 
-def nll_loss(
-    input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
-    reduction: str = "mean",
-) -> Any:  # fmt: skip
+def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
+             reduction: str = "mean") -> Any:  # fmt: skip
     """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
 
     def loss(rows: Any, label: Any, w: Any, mean: bool) -> Any:

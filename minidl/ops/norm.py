@@ -76,10 +76,9 @@ def _affine(x, m, var, w, b, more, *, eps, relu):
     return where(y <= 0, 0.0, y) if relu else y
 
 
-def batch_norm(
-    input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-) -> Any:  # fmt: skip
+def batch_norm(input: Any, running_mean: Any, running_var: Any, weight: Any = None,
+               bias: Any = None, training: bool = False, momentum: float = 0.1,
+               eps: float = 1e-5) -> Any:  # fmt: skip
     """Batch norm of input (N, C, ...) by the batch's statistics (training) or the running ones.
 
     Training moves running_mean and running_var, where given, towards the batch's mean and unbiased
@@ -89,10 +88,8 @@ def batch_norm(
     return batch_norm_with(None, False, input, *statistics, weight, bias, training, momentum, eps)
 
 
-def batch_norm_with(
-    more: Any, relu: bool, x: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any,
-    training: bool, momentum: float, eps: float,
-) -> Any:  # fmt: skip
+def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_var: Any, weight: Any,
+                    bias: Any, training: bool, momentum: float, eps: float) -> Any:  # fmt: skip
     """relu(batch_norm(x, …) + more) in one pass over memory; more is like x or None."""
     name = "batch_norm"
     require(x.ndim >= 2, name, "x must have at least 2 axes (N, C, ...)", x=x)
@@ -158,10 +155,9 @@ def group_norm(
     return normalise_groups(input, weight, bias, groups=num_groups, eps=eps)[0]
 
 
-def instance_norm(
-    input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
-    bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
-) -> Any:  # fmt: skip
+def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
+                  bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1,
+                  eps: float = 1e-5) -> Any:  # fmt: skip
     """Group norm with one channel a group, x (N, C, ...), or batch norm by running statistics.
 
     With use_input_stats the running statistics, where given, move towards the means over the batch

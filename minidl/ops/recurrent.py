@@ -51,10 +51,8 @@ def _run(
     return (stack(states[order]), *state)
 
 
-def lstm(
-    x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None,
-    w_hr: Any = None, *, reverse: bool = False,
-) -> tuple[Any, ...]:  # fmt: skip
+def lstm(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None,
+         w_hr: Any = None, *, reverse: bool = False) -> tuple[Any, ...]:  # fmt: skip
     """One LSTM layer: (y (T, B, H), the last h (B, H), the last c (B, H)).
 
     i, f, o = σ(…), g = tanh(…) of x w_ihᵀ + b_ih + h w_hhᵀ + b_hh; c = f c + i g; h = o tanh(c).
@@ -67,10 +65,8 @@ def lstm(
     return lstm_by_elementary_ops(x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, reverse=reverse)
 
 
-def lstm_by_elementary_ops(
-    x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, w_hr: Any = None, *,
-    reverse: bool,
-) -> tuple[Any, ...]:  # fmt: skip
+def lstm_by_elementary_ops(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any,
+                           w_hr: Any = None, *, reverse: bool) -> tuple[Any, ...]:  # fmt: skip
     """The LSTM as a loop over steps."""
 
     def step(a: Any, h: Any, c: Any) -> tuple[Any, Any]:
@@ -111,10 +107,8 @@ def gru_by_elementary_ops(
 
 
 @op(definition=gru_by_elementary_ops)
-def gru(
-    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *,
-    reverse: bool = False,
-) -> Any:  # fmt: skip
+def gru(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *,
+        reverse: bool = False) -> Any:  # fmt: skip
     """One GRU layer: (y (T, B, H), the last h (B, H)).
 
     r, z = σ(…), n = tanh(w_in x + b_in + r (w_hn h + b_hn)), h = (1 - z) n + z h. Saves its inputs,
@@ -127,10 +121,9 @@ def gru(
     return out, saved, lambda g, need, *kept: be.gru_grad(*g, *kept, reverse, need)
 
 
-def rnn_by_elementary_ops(
-    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *,
-    nonlinearity: str = "tanh", reverse: bool = False,
-) -> tuple[Any, ...]:  # fmt: skip
+def rnn_by_elementary_ops(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, *,
+                          nonlinearity: str = "tanh",
+                          reverse: bool = False) -> tuple[Any, ...]:  # fmt: skip
     """The plain recurrent layer as a loop over steps."""
 
     def step(a: Any, h: Any) -> tuple[Any]:
@@ -140,10 +133,8 @@ def rnn_by_elementary_ops(
 
 
 @op(definition=rnn_by_elementary_ops)
-def rnn(
-    x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *,
-    nonlinearity: str = "tanh", reverse: bool = False,
-) -> Any:  # fmt: skip
+def rnn(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None, *,
+        nonlinearity: str = "tanh", reverse: bool = False) -> Any:  # fmt: skip
     """One plain recurrent layer: (y (T, B, H), the last h (B, H)).
 
     h = tanh or relu of x w_ihᵀ + b_ih + h w_hhᵀ + b_hh. Saves its inputs and y.

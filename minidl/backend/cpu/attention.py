@@ -281,10 +281,8 @@ def attend(
     return y.reshape(*q.shape[:-1], v.shape[-1]), lse
 
 
-def attend_grad(
-    g: Array, q: Array, k: Array, v: Array, mask: Maybe, lse: Array, causal: bool,
-    scale: float,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, lse: Array, causal: bool,
+                scale: float) -> tuple[Array, Array, Array]:  # fmt: skip
     """Gradients of q, k and v from that of y."""
     q4, k4, v4, g4 = _four(q), _four(k), _four(v), _four(g)
     dq, dk, dv = _like_three(q4, k4, v4)

@@ -186,10 +186,8 @@ def _group(s: int) -> int:
     return max(k for k in range(1, 8) if s % k == 0)
 
 
-def correlate(
-    x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pair, dilation: Pair,
-    spread: Pair = (1, 1),
-) -> None:  # fmt: skip
+def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pair, dilation: Pair,
+              spread: Pair = (1, 1)) -> None:  # fmt: skip
     """y (N, OH, OW, C) = x (N, H, W, C), with spread - 1 zeros between, * w (C, R, S) + b."""
     total, scratch, sizes = _plan(x, y, w.shape[1:], stride, padding, dilation)
     run = _special(_forward, _group(w.shape[2]), stride[1], dilation[1])

@@ -239,10 +239,8 @@ def _or(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
     return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
 
 
-def _columns_norm(
-    x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float, more: Maybe = None,
-    relu: bool = False,
-) -> Three:  # fmt: skip
+def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float,
+                  more: Maybe = None, relu: bool = False) -> Three:  # fmt: skip
     """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images.
 
     With more (like x), and with relu, y is relu(normalised x + more).
@@ -305,10 +303,8 @@ def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool
     return y, mean[0], var[0]
 
 
-def batch_norm_grad(
-    g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, y: Maybe, eps: float,
-    relu: bool,
-) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, y: Maybe,
+                    eps: float, relu: bool) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
     rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
     k1 = _or(w, 1, len(mean), x.dtype) * rstd

@@ -147,10 +147,8 @@ def _through_state(dh: Array, w: Array, dgates: Array, y: Array, h0: Array, reve
     return dw
 
 
-def lstm(
-    x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe,
-    reverse: bool,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+def lstm(x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe,
+         reverse: bool) -> tuple[Array, Array, Array]:  # fmt: skip
     """Run an LSTM: x (T, B, I) -> y, c (T, B, H) and the activated gates (T, B, 4H) i, f, g, o.
 
     Where they pay, the gates are tiled (cells.py).
@@ -166,10 +164,9 @@ def lstm(
     return y, c, gates
 
 
-def lstm_grad(
-    gy: Maybe, gh: Maybe, gc: Maybe, x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array,
-    y: Array, c: Array, gates: Array, reverse: bool, need: tuple,
-) -> tuple:  # fmt: skip
+def lstm_grad(gy: Maybe, gh: Maybe, gc: Maybe, x: Array, h0: Array, c0: Array, w_ih: Array,
+              w_hh: Array, y: Array, c: Array, gates: Array, reverse: bool,
+              need: tuple) -> tuple:  # fmt: skip
     """Gradients of x, h0, c0, w_ih, w_hh, b_ih, b_hh from those of y, the last h, the last c."""
     dh, dc, tiles = _start(gh, h0), _start(gc, c0), y.shape[2] // max(_columns(y.shape[2]), 1)
     w, w_ih, hidden = contiguous(_regrouped(w_hh, 4, y)), _regrouped(w_ih, 4, y), y.shape[2]
@@ -201,10 +198,8 @@ def gru(
     return y, gates
 
 
-def gru_grad(
-    gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array, gates: Array,
-    reverse: bool, need: tuple,
-) -> tuple:  # fmt: skip
+def gru_grad(gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array,
+             gates: Array, reverse: bool, need: tuple) -> tuple:  # fmt: skip
     """Gradients of x, h0, w_ih, w_hh, b_ih, b_hh from those of y and the last h."""
     hidden, dh, w = y.shape[2], _start(gh, h0), contiguous(w_hh)
     dy, dgates, db = _backward_arrays(gy, y, 4)
@@ -217,10 +212,8 @@ def gru_grad(
     return dx, dh, dw_ih, dw_hh, bias[:m], np.concatenate((bias[:n], bias[m:]))
 
 
-def rnn(
-    x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe, relu: bool,
-    reverse: bool,
-) -> Array:  # fmt: skip
+def rnn(x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe, relu: bool,
+        reverse: bool) -> Array:  # fmt: skip
     """Run a plain recurrent layer with tanh or relu: x (T, B, I) -> y (T, B, H)."""
     y = _inputs(x, w_ih, b_ih, b_hh)
     args = (*_recurrent(w_hh, y), relu, _Each(y, contiguous(h0)), _Each(y))
@@ -228,10 +221,8 @@ def rnn(
     return y
 
 
-def rnn_grad(
-    gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array, relu: bool,
-    reverse: bool, need: tuple,
-) -> tuple:  # fmt: skip
+def rnn_grad(gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array,
+             relu: bool, reverse: bool, need: tuple) -> tuple:  # fmt: skip
     """Gradients of x, h0, w_ih, w_hh, b_ih, b_hh from those of y and the last h."""
     dh, w = _start(gh, h0), contiguous(w_hh)
     dy, dgates, db = _backward_arrays(gy, y, 1)

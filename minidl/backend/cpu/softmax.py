@@ -217,10 +217,8 @@ def cross_entropy(
     return both[0, ...], top, total, both[1:]
 
 
-def cross_entropy_grad(
-    g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array, whole: Array,
-    ignore: int, smoothing: float,
-) -> Array:  # fmt: skip
+def cross_entropy_grad(g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array,
+                       whole: Array, ignore: int, smoothing: float) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x; g (M,), or () of the mean."""
     m, n = x.shape
     weights = _ones(n, x.dtype) if weight is None else contiguous(weight)

@@ -333,10 +333,8 @@ def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int]:
     return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw
 
 
-def _at_points(
-    stage: jit.Kernel, x: Array, to: Array, zero: Array, first: int, count: int, strides: tuple,
-    v: Sizes,
-) -> None:  # fmt: skip
+def _at_points(stage: jit.Kernel, x: Array, to: Array, zero: Array, first: int, count: int,
+               strides: tuple, v: Sizes) -> None:  # fmt: skip
     """Tiles of x (an input, or a gradient of outputs) from `first` on, put at the points."""
     sizes = (*v[:3], *v[6:]) if stage is _stage_inputs else (v.oh, v.ow, v.k, v.th, v.tw, 0, 0)
     launch(stage, count, _SHARE, x, to, zero, Scratch(_HALF), first, *strides, *sizes)

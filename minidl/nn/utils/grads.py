@@ -24,10 +24,8 @@ def _norm(x: Tensor, order: float) -> Tensor:
 
 
 @no_grad()
-def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0,
-    error_if_nonfinite: bool = False,
-) -> Tensor:  # fmt: skip
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0,
+                    error_if_nonfinite: bool = False) -> Tensor:  # fmt: skip
     """Scale all gradients by max_norm / (norm + 1e-6) where that is below 1; returns the norm.
 
     The norm is that of all gradients as one vector, before scaling. error_if_nonfinite reads it

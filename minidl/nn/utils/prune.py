@@ -15,10 +15,9 @@ def L1Unstructured(weight: np.ndarray) -> np.ndarray:
     return np.abs(weight)
 
 
-def global_unstructured(
-    parameters: Iterable[tuple[Module, str]],
-    pruning_method: Callable[[np.ndarray], np.ndarray] = L1Unstructured, *, amount: float,
-) -> None:  # fmt: skip
+def global_unstructured(parameters: Iterable[tuple[Module, str]],
+                        pruning_method: Callable[[np.ndarray], np.ndarray] = L1Unstructured, *,
+                        amount: float) -> None:  # fmt: skip
     """Prune the least important elements of several weights, compared with each other.
 
     amount: a fraction of what earlier pruning has left, or (an int) a number of elements.

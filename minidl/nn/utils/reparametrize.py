@@ -77,10 +77,8 @@ def remove_weight_norm(module: Module, name: str = "weight") -> Module:
     return settle(module, "weight_norm", name, ("_g", "_v"))
 
 
-def spectral_norm(
-    module: Module, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12,
-    dim: int | None = None,
-) -> Module:  # fmt: skip
+def spectral_norm(module: Module, name: str = "weight", n_power_iterations: int = 1,
+                  eps: float = 1e-12, dim: int | None = None) -> Module:  # fmt: skip
     """Divide a weight by its largest singular value, by power iteration (arXiv 1802.05957).
 
     The iteration goes on at every forward in training; dim (1 for transposed convolutions, else

@@ -26,10 +26,8 @@ def _rows(batch_sizes: np.ndarray, batch: int) -> np.ndarray:
     return np.concatenate([t * batch + np.arange(n) for t, n in enumerate(batch_sizes)])
 
 
-def pack_padded_sequence(
-    input: Tensor, lengths: Tensor | Sequence[int], batch_first: bool = False,
-    enforce_sorted: bool = True,
-) -> PackedSequence:  # fmt: skip
+def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_first: bool = False,
+                         enforce_sorted: bool = True) -> PackedSequence:  # fmt: skip
     """Drop the padding of a batch (T, B, …), or (B, T, …) with batch_first.
 
     enforce_sorted=False sorts the sequences by length, longest first, and remembers the order.
@@ -79,10 +77,9 @@ def pad_sequence(
     return stack(rows, 0 if batch_first else 1)
 
 
-def run_packed(
-    step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]], sizes: list[int],
-    backwards: bool, data: Tensor, states: tuple[Tensor, ...],
-) -> tuple[Any, ...]:  # fmt: skip
+def run_packed(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]], sizes: list[int],
+               backwards: bool, data: Tensor,
+               states: tuple[Tensor, ...]) -> tuple[Any, ...]:  # fmt: skip
     """Run step over each stretch of time in which the same sequences run.
 
     data (total, I); states (B, width) each -> outputs (total, O), *last states (B, width).
