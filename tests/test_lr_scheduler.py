@@ -104,7 +104,7 @@ def test_plateau_reads_a_tensor_and_round_trips(tmp_path):
     def go(o, s, values):
         out = []
         for value in values:
-            s.step(Tensor(np.float32(value)))
+            s.step(Tensor(np.asarray(value, np.float32)))
             out.append(o.param_groups[0]["lr"])
         return out
 
