@@ -15,9 +15,10 @@ import numpy as np
 
 from minidl.backend.cpu.jit import ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log
 from minidl.backend.cpu.linalg import dot
-from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, dense, empty
+from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty
 from minidl.backend.cpu.replay import note
 from minidl.backend.cpu.softmax import largest
+from minidl.backend.looping import dense
 
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
 _SCRATCH = 1 << 19  # bytes of a block's scores

@@ -9,6 +9,7 @@ import numpy as np
 from minidl.backend.cpu import memory
 from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw, nhwc
 from minidl.backend.cpu.replay import note
+from minidl.backend.looping import dense
 
 
 def is_channels_last(x: Array) -> bool:
@@ -59,7 +60,7 @@ def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...
     given = [x for x in xs if x is not None]
     first = given[0]
     order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
-    laid, base = memory.dense(shape, order, first.itemsize), first.base
+    laid, base = dense(shape, order, first.itemsize), first.base
     whole = isinstance(base, Array) and base.flags.c_contiguous and base.dtype == first.dtype
     if whole and base.size == math.prod(shape) and len(given) == len(xs):
         y = np.ndarray(shape, first.dtype, base, 0, laid)

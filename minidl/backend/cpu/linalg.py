@@ -12,6 +12,7 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 from minidl.backend.cpu.replay import note
+from minidl.backend.looping import matrix_form
 
 _SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
@@ -165,15 +166,8 @@ def linear(x: Array, w: Array, b: Maybe) -> Array:
 
 def _operand(x: Array) -> tuple[Array, int, int]:
     """x (a copy if need be), whether BLAS must transpose it, and its leading dimension."""
-    size = x.itemsize
-    rows, columns = x.strides[-2] // size, x.strides[-1] // size
-    m, n = x.shape[-2:]
-    if all(s >= 0 for s in x.strides[:-2]):
-        if (columns == 1 or n == 1) and (rows >= n or m == 1) and x.strides[-2] >= 0:
-            return x, 0, max(rows, n) if m > 1 else max(n, 1)
-        if (rows == 1 or m == 1) and (columns >= m or n == 1) and x.strides[-1] >= 0:
-            return x, 1, max(columns, m) if n > 1 else max(m, 1)
-    return contiguous(x), 0, max(n, 1)
+    form = matrix_form(x)
+    return (contiguous(x), 0, max(x.shape[-1], 1)) if form is None else (x, *form)
 
 
 def _offsets(x: Array, batch: tuple[int, ...]) -> Array:

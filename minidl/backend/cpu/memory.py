@@ -13,12 +13,12 @@ import math
 import mmap
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl.backend.cpu.replay import note
+from minidl.backend.looping import dense
 
 Array = np.ndarray
 Maybe = Array | None
@@ -144,15 +144,6 @@ def dense_like(x: Array, dtype: np.dtype) -> tuple[int, ...]:
     """Strides of a dense array whose axes lie in memory in the order of x's strides."""
     order = sorted(range(x.ndim), key=lambda i: (-abs(x.strides[i]), i))
     return dense(x.shape, order, dtype.itemsize)
-
-
-def dense(shape: tuple[int, ...], order: Sequence[int], item: int) -> tuple[int, ...]:
-    """Strides in bytes of a dense array with its axes in `order`, the slowest first."""
-    strides = [0] * len(shape)
-    for axis in reversed(order):
-        strides[axis] = item
-        item *= max(shape[axis], 1)
-    return tuple(strides)
 
 
 def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:

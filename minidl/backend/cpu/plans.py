@@ -19,11 +19,11 @@ from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
+from minidl.backend.looping import Signature, dense, plan_loop
 from minidl.errors import DTypeError, require
 
 NUMPY_STEPS = 3  # of a program that NumPy's ufuncs may run
 CHUNK = 1 << 15  # elements a chunk
-Signature = tuple[Any, ...]  # per operand (dtype, shape, strides), or None for a number
 
 UFUNC = {
     "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "lt": "less",
@@ -98,7 +98,7 @@ def _numpy_plan(program: Program, operands: Signature, dtype: np.dtype, shape: t
 
 
 def _c_ordered(s: tuple) -> bool:
-    plain = memory.dense(s[1], range(len(s[1])), s[0].itemsize)
+    plain = dense(s[1], range(len(s[1])), s[0].itemsize)
     return all(n == 1 or a == b for n, a, b in zip(s[1], s[2], plain, strict=True))
 
 
@@ -136,18 +136,27 @@ def _numpy_call(program: Program, scalars: tuple[bool, ...]) -> Run:
     space: dict[str, Any] = {n: getattr(np, n) for n in (*UFUNC.values(), "inf", "nan", "asarray")}
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     made = space["call"]
+    op, leaves, _ = program.high[0]
+    only = getattr(np, UFUNC[op]) if len(program.high) == 1 and op in UFUNC else None
 
     def run(operands: Sequence[Any]) -> tuple:
         outs = _quiet.run(made, operands)
         noted = replay.notes.get()
         if noted is not None:
-            noted.append((_anew, (made, tuple(operands), outs)))
+            if only is None:
+                noted.append((_anew, (made, operands, outs)))
+            else:
+                noted.append((_quiet.run, (_into, only, [operands[k] for k in leaves], *outs)))
         return outs
 
     return run
 
 
-def _anew(made: Callable, operands: tuple, outs: tuple) -> None:
+def _into(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> None:
+    ufunc(*operands, out=out)
+
+
+def _anew(made: Callable, operands: Sequence[Any], outs: tuple) -> None:
     for y, value in zip(outs, _quiet.run(made, operands)):
         y[...] = value
 
@@ -155,58 +164,18 @@ def _anew(made: Callable, operands: tuple, outs: tuple) -> None:
 # ---- kernels -------------------------------------------------------------------------------------
 
 
-def order_of(signatures: Sequence[tuple], shape: tuple) -> tuple[int, ...]:
-    """Axes of the result from the slowest to the fastest in memory.
-
-    The operands of the result's shape vote with the order of their strides (axes of size 1 have no
-    say). Agreement wins; else channels-last if it is among them; else C order.
-    """
-    axes = [i for i, n in enumerate(shape) if n > 1]
-    plain = tuple(range(len(shape)))
-    votes = set()
-    for _, own, strides in signatures:
-        if own == shape and all(strides[i] for i in axes):
-            votes.add(tuple(sorted(axes, key=lambda i: (-abs(strides[i]), i))))
-    last = tuple([i for i in (0, *range(2, len(shape)), 1) if i in axes])
-    winner = last if last in votes and len(shape) > 2 else tuple(axes)
-    if len(votes) == 1:
-        (winner,) = votes
-    return plain if winner == tuple(axes) else (*[i for i in plain if i not in axes], *winner)
-
-
-def _merged(shape: tuple, order: Sequence[int], strides: list[list[int]]) -> tuple[list, list]:
-    """Sizes and per-array strides of the axes in `order`, neighbours joined where all allow it."""
-    sizes: list[int] = []
-    steps: list[list[int]] = [[] for _ in strides]
-    for axis in (i for i in order if shape[i] != 1):
-        n = shape[axis]
-        if sizes and all(s[-1] == t[axis] * n for s, t in zip(steps, strides, strict=True)):
-            n *= sizes.pop()
-            for s in steps:
-                s.pop()
-        sizes.append(n)
-        for s, t in zip(steps, strides, strict=True):
-            s.append(t[axis])
-    return sizes, steps
-
-
 def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: tuple) -> Run:
     """Choose layout and loop, compile, and return the launcher."""
-    order = order_of([s for s in operands if s is not None], shape)
-    dtypes = [np.dtype(bool) if b else dtype for b in program.booleans]
-    made = [memory.dense(shape, order, t.itemsize) for t in dtypes]
-    results = list(zip(dtypes, made, strict=True))
+    loop = plan_loop(program, operands, dtype, shape)
+    results = list(zip(loop.dtypes, loop.strides, strict=True))
     if math.prod(shape) == 0:
         return lambda operands: tuple([memory.strided(shape, s, t) for t, s in results])
     codes = [None if s is None else s[0].str[1:] for s in operands]
-    items = [int(c[1]) for c in codes if c] + [t.itemsize for t in dtypes]
-    strides = [_broadcast(s, shape) for s in operands if s is not None] + [list(s) for s in made]
-    sizes, steps = _merged(shape, order, strides)
-    if not sizes:
-        sizes, steps = [1], [[item] for item in items]
+    items = [int(c[1]) for c in codes if c] + [t.itemsize for t in loop.dtypes]
+    sizes, steps = loop.sizes, loop.steps
     inner = tuple([1 if s[-1] == item else 2 if s[-1] else 0
                    for s, item in zip(steps, items, strict=True)])  # fmt: skip
-    outputs = tuple([t.str[1:] for t in dtypes])
+    outputs = tuple([t.str[1:] for t in loop.dtypes])
     real = "double" if dtype.itemsize == 8 else "float"
     kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
     words = [0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s]
@@ -215,19 +184,13 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     return _launcher(program, kernel, shape, results, np.array(words, np.int64), total, chunk)
 
 
-def _broadcast(s: tuple, shape: tuple) -> list[int]:
-    """Strides of an operand over the result's axes: 0 where it is repeated."""
-    own = [0 if n == 1 else stride for n, stride in zip(s[1], s[2], strict=True)]
-    return [0] * (len(shape) - len(own)) + own
-
-
 def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, words: Array,
               total: int, chunk: int) -> Run:  # fmt: skip
     """The function of the operands that allocates, fills the table and launches."""
     address = _compiled(program, kernel, print_loop)
     arrays = [k for k, c in enumerate(kernel.leaves) if c is not None and program.used[k]]
     numbers = [k for k, c in enumerate(kernel.leaves) if c is None]
-    spec = [(t, None if s == memory.dense(shape, range(len(shape)), t.itemsize) else s)
+    spec = [(t, None if s == dense(shape, range(len(shape)), t.itemsize) else s)
             for t, s in results]  # fmt: skip
 
     def run(operands: Sequence[Any]) -> tuple:

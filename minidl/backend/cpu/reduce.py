@@ -1,6 +1,5 @@
 """Sums and extremes over axes, with fixed chunks so that results do not depend on the threads."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import PIECE, R, kernel, launch
 from minidl.backend.cpu.memory import Array, empty, zeros
 from minidl.backend.cpu.replay import made
+from minidl.backend.looping import sum_form
 
 
 @kernel("R* f8* int int", fast=True)
@@ -44,7 +44,7 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
     ours = x.size > LIMITS["sum_by_numpy"] and x.dtype.str[1:] in ("f4", "f8")
-    form = _form(x, axes) if ours else None
+    form = sum_form(x, axes) if ours else None
     if form is None:
         dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
         wide = np.float32 if dtype.itemsize == 2 else dtype
@@ -63,26 +63,6 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 
 def _sum(x: Array, axes: Any, keepdims: bool, wide: Any, dtype: np.dtype) -> Array:
     return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=wide), dtype)
-
-
-def _form(x: Array, axes: tuple[int, ...]) -> tuple[bool, int, int] | None:
-    """x as (rows, columns) with its columns summed (True) or its rows (False), or None.
-
-    Only for dense x whose kept axes lie, in memory, wholly before or wholly behind the summed ones
-    and keep their logical order.
-    """
-    order = sorted(range(x.ndim), key=lambda i: -x.strides[i])
-    if any(s < 0 for s in x.strides) or not x.transpose(order).flags.c_contiguous:
-        return None
-    real = [i for i in order if x.shape[i] != 1]
-    gone = [i in axes for i in real]
-    kept = [i for i in real if i not in axes]
-    if kept != sorted(kept) or gone not in (sorted(gone), sorted(gone, reverse=True)):
-        return None
-    count = math.prod(x.shape[i] for i in kept)
-    total = x.size // max(count, 1)
-    by_row = gone == sorted(gone)  # kept axes first
-    return (by_row, count, total) if by_row else (by_row, total, count)
 
 
 def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:
