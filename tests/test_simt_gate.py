@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from minidl.backend.cuda import conv, runtime
 from simt import gate
 from simt.toys import KERNELS, SOURCES, text_of
 
@@ -63,3 +64,46 @@ def test_what_does_not_compile_is_reported():
         result.require("block_sum", threads=256, registers=4)
     with pytest.raises(AssertionError, match=re.escape("has no mma.sync")):
         result.require_instructions("block_sum", "mma.sync")
+
+
+# ---- the CUDA backend's own kernels --------------------------------------------------------------
+
+REAL = ("float", "double", "__half", "__nv_bfloat16")
+ROWS = ("softmax", "softmax_grad", "log_softmax", "log_softmax_grad", "cross_entropy")
+INSTANCES = {
+    "reduce.cu": [f"{k}<{t}>" for k in ("row_sums", "column_sums") for t in (*REAL, "int", "bool")],
+    "softmax.cu": [
+        f"{k}<{t}>" for k in (*ROWS, "cross_entropy_grad", "weighted_mean") for t in REAL
+    ],
+    "layer_norm.cu": [
+        f"layer_norm{k}<{t}>" for k in ("", "_input_grad", "_weight_grad") for t in REAL
+    ],
+    "batch_norm.cu": [
+        *(f"{k}<{t}>" for k in ("moments", "normalise", "gradient_sums", "input_gradient")
+          for t in REAL),
+        *(f"{k}<{t}>" for k in ("combine_moments", "combine_sums") for t in REAL[:2]),
+    ],
+    "pool.cu": [
+        *(f"{k}<{t}, {i}>" for k in ("max_pool", "max_pool_grad") for t in REAL
+          for i in ("unsigned char", "int")),
+        *(f"{k}<{t}>" for k in ("mean_pool", "mean_pool_grad") for t in REAL),
+    ],
+    "embedding.cu": [f"{k}<{t}>" for k in ("take_rows", "add_rows") for t in REAL],
+    "conv.cu": [f"{k}<{t}>" for k in ("convolve", "convolve_weight_grad") for t in REAL],
+}  # fmt: skip
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("file", INSTANCES)
+def test_every_kernel_of_the_backend_compiles(file, architecture):
+    """Each for all its types, within a GPU's registers and shared memory, without spills."""
+    text, names = runtime.text_of(file), INSTANCES[file]
+    result = gate.compile_for(text, architecture, instances=names, name=file)
+    assert len(result.usage) >= len(names)
+    shared = conv._SHARED if file == "conv.cu" else 0
+    for name in result.usage:
+        result.require(name, threads=256, registers=255 if shared else 64, shared=shared)
+    if shared:
+        for kind in ("f16", "bf16"):
+            assert f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}" in result.ptx
+        assert "ldmatrix.sync.aligned" in result.ptx and "cp.async.cg.shared" in result.ptx

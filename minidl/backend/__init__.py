@@ -12,4 +12,8 @@ def of(x: Any) -> Any:
     """The backend module of a raw array."""
     if isinstance(x, np.ndarray):
         return cpu
+    if type(x).__module__.partition(".")[0] == "cupy":
+        from minidl.backend import cuda
+
+        return cuda
     raise DeviceError(f"backend: no backend for {type(x).__name__}")

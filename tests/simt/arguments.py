@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simt import build
-from simt.arrays import Region, regions_of, resident_arrays
+from simt.arrays import Region, regions_of, relocated, resident_arrays
 from simt.faults import ArgumentFault
 
 
@@ -35,14 +35,14 @@ class Packed:
         """Give tables the device addresses of resident arrays, for a launch."""
         for r in self.regions if self.shifts else ():
             if r.is_table:
-                r.table = r.relocate(r.words(), self.shifts)
+                r.table = relocated(r.words(), self.shifts)
 
     def restore_addresses(self) -> None:
         """Take what a launch has left in tables back to host addresses."""
         back = [(low + shift, high + shift, -shift) for low, high, shift in self.shifts]
         for r in self.regions:
             if r.table is not None and r.writeable:
-                r.words()[:] = r.relocate(r.table, back)
+                r.words()[:] = relocated(r.table, back)
 
 
 _TYPES = {
@@ -134,7 +134,11 @@ def pack(
             item = _scalar(value, p)
             assert item is not None
             values.append(item)
-    pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
     reachable = {label for _, label in others}
     shifts = [(r.low, r.high, start[r.labels[0]]) for r in regions if reachable & {*r.labels}]
+    for value in values if shifts else ():
+        if value.dtype.kind == "V" and value.nbytes % 8 == 0:  # a struct may hold addresses
+            words = value.view(np.uint64)
+            words[:] = relocated(words, shifts)
+    pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
     return Packed(pointers, values, regions, shifts)

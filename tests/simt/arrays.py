@@ -83,14 +83,6 @@ class Region:
         memory = (ctypes.c_uint64 * ((self.high - self.low) // 8)).from_address(self.low)
         return np.ctypeslib.as_array(memory)
 
-    def relocate(self, words: np.ndarray, shifts: Sequence[tuple[int, int, int]]) -> np.ndarray:
-        """The words, with those from low to high moved by shift for each (low, high, shift)."""
-        moved = words.copy()
-        for low, high, shift in shifts:
-            inside = (words >= low) & (words < high)
-            moved[inside] += np.uint64(shift % 2**64)
-        return moved
-
     def struct(self) -> ArrayStruct:
         """The region as the runtime takes it."""
         return ArrayStruct(
@@ -102,6 +94,15 @@ class Region:
             not self.writeable,
             " = ".join(self.labels).encode(),
         )
+
+
+def relocated(words: np.ndarray, shifts: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """The words, with those from low to high moved by shift for each (low, high, shift)."""
+    moved = words.copy()
+    for low, high, shift in shifts:
+        inside = (words >= low) & (words < high)
+        moved[inside] += np.uint64(shift % 2**64)
+    return moved
 
 
 def _owner(array: np.ndarray) -> int:

@@ -95,10 +95,14 @@ def _text(program: ctypes.c_void_p, what: str) -> str:
     return buffer.value.decode()
 
 
-def _compile(text: str, name: str, options: Sequence[str]) -> tuple[str, str]:
+def _compile(
+    text: str, name: str, options: Sequence[str], instances: Sequence[str]
+) -> tuple[str, str]:
     """The log and the PTX of a text."""
     lib, program = _nvrtc(), ctypes.c_void_p()
     lib.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
+    for instance in instances:
+        lib.nvrtcAddNameExpression(program, instance.encode())
     flags = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     failed = lib.nvrtcCompileProgram(program, len(options), flags)
     log = _text(program, "ProgramLog")
@@ -128,11 +132,15 @@ def compile_for(
     *,
     options: Sequence[str] = (),
     include_dirs: Sequence[Path] = (),
+    instances: Sequence[str] = (),
     name: str = "kernel.cu",
 ) -> Compiled:
-    """Compile as CuPy does (C++17, -ftz=true); raises RuntimeError with the compiler's log."""
+    """Compile as CuPy does (C++17, -ftz=true); raises RuntimeError with the compiler's log.
+
+    instances: of templates, the kernels to compile.
+    """
     flags = [f"-arch={architecture}", "-std=c++17", "-ftz=true", "--ptxas-options=-v"]
     flags += ["--device-as-default-execution-space", *options]
     flags += [f"-I{d}" for d in (*include_dirs, f"{_folder()}/include")]
-    log, ptx = _compile(text, name, flags)
+    log, ptx = _compile(text, name, flags, instances)
     return Compiled(architecture, _usage(log), ptx)

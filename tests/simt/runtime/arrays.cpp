@@ -14,9 +14,12 @@ uint8_t shared_owner[kArenaBytes];
 uintptr_t slots;
 static size_t static_bytes;
 
+// Far from where the system maps libraries: a terabyte among them would keep the sections of code
+// that is compiled later more than 2 GiB apart, further than its relocations reach.
 static char* reserve(size_t bytes, int protection) {
+    void* hint = reinterpret_cast<void*>(uintptr_t(1) << 44);
     void* memory =
-        mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(hint, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) abort();
     return static_cast<char*>(memory);
 }

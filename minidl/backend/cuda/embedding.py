@@ -1,0 +1,47 @@
+"""Rows of a table by index on the GPU, and their adjoint, in the indices' order.
+
+An index out of range reads as zeros and sets a flag on the GPU, which is looked at when values are
+next read on the host: RangeError then names the op that was given it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.cuda.memory import cast, contiguous, flags, index_rule, zeros
+from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
+from minidl.errors import DTypeError, RangeError, require
+
+
+def _of(name: str, x: Array) -> Any:
+    return kernel("embedding.cu", f"{name}<{TYPES[code_of(x.dtype)]}>")
+
+
+def take_rows(table: Array, index: Array) -> Array:
+    """table (V, D) at index (...) int64 in [0, V): (..., D)."""
+    y = empty((*index.shape, table.shape[1]), table.dtype)
+    given = (contiguous(table), contiguous(index), y, *table.shape)
+    launch(_of("take_rows", table), index.size, *given)
+    return y
+
+
+def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
+    """Sum of the rows of g (..., D) by index (...): (rows, D); index `skip` adds nothing."""
+    n = g.shape[-1]
+    table = empty((rows, n), g.dtype)
+    given = (contiguous(g), contiguous(index), table, index.size, n, skip)
+    launch(_of("add_rows", g), rows, *given)
+    return table
+
+
+def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> None:
+    """Set a flag if an index lies outside [0, n) and is not `ignore`; see memory.raise_flags."""
+    require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
+    require(n > 0 or not index.size, op, index_rule(n), error=RangeError, length=n)
+    if (op, n) not in flags:
+        flags[op, n] = zeros((1,), np.uint64)
+    given = (contiguous(cast(index, np.dtype(np.int64))), flags[op, n], index.size, n)
+    ignoring = (0, 0) if ignore is None else (ignore, 1)
+    launch(kernel("embedding.cu", "check_indices"), -(-index.size // THREADS), *given, *ignoring)

@@ -1,0 +1,165 @@
+"""Arrays on the GPU: made, copied, filled, converted, joined and padded, all by one kernel."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.cuda import runtime
+from minidl.backend.cuda.plans import IDENTITY, write
+from minidl.backend.cuda.runtime import Array, empty
+from minidl.backend.looping import dense, order_of
+from minidl.errors import RangeError, require
+
+flags: dict[tuple[str, int], Array] = {}  # set by indices out of range; by op and length
+
+
+def index_rule(n: int) -> str:
+    """What an index into n things must obey."""
+    return f"every index must lie in [0, {n})"
+
+
+def raise_flags() -> None:
+    """Raise, naming op, range and value, if an index was out of range; waits for the GPU."""
+    for (op, n), flag in flags.items():
+        worst = int(flag.get()[0])
+        if worst:
+            write(IDENTITY, [0], flag)
+            value = worst - (worst >= 1 << 63) * (1 << 64)
+            require(False, op, index_rule(n), error=RangeError, index=value)
+
+
+def from_host(x: np.ndarray) -> Array:
+    """A copy on the GPU of an array in the host's memory, with its axes in the same order there."""
+    order = order_of([(x.dtype, x.shape, x.strides)], x.shape)
+    plain = np.asarray(x.transpose(order), order="C")
+    there = runtime.cupy().asarray(plain)
+    return there.transpose(sorted(range(x.ndim), key=lambda i: order[i]))
+
+
+def to_host(x: Array) -> np.ndarray:
+    """A copy in the host's memory; waits for the GPU."""
+    raise_flags()
+    order = order_of([(x.dtype, x.shape, x.strides)], x.shape)
+    back = sorted(range(x.ndim), key=lambda i: order[i])
+    return contiguous(x.transpose(order)).get().transpose(back)
+
+
+def empty_like(x: Array, dtype: Any = None) -> Array:
+    """An uninitialised dense array of x's shape, with its axes in the same order in memory."""
+    dtype = x.dtype if dtype is None else np.dtype(dtype)
+    order = sorted(range(x.ndim), key=lambda i: (-abs(x.strides[i]), i))
+    return runtime.strided(x.shape, dense(x.shape, order, dtype.itemsize), dtype)
+
+
+def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:
+    """An array of one value in C order."""
+    y = empty(shape, dtype)
+    write(IDENTITY, [value], y)
+    return y
+
+
+def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """An array of zeros in C order."""
+    return full(shape, 0, dtype)
+
+
+def full_like(x: Array, value: Any) -> Array:
+    """An array of one value with x's shape, dtype and layout."""
+    y = empty_like(x)
+    write(IDENTITY, [value], y)
+    return y
+
+
+def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> Array:
+    """An uninitialised (N, C, H, W) array whose memory is (N, H, W, C)."""
+    return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+
+
+def contiguous(x: Array) -> Array:
+    """x in C order: itself, or a copy."""
+    if x.flags.c_contiguous:
+        return x
+    y = empty(x.shape, x.dtype)
+    write(IDENTITY, [x], y)
+    return y
+
+
+def copy(x: Array) -> Array:
+    """A dense copy with x's order of axes in memory."""
+    return cast(x, x.dtype, always=True)
+
+
+def cast(x: Array, dtype: Any, always: bool = False) -> Array:
+    """x in another dtype with the same layout (x itself if it has it, unless `always`)."""
+    if x.dtype == dtype and not always:
+        return x
+    y = empty_like(x, dtype)
+    write(IDENTITY, [x], y)
+    return y
+
+
+conversions = [0]  # copies made by nhwc, for the layout census
+
+
+def nhwc(x: Array) -> Array:
+    """x (N, C, H, W) as a C-contiguous (N, H, W, C) array: a view, or one copy."""
+    y = x.transpose(0, 2, 3, 1)
+    conversions[0] += not y.flags.c_contiguous
+    return contiguous(y)
+
+
+def is_channels_last(x: Array) -> bool:
+    """Whether x is (N, C, H, W) over channels-last memory and not in C order as well."""
+    return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def like(y: Array, x: Array) -> Array:
+    """y with its axes in memory as x's: y itself, or a copy. Shapes are equal."""
+    if is_channels_last(x):
+        return nhwc(y).transpose(0, 3, 1, 2)
+    return contiguous(y) if x.flags.c_contiguous else y
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    """x's elements in logical C order in a new shape: a view where possible."""
+    return contiguous(x).reshape(shape)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Array:
+    if not channels_last:
+        return empty(shape, dtype)
+    n, c, h, w = shape
+    return empty_nchw(n, c, h, w, dtype)
+
+
+def cat(xs: Any, axis: int) -> Array:
+    """The arrays one after the other; channels-last if the first is."""
+    ends = list(itertools.accumulate((x.shape[axis] for x in xs), initial=0))
+    shape = (*xs[0].shape[:axis], ends[-1], *xs[0].shape[axis + 1 :])
+    y = _empty(shape, xs[0].dtype, all(map(is_channels_last, xs)))
+    for x, start, end in zip(xs, ends, ends[1:]):
+        write(IDENTITY, [x], y[(slice(None),) * axis + (slice(start, end),)])
+    return y
+
+
+def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:
+    """x with `value` around it; negative widths cut; channels-last is kept."""
+    shape = tuple(max(n + lo + hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True))
+    y = _empty(shape, x.dtype, is_channels_last(x))
+    write(IDENTITY, [value], y)
+    inside = tuple(slice(max(lo, 0), m - max(hi, 0)) for m, (lo, hi) in zip(shape, widths))
+    taken = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape, widths))
+    write(IDENTITY, [x[taken]], y[inside])
+    return y
+
+
+def memory_stats() -> dict[str, int]:
+    """Bytes in use and idle in CuPy's pool."""
+    pool = runtime.cupy().get_default_memory_pool()
+    return {"allocated": pool.used_bytes(), "idle": pool.free_bytes()}
+
+
+def empty_cache() -> None:
+    """Give every idle block back to the driver."""
+    runtime.cupy().get_default_memory_pool().free_all_blocks()

@@ -1,0 +1,194 @@
+"""Runs pointwise programs on the GPU: plans the loop, prints and launches the kernel.
+
+A plan is made once per signature (dtypes, shapes, strides). Copies, fills and conversions are
+programs too, with a result that is already there.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.cuda import runtime
+from minidl.backend.cuda.printer import (
+    BLOCK,
+    ROWS,
+    TYPES,
+    Shape,
+    print_kernel,
+    print_update,
+)  # fmt: skip
+from minidl.backend.cuda.runtime import THREADS, Array
+from minidl.backend.expression import Graph, Program
+from minidl.backend.looping import Loop, Signature, dense, merged, plan_loop, repeated
+from minidl.errors import DTypeError, require
+
+PACK = 16  # bytes that a thread reads at once
+Run = Callable[[Sequence[Any]], tuple]
+
+
+def _identity() -> Program:
+    leaf = Graph().leaf()
+    return Program([leaf], [leaf])
+
+
+IDENTITY = _identity()
+
+
+def code_of(dtype: np.dtype) -> str:
+    """The printer's code of a dtype."""
+    return "bf" if dtype.name == "bfloat16" else dtype.str[1:]
+
+
+def signature_of(operands: Sequence[Any]) -> Signature:
+    """What a plan depends on of arrays and numbers."""
+    return tuple([(a.dtype, a.shape, a.strides) if hasattr(a, "dtype") else None for a in operands])
+
+
+def plan_pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> Run:
+    """The function that runs a program on arrays and numbers (one per leaf) like these.
+
+    It gives a tuple of new arrays: real outputs have `dtype` (arithmetic is in it, or in float32
+    for half types), bools are bool. Their memory order is the operands': channels-last before C
+    order. Shapes must broadcast; dtypes, shapes and strides must be those of the operands here.
+    """
+    return plan_of(program, signature_of(operands), dtype)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_of(program: Program, operands: Signature, dtype: np.dtype) -> Run:
+    """The plan for operands of one signature."""
+    shape = np.broadcast_shapes(*(s[1] for s in operands if s is not None))
+    loop = plan_loop(program, operands, dtype, shape)
+    results = list(zip(loop.dtypes, loop.strides, strict=True))
+    real = "double" if dtype.itemsize == 8 else "float"
+    write = Writer(program, operands, loop, real)
+
+    def run(operands: Sequence[Any]) -> tuple:
+        outs = tuple([runtime.strided(shape, s, t) for t, s in results])
+        write(operands, outs)
+        return outs
+
+    return run
+
+
+def write(program: Program, operands: Sequence[Any], out: Array) -> None:
+    """Run a program of one result into an array, whose shape the operands broadcast to."""
+    _into(program, signature_of(operands), *signature_of([out]))(operands, (out,))
+
+
+@functools.lru_cache(maxsize=4096)
+def _into(program: Program, operands: Signature, out: tuple) -> Callable:
+    dtype, shape, strides = out
+    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
+    walked = [repeated(s, shape) for s in operands if s is not None] + [list(strides)]
+    sizes, steps = merged(shape, order, walked)
+    if not sizes:
+        sizes, steps = [1], [[0] for _ in walked]
+    dtypes = [dtype, *(s[0] for s in operands if s is not None)]
+    real = "float" if all(t.itemsize < 8 for t in dtypes) else "double"
+    if all(t.kind in "iub" for t in dtypes):  # integers stay exact
+        real = TYPES["i8"]
+    return Writer(program, operands, Loop([dtype], [strides], sizes, steps), real)
+
+
+class Writer:
+    """Launches a program's kernel for operands and results of one signature.
+
+    `shapes` are what may be printed for it: packs and single elements, or a general one.
+    """
+
+    def __init__(self, program: Program, operands: Signature, loop: Loop, real: str) -> None:
+        self.program, self.count = program, math.prod(loop.sizes)
+        leaves = tuple([None if s is None else code_of(s[0]) for s in operands])
+        outputs = tuple([code_of(t) for t in loop.dtypes])
+        for code in (*leaves, *outputs):
+            require(code is None or code in TYPES, "pointwise", "an unsupported dtype",
+                    error=DTypeError, code=code)  # fmt: skip
+        items = [s[0].itemsize for s in operands if s is not None]
+        items += [t.itemsize for t in loop.dtypes]
+        self.used = [k for k in range(program.leaves) if program.used[k]]
+        self.read = [k for k in self.used if leaves[k] is not None]
+        self.width, self.numbers = 1, []
+        steps = loop.steps
+        if len(loop.sizes) == 1 and all(s[0] in (0, item) for s, item in zip(steps, items)):
+            single, self.width = tuple([s[0] == 0 for s in steps]), PACK // max(items)
+            self.shapes = [Shape(real, leaves, outputs, 0, single, w) for w in (self.width, 1)]
+            return
+        arrays = [k for k, code in enumerate(leaves) if code is not None]
+        kept = [steps[j] for j, k in enumerate(arrays) if k in self.read]
+        kept += steps[len(arrays) :]
+        self.numbers = [*loop.sizes, *(n for s in kept for n in s)]
+        self.shapes = [Shape(real, leaves, outputs, len(loop.sizes))]
+
+    def __call__(self, operands: Sequence[Any], outs: tuple) -> None:
+        args = [a if hasattr(a, "dtype") else float(a) for a in (operands[k] for k in self.used)]
+        width = self.width
+        if width > 1:
+            arrays = (*(operands[k] for k in self.read), *outs)
+            aligned = all(a.data.ptr % PACK == 0 for a in arrays)
+            width = width if aligned and self.count % width == 0 else 1
+        run = compiled(self.program, self.shapes[0 if width == self.width else 1])
+        blocks = -(-self.count // (THREADS * width))
+        runtime.launch(run, blocks, *args, *outs, self.count, *self.numbers)
+
+
+@functools.lru_cache(maxsize=4096)
+def compiled(program: Program, shape: Shape) -> Any:
+    """The kernel, compiled when first asked for."""
+    return runtime.compiled(print_kernel(program, shape), "k")
+
+
+# ---- multi-tensor updates ------------------------------------------------------------------------
+
+
+def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[float],
+           inplace: Sequence[int]) -> None:  # fmt: skip
+    """Run a program on every row of arrays, ROWS a launch; output j overwrites array inplace[j].
+
+    Leaves are the arrays of a row, then the scalars. The arrays of a row have one shape, all one
+    dtype (float32 or float64); those not laid out as the row's first are copied, and copied back.
+    """
+    if not rows:
+        return
+    dtype = rows[0][0].dtype
+    require(dtype in (np.float32, np.float64), "update", "rows must be float32 or float64",
+            error=DTypeError, row=rows[0][0])  # fmt: skip
+    aligned = [_aligned(row, dtype) for row in rows]
+    run = _update(program, TYPES[code_of(dtype)], len(rows[0]), tuple(inplace))
+    for first in range(0, len(rows), ROWS):
+        some = aligned[first : first + ROWS]
+        blocks = [-(-row[0].size // BLOCK) for row in some]
+        table = np.zeros((ROWS, len(rows[0]) + 2), np.int64)
+        addresses, sizes = table.reshape(-1)[: -2 * ROWS], table.reshape(-1)[-2 * ROWS :]
+        addresses[: len(some) * len(rows[0])] = [a.data.ptr for row in some for a in row]
+        sizes[: len(some)] = [row[0].size for row in some]
+        sizes[ROWS : ROWS + len(some)] = np.cumsum([0, *blocks[:-1]])
+        argument = table.reshape(-1).view(f"V{table.nbytes}")
+        runtime.launch(run, int(np.sum(blocks)), argument, len(some), *map(float, scalars))
+    for given, row in zip(rows, aligned, strict=True):
+        for k in inplace:
+            if row[k] is not given[k]:
+                write(IDENTITY, [row[k]], given[k])
+
+
+@functools.lru_cache(maxsize=256)
+def _update(program: Program, real: str, arrays: int, inplace: tuple[int, ...]) -> Any:
+    return runtime.compiled(print_update(program, real, arrays, inplace), "k")
+
+
+def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
+    """The arrays of a row, all dense with the strides of the first; copies where need be."""
+    first = row[0]
+    order = sorted(range(first.ndim), key=lambda i: (-abs(first.strides[i]), i))
+    strides, arrays = dense(first.shape, order, dtype.itemsize), []
+    for a in row:
+        require(a.shape == first.shape, "update", "arrays of a row must have one shape",
+                first=first, other=a)  # fmt: skip
+        if a.strides != strides or a.dtype != dtype:
+            a, given = runtime.strided(a.shape, strides, dtype), a
+            write(IDENTITY, [given], a)
+        arrays.append(a)
+    return arrays

@@ -1,0 +1,65 @@
+"""Pooling on the GPU (src/pool.cu)."""
+
+from typing import Any
+
+import numpy as np
+
+from minidl.backend.cuda.memory import empty_nchw, nhwc
+from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.runtime import THREADS, Array, kernel, launch
+
+Pair = tuple[int, int]
+
+
+def _launch(name: str, kinds: tuple, result: Array, *args: Any) -> None:
+    """A thread for every element of the result."""
+    names = ", ".join(TYPES[code_of(np.dtype(kind))] for kind in kinds)
+    run = kernel("pool.cu", f"{name}<{names}>")
+    launch(run, -(-result.size // THREADS), *args, result.size)
+
+
+def _sizes(n: int, c: int, size: Pair, out: Pair, *window: Pair) -> np.ndarray:
+    """struct Pool, as an argument: size of the image, of the result, then the window's pairs."""
+    return np.array([n, *size, c, *out, *sum(window, ())], np.int32).view("V56")
+
+
+def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
+               out: Pair) -> tuple[Array, Array]:  # fmt: skip
+    """Largest value of each window of x (N, C, H, W) and its place in the window, both NCHW."""
+    n, c, h, w = x.shape
+    kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
+    y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
+    sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, dilation)
+    _launch("max_pool", (x.dtype, kind), y, nhwc(x), nhwc(y), nhwc(place), sizes)
+    return y, place
+
+
+def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+                    dilation: Pair) -> Array:  # fmt: skip
+    """Gradient of max_pool2d's x (N, C, *size), given the places it returned."""
+    n, c, *out = g.shape
+    dx = empty_nchw(n, c, *size, dtype=g.dtype)
+    sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
+    _launch("max_pool_grad", (g.dtype, place.dtype), dx, nhwc(g), nhwc(place), nhwc(dx), sizes)
+    return dx
+
+
+def avg_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
+               divisor: int) -> Array:  # fmt: skip
+    """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
+    n, c, h, w = x.shape
+    y = empty_nchw(n, c, *out, dtype=x.dtype)
+    sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, (1, 1))
+    _launch("mean_pool", (x.dtype,), y, nhwc(x), nhwc(y), sizes, int(with_pad), divisor)
+    return y
+
+
+def avg_pool2d_grad(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, with_pad: bool,
+                    divisor: int) -> Array:  # fmt: skip
+    """Gradient of avg_pool2d's x (N, C, *size)."""
+    n, c, *out = g.shape
+    dx = empty_nchw(n, c, *size, dtype=g.dtype)
+    sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, (1, 1))
+    _launch("mean_pool_grad", (g.dtype,), dx, nhwc(g), nhwc(dx), sizes, int(with_pad), divisor)
+    return dx

@@ -1,0 +1,59 @@
+"""Sums over axes on the GPU."""
+
+import numpy as np
+
+from minidl.backend.cuda.memory import cast, contiguous, zeros
+from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.runtime import Array, empty, kernel, launch
+from minidl.backend.looping import sum_form
+
+_PIECE, _ROWS = 1 << 13, 1 << 9  # elements of a row, or rows, that a block adds up
+_MOST = 65535  # blocks along the second axis of a grid
+
+
+def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+    """Sum over axes; floats in float32 (float64 in its own), integers and bools in int64."""
+    if not axes and x.ndim:
+        return x
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
+    if not x.size:
+        return zeros(kept, dtype)
+    form = sum_form(x, axes)
+    if form is None:  # one copy with the summed axes last
+        x = contiguous(x.transpose(*(i for i in range(x.ndim) if i not in axes), *axes))
+        form = sum_form(x, tuple(range(x.ndim - len(axes), x.ndim)))
+        assert form is not None
+    by_row, rows, columns = form
+    add = _row_sums if by_row else _column_sums
+    part, left = x, columns if by_row else rows
+    while left > 1 or part is x:
+        part, left = add(part, *((rows, left) if by_row else (left, columns)))
+    return cast(part, dtype).reshape(kept)
+
+
+def accumulator(dtype: np.dtype) -> np.dtype:
+    """The dtype that sums of another are kept in, as in sums.cuh."""
+    wide = np.float32 if dtype.kind in "fV" else np.int64
+    return dtype if dtype == np.float64 else np.dtype(wide)
+
+
+def _row_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:
+    """Sums of the pieces of every row (rows, pieces), and how many pieces there are."""
+    pieces = -(-columns // _PIECE)
+    part = empty((rows * pieces,), accumulator(x.dtype))
+    run = kernel("reduce.cu", f"row_sums<{TYPES[code_of(x.dtype)]}>")
+    launch(run, rows * pieces, x, part, columns, _PIECE, pieces)
+    return part, pieces
+
+
+def _column_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:
+    """Sums of pieces of the rows (pieces, columns), and how many pieces there are."""
+    piece = max(_ROWS, -(-rows // _MOST))
+    pieces = -(-rows // piece)
+    part = empty((pieces * columns,), accumulator(x.dtype))
+    run = kernel("reduce.cu", f"column_sums<{TYPES[code_of(x.dtype)]}>")
+    launch(run, (-(-columns // 32), pieces), x, part, rows, columns, piece)
+    return part, pieces

@@ -1,0 +1,76 @@
+"""Softmax, log softmax and cross entropy on the GPU, by rows: a block each."""
+
+from minidl.backend.cuda.memory import cast, contiguous, full
+from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.reduce import accumulator
+from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
+
+
+def _by_rows(name: str, axis: int, *arrays: Array) -> Array:
+    """Run a kernel of rows along one axis: its result has that axis contiguous in memory."""
+    axis %= max(arrays[0].ndim, 1)
+    order = [*(i for i in range(arrays[0].ndim) if i != axis), axis]
+    moved = [contiguous(a.transpose(order)) for a in arrays]
+    y = empty(moved[0].shape, moved[0].dtype)
+    if y.size:
+        n = y.shape[-1] if y.ndim else 1
+        launch(_of(name, y), y.size // n, *moved, y, n)
+    return y.transpose([order.index(i) for i in range(y.ndim)])
+
+
+def _of(name: str, x: Array) -> object:
+    return kernel("softmax.cu", f"{name}<{TYPES[code_of(x.dtype)]}>")
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """exp(x) / sum(exp(x)) along an axis."""
+    return _by_rows("softmax", axis, x)
+
+
+def softmax_grad(g: Array, y: Array, axis: int) -> Array:
+    """Gradient of softmax's x, from its result y."""
+    return _by_rows("softmax_grad", axis, g, y)
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """log(softmax(x)) along an axis."""
+    return _by_rows("log_softmax", axis, x)
+
+
+def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
+    """Gradient of log_softmax's x, from its result y."""
+    return _by_rows("log_softmax_grad", axis, g, y)
+
+
+def cross_entropy(
+    x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float, mean: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp.
+
+    The last (1,) is what the losses are divided by: 1, or with `mean` the sum of the labels'
+    weights, and the first is the mean.
+    """
+    m, n = x.shape
+    wide = accumulator(x.dtype)
+    x, label = contiguous(x), contiguous(label)
+    weights, weighted = x if weight is None else contiguous(weight), int(weight is not None)
+    loss, top, total = (empty((m,), wide) for _ in range(3))
+    given = (x, label, weights, loss, top, total, n, ignore, float(smoothing), weighted)
+    launch(_of("cross_entropy", x), m, *given)
+    if not mean:
+        return cast(loss, x.dtype), top, total, full((1,), 1, wide)
+    both = empty((2,), wide)
+    launch(_of("weighted_mean", x), 1, loss, label, weights, both, m, n, ignore, weighted)
+    return cast(both[:1], x.dtype).reshape(()), top, total, both[1:]
+
+
+def cross_entropy_grad(g: Array, x: Array, label: Array, weight: Maybe, top: Array, total: Array,
+                       whole: Array, ignore: int, smoothing: float) -> Array:  # fmt: skip
+    """Gradient of cross_entropy's x; g (M,), or () of the mean."""
+    m, n = x.shape
+    x, dx = contiguous(x), empty((m, n), x.dtype)
+    weights, weighted = x if weight is None else contiguous(weight), int(weight is not None)
+    given = (contiguous(g), g.ndim, x, contiguous(label), weights, top, total, whole, dx)
+    launch(_of("cross_entropy_grad", x), m, *given, n, ignore, float(smoothing), weighted)
+    return dx

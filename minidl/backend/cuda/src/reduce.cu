@@ -1,0 +1,45 @@
+// Sums over rows or columns of a dense array (rows, columns), in two launches: partial sums of
+// fixed pieces, then their sum. Which thread adds what depends on the sizes alone, so a result is
+// the same every time. Sums are float for float, half and bfloat16, double for double, long long
+// for integers and bools. Bytes: x once.
+#include "sums.cuh"
+
+// part[row, p] = sum of the p-th piece of a row. A block: one piece, thread t its elements t, t +
+// 256 and so on. grid (rows * pieces).
+template <typename T>
+__global__ void __launch_bounds__(256)
+    row_sums(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long columns,
+             long long piece, long long pieces) {
+    typedef typename Sum<T>::type A;
+    const long long start = blockIdx.x % pieces * piece;
+    const long long stop = start + piece < columns ? start + piece : columns;
+    const T* row = x + blockIdx.x / pieces * columns;
+    A sum = A(0);
+    for (long long j = start + threadIdx.x; j < stop; j += 256) sum += static_cast<A>(row[j]);
+    sum = join_block<Add, 256>(sum);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+// part[p, j] = sum of the p-th piece of the rows in column j. A block: 32 columns by 8 rows at a
+// time. grid (32 columns, pieces).
+template <typename T>
+__global__ void __launch_bounds__(256)
+    column_sums(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long rows,
+                long long columns, long long piece) {
+    typedef typename Sum<T>::type A;
+    __shared__ A sums[8][33];
+    const int lane = threadIdx.x % 32, level = threadIdx.x / 32;
+    const long long j = blockIdx.x * 32LL + lane, start = blockIdx.y * piece;
+    const long long stop = start + piece < rows ? start + piece : rows;
+    A sum = A(0);
+    if (j < columns)
+        for (long long i = start + level; i < stop; i += 8) {
+            sum += static_cast<A>(x[i * columns + j]);
+        }
+    sums[level][lane] = sum;
+    __syncthreads();
+    if (level == 0 && j < columns) {
+        for (int k = 1; k < 8; k++) sum += sums[k][lane];
+        part[blockIdx.y * columns + j] = sum;
+    }
+}

@@ -1,0 +1,185 @@
+"""A stand-in for CuPy on machines without a GPU: its arrays live here, its kernels are emulated.
+
+It has only what the CUDA backend's launchers may use. Arrays cannot be computed with, nor turned
+into NumPy's but by `get`, so that a launcher that does so by mistake fails. New memory is poisoned.
+`installed()` puts it in CuPy's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import types
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from simt.arrays import poison, resident
+from simt.module import Kernel, Module
+
+ALIGNMENT = 512
+_living: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+
+
+class MemoryPointer:
+    """Where an array starts, and the memory it keeps alive."""
+
+    def __init__(self, owner: np.ndarray, ptr: int) -> None:
+        self.owner, self.ptr = owner, ptr
+
+
+class ndarray:
+    """An array on the pretended GPU; `host` is its memory."""
+
+    __array_ufunc__ = None
+
+    def __init__(
+        self, shape: Any, dtype: Any = float, memptr: MemoryPointer | None = None,
+        strides: Any = None,
+    ) -> None:  # fmt: skip
+        dtype = np.dtype(dtype)
+        if memptr is None:
+            memptr = _allocated(int(np.prod(shape)) * dtype.itemsize)
+        offset = memptr.ptr - memptr.owner.ctypes.data
+        self.owner = memptr.owner
+        self.host = np.ndarray(shape, dtype, memptr.owner, offset, strides)
+
+    @classmethod
+    def view_of(cls, host: np.ndarray, owner: np.ndarray) -> ndarray:
+        """An array over some of an owner's memory."""
+        made = cls.__new__(cls)
+        made.host, made.owner = host, owner
+        return made
+
+    shape = property(lambda self: self.host.shape)
+    dtype = property(lambda self: self.host.dtype)
+    strides = property(lambda self: self.host.strides)
+    ndim = property(lambda self: self.host.ndim)
+    size = property(lambda self: self.host.size)
+    nbytes = property(lambda self: self.host.nbytes)
+    itemsize = property(lambda self: self.host.itemsize)
+    flags = property(lambda self: self.host.flags)
+    data = property(lambda self: MemoryPointer(self.owner, self.host.ctypes.data))
+    device = property(lambda self: types.SimpleNamespace(id=0))
+    T = property(lambda self: self.transpose())
+
+    def _view(self, host: np.ndarray) -> ndarray:
+        assert host.size == 0 or np.may_share_memory(host, self.owner), "this would make a copy"
+        return ndarray.view_of(host, self.owner)
+
+    def transpose(self, *axes: Any) -> ndarray:
+        return self._view(self.host.transpose(*axes))
+
+    def swapaxes(self, a: int, b: int) -> ndarray:
+        return self._view(self.host.swapaxes(a, b))
+
+    def reshape(self, *shape: Any) -> ndarray:
+        return self._view(self.host.reshape(*shape))
+
+    def __getitem__(self, key: Any) -> ndarray:
+        parts = key if isinstance(key, tuple) else (key,)
+        assert not [k for k in parts if hasattr(k, "dtype")], "indexing by arrays is computing"
+        whole = parts if Ellipsis in parts else (*parts, Ellipsis)
+        return self._view(self.host[whole])
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def get(self) -> np.ndarray:
+        """A copy for the host."""
+        return self.host.copy()
+
+    def _refuse(self, *args: Any, **options: Any) -> Any:
+        raise TypeError("an array on the GPU is computed with by kernels only")
+
+    __array__ = __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _refuse
+    __rtruediv__ = __pow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __matmul__ = _refuse
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __and__ = __or__ = __invert__ = _refuse
+
+
+ndarray.__module__ = "cupy"
+
+
+def _allocated(nbytes: int) -> MemoryPointer:
+    raw = (ctypes.c_char * (nbytes + ALIGNMENT))()
+    start = -ctypes.addressof(raw) % ALIGNMENT
+    owner = np.frombuffer(raw, np.uint8, max(nbytes, 1), start)  # its base is no array
+    _living[id(owner)] = owner
+    return MemoryPointer(owner, owner.ctypes.data)
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """New memory, poisoned."""
+    made = ndarray(shape, dtype)
+    if made.size and made.dtype.itemsize in (1, 2, 4, 8):
+        poison(made.host)
+    return made
+
+
+def asarray(x: np.ndarray) -> ndarray:
+    """A copy of an array of the host's."""
+    made = ndarray(x.shape, x.dtype)
+    made.host[...] = x
+    return made
+
+
+class RawModule:
+    """Kernels compiled from a text, for the emulator."""
+
+    def __init__(
+        self, *, code: str, options: Sequence[str] = (), name_expressions: Any = None,
+        check: bool = True,
+    ) -> None:  # fmt: skip
+        names = name_expressions or ()
+        self.module = Module(code, options=options, name_expressions=names, check=check)
+
+    def get_function(self, name: str) -> Function:
+        """The kernel of that name."""
+        return Function(self.module.get_function(name))
+
+
+class Function:
+    """A kernel that takes the stand-in's arrays."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def __call__(self, grid: Any, block: Any, args: Sequence[Any], *, shared_mem: int = 0) -> None:
+        given = [_argument(a) for a in args]
+        tables = [a for a in given if isinstance(a, np.ndarray) and a.dtype.kind == "V"]
+        words = {int(w) for t in tables if t.nbytes % 8 == 0 for w in t.view(np.uint64)}
+        owners = list(_living.values()) if words else []
+        spans = [(o, o.ctypes.data, o.ctypes.data + o.nbytes) for o in owners]
+        reached = [o for o, low, high in spans if any(low <= w < high for w in words)]
+        self.kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 << 10)
+        with resident(*reached):
+            self.kernel(grid, block, given, shared_mem=shared_mem)
+
+
+def _argument(a: Any) -> Any:
+    """An argument as CuPy passes it: arrays as pointers, ints as long long, floats as double."""
+    if isinstance(a, ndarray):
+        return a.host
+    return np.int64(a) if type(a) is int else np.float64(a) if type(a) is float else a
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[types.ModuleType]:
+    """Let `import cupy` give this module."""
+    me = sys.modules[__name__]
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = me
+    try:
+        yield me
+    finally:
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
+
+
+cuda = types.SimpleNamespace(is_available=lambda: True)

@@ -1,0 +1,104 @@
+"""Pointwise programs as they are printed for a GPU, emulated, against the CPU's."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES
+from cuda_stand_in import EPS, NEEDED, gpu, layouts, there
+
+import minidl as ml
+from minidl import fusion
+from minidl.backend import cpu, cuda, looping
+from minidl.backend.cuda import plans, printer, runtime
+from simt import cupy as stand_in
+
+__all__ = ["gpu"]  # the fixture
+pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
+
+
+def programs() -> dict[tuple, tuple]:
+    """Every pointwise program that the table of cases runs, forward and backward, with operands."""
+    found: dict[tuple, tuple] = {}
+    plan = cpu.plan_pointwise
+
+    def noted(program: Any, operands: Any, dtype: Any) -> Any:
+        if dtype == np.float64:
+            kinds = tuple((a.ndim, a.strides) if hasattr(a, "dtype") else None for a in operands)
+            found.setdefault((program.key, kinds), (program, [*operands]))
+        return plan(program, operands, dtype)
+
+    for op in gc.get_objects():
+        if isinstance(op, fusion.Pointwise):
+            op._records.clear()  # so that everything is planned again
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "plan_pointwise", noted)
+        for case in CASES:
+            args = [ml.tensor(a, requires_grad=True) for a in case.draw(np.random.default_rng(9))]
+            y = case.call(*args)
+            (y * y).sum().backward()
+    return found
+
+
+def test_pointwise_programs_agree(monkeypatch):
+    """All programs of the table of cases, as they are printed, give the CPU's values in float64."""
+    writers = []
+    for program, on_host in programs().values():
+        operands = [there(a) for a in on_host]
+        signature = plans.signature_of(operands)
+        shape = np.broadcast_shapes(*(s[1] for s in signature if s is not None))
+        loop = looping.plan_loop(program, signature, np.dtype(np.float64), shape)
+        if 0 not in shape:
+            writer = plans.Writer(program, signature, loop, "double")
+            writers.append((writer, on_host, operands, loop, shape))
+    shapes = list(dict.fromkeys((w.program, s) for w, *_ in writers for s in w.shapes[-1:]))
+    made = {}
+    for start in range(0, len(shapes), 60):  # many kernels a module: building one costs seconds
+        some = shapes[start : start + 60]
+        names = [f"k{start + i}" for i in range(len(some))]
+        texts = [printer.print_kernel(p, s, name) for (p, s), name in zip(some, names)]
+        module = stand_in.RawModule(code="\n".join(texts), check=False)
+        made |= {key: module.get_function(name) for key, name in zip(some, names)}
+    monkeypatch.setattr(plans, "compiled", lambda program, shape: made[program, shape])
+    for writer, on_host, operands, loop, shape in writers:
+        writer.width = min(writer.width, 1) or 1
+        writer.shapes = writer.shapes[-1:]
+        outs = [runtime.strided(shape, s, t) for t, s in zip(loop.dtypes, loop.strides)]
+        writer(operands, tuple(outs))
+        expected = cpu.plan_pointwise(writer.program, on_host, np.dtype(np.float64))(on_host)
+        for y, z in zip(outs, expected, strict=True):
+            np.testing.assert_allclose(cuda.to_host(y), z, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_pointwise_layouts_and_types(dtype):
+    """Packs, odd sizes, misaligned views, broadcasting, transposed and strided operands."""
+    rng = np.random.default_rng(10)
+    silu = fusion.pointwise(lambda x, y: x * fusion.sigmoid(y) + 0.5)
+
+    def check(*arrays: np.ndarray) -> None:
+        got = cuda.to_host(silu(*map(there, arrays)))
+        x, y = (a.astype(np.float64) for a in arrays)
+        expected = x / (1 + np.exp(-y)) + 0.5
+        np.testing.assert_allclose(got, expected, rtol=EPS[dtype], atol=EPS[dtype])
+
+    for shape in ((64,), (61,), (3, 40), (2, 4, 3, 8), (1,), ()):
+        x, y = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        check(x, y)
+        for u, v in zip(layouts(x), layouts(y)):
+            check(u, v)
+    x = rng.standard_normal((6, 8)).astype(dtype)
+    check(x, x[0])
+    check(x, x[:, :1])
+    check(x, np.asarray(x[0, 0]))
+    h = rng.standard_normal((9, 8)).astype(dtype)
+    line, grid = cuda.from_host(h.reshape(-1)), cuda.from_host(h)
+    for u, v, y in (
+        (h.reshape(-1)[1:], h.reshape(-1)[:-1], silu(line[1:], line[:-1])),  # not aligned to a pack
+        (h[1:, ::2], h[:-1, 1::2], silu(grid[1:, ::2], grid[:-1, 1::2])),
+    ):
+        expected = u.astype(np.float64) / (1 + np.exp(-v.astype(np.float64))) + 0.5
+        np.testing.assert_allclose(cuda.to_host(y), expected, rtol=EPS[dtype], atol=EPS[dtype])

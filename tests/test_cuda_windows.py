@@ -1,0 +1,102 @@
+"""Batch norm, pooling and convolutions for a GPU, emulated, against the CPU's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_stand_in import FLOATS, NEEDED, agree, gpu
+
+from minidl.backend import cpu
+from minidl.backend.cuda import conv
+
+__all__ = ["gpu"]  # the fixture
+pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
+
+
+@FLOATS
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (5, 40, 3, 3), (600, 3), (1, 1, 6), (3, 8, 9, 20)])
+def test_batch_norm(dtype, shape):
+    """With and without affine vectors, an addend and a relu; forward and backward."""
+    rng = np.random.default_rng(15)
+    c = shape[1]
+    for affine in (True, False):
+        for more in (None, rng.standard_normal(shape)):
+            for relu in (False, True):
+                x, g = 3 + rng.standard_normal(shape), rng.standard_normal(shape)
+                w, b = rng.standard_normal((2, c)) if affine else (None, None)
+                y, *kept = agree("batch_norm", dtype, x, w, b, more, 1e-5, relu)
+                gate = np.asarray(y) if relu and more is not None else None
+                if relu and more is None:
+                    g *= np.abs(y) > 1e-2  # where rounding cannot move the relu's mask ...
+                    g *= np.abs(cpu.batch_norm(x, w, b, None, 1e-5, False)[0]) > 1e-2
+                agree("batch_norm_grad", dtype, g, x, w, b, *kept, gate, 1e-5, relu)
+
+
+POOLS = [  # kernel, stride, padding, dilation
+    ((2, 2), (2, 2), (0, 0), (1, 1)), ((3, 3), (2, 2), (1, 1), (1, 1)),
+    ((3, 2), (1, 2), (1, 0), (1, 2)),
+]  # fmt: skip
+
+
+@FLOATS
+@pytest.mark.parametrize("window", POOLS, ids=str)
+def test_pooling(dtype, window):
+    kernel, stride, padding, dilation = window
+    rng = np.random.default_rng(16)
+    x = rng.permutation(2 * 3 * 7 * 8).reshape(2, 3, 7, 8) / 64.0  # no ties, exact in half
+    if kernel == (2, 2):
+        x = x[:, :, :6]
+    sizes = zip(x.shape[2:], kernel, stride, padding, dilation)
+    out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+    y, place = agree("max_pool2d", dtype, x, *window, out)
+    g = rng.standard_normal(y.shape)
+    agree("max_pool2d_grad", dtype, g, place, x.shape[2:], *window)
+    out = tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[2:], *window[:3]))
+    for padded, divisor in ((True, 0), (False, 0), (True, 5)):
+        more = (kernel, stride, padding)
+        agree("avg_pool2d", dtype, x, *more, out, padded, divisor)
+        g = rng.standard_normal((*x.shape[:2], *out))
+        agree("avg_pool2d_grad", dtype, g, x.shape[2:], *more, padded, divisor)
+
+
+CONVOLUTIONS = [  # N, C, K, size, taps, stride, padding, dilation, groups
+    (2, 8, 16, (6, 5), (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    (1, 3, 5, (7, 9), (3, 3), (2, 2), (1, 1), (1, 1), 1),
+    (3, 16, 8, (5, 5), (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    (2, 8, 136, (4, 4), (1, 1), (2, 2), (0, 0), (1, 1), 1),
+    (1, 40, 8, (9, 8), (5, 3), (2, 1), (2, 0), (1, 2), 1),
+    (2, 16, 32, (6, 6), (3, 3), (1, 1), (1, 1), (1, 1), 2),
+    (1, 6, 9, (6, 7), (2, 2), (1, 2), (0, 1), (2, 1), 3),
+    (130, 8, 8, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1), 1),
+]
+
+
+@FLOATS
+@pytest.mark.parametrize("sizes", CONVOLUTIONS, ids=str)
+def test_convolutions(dtype, sizes):
+    n, c, k, size, taps, stride, padding, dilation, groups = sizes
+    rng = np.random.default_rng(12)
+    x, w = rng.standard_normal((n, c, *size)), rng.standard_normal((k, c // groups, *taps))
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    more = (stride, padding, dilation, groups)
+    (y,) = agree("conv2d", dtype, x, w, rng.standard_normal(k), *more)
+    agree("conv2d", dtype, x, w, None, *more)
+    g = rng.standard_normal(y.shape)
+    agree("conv2d_input_grad", dtype, g, w, x.shape, *more)
+    agree("conv2d_weight_grad", dtype, g, x, w.shape, *more)
+
+
+def test_a_weight_gradient_is_split_over_many_pixels():
+    rng = np.random.default_rng(13)
+    x, g = rng.standard_normal((5, 8, 20, 20)), rng.standard_normal((5, 8, 20, 20))
+    for dtype in (np.float32, np.float16):
+        agree("conv2d_weight_grad", dtype, g, x, (8, 8, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+
+
+def test_division_by_a_known_number():
+    """The multiplier and shift divide every number below 2**31."""
+    rng = np.random.default_rng(14)
+    for d in (1, 2, 3, 5, 7, 10, 12, 127, 128, 129, 1000, 2**30 + 1, 2**31 - 1):
+        _, m, s = conv._divisor(d)
+        n = np.concatenate([rng.integers(0, 2**31, 1000), [0, d - 1, d, 2**31 - 1]])
+        assert m < 2**32 and np.array_equal(((n * m >> 32) + n) >> s, n // d)
