@@ -24,7 +24,7 @@ pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 4), (2, 3, 4, 5), (0, 3)])
-def test_arrays_go_there_and_back(shape):
+def test_arrays_go_movedand_back(shape):
     """Values and the order of axes in memory survive; so do copies, casts and C order."""
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     for z in layouts(x):
@@ -98,6 +98,28 @@ def test_long_sums_are_the_same_in_any_order_of_threads(shape, axes):
         y = cuda.to_host(cuda.sum(cuda.from_host(values), axes))
         np.testing.assert_array_equal(y, values.sum(axes))
         assert y.dtype == np.int64
+
+
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), axes=st.integers(1, 7),
+    layout=st.integers(0, 1), largest=st.booleans(), keep=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=20, deadline=None)
+def test_extremes(shape, axes, layout, largest, keep):
+    """Among many ties, infinities and NaN."""
+    rng = np.random.default_rng(20)
+    x = rng.choice([-np.inf, -1.0, 0.0, 0.0, 2.0, np.inf, np.nan], shape)
+    x = layouts(x)[layout]
+    chosen = tuple(i for i in range(x.ndim) if axes >> i & 1) or (0,)
+    for dtype in (np.float32, np.float64, np.int64):
+        z = np.nan_to_num(x, posinf=9, neginf=-9) if dtype == np.int64 else x
+        z = z.astype(dtype)
+        moved = cuda.from_host(z)
+        y = cuda.to_host(cuda.extreme(moved, chosen, largest, keep))
+        np.testing.assert_array_equal(y, cpu.extreme(z, chosen, largest, keep))
+        for axis in (None, chosen[0], -1):
+            where = cuda.to_host(cuda.argextreme(moved, axis, largest))
+            np.testing.assert_array_equal(where, cpu.argextreme(z, axis, largest))
 
 
 @FLOATS

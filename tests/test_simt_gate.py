@@ -69,9 +69,10 @@ def test_what_does_not_compile_is_reported():
 # ---- the CUDA backend's own kernels --------------------------------------------------------------
 
 REAL = ("float", "double", "__half", "__nv_bfloat16")
+SUMS = ("row_sums", "column_sums", "row_extremes")
 ROWS = ("softmax", "softmax_grad", "log_softmax", "log_softmax_grad", "cross_entropy")
 INSTANCES = {
-    "reduce.cu": [f"{k}<{t}>" for k in ("row_sums", "column_sums") for t in (*REAL, "int", "bool")],
+    "reduce.cu": [f"{k}<{t}>" for k in SUMS for t in (*REAL, "int", "bool")],
     "softmax.cu": [
         f"{k}<{t}>" for k in (*ROWS, "cross_entropy_grad", "weighted_mean") for t in REAL
     ],

@@ -182,4 +182,5 @@ def installed() -> Iterator[types.ModuleType]:
             sys.modules["cupy"] = before
 
 
-cuda = types.SimpleNamespace(is_available=lambda: True)
+_stream = types.SimpleNamespace(ptr=0, is_capturing=lambda: False)
+cuda = types.SimpleNamespace(is_available=lambda: True, get_current_stream=lambda: _stream)

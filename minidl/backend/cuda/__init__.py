@@ -12,8 +12,8 @@ from minidl.backend.cuda.memory import (
 from minidl.backend.cuda.norm import layer_norm, layer_norm_grad
 from minidl.backend.cuda.plans import plan_pointwise, update
 from minidl.backend.cuda.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
-from minidl.backend.cuda.reduce import sum
-from minidl.backend.cuda.runtime import empty
+from minidl.backend.cuda.reduce import argextreme, extreme, sum
+from minidl.backend.cuda.runtime import empty, recording
 from minidl.backend.cuda.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,
 )  # fmt: skip

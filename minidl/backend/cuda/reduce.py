@@ -57,3 +57,27 @@ def _column_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:
     run = kernel("reduce.cu", f"column_sums<{TYPES[code_of(x.dtype)]}>")
     launch(run, (-(-columns // 32), pieces), x, part, rows, columns, piece)
     return part, pieces
+
+
+def _extremes(x: Array, axes: tuple[int, ...], largest: bool) -> tuple[Array, Array]:
+    """Extremes over axes and their first indices there, both of the shape that is left."""
+    left = [i for i in range(x.ndim) if i not in axes]
+    rows = contiguous(x.transpose(*left, *axes))
+    shape = tuple(x.shape[i] for i in left)
+    y, where = empty(shape, x.dtype), empty(shape, np.dtype(np.int64))
+    run = kernel("reduce.cu", f"row_extremes<{TYPES[code_of(x.dtype)]}>")
+    launch(run, y.size, rows, y, where, x.size // max(y.size, 1), int(largest))
+    return y, where
+
+
+def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:
+    """Maximum or minimum over axes; NaN wins."""
+    ones = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    y, _ = _extremes(x, axes, largest)
+    return y.reshape(ones) if keepdims else y
+
+
+def argextreme(x: Array, axis: int | None, largest: bool) -> Array:
+    """Index of the first extreme along an axis (of the flattened x: None), int64."""
+    axes = tuple(range(x.ndim)) if axis is None else (axis % x.ndim,)
+    return _extremes(x, axes, largest)[1]

@@ -52,6 +52,11 @@ def stream() -> int:
     return cupy().cuda.get_current_stream().ptr
 
 
+def recording() -> bool:
+    """Whether work is being recorded here: no value may be read on the host then."""
+    return cupy().cuda.get_current_stream().is_capturing()
+
+
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     """An uninitialised array in C order."""
     return cupy().empty(shape, dtype)

@@ -43,3 +43,51 @@ __global__ void __launch_bounds__(256)
         part[blockIdx.y * columns + j] = sum;
     }
 }
+
+// A value and where it stands; of equal values the first, NaN before all others.
+template <typename A>
+struct Best {
+    A value;
+    long long at;
+    __device__ bool loses(const Best& other, bool largest) const {
+        const bool nan = value != value, nans = other.value != other.value;
+        if (nan != nans) return nans;
+        if (nan || value == other.value) return other.at < at;
+        return largest ? other.value > value : other.value < value;
+    }
+};
+
+// y[row] = the largest (or smallest) of a row's columns, where[row] = its first index. A block a
+// row, thread t its elements t, t + 256 and so on; columns > 0. grid (rows).
+template <typename T>
+__global__ void __launch_bounds__(256)
+    row_extremes(const T* __restrict__ x, T* __restrict__ y, long long* __restrict__ where,
+                 long long columns, long long largest) {
+    typedef typename Sum<T>::type A;
+    __shared__ A values[8];
+    __shared__ long long places[8];
+    const T* row = x + blockIdx.x * columns;
+    Best<A> best = {static_cast<A>(row[0]), 0};
+    for (long long j = threadIdx.x; j < columns; j += 256) {
+        const Best<A> other = {static_cast<A>(row[j]), j};
+        if (best.loses(other, largest)) best = other;
+    }
+    for (int apart = 16; apart; apart /= 2) {
+        const Best<A> other = {__shfl_down_sync(0xffffffff, best.value, apart),
+                               __shfl_down_sync(0xffffffff, best.at, apart)};
+        if (best.loses(other, largest)) best = other;
+    }
+    if (threadIdx.x % 32 == 0) {
+        values[threadIdx.x / 32] = best.value;
+        places[threadIdx.x / 32] = best.at;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int w = 1; w < 8; w++) {
+            const Best<A> other = {values[w], places[w]};
+            if (best.loses(other, largest)) best = other;
+        }
+        y[blockIdx.x] = row[best.at];
+        where[blockIdx.x] = best.at;
+    }
+}
