@@ -100,6 +100,14 @@ def test_reading_values_is_refused(read) -> None:
     assert ml.ones(3).sum().item() == 3  # and only then
 
 
+def test_what_is_no_tensor_is_refused() -> None:
+    for given in ((), (3,), (ml.ones(2), None)):
+        with pytest.raises(GraphError, match="capture: the function takes tensors, at least one"):
+            ml.capture(lambda *xs: xs[0])(*given)
+    with pytest.raises(GraphError, match="capture: the function must give a tensor or a tuple"):
+        ml.capture(lambda x: {"y": x})(ml.ones(2))
+
+
 def test_random_draws_are_refused() -> None:
     step = ml.capture(lambda x: F.dropout(x, 0.5))
     step(ml.ones(100))
