@@ -31,7 +31,7 @@ class capture:
         self._steps: dict[tuple, _Step] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
-        fits = bool(inputs) and all([isinstance(x, Tensor) for x in inputs])
+        fits = bool(inputs) and all(isinstance(x, Tensor) for x in inputs)
         require(fits, "capture", "the function takes tensors, at least one", error=GraphError)
         key = (config.threads(), *[(x.shape, x.dtype, x.device) for x in inputs])
         step = self._steps.get(key)
@@ -49,7 +49,7 @@ class _Step:
         record = backend.of(inputs[0].array).record
         with no_grad():
             self.result, self.replay = record(lambda: function(*self.inputs))
-        fits, rule = all([isinstance(y, Tensor) for y in _all(self.result)]), "a tensor or a tuple"
+        fits, rule = all(isinstance(y, Tensor) for y in _all(self.result)), "a tensor or a tuple"
         require(fits, "capture", f"the function must give {rule} of tensors", error=GraphError)
         self.proven = False
 
