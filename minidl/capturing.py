@@ -23,7 +23,8 @@ class capture:
     of its inputs' values and of tensors that stay where they are, written in place or not. What it
     writes to other tensors must follow from its inputs too, like a cache's entry at a given place.
     Reading a value on the host (`item`, `if x > 0`) raises GraphError, and so does work that cannot
-    be recorded: the first call with other values is also run as usual, and compared bit by bit.
+    be recorded: until every input has had other values, a call with such is also run as usual and
+    compared bit by bit.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -51,12 +52,13 @@ class _Step:
             self.result, self.replay = record(lambda: function(*self.inputs))
         fits, rule = all(isinstance(y, Tensor) for y in _all(self.result)), "a tensor or a tuple"
         require(fits, "capture", f"the function must give {rule} of tensors", error=GraphError)
-        self.proven = False
+        self.unproven = {*range(len(inputs))}  # inputs that had the same values so far
 
     def again(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
         """The function's result for new values of the inputs."""
         expected = None
-        if not self.proven and not _same(inputs, self.inputs):
+        new = {i for i in self.unproven if not _same(inputs[i : i + 1], self.inputs[i : i + 1])}
+        if new:
             with no_grad():
                 expected = function(*inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
@@ -65,7 +67,7 @@ class _Step:
         if expected is not None:
             rule = "the function does work that cannot be recorded: its replay gives other values"
             require(_same(_all(expected), _all(self.result)), "capture", rule, error=GraphError)
-            self.proven = True
+            self.unproven -= new
         return self.result
 
 

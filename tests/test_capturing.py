@@ -100,6 +100,24 @@ def test_reading_values_is_refused(read) -> None:
     assert ml.ones(3).sum().item() == 3  # and only then
 
 
+def test_every_input_is_proven_for_itself() -> None:
+    """Work that cannot be recorded on one input is found though another changed before."""
+    step = ml.capture(lambda x, y: x * 2 + y[[2, 0]])
+    x, y = ml.ones(2), ml.tensor([1.0, 2.0, 3.0])
+    step(x, y)
+    for k in range(3):
+        np.testing.assert_array_equal(step(x * k, y).numpy(), [2 * k + 3, 2 * k + 1])
+    with pytest.raises(GraphError, match="cannot be recorded"):
+        step(x, y * 5)
+
+
+def test_replays_warn_of_nothing() -> None:
+    """As small expressions do outside: overflow and NaN are values."""
+    step = ml.capture(lambda x: (x * 1e38).to(ml.int32))
+    for k in range(3):
+        step(ml.full((3,), 10.0**k))
+
+
 def test_what_is_no_tensor_is_refused() -> None:
     for given in ((), (3,), (ml.ones(2), None)):
         with pytest.raises(GraphError, match="capture: the function takes tensors, at least one"):

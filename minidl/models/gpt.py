@@ -51,14 +51,15 @@ class Attention(nn.Module):
         if cache is None:
             q, k, v = parts.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
-            return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
-        rule = "keys and values are kept without their graph: call it under no_grad"
-        require(not parts.requires_grad, "Cache", rule, error=GraphError)
-        arrays = parts.array.reshape(shape).transpose(2, 0, 3, 1, 4)  # raw: there is no graph
-        q, first = arrays[0], places.array[:1]
-        k, v = cache.append(self, arrays[1:], first)
-        y, _ = backend.of(q).attend(q, k, v, None, True, 1 / math.sqrt(q.shape[-1]), first)
-        return self.resid_dropout(self.c_proj(Tensor(y.swapaxes(1, 2).reshape(b, t, dim))))
+        else:
+            rule = "keys and values are kept without their graph: call it under no_grad"
+            require(not parts.requires_grad, "Cache", rule, error=GraphError)
+            arrays = parts.array.reshape(shape).transpose(2, 0, 3, 1, 4)  # raw: there is no graph
+            q, first = arrays[0], places.array[:1]
+            k, v = cache.append(self, arrays[1:], first)
+            scale = 1 / math.sqrt(q.shape[-1])
+            y = Tensor(backend.of(q).attend(q, k, v, None, True, scale, first)[0])
+        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
 
 
 class Block(nn.Module):

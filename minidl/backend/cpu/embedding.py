@@ -58,9 +58,4 @@ def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> N
         require(not bad.size, op, rule, error=RangeError, index=int(bad.flat[0]) if bad.size else 0)
     noted = notes.get()
     if noted is not None:
-        noted.append((_check_again, (unsigned, n, op, index, ignore)))
-
-
-def _check_again(unsigned: Array, n: int, op: str, index: Array, ignore: int | None) -> None:
-    if unsigned.size and np.maximum.reduce(unsigned, None) >= n:
-        check_indices(op, index, n, ignore)
+        noted.append((check_indices, (op, index, n, ignore)))

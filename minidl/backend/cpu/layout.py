@@ -89,17 +89,13 @@ def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:
     return y
 
 
-def _convert(y: Array, x: Array) -> None:
-    with np.errstate(all="ignore"):
-        np.copyto(y, x, casting="unsafe")
-
-
 def cast(x: Array, dtype: Any) -> Array:
     """x in another dtype with the same layout (x itself if it has it)."""
     if x.dtype == dtype:
         return x
     y = empty_like(x, dtype)
-    note(_convert, y, x)
+    with np.errstate(all="ignore"):
+        note(y.__setitem__, ..., x)
     return y
 
 

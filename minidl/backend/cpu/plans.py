@@ -137,27 +137,23 @@ def _numpy_call(program: Program, scalars: tuple[bool, ...]) -> Run:
     exec("\n".join(lines), space)  # the text is made of the fixed names above only
     made = space["call"]
     op, leaves, _ = program.high[0]
-    only = getattr(np, UFUNC[op]) if len(program.high) == 1 and op in UFUNC else None
+    only: Any = getattr(np, UFUNC[op]) if len(program.high) == 1 and op in UFUNC else None
 
     def run(operands: Sequence[Any]) -> tuple:
         outs = _quiet.run(made, operands)
         noted = replay.notes.get()
-        if noted is not None:
-            if only is None:
-                noted.append((_anew, (made, operands, outs)))
-            else:
-                noted.append((_quiet.run, (_into, only, [operands[k] for k in leaves], *outs)))
+        if noted is not None and only:
+            given = tuple([operands[k] for k in leaves])
+            noted.append((functools.partial(only, out=outs[0]), given))
+        elif noted is not None:
+            noted.append((_anew, (made, operands, outs)))
         return outs
 
     return run
 
 
-def _into(ufunc: np.ufunc, operands: Sequence[Any], out: Array) -> None:
-    ufunc(*operands, out=out)
-
-
 def _anew(made: Callable, operands: Sequence[Any], outs: tuple) -> None:
-    for y, value in zip(outs, _quiet.run(made, operands)):
+    for y, value in zip(outs, made(operands)):
         y[...] = value
 
 

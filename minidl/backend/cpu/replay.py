@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
+
 # What is noted so far, in order; None outside of `record`, and in other threads.
 notes: ContextVar[list[tuple[Callable, tuple]] | None] = ContextVar("notes", default=None)
 
@@ -51,7 +53,8 @@ def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         notes.reset(token)
 
     def again() -> None:
-        for function, args in noted:
-            function(*args)
+        with np.errstate(all="ignore"):
+            for function, args in noted:
+                function(*args)
 
     return result, again
