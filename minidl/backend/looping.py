@@ -3,6 +3,7 @@
 Arrays are known by their signature (dtype, shape, strides in bytes); a number has None.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -121,3 +122,18 @@ def matrix_form(x: Any) -> tuple[int, int] | None:
         if (rows == 1 or m == 1) and (columns >= m or n == 1) and x.strides[-1] >= 0:
             return 1, max(columns, m) if n > 1 else max(m, 1)
     return None
+
+
+def joint_of(shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[tuple[int, ...], list[tuple]]:
+    """The shape of arrays joined along an axis, and the key of each of them in it."""
+    ends = list(itertools.accumulate((s[axis] for s in shapes), initial=0))
+    shape = (*shapes[0][:axis], ends[-1], *shapes[0][axis + 1 :])
+    return shape, [(slice(None),) * axis + (slice(*span),) for span in itertools.pairwise(ends)]
+
+
+def padding_of(shape: tuple[int, ...], widths: Sequence[tuple[int, int]]) -> tuple[tuple, ...]:
+    """The padded shape (negative widths cut), and the keys in it and in the array of what stays."""
+    whole = tuple(max(n + lo + hi, 0) for n, (lo, hi) in zip(shape, widths, strict=True))
+    inside = tuple(slice(max(lo, 0), m - max(hi, 0)) for m, (lo, hi) in zip(whole, widths))
+    taken = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(shape, widths))
+    return whole, inside, taken

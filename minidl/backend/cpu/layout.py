@@ -1,6 +1,5 @@
 """Moving array data about: layouts, joins, padding and dtype conversion."""
 
-import itertools
 import math
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from minidl.backend.cpu import memory
 from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw, nhwc
 from minidl.backend.cpu.replay import note
-from minidl.backend.looping import dense
+from minidl.backend.looping import dense, joint_of, padding_of
 
 
 def is_channels_last(x: Array) -> bool:
@@ -43,11 +42,10 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Arra
 
 def cat(xs: Any, axis: int) -> Array:
     """The arrays one after the other; channels-last if the first is."""
-    ends = list(itertools.accumulate((x.shape[axis] for x in xs), initial=0))
-    shape = (*xs[0].shape[:axis], ends[-1], *xs[0].shape[axis + 1 :])
+    shape, keys = joint_of([x.shape for x in xs], axis)
     y = _empty(shape, xs[0].dtype, all(map(is_channels_last, xs)))
-    for x, start, end in zip(xs, ends, ends[1:]):
-        note(np.copyto, y[(slice(None),) * axis + (slice(start, end),)], x)
+    for x, key in zip(xs, keys, strict=True):
+        note(np.copyto, y[key], x)
     return y
 
 
@@ -80,11 +78,9 @@ def _same_place(x: Array, y: Array) -> bool:
 
 def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:
     """x with `value` around it; negative widths cut; channels-last is kept."""
-    shape = tuple(max(n + lo + hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True))
+    shape, inside, taken = padding_of(x.shape, widths)
     y = _empty(shape, x.dtype, is_channels_last(x))
     note(y.fill, value)
-    inside = tuple(slice(max(lo, 0), m - max(hi, 0)) for m, (lo, hi) in zip(shape, widths))
-    taken = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape, widths))
     note(np.copyto, y[inside], x[taken])
     return y
 

@@ -1,6 +1,5 @@
 """Arrays on the GPU: made, copied, filled, converted, joined and padded, all by one kernel."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.runtime import Array, empty
-from minidl.backend.looping import dense, order_of
+from minidl.backend.looping import dense, joint_of, order_of, padding_of
 from minidl.errors import RangeError, require
 
 flags: dict[tuple[str, int], Array] = {}  # set by indices out of range; by op and length
@@ -135,21 +134,18 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Arra
 
 def cat(xs: Any, axis: int) -> Array:
     """The arrays one after the other; channels-last if the first is."""
-    ends = list(itertools.accumulate((x.shape[axis] for x in xs), initial=0))
-    shape = (*xs[0].shape[:axis], ends[-1], *xs[0].shape[axis + 1 :])
+    shape, keys = joint_of([x.shape for x in xs], axis)
     y = _empty(shape, xs[0].dtype, all(map(is_channels_last, xs)))
-    for x, start, end in zip(xs, ends, ends[1:]):
-        write(IDENTITY, [x], y[(slice(None),) * axis + (slice(start, end),)])
+    for x, key in zip(xs, keys, strict=True):
+        write(IDENTITY, [x], y[key])
     return y
 
 
 def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:
     """x with `value` around it; negative widths cut; channels-last is kept."""
-    shape = tuple(max(n + lo + hi, 0) for n, (lo, hi) in zip(x.shape, widths, strict=True))
+    shape, inside, taken = padding_of(x.shape, widths)
     y = _empty(shape, x.dtype, is_channels_last(x))
     write(IDENTITY, [value], y)
-    inside = tuple(slice(max(lo, 0), m - max(hi, 0)) for m, (lo, hi) in zip(shape, widths))
-    taken = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape, widths))
     write(IDENTITY, [x[taken]], y[inside])
     return y
 
