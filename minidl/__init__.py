@@ -17,7 +17,7 @@ from minidl.autograd import (
 )  # fmt: skip
 from minidl.backend.cpu import empty_cache, memory_stats
 from minidl.capturing import capture
-from minidl.config import set_num_threads
+from minidl.config import set_num_threads, use_deterministic_algorithms
 from minidl.config import threads as get_num_threads
 from minidl.derivatives import checkpoint, jvp, vjp
 from minidl.dtypes import (
@@ -44,7 +44,3 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"minidl.{name}")
     raise AttributeError(f"module 'minidl' has no attribute {name!r}")
-
-
-def use_deterministic_algorithms(mode: Any = True) -> None:
-    """Deterministic is the default and all there is on the CPU; kept for PyTorch's scripts."""

@@ -4,7 +4,6 @@ Cotangents wait at nodes in a heap ordered by creation, so that a node is visite
 that came later, without recursion. Each node is freed as it is passed, unless the graph is kept.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 # isort: off
+from minidl import backend
 from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tape import (
@@ -153,21 +153,13 @@ def _accumulate(leaf: Tensor, g: Any) -> None:
     held = leaf.leaf_grad if recorded else raw(leaf.leaf_grad)
     if held is not None:
         g = parts["add"](held, g)
-    elif not recorded and not _sole_owner(g):
+    elif not recorded and not backend.of(g).sole_owner(g, 5):
+        # references: the caller's tuple item and name, ours, the argument, getrefcount's
         g = parts["copy"](g)
     leaf.leaf_grad = g if recorded else Tensor(g)
     for hook in (leaf.hooks or {}).values():
         if getattr(hook, "after_accumulation", False):
             hook(leaf)
-
-
-def _sole_owner(g: Any) -> bool:
-    """Whether the caller's callers alone hold the array and the memory below it."""
-    # references to g: the caller's caller's tuple item, the caller's name, ours, the argument
-    if sys.getrefcount(g) > 5 or not g.flags.writeable:
-        return False
-    base = g.base
-    return not isinstance(base, np.ndarray) or sys.getrefcount(base) <= 3
 
 
 def _differentiably(node: Node, g: Any, need: tuple[bool, ...]) -> Any:
@@ -231,7 +223,7 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
                 error=GraphError, gradient=given, tensor=t)  # fmt: skip
         array = raw(given)
         if not hasattr(array, "dtype") or array.dtype != t.dtype:
-            array = np.asarray(array, t.dtype)
+            array = backend.of(t.array).cast(backend.beside(array, t.array), t.dtype)
     if create_graph:
         return given if isinstance(given, Tensor) else Tensor(array)
     return array
@@ -281,7 +273,8 @@ def _refuse_nan(name: str, inputs: Any, kwargs: dict, output: Any, seconds: floa
 
 
 def _any_nan(nest: Any) -> bool:
-    return any(a.dtype.kind == "f" and np.isnan(a).any() for a in arrays_in(nest))
+    real = (a for a in arrays_in(nest) if a.dtype.kind == "f")
+    return any(np.isnan(backend.of(a).to_host(a)).any() for a in real)
 
 
 Tensor.backward = backward  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Process-wide switches: the number of threads, and the folder where compiled kernels are kept."""
+"""Process-wide switches: threads, deterministic sums, the folder of compiled kernels."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from minidl.errors import require
 
 _threads = 0
+_deterministic = True
 
 
 def threads() -> int:
@@ -24,6 +25,17 @@ def set_num_threads(n: int) -> None:
     global _threads
     require(isinstance(n, int) and n >= 1, "set_num_threads", "n must be an int >= 1", n=n)
     _threads = n
+
+
+def deterministic() -> bool:
+    """Whether sums have one order, so that results are the same every time (the default)."""
+    return _deterministic
+
+
+def use_deterministic_algorithms(mode: bool = True) -> None:
+    """Whether results must be the same every time; if not, a GPU may add in any order."""
+    global _deterministic
+    _deterministic = bool(mode)
 
 
 def allowed_cores() -> int:

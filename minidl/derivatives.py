@@ -4,9 +4,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
-
-from minidl import random
+from minidl import backend, random
 from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward
 from minidl.tape import is_grad_enabled, touched_leaves
 
@@ -21,13 +19,17 @@ def _taken(inputs: Any, create_graph: bool) -> list[Tensor]:
     return [t if t.requires else t.requires_grad_() for t in taken]
 
 
+def _full(t: Tensor, value: float) -> Tensor:
+    return Tensor(backend.of(t.array).full_like(t.array, value))
+
+
 def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
     """(func(*inputs), gradient of its product with v), as torch.autograd.functional.vjp."""
     taken = _taken(inputs, create_graph)
     with enable_grad():
         y = func(*taken)
         grads = grad(y, taken, v, create_graph=create_graph, allow_unused=True)
-    filled = tuple(Tensor(np.zeros_like(t.array)) if g is None else g for g, t in zip(grads, taken))
+    filled = tuple(_full(t, 0) if g is None else g for g, t in zip(grads, taken))
     if not create_graph:
         y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
     return y, filled[0] if isinstance(inputs, Tensor) else filled
@@ -39,12 +41,12 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     along = [v] * len(taken) if v is None or isinstance(inputs, Tensor) else list(v)
     with enable_grad():
         y = func(*taken)
-        pushed = Tensor(np.zeros_like(y.array))
-        dual = Tensor(np.zeros_like(y.array), requires_grad=True)
+        pushed = _full(y, 0)
+        dual = _full(y, 0).requires_grad_()
         pulled = grad(y, taken, dual, create_graph=True, allow_unused=True)
         used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
         if used:
-            ones = [Tensor(np.ones_like(g.array)) if d is None else d for g, d in used]
+            ones = [_full(g, 1) if d is None else d for g, d in used]
             (found,) = grad([g for g, _ in used], dual, ones, None, create_graph, allow_unused=True)
             pushed = pushed if found is None else found
     return (y if create_graph else y.detach()), pushed

@@ -21,12 +21,12 @@ from minidl import backend
 from minidl.autograd import parts
 from minidl.backend.expression import (
     Graph, Node, Program, acos, asin, atan, atan2, ceil, clamp, cos, cosh, erf, erfc, exp,
-    expm1, floor, fmod, log, log1p, log2, maximum, minimum, reachable, relu, rint, rsqrt,
+    expm1, floor, fmod, log, log1p, log2, maximum, minimum, node_of, reachable, relu, rint, rsqrt,
     sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
 )  # fmt: skip
 from minidl.calculus import gradients
 from minidl.dtypes import is_real, real, result_type
-from minidl.errors import DTypeError, GraphError, require
+from minidl.errors import DeviceError, DTypeError, GraphError, require
 from minidl.tape import Op
 # isort: on
 
@@ -197,6 +197,9 @@ class Pointwise(Op):
             return lambda args, kwargs: self._forward(
                 *[np.asarray(a) if isinstance(a, np.generic) else a for a in args], **kwargs
             )
+        there = [a for a in args if hasattr(a, "dtype") and type(a) is not np.ndarray]
+        if there and len(there) < sum(hasattr(a, "dtype") for a in args):
+            return self._brought(backend.of(there[0]))
         names, fetch, static, values = self._bind(args, kwargs)
         arrays = [a for a in args if hasattr(a, "dtype")]
         if not arrays:
@@ -206,11 +209,14 @@ class Pointwise(Op):
             return lambda args, kw: self._forward(np.asarray(args[0], first), *args[1:], **kw)
         self._check_shapes(names, values)
         dtype = result_type(*[a for a in args if hasattr(a, "dtype") or _is_number(a)])
-        if self.integer is not None and not is_real(dtype):
+        whole = self.integer is not None and not is_real(dtype)
+        if whole and not there:
             return functools.partial(self._on_integers, dtype)
+        if whole:  # for NumPy's complaint
+            self._on_integers(dtype, tuple([np.ones((), dtype) for _ in args]), kwargs)
         traced = self._trace(names, static)
         be = backend.of(arrays[0])
-        plan = be.plan_pointwise(traced.program, values, real(dtype))
+        plan = be.plan_pointwise(traced.program, values, dtype if whole else real(dtype))
         vjp = self._backward(traced, args, names)
         several, leaves = traced.several, vjp.leaves if vjp else ()
         outputs = vjp.outputs if vjp else ()
@@ -224,6 +230,18 @@ class Pointwise(Op):
         if several or leaves or outputs or fetch is not None:
             return run
         return lambda args, kwargs: (plan(args)[0], (), vjp)
+
+    def _brought(self, be: Any) -> Callable:
+        """What to do where numbers of the host's, as 0-d arrays, meet arrays of a GPU."""
+
+        def here(a: Any) -> Any:
+            if type(a) is not np.ndarray:
+                return a
+            rule = "all tensors must be on one device (only numbers are brought there)"
+            require(not a.ndim, self.name, rule, error=DeviceError, host=a)
+            return be.constant(a)
+
+        return lambda args, kwargs: self._forward(*map(here, args), **kwargs)
 
     def _bind(self, args: tuple, kwargs: dict) -> tuple:
         """Names of the leaves, how to fetch them from a call, the static values, the leaves."""

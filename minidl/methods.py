@@ -6,9 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-
-from minidl.autograd import Tensor, raw
+from minidl.autograd import Tensor
 from minidl.errors import GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import axis_of
@@ -51,20 +49,23 @@ ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow":
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
 DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
 DTYPES |= {"int": "int32", "bool": "bool"}
-BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
 
 
 def _reflected(function: Callable) -> Callable:
     return lambda self, other: function(other, self)
 
 
-def _logical(name: str, ufunc: np.ufunc) -> Callable:
+def _bitwise(name: str, function: Callable) -> Callable:
     def method(self: Tensor, *others: Any) -> Tensor:
         require(self.dtype.kind in "biu", name, "needs bools or integers", tensor=self)
-        return Tensor(np.asarray(ufunc(self.array, *map(raw, others))))
+        return function(self, *others)
 
     method.__doc__ = f"Bitwise {name}."
     return method
+
+
+def _inverse(x: Tensor) -> Tensor:
+    return pointwise.logical_not(x) if x.dtype.kind == "b" else pointwise.sub(-1, x)
 
 
 def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
@@ -76,9 +77,8 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **option
             device = a
         elif a is not None and not isinstance(a, bool):
             dtype = a
-    if device is not None:
-        creation.backend_of(device)
-    return self if dtype is None else shape.to_dtype(self, creation.dtype_of(dtype))
+    moved = self if device is None else creation.moved(self, device)
+    return moved if dtype is None else shape.to_dtype(moved, creation.dtype_of(dtype))
 
 
 def _to(name: str) -> Callable:
@@ -170,12 +170,12 @@ EXTRA: dict[str, Any] = {
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,
-    "__invert__": _logical("not", np.invert),
+    "__invert__": _bitwise("not", _inverse),
     "where": lambda self, condition, other: pointwise.where(condition, self, other),
     **{f"__{n}__": TABLE[n] for n in COMPARISONS},
     **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
     **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
-    **{f"__{side}{n}__": _logical(n, ufunc) for n, ufunc in BITWISE.items() for side in ("", "r")},
+    **{f"__{r}{n}__": _bitwise(n, f) for n, f in pointwise.BITWISE.items() for r in ("", "r")},
     **{f"__i{ARITHMETIC[n]}__": inplace.METHODS[f"{n}_"] for n in "add sub mul div".split()},
 }
 

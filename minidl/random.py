@@ -2,9 +2,11 @@
 
 Philox4x32-10 with key = seed xor stream and counter = (element in logical C order, number of the
 draw). A draw is a pure function of the two, so bits, uniforms, masks, integers and permutations
-are bit-equal at any thread count; a generator's whole state is {seed, stream, draw}.
+are bit-equal at any thread count and on a GPU, where normals agree to 4 ulp; a generator's whole
+state is {seed, stream, draw}. Methods that take a `backend` module make their arrays there.
 """
 
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from minidl.backend.cpu import random as backend_random
+from minidl.backend import cpu
 from minidl.errors import CheckpointError, DTypeError, require
 
 # Fractional parts of square roots of primes: keys of different streams never meet for small seeds.
@@ -76,47 +78,50 @@ class Generator:
             self._draw += 1
         return draw
 
-    def bits(self, n: int) -> np.ndarray:
+    def bits(self, n: int, *, backend: Any = cpu) -> Any:
         """n words of 32 random bits (uint32)."""
-        return self._drawn(backend_random.random_bits, n)
+        return self._drawn(backend.random_bits, n)
 
-    def keyed_bits(self, rows: np.ndarray, words: int, draw: int, first: int = 0) -> np.ndarray:
+    def keyed_bits(self, rows: Any, words: int, draw: int, first: int = 0, *,
+                   backend: Any = cpu) -> Any:  # fmt: skip
         """(len(rows), words) uint32 that depend on each row's number and on draw alone.
 
         Takes no draw number of its own: the caller names one (an epoch, say). first: how many
-        words, a multiple of 4, of each row's sequence to skip. Rows are int64 below 2**44.
+        words, a multiple of 4, of each row's sequence to skip. Rows are int64 below 2**44, an
+        array of the backend's.
         """
         assert first % 4 == 0, first
-        return backend_random.random_rows(rows, words, self.key, draw, first // 4)
+        return backend.random_rows(rows, words, self.key, draw, first // 4)
 
-    def uniform(self, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
+    def uniform(self, shape: Shape, dtype: Any = np.float32, *, backend: Any = cpu) -> Any:
         """Uniform in [0, 1): multiples of 2**-24 in float32, of 2**-53 in float64."""
-        return self._drawn(backend_random.random_uniform, shape, _real(dtype))
+        return self._drawn(backend.random_uniform, shape, _real(dtype))
 
-    def normal(self, shape: Shape, dtype: Any = np.float32) -> np.ndarray:
+    def normal(self, shape: Shape, dtype: Any = np.float32, *, backend: Any = cpu) -> Any:
         """Standard normals, float32 or float64."""
-        return self._drawn(backend_random.random_normal, shape, _real(dtype))
+        return self._drawn(backend.random_normal, shape, _real(dtype))
 
-    def bernoulli(self, p: float, shape: Shape, *, channels_last: bool = False) -> np.ndarray:
+    def bernoulli(self, p: float, shape: Shape, *, channels_last: bool = False,
+                  backend: Any = cpu) -> Any:  # fmt: skip
         """Booleans, True with probability p (to 2**-32).
 
         channels_last gives a 4-axis mask in channels-last memory; its values are the same.
         """
         require(0 <= p <= 1, "bernoulli", "p must lie in [0, 1]", p=p)
-        mask = self._drawn(backend_random.random_bernoulli, shape, p)
-        if not channels_last:
-            return mask
-        return np.ascontiguousarray(mask.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        draw = backend.random_bernoulli
+        if channels_last:
+            draw = functools.partial(draw, channels_last=shape)
+        return self._drawn(draw, shape, p)
 
     def integers(self, low: int, high: int, shape: Shape) -> np.ndarray:
         """int64 in [low, high); off uniform by at most (high - low) / 2**64."""
         require(low < high, "integers", "low must be below high", low=low, high=high)
-        offset = self._drawn(backend_random.random_words64, shape) % np.uint64(high - low)
+        offset = self._drawn(cpu.random_words64, shape) % np.uint64(high - low)
         return offset.astype(np.int64) + low
 
     def permutation(self, n: int) -> np.ndarray:
         """A uniform order of range(n) (int64): 64-bit keys sorted, ties by index."""
-        return np.argsort(self._drawn(backend_random.random_words64, n), kind="stable")
+        return np.argsort(self._drawn(cpu.random_words64, n), kind="stable")
 
     def choice(self, weights: np.ndarray, n: int, *, replacement: bool = True) -> np.ndarray:
         """n indices (int64) drawn with probability proportional to weights (K,), all >= 0.
@@ -136,7 +141,7 @@ class Generator:
         finish = np.divide(race, w, out=np.full(len(w), np.inf), where=w > 0)
         return np.argsort(finish, kind="stable")[:n]
 
-    def _drawn(self, work: Callable, shape: Shape, *args: Any) -> np.ndarray:
+    def _drawn(self, work: Callable, shape: Shape, *args: Any) -> Any:
         """One draw of work(number of elements, *args, key, draw), in the given shape."""
         sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
         ok = all(isinstance(s, (int, np.integer)) and s >= 0 for s in sizes)

@@ -19,9 +19,8 @@ from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
-
-from minidl.errors import GraphError, require
+from minidl import backend
+from minidl.errors import DeviceError, GraphError, require
 from minidl.tensor import Tensor
 
 _number = itertools.count(0, -1).__next__  # downwards: a heap gives the latest first
@@ -31,6 +30,14 @@ _inner: ContextVar[list[float] | None] = ContextVar("inner", default=None)
 touched_leaves: ContextVar[dict[int, Tensor] | None] = ContextVar("touched", default=None)
 registry: dict[str, Op] = {}  # every op by name
 Edge = tuple[Any, int]
+
+
+def _on_one_device(name: str, arrays: list, error: Exception) -> None:
+    """Word the error of an op whose tensors lie on different devices."""
+    where = {backend.of(a) for a in arrays if hasattr(a, "nbytes")}
+    if len(where) > 1:
+        names = sorted(be.__name__.rpartition(".")[2] for be in where)
+        raise DeviceError(f"{name}: all tensors must be on one device; got {names}") from error
 
 
 class Node:
@@ -90,7 +97,11 @@ class Op:
             call = functools.partial(self.function, *arrays, **kwargs)
             y, saved, vjp = observed(self.name, arrays, kwargs, call, True)
         else:
-            y, saved, vjp = self.function(*arrays, **kwargs)
+            try:
+                y, saved, vjp = self.function(*arrays, **kwargs)
+            except (AttributeError, TypeError) as error:
+                _on_one_device(self.name, arrays, error)
+                raise
         if not tensors:
             return y
         node = None
@@ -124,7 +135,7 @@ class Op:
         """Tie a view, or each of several, to the tensor whose memory it shows."""
         x = args[0]
         for k, y in enumerate(out) if type(out) is tuple else ((None, out),):
-            if isinstance(x, Tensor) and isinstance(y, Tensor) and shares(y.array, x.array):
+            if isinstance(x, Tensor) and isinstance(y, Tensor) and _share(y.array, x.array):
                 y.cell = x.shared()
                 y.parent = (x, functools.partial(_again, self, args[1:], kwargs, k))
                 y.seen = y.cell.rebased
@@ -194,7 +205,7 @@ def observed(
     return result
 
 
-def shares(y: np.ndarray, x: np.ndarray) -> bool:
+def _share(y: Any, x: Any) -> bool:
     """Whether y is x or a view of the same memory."""
     return y is x or y.base is x or (y.base is not None and y.base is x.base)
 

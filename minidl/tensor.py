@@ -170,15 +170,13 @@ class Tensor:
         return self._read("tolist").tolist()
 
     def _read(self, name: str) -> Any:
-        """The array, for who reads its values: what is captured must not depend on them."""
-        rule = "values cannot be read while a function is captured"
-        free = not backend.of(self.array).recording()
-        require(free, name, rule, error=GraphError, tensor_shape=self.shape)
-        return self.array
+        """The array on the host, for who reads values: what is captured must not depend on them."""
+        be, rule = backend.of(self.array), "values cannot be read while a function is captured"
+        require(not be.recording(), name, rule, error=GraphError, tensor_shape=self.shape)
+        return be.to_host(self.array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        given = self._read("numpy")
-        host = given if isinstance(given, np.ndarray) else given.get()
+        host = self._read("numpy")
         if dtype is not None and host.dtype != dtype:
             return host.astype(dtype)
         return host.copy() if copy else host

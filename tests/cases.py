@@ -180,6 +180,11 @@ CONVOLUTIONS = [
     case("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), normal((2, 8, 3, 2)), linear=True),
 ]
 
+
+def _vector(like: Any, value: float) -> Any:
+    return ml.full_like(like.detach(), value)
+
+
 NORMS = [
     case(
         "batch_norm",
@@ -194,7 +199,7 @@ NORMS = [
     case("batch_norm_2d", lambda x: F.batch_norm(x, None, None, training=True), normal((7, 3))),
     case(
         "batch_norm_eval",
-        lambda x, w, b: F.batch_norm(x, ml.zeros(3).double() + 0.3, ml.ones(3).double() * 2, w, b),
+        lambda x, w, b: F.batch_norm(x, _vector(w, 0.3), _vector(w, 2.0), w, b),
         normal(X4, (3,), (3,)),
     ),
     case("layer_norm", lambda x, w, b: F.layer_norm(x, (4,), w, b), normal((2, 3, 4), (4,), (4,))),
@@ -204,22 +209,26 @@ NORMS = [
     case("normalize", lambda x: F.normalize(x, dim=1), normal((3, 4))),
 ]
 
-_LABELS = np.array([2, 0, 1, 2])
+
+def _labels(x: Any) -> Any:
+    return ml.tensor([2, 0, 1, 2], device=x.device)
+
+
 LOSSES = [
     case("softmax", lambda x: F.softmax(x, 1), normal((2, 5, 3))),
     case("log_softmax", lambda x: F.log_softmax(x, -1), normal((3, 5))),
     case(
         "cross_entropy",
-        lambda x: F.cross_entropy(x, ml.tensor(_LABELS), label_smoothing=0.1),
+        lambda x: F.cross_entropy(x, _labels(x), label_smoothing=0.1),
         normal((4, 3)),
     ),
-    case("cross_entropy_plain", lambda x: F.cross_entropy(x, ml.tensor(_LABELS)), normal((4, 3))),
+    case("cross_entropy_plain", lambda x: F.cross_entropy(x, _labels(x)), normal((4, 3))),
     case(
         "cross_entropy_probabilities",
         lambda x, p: F.cross_entropy(x, p.softmax(1)),
         normal((4, 3), (4, 3)),
     ),
-    case("nll_loss", lambda x: F.nll_loss(x, ml.tensor(_LABELS)), normal((4, 3)), linear=True),
+    case("nll_loss", lambda x: F.nll_loss(x, _labels(x)), normal((4, 3)), linear=True),
     case(
         "bce_logits",
         lambda x, y: F.binary_cross_entropy_with_logits(x, y.sigmoid()),
@@ -231,7 +240,7 @@ LOSSES = [
     case("kl_div", lambda x, y: F.kl_div(x, y.exp(), reduction="sum"), normal((4, 3), (4, 3))),
     case(
         "embedding",
-        lambda w: F.embedding(ml.tensor([[1, 0], [2, 1]]), w),
+        lambda w: F.embedding(ml.tensor([[1, 0], [2, 1]], device=w.device), w),
         normal((4, 3)),
         linear=True,
     ),
@@ -295,10 +304,16 @@ _DOMAINS = {
     "logit": {"low": 0.1, "high": 0.9},
     "tan": {"low": -1.2, "high": 1.2},
 }
+
+
+def _mask(x: Any) -> Any:
+    return ml.tensor([True, False, True], device=x.device)
+
+
 _ARGUMENTS = {
     "clamp": lambda x: ml.clamp(x, -1.05, 1.15),
-    "where": lambda x, y: ml.where(ml.tensor([True, False, True]), x, y),
-    "masked_fill": lambda x: x.masked_fill(ml.tensor([True, False, True]), 0.5),
+    "where": lambda x, y: ml.where(_mask(x), x, y),
+    "masked_fill": lambda x: x.masked_fill(_mask(x), 0.5),
     "lerp": lambda x, y, w: ml.lerp(x, y, w),
     "addcmul": lambda x, y, z: ml.addcmul(x, y, z, value=0.5),
     "threshold": lambda x: F.threshold(x, 0.31, 0.2),

@@ -60,7 +60,7 @@ def test_list_names_every_case(capsys):
     [
         ("--only (", "--only '(' is not a regular expression: missing )"),
         ("--only nothing", "--only 'nothing' matches no case; --list names them"),
-        ("--device cuda", "CUDA backend is not part of this version"),
+        ("--device cuda", "CuPy is not installed"),
         ("--against missing.json", "--against missing.json: [Errno 2] No such file"),
         ("--json missing/a.json", "--json missing/a.json: no such folder"),
         ("--rounds 0", "--rounds must be at least 1"),

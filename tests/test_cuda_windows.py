@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_stand_in import FLOATS, NEEDED, agree, gpu
+from cuda_stand_in import FLOATS, NEEDED, agree, gpu, layouts
 
 from minidl.backend import cpu
 from minidl.backend.cuda import conv
@@ -32,6 +32,25 @@ def test_batch_norm(dtype, shape):
                 agree("batch_norm_grad", dtype, g, x, w, b, *kept, gate, 1e-5, relu)
 
 
+GROUPED = [  # shape, groups
+    ((2, 6, 3, 3), 2), ((3, 40, 5, 5), 4), ((2, 3, 20, 30), 3), ((2, 70, 1), 1), ((5, 8), 2),
+    ((1, 4, 600), 2), ((0, 4, 3, 3), 2),
+]  # fmt: skip
+
+
+@FLOATS
+@pytest.mark.parametrize("shape, groups", GROUPED)
+def test_group_norm(dtype, shape, groups):
+    """Of C order and other layouts, with and without affine vectors; some cut into pieces."""
+    rng = np.random.default_rng(18)
+    for affine in (True, False):
+        x, g = 3 + rng.standard_normal(shape), rng.standard_normal(shape)
+        w, b = rng.standard_normal((2, shape[1])) if affine else (None, None)
+        for z in layouts(x):
+            _, *kept = agree("group_norm", dtype, z, w, b, groups, 1e-5)
+        agree("group_norm_grad", dtype, g, x, w, *kept, 1e-5)
+
+
 POOLS = [  # kernel, stride, padding, dilation
     ((2, 2), (2, 2), (0, 0), (1, 1)), ((3, 3), (2, 2), (1, 1), (1, 1)),
     ((3, 2), (1, 2), (1, 0), (1, 2)),
@@ -57,6 +76,36 @@ def test_pooling(dtype, window):
         agree("avg_pool2d", dtype, x, *more, out, padded, divisor)
         g = rng.standard_normal((*x.shape[:2], *out))
         agree("avg_pool2d_grad", dtype, g, x.shape[2:], *more, padded, divisor)
+
+
+def test_a_window_in_the_padding_has_no_largest_value():
+    """-inf, and no gradient; NaN wins elsewhere."""
+    x, window = np.array([[[[1.0, np.nan]]]]), ((1, 2), (1, 1), (0, 1), (1, 3))
+    y, place = agree("max_pool2d", np.float32, x[..., :1], *window, (1, 1))
+    agree("max_pool2d_grad", np.float32, np.ones(y.shape), place, (1, 1), *window)
+    _, place = agree("max_pool2d", np.float32, x, (1, 2), (1, 1), (0, 1), (1, 1), (1, 3))
+    assert np.array_equal(place, [[[[1, 1, 0]]]])
+
+
+@FLOATS
+@pytest.mark.parametrize("window", [*POOLS, ((1, 1), (3, 2), (0, 0), (1, 1))], ids=str)
+def test_windows_as_columns(dtype, window):
+    """unfold and fold of any layout, and the positions of the largest values."""
+    kernel, stride, padding, dilation = window
+    rng = np.random.default_rng(17)
+    for shape in ((2, 3, 6, 9), (0, 3, 6, 9), (2, 0, 6, 9)):
+        sizes = zip(shape[2:], *window)
+        out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+        x = rng.standard_normal(shape)
+        for z in layouts(x):
+            (y,) = agree("unfold", dtype, z, *window, out)
+        g = rng.standard_normal(y.shape)
+        for z in layouts(g):
+            agree("fold", dtype, z, shape[2:], *window, out)
+        place = rng.integers(0, kernel[0] * kernel[1], (*shape[:2], *out))
+        for kind in (np.uint8, np.int32):
+            for z in layouts(place.astype(kind)):
+                agree("max_pool2d_indices", dtype, z, shape[2:], *window)
 
 
 CONVOLUTIONS = [  # N, C, K, size, taps, stride, padding, dilation, groups

@@ -71,6 +71,14 @@ def test_what_does_not_compile_is_reported():
 REAL = ("float", "double", "__half", "__nv_bfloat16")
 SUMS = ("row_sums", "column_sums", "row_extremes")
 ROWS = ("softmax", "softmax_grad", "log_softmax", "log_softmax_grad", "cross_entropy")
+WIDE = ("float", "double", "float", "float", "long long", "long long")
+KEYS = [*((t, "unsigned") for t in ("float", "__half", "__nv_bfloat16", "signed char", "bool")),
+        *((t, "unsigned long long") for t in ("double", "long long", "unsigned long long"))]
+FILLS = "Bits Words64 UniformFloat UniformDouble NormalFloat NormalDouble Bernoulli".split()
+DRAWS = ("unsigned long long", "const unsigned long long*")
+BYTE = "unsigned char"
+MADE = [*((t, t) for t in (BYTE, *REAL)), *((BYTE, t) for t in REAL)]
+MIXED = [*((t, t) for t in (BYTE, *REAL)), *((t, "float") for t in (BYTE, *REAL[2:]))]
 INSTANCES = {
     "reduce.cu": [f"{k}<{t}>" for k in SUMS for t in (*REAL, "int", "bool")],
     "softmax.cu": [
@@ -90,7 +98,31 @@ INSTANCES = {
         *(f"{k}<{t}>" for k in ("mean_pool", "mean_pool_grad") for t in REAL),
     ],
     "embedding.cu": [f"{k}<{t}>" for k in ("take_rows", "add_rows") for t in REAL],
+    "indexing.cu": [
+        *(f"{k}<{t}>" for k in ("pick", "put") for t in (*REAL, "int", "bool")),
+        *(f"add_runs<{t}, {t}, true>" for t in (*REAL, "int", "bool")),
+        *(f"add_runs<{t}, {w}, false>" for t, w in zip((*REAL, "int", "bool"), WIDE)),
+    ],
+    "order.cu": [
+        *(f"sort_runs<{t}, {k}, {to}>" for t, k in KEYS for to in (f"Item<{k}>", "long long")),
+        *(f"merge_runs<{k}, {to}>" for k in ("unsigned", "unsigned long long")
+          for to in (f"Item<{k}>", "long long")),
+        *(f"piece_sums<{t}>" for t in (*REAL, "int", "bool")),
+        *(f"running_sums<{t}, {t}>" for t in REAL), "running_sums<int, long long>",
+        "running_sums<bool, long long>",
+    ],
     "conv.cu": [f"{k}<{t}>" for k in ("convolve", "convolve_weight_grad") for t in REAL],
+    "random.cu": [
+        *(f"fill<{k}, {d}>" for k in FILLS for d in DRAWS),
+        *(f"{k}<{d}>" for k in ("fill_rows", "bernoulli_last") for d in DRAWS),
+    ],
+    "augment.cu": [
+        f"{k}<{t}, {u}, {v}>" for v in (1, 4) for k, kinds in (("augment", MADE), ("blend", MIXED))
+        for t, u in kinds
+    ],
+    "recurrent.cu": [
+        f"{k}_step{g}<{t}>" for k in ("lstm", "gru", "rnn") for g in ("", "_grad") for t in REAL
+    ],
 }  # fmt: skip
 
 

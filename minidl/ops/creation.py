@@ -10,6 +10,8 @@ from minidl.autograd import Device, Tensor, raw
 from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, require
 from minidl.ops.arguments import broadcast_shapes, check_real, sizes_of
+from minidl.ops.index import read_on_host
+from minidl.ops.shape import to_device, to_dtype
 
 _HOST = np.empty(0)
 
@@ -19,10 +21,12 @@ def backend_of(device: Any) -> Any:
     kind = "cpu" if device is None else Device(str(device)).type
     rule = "must be 'cpu' or 'cuda'"
     require(kind in ("cpu", "cuda"), "device", rule, error=DeviceError, device=device)
-    rule = "the CUDA backend is not part of this version"
-    fix = "use device='cpu', or a version that has it: pip install --upgrade 'minidl[gpu]'"
-    require(kind == "cpu", "device", rule, error=DeviceError, fix=fix, device=device)
-    return backend.of(_HOST)
+    if kind == "cpu":
+        return backend.of(_HOST)
+    from minidl.backend import cuda
+
+    cuda.require_device(Device(str(device)).index or 0)
+    return cuda
 
 
 def dtype_of(dtype: Any) -> np.dtype:
@@ -34,8 +38,9 @@ def dtype_of(dtype: Any) -> np.dtype:
         raise
 
 
-def _made(array: np.ndarray, device: Any, requires_grad: bool = False) -> Tensor:
-    backend_of(device)
+def _made(array: Any, device: Any, requires_grad: bool = False) -> Tensor:
+    if isinstance(array, np.ndarray):
+        array = backend_of(device).from_host(array)
     return Tensor(array).requires_grad_() if requires_grad else Tensor(array)
 
 
@@ -46,14 +51,32 @@ def tensor(
     data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A copy of data as a tensor: floats become float32, ints int64; arrays keep their dtype."""
+    if _on_gpu(data):
+        copied = as_tensor(data, dtype, device).detach()
+        copied = copied if copied.array is not raw(data) else copied.clone()
+        return copied.requires_grad_(requires_grad)
     return _made(_array(data, dtype, True), device, requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """data as a tensor, sharing memory where it is an array of the right dtype."""
-    if isinstance(data, Tensor) and (dtype is None or dtype == data.dtype):
-        return data
+    """data as a tensor, sharing memory where it is an array of the right dtype and device."""
+    if isinstance(data, Tensor) or _on_gpu(data):
+        from minidl.backend.cuda import adopted
+
+        t = data if isinstance(data, Tensor) else Tensor(adopted(data))
+        return to_dtype(t if device is None else moved(t, device), dtype)
     return _made(_array(data, dtype, False), device)
+
+
+def _on_gpu(data: Any) -> bool:
+    array = raw(data)
+    return not isinstance(array, np.ndarray) and hasattr(array, "__cuda_array_interface__")
+
+
+def moved(x: Tensor, device: Any) -> Tensor:
+    """x in a device's memory: x itself if it is there."""
+    there, back = backend_of(device), backend.of(raw(x))
+    return x if there is back else to_device(x, there=there, back=back)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -129,14 +152,15 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
 
 def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Uninitialised, with x's shape, dtype and layout."""
-    return _made(backend.of(raw(x)).empty_like(raw(x), dtype), None, requires_grad)
+    made = Tensor(backend.of(raw(x)).empty_like(raw(x), dtype))
+    return made.requires_grad_() if requires_grad else made
 
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value with x's shape, dtype and layout."""
-    y = empty_like(x, dtype=dtype, requires_grad=requires_grad)
-    y.array.fill(fill_value)
-    return y
+    y = empty_like(x, dtype=dtype)
+    backend.of(y.array).put(y.array, (...,), fill_value)
+    return y.requires_grad_() if requires_grad else y
 
 
 def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -199,7 +223,7 @@ def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 
 def randn_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
     """Standard normal numbers with x's shape and dtype."""
-    return randn(x.shape, dtype=dtype or x.dtype, generator=generator)
+    return randn(x.shape, dtype=dtype or x.dtype, generator=generator, device=x.device)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int64,
@@ -220,28 +244,32 @@ def randperm(n: int, *, device: Any = None, generator: Any = None) -> Tensor:
 def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tensor:
     """1 with probability x (or p), else 0, in x's dtype."""
     check_real("bernoulli", x)
-    a = raw(x)
-    chance = a if p is None else np.asarray(p)
+    be, shape = backend.of(raw(x)), tuple(x.shape)
+    chance = read_on_host("bernoulli", raw(x)) if p is None else np.asarray(p)
     ok = bool(((chance >= 0) & (chance <= 1)).all())
     require(ok, "bernoulli", "probabilities must lie in [0, 1]", p=p)
-    return Tensor((_stream(generator).uniform(a.shape, np.float64) < chance).astype(a.dtype))
+    drawn = _stream(generator).uniform(shape, np.float64) < chance
+    return Tensor(be.from_host(drawn.astype(x.dtype)))
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None) -> Tensor:
     """Normal numbers with the given means and standard deviations."""
     shapes = np.shape(mean), np.shape(std)
     shape = broadcast_shapes(*shapes, name="normal") if size is None else tuple(size)
-    require(bool(np.all(raw(std) >= 0)), "normal", "std must not be negative", std=std)
-    values = raw(mean) + raw(std) * _stream(generator).normal(shape, default)
-    return Tensor(values.astype(default))
+    where = next((t.device for t in (mean, std) if isinstance(t, Tensor)), None)
+    mean, std = (read_on_host("normal", raw(t)) if hasattr(t, "dtype") else t for t in (mean, std))
+    require(bool(np.all(std >= 0)), "normal", "std must not be negative", std=std)
+    values = mean + std * _stream(generator).normal(shape, default)
+    return _made(values.astype(default), where)
 
 
 def multinomial(
     x: Any, num_samples: int, replacement: bool = False, *, generator: Any = None
 ) -> Tensor:
     """Indices drawn with the probabilities x (…, K), rows need not sum to 1 -> (…, num_samples)."""
-    w, stream = raw(x), _stream(generator)
+    w, stream = read_on_host("multinomial", raw(x)), _stream(generator)
     require(w.ndim in (1, 2), "multinomial", "x must be (K,) or (B, K)", x=x)
     rows = w.reshape(-1, w.shape[-1])
     found = [stream.choice(row, num_samples, replacement=replacement) for row in rows]
-    return Tensor(np.array(found, np.int64).reshape(*w.shape[:-1], num_samples))
+    indices = np.array(found, np.int64).reshape(*w.shape[:-1], num_samples)
+    return Tensor(backend.of(raw(x)).from_host(indices))

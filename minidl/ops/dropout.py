@@ -21,8 +21,9 @@ def _drop(name: str, x: Any, p: float, training: bool, shape: tuple[int, ...]) -
     check_real(name, x)
     if not training or p == 0:
         return x
-    last = len(shape) == 4 and backend.of(raw(x)).is_channels_last(raw(x))
-    mask = default("dropout").bernoulli(1 - p, shape, channels_last=last)
+    be = backend.of(raw(x))
+    last = len(shape) == 4 and be.is_channels_last(raw(x))
+    mask = default("dropout").bernoulli(1 - p, shape, channels_last=last, backend=be)
     return _kept(x, mask, scale=1 / (1 - p) if p < 1 else 0.0)
 
 

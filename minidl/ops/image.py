@@ -45,7 +45,7 @@ def pick_places(x: Any, places: Sequence[np.ndarray]) -> Any:
     grid = np.ix_(np.arange(n), *places)
     index = np.ravel_multi_index(np.broadcast_arrays(*grid), (n, *sizes))
     table = reshape(movedim(x, 1, -1), (n * math.prod(sizes), c))
-    return movedim(table_rows(table, index), -1, 1)
+    return movedim(table_rows(table, backend.of(raw(x)).constant(index)), -1, 1)
 
 
 _MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -132,7 +132,8 @@ def resample(x: Any, weights: Sequence[np.ndarray]) -> Any:
     if x.ndim == 3:
         return squeeze(resample(unsqueeze(x, 2), [np.ones((1, 1)), *weights]), 2)
     n, c, h, w = x.shape
-    down, across = (m.astype(x.dtype) for m in weights)
+    be = backend.of(raw(x))
+    down, across = (be.constant(m.astype(x.dtype)) for m in weights)
     v = permute_axes(x, axes=(0, 2, 3, 1))
     if across.shape != (1, 1):
         v = matmul(across, v)

@@ -1,16 +1,15 @@
 """Ops that pick elements: indexing, embeddings, gather and scatter, diagonals and triangles."""
 
-import math
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
-from minidl.errors import DTypeError, RangeError, require
+from minidl.errors import DTypeError, GraphError, RangeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
-from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, unsqueeze
+from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, to_dtype, unsqueeze
 
 Key = tuple[Any, ...]
 
@@ -22,6 +21,8 @@ def _key(key: Any) -> Key:
     out: list[Any] = []
     for k in key if isinstance(key, tuple) else (key,):
         k = raw(k)
+        if getattr(k, "dtype", None) == np.bool_:  # how many places it names must be known
+            k = read_on_host("index", k)
         if isinstance(k, list):
             k = np.asarray(k) if k else np.zeros(0, np.int64)
         if isinstance(k, slice):
@@ -36,10 +37,18 @@ def _key(key: Any) -> Key:
     return tuple(out) if advanced or [k for k in out if k is Ellipsis] else (*out, Ellipsis)
 
 
+def read_on_host(name: str, x: Any) -> np.ndarray:
+    """The values of an array whose result's shape depends on them; not while capturing."""
+    be, rule = backend.of(x), "a shape that depends on values cannot be captured"
+    fixed = isinstance(x, np.ndarray)  # a capture of it is proven with other values
+    require(fixed or not be.recording(), name, rule, error=GraphError, x=x)
+    return be.to_host(x)
+
+
 def _indexed(x: Any, key: Key) -> Any:
     """x[key]; NumPy's complaint is worded as our own."""
     try:
-        return x[key]
+        return backend.of(x).pick(x, key)
     except IndexError as error:
         require(False, "index", str(error), error=RangeError, x=x)
         raise
@@ -48,7 +57,9 @@ def _indexed(x: Any, key: Key) -> Any:
 def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
     """An index as a tuple that NumPy takes, and x[key]'s shape."""
     key = _key(key)
-    return key, _indexed(np.broadcast_to(np.int8(0), x.shape), key).shape
+    places = [np.zeros(k.shape, np.int8) if hasattr(k, "dtype") and k.ndim else k for k in key]
+    hosted = tuple([k if isinstance(k, np.ndarray) else p for k, p in zip(key, places)])
+    return key, _indexed(np.broadcast_to(np.int8(0), x.shape), hosted).shape
 
 
 def getitem(x: Any, key: Any) -> Any:
@@ -60,32 +71,21 @@ def getitem(x: Any, key: Any) -> Any:
 def pick(x: Any, *, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
     shape = x.shape
-    return np.asarray(_indexed(x, key)), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
+    return _indexed(x, key), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
 
 
 @op
 def pick_grad(g: Any, *, key: Key, shape: tuple[int, ...]) -> Any:
     """Zeros of a shape with g added at key; repeated places add up, in order."""
-    be = backend.of(g)
-    places = [k for k in key if hasattr(k, "dtype") and k.ndim and k.dtype.kind != "b"]
-    if len(key) == len(places) == 1 and g.dtype in ("float32", "float64"):
-        rows = (places[0] % shape[0]).astype(np.int64)
-        flat = g.reshape(rows.size, math.prod(shape[1:]))
-        y = be.add_rows(flat, rows, shape[0]).reshape(shape)
-    else:
-        y = be.zeros(shape, g.dtype)
-        if places:
-            np.add.at(y, key, g)
-        else:
-            y[key] = g
-    return y, (), lambda h, need: (pick(h, key=key),)
+    return backend.of(g).pick_grad(g, key, shape), (), lambda h, need: (pick(h, key=key),)
 
 
 @op(view=True)
 def pieces(x: Any, *, keys: tuple[Key, ...]) -> Any:
     """x[key] for each key, ints and slices that share x out among them: views."""
     like = {"keys": keys, "shape": x.shape, "strides": x.strides}
-    return tuple([np.asarray(x[k]) for k in keys]), (), lambda g, need: (assembled(*g, **like),)
+    be = backend.of(x)
+    return tuple([be.pick(x, k) for k in keys]), (), lambda g, need: (assembled(*g, **like),)
 
 
 @op
@@ -99,12 +99,12 @@ def assembled(*xs: Any, keys: tuple[Key, ...], shape: tuple[int, ...], strides: 
 @op
 def with_item(x: Any, v: Any, *, key: Key) -> Any:
     """A copy of x with x[key] replaced by v (broadcast)."""
-    y = backend.of(x).copy(x)
-    y[key] = v
-    shape, dtype = np.shape(v), x.dtype
+    be, shape = backend.of(x), np.shape(v)
+    y = be.copy(x)
+    be.put(y, key, v)
 
     def vjp(g: Any, need: Any) -> Any:
-        gx = with_item(g, np.zeros((), dtype), key=key) if need[0] else None
+        gx = with_item(g, 0, key=key) if need[0] else None
         return gx, sum_to(pick(g, key=key), shape=shape) if need[1] else None
 
     return y, (), vjp
@@ -113,8 +113,9 @@ def with_item(x: Any, v: Any, *, key: Key) -> Any:
 @op
 def add_item(x: Any, v: Any, *, key: Key) -> Any:
     """A copy of x with v, of x[key]'s shape, added at key; repeated places add up, in order."""
-    y = backend.of(x).copy(x)
-    np.add.at(y, key, v)
+    be = backend.of(x)
+    y = be.copy(x)
+    be.add_at(y, key, v)
     return y, (), lambda g, need: (g, pick(g, key=key) if need[1] else None)
 
 
@@ -129,14 +130,16 @@ def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> 
 def masked_select(x: Any, mask: Any) -> Any:
     """The elements of x where mask holds, as a vector (reads the mask on the host)."""
     shape = broadcast_shapes(tuple(x.shape), tuple(mask.shape), name="masked_select")
-    return getitem(broadcast_to(x, shape), np.broadcast_to(raw(mask), shape))
+    seen = np.broadcast_to(read_on_host("masked_select", raw(mask)), shape)
+    return getitem(broadcast_to(x, shape), seen)
 
 
 def nonzero(x: Any, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero, one row each (reads x on the host)."""
+    here, be = read_on_host("nonzero", raw(x)), backend.of(raw(x))
     if as_tuple:
-        return tuple(map(Tensor, np.nonzero(raw(x))))
-    return Tensor(np.argwhere(raw(x)))
+        return tuple([Tensor(be.from_host(k)) for k in np.nonzero(here)])
+    return Tensor(be.from_host(np.argwhere(here)))
 
 
 # ---- rows of a table -----------------------------------------------------------------------------
@@ -157,7 +160,8 @@ def add_rows(g: Any, index: Any, *, rows: int, skip: int = -1) -> Any:
         taken = table_rows(h, raw(index))
         if skip < 0:
             return taken, None
-        return pw.mul(taken, (raw(index) != skip).astype(taken.dtype)[..., None]), None
+        kept = to_dtype(pw.ne(raw(index), skip), taken.dtype)
+        return pw.mul(taken, unsqueeze(kept, -1)), None
 
     return backend.of(g).add_rows(g, index, rows, skip), (index,), vjp
 
@@ -171,8 +175,10 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     require(weight.ndim == 2, "embedding", "weight must have 2 axes (V, D)", weight=weight)
     check_real("embedding", weight)
     rows = weight.shape[0]
-    index = np.asarray(input) if isinstance(input, (int, list)) else raw(input)
     be = backend.of(raw(weight))
+    index = raw(input)
+    if isinstance(index, (int, list)):
+        index = be.from_host(np.asarray(index))
     be.check_indices("embedding", index, rows)
     fits, rule = -rows <= (padding_idx or 0) < rows, "padding_idx must be a row of weight"
     require(fits or padding_idx is None, "embedding", rule, padding_idx=padding_idx, weight=weight)
@@ -185,9 +191,11 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     index = raw(tensor)
     if num_classes == -1:
         require(index.size > 0, "one_hot", "needs num_classes when there is no index", tensor=index)
-        num_classes = int(index.max()) + 1
-    backend.of(index).check_indices("one_hot", index, num_classes)
-    return Tensor(pw.eq(unsqueeze(index, -1), np.arange(num_classes)).astype(np.int64))
+        num_classes = int(read_on_host("one_hot", index).max()) + 1
+    be = backend.of(index)
+    be.check_indices("one_hot", index, num_classes)
+    found = pw.eq(unsqueeze(index, -1), be.constant(np.arange(num_classes)))
+    return Tensor(to_dtype(found, np.int64))
 
 
 # ---- along an axis -------------------------------------------------------------------------------
@@ -224,7 +232,7 @@ def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with src[i][j] (or one number) written at x[index[i][j]][j] (dim 0); the last one stays."""
     key, shape = _grid("scatter", x, dim, index)
     number = isinstance(src, (int, float))
-    src = np.asarray(src, x.dtype) if number else _covering("scatter", x, src, shape)
+    src = src if number else _covering("scatter", x, src, shape)
     return with_item(x, src, key=key)
 
 
@@ -247,7 +255,11 @@ def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     if dim is None:
         x, dim = reshape(x, -1), 0
     n = x.shape[axis_of(dim, x.ndim, "repeat_interleave")]
-    return index_select(x, dim, np.repeat(np.arange(n), raw(repeats)))
+    counts = raw(repeats)
+    if hasattr(counts, "dtype"):
+        counts = read_on_host("repeat_interleave", counts)
+    index = backend.of(raw(x)).from_host(np.repeat(np.arange(n), counts))
+    return index_select(x, dim, index)
 
 
 def unfold_dim(x: Any, dimension: int, size: int, step: int) -> Any:
@@ -291,13 +303,18 @@ def diag(x: Any, diagonal: int = 0) -> Any:
     return pick(x, key=_diagonal(x.shape[0], x.shape[1], diagonal))
 
 
+def lower_triangle(x: Any, diagonal: int = 0) -> Any:
+    """True on and below a diagonal of the last two axes (…, N, M) of x: (N, M)."""
+    return backend.of(raw(x)).constant(np.tri(x.shape[-2], x.shape[-1], diagonal, bool))
+
+
 def tril(x: Any, diagonal: int = 0) -> Any:
     """x with zeros above the diagonal."""
     require(x.ndim >= 2, "tril", "x must have at least 2 axes", x=x)
-    return pw.where(np.tri(x.shape[-2], x.shape[-1], diagonal, bool), x, np.zeros((), x.dtype))
+    return pw.where(lower_triangle(x, diagonal), x, np.zeros((), x.dtype))
 
 
 def triu(x: Any, diagonal: int = 0) -> Any:
     """x with zeros below the diagonal."""
     require(x.ndim >= 2, "triu", "x must have at least 2 axes", x=x)
-    return pw.where(np.tri(x.shape[-2], x.shape[-1], diagonal - 1, bool), np.zeros((), x.dtype), x)
+    return pw.where(lower_triangle(x, diagonal - 1), np.zeros((), x.dtype), x)

@@ -18,21 +18,26 @@ from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
 from minidl.ops.arguments import broadcast_shapes
 from minidl.ops.index import key_of, with_item
-from minidl.ops.shape import alias, broadcast_to, to_dtype
+from minidl.ops.shape import alias, broadcast_to, to_device, to_dtype
 
 
 @op
 def _overlay(base: Any, v: Any, *, see: Callable) -> Any:
     """A copy of base in which the part that `see` shows is v."""
-    y = backend.of(base).copy(base)
-    see(y)[...] = v
-    shape, dtype = v.shape, base.dtype
+    be, shape, dtype = backend.of(base), v.shape, base.dtype
+    y = be.copy(base)
+    be.put(see(y), (...,), v)
 
     def vjp(g: Any, need: Any) -> Any:
-        gb = _overlay(g, np.zeros(shape, dtype), see=see) if need[0] else None
+        gb = _overlay(g, be.zeros(shape, dtype), see=see) if need[0] else None
         return gb, see(g) if need[1] else None
 
     return y, (), vjp
+
+
+def _check_writable(name: str, x: Tensor) -> None:
+    expanded = any(n > 1 and not s for n, s in zip(x.shape, x.array.strides))
+    require(not expanded, name, "an expanded tensor cannot be changed in place", x=x)
 
 
 def write(
@@ -45,18 +50,19 @@ def write(
     leaf = base.requires and base.node is None
     rule = "a leaf that requires grad, or a view of one, cannot be changed in place"
     require(not (records and leaf), name, rule, error=GraphError, fix="use no_grad()", x=x)
-    require(x.array.flags.writeable, name, "an expanded tensor cannot be changed in place", x=x)
+    _check_writable(name, x)
+    be = backend.of(x.array)
     # the op may save its input: give it memory that will not change
-    array = backend.of(x.array).copy(x.array) if records else x.array
+    array = be.copy(x.array) if records else x.array
     before = Tensor(array, x.requires, x.node, x.index)
     value = compute(before)
-    new = value if isinstance(value, Tensor) else Tensor(np.asarray(value))
+    new = value if isinstance(value, Tensor) else Tensor(be.from_host(np.asarray(value)))
     fits = broadcast_shapes(new.shape, x.shape, name=name) == x.shape
     require(fits, name, "the result must fit into the tensor", x=x, result=new)
     fits = narrow or category(new.dtype) <= category(x.dtype)
     rule = "the result's dtype cannot be cast to the tensor's"
     require(fits, name, rule, error=DTypeError, x=x, result=new)
-    np.copyto(x.array, new.array, casting="unsafe")
+    be.put(x.array, (...,), new.array)
     x.bump()
     if records and (x.requires or new.requires):
         if not new.requires:  # the tensor goes on requiring grad, as in PyTorch
@@ -89,14 +95,18 @@ def _take_place(x: Tensor, made: Tensor) -> None:
 def setitem(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value, recorded."""
     key, shape = key_of(x, key)
-    v = value if isinstance(value, Tensor) else np.asarray(value, x.dtype)
-    given = v.shape[max(v.ndim - len(shape), 0) :]
+    v: Any = value
+    if not isinstance(v, (Tensor, bool, int, float)):
+        v = backend.of(x.array).from_host(np.asarray(value, x.dtype))
+    given = np.shape(v)[max(np.ndim(v) - len(shape), 0) :]
     fits = broadcast_shapes(given, shape, name="setitem") == shape
     require(fits, "setitem", f"the value must fit into shape {shape}", value=v, x=x)
     if is_grad_enabled() and (x.requires or getattr(v, "requires", False)):
-        write(x, lambda old: with_item(old, to_dtype(v, x.dtype), key=key), "setitem")
+        new = to_dtype(v, x.dtype) if hasattr(v, "dtype") else v
+        write(x, lambda old: with_item(old, new, key=key), "setitem")
     else:
-        x.array[key] = raw(v)
+        _check_writable("setitem", x)
+        backend.of(x.array).put(x.array, key, raw(v))
         x.bump()
 
 
@@ -112,7 +122,9 @@ def _method(name: str) -> Callable:
 
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Every element becomes value."""
-    return write(self, lambda old: np.asarray(raw(value), self.dtype), "fill_")
+    if not hasattr(value, "dtype"):
+        value = np.asarray(value, self.dtype)  # TypeError for what is no number
+    return write(self, lambda old: value, "fill_", narrow=True)
 
 
 def zero_(self: Tensor) -> Tensor:
@@ -122,6 +134,9 @@ def zero_(self: Tensor) -> Tensor:
 
 def copy_(self: Tensor, source: Any) -> Tensor:
     """The elements of source (broadcast, converted), recorded."""
+    if isinstance(source, Tensor):
+        here, there = backend.of(self.array), backend.of(source.array)
+        source = source if there is here else to_device(source, there=here, back=there)
     return write(self, lambda old: source, "copy_", narrow=True)
 
 

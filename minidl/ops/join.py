@@ -4,8 +4,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from minidl import backend
 from minidl.autograd import op
 from minidl.dtypes import result_type
@@ -92,7 +90,8 @@ def unbind(x: Any, dim: int = 0) -> tuple:
 @op
 def flip_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
     """x reversed along the axes."""
-    return backend.of(x).copy(np.flip(x, axes)), (), lambda g, need: (flip_axes(g, axes=axes),)
+    key = tuple(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim))
+    return backend.of(x).copy(x[key]), (), lambda g, need: (flip_axes(g, axes=axes),)
 
 
 def flip(x: Any, *dims: Any) -> Any:

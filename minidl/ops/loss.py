@@ -6,19 +6,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from minidl import backend
 from minidl.autograd import op, raw
-from minidl.dtypes import is_real
+from minidl.dtypes import int64, is_real
 from minidl.errors import DTypeError, require
 from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sqrt, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real
-from minidl.ops.index import gather
+from minidl.ops.index import gather, getitem
 from minidl.ops.reduce import mean, sum_axes
 from minidl.ops.reduce import sum as sum_over
-from minidl.ops.shape import movedim, reshape, squeeze
+from minidl.ops.shape import movedim, reshape, squeeze, to_dtype, unsqueeze
 from minidl.ops.softmax import log_softmax
 
 REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum": sum_over}
@@ -39,15 +37,17 @@ def cross_entropy_by_elementary_ops(
 ) -> Any:
     """Definition of cross_entropy_rows."""
     label = raw(label)
-    kept = label != ignore
-    index = np.where(kept, label, 0)
-    weights = np.ones(x.shape[1], x.dtype) if weight is None else raw(weight)
+    kept = pw.ne(label, ignore)
+    index = pw.where(kept, label, 0)
+    be = backend.of(label)
+    weights = be.full(x.shape[1:], 1, x.dtype) if weight is None else raw(weight)
+    own = pw.mul(getitem(weights, index), kept)
     nll = pw.neg(log_softmax(x, 1))
-    hard = pw.mul(squeeze(gather(nll, 1, index[:, None]), 1), weights[index])
+    hard = pw.mul(squeeze(gather(nll, 1, unsqueeze(index, 1)), 1), own)
     soft = sum_axes(pw.mul(nll, weights), axes=(1,))
     loss = pw.add(pw.mul(hard, 1 - smoothing), pw.mul(soft, smoothing / x.shape[1]))
     loss = pw.where(kept, loss, 0.0)
-    return pw.div(sum_over(loss), (weights[index] * kept).sum()) if mean else loss
+    return pw.div(sum_over(loss), sum_over(own)) if mean else loss
 
 
 @op(definition=cross_entropy_by_elementary_ops)
@@ -86,7 +86,7 @@ def _by_class(
     label = raw(target)
     be = backend.of(label)
     be.check_indices(name, label, count, ignore)
-    label = be.cast(label, np.int64)
+    label = be.cast(label, int64)
     if len(shape) != 2:
         x = reshape(movedim(x, axis, -1), (math.prod(rest), count))
         label = label.reshape(-1)
@@ -129,12 +129,13 @@ def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int =
     """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
 
     def loss(rows: Any, label: Any, w: Any, mean: bool) -> Any:
-        kept = label != ignore_index
-        index = np.where(kept, label, 0)
-        scale = kept.astype(rows.dtype) if w is None else w[index] * kept
-        taken = squeeze(gather(rows, 1, index[:, None]), 1)
+        kept = pw.ne(label, ignore_index)
+        index = pw.where(kept, label, 0)
+        scale = to_dtype(kept, rows.dtype)
+        scale = scale if w is None else pw.mul(getitem(w, index), scale)
+        taken = squeeze(gather(rows, 1, unsqueeze(index, 1)), 1)
         losses = pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
-        return pw.div(sum_over(losses), scale.sum()) if mean else losses
+        return pw.div(sum_over(losses), sum_over(scale)) if mean else losses
 
     return _by_class("nll_loss", loss, input, target, weight, ignore_index, reduction)
 

@@ -8,7 +8,7 @@ import numpy as np
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require
-from minidl.fusion import pointwise, rsqrt, where
+from minidl.fusion import pointwise, rsqrt, update, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real, check_same_dtype
 from minidl.ops.reduce import mean, norm
@@ -108,19 +108,29 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
             added=more)  # fmt: skip
     y, m, var = normalise_batch(x, weight, bias, more, eps=eps, relu=relu)
     if count:
-        _move(running_mean, raw(m), momentum)
-        _move(running_var, raw(var) * (count / (count - 1)), momentum)
+        _move(running_mean, running_var, raw(m), raw(var), count, momentum)
     return y
 
 
-def _move(running: Any, value: Any, momentum: float) -> None:
-    """running += momentum * (value - running), in place and outside the graph."""
-    if running is not None:
-        a = raw(running)
-        a *= 1 - momentum
-        a += momentum * value
-    if isinstance(running, Tensor):
-        running.bump()
+@update(inplace=("mean", "var"))
+def _moved(mean, var, m, v, *, momentum, scale):
+    """mean and var moved towards m and scale v."""
+    mean = None if mean is None else mean + momentum * (m - mean)
+    return mean, None if var is None else var + momentum * (scale * v - var)
+
+
+def _move(mean: Any, var: Any, m: Any, v: Any, count: int, momentum: float) -> None:
+    """Move running statistics towards a batch's, in place and outside the graph."""
+    given = {"mean": mean, "var": var}
+    absent = tuple([name for name, a in given.items() if a is None])
+    if len(absent) < 2:
+        running = [raw(a) for a in given.values() if a is not None]
+        like = backend.of(m)
+        row = [*running, *(like.cast(a, running[0].dtype) for a in (m, v))]
+        _moved.apply_([row], absent, momentum=momentum, scale=count / (count - 1))
+    for a in given.values():
+        if isinstance(a, Tensor):
+            a.bump()
 
 
 def group_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> tuple:
@@ -170,9 +180,9 @@ def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None,
     require(count != 1, "instance_norm", "needs more than one value per channel", x=input)
     _fit("instance_norm", input, weight, bias, (input.shape[1],))
     y, m, var = normalise_groups(input, weight, bias, groups=input.shape[1], eps=eps)
-    if count and input.shape[0]:
-        _move(running_mean, raw(m).mean(0), momentum)
-        _move(running_var, raw(var).mean(0) * (count / (count - 1)), momentum)
+    if count and input.shape[0] and not (running_mean is None is running_var):
+        means = (mean(raw(a), 0) for a in (m, var))
+        _move(running_mean, running_var, *means, count, momentum)
     return y
 
 

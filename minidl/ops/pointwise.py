@@ -148,6 +148,17 @@ logaddexp = _op("logaddexp", _logaddexp, "log(exp(x) + exp(y)) without overflow.
 logit = _op("logit", _logit, "log(x / (1 - x)), x clamped to [eps, 1 - eps] if eps is given.")
 
 
+def _bitwise(name: str) -> f.Pointwise:
+    def function(x: Any, y: Any) -> Any:
+        return f.node_of(f"bit_{name}", x, y)
+
+    whole = getattr(np, f"bitwise_{name}")
+    return f.Pointwise(function, name=f"bitwise_{name}", integer=whole)
+
+
+BITWISE = {name: _bitwise(name) for name in ("and", "or", "xor")}  # of integers and bools
+
+
 # ---- comparison, choice ----------------------------------------------------------------------
 
 

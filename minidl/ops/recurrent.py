@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import op
+from minidl.autograd import op, raw
 from minidl.errors import DTypeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.join import chunk, stack, unbind
@@ -24,8 +24,9 @@ def _check(name: str, gates: int, sizes: tuple[int, int], x: Any, *given: Any) -
     given: h0, c0 (None for cells without), w_ih, w_hh, b_ih, b_hh.
     """
     require(x.ndim == 3 and len(x) > 0, name, "x must be (T, B, I) with at least one step", x=x)
-    rule = "x must be float32 or float64"
-    require(x.dtype.char in "fd", name, rule, error=DTypeError, x=x)
+    floats = backend.of(raw(x)).FLOATS
+    rule = "x must be " + " or ".join(sorted(floats))
+    require(x.dtype.name in floats, name, rule, error=DTypeError, x=x)
     (_, batch, inputs), (hidden, width) = x.shape, sizes
     rows = gates * hidden
     shapes = (batch, width), (batch, hidden), (rows, inputs), (rows, width), (rows,), (rows,)

@@ -123,9 +123,9 @@ def _extreme(x: Any, *, axes: tuple[int, ...], largest: bool, keepdim: bool) -> 
     y = backend.of(x).extreme(x, axes, largest, keepdim)
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        ties = pw.eq(raw(x), expand(reshape(raw(y), ones), shape=x.shape))
-        share = ties / backend.of(raw(x)).sum(ties, axes, True)
-        return (pw.mul(expand(reshape(g, ones), shape=x.shape), share.astype(x.dtype)),)
+        ties = to_dtype(pw.eq(raw(x), expand(reshape(raw(y), ones), shape=x.shape)), x.dtype)
+        share = pw.div(ties, backend.of(ties).sum(ties, axes, True))
+        return (pw.mul(expand(reshape(g, ones), shape=x.shape), share),)
 
     return y, (x, y), vjp
 
@@ -171,7 +171,7 @@ def _arg(name: str, x: Any, dim: int | None, keepdim: bool, largest: bool) -> An
     a = raw(x)
     axis = None if dim is None else axis_of(dim, a.ndim, name)
     if not a.ndim:
-        return Tensor(np.zeros((), np.int64))
+        return Tensor(backend.of(a).zeros((), np.int64))
     some = a.size if axis is None else a.shape[axis]
     require(some > 0, name, "cannot reduce an axis of size 0", x=x, dim=dim)
     k = backend.of(a).argextreme(a, axis, largest)
@@ -191,18 +191,23 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether every element is true, or every one over dim."""
-    return Tensor(np.asarray(np.all(raw(x), axes_of(dim, x.ndim, "all"), keepdims=keepdim)))
+    zeros = _count(pw.eq(raw(x), 0), dim, "all", keepdim)
+    return Tensor(pw.eq(zeros, 0))
 
 
 def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether some element is true, or some one over dim."""
-    return Tensor(np.asarray(np.any(raw(x), axes_of(dim, x.ndim, "any"), keepdims=keepdim)))
+    return Tensor(pw.ne(_count(pw.ne(raw(x), 0), dim, "any", keepdim), 0))
 
 
 def count_nonzero(x: Any, dim: Any = None) -> Any:
     """How many elements are not zero."""
-    axes = axes_of(dim, x.ndim, "count_nonzero")
-    return Tensor(np.asarray(np.count_nonzero(raw(x), axis=axes), dtype=np.int64))
+    return Tensor(_count(pw.ne(raw(x), 0), dim, "count_nonzero", False))
+
+
+def _count(true: Any, dim: Any, name: str, keepdim: bool) -> Any:
+    """How many of a raw array of bools are true, over dim."""
+    return backend.of(true).sum(true, axes_of(dim, true.ndim, name), keepdim)
 
 
 def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
@@ -234,7 +239,7 @@ def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True
     """Indices (int64) that sort x along dim; always stable."""
     axis = axis_of(dim, x.ndim, "argsort")
     if not x.ndim:
-        return Tensor(np.zeros((), np.int64))
+        return Tensor(backend.of(raw(x)).zeros((), np.int64))
     return Tensor(backend.of(raw(x)).argsort(raw(x), axis, descending))
 
 

@@ -31,7 +31,7 @@ def sum_to(x: Any, *, shape: tuple[int, ...]) -> Any:
 def expand(x: Any, *, shape: tuple[int, ...]) -> Any:
     """x seen with the given shape, its size-1 axes repeated without copying."""
     given = x.shape
-    return np.broadcast_to(x, shape), (), lambda g, need: (sum_to(g, shape=given),)
+    return backend.of(x).broadcast_to(x, shape), (), lambda g, need: (sum_to(g, shape=given),)
 
 
 def broadcast_to(x: Any, size: Sequence[int]) -> Any:
@@ -92,11 +92,9 @@ def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 def view(x: Any, *shape: Any) -> Any:
     """reshape without a copy; raises where the strides do not allow it."""
     wanted = _filled(x, sizes_of(shape, "view"), "view")
-    try:
-        raw(x).reshape(wanted, copy=False)
-    except ValueError:
-        fix = "use reshape, which copies where it must"
-        require(False, "view", f"size {wanted} does not fit x's strides", x=x, fix=fix)
+    seen = backend.of(raw(x)).view_as(raw(x), wanted)
+    fix = "use reshape, which copies where it must"
+    require(seen is not None, "view", f"size {wanted} does not fit x's strides", x=x, fix=fix)
     return _reshape(x, shape=wanted)
 
 
@@ -195,6 +193,13 @@ def cast(x: Any, *, dtype: Any) -> Any:
     if not (is_real(given) and is_real(y.dtype)):
         return y, (), None
     return y, (), lambda g, need: (cast(g, dtype=given),)
+
+
+@op
+def to_device(x: Any, *, there: Any, back: Any) -> Any:
+    """x in the memory of another backend; gradients come back."""
+    y = there.from_host(back.to_host(x))
+    return y, (), lambda g, need: (to_device(g, there=back, back=there),)
 
 
 def to_dtype(x: Any, dtype: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from minidl import backend
 from minidl.autograd import Tensor
 from minidl.dtypes import is_real
 from minidl.errors import CheckpointError, require
@@ -27,7 +28,7 @@ class EMA:
     def __init__(self, model: Any, decay: float = 0.999) -> None:
         require(0 <= decay <= 1, "EMA", "decay must lie in [0, 1]", decay=decay)
         self.decay, self.updates = decay, 0
-        self.average = {name: t.array.copy("K") for name, t in _floats(model).items()}
+        self.average = _copies(model)
 
     def update(self, model: Any) -> None:
         """Take one more look at the model's values; call it after the optimizer's step."""
@@ -38,7 +39,7 @@ class EMA:
     @contextmanager
     def swapped(self, model: Any) -> Iterator[None]:
         """Inside the `with`, the model holds the averages."""
-        kept = {name: t.array.copy("K") for name, t in _floats(model).items()}
+        kept = _copies(model)
         try:
             _write(model, self.average)
             yield
@@ -57,7 +58,7 @@ class EMA:
         rule = "the saved average belongs to another model"
         require(not wrong, "EMA", rule, error=CheckpointError, differing=wrong)
         for name, array in self.average.items():
-            array[...] = saved[name]
+            backend.of(array).put(array, (...,), backend.beside(saved[name], array))
         self.decay, self.updates = state_dict["decay"], state_dict["updates"]
 
 
@@ -66,7 +67,11 @@ def _floats(model: Any) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if is_real(t.dtype)}
 
 
+def _copies(model: Any) -> dict[str, Any]:
+    return {name: backend.of(t.array).copy(t.array) for name, t in _floats(model).items()}
+
+
 def _write(model: Any, values: dict[str, Any]) -> None:
     for name, t in _floats(model).items():
-        t.array[...] = values[name]
+        backend.of(t.array).put(t.array, (...,), values[name])
         t.bump()

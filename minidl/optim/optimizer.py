@@ -175,7 +175,7 @@ class Optimizer:
         name = type(self).__name__
         require(value.shape == p.shape, name, rule, error=CheckpointError, saved=value, param=p)
         taken = backend.of(p.array).empty_like(p.array)
-        taken[...] = value
+        backend.of(taken).put(taken, (...,), backend.beside(value, taken))
         return taken
 
     def __repr__(self) -> str:

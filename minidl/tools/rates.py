@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
-from minidl import random
+from minidl import backend, random
 from minidl.errors import DataError, require
 from minidl.nn.module import Module, kept_modes
 from minidl.optim import Optimizer
@@ -62,14 +62,14 @@ def lr_find(model: Module, loss_fn: Callable[[Any, Any], Any], loader: Iterable[
 @contextmanager
 def _undone(model: Module, optimizer: Optimizer) -> Iterator[None]:
     """Put model, optimizer and random numbers back afterwards as they are now."""
-    kept = [(t, t.array.copy(), t.grad) for t in (*model.parameters(), *model.buffers())]
+    kept = [(t, backend.of(t.array).copy(t.array), t.grad) for t in (*model.parameters(), *model.buffers())]
     state, draws = copy.deepcopy(optimizer.state_dict()), random.get_state()
     try:
         with kept_modes(model):
             yield
     finally:
         for t, array, gradient in kept:
-            t.array[...] = array
+            backend.of(array).put(t.array, (...,), array)
             t.bump()
             t.grad = gradient
         optimizer.load_state_dict(state)

@@ -44,15 +44,9 @@ class ndarray:
         if memptr is None:
             memptr = _allocated(int(np.prod(shape)) * dtype.itemsize)
         offset = memptr.ptr - memptr.owner.ctypes.data
-        self.owner = memptr.owner
+        self.owner, self.base = memptr.owner, None
         self.host = np.ndarray(shape, dtype, memptr.owner, offset, strides)
 
-    @classmethod
-    def view_of(cls, host: np.ndarray, owner: np.ndarray) -> ndarray:
-        """An array over some of an owner's memory."""
-        made = cls.__new__(cls)
-        made.host, made.owner = host, owner
-        return made
 
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
@@ -66,9 +60,21 @@ class ndarray:
     device = property(lambda self: types.SimpleNamespace(id=0))
     T = property(lambda self: self.transpose())
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        host = self.host
+        return {"shape": host.shape, "typestr": host.dtype.str, "strides": host.strides,
+                "data": (host.ctypes.data, False), "version": 3}  # fmt: skip
+
     def _view(self, host: np.ndarray) -> ndarray:
         assert host.size == 0 or np.may_share_memory(host, self.owner), "this would make a copy"
-        return ndarray.view_of(host, self.owner)
+        made = ndarray.__new__(ndarray)
+        made.host, made.owner = host, self.owner
+        made.base = self if self.base is None else self.base
+        return made
+
+    def view(self) -> ndarray:
+        return self._view(self.host.view())
 
     def transpose(self, *axes: Any) -> ndarray:
         return self._view(self.host.transpose(*axes))
@@ -182,5 +188,12 @@ def installed() -> Iterator[types.ModuleType]:
             sys.modules["cupy"] = before
 
 
+def _as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
+    return x._view(np.lib.stride_tricks.as_strided(x.host, shape, strides))
+
+
+lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
 _stream = types.SimpleNamespace(ptr=0, is_capturing=lambda: False)
-cuda = types.SimpleNamespace(is_available=lambda: True, get_current_stream=lambda: _stream)
+cuda = types.SimpleNamespace(
+    is_available=lambda: True, get_current_stream=lambda: _stream, get_device_id=lambda: 0
+)

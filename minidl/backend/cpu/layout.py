@@ -27,10 +27,21 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """x's elements in logical C order in a new shape: a view where possible."""
     if x.flags.c_contiguous:
         return x.reshape(shape)
+    seen = view_as(x, shape)
+    return contiguous(x).reshape(shape) if seen is None else seen
+
+
+def view_as(x: Array, shape: tuple[int, ...]) -> Array | None:
+    """x's elements in logical C order in a new shape, as a view; None where there is none."""
     try:
         return x.reshape(shape, copy=False)
     except ValueError:
-        return contiguous(x).reshape(shape)
+        return None
+
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """x seen with its axes of size 1 repeated: a view that cannot be written to."""
+    return np.broadcast_to(x, shape)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Array:

@@ -12,6 +12,7 @@ import ctypes
 import math
 import mmap
 import os
+import sys
 import threading
 from typing import Any
 
@@ -183,6 +184,29 @@ def copy(x: Array) -> Array:
     made = empty_like(x)
     note(np.copyto, made, x)
     return made
+
+
+def from_host(x: np.ndarray) -> Array:
+    """An array of the host's memory here: itself."""
+    return x
+
+
+def to_host(x: Array) -> np.ndarray:
+    """The array in the host's memory: itself."""
+    return x
+
+
+def constant(x: np.ndarray) -> Array:
+    """An array of the host's memory that will not change, here: itself."""
+    return x
+
+
+def sole_owner(x: Array, others: int) -> bool:
+    """Whether nobody but `others` references, the argument among them, hold x and its memory."""
+    if sys.getrefcount(x) > others or not x.flags.writeable:
+        return False
+    base = x.base
+    return not isinstance(base, Array) or sys.getrefcount(base) <= 3
 
 
 conversions = [0]  # copies made by nhwc, for the layout census

@@ -60,9 +60,17 @@ def random_normal(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
     return _filled(work, n, lanes, dtype, key, draw)
 
 
-def random_bernoulli(n: int, p: float, key: int, draw: int) -> np.ndarray:
-    """n booleans, True with probability p (to 2**-32): where word i < p * 2**32."""
-    return _filled(_bernoulli, n, 4, np.bool_, round(p * 2**32), key, draw)
+def random_bernoulli(n: int, p: float, key: int, draw: int,
+                     channels_last: tuple[int, ...] = ()) -> np.ndarray:  # fmt: skip
+    """n booleans, True with probability p (to 2**-32): where word i < p * 2**32.
+
+    channels_last: sizes (N, C, H, W), of n elements, that a mask in such memory shall have.
+    """
+    mask = _filled(_bernoulli, n, 4, np.bool_, round(p * 2**32), key, draw)
+    if not channels_last:
+        return mask
+    mask = mask.reshape(channels_last).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(mask).transpose(0, 3, 1, 2)
 
 
 def _filled(work: Kernel, n: int, lanes: int, dtype: Any, *args: int) -> np.ndarray:

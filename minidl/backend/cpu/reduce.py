@@ -82,6 +82,10 @@ def cumsum(x: Array, axis: int) -> Array:
 
 def argsort(x: Array, axis: int, descending: bool) -> Array:
     """Indices that sort along an axis, stable in both directions; NaN counts as largest."""
+    return made(_argsort, x, axis, descending)
+
+
+def _argsort(x: Array, axis: int, descending: bool) -> Array:
     if not descending:
         return np.argsort(x, axis=axis, kind="stable")
     back = np.argsort(np.flip(x, axis), axis=axis, kind="stable")

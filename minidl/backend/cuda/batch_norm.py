@@ -1,4 +1,4 @@
-"""Batch norm on the GPU, with what follows it in one pass (src/batch_norm.cu)."""
+"""Batch norm on the GPU, with what follows it in one pass, and group norm (src/batch_norm.cu)."""
 
 import math
 from typing import Any, NamedTuple
@@ -6,36 +6,35 @@ from typing import Any, NamedTuple
 from minidl.backend.cuda.memory import cast, contiguous, nhwc
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
+from minidl.backend.cuda.reduce import accumulator, sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 _WIDE, _PIECE, _MOST = 32, 256, 65535  # columns of a block, rows of a piece, pieces at most
+_WARPS = THREADS // 32  # of a block
 _BY_RESULT, _BY_INPUT = 1, 2  # how a relu's gradient is gated
+Three = tuple[Array, Array, Array]
 
 
 class _Cut(NamedTuple):
-    """How (rows, C) is cut: folded rows and columns, rows a piece, channels."""
+    """How (segments, rows, C) is cut: folded rows and columns, rows a piece, channels, groups."""
 
     rows: int
     columns: int
     piece: int
     channels: int
+    groups: int
 
     @property
     def pieces(self) -> int:
         return -(-self.rows // self.piece)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        return -(-self.columns // _WIDE), self.pieces
 
-
-def _cut(v: Array) -> _Cut:
+def _cut(v: Array, segments: int, groups: int) -> _Cut:
     c = v.shape[-1]
-    rows, columns = v.size // max(c, 1), c
-    while columns < _WIDE and rows and rows % 2 == 0:
+    rows, columns = v.size // max(segments * c, 1), c
+    while 0 < columns < _WIDE and rows and rows % 2 == 0:
         rows, columns = rows // 2, columns * 2
-    return _Cut(rows, columns, max(_PIECE, -(-rows // _MOST)), c)
+    return _Cut(rows, columns, max(_PIECE, -(-rows // _MOST)), c, groups)
 
 
 def _of(name: str, x: Array, dtype: Any = None) -> Any:
@@ -61,42 +60,80 @@ def _affine(x: Array, w: Maybe, b: Maybe) -> tuple[list, list]:
     return [x if a is None else contiguous(a) for a in (w, b)], [int(a is not None) for a in (w, b)]
 
 
-def batch_norm(
-    x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool
-) -> tuple[Array, Array, Array]:
-    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C.
+def _normalise(
+    x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float, more: Maybe = None,
+    relu: bool = False,
+) -> Three:  # fmt: skip
+    """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images.
 
     y is relu(normalised x + more) where more (like x) is given and relu is set.
     """
     v, wide = _columns(x), accumulator(x.dtype)
-    cut = _cut(v)
-    part = empty((cut.pieces, 2, cut.columns), wide)
-    mean, var = empty((cut.channels,), wide), empty((cut.channels,), wide)
+    cut = _cut(v, segments, groups)
+    grid = (segments * -(-cut.columns // _WIDE), cut.pieces)
+    part = empty((segments, cut.pieces, 2, cut.columns), wide)
+    mean, var = empty((segments, groups), wide), empty((segments, groups), wide)
     y = empty(v.shape, x.dtype)
-    launch(_of("moments", x), cut.grid, v, part, *cut[:3])
-    given = (part, mean, var, 1, *cut[:3], cut.pieces, cut.channels)
-    launch(_of("combine_moments", x, wide), -(-cut.channels // THREADS), *given)
+    launch(_of("moments", x), grid, v, part, *cut[:3])
+    given = (part, mean, var, segments, *cut, cut.pieces)
+    launch(_of("combine_moments", x, wide), -(-mean.size // _WARPS), *given)
     affine, flags = _affine(v, w, b)
     added = v if more is None else _columns(more)
     given = (v, added, y, mean, var, *affine, *cut, float(eps), *flags)
-    launch(_of("normalise", x), cut.grid, *given, int(more is not None), int(relu))
+    launch(_of("normalise", x), grid, *given, int(more is not None), int(relu))
     return _uncolumns(y, x.shape), mean, var
+
+
+def _gradients(
+    g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, eps: float, gate: int = 0,
+    y: Maybe = None,
+) -> Three:  # fmt: skip
+    """dx, sums of g and of g xhat (segments, 2, C), and g behind the gate of a relu."""
+    v, gv, wide, (segments, groups) = _columns(x), _columns(g), accumulator(x.dtype), mean.shape
+    cut, (affine, flags) = _cut(v, segments, groups), _affine(v, w, b)
+    grid = (segments * -(-cut.columns // _WIDE), cut.pieces)
+    gated = empty(v.shape, x.dtype) if gate == _BY_RESULT else gv
+    part = empty((segments, cut.pieces, 2, cut.columns), wide)
+    sums = totals = empty((segments, 2, cut.channels), wide)
+    statistics = (mean, var, *affine, *cut, float(eps), *flags, gate)
+    results = v if y is None else _columns(y)
+    launch(_of("gradient_sums", x), grid, gv, v, results, gated, part, *statistics)
+    given = (part, sums, segments, cut.columns, cut.pieces, cut.channels)
+    launch(_of("combine_sums", x, wide), -(-sums.size // _WARPS), *given)
+    if groups != cut.channels:
+        totals = empty((segments, 2, groups), wide)
+        given = (sums, affine[0], totals, segments, cut.channels, groups, flags[0])
+        launch(_of("weigh_sums", x), -(-totals.size // _WARPS), *given)
+    dx = empty(v.shape, x.dtype)
+    launch(_of("input_gradient", x), grid, gated, v, dx, totals, *statistics)
+    return _uncolumns(dx, x.shape), sums, _uncolumns(gated, x.shape)
+
+
+def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool) -> Three:
+    """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C.
+
+    y is relu(normalised x + more) where more (like x) is given and relu is set.
+    """
+    y, mean, var = _normalise(x, w, b, 1, x.shape[1], eps, more, relu)
+    return y, mean[0], var[0]
 
 
 def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, y: Maybe,
                     eps: float, relu: bool) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
-    v, gv, wide = _columns(x), _columns(g), accumulator(x.dtype)
     gate = 0 if not relu else _BY_INPUT if y is None else _BY_RESULT
-    cut, (affine, flags) = _cut(v), _affine(v, w, b)
-    gated = empty(v.shape, x.dtype) if gate == _BY_RESULT else gv
-    part, sums = empty((cut.pieces, 2, cut.columns), wide), empty((2, cut.channels), wide)
-    statistics = (mean, var, *affine, *cut, float(eps), *flags, gate)
-    results = v if y is None else _columns(y)
-    launch(_of("gradient_sums", x), cut.grid, gv, v, results, gated, part, *statistics)
-    given = (part, sums, 1, cut.columns, cut.pieces, cut.channels)
-    launch(_of("combine_sums", x, wide), -(-2 * cut.channels // THREADS), *given)
-    dx = empty(v.shape, x.dtype)
-    launch(_of("input_gradient", x), cut.grid, gated, v, dx, sums, *statistics)
-    db, dw = (cast(s, x.dtype) for s in (sums[0], sums[1]))
-    return _uncolumns(dx, x.shape), dw, db, _uncolumns(gated, x.shape)
+    dx, sums, gated = _gradients(g, x, w, b, mean[None], var[None], eps, gate, y)
+    both = cast(sums[0], x.dtype)
+    return dx, both[1], both[0], gated
+
+
+def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:
+    """y, mean and biased variance (N, groups) of x (N, C, ...), normalised group by group."""
+    return _normalise(x, w, b, len(x), groups, eps)
+
+
+def group_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: float) -> Three:
+    """Gradients of group_norm's x, w and b."""
+    dx, sums, _ = _gradients(g, x, w, None, mean, var, eps)
+    both = cast(sum(sums, (0,)), x.dtype)
+    return dx, both[1], both[0]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.backend.cuda import depthwise
 from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc, pad, zeros
 from minidl.backend.cuda.plans import IDENTITY, code_of, write
 from minidl.backend.cuda.printer import TYPES
@@ -96,6 +97,9 @@ def conv2d(
         for n, p, d, taps, step in zip(x.shape[2:], padding, dilation, (r, s), stride)
     )
     y = empty_nchw(len(x), len(w), oh, ow, x.dtype)
+    if 1 < groups == x.shape[1]:
+        depthwise.correlate(xs, w[:, 0], b, nhwc(y), stride, padding, dilation)
+        return y
     for xg, wg, bg, yg in _groups(groups, (xs, 3), (w, 0), (b, 0), (nhwc(y), 3)):
         taps = wg.transpose(0, 2, 3, 1)
         _correlate(xg, x.shape[1], taps, bg, yg, len(w), stride, padding, dilation)
@@ -111,6 +115,9 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple[int, ...], stride: Pair
         (taps - 1) * d - p for taps, d, p in zip(w.shape[2:], dilation, padding, strict=True)
     )
     turned = w[:, :, ::-1, ::-1]
+    if 1 < groups == c:
+        depthwise.correlate(nhwc(g), turned[:, 0], None, nhwc(dx), (1, 1), around, dilation, stride)
+        return dx
     for gg, wg, xg in _groups(groups, (nhwc(g), 3), (turned, 0), (nhwc(dx), 3)):
         sizes, taps = (g.shape[1], x_shape[1]), wg.transpose(1, 2, 3, 0)
         _correlate(gg, sizes[0], taps, None, xg, sizes[1], (1, 1), around, dilation, stride)
@@ -123,6 +130,10 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pai
     if not (g.size and x.size):
         return zeros(w_shape, g.dtype)
     dw = empty(w_shape, g.dtype)
+    if 1 < groups == x.shape[1]:
+        taps = depthwise.weight_grad(nhwc(x), nhwc(g), w_shape[2:], stride, padding, dilation)
+        write(IDENTITY, [taps], dw[:, 0])
+        return dw
     for gg, xg, wg in _groups(groups, (nhwc(g), 3), (nhwc(x), 3), (dw, 0)):
         _weight_grad(gg, g.shape[1], xg, x.shape[1], wg, stride, padding, dilation)
     return dw

@@ -1,5 +1,8 @@
 """Rows of a table by index on the GPU, and their adjoint, in the indices' order.
 
+Rows are added after the stable order of their indices (indexing.add_runs), or where deterministic
+algorithms were turned off, as they come.
+
 An index out of range reads as zeros and sets a flag on the GPU, which is looked at when values are
 next read on the host: RangeError then names the op that was given it.
 """
@@ -8,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from minidl import config
+from minidl.backend.cuda.indexing import Index, add_runs, order_places, walk
 from minidl.backend.cuda.memory import cast, contiguous, flags, index_rule, zeros
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.errors import DTypeError, RangeError, require
 
@@ -29,10 +35,16 @@ def take_rows(table: Array, index: Array) -> Array:
 
 def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     """Sum of the rows of g (..., D) by index (...): (rows, D); index `skip` adds nothing."""
-    n = g.shape[-1]
-    table = empty((rows, n), g.dtype)
-    given = (contiguous(g), contiguous(index), table, index.size, n, skip)
-    launch(_of("add_rows", g), rows, *given)
+    n, g, index = g.shape[-1], contiguous(g), contiguous(index)
+    if not config.deterministic():
+        sums = zeros((rows, n), accumulator(g.dtype))
+        launch(_of("add_rows", g), index.size, g, index, sums, rows, n, skip)
+        return cast(sums, g.dtype)
+    table, count = zeros((rows, n), g.dtype), index.size
+    taken = Index(index.reshape(count), rows, n, 0, skip=skip)
+    along = walk((count,), (0,), (n,), [(taken, (1,))])
+    places = order_places(along, count)
+    add_runs(table, g, places, along, walk((n,), (1,), (1,)), count, n)
     return table
 
 

@@ -1,5 +1,8 @@
 """Arrays on the GPU: made, copied, filled, converted, joined and padded, all by one kernel."""
 
+import functools
+import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -7,7 +10,7 @@ import numpy as np
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.runtime import Array, empty
-from minidl.backend.looping import dense, joint_of, order_of, padding_of
+from minidl.backend.looping import dense, joint_of, order_of, padding_of, repeated, reshaped
 from minidl.errors import RangeError, require
 
 flags: dict[tuple[str, int], Array] = {}  # set by indices out of range; by op and length
@@ -36,12 +39,34 @@ def from_host(x: np.ndarray) -> Array:
     return there.transpose(sorted(range(x.ndim), key=lambda i: order[i]))
 
 
+def adopted(x: Any) -> Array:
+    """An array on the GPU that another library made, over the same memory."""
+    return x if type(x).__module__.partition(".")[0] == "cupy" else runtime.cupy().asarray(x)
+
+
+def constant(x: np.ndarray) -> Array:
+    """An array of the host's that will not change, on the GPU: copied once, if it is small."""
+    if x.nbytes > 1 << 16:
+        return from_host(x)
+    return _constant(x.tobytes(), x.shape, x.dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _constant(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    return from_host(np.frombuffer(data, dtype).reshape(shape))
+
+
 def to_host(x: Array) -> np.ndarray:
     """A copy in the host's memory; waits for the GPU."""
     raise_flags()
     order = order_of([(x.dtype, x.shape, x.strides)], x.shape)
     back = sorted(range(x.ndim), key=lambda i: order[i])
     return contiguous(x.transpose(order)).get().transpose(back)
+
+
+def sole_owner(x: Array, others: int) -> bool:
+    """Whether nobody but `others` references, the argument among them, hold x and its memory."""
+    return sys.getrefcount(x) <= others and x.base is None  # a view refers to what it shows
 
 
 def empty_like(x: Array, dtype: Any = None) -> Array:
@@ -122,7 +147,22 @@ def like(y: Array, x: Array) -> Array:
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """x's elements in logical C order in a new shape: a view where possible."""
-    return contiguous(x).reshape(shape)
+    seen = view_as(x, shape)
+    return contiguous(x).reshape(shape) if seen is None else seen
+
+
+def view_as(x: Array, shape: tuple[int, ...]) -> Array | None:
+    """x's elements in logical C order in a new shape, as a view; None where there is none."""
+    if x.flags.c_contiguous:
+        return x.reshape(shape)
+    strides = reshaped(x.shape, x.strides, x.dtype, shape)
+    return None if strides is None else runtime.seen(x, shape, strides)
+
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """x seen with its axes of size 1 repeated: a view."""
+    strides = repeated((x.dtype, x.shape, x.strides), shape)
+    return runtime.seen(x, shape, tuple(strides))
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Array:
@@ -139,6 +179,32 @@ def cat(xs: Any, axis: int) -> Array:
     for x, key in zip(xs, keys, strict=True):
         write(IDENTITY, [x], y[key])
     return y
+
+
+def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """Each of xs at its key of a new array of a shape: the memory that all lie in, or copies.
+
+    The keys share the array out among themselves; None in xs stands for zeros. `strides` gives the
+    order of the axes in memory.
+    """
+    given = [x for x in xs if x is not None]
+    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
+    laid, first = dense(shape, order, given[0].itemsize), given[0]
+    base = first.base
+    whole = base is not None and base.flags.c_contiguous and base.dtype == first.dtype
+    if whole and base.size == math.prod(shape) and len(given) == len(xs):
+        y = runtime.seen(base, shape, laid)
+        if all(_same_place(x, y[key]) for x, key in zip(xs, keys, strict=True)):
+            return y
+    y = runtime.strided(shape, laid, first.dtype)
+    for x, key in zip(xs, keys, strict=True):
+        write(IDENTITY, [0 if x is None else x], y[key])
+    return y
+
+
+def _same_place(x: Array, y: Array) -> bool:
+    """Whether x and y are the same view."""
+    return (x.shape, x.strides, x.data.ptr) == (y.shape, y.strides, y.data.ptr)
 
 
 def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:

@@ -42,6 +42,12 @@ def code_of(dtype: np.dtype) -> str:
     return "bf" if dtype.name == "bfloat16" else dtype.str[1:]
 
 
+def accumulator(dtype: np.dtype) -> np.dtype:
+    """The dtype that sums of another are kept in, as in sums.cuh."""
+    wide = np.float32 if dtype.kind in "fV" else np.int64
+    return dtype if dtype == np.float64 else np.dtype(wide)
+
+
 def signature_of(operands: Sequence[Any]) -> Signature:
     """What a plan depends on of arrays and numbers."""
     return tuple([(a.dtype, a.shape, a.strides) if hasattr(a, "dtype") else None for a in operands])
@@ -50,9 +56,10 @@ def signature_of(operands: Sequence[Any]) -> Signature:
 def plan_pointwise(program: Program, operands: Sequence[Any], dtype: np.dtype) -> Run:
     """The function that runs a program on arrays and numbers (one per leaf) like these.
 
-    It gives a tuple of new arrays: real outputs have `dtype` (arithmetic is in it, or in float32
-    for half types), bools are bool. Their memory order is the operands': channels-last before C
-    order. Shapes must broadcast; dtypes, shapes and strides must be those of the operands here.
+    It gives a tuple of new arrays: outputs have `dtype` (arithmetic is in it, or in float32 for
+    half types, int64 for integers), bools are bool. Their memory order is the operands':
+    channels-last before C order. Shapes must broadcast; dtypes, shapes and strides must be those of
+    the operands here.
     """
     return plan_of(program, signature_of(operands), dtype)
 
@@ -63,8 +70,7 @@ def plan_of(program: Program, operands: Signature, dtype: np.dtype) -> Run:
     shape = np.broadcast_shapes(*(s[1] for s in operands if s is not None))
     loop = plan_loop(program, operands, dtype, shape)
     results = list(zip(loop.dtypes, loop.strides, strict=True))
-    real = "double" if dtype.itemsize == 8 else "float"
-    write = Writer(program, operands, loop, real)
+    write = Writer(program, operands, loop, arithmetic([dtype]))
 
     def run(operands: Sequence[Any]) -> tuple:
         outs = tuple([runtime.strided(shape, s, t) for t, s in results])
@@ -88,10 +94,14 @@ def _into(program: Program, operands: Signature, out: tuple) -> Callable:
     if not sizes:
         sizes, steps = [1], [[0] for _ in walked]
     dtypes = [dtype, *(s[0] for s in operands if s is not None)]
-    real = "float" if all(t.itemsize < 8 for t in dtypes) else "double"
-    if all(t.kind in "iub" for t in dtypes):  # integers stay exact
-        real = TYPES["i8"]
-    return Writer(program, operands, Loop([dtype], [strides], sizes, steps), real)
+    return Writer(program, operands, Loop([dtype], [strides], sizes, steps), arithmetic(dtypes))
+
+
+def arithmetic(dtypes: Sequence[np.dtype]) -> str:
+    """The type that maths on elements of these dtypes is done in; integers stay exact."""
+    if all(t.kind in "iub" for t in dtypes):
+        return TYPES["i8"]
+    return "float" if all(t.itemsize < 8 for t in dtypes) else "double"
 
 
 class Writer:
@@ -149,13 +159,14 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     """Run a program on every row of arrays, ROWS a launch; output j overwrites array inplace[j].
 
     Leaves are the arrays of a row, then the scalars. The arrays of a row have one shape, all one
-    dtype (float32 or float64); those not laid out as the row's first are copied, and copied back.
+    dtype, which is float32 or float64; others, and those not laid out as the row's first, are
+    copied, and copied back.
     """
     if not rows:
         return
-    dtype = rows[0][0].dtype
-    require(dtype in (np.float32, np.float64), "update", "rows must be float32 or float64",
-            error=DTypeError, row=rows[0][0])  # fmt: skip
+    require(rows[0][0].dtype.kind in "fV", "update", "rows must be real", error=DTypeError,
+            row=rows[0][0])  # fmt: skip
+    dtype = accumulator(rows[0][0].dtype)
     aligned = [_aligned(row, dtype) for row in rows]
     run = _update(program, TYPES[code_of(dtype)], len(rows[0]), tuple(inplace))
     for first in range(0, len(rows), ROWS):

@@ -1,22 +1,22 @@
-"""Pooling on the GPU (src/pool.cu)."""
+"""Pooling on the GPU, and windows as columns (src/pool.cu)."""
 
 from typing import Any
 
 import numpy as np
 
-from minidl.backend.cuda.memory import empty_nchw, nhwc
+from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.runtime import THREADS, Array, kernel, launch
+from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
 Pair = tuple[int, int]
 
 
-def _launch(name: str, kinds: tuple, result: Array, *args: Any) -> None:
-    """A thread for every element of the result."""
+def _launch(name: str, kinds: tuple, count: int, *args: Any) -> None:
+    """So many threads, each of which takes an element, of a result mostly."""
     names = ", ".join(TYPES[code_of(np.dtype(kind))] for kind in kinds)
     run = kernel("pool.cu", f"{name}<{names}>")
-    launch(run, -(-result.size // THREADS), *args, result.size)
+    launch(run, -(-count // THREADS), *args, count)
 
 
 def _sizes(n: int, c: int, size: Pair, out: Pair, *window: Pair) -> np.ndarray:
@@ -31,7 +31,7 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
     kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
     sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, dilation)
-    _launch("max_pool", (x.dtype, kind), y, nhwc(x), nhwc(y), nhwc(place), sizes)
+    _launch("max_pool", (x.dtype, kind), y.size, nhwc(x), nhwc(y), nhwc(place), sizes)
     return y, place
 
 
@@ -41,8 +41,18 @@ def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pa
     n, c, *out = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
-    _launch("max_pool_grad", (g.dtype, place.dtype), dx, nhwc(g), nhwc(place), nhwc(dx), sizes)
+    _launch("max_pool_grad", (g.dtype, place.dtype), dx.size, nhwc(g), nhwc(place), nhwc(dx), sizes)
     return dx
+
+
+def max_pool2d_indices(place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+                       dilation: Pair) -> Array:  # fmt: skip
+    """Positions h * W + w in the input (int64, NCHW) of the places that max_pool2d returned."""
+    n, c, *out = place.shape
+    y = empty(place.shape, np.int64)
+    sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
+    _launch("max_positions", (place.dtype,), y.size, nhwc(place), y, sizes)
+    return y
 
 
 def avg_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, with_pad: bool,
@@ -51,7 +61,7 @@ def avg_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, w
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
     sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, (1, 1))
-    _launch("mean_pool", (x.dtype,), y, nhwc(x), nhwc(y), sizes, int(with_pad), divisor)
+    _launch("mean_pool", (x.dtype,), y.size, nhwc(x), nhwc(y), sizes, int(with_pad), divisor)
     return y
 
 
@@ -61,5 +71,24 @@ def avg_pool2d_grad(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: P
     n, c, *out = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, (1, 1))
-    _launch("mean_pool_grad", (g.dtype,), dx, nhwc(g), nhwc(dx), sizes, int(with_pad), divisor)
+    _launch("mean_pool_grad", (g.dtype,), dx.size, nhwc(g), nhwc(dx), sizes, int(with_pad), divisor)
     return dx
+
+
+def unfold(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair) -> Array:
+    """The windows of x (N, C, H, W), zero outside, as columns: (N, C * kh * kw, oh * ow)."""
+    n, c, h, w = x.shape
+    y = empty((n, c * kernel[0] * kernel[1], out[0] * out[1]), x.dtype)
+    sizes = _sizes(n * c, 1, (h, w), out, kernel, stride, padding, dilation)
+    _launch("unfold", (x.dtype,), y.size // (kernel[0] * kernel[1]), contiguous(x), y, sizes)
+    return y
+
+
+def fold(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
+         out: Pair) -> Array:  # fmt: skip
+    """The adjoint of unfold: columns added up where their windows lie, (N, C, *size)."""
+    n, c = g.shape[0], g.shape[1] // (kernel[0] * kernel[1])
+    y = empty((n, c, *size), g.dtype)
+    sizes = _sizes(n * c, 1, size, out, kernel, stride, padding, dilation)
+    _launch("fold", (g.dtype,), y.size, contiguous(g), y, sizes)
+    return y

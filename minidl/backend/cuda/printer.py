@@ -21,6 +21,23 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=",
           "ge": ">=", "eq": "==", "ne": "!=", "and": "&&", "or": "||"}  # fmt: skip
 _BOOLS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 _PREFIX = {"neg": "-", "not": "!"}
+_WHOLE = {  # in arithmetic of integers, where division by zero gives 0
+    "abs": "({0} < 0 ? -{0} : {0})",
+    "real": "{0}",
+    "where": "{0} ? {1} : {2}",
+    "div": "{1} ? {0} / {1} : 0",
+    "fmod": "{1} ? {0} % {1} : 0",
+    "pow": "whole_pow({0}, {1})",
+    "bit_and": "{0} & {1}",
+    "bit_or": "{0} | {1}",
+    "bit_xor": "{0} ^ {1}",
+    **dict.fromkeys(("floor", "ceil", "rint", "trunc"), "{0}"),
+}
+_POWER = """__device__ long long whole_pow(long long x, long long n) {
+    long long y = 1;
+    for (; n > 0; n /= 2, x *= x) y *= n % 2 ? x : 1;
+    return y;
+}"""
 _SPECIAL = {
     "abs": "fabs({0})",
     "real": "{0}",
@@ -43,6 +60,9 @@ class Shape(NamedTuple):
 
 def literal(value: float, real: str) -> str:
     """A constant as C++ has it."""
+    if real == TYPES["i8"]:
+        most = (1 << 63) - 1
+        return f"({max(-most, min(most, value)) if math.isinf(value) else int(value)}LL)"
     if math.isfinite(value):
         return f"({value!r}{'f' if real == 'float' else ''})"
     if real == "float":
@@ -57,8 +77,11 @@ def _steps(program: Program, real: str) -> list[str]:
     lines = []
     for k, (op, args, value) in enumerate(program.steps, program.leaves):
         given = [f"r{a}" for a in args]
+        whole = real == TYPES["i8"]
         if op == "const":
             text = literal(value, real)
+        elif whole and op in _WHOLE:
+            text = _WHOLE[op].format(*given)
         elif op in _INFIX:
             text = f"{given[0]} {_INFIX[op]} {given[1]}"
         elif op in _PREFIX:
@@ -109,6 +132,8 @@ def print_kernel(program: Program, shape: Shape, name: str = "k") -> str:
     else:
         walk = _packs(program, shape, arrays, codes, f"Pack_{name}")
     lines = "\n    ".join([*body, *walk])
+    if "whole_pow(" in lines:
+        headers.append(_POWER)
     return "\n".join([
         *headers,
         f"template <typename T> struct alignas({shape.width} * sizeof(T)) Pack_{name} {{",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minidl.backend.cuda.memory import cast, contiguous, zeros
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.runtime import Array, empty, kernel, launch
 from minidl.backend.looping import sum_form
@@ -32,12 +32,6 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     while left > 1 or part is x:
         part, left = add(part, *((rows, left) if by_row else (left, columns)))
     return cast(part, dtype).reshape(kept)
-
-
-def accumulator(dtype: np.dtype) -> np.dtype:
-    """The dtype that sums of another are kept in, as in sums.cuh."""
-    wide = np.float32 if dtype.kind in "fV" else np.int64
-    return dtype if dtype == np.float64 else np.dtype(wide)
 
 
 def _row_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:

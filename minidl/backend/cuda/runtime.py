@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minidl import config
-from minidl.errors import DeviceError
+from minidl.errors import DeviceError, require
 
 SOURCES = Path(__file__).with_name("src")
 OPTIONS = ("-std=c++17",)
@@ -68,6 +68,19 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -
     return cupy().ndarray(shape, dtype, memory, strides)
 
 
+def seen(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """x's memory from its first element on, as another array."""
+    return cupy().lib.stride_tricks.as_strided(x, shape, strides)
+
+
+def require_device(index: int) -> None:
+    """Raise unless there is a GPU, and it is the one in use."""
+    own = cupy().cuda.get_device_id()
+    fix = f"minidl uses one: CUDA_VISIBLE_DEVICES={index} makes that one number 0"
+    require(index == own, "cuda", f"the GPU in use is number {own}", error=DeviceError, fix=fix,
+            device=index)  # fmt: skip
+
+
 @functools.cache
 def text_of(file: str) -> str:
     """A kernel file with those it includes in their places, once each, for CuPy's cache to see."""
@@ -101,5 +114,8 @@ def launch(function: Any, blocks: int | Sequence[int], *args: Any, threads: int 
            shared: int = 0) -> None:  # fmt: skip
     """Launch a kernel on so many blocks, unless there is none."""
     grid = (blocks,) if isinstance(blocks, int) else tuple(blocks)
+    host = next((a for a in args if isinstance(a, np.ndarray) and a.dtype.kind != "V"), None)
+    rule = "all tensors must be on one device, with one exception: numbers"
+    require(host is None, "cuda", rule, error=DeviceError, host=host)
     if math.prod(grid):
         function(grid, (threads,), args, shared_mem=shared)

@@ -9,8 +9,9 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
-from minidl.data.dataset import raw
-from minidl.errors import ShapeError, require
+from minidl.data.transforms.fused import Fused
+from minidl.dtypes import is_real
+from minidl.errors import DeviceError, ShapeError, require
 
 # Random numbers are keyed by (seed, epoch, sample), never by batch or worker.
 _FRESH = 1 << 63  # draw numbers that no epoch has: for calls that name no sample
@@ -53,11 +54,19 @@ def sample(index: int, epoch: int) -> Iterator[None]:
         _current.reset(token)
 
 
+def raw(x: Any) -> Any:
+    """The array of a Tensor or array, where it lies."""
+    x = x.array if isinstance(x, Tensor) else x
+    return x if hasattr(x, "strides") else np.asarray(x)
+
+
 class Transform:
     """A function of pictures (N, C, H, W) or (C, H, W), arrays or Tensors, uint8 or floating.
 
     Given `indices` (N,) and `epoch`, random transforms draw the numbers of (seed, epoch, index);
-    without them, numbers never used before. Results lie in channels-last memory.
+    without them, numbers never used before. Results lie in channels-last memory. Pictures on a GPU
+    become the same there: a chain of crops, flips, Normalize and erasing is one kernel; transforms
+    that run on the CPU only raise DeviceError.
     """
 
     def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
@@ -69,13 +78,22 @@ class Transform:
         y = y if x.ndim == 4 else y[0]
         return Tensor(y) if isinstance(images, Tensor) else y
 
-    def batched(self, images: np.ndarray, draws: Draws) -> np.ndarray:
+    def batched(self, images: Any, draws: Draws) -> Any:
         """Transform an (N, C, H, W)-shaped array with the given draws."""
-        return self.apply(images.transpose(0, 2, 3, 1), draws).transpose(0, 3, 1, 2)
+        if isinstance(images, np.ndarray):
+            return self.apply(images.transpose(0, 2, 3, 1), draws).transpose(0, 3, 1, 2)
+        work = Fused(images)
+        self.plan(work, draws)
+        return work.run()
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         """Transform (N, H, W, C) pixels; the input is left alone."""
         raise NotImplementedError(type(self).__name__)
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        """Add what `apply` does to the work on pictures on a GPU."""
+        rule, fix = "runs on the CPU only", "apply it before the pictures go to the GPU"
+        require(False, type(self).__name__, rule, error=DeviceError, fix=fix, pictures=work.x)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
@@ -88,10 +106,19 @@ class Compose(Transform):
     def __init__(self, transforms: Sequence[Callable]) -> None:
         self.transforms = list(transforms)
 
-    def batched(self, images: np.ndarray, draws: Draws) -> np.ndarray:
+    def batched(self, images: Any, draws: Draws) -> Any:
+        if not isinstance(images, np.ndarray):
+            return super().batched(images, draws)
         for t in self.transforms:
             images = t.batched(images, draws) if isinstance(t, Transform) else t(images)
         return images
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        for t in self.transforms:
+            if isinstance(t, Transform):
+                t.plan(work, draws)
+            else:
+                work.start(t(work.run()))
 
 
 class Normalize(Transform):
@@ -105,16 +132,24 @@ class Normalize(Transform):
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         n, h, w, c = x.shape
-        rule = "pictures must have as many channels as mean and std"
-        require(len(self.mean) in (1, c), "Normalize", rule, channels=c, mean=self.mean)
-        dtype, unit = (x.dtype, 1.0) if x.dtype.kind == "f" else (np.dtype(np.float32), 255.0)
-        mean, std = np.array(self.mean), np.array(self.std)
+        scale, shift, dtype = self._affine(c, x.dtype)
         # Whole rows of pixels at once: NumPy's inner loops are then w * c long, not c.
-        scale = np.resize(1.0 / (unit * std), w * c).astype(dtype)
-        shift = np.resize(-mean / std, w * c).astype(dtype)
+        scale = np.resize(scale, w * c).astype(dtype)
+        shift = np.resize(shift, w * c).astype(dtype)
         y = np.multiply(np.ascontiguousarray(x).reshape(n * h, w * c), scale, dtype=dtype)
         y += shift
         return y.reshape(n, h, w, c)
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        work.scale_by(*self._affine(work.channels, work.dtype))
+
+    def _affine(self, c: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.dtype]:
+        """The channels' factors and addends, one for all or each its own; the result's dtype."""
+        rule = "pictures must have as many channels as mean and std"
+        require(len(self.mean) in (1, c), "Normalize", rule, channels=c, mean=self.mean)
+        unit, dtype = (1.0, dtype) if is_real(dtype) else (255.0, np.dtype(np.float32))
+        mean, std = np.array(self.mean), np.array(self.std)
+        return 1.0 / (unit * std), -mean / std, dtype
 
 
 class ToFloat(Transform):
@@ -122,6 +157,10 @@ class ToFloat(Transform):
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         return x if x.dtype.kind == "f" else np.multiply(x, np.float32(1 / 255), dtype=np.float32)
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        if not is_real(work.dtype):
+            work.scale_by(np.float32(1 / 255), 0.0, np.dtype(np.float32))
 
 
 ToTensor = ToFloat

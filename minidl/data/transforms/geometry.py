@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from minidl.data.transforms.base import Draws, Transform, about, pair, to_dtype
-from minidl.errors import require
+from minidl.data.transforms.fused import Fused
+from minidl.errors import DeviceError, require
 
 
 def pad(x: np.ndarray, up: int, side: int, fill: float = 0, mode: Any = "constant") -> np.ndarray:
@@ -32,18 +33,31 @@ class RandomCrop(Transform):
         self.pad_if_needed, self.fill, self.padding_mode = pad_if_needed, fill, padding_mode
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        (h, w), (side, up) = self.size, self.padding
-        if self.pad_if_needed:
-            up, side = max(up, h - x.shape[1]), max(side, w - x.shape[2])
+        h, w = self.size
+        up, side, corners = self._windows(x.shape[1:3], draws)
         x = pad(x, up, side, self.fill, self.padding_mode)
-        n, height, width, c = x.shape
+        y = np.empty((len(x), h, w, x.shape[3]), x.dtype)
+        for i, (top, left) in enumerate(corners.tolist()):
+            y[i] = x[i, top : top + h, left : left + w]
+        return y
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        rule = "padding on a GPU must be constant"
+        require(self.padding_mode == "constant", "RandomCrop", rule, error=DeviceError,
+                padding_mode=self.padding_mode)  # fmt: skip
+        up, side, corners = self._windows(work.size, draws)
+        work.crop(corners - (up, side), self.size, self.fill)
+
+    def _windows(self, picture: Sequence[int], draws: Draws) -> tuple[int, int, np.ndarray]:
+        """Padding above and at the left, and the windows' corners (N, 2) in padded pictures."""
+        (h, w), (side, up), (height, width) = self.size, self.padding, picture
+        if self.pad_if_needed:
+            up, side = max(up, h - height), max(side, w - width)
+        height, width = height + 2 * up, width + 2 * side
         rule = "the padded picture is smaller than the crop"
         require(height >= h and width >= w, "RandomCrop", rule, padded=(height, width), size=(h, w))
         corners = draws.uniform(2) * (height - h + 1, width - w + 1)
-        y = np.empty((n, h, w, c), x.dtype)
-        for i, (top, left) in enumerate(corners.astype(int).tolist()):
-            y[i] = x[i, top : top + h, left : left + w]
-        return y
+        return up, side, corners.astype(int)
 
 
 class RandomTranslate(Transform):
@@ -54,9 +68,15 @@ class RandomTranslate(Transform):
         self.fraction, self.fill = fraction, fill
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        h, w = x.shape[1:3]
+        return self._crop(x.shape[1:3]).apply(x, draws)
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        self._crop(work.size).plan(work, draws)
+
+    def _crop(self, picture: Sequence[int]) -> RandomCrop:
+        h, w = picture
         most = round(self.fraction * w), round(self.fraction * h)
-        return RandomCrop((h, w), most, fill=self.fill).apply(x, draws)
+        return RandomCrop((h, w), most, fill=self.fill)
 
 
 class CenterCrop(Transform):
@@ -66,10 +86,18 @@ class CenterCrop(Transform):
         self.size = pair(size, "CenterCrop")
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        h, w = self.size
-        x = pad(x, max(0, (h - x.shape[1] + 1) // 2), max(0, (w - x.shape[2] + 1) // 2))
-        top, left = round((x.shape[1] - h) / 2), round((x.shape[2] - w) / 2)
-        return x[:, top : top + h, left : left + w]
+        (h, w), ((up, top), (side, left)) = self.size, map(self._place, self.size, x.shape[1:3])
+        return pad(x, up, side)[:, top : top + h, left : left + w]
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        (up, top), (side, left) = map(self._place, self.size, work.size)
+        work.crop(np.tile((top - up, left - side), (len(work.x), 1)), self.size, 0)
+
+    @staticmethod
+    def _place(size: int, length: int) -> tuple[int, int]:
+        """Padding at either end of an axis of a length, and where the window begins then."""
+        around = max(0, (size - length + 1) // 2)
+        return around, round((length + 2 * around - size) / 2)
 
 
 class RandomHorizontalFlip(Transform):
@@ -79,10 +107,16 @@ class RandomHorizontalFlip(Transform):
         self.p = p
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        chosen = np.flatnonzero(draws.uniform(1)[:, 0] < self.p)
+        chosen = np.flatnonzero(self._chosen(draws))
         y = x.copy()
         y[chosen] = np.take(np.ascontiguousarray(x)[chosen], np.arange(x.shape[2])[::-1], axis=2)
         return y
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        work.flip(self._chosen(draws))
+
+    def _chosen(self, draws: Draws) -> np.ndarray:
+        return draws.uniform(1)[:, 0] < self.p
 
 
 @functools.lru_cache(64)

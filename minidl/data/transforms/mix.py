@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from minidl import backend
 from minidl.autograd import Tensor
-from minidl.data.dataset import Arrays, raw
-from minidl.data.transforms.base import Draws, Transform, current_or_fresh
-from minidl.errors import require
+from minidl.data.transforms.base import Draws, Transform, current_or_fresh, raw
+from minidl.data.transforms.fused import Fused
+from minidl.errors import DeviceError, require
+
+Boxes = np.ndarray | None
 
 
 class RandomErasing(Transform):
@@ -23,9 +26,14 @@ class RandomErasing(Transform):
         self.p, self.scale, self.ratio, self.value = p, scale, ratio, value
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+        return erase(x, self._boxes(x.shape[1:3], draws), self.value)
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        work.erase(self._boxes(work.size, draws), self.value)
+
+    def _boxes(self, picture: Sequence[int], draws: Draws) -> np.ndarray:
         chosen = draws.uniform(1) < self.p
-        boxes = random_boxes(draws, x.shape[1], x.shape[2], self.scale, self.ratio)
-        return erase(x, boxes * chosen, self.value)
+        return random_boxes(draws, picture[0], picture[1], self.scale, self.ratio) * chosen
 
 
 def random_boxes(draws: Draws, h: int, w: int, scale: Any, ratio: Any) -> np.ndarray:
@@ -63,6 +71,9 @@ class Cutout(Transform):
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         return erase(x, _box_about(draws.uniform(2), x.shape[1:3], self.size), self.value)
 
+    def plan(self, work: Fused, draws: Draws) -> None:
+        work.erase(_box_about(draws.uniform(2), work.size, self.size), self.value)
+
 
 def _box_about(u: np.ndarray, picture: tuple[int, ...], size: Any) -> np.ndarray:
     """(N, 4) boxes of a size (N, 2) about uniform pixels, cut off at the picture's edges (h, w)."""
@@ -76,7 +87,7 @@ class MixUp:
 
     Called as mix(images (N, C, H, W), labels (N,)[, indices, epoch]) -> images float32 and soft
     labels (N, num_classes) float32. Each sample has its own share, drawn from Beta(alpha, alpha).
-    The partners are those of torchvision: the batch rolled by one.
+    The partners are those of torchvision: the batch rolled by one. On a GPU where both are there.
     """
 
     def __init__(self, *, num_classes: int, alpha: float = 1.0) -> None:
@@ -88,26 +99,55 @@ class MixUp:
         rule = "images must be (N, C, H, W), labels int (N,)"
         ok = x.ndim == 4 and y.shape == x.shape[:1] and y.dtype.kind in "iu"
         require(ok, type(self).__name__, rule, images=x, labels=y)
+        be, rule = backend.of(x), "images and labels must be on one device"
+        require(be is backend.of(y), type(self).__name__, rule, error=DeviceError, images=x)
+        be.check_indices(type(self).__name__, y, self.num_classes)
         draws = current_or_fresh(len(x)) if indices is None else Draws(indices, epoch)
-        mixed, share = self._mixed(x.transpose(0, 2, 3, 1), _beta(draws, self.alpha), draws)
-        soft = np.zeros((len(y), self.num_classes), np.float32)
-        np.add.at(soft, (np.arange(len(y)), y), share)
-        np.add.at(soft, (np.arange(len(y)), np.roll(y, 1)), 1 - share)
-        mixed = mixed.transpose(0, 3, 1, 2)
+        share, boxes = self._drawn(draws, x.shape[2:])
+        label = share if boxes is None else 1 - boxes[:, 2:].prod(1) / math.prod(x.shape[2:])
+        mix = _mix if be is backend.cpu else _mix_on_gpu
+        mixed, soft = mix(x, y, share, boxes, label, self.num_classes)
         return (Tensor(mixed), Tensor(soft)) if isinstance(images, Tensor) else (mixed, soft)
 
-    def _mixed(self, x: np.ndarray, share: np.ndarray, draws: Draws) -> Arrays:
-        mine = share.astype(np.float32)[:, None, None, None]
-        return x * mine + np.roll(x, 1, axis=0) * (1 - mine), share
+    def _drawn(self, draws: Draws, size: tuple[int, ...]) -> tuple[np.ndarray, Boxes]:
+        """The pictures' shares (N,) in their blends, and the boxes (N, 4) that partners fill."""
+        return _beta(draws, self.alpha), None
 
 
 class CutMix(MixUp):
     """Paste a rectangle of the picture before it in the batch into each one (Yun et al. 2019)."""
 
-    def _mixed(self, x: np.ndarray, share: np.ndarray, draws: Draws) -> Arrays:
-        size = x.shape[1:3]
-        boxes = _box_about(draws.uniform(2), size, np.floor(np.sqrt(1 - share)[:, None] * size))
-        return erase(x, boxes, np.roll(x, 1, axis=0)), 1 - boxes[:, 2:].prod(1) / math.prod(size)
+    def _drawn(self, draws: Draws, size: tuple[int, ...]) -> tuple[np.ndarray, Boxes]:
+        share = _beta(draws, self.alpha)
+        sizes = np.floor(np.sqrt(1 - share)[:, None] * size)
+        return np.ones(len(share)), _box_about(draws.uniform(2), size, sizes)
+
+
+def _mix(x: np.ndarray, y: np.ndarray, share: np.ndarray, boxes: Boxes, label: np.ndarray,
+         classes: int) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Pictures (N, C, H, W) blended with those before them, and soft labels."""
+    pixels = x.transpose(0, 2, 3, 1)
+    before = np.roll(pixels, 1, axis=0)
+    if boxes is None:
+        mine = share.astype(np.float32)[:, None, None, None]
+        mixed = pixels * mine + before * (1 - mine)
+    else:
+        mixed = erase(pixels, boxes, before)
+    soft = np.zeros((len(y), classes), np.float32)
+    np.add.at(soft, (np.arange(len(y)), y), label)
+    np.add.at(soft, (np.arange(len(y)), np.roll(y, 1)), 1 - label)
+    return mixed.transpose(0, 3, 1, 2), soft
+
+
+def _mix_on_gpu(x: Any, y: Any, share: np.ndarray, boxes: Boxes, label: np.ndarray,
+                classes: int) -> tuple[Any, Any]:  # fmt: skip
+    """The same on a GPU."""
+    n, dtype = len(x), x.dtype
+    if boxes is None:
+        dtype = x.dtype if x.dtype == np.float64 else np.dtype(np.float32)
+        boxes = np.zeros((n, 4), np.int64)
+    before = np.roll(np.arange(n), 1)
+    return backend.of(x).blend_pictures(x, before, share, boxes, label, y, classes, dtype)
 
 
 def _beta(draws: Draws, alpha: float) -> np.ndarray:

@@ -1,25 +1,28 @@
-// Batch norm of x (segments, rows, columns), by columns: y = relu((x - mean) rstd w + b + more). A
-// column's statistics are those of channel j % channels: narrow arrays are folded, some rows making
-// one. Blocks of 32 columns by 8 rows at a time take a piece of the rows: grid (columns / 32,
-// pieces, segments). Sums are Sum<T> within a piece, pieces are combined in double, in order (Chan
-// et al. 1979). Bytes: x twice and y once forward; g and x twice, dx once backward.
+// Batch and group norm of x (segments, rows, columns), by columns: y = relu((x - mean) rstd w + b +
+// more). A segment is the whole batch, or an image; statistics are those of a group of neighbouring
+// channels in a segment, of a single one for batch norm. Column j is of channel j % channels:
+// narrow arrays are folded, some rows making one. Blocks of 32 columns by 8 rows at a time take a
+// piece of a segment's rows: grid (segments columns / 32, pieces). Sums are Sum<T> within a piece,
+// pieces are combined in double by a warp, always alike (Chan et al. 1979). Bytes: x twice and y
+// once forward; g and x twice, dx once backward.
 #include "sums.cuh"
 
 struct Piece {
-    long long j, start, stop, columns;  // of the array; rows of the segment's piece
+    long long j, start, stop, columns, segment;  // of the array; rows of the segment's piece
     int level;
     __device__ Piece(long long rows, long long columns, long long piece)
-        : j(blockIdx.x * 32LL + threadIdx.x % 32), columns(columns), level(threadIdx.x / 32) {
+        : columns(columns), level(threadIdx.x / 32) {
+        const unsigned blocks = (columns + 31) / 32;
+        segment = blockIdx.x / blocks;
+        j = blockIdx.x % blocks * 32LL + threadIdx.x % 32;
         start = blockIdx.y * piece;
         stop = start + piece < rows ? start + piece : rows;
-        start += blockIdx.z * rows;
-        stop += blockIdx.z * rows;
+        start += segment * rows;
+        stop += segment * rows;
     }
     // Of part (segments, pieces, 2, columns).
     __device__ long long place(int which) const {
-        return ((static_cast<long long>(blockIdx.z) * gridDim.y + blockIdx.y) * 2 + which) *
-                   columns +
-               j;
+        return ((segment * gridDim.y + blockIdx.y) * 2 + which) * columns + j;
     }
 };
 
@@ -41,14 +44,18 @@ __device__ void join_levels(A& first, A& second) {
 // The factors of one column.
 template <typename A>
 struct Column {
-    A mean, rstd, slope, shift;
+    A mean, rstd, scale, slope, shift;
+    long long group;  // of all segments'
     template <typename T>
-    __device__ void load(const A* means, const A* vars, const T* w, const T* b, long long j,
-                         long long channels, double eps, long long scaled, long long shifted) {
-        const long long c = j % channels, s = blockIdx.z * channels + c;
-        mean = means[s];
-        rstd = A(1) / sqrt(vars[s] + A(eps));
-        slope = scaled ? rstd * static_cast<A>(w[c]) : rstd;
+    __device__ void load(const A* means, const A* vars, const T* w, const T* b, const Piece& p,
+                         long long channels, long long groups, double eps, long long scaled,
+                         long long shifted) {
+        const long long c = p.j % channels;
+        group = p.segment * groups + c / (channels / groups);
+        mean = means[group];
+        rstd = A(1) / sqrt(vars[group] + A(eps));
+        scale = scaled ? static_cast<A>(w[c]) : A(1);
+        slope = rstd * scale;
         shift = shifted ? static_cast<A>(b[c]) : A(0);
     }
     __device__ A affine(A x) const { return (x - mean) * slope + shift; }
@@ -79,42 +86,59 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// mean and biased variance (segments, channels) from the pieces' moments. A thread a channel.
+struct Moments {
+    double count, mean, m2;
+    __device__ void add(double n, double m, double squares) {
+        if (n == 0) return;
+        const double d = m - mean, total = count + n;
+        mean += d * n / total;
+        m2 += squares + d * d * count * n / total;
+        count = total;
+    }
+};
+
+// mean and biased variance (segments, groups) from the pieces' moments. A warp each.
 template <typename A>
 __global__ void __launch_bounds__(256)
     combine_moments(const A* __restrict__ part, A* __restrict__ mean, A* __restrict__ var,
                     long long segments, long long rows, long long columns, long long piece,
-                    long long pieces, long long channels) {
-    const long long t = blockIdx.x * 256LL + threadIdx.x;
-    if (t >= segments * channels) return;
-    double count = 0, m = 0, m2 = 0;
-    for (long long p = 0; p < pieces; p++) {
-        const double n = p * piece + piece < rows ? piece : rows - p * piece;
-        const A* of = part + (t / channels * pieces + p) * 2 * columns;
-        for (long long j = t % channels; j < columns; j += channels) {
-            const double d = of[j] - m, total = count + n;
-            m += d * n / total;
-            m2 += of[columns + j] + d * d * count * n / total;
-            count = total;
-        }
+                    long long channels, long long groups, long long pieces) {
+    const long long t = blockIdx.x * 8LL + threadIdx.x / 32;
+    if (t >= segments * groups) return;
+    const long long per = channels / groups, folds = channels ? columns / channels : 0;
+    Moments all = {0, 0, 0};
+    for (long long k = threadIdx.x % 32; k < pieces * folds * per; k += 32) {
+        const long long p = k / (folds * per), left = rows - p * piece;
+        const A* of = part + (t / groups * pieces + p) * 2 * columns + k / per % folds * channels +
+                      t % groups * per + k % per;
+        all.add(left < piece ? left : piece, of[0], of[columns]);
     }
-    mean[t] = static_cast<A>(m);
-    var[t] = static_cast<A>(m2 / count);
+    for (int apart = 16; apart; apart /= 2) {
+        const Moments other = {__shfl_down_sync(0xffffffff, all.count, apart),
+                               __shfl_down_sync(0xffffffff, all.mean, apart),
+                               __shfl_down_sync(0xffffffff, all.m2, apart)};
+        all.add(other.count, other.mean, other.m2);
+    }
+    if (threadIdx.x % 32 == 0) {
+        mean[t] = static_cast<A>(all.mean);
+        var[t] = static_cast<A>(all.m2 / all.count);
+    }
 }
 
+// y = relu((x - mean) rstd w + b + more).
 template <typename T>
 __global__ void __launch_bounds__(256)
     normalise(const T* __restrict__ x, const T* __restrict__ more, T* __restrict__ y,
               const typename Sum<T>::type* __restrict__ mean,
               const typename Sum<T>::type* __restrict__ var, const T* __restrict__ w,
               const T* __restrict__ b, long long rows, long long columns, long long piece,
-              long long channels, double eps, long long scaled, long long shifted, long long adds,
-              long long relu) {
+              long long channels, long long groups, double eps, long long scaled, long long shifted,
+              long long adds, long long relu) {
     typedef typename Sum<T>::type A;
     const Piece p(rows, columns, piece);
     if (p.j >= columns) return;
     Column<A> column;
-    column.load(mean, var, w, b, p.j, channels, eps, scaled, shifted);
+    column.load(mean, var, w, b, p, channels, groups, eps, scaled, shifted);
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
         A v = column.affine(static_cast<A>(x[at]));
@@ -132,14 +156,14 @@ __global__ void __launch_bounds__(256)
                   const typename Sum<T>::type* __restrict__ mean,
                   const typename Sum<T>::type* __restrict__ var, const T* __restrict__ w,
                   const T* __restrict__ b, long long rows, long long columns, long long piece,
-                  long long channels, double eps, long long scaled, long long shifted,
-                  long long gate) {
+                  long long channels, long long groups, double eps, long long scaled,
+                  long long shifted, long long gate) {
     typedef typename Sum<T>::type A;
     const Piece p(rows, columns, piece);
     A first = A(0), second = A(0);
     if (p.j < columns) {
         Column<A> column;
-        column.load(mean, var, w, b, p.j, channels, eps, scaled, shifted);
+        column.load(mean, var, w, b, p, channels, groups, eps, scaled, shifted);
         for (long long i = p.start + p.level; i < p.stop; i += 8) {
             const long long at = i * columns + p.j;
             const A v = static_cast<A>(x[at]);
@@ -158,45 +182,68 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// sums (segments, 2, channels) of the pieces' sums. A thread a sum.
+// sums (segments, 2, channels) of the pieces' sums. A warp each.
 template <typename A>
 __global__ void __launch_bounds__(256)
     combine_sums(const A* __restrict__ part, A* __restrict__ sums, long long segments,
                  long long columns, long long pieces, long long channels) {
-    const long long t = blockIdx.x * 256LL + threadIdx.x, c = t % channels;
+    const long long t = blockIdx.x * 8LL + threadIdx.x / 32;
     if (t >= segments * 2 * channels) return;
     const long long segment = t / (2 * channels), which = t / channels % 2;
+    const long long folds = columns / channels;
     double sum = 0;
-    for (long long p = 0; p < pieces; p++) {
-        const A* of = part + ((segment * pieces + p) * 2 + which) * columns;
-        for (long long j = c; j < columns; j += channels) sum += of[j];
+    for (long long k = threadIdx.x % 32; k < pieces * folds; k += 32) {
+        const A* of = part + ((segment * pieces + k / folds) * 2 + which) * columns;
+        sum += of[k % folds * channels + t % channels];
     }
-    sums[t] = static_cast<A>(sum);
+    sum = join_warp<Add>(sum);
+    if (threadIdx.x % 32 == 0) sums[t] = static_cast<A>(sum);
 }
 
-// dx = rstd w (g - mean(g) - xhat mean(g xhat)); g is gated by x for gate 2, else it has been.
+// totals (segments, 2, groups) = sums of w sums over a group's channels. A warp each.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    weigh_sums(const typename Sum<T>::type* __restrict__ sums, const T* __restrict__ w,
+               typename Sum<T>::type* __restrict__ totals, long long segments, long long channels,
+               long long groups, long long scaled) {
+    typedef typename Sum<T>::type A;
+    const long long t = blockIdx.x * 8LL + threadIdx.x / 32;
+    if (t >= segments * 2 * groups) return;
+    const long long per = channels / groups, first = t % groups * per;
+    double sum = 0;
+    for (long long c = first + threadIdx.x % 32; c < first + per; c += 32) {
+        const A scale = scaled ? static_cast<A>(w[c]) : A(1);
+        sum += scale * sums[t / groups * channels + c];
+    }
+    sum = join_warp<Add>(sum);
+    if (threadIdx.x % 32 == 0) totals[t] = static_cast<A>(sum);
+}
+
+// dx = rstd (w g - mean(w g) - xhat mean(w g xhat)), means over a group; g is gated by x for gate
+// 2, else it has been. totals (segments, 2, groups), not yet weighted for groups of one channel.
 template <typename T>
 __global__ void __launch_bounds__(256)
     input_gradient(const T* __restrict__ g, const T* __restrict__ x, T* __restrict__ dx,
-                   const typename Sum<T>::type* __restrict__ sums,
+                   const typename Sum<T>::type* __restrict__ totals,
                    const typename Sum<T>::type* __restrict__ mean,
                    const typename Sum<T>::type* __restrict__ var, const T* __restrict__ w,
                    const T* __restrict__ b, long long rows, long long columns, long long piece,
-                   long long channels, double eps, long long scaled, long long shifted,
-                   long long gate) {
+                   long long channels, long long groups, double eps, long long scaled,
+                   long long shifted, long long gate) {
     typedef typename Sum<T>::type A;
     const Piece p(rows, columns, piece);
     if (p.j >= columns) return;
     Column<A> column;
-    column.load(mean, var, w, b, p.j, channels, eps, scaled, shifted);
-    const A* of = sums + blockIdx.z * 2 * channels + p.j % channels;
-    const A count = A(rows) * A(columns / channels);
-    const A level = of[0] / count, along = of[channels] / count;
+    column.load(mean, var, w, b, p, channels, groups, eps, scaled, shifted);
+    const A* of = totals + column.group + p.segment * groups;
+    const A factor =
+        column.rstd * (groups == channels ? column.scale : A(1)) / (A(rows) * A(columns / groups));
+    const A level = factor * of[0], along = factor * of[groups];
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
         const A v = static_cast<A>(x[at]), hat = (v - column.mean) * column.rstd;
         A d = static_cast<A>(g[at]);
         if (gate == 2 && column.affine(v) <= A(0)) d = A(0);
-        dx[at] = static_cast<T>(column.slope * (d - level - hat * along));
+        dx[at] = static_cast<T>(column.slope * d - level - hat * along);
     }
 }

@@ -1,5 +1,6 @@
 // Pooling on channels-last arrays: a thread takes one element of the result, channels side by side.
-// Windows overlap at will; gradients gather, so that nothing is added in an order of chance.
+// Windows overlap at will; gradients gather, so that nothing is added in an order of chance. Sums
+// are Sum<T>. Bytes: each array once, windows that overlap through the caches.
 #include "sums.cuh"
 
 // x (n, h, w, c), y (n, oh, ow, c); taps (r, s), strides, paddings, dilations.
@@ -21,32 +22,19 @@ __device__ inline long long index_of(int image, int y, int x, int c, int h, int 
     return ((static_cast<long long>(image) * h + y) * w + x) * channels + c;
 }
 
-// The largest of each window, and its place r s + s in it; the first of equals, NaN wins. Padding
-// is never chosen.
-template <typename T, typename I>
-__global__ void __launch_bounds__(256)
-    max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
-             long long count) {
-    typedef typename Sum<T>::type A;
-    const long long i = blockIdx.x * 256LL + threadIdx.x;
-    if (i >= count) return;
-    const Place at(i, v.oh, v.ow, v.c);
-    A best = A(0);
-    int chosen = -1;
+__device__ inline long long element() { return blockIdx.x * 256LL + threadIdx.x; }
+
+// take(tap, from) for every tap r S + s of y's window `at`: x's element there, -1 in the padding.
+template <typename Take>
+__device__ void walk_window(const Pool& v, const Place& at, Take take) {
     for (int a = 0; a < v.r; a++) {
         const int row = at.y * v.sh - v.ph + a * v.dh;
-        for (int b = 0; b < v.s && row >= 0 && row < v.h; b++) {
+        for (int b = 0; b < v.s; b++) {
             const int column = at.x * v.sw - v.pw + b * v.dw;
-            if (column < 0 || column >= v.w) continue;
-            const A value = static_cast<A>(x[index_of(at.image, row, column, at.c, v.h, v.w, v.c)]);
-            if (chosen < 0 || value > best || (value != value && best == best)) {
-                best = value;
-                chosen = a * v.s + b;
-            }
+            const bool inside = row >= 0 && row < v.h && column >= 0 && column < v.w;
+            take(a * v.s + b, inside ? index_of(at.image, row, column, at.c, v.h, v.w, v.c) : -1LL);
         }
     }
-    y[i] = static_cast<T>(best);
-    place[i] = static_cast<I>(chosen);
 }
 
 // The window that has tap `a` at a place, along one axis; -1 if there is none.
@@ -55,34 +43,84 @@ __device__ inline int window_of(int place, int a, int stride, int padding, int d
     return start >= 0 && start % stride == 0 && start / stride < out ? start / stride : -1;
 }
 
+// take(tap, row, column) for every window of y that has x's element `at` as one of its taps.
+template <typename Take>
+__device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
+    for (int a = 0; a < v.r; a++) {
+        const int row = window_of(at.y, a, v.sh, v.ph, v.dh, v.oh);
+        for (int b = 0; b < v.s && row >= 0; b++) {
+            const int column = window_of(at.x, b, v.sw, v.pw, v.dw, v.ow);
+            if (column >= 0) take(a * v.s + b, row, column);
+        }
+    }
+}
+
+// The largest of each window, and its place r S + s in it; the first of equals, NaN wins. Padding
+// is never chosen: -inf and 0 where there is nothing else.
+template <typename T, typename I>
+__global__ void __launch_bounds__(256)
+    max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
+             long long count) {
+    typedef typename Sum<T>::type A;
+    const long long i = element();
+    if (i >= count) return;
+    A best = static_cast<A>(__int_as_float(0xff800000));
+    int chosen = -1;
+    walk_window(v, Place(i, v.oh, v.ow, v.c), [&](int tap, long long from) {
+        if (from < 0) return;
+        const A value = static_cast<A>(x[from]);
+        if (chosen < 0 || value > best || (value != value && best == best)) {
+            best = value;
+            chosen = tap;
+        }
+    });
+    y[i] = static_cast<T>(best);
+    place[i] = static_cast<I>(chosen < 0 ? 0 : chosen);
+}
+
 // dx = the gradients of the windows that chose this place.
 template <typename T, typename I>
 __global__ void __launch_bounds__(256)
     max_pool_grad(const T* __restrict__ g, const I* __restrict__ place, T* __restrict__ dx,
                   const Pool v, long long count) {
     typedef typename Sum<T>::type A;
-    const long long i = blockIdx.x * 256LL + threadIdx.x;
+    const long long i = element();
     if (i >= count) return;
     const Place at(i, v.h, v.w, v.c);
     A sum = A(0);
-    for (int a = 0; a < v.r; a++) {
-        const int row = window_of(at.y, a, v.sh, v.ph, v.dh, v.oh);
-        for (int b = 0; b < v.s && row >= 0; b++) {
-            const int column = window_of(at.x, b, v.sw, v.pw, v.dw, v.ow);
-            if (column < 0) continue;
-            const long long from = index_of(at.image, row, column, at.c, v.oh, v.ow, v.c);
-            if (static_cast<int>(place[from]) == a * v.s + b) sum += static_cast<A>(g[from]);
-        }
-    }
+    walk_windows_over(v, at, [&](int tap, int row, int column) {
+        const long long from = index_of(at.image, row, column, at.c, v.oh, v.ow, v.c);
+        if (static_cast<int>(place[from]) == tap) sum += static_cast<A>(g[from]);
+    });
     dx[i] = static_cast<T>(sum);
 }
 
-// What the sum of a window is divided by, along one axis: its elements, with the padding or
-// without.
+// positions (n, c, oh, ow) = h W + w in x of the places (n, oh, ow, c) that max_pool chose.
+template <typename I>
+__global__ void __launch_bounds__(256)
+    max_positions(const I* __restrict__ place, long long* __restrict__ positions, const Pool v,
+                  long long count) {
+    const long long i = element();
+    if (i >= count) return;
+    const Place at(i, v.oh, v.ow, 1);  // its image is a plane, of an image's c
+    const int tap = place[index_of(at.image / v.c, at.y, at.x, at.image % v.c, v.oh, v.ow, v.c)];
+    const int row = at.y * v.sh - v.ph + tap / v.s * v.dh;
+    positions[i] = static_cast<long long>(row) * v.w + at.x * v.sw - v.pw + tap % v.s * v.dw;
+}
+
+// The elements of a window along one axis, with the padding or without.
 __device__ inline int extent(int window, int taps, int stride, int padding, int size, int padded) {
     const int start = window * stride - padding, last = padded ? size + padding : size;
     const int stop = start + taps < last ? start + taps : last;
     return stop - (padded || start > 0 ? start : 0);
+}
+
+// What the sum of a window is divided by: its elements, unless a divisor is given.
+__device__ inline int share(const Pool& v, int row, int column, int padded, int divisor) {
+    if (divisor) return divisor;
+    const int whole =
+        extent(row, v.r, v.sh, v.ph, v.h, padded) * extent(column, v.s, v.sw, v.pw, v.w, padded);
+    return whole > 1 ? whole : 1;
 }
 
 template <typename T>
@@ -90,21 +128,14 @@ __global__ void __launch_bounds__(256)
     mean_pool(const T* __restrict__ x, T* __restrict__ y, const Pool v, long long padded,
               long long divisor, long long count) {
     typedef typename Sum<T>::type A;
-    const long long i = blockIdx.x * 256LL + threadIdx.x;
+    const long long i = element();
     if (i >= count) return;
     const Place at(i, v.oh, v.ow, v.c);
     A sum = A(0);
-    for (int a = 0; a < v.r; a++) {
-        const int row = at.y * v.sh - v.ph + a;
-        for (int b = 0; b < v.s && row >= 0 && row < v.h; b++) {
-            const int column = at.x * v.sw - v.pw + b;
-            if (column < 0 || column >= v.w) continue;
-            sum += static_cast<A>(x[index_of(at.image, row, column, at.c, v.h, v.w, v.c)]);
-        }
-    }
-    const int whole =
-        extent(at.y, v.r, v.sh, v.ph, v.h, padded) * extent(at.x, v.s, v.sw, v.pw, v.w, padded);
-    y[i] = static_cast<T>(sum / A(divisor ? divisor : whole > 1 ? whole : 1));
+    walk_window(v, at, [&](int, long long from) {
+        if (from >= 0) sum += static_cast<A>(x[from]);
+    });
+    y[i] = static_cast<T>(sum / A(share(v, at.y, at.x, padded, divisor)));
 }
 
 template <typename T>
@@ -112,20 +143,43 @@ __global__ void __launch_bounds__(256)
     mean_pool_grad(const T* __restrict__ g, T* __restrict__ dx, const Pool v, long long padded,
                    long long divisor, long long count) {
     typedef typename Sum<T>::type A;
-    const long long i = blockIdx.x * 256LL + threadIdx.x;
+    const long long i = element();
     if (i >= count) return;
     const Place at(i, v.h, v.w, v.c);
     A sum = A(0);
-    for (int a = 0; a < v.r; a++) {
-        const int row = window_of(at.y, a, v.sh, v.ph, 1, v.oh);
-        for (int b = 0; b < v.s && row >= 0; b++) {
-            const int column = window_of(at.x, b, v.sw, v.pw, 1, v.ow);
-            if (column < 0) continue;
-            const int whole = extent(row, v.r, v.sh, v.ph, v.h, padded) *
-                              extent(column, v.s, v.sw, v.pw, v.w, padded);
-            const A d = static_cast<A>(g[index_of(at.image, row, column, at.c, v.oh, v.ow, v.c)]);
-            sum += d / A(divisor ? divisor : whole > 1 ? whole : 1);
-        }
-    }
+    walk_windows_over(v, at, [&](int, int row, int column) {
+        const A d = static_cast<A>(g[index_of(at.image, row, column, at.c, v.oh, v.ow, v.c)]);
+        sum += d / A(share(v, row, column, padded, divisor));
+    });
     dx[i] = static_cast<T>(sum);
+}
+
+// columns (n, r, s, oh, ow) = the windows of planes x (n, h, w), zero in the padding. A thread
+// takes one window, whose taps lie oh ow apart.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    unfold(const T* __restrict__ x, T* __restrict__ columns, const Pool v, long long count) {
+    const long long i = element(), apart = static_cast<long long>(v.oh) * v.ow;
+    if (i >= count) return;
+    const Place at(i, v.oh, v.ow, 1);
+    T* to = columns + (at.image * (v.r * v.s - 1LL)) * apart + i;
+    walk_window(v, at, [&](int tap, long long from) {
+        to[tap * apart] = from < 0 ? static_cast<T>(0) : x[from];
+    });
+}
+
+// y (n, h, w) = each element's taps in columns (n, r, s, oh, ow), added up.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    fold(const T* __restrict__ columns, T* __restrict__ y, const Pool v, long long count) {
+    typedef typename Sum<T>::type A;
+    const long long i = element();
+    if (i >= count) return;
+    const Place at(i, v.h, v.w, 1);
+    A sum = A(0);
+    walk_windows_over(v, at, [&](int tap, int row, int column) {
+        const long long plane = static_cast<long long>(at.image) * v.r * v.s + tap;
+        sum += static_cast<A>(columns[(plane * v.oh + row) * v.ow + column]);
+    });
+    y[i] = static_cast<T>(sum);
 }

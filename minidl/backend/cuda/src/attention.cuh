@@ -1,0 +1,370 @@
+// What the kernels of attention are made of: tiles of rows in shared memory, the two products of a
+// warp, and where rows of arrays lie.
+//
+// Every kernel keeps M rows of one or two arrays in shared memory, 16 R a warp, and walks along
+// other arrays N rows at a time through two buffers. `row_products` multiplies the kept rows with
+// those passing by: s (16 R, N) = a bᵀ. `mix_rows` mixes the rows passing by with what became of
+// the products: y (16 R, OUT) += s b. Half and bfloat16 take tensor cores, float and double FMAs;
+// sums are Sum<T>.
+//
+// A warp's results are spread over its lanes as those of mma.m16n8k16: with lane = 4 g + t, element
+// (r, j, i) is row 16 r + g + 8 (i >> 1) of the products, and their column 8 j + 2 t + (i & 1).
+#pragma once
+#include "sums.cuh"
+#include "warpops.cuh"
+
+// How rows of W elements are cut up for a kernel with RESULTS results of W columns.
+template <typename T, int W, int RESULTS, int REPEAT = 1>
+struct Cut {
+    typedef typename Sum<T>::type A;
+    static constexpr int BYTES = W * sizeof(T);  // of a row
+    static constexpr int CHUNKS = BYTES / 16, WIDE = 16 / sizeof(T);
+    static constexpr int R = REPEAT;
+    static constexpr int WARPS = BYTES <= 512 ? 4 : 2048 / BYTES;
+    static constexpr int M = 16 * R * WARPS, N = BYTES <= 256 ? 64 : 16384 / BYTES;
+    static constexpr int MOST = 1024 / (RESULTS * sizeof(A));  // columns that registers can hold
+    static constexpr int OUT = W < MOST ? W : MOST, PARTS = W / OUT;  // of a block; blocks
+    static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;       // bytes of tiles
+};
+
+// Where a chunk of 16 bytes of a tile lies: 8 rows' chunks of one number meet every bank once.
+template <int BYTES>
+__device__ int place(int row, int chunk) {
+    return row * BYTES + ((chunk ^ (row & 7)) * 16);
+}
+
+// Some of an array's rows, ld elements apart; `whole` if they are made of aligned chunks.
+template <typename T>
+struct Rows {
+    T* at;
+    long long ld;
+    int width, whole;
+};
+
+// Where an array (batch, head, row, column) lies, in elements; columns are contiguous.
+struct Strides {
+    long long batch, head, row, whole;
+};
+
+template <typename T>
+__device__ Rows<T> rows_of(T* x, const Strides& s, long long b, long long h, long long width) {
+    return {x + b * s.batch + h * s.head, s.row, static_cast<int>(width),
+            static_cast<int>(s.whole)};
+}
+
+// Starts to copy rows first..first + count to a tile of W columns; zeros from `limit` and behind
+// the array's width.
+template <typename C, int COUNT, typename T>
+__device__ void load_rows(char* tile, const Rows<const T>& x, int first, int limit) {
+    const auto chunk_of = [&](int i) {
+        return tile + place<C::BYTES>(i / C::CHUNKS, i % C::CHUNKS);
+    };
+    const auto source = [&](int i) {
+        return x.at + (first + i / C::CHUNKS) * x.ld + i % C::CHUNKS * C::WIDE;
+    };
+    const auto there = [&](int i) {
+        return first + i / C::CHUNKS < limit ? x.width - i % C::CHUNKS * C::WIDE : 0;
+    };
+    constexpr int STEP = 32 * C::WARPS, ALL = COUNT * C::CHUNKS;
+    if (x.whole) {
+#pragma unroll 4
+        for (int i = threadIdx.x; i < ALL; i += STEP) {
+            cp_async16(chunk_of(i), there(i) > 0 ? source(i) : x.at, there(i) > 0 ? 16 : 0);
+        }
+        return;
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; i < ALL; i += STEP) {
+        T* to = reinterpret_cast<T*>(chunk_of(i));
+#pragma unroll 1
+        for (int e = 0; e < C::WIDE; e++) to[e] = e < there(i) ? source(i)[e] : T(0.0f);
+    }
+}
+
+// ---- what a kernel is given --------------------------------------------------------------------
+
+struct Shape {
+    long long count;          // of query heads in all images
+    long long heads, shared;  // query heads of an image; that share one key head
+    long long tq, tk, d, e;
+    long long causal, moved, masked;  // moved: `before` is given; masked: 1 bool, 2 added
+    long long tiles, splits, span;    // of the rows kept; of the keys (attend), and their length
+    long long mask[4];                // strides in elements
+    Strides q, k, v, y, g, dq, dk, dv;
+};
+
+constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
+
+template <typename A>
+__device__ A lowest() {
+    return static_cast<A>(__int_as_float(0xff800000));
+}
+
+// What a block is to do.
+struct Work {
+    int part, split, tile;
+    long long n;  // head
+    __device__ Work(int parts, long long splits, long long tiles, bool last_first) {
+        const unsigned s = splits, t = tiles;
+        unsigned id = blockIdx.x;
+        part = id % parts, id /= parts;
+        split = id % s, id /= s;
+        tile = last_first ? t - 1 - id % t : id % t;  // the longest first
+        n = id / t;
+    }
+};
+
+// Which keys a head's queries see, and their scores in units of log 2.
+template <typename T>
+struct Seen {
+    typedef typename Sum<T>::type A;
+    const void* mask;
+    long long base, row, column;
+    int kind, tq, tk, causal, past;
+    A factor;
+
+    __device__ Seen(const void* mask, const Shape& s, long long b, long long h, double scale)
+        : mask(mask),
+          base(b * s.mask[0] + h * s.mask[1]),
+          row(s.mask[2]),
+          column(s.mask[3]),
+          kind(s.masked),
+          tq(s.tq),
+          tk(s.tk),
+          causal(s.causal),
+          past(0),
+          factor(scale * LOG2E) {}
+
+    __device__ int visible(int query) const { return causal ? min(tk, past + query + 1) : tk; }
+
+    // Products of rows with rows passing by become scores: rows are queries, or, TURNED, keys;
+    // `first` and `other` are the first ones of the warp.
+    template <bool TURNED, typename C>
+    __device__ void score(A (&s)[C::R][C::N / 8][4], int first, int other) const {
+        each<TURNED, C>(s, first, other, [&](A& x, int, int) { x *= factor; });
+        if (kind) {
+            each<TURNED, C>(s, first, other, [&](A& x, int query, int key) {
+                if (query < tq && key < tk) x += bias(base + query * row + key * column);
+            });
+        }
+        const int query = TURNED ? other : first, end = TURNED ? first + 16 * C::R : other + C::N;
+        if (end <= visible(query)) return;
+        each<TURNED, C>(s, first, other, [&](A& x, int query, int key) {
+            if (key >= tk || (causal && key > past + query)) x = lowest<A>();
+        });
+    }
+
+    __device__ A bias(long long at) const {
+        if (kind == 2) return static_cast<A>(static_cast<const T*>(mask)[at]) * A(LOG2E);
+        return static_cast<const bool*>(mask)[at] ? A(0) : lowest<A>();
+    }
+
+    template <bool TURNED, typename C, typename Do>
+    __device__ static void each(A (&s)[C::R][C::N / 8][4], int first, int other, const Do& act) {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+        for (int r = 0; r < C::R; r++)
+#pragma unroll
+            for (int j = 0; j < C::N / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int kept = first + 16 * r + g + i / 2 * 8;
+                    const int passing = other + 8 * j + 2 * t + i % 2;
+                    act(s[r][j][i], TURNED ? passing : kept, TURNED ? kept : passing);
+                }
+    }
+};
+
+// ---- products ----------------------------------------------------------------------------------
+
+__device__ inline unsigned both(float low, float high, __half) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const unsigned*>(&pair);
+}
+__device__ inline unsigned both(float low, float high, __nv_bfloat16) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const unsigned*>(&pair);
+}
+__device__ inline void mma(float* d, const unsigned* a, const unsigned* b, __half) {
+    mma_m16n8k16_f16(d, a, b);
+}
+__device__ inline void mma(float* d, const unsigned* a, const unsigned* b, __nv_bfloat16) {
+    mma_m16n8k16_bf16(d, a, b);
+}
+
+template <typename T>
+struct Products {
+    static constexpr int NEAR = 2;  // neighbours in a row of results that a lane holds
+
+    // s += a bᵀ, for the rows of a from m on and the first `deep` columns.
+    template <typename C>
+    __device__ static void row_products(float (&s)[C::R][C::N / 8][4], const char* a, int m,
+                                        const char* b, int deep) {
+        const int lane = threadIdx.x % 32, part = lane / 8;
+#pragma unroll 2
+        for (int k = 0; k < deep; k += 16) {
+            unsigned fa[C::R][4], fb[4];
+#pragma unroll
+            for (int r = 0; r < C::R; r++) {
+                const int row = m + 16 * r + lane % 16;
+                ldmatrix_x4(fa[r], a + place<C::BYTES>(row, k / 8 + lane / 16));
+            }
+#pragma unroll
+            for (int j = 0; j < C::N / 8; j += 2) {
+                const int row = 8 * j + part / 2 * 8 + lane % 8;
+                ldmatrix_x4(fb, b + place<C::BYTES>(row, k / 8 + part % 2));
+#pragma unroll
+                for (int r = 0; r < C::R; r++) {
+                    mma(s[r][j], fa[r], fb, T());
+                    mma(s[r][j + 1], fa[r], fb + 2, T());
+                }
+            }
+        }
+    }
+
+    // y += s b, for the columns of b from `column` on; s is rounded to T.
+    template <typename C>
+    __device__ static void mix_rows(float (&y)[C::R][C::OUT / 8][4],
+                                    const float (&s)[C::R][C::N / 8][4], const char* b,
+                                    int column) {
+        const int lane = threadIdx.x % 32, part = lane / 8;
+#pragma unroll
+        for (int j = 0; j < C::N / 8; j += 2) {
+            unsigned fa[C::R][4], fb[4];
+#pragma unroll
+            for (int r = 0; r < C::R; r++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float* pair = s[r][j + i / 2] + i % 2 * 2;
+                    fa[r][i] = both(pair[0], pair[1], T());
+                }
+            const int row = 8 * j + part % 2 * 8 + lane % 8;
+#pragma unroll
+            for (int c = 0; c < C::OUT / 8; c += 2) {
+                ldmatrix_x4_trans(fb, b + place<C::BYTES>(row, column / 8 + c + part / 2));
+#pragma unroll
+                for (int r = 0; r < C::R; r++) {
+                    mma(y[r][c], fa[r], fb, T());
+                    mma(y[r][c + 1], fa[r], fb + 2, T());
+                }
+            }
+        }
+    }
+};
+
+// The same by FMAs; results' columns lie so that lanes read whole chunks of b.
+template <typename T>
+struct PlainProducts {
+    static constexpr int NEAR = 16 / sizeof(T);
+    struct alignas(16) Pack {
+        T v[NEAR];
+    };
+
+    template <typename C>
+    __device__ static Pack pack(const char* tile, int row, int chunk) {
+        return *reinterpret_cast<const Pack*>(tile + place<C::BYTES>(row, chunk));
+    }
+
+    template <typename C>
+    __device__ static void row_products(T (&s)[C::R][C::N / 8][4], const char* a, int m,
+                                        const char* b, int deep) {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll 1
+        for (int k = 0; k * NEAR < deep; k++) {
+            Pack fa[C::R][2];
+#pragma unroll
+            for (int r = 0; r < 2 * C::R; r++) fa[r / 2][r % 2] = pack<C>(a, m + 8 * r + g, k);
+#pragma unroll
+            for (int j = 0; j < C::N / 4; j++) {
+                const Pack fb = pack<C>(b, j / 2 * 8 + 2 * t + j % 2, k);
+#pragma unroll
+                for (int r = 0; r < 2 * C::R; r++)
+#pragma unroll
+                    for (int e = 0; e < NEAR; e++) {
+                        s[r / 2][j / 2][r % 2 * 2 + j % 2] += fa[r / 2][r % 2].v[e] * fb.v[e];
+                    }
+            }
+        }
+    }
+
+    template <typename C>
+    __device__ static void mix_rows(T (&y)[C::R][C::OUT / 8][4], const T (&s)[C::R][C::N / 8][4],
+                                    const char* b, int column) {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int j = 0; j < C::N / 4; j++) {  // rows 8 (j / 2) + 2 t + j % 2 of b, for each t
+#pragma unroll 1
+            for (int t = 0; t < 4; t++) {
+                T weight[2 * C::R];
+#pragma unroll
+                for (int r = 0; r < 2 * C::R; r++) {
+                    const T own = s[r / 2][j / 2][r % 2 * 2 + j % 2];
+                    weight[r] = __shfl_sync(0xffffffff, own, (lane & 28) + t);
+                }
+#pragma unroll
+                for (int c = 0; c < C::OUT / (4 * NEAR); c++) {
+                    const int row = j / 2 * 8 + 2 * t + j % 2;
+                    const Pack fb = pack<C>(b, row, column / NEAR + 4 * c + lane % 4);
+#pragma unroll
+                    for (int r = 0; r < 2 * C::R; r++)
+#pragma unroll
+                        for (int e = 0; e < NEAR; e++) {
+                            const int at = c * NEAR + e;
+                            y[r / 2][at / 2][r % 2 * 2 + at % 2] += weight[r] * fb.v[e];
+                        }
+                }
+            }
+        }
+    }
+};
+
+template <>
+struct Products<float> : PlainProducts<float> {};
+template <>
+struct Products<double> : PlainProducts<double> {};
+
+// ---- results -----------------------------------------------------------------------------------
+
+// Column of element (j, i) among a warp's OUT results of mix_rows.
+template <typename T>
+__device__ int result_column(int j, int i) {
+    constexpr int NEAR = Products<T>::NEAR;
+    const int at = 2 * j + i % 2;
+    return (at / NEAR * 4 + threadIdx.x % 4) * NEAR + at % NEAR;
+}
+
+// Rows of a warp's results times factor[r][row / 8]: to the warp's own rows m.. of a tile of T,
+// from where they are written in whole chunks to rows first + m.. of an array, up to `limit`.
+template <typename C, typename T, typename A>
+__device__ void store_rows(char* tile, int m, const A (&y)[C::R][C::OUT / 8][4],
+                           const A (&factor)[C::R][2], const Rows<T>& to, int first, int limit,
+                           int column) {
+    const int lane = threadIdx.x % 32;
+    __syncwarp();  // all lanes have read the tile
+#pragma unroll
+    for (int r = 0; r < C::R; r++)
+#pragma unroll
+        for (int j = 0; j < C::OUT / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int at = column + result_column<T>(j, i),
+                          row = m + 16 * r + lane / 4 + i / 2 * 8;
+                char* chunk = tile + place<C::BYTES>(row, at / C::WIDE);
+                const A value = y[r][j][i] * factor[r][i / 2];
+                reinterpret_cast<T*>(chunk)[at % C::WIDE] = static_cast<T>(value);
+            }
+    __syncwarp();
+    constexpr int CHUNKS = C::OUT / C::WIDE;
+    for (int i = lane; i < 16 * C::R * CHUNKS; i += 32) {
+        const int row = m + i / CHUNKS, chunk = column / C::WIDE + i % CHUNKS;
+        const int left = first + row < limit ? to.width - chunk * C::WIDE : 0;
+        T* out = to.at + (first + row) * to.ld + chunk * C::WIDE;
+        const char* from = tile + place<C::BYTES>(row, chunk);
+        if (to.whole) {
+            if (left > 0) *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(from);
+        } else {
+            for (int e = 0; e < C::WIDE && e < left; e++)
+                out[e] = reinterpret_cast<const T*>(from)[e];
+        }
+    }
+}

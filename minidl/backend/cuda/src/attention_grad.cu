@@ -1,0 +1,160 @@
+// The gradients of attention (attention.cu): scores are made again, once for dq and once for dk and
+// dv, so that nothing is summed by atomics: dk and dv add up the heads that share them in order.
+#include "attention.cuh"
+
+// delta (count, tq) = the rows' sums of g y, a warp each. Bytes: g and y once. grid (8 rows).
+template <typename T>
+__global__ void __launch_bounds__(256)
+    row_dots(const T* __restrict__ g, const T* __restrict__ y,
+             typename Sum<T>::type* __restrict__ delta, const Shape s) {
+    typedef typename Sum<T>::type A;
+    const long long row = blockIdx.x * 8LL + threadIdx.x / 32;
+    if (row >= s.count * s.tq) return;
+    const long long n = row / s.tq, b = n / s.heads, h = n % s.heads, i = row % s.tq;
+    const Rows<const T> left = rows_of(g, s.g, b, h, s.e), right = rows_of(y, s.y, b, h, s.e);
+    A sum = A(0);
+    for (int c = threadIdx.x % 32; c < s.e; c += 32) {
+        sum +=
+            static_cast<A>(left.at[i * left.ld + c]) * static_cast<A>(right.at[i * right.ld + c]);
+    }
+    sum = join_warp<Add>(sum);
+    if (threadIdx.x % 32 == 0) delta[row] = sum;
+}
+
+// dq = scale ds k with ds = p (g vᵀ - delta), p = exp(x - lse). A block: M queries of a head, and
+// all keys. Bytes: q, g and dq once, k and v once a block.
+template <typename T, int W>
+__global__ void __launch_bounds__(128)
+    query_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
+               const void* __restrict__ mask, const T* __restrict__ g,
+               const typename Sum<T>::type* __restrict__ lse,
+               const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dq, const Shape s,
+               double scale) {
+    typedef typename Sum<T>::type A;
+    typedef Cut<T, W, 1> C;
+    extern __shared__ __align__(128) char tiles[];  // q, g; twice k and v
+    const Work work(C::PARTS, 1, s.tiles, s.causal);
+    const long long b = work.n / s.heads, h = work.n % s.heads;
+    const auto keys = rows_of(k, s.k, b, h / s.shared, s.d);
+    const auto values = rows_of(v, s.v, b, h / s.shared, s.e);
+    const Seen<T> seen(mask, s, b, h, scale);
+    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16, tq = s.tq;
+    const int end = seen.visible(min(first + C::M, tq) - 1);
+    const auto fetch = [&](int key, int stage) {
+        char* to = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
+        load_rows<C, C::N>(to, keys, key, end);
+        load_rows<C, C::N>(to + C::PASSING, values, key, end);
+        cp_async_commit();
+    };
+    load_rows<C, C::M>(tiles, rows_of(q, s.q, b, h, s.d), first, tq);
+    load_rows<C, C::M>(tiles + C::KEPT, rows_of(g, s.g, b, h, s.e), first, tq);
+    fetch(0, 0);
+    A sums[1][C::OUT / 8][4] = {}, level[2] = {}, mean[2] = {};
+    for (int i = 0; i < 2; i++) {
+        const int row = first + m + threadIdx.x % 32 / 4 + 8 * i;
+        if (row >= tq) continue;
+        level[i] = lse[work.n * tq + row] * A(LOG2E);
+        mean[i] = delta[work.n * tq + row];
+    }
+    for (int key = 0, stage = 0; key < end; key += C::N, stage ^= 1) {
+        cp_async_wait<0>();
+        __syncthreads();  // the tiles are there, and all are done with those to be replaced
+        if (key + C::N < end) fetch(key + C::N, stage ^ 1);
+        if (first + m >= tq || key >= seen.visible(first + m + 15)) continue;
+        const char* passing = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
+        A x[1][C::N / 8][4] = {}, dp[1][C::N / 8][4] = {};
+        Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
+        Products<T>::template row_products<C>(dp, tiles + C::KEPT, m, passing + C::PASSING, s.e);
+        seen.template score<false, C>(x, first + m, key);
+#pragma unroll
+        for (int j = 0; j < C::N / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                x[0][j][i] = exp2(x[0][j][i] - level[i / 2]) * (dp[0][j][i] - mean[i / 2]);
+            }
+        Products<T>::template mix_rows<C>(sums, x, passing, work.part * C::OUT);
+    }
+    const A factor[1][2] = {{A(scale), A(scale)}};
+    store_rows<C>(tiles, m, sums, factor, rows_of(dq, s.dq, b, h, s.d), first, tq,
+                  work.part * C::OUT);
+}
+
+// Starts to copy one number, or zero.
+template <typename A>
+__device__ void load_one(A* to, const A* from, bool there) {
+    if (sizeof(A) == 4) cp_async4(to, from, there ? 4 : 0);
+    if (sizeof(A) == 8) cp_async8(to, from, there ? 8 : 0);
+}
+
+// dv = pᵀ g and dk = scale dsᵀ q, summed over the queries of all heads that share the keys. A
+// block: M keys of a key head. Bytes: k, v, dk and dv once, q and g once a block.
+template <typename T, int W>
+__global__ void __launch_bounds__(128)
+    key_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
+             const void* __restrict__ mask, const T* __restrict__ g,
+             const typename Sum<T>::type* __restrict__ lse,
+             const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dk,
+             T* __restrict__ dv, const Shape s, double scale) {
+    typedef typename Sum<T>::type A;
+    typedef Cut<T, W, 2> C;
+    extern __shared__ __align__(128) char tiles[];  // k, v; twice q and g; twice lse and delta
+    A* levels = reinterpret_cast<A*>(tiles + 2 * C::KEPT + 4 * C::PASSING);
+    const Work work(C::PARTS, 1, s.tiles, false);
+    const int groups = s.heads / s.shared, shared = s.shared, tq = s.tq, tk = s.tk;
+    const long long b = work.n / groups, group = work.n % groups;
+    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16;
+    const int top = s.causal ? first / C::N * C::N : 0;  // the first query that sees the block
+    const auto fetch = [&](int head, int query, int stage) {
+        char* to = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
+        const long long h = group * shared + head, line = (b * s.heads + h) * tq + query;
+        load_rows<C, C::N>(to, rows_of(q, s.q, b, h, s.d), query, tq);
+        load_rows<C, C::N>(to + C::PASSING, rows_of(g, s.g, b, h, s.e), query, tq);
+        for (int i = threadIdx.x; i < C::N; i += 32 * C::WARPS) {
+            const bool there = query + i < tq;
+            A* at = levels + 2 * stage * C::N + i;
+            load_one(at, there ? lse + line + i : lse, there);
+            load_one(at + C::N, there ? delta + line + i : delta, there);
+        }
+        cp_async_commit();
+    };
+    A dks[1][C::OUT / 8][4] = {}, dvs[1][C::OUT / 8][4] = {};
+    if (top < tq) {
+        load_rows<C, C::M>(tiles, rows_of(k, s.k, b, group, s.d), first, tk);
+        load_rows<C, C::M>(tiles + C::KEPT, rows_of(v, s.v, b, group, s.e), first, tk);
+        fetch(0, top, 0);
+    }
+    for (int head = 0, query = top, stage = 0; top < tq && head < shared; stage ^= 1) {
+        const bool last = query + C::N >= tq;
+        const int next_head = head + last, next = last ? top : query + C::N;
+        cp_async_wait<0>();
+        __syncthreads();  // the tiles are there, and all are done with those to be replaced
+        if (next_head < shared) fetch(next_head, next, stage ^ 1);
+        const char* passing = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
+        const A *level = levels + 2 * stage * C::N, *mean = level + C::N;
+        if (first + m < tk && !(s.causal && query + C::N <= first + m)) {
+            A x[1][C::N / 8][4] = {}, dp[1][C::N / 8][4] = {};
+            Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
+            Products<T>::template row_products<C>(dp, tiles + C::KEPT, m, passing + C::PASSING,
+                                                  s.e);
+            const Seen<T> seen(mask, s, b, group * shared + head, scale);
+            seen.template score<true, C>(x, first + m, query);
+#pragma unroll
+            for (int j = 0; j < C::N / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int at = 8 * j + threadIdx.x % 4 * 2 + i % 2;
+                    x[0][j][i] = exp2(x[0][j][i] - level[at] * A(LOG2E));
+                    dp[0][j][i] = x[0][j][i] * (dp[0][j][i] - mean[at]);
+                }
+            const int column = work.part * C::OUT;
+            Products<T>::template mix_rows<C>(dvs, x, passing + C::PASSING, column);
+            Products<T>::template mix_rows<C>(dks, dp, passing, column);
+        }
+        head = next_head, query = next;
+    }
+    const A factor[1][2] = {{A(scale), A(scale)}}, one[1][2] = {{A(1), A(1)}};
+    store_rows<C>(tiles, m, dks, factor, rows_of(dk, s.dk, b, group, s.d), first, tk,
+                  work.part * C::OUT);
+    store_rows<C>(tiles + C::KEPT, m, dvs, one, rows_of(dv, s.dv, b, group, s.e), first, tk,
+                  work.part * C::OUT);
+}

@@ -1,0 +1,127 @@
+"""Networks on a pretended GPU: training goes as on the CPU, state comes back as it went."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minidl as ml
+import minidl.functional as F
+from cuda_stand_in import NEEDED, gpu  # noqa: F401
+from minidl import nn, optim
+from minidl.errors import DeviceError
+
+pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
+
+
+def convnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.GELU(), nn.Dropout(0.3), nn.Flatten(),
+        nn.Linear(72, 5),
+    )  # fmt: skip
+
+
+def train(device: str, optimizer: Callable, steps: int = 3) -> tuple[list[float], nn.Module, Any]:
+    """Losses of some steps, the network and its moving average."""
+    ml.manual_seed(1)
+    model = convnet().to(device)
+    rules = optimizer(model.parameters())
+    average = optim.EMA(model, 0.9)
+    rng, losses = np.random.default_rng(0), []
+    for _ in range(steps):
+        x = ml.tensor(rng.standard_normal((4, 3, 6, 6)).astype(np.float32), device=device)
+        label = ml.tensor(rng.integers(0, 5, 4), device=device)
+        loss = F.cross_entropy(model(x), label, label_smoothing=0.1)
+        rules.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        rules.step()
+        average.update(model)
+        losses.append(loss.item())
+    return losses, model, (average, rules)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "adamw": lambda p: optim.AdamW(p, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_network_trains_as_on_the_cpu(name: str) -> None:
+    """Losses, weights and running statistics of three steps, with dropout's draws."""
+    ours, model, (average, _) = train("cuda", OPTIMIZERS[name])
+    theirs, other, (mean, _) = train("cpu", OPTIMIZERS[name])
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4)
+    state, expected = model.state_dict(), other.state_dict()
+    assert [*state] == [*expected]
+    for key, value in state.items():
+        assert value.device.type == "cuda"
+        np.testing.assert_allclose(value.cpu().numpy(), expected[key].numpy(), atol=2e-3)
+    with average.swapped(model), mean.swapped(other):
+        pairs = zip(model.parameters(), other.parameters(), strict=True)
+        for p, q in pairs:
+            np.testing.assert_allclose(p.detach().cpu().numpy(), q.detach().numpy(), atol=2e-3)
+
+
+def test_state_moves_between_devices(tmp_path: Any) -> None:
+    """Saved on one device, loaded on the other, weights and optimizer alike."""
+    _, model, (average, rules) = train("cuda", OPTIMIZERS["adamw"], 1)
+    state = {"model": model.state_dict(), "rules": rules.state_dict(), "mean": average.state_dict()}
+    ml.save(state, tmp_path / "state")
+    saved = ml.load(tmp_path / "state")
+    for device in ("cpu", "cuda"):
+        other = convnet().to(device)
+        other.load_state_dict(saved["model"])
+        again = OPTIMIZERS["adamw"](other.parameters())
+        again.load_state_dict(saved["rules"])
+        optim.EMA(other).load_state_dict(saved["mean"])
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            assert q.device.type == device
+            np.testing.assert_array_equal(p.detach().cpu().numpy(), q.detach().cpu().numpy())
+    assert {p.device.type for p in model.cpu().parameters()} == {"cpu"}
+
+
+def test_tensors_come_and_go() -> None:
+    """Creation on a device, moves with gradients, reprs, reading values."""
+    x = ml.arange(6, device="cuda").reshape(2, 3)
+    assert str(x.device) == "cuda:0" and x.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert "device='cuda:0'" in repr(x) and x.sum().item() == 15 and bool((x > -1).all())
+    leaf = ml.ones(2, 2, requires_grad=True)
+    (leaf.cuda() * 3).sum().backward()
+    assert leaf.grad.device.type == "cpu" and leaf.grad.tolist() == [[3, 3], [3, 3]]
+    assert ml.as_tensor(x) is x and ml.tensor(x).device == x.device
+    assert ml.tensor(x, device="cpu").device.type == "cpu"
+    y = ml.zeros(3, device="cuda")
+    y[1:] = 2
+    y.copy_(y.cpu() + 1)
+    y += 1
+    assert y.tolist() == [2, 4, 4]
+    np.testing.assert_array_equal(np.asarray(y), [2, 4, 4])
+    for made in (ml.rand(3, device="cuda"), ml.randn_like(y), ml.bernoulli(y * 0), ml.eye(2).cuda()):
+        assert made.device.type == "cuda"
+    assert ((x & 1) | (x ^ 2)).tolist() == ((x.cpu() & 1) | (x.cpu() ^ 2)).tolist()
+    assert (x // 2).tolist() == [[0, 0, 1], [1, 2, 2]] and (~x).tolist() == [[-1, -2, -3], [-4, -5, -6]]
+
+
+def test_devices_do_not_mix() -> None:
+    """Every kind of op names itself, or the device; numbers alone are brought along."""
+    here, there = ml.ones(2, 2), ml.ones(2, 2, device="cuda")
+    for mixed in (
+        lambda: here + there, lambda: here @ there, lambda: there @ here,
+        lambda: F.cross_entropy(there, ml.tensor([0, 1])), lambda: ml.cat([there, here]),
+        lambda: F.embedding(ml.tensor([0]), there),
+    ):  # fmt: skip
+        with pytest.raises(DeviceError, match="one device"):
+            mixed()
+    assert (there * ml.tensor(2.0)).tolist() == [[2, 2], [2, 2]]
+    with pytest.raises(DeviceError, match="the GPU in use is number 0.*CUDA_VISIBLE_DEVICES=3"):
+        ml.ones(2, device="cuda:3")
+
+
+def test_shapes_that_depend_on_values_read_the_host() -> None:
+    x = ml.tensor([0.0, 2.0, -1.0], device="cuda")
+    assert x.nonzero().tolist() == [[1], [2]] and x[x > 0].tolist() == [2]
+    assert ml.masked_select(x, x < 0).tolist() == [-1]
