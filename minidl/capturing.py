@@ -7,7 +7,7 @@ import numpy as np
 
 from minidl import backend, config
 from minidl.errors import GraphError, require
-from minidl.tape import no_grad
+from minidl.tape import no_grad, set_grad_enabled
 from minidl.tensor import Tensor
 
 
@@ -19,40 +19,53 @@ class capture:
         y = step(x)  # replays: y's memory is written anew
 
     function(*tensors) gives a tensor or a tuple of them, which the next call overwrites. It runs
-    without grad, once for every combination of shapes and dtypes; what it does must be a function
+    without grad (unless `training`), once for every combination of shapes and dtypes; what it does must be a function
     of its inputs' values and of tensors that stay where they are, written in place or not. What it
     writes to other tensors must follow from its inputs too, like a cache's entry at a given place.
     Reading a value on the host (`item`, `if x > 0`) raises GraphError, and so does work that cannot
     be recorded: until every input has had other values, a call with such is also run as usual and
     compared bit by bit.
+
+    training: the function also computes gradients and updates parameters, and every call takes one
+    step. On a GPU the first calls run as usual and the next is recorded, with learning rates,
+    counts of steps and random numbers that go on; the CPU runs every call as usual. Python beside
+    the tensors' work (a scheduler's step, a printed loss) belongs outside of the function.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], *, training: bool = False) -> None:
+        self.function, self.training = function, training
         self._steps: dict[tuple, _Step] = {}
+        self._calls: dict[tuple, int] = {}
 
     def __call__(self, *inputs: Tensor) -> Any:
         fits = bool(inputs) and all(isinstance(x, Tensor) for x in inputs)
         require(fits, "capture", "the function takes tensors, at least one", error=GraphError)
+        warm_ups = backend.of(inputs[0].array).warm_ups
+        if self.training and not warm_ups:
+            return self.function(*inputs)
         key = (config.threads(), *[(x.shape, x.dtype, x.device) for x in inputs])
         step = self._steps.get(key)
-        if step is None:
-            step = self._steps[key] = _Step(self.function, inputs)
-            return step.result
-        return step.again(self.function, inputs)
+        if step is not None:
+            return step.again(self.function, inputs)
+        calls = self._calls[key] = self._calls.get(key, 0) + 1
+        with set_grad_enabled(self.training):
+            if calls <= warm_ups:
+                return self.function(*inputs)
+            step = self._steps[key] = _Step(self.function, inputs, proven=self.training)
+        return step.result
 
 
 class _Step:
     """What a function did with inputs of one signature; its inputs' and outputs' memory."""
 
-    def __init__(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, function: Callable, inputs: tuple[Tensor, ...], proven: bool) -> None:
         self.inputs = [Tensor(backend.of(x.array).copy(x.array)) for x in inputs]
         record = backend.of(inputs[0].array).record
-        with no_grad():
-            self.result, self.replay = record(lambda: function(*self.inputs))
+        self.result, self.replay = record(lambda: function(*self.inputs))
         fits, rule = all(isinstance(y, Tensor) for y in _all(self.result)), "a tensor or a tuple"
         require(fits, "capture", f"the function must give {rule} of tensors", error=GraphError)
-        self.unproven = {*range(len(inputs))}  # inputs that had the same values so far
+        # inputs that had the same values so far
+        self.unproven = set() if proven else {*range(len(inputs))}
 
     def again(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
         """The function's result for new values of the inputs."""

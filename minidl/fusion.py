@@ -24,6 +24,7 @@ from minidl.backend.expression import (
     expm1, floor, fmod, log, log1p, log2, maximum, minimum, node_of, reachable, relu, rint, rsqrt,
     sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
 )  # fmt: skip
+from minidl.backend.live import live
 from minidl.calculus import gradients
 from minidl.dtypes import is_real, real, result_type
 from minidl.errors import DeviceError, DTypeError, GraphError, require
@@ -342,24 +343,31 @@ class Update:
         self.inplace = inplace
         self._plans: dict[tuple, tuple[Program, list[int], list[str]]] = {}
 
-    def apply_(self, rows: Sequence[Sequence[Any]], absent: tuple = (), **scalars: Any) -> None:
+    def apply_(self, rows: Sequence[Sequence[Any]], absent: tuple = (), again: Any = None,
+               skip: Any = None, **scalars: Any) -> None:  # fmt: skip
         """Update every row (raw arrays, one for each positional parameter) in place.
 
         All keyword parameters must be given: numbers may change freely, None, bools and strings
         choose another kernel. One launch for each dtype, float32 or float64. absent: names of
         positional parameters that rows lack; the function gets None and returns None for them.
+        again: gives the keywords anew where the call is captured and replayed. skip: an array (1,)
+        on the rows' device; where it is not 0, nothing changes.
         """
         kinds = [v if v is None or isinstance(v, (bool, str)) else float for v in scalars.values()]
-        key = (absent, *scalars, *kinds)
+        key = (absent, skip is None, *scalars, *kinds)
         if key not in self._plans:
-            self._plans[key] = self._plan(absent, scalars)
+            self._plans[key] = self._plan(absent, scalars, skip is not None)
         program, inplace, names = self._plans[key]
-        values, dtypes = [float(scalars[n]) for n in names], [row[0].dtype for row in rows]
+        numbers = lambda given: [float(given[n]) for n in names]  # noqa: E731
+        values = live(numbers(scalars), again and (lambda: numbers(again())), np.float64)
+        values += [] if skip is None else [skip]
+        dtypes = [row[0].dtype for row in rows]
         for dtype in {*dtypes}:
             alike = [row for row, own in zip(rows, dtypes) if own == dtype]
             backend.of(alike[0][0]).update(program, alike, values, inplace)
 
-    def _plan(self, absent: tuple, scalars: dict[str, Any]) -> tuple[Program, list[int], list[str]]:
+    def _plan(self, absent: tuple, scalars: dict[str, Any],
+              skips: bool) -> tuple[Program, list[int], list[str]]:  # fmt: skip
         """The program of a call, which arrays it replaces, and the names of its numbers."""
         require(sorted(scalars) == sorted(self.scalars), self.name, "needs exactly its keywords",
                 error=DTypeError, given=sorted(scalars), keywords=sorted(self.scalars))  # fmt: skip
@@ -371,7 +379,11 @@ class Update:
         require(len(made.outputs) == len(inplace), self.name,
                 "must return one result for each array updated in place",
                 error=GraphError, results=len(made.outputs))  # fmt: skip
-        return made.program, inplace, names
+        if not skips:
+            return made.program, inplace, names
+        skip, pairs = made.graph.leaf(), zip(inplace, made.outputs, strict=True)
+        kept = [where(skip != 0, made.leaves[k], y) for k, y in pairs]
+        return Program([*made.leaves, skip], kept), inplace, names
 
 
 def update(*, inplace: Sequence[str]) -> Callable[[Callable], Update]:

@@ -6,15 +6,14 @@ are bit-equal at any thread count and on a GPU, where normals agree to 4 ulp; a 
 state is {seed, stream, draw}. Methods that take a `backend` module make their arrays there.
 """
 
-import functools
 import math
 import threading
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 
 from minidl.backend import cpu
+from minidl.backend.live import live
 from minidl.errors import CheckpointError, DTypeError, require
 
 # Fractional parts of square roots of primes: keys of different streams never meet for small seeds.
@@ -80,7 +79,7 @@ class Generator:
 
     def bits(self, n: int, *, backend: Any = cpu) -> Any:
         """n words of 32 random bits (uint32)."""
-        return self._drawn(backend.random_bits, n)
+        return self._drawn(backend, "bits", n)
 
     def keyed_bits(self, rows: Any, words: int, draw: int, first: int = 0, *,
                    backend: Any = cpu) -> Any:  # fmt: skip
@@ -95,11 +94,11 @@ class Generator:
 
     def uniform(self, shape: Shape, dtype: Any = np.float32, *, backend: Any = cpu) -> Any:
         """Uniform in [0, 1): multiples of 2**-24 in float32, of 2**-53 in float64."""
-        return self._drawn(backend.random_uniform, shape, _real(dtype))
+        return self._drawn(backend, "uniform", shape, _real(dtype))
 
     def normal(self, shape: Shape, dtype: Any = np.float32, *, backend: Any = cpu) -> Any:
         """Standard normals, float32 or float64."""
-        return self._drawn(backend.random_normal, shape, _real(dtype))
+        return self._drawn(backend, "normal", shape, _real(dtype))
 
     def bernoulli(self, p: float, shape: Shape, *, channels_last: bool = False,
                   backend: Any = cpu) -> Any:  # fmt: skip
@@ -108,20 +107,18 @@ class Generator:
         channels_last gives a 4-axis mask in channels-last memory; its values are the same.
         """
         require(0 <= p <= 1, "bernoulli", "p must lie in [0, 1]", p=p)
-        draw = backend.random_bernoulli
-        if channels_last:
-            draw = functools.partial(draw, channels_last=shape)
-        return self._drawn(draw, shape, p)
+        layout = {"channels_last": shape} if channels_last else {}
+        return self._drawn(backend, "bernoulli", shape, p, **layout)
 
     def integers(self, low: int, high: int, shape: Shape) -> np.ndarray:
         """int64 in [low, high); off uniform by at most (high - low) / 2**64."""
         require(low < high, "integers", "low must be below high", low=low, high=high)
-        offset = self._drawn(cpu.random_words64, shape) % np.uint64(high - low)
+        offset = self._drawn(cpu, "words64", shape) % np.uint64(high - low)
         return offset.astype(np.int64) + low
 
     def permutation(self, n: int) -> np.ndarray:
         """A uniform order of range(n) (int64): 64-bit keys sorted, ties by index."""
-        return np.argsort(self._drawn(cpu.random_words64, n), kind="stable")
+        return np.argsort(self._drawn(cpu, "words64", n), kind="stable")
 
     def choice(self, weights: np.ndarray, n: int, *, replacement: bool = True) -> np.ndarray:
         """n indices (int64) drawn with probability proportional to weights (K,), all >= 0.
@@ -141,12 +138,15 @@ class Generator:
         finish = np.divide(race, w, out=np.full(len(w), np.inf), where=w > 0)
         return np.argsort(finish, kind="stable")[:n]
 
-    def _drawn(self, work: Callable, shape: Shape, *args: Any) -> Any:
-        """One draw of work(number of elements, *args, key, draw), in the given shape."""
+    def _drawn(self, backend: Any, kind: str, shape: Shape, *args: Any, **layout: Any) -> Any:
+        """One draw of the backend's random numbers of a kind, in the given shape."""
         sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
         ok = all(isinstance(s, (int, np.integer)) and s >= 0 for s in sizes)
         require(ok, "Generator", "sizes must be integers >= 0", shape=shape)
-        return work(math.prod(sizes), *args, self.key, self.take()).reshape(sizes)
+        renewed = None if backend is cpu else lambda: [self.take()]
+        (number,) = live([self.take()], renewed, np.uint64)
+        draw = getattr(backend, f"random_{kind}")
+        return draw(math.prod(sizes), *args, self.key, number, **layout).reshape(sizes)
 
 
 def _real(dtype: Any) -> np.dtype:

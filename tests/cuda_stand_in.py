@@ -30,8 +30,11 @@ def product(
         strides = tuple(s * x.itemsize for s in strides)
         return np.lib.stride_tricks.as_strided(x.host, (count, rows, columns), strides)
 
-    wide = [seen(a, m, k, lda, ta, sa), seen(b, k, n, ldb, tb, sb)]
-    seen(c, m, n, n, 0, sc)[...] = np.matmul(*(x.astype(np.float64) for x in wide))
+    def multiply() -> None:
+        wide = [seen(a, m, k, lda, ta, sa), seen(b, k, n, ldb, tb, sb)]
+        seen(c, m, n, n, 0, sc)[...] = np.matmul(*(x.astype(np.float64) for x in wide))
+
+    stand_in.cuda.get_current_stream().do(multiply)
 
 
 def forget() -> None:
@@ -39,6 +42,7 @@ def forget() -> None:
     for cached in (runtime.cupy, runtime.kernel, plans.compiled, plans._update):
         cached.cache_clear()
     memory.flags.clear()
+    memory._constant.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import minidl as ml
 import minidl.functional as F
 from cuda_stand_in import NEEDED, gpu  # noqa: F401
 from minidl import nn, optim
-from minidl.errors import DeviceError
+from minidl.errors import DeviceError, GraphError
 
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 
@@ -125,3 +125,53 @@ def test_shapes_that_depend_on_values_read_the_host() -> None:
     x = ml.tensor([0.0, 2.0, -1.0], device="cuda")
     assert x.nonzero().tolist() == [[1], [2]] and x[x > 0].tolist() == [2]
     assert ml.masked_select(x, x < 0).tolist() == [-1]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_captured_step_trains_as_an_ordinary_one(name: str) -> None:
+    """Learning rates, counts, dropout's draws and averages go on where the graph is replayed."""
+    results = []
+    for captured in (False, True):
+        ml.manual_seed(1)
+        model = convnet().to("cuda")
+        rules, average = OPTIMIZERS[name](model.parameters()), optim.EMA(model, 0.9)
+        schedule = optim.lr_scheduler.StepLR(rules, 1, 0.5)
+
+        def step(x: ml.Tensor, label: ml.Tensor) -> ml.Tensor:
+            loss = F.cross_entropy(model(x), label)  # noqa: B023
+            rules.zero_grad()  # noqa: B023
+            loss.backward()
+            rules.step()  # noqa: B023
+            average.update(model)  # noqa: B023
+            return loss.detach()
+
+        run = ml.capture(step, training=True) if captured else step
+        rng, losses = np.random.default_rng(0), []
+        for _ in range(6):
+            x = ml.tensor(rng.standard_normal((4, 3, 6, 6)).astype(np.float32), device="cuda")
+            losses.append(run(x, ml.tensor(rng.integers(0, 5, 4), device="cuda")).item())
+            schedule.step()
+        kept = [*model.state_dict().values(), *average.average.values()]
+        results.append((losses, [np.asarray(ml.as_tensor(a)) for a in kept], rules.state_dict()))
+    (losses, arrays, state), (others, same, again) = results
+    assert losses == others
+    for a, b in zip(arrays, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    steps = [{i: s.get("step") for i, s in d["state"].items()} for d in (state, again)]
+    assert steps[0] == steps[1]
+
+
+def test_captures_refuse_what_a_graph_cannot_hold() -> None:
+    """Reading values, copying from the host."""
+    x = ml.ones(3, device="cuda")
+    for work in (
+        lambda t: t * t.sum().item(), lambda t: t + ml.tensor([1.0, 2.0, 3.0], device="cuda"),
+        lambda t: t[t > 0], lambda t: t * float(t[0]),
+    ):  # fmt: skip
+        run = ml.capture(work)
+        run(x), run(x)
+        with pytest.raises(GraphError, match="captured"):
+            run(x)
+    double = ml.capture(lambda t: t * 2 + 1)
+    for k in range(5):
+        assert double(x * k).tolist() == [2.0 * k + 1] * 3

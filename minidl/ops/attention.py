@@ -71,11 +71,11 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float) 
     """Attention by blocks of scores that are made again in backward.
 
     Shapes as for scaled_dot_product_attention, with equal leading axes but for fewer heads of k and
-    v. Saves its inputs and one float a row. The mask gets no gradient.
+    v. Saves its inputs, its result and one float a row. The mask gets no gradient.
     """
     be = backend.of(q)
     y, lse = be.attend(q, k, v, mask, causal, scale)
-    saved = (q, k, v, mask, lse)
+    saved = (q, k, v, mask, y, lse)
     return y, saved, lambda g, need, *kept: (*be.attend_grad(g, *kept, causal, scale), None)
 
 

@@ -33,8 +33,12 @@ class EMA:
     def update(self, model: Any) -> None:
         """Take one more look at the model's values; call it after the optimizer's step."""
         rows = [(self.average[name], t.array) for name, t in _floats(model).items()]
-        _blend.apply_(rows, rate=1 - self.decay if self.updates else 1.0)
+        _blend.apply_(rows, again=self._rate, **self._rate())
+
+    def _rate(self) -> dict[str, float]:
+        """How far this update moves the averages; counts it."""
         self.updates += 1
+        return {"rate": 1 - self.decay if self.updates > 1 else 1.0}
 
     @contextmanager
     def swapped(self, model: Any) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The base of all optimizers: parameter groups, state per parameter, state dicts, one step."""
 
 import copy
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -114,10 +115,21 @@ class Optimizer:
         for same in alike.values():
             known = {**group, **same[0][2]}
             scalars = {name: known[name] for name in kernel.scalars}
-            kernel.apply_([row for _, row, _ in same], absent, **scalars)
+            states = [self.state[p] for p, _, _ in same]
+            again = functools.partial(self._again, kernel, group, states)
+            rows = [row for _, row, _ in same]
+            kernel.apply_(rows, absent, again, self.skip, **scalars)
             for p, _, _ in same:
                 p.bump()
 
+    def _again(self, kernel: Update, group: dict[str, Any], states: list[dict]) -> Scalars:
+        """The scalars of a captured launch for the step that is replayed."""
+        for state in states if self._counted else ():
+            state["step"] += 1
+        known = {**group, **self._scalars(group, states[0])}
+        return {name: known[name] for name in kernel.scalars}
+
+    skip: Any = None  # an array (1,): where it is not 0, a step changes nothing but its count
     _counted = True  # whether the state holds "step"
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:

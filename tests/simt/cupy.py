@@ -12,7 +12,7 @@ import ctypes
 import sys
 import types
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,8 @@ class ndarray:
         made.base = self if self.base is None else self.base
         return made
 
-    def view(self) -> ndarray:
-        return self._view(self.host.view())
+    def view(self, dtype: Any = None) -> ndarray:
+        return self._view(self.host.view() if dtype is None else self.host.view(dtype))
 
     def transpose(self, *axes: Any) -> ndarray:
         return self._view(self.host.transpose(*axes))
@@ -96,7 +96,13 @@ class ndarray:
 
     def get(self) -> np.ndarray:
         """A copy for the host."""
+        assert not _streams[-1].is_capturing(), "a stream that is captured cannot be waited for"
         return self.host.copy()
+
+    def set(self, x: np.ndarray) -> None:
+        """Copy the host's values here."""
+        assert not _streams[-1].is_capturing(), "the host's values cannot be captured"
+        self.host[...] = x
 
     def _refuse(self, *args: Any, **options: Any) -> Any:
         raise TypeError("an array on the GPU is computed with by kernels only")
@@ -128,6 +134,7 @@ def empty(shape: Any, dtype: Any = float) -> ndarray:
 
 def asarray(x: np.ndarray) -> ndarray:
     """A copy of an array of the host's."""
+    assert not _streams[-1].is_capturing(), "the host's values cannot be captured"
     made = ndarray(x.shape, x.dtype)
     made.host[...] = x
     return made
@@ -161,9 +168,12 @@ class Function:
         owners = list(_living.values()) if words else []
         spans = [(o, o.ctypes.data, o.ctypes.data + o.nbytes) for o in owners]
         reached = [o for o, low, high in spans if any(low <= w < high for w in words)]
-        self.kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 << 10)
-        with resident(*reached):
-            self.kernel(grid, block, given, shared_mem=shared_mem)
+        def run() -> None:
+            self.kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 << 10)
+            with resident(*reached):
+                self.kernel(grid, block, given, shared_mem=shared_mem)
+
+        _streams[-1].do(run)
 
 
 def _argument(a: Any) -> Any:
@@ -193,7 +203,50 @@ def _as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
 
 
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
-_stream = types.SimpleNamespace(ptr=0, is_capturing=lambda: False)
+class Stream:
+    """Work is done at once, or noted for a graph while it is captured."""
+
+    ptr = 0
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.noted: list[Callable[[], None]] | None = None
+
+    def __enter__(self) -> Stream:
+        _streams.append(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _streams.pop()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Do it now, or note it."""
+        work() if self.noted is None else self.noted.append(work)
+
+    def is_capturing(self) -> bool:
+        return self.noted is not None
+
+    def begin_capture(self) -> None:
+        self.noted = []
+
+    def end_capture(self) -> Graph:
+        noted, self.noted = self.noted, None
+        return Graph(noted or [])
+
+
+class Graph:
+    """Noted work; its arrays live as long (the pretended pool gives no memory twice)."""
+
+    def __init__(self, noted: list[Callable[[], None]]) -> None:
+        self.noted = noted
+
+    def launch(self) -> None:
+        for work in self.noted:
+            work()
+
+
+_streams = [Stream()]
 cuda = types.SimpleNamespace(
-    is_available=lambda: True, get_current_stream=lambda: _stream, get_device_id=lambda: 0
-)
+    is_available=lambda: True, get_current_stream=lambda: _streams[-1], get_device_id=lambda: 0,
+    Stream=Stream, MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+    using_allocator=lambda malloc: contextlib.nullcontext(),
+)  # fmt: skip

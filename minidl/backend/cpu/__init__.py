@@ -25,7 +25,7 @@ from minidl.backend.cpu.random import (
 )  # fmt: skip
 from minidl.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from minidl.backend.cpu.reduce import argextreme, argsort, cumsum, extreme, sum
-from minidl.backend.cpu.replay import record, recording
+from minidl.backend.cpu.replay import record, recording, warm_ups
 from minidl.backend.cpu.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,
 )  # fmt: skip

@@ -282,9 +282,13 @@ def attend(
     return y.reshape(*q.shape[:-1], v.shape[-1]), lse
 
 
-def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, lse: Array, causal: bool,
-                scale: float) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Gradients of q, k and v from that of y."""
+def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, y: Array, lse: Array,
+                causal: bool, scale: float) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Gradients of q, k and v from that of y, attend's result.
+
+    y itself is for a backend that does not hold a row's scores at once: Σ p dp is Σ dy y, but does
+    not cancel as exactly where a row sees one key.
+    """
     q4, k4, v4, g4 = _four(q), _four(k), _four(v), _four(g)
     dq, dk, dv = _like_three(q4, k4, v4)
     if not g.size or not k.size:

@@ -220,12 +220,13 @@ def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) ->
 # ---- multi-tensor updates ------------------------------------------------------------------------
 
 
-def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[float],
+def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[Any],
            inplace: Sequence[int]) -> None:  # fmt: skip
     """Run a program on every row of arrays in one launch; output j overwrites array inplace[j].
 
-    Leaves are the arrays of a row, then the scalars. The arrays of a row have one shape, all one
-    dtype (float32 or float64); those not laid out as the row's first are copied, and copied back.
+    Leaves are the arrays of a row, then the scalars: numbers, or arrays of one, read here. The
+    arrays of a row have one shape, all one dtype (float32 or float64); those not laid out as the
+    row's first are copied, and copied back.
     """
     if not rows:
         return
@@ -239,7 +240,7 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     kernel = Shape(TYPES[code], leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
     words = np.empty(2 + len(scalars), np.int64)
     words[:2] = address_of(table), address_of(blocks)
-    words[2:].view(np.float64)[:] = scalars
+    words[2:].view(np.float64)[:] = [s if type(s) is float else s.item() for s in scalars]
     if len(blocks):
         address = _compiled(program, kernel, print_update, tuple(inplace))
         chunk = len(blocks) * BLOCK // int(table[:, -1].sum())  # of short rows several

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+warm_ups = 0  # calls before a function is recorded
 # What is noted so far, in order; None outside of `record`, and in other threads.
 notes: ContextVar[list[tuple[Callable, tuple]] | None] = ContextVar("notes", default=None)
 

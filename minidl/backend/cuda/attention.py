@@ -32,18 +32,21 @@ class Cut(NamedTuple):
     shared: int  # bytes
 
 
-def cut_of(dtype: np.dtype, columns: int, results: int = 1, arrays: int = 1) -> Cut:
-    """The cut of a kernel that makes `results` and keeps rows of so many arrays."""
-    width = max(64, 1 << (columns - 1).bit_length())
+def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> Cut:
+    """The cut of a kernel with so many arrays of scores and of results, as attention.cuh has it."""
+    width, size = max(64, 1 << (columns - 1).bit_length()), accumulator(dtype).itemsize
     line = width * dtype.itemsize
     warps = 4 if line <= 512 else 2048 // line
-    repeat = 2 if arrays == 1 and dtype.itemsize == 2 and width <= 128 else 1
-    kept, passing = 16 * repeat * warps, 64 if line <= 256 else 16384 // line
-    most = 1024 // (results * accumulator(dtype).itemsize)
-    shared = (arrays * kept + 4 * passing) * line
+    repeat = 2 if scores == 1 and dtype.itemsize == 2 and width <= 128 else 1
+    out, kept, passing = min(width, 1024 // (results * size)), 16 * repeat * warps, 64
+    while passing > 8 and (
+        passing * line > 1 << 14 or (out * results + passing * scores) * repeat * size > 1280
+    ):
+        passing //= 2
+    shared = (scores * kept + 4 * passing) * line  # a kernel keeps as many arrays as it has scores
     if results == 2:  # lse and delta, twice
-        shared += 4 * passing * accumulator(dtype).itemsize
-    return Cut(width, 32 * warps, kept, passing, max(width // most, 1), shared)
+        shared += 4 * passing * size
+    return Cut(width, 32 * warps, kept, passing, width // out, shared)
 
 
 def _launch(file: str, name: str, cut: Cut, blocks: int, *args: Any) -> None:
@@ -200,7 +203,7 @@ def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, y: Array, l
         launch(run, -(-delta.size // 8), g4, y4, delta, call.shape(1, arrays))
         given = (q4, k4, v4, seen, g4, lse, delta)
         for name, results, heads, rows in (("query_grad", 1, h, tq), ("key_grad", 2, groups, tk)):
-            cut = cut_of(q.dtype, wide, results, arrays=2)
+            cut = cut_of(q.dtype, wide, 2, results)
             tiles, out = -(-rows // cut.kept), made[:1] if results == 1 else made[1:]
             last = (call.shape(tiles, arrays), float(scale))
             _launch("attention_grad.cu", name, cut, b * heads * tiles * cut.parts, *given, *out,

@@ -10,7 +10,8 @@ from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator, sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
-_PACKS = 20  # of outputs and inputs together, that a thread should hold at most
+_PACKS = 21  # of taps, outputs and inputs together, that a thread should hold at most
+_WIDE = 4  # channels that are read at once, of at most 16 bytes
 _TAPS = 9  # that a thread of a weight gradient should hold at most
 _BLOCKS = 528  # that a weight gradient should have: four for each multiprocessor of an H200
 Pair = tuple[int, int]
@@ -24,17 +25,17 @@ def _pack(most: int, *arrays: Array) -> int:
     return wide
 
 
-def _cut(taps: int, tiles: tuple[int, ...], stride: int, dilation: int) -> Pair:
-    """Columns and taps of a row (a divisor of them) that a thread takes at once.
+def _cut(taps: int, most: int, stride: int, dilation: int) -> Pair:
+    """Columns, at most so many, and taps of a row (a divisor) that a thread takes at once.
 
     As many taps as possible, then columns, of those whose packs fit into its registers.
     """
 
     def fits(tile: int, k: int) -> bool:
         met = {j * stride + e * dilation for j in range(tile) for e in range(k)}
-        return k == 1 or tile + len(met) <= _PACKS
+        return k == 1 or k + tile + len(met) <= _PACKS
 
-    cuts = [(k, t) for k in range(1, 8) if taps % k == 0 for t in tiles if fits(t, k)]
+    cuts = [(k, t) for k in range(1, 8) if taps % k == 0 for t in (most // 2, most) if fits(t, k)]
     group, tile = max(cuts)
     return tile, group
 
@@ -74,9 +75,9 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
         return
     weights, bias = contiguous(w.transpose(1, 2, 0)), x if b is None else contiguous(b)
     alike = x.shape[3] == y.shape[3]
-    pack = _pack(PACK if alike else 1, x, y, weights)
+    pack = _pack(_WIDE if alike else 1, x, y, weights)
     (n, oh, ow, k), (r, s) = y.shape, w.shape[1:]
-    tile, group = _cut(s, (4,) if pack > 4 else (4, 8), stride[1], dilation[1])
+    tile, group = _cut(s, 8, stride[1], dilation[1])
     packs, tiles, lines = k // pack, -(-ow // tile), n * oh
     block = _shape((packs, tiles, lines), (8, 4, 8))
     v = _sizes(x, y, (r, s), stride[0], *padding, dilation[0], spread[0], *block)
@@ -92,8 +93,8 @@ def weight_grad(
 ) -> Array:
     """The adjoint of `correlate` in w (K, R, S) for the gradient g (N, OH, OW, K) of y."""
     (n, oh, ow, k), (r, s) = g.shape, taps
-    pack = _pack(4 if x.shape[3] == k else 1, x, g)
-    tile, group = _cut(s, (4,), stride[1], dilation[1])
+    pack = _pack(_WIDE if x.shape[3] == k else 1, x, g)
+    tile, group = _cut(s, 4, stride[1], dilation[1])
     deep = r if r * group <= _TAPS else 1
     packs, groups, tiles = k // pack, r // deep * (s // group), n * oh * -(-ow // tile)
     lanes, _, _ = _shape((packs, 1, 1), (16, 1, 1))

@@ -11,7 +11,7 @@ from minidl.backend.cuda import runtime
 from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.runtime import Array, empty
 from minidl.backend.looping import dense, joint_of, order_of, padding_of, repeated, reshaped
-from minidl.errors import RangeError, require
+from minidl.errors import GraphError, RangeError, require
 
 flags: dict[tuple[str, int], Array] = {}  # set by indices out of range; by op and length
 
@@ -33,6 +33,9 @@ def raise_flags() -> None:
 
 def from_host(x: np.ndarray) -> Array:
     """A copy on the GPU of an array in the host's memory, with its axes in the same order there."""
+    rule = "the host's memory cannot be copied while a function is captured"
+    fix = "make the tensor before, or give it to the function"
+    require(not runtime.recording(), "cuda", rule, error=GraphError, fix=fix, x=x)
     order = order_of([(x.dtype, x.shape, x.strides)], x.shape)
     plain = np.asarray(x.transpose(order), order="C")
     there = runtime.cupy().asarray(plain)
@@ -48,7 +51,13 @@ def constant(x: np.ndarray) -> Array:
     """An array of the host's that will not change, on the GPU: copied once, if it is small."""
     if x.nbytes > 1 << 16:
         return from_host(x)
-    return _constant(x.tobytes(), x.shape, x.dtype)
+    there = _constant(x.tobytes(), x.shape, x.dtype)
+    if runtime.recording():
+        _captured.append(there)
+    return there
+
+
+_captured: list[Array] = []  # constants that graphs read, which may not go
 
 
 @functools.lru_cache(maxsize=1024)

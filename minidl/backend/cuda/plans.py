@@ -154,11 +154,11 @@ def compiled(program: Program, shape: Shape) -> Any:
 # ---- multi-tensor updates ------------------------------------------------------------------------
 
 
-def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[float],
+def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[Any],
            inplace: Sequence[int]) -> None:  # fmt: skip
     """Run a program on every row of arrays, ROWS a launch; output j overwrites array inplace[j].
 
-    Leaves are the arrays of a row, then the scalars. The arrays of a row have one shape, all one
+    Leaves are the arrays of a row, then the scalars: numbers, or arrays of one. The arrays of a row have one shape, all one
     dtype, which is float32 or float64; others, and those not laid out as the row's first, are
     copied, and copied back.
     """
@@ -168,7 +168,9 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
             row=rows[0][0])  # fmt: skip
     dtype = accumulator(rows[0][0].dtype)
     aligned = [_aligned(row, dtype) for row in rows]
-    run = _update(program, TYPES[code_of(dtype)], len(rows[0]), tuple(inplace))
+    codes = tuple([code_of(s.dtype) if hasattr(s, "dtype") else None for s in scalars])
+    given = [s if code else float(s) for s, code in zip(scalars, codes, strict=True)]
+    run = _update(program, TYPES[code_of(dtype)], len(rows[0]), tuple(inplace), codes)
     for first in range(0, len(rows), ROWS):
         some = aligned[first : first + ROWS]
         blocks = [-(-row[0].size // BLOCK) for row in some]
@@ -178,16 +180,17 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
         sizes[: len(some)] = [row[0].size for row in some]
         sizes[ROWS : ROWS + len(some)] = np.cumsum([0, *blocks[:-1]])
         argument = table.reshape(-1).view(f"V{table.nbytes}")
-        runtime.launch(run, int(np.sum(blocks)), argument, len(some), *map(float, scalars))
-    for given, row in zip(rows, aligned, strict=True):
+        runtime.launch(run, int(np.sum(blocks)), argument, len(some), *given)
+    for own, row in zip(rows, aligned, strict=True):
         for k in inplace:
-            if row[k] is not given[k]:
-                write(IDENTITY, [row[k]], given[k])
+            if row[k] is not own[k]:
+                write(IDENTITY, [row[k]], own[k])
 
 
 @functools.lru_cache(maxsize=256)
-def _update(program: Program, real: str, arrays: int, inplace: tuple[int, ...]) -> Any:
-    return runtime.compiled(print_update(program, real, arrays, inplace), "k")
+def _update(program: Program, real: str, arrays: int, inplace: tuple[int, ...],
+            scalars: tuple[str | None, ...]) -> Any:  # fmt: skip
+    return runtime.compiled(print_update(program, real, arrays, inplace, scalars), "k")
 
 
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:

@@ -204,16 +204,20 @@ ROWS = 48  # of a multi-tensor update's launch: their table is an argument, whic
 BLOCK = 1 << 12  # elements of a row that a block takes
 
 
-def print_update(program: Program, real: str, arrays: int, inplace: Sequence[int]) -> str:
+def print_update(program: Program, real: str, arrays: int, inplace: Sequence[int],
+                 scalars: Sequence[str | None]) -> str:  # fmt: skip
     """CUDA C++ of a kernel `k` that updates rows of arrays; output j overwrites array inplace[j].
 
     Arguments: a table of ROWS rows (per row its arrays' addresses; the rows' sizes; their first
-    blocks), the number of rows, the scalars as doubles. A block finds its row by its number.
+    blocks), the number of rows, the scalars: doubles, or where a type code is given the address of
+    one. A block finds its row by its number.
     """
-    scalars = range(arrays, program.leaves)
-    given = ["const Rows rows", "long long count", *(f"double s{k}" for k in scalars)]
+    numbered = list(enumerate(scalars, arrays))
+    given = ["const Rows rows", "long long count"]
+    given += [f"const {TYPES[code]}* s{k}" if code else f"double s{k}" for k, code in numbered]
     read = [k for k in range(arrays) if program.used[k]]
-    lines = [f"const {real} r{k} = static_cast<{real}>(s{k});" for k in scalars if program.used[k]]
+    lines = [f"const {real} r{k} = static_cast<{real}>({'*' if code else ''}s{k});"
+             for k, code in numbered if program.used[k]]  # fmt: skip
     lines += ["int row = 0;", "while (row + 1 < count && blockIdx.x >= rows.first[row + 1]) row++;"]
     lines.append(f"const long long start = (blockIdx.x - rows.first[row]) * {BLOCK}LL;")
     lines.append(f"const long long end = start + {BLOCK}LL;")

@@ -53,13 +53,13 @@ __device__ void soften(A (&s)[C::R][C::N / 8][4], A (&y)[C::R][C::OUT / 8][4], A
 // `span` of them; then y (splits, count, tq, e) goes to `some`, and lse has splits rows of levels,
 // with -infinity for nothing seen. Bytes: q and y once, k and v once a block.
 template <typename T, int W>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 2)
     attend(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
            const void* __restrict__ mask, const void* __restrict__ before, T* __restrict__ y,
            typename Sum<T>::type* __restrict__ lse, typename Sum<T>::type* __restrict__ some,
            const Shape s, double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 1, sizeof(T) == 2 && W <= 128 ? 2 : 1> C;
+    typedef Cut<T, W, 1, 1> C;
     extern __shared__ __align__(128) char tiles[];  // q; twice k and v
     const Work work(C::PARTS, s.splits, s.tiles, s.causal);
     const long long b = work.n / s.heads, h = work.n % s.heads;

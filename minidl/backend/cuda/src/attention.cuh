@@ -13,18 +13,26 @@
 #include "sums.cuh"
 #include "warpops.cuh"
 
-// How rows of W elements are cut up for a kernel with RESULTS results of W columns.
-template <typename T, int W, int RESULTS, int REPEAT = 1>
+// The most rows passing by, up to n, whose tile takes 16 KiB and whose products leave room in the
+// registers: `results` columns of sums and `scores` numbers for each of the rows, of `size` bytes.
+constexpr int rows_passing(int n, int line, int results, int scores, int size) {
+    const bool fits = n * line <= 16384 && (results + n * scores) * size <= 1280;
+    return n == 8 || fits ? n : rows_passing(n / 2, line, results, scores, size);
+}
+
+// How rows of W elements are cut up for a kernel with SCORES arrays of products and RESULTS ones of
+// W columns. cut_of of attention.py says the same.
+template <typename T, int W, int SCORES, int RESULTS>
 struct Cut {
     typedef typename Sum<T>::type A;
     static constexpr int BYTES = W * sizeof(T);  // of a row
     static constexpr int CHUNKS = BYTES / 16, WIDE = 16 / sizeof(T);
-    static constexpr int R = REPEAT;
-    static constexpr int WARPS = BYTES <= 512 ? 4 : 2048 / BYTES;
-    static constexpr int M = 16 * R * WARPS, N = BYTES <= 256 ? 64 : 16384 / BYTES;
+    static constexpr int R = SCORES == 1 && sizeof(T) == 2 && W <= 128 ? 2 : 1;
+    static constexpr int WARPS = BYTES <= 512 ? 4 : 2048 / BYTES, M = 16 * R * WARPS;
     static constexpr int MOST = 1024 / (RESULTS * sizeof(A));  // columns that registers can hold
     static constexpr int OUT = W < MOST ? W : MOST, PARTS = W / OUT;  // of a block; blocks
-    static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;       // bytes of tiles
+    static constexpr int N = rows_passing(64, BYTES, OUT* RESULTS, SCORES, R * sizeof(A));
+    static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
 
 // Where a chunk of 16 bytes of a tile lies: 8 rows' chunks of one number meet every bank once.
@@ -144,7 +152,7 @@ struct Seen {
         each<TURNED, C>(s, first, other, [&](A& x, int, int) { x *= factor; });
         if (kind) {
             each<TURNED, C>(s, first, other, [&](A& x, int query, int key) {
-                if (query < tq && key < tk) x += bias(base + query * row + key * column);
+                if (query < tq && key < tk) x = masked(x, base + query * row + key * column);
             });
         }
         const int query = TURNED ? other : first, end = TURNED ? first + 16 * C::R : other + C::N;
@@ -154,9 +162,9 @@ struct Seen {
         });
     }
 
-    __device__ A bias(long long at) const {
-        if (kind == 2) return static_cast<A>(static_cast<const T*>(mask)[at]) * A(LOG2E);
-        return static_cast<const bool*>(mask)[at] ? A(0) : lowest<A>();
+    __device__ A masked(A x, long long at) const {
+        if (kind == 2) return x + static_cast<A>(static_cast<const T*>(mask)[at]) * A(LOG2E);
+        return static_cast<const bool*>(mask)[at] ? x : lowest<A>();
     }
 
     template <bool TURNED, typename C, typename Do>

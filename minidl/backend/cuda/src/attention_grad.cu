@@ -24,14 +24,14 @@ __global__ void __launch_bounds__(256)
 // dq = scale ds k with ds = p (g vᵀ - delta), p = exp(x - lse). A block: M queries of a head, and
 // all keys. Bytes: q, g and dq once, k and v once a block.
 template <typename T, int W>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 2)
     query_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
                const void* __restrict__ mask, const T* __restrict__ g,
                const typename Sum<T>::type* __restrict__ lse,
                const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dq, const Shape s,
                double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 1> C;
+    typedef Cut<T, W, 2, 1> C;
     extern __shared__ __align__(128) char tiles[];  // q, g; twice k and v
     const Work work(C::PARTS, 1, s.tiles, s.causal);
     const long long b = work.n / s.heads, h = work.n % s.heads;
@@ -89,14 +89,14 @@ __device__ void load_one(A* to, const A* from, bool there) {
 // dv = pᵀ g and dk = scale dsᵀ q, summed over the queries of all heads that share the keys. A
 // block: M keys of a key head. Bytes: k, v, dk and dv once, q and g once a block.
 template <typename T, int W>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 2)
     key_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
              const void* __restrict__ mask, const T* __restrict__ g,
              const typename Sum<T>::type* __restrict__ lse,
              const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dk,
              T* __restrict__ dv, const Shape s, double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 2> C;
+    typedef Cut<T, W, 2, 2> C;
     extern __shared__ __align__(128) char tiles[];  // k, v; twice q and g; twice lse and delta
     A* levels = reinterpret_cast<A*>(tiles + 2 * C::KEPT + 4 * C::PASSING);
     const Work work(C::PARTS, 1, s.tiles, false);

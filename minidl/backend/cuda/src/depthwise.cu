@@ -1,9 +1,9 @@
 // Depthwise convolution on channels-last arrays: y (n, oh, ow, k) = windows of x (n, h, w, c) times
 // a weight for each tap and channel, w (r, s, c or k), plus a bias; and the gradient of w. A thread
-// has PACK neighbouring channels (16 bytes, if they are so many) of TILE neighbouring columns, and
-// keeps what a row of GROUP taps meets in registers, so that x is read about once for each row of
-// taps, from L1 mostly: a block's threads are `lanes` packs by `across` tiles by `down` rows. Sums
-// are Sum<T>. Bytes: x, w and y once, but for the rows where blocks meet.
+// has PACK neighbouring channels, which are read at once, of TILE neighbouring columns. It reads x
+// about once for each row of taps, GROUP of which meet it in registers; rows meet in L1: a block's
+// threads are `lanes` packs by `across` tiles by `down` rows. Sums are Sum<T>. Bytes: x, w and y
+// once, but for the edges where blocks meet.
 #include "sums.cuh"
 
 // With several outputs a channel, `share`, k = share c; with several inputs an output, `fan`, c =
@@ -30,35 +30,28 @@ __device__ Pack<T, N> pack_at(const T* from, bool there) {
     return pack;
 }
 
-// The packs of a row that TILE outputs meet with GROUP taps: output j and tap e at j SW + e DW.
-template <typename T, int PACK, int TILE, int GROUP, int SW, int DW>
-struct Line {
-    static constexpr int SPAN = (TILE - 1) * SW + (GROUP - 1) * DW + 1;
-    Pack<T, PACK> packs[SPAN];
-
-    __device__ static constexpr bool is_met(int u) {
+// take(j, e, pack) for the packs of a row that TILE outputs meet with GROUP taps: output j and tap
+// e at left + j SW + e DW of a row of `width` packs, spread out by UP, `apart` elements from one to
+// the next. Each is read once.
+template <int PACK, int TILE, int GROUP, int SW, int DW, int UP, typename T, typename Take>
+__device__ void walk_row(const T* row, int left, int width, int apart, Take take) {
+#pragma unroll
+    for (int u = 0; u <= (TILE - 1) * SW + (GROUP - 1) * DW; u++) {
+        bool met = false;
+#pragma unroll
+        for (int e = 0; e < GROUP; e++)
+            met |= u >= e * DW && (u - e * DW) % SW == 0 && (u - e * DW) / SW < TILE;
+        if (!met) continue;  // known to the compiler
+        const int column = left + u, at = column / UP;
+        const bool there = column >= 0 && at * UP == column && at < width;
+        const Pack<T, PACK> pack = pack_at<PACK>(row + static_cast<long long>(at) * apart, there);
+#pragma unroll
         for (int e = 0; e < GROUP; e++) {
             const int j = u - e * DW;
-            if (j >= 0 && j % SW == 0 && j / SW < TILE) return true;
-        }
-        return false;
-    }
-    // From a row of `width` packs, spread out by UP, `apart` elements from one to the next.
-    template <int UP>
-    __device__ void load(const T* row, int left, int width, int apart) {
-#pragma unroll
-        for (int u = 0; u < SPAN; u++) {
-            if (!is_met(u)) continue;
-            const int column = left + u, at = column / UP;
-            const bool there = column >= 0 && at * UP == column && at < width;
-            packs[u] = pack_at<PACK>(row + static_cast<long long>(at) * apart, there);
+            if (j >= 0 && j % SW == 0 && j / SW < TILE) take(j / SW, e, pack);
         }
     }
-    template <typename A>
-    __device__ A value(int j, int e, int p) const {
-        return static_cast<A>(packs[j * SW + e * DW].v[p]);
-    }
-};
+}
 
 // grid (rows, columns, channels), the last fastest, in one axis.
 template <typename T, int PACK, int TILE, int GROUP, int SW, int DW, int UP>
@@ -73,7 +66,8 @@ __global__ void __launch_bounds__(256, 2)
     const int k = (blockIdx.x % channel_blocks * v.lanes + threadIdx.x % v.lanes) * PACK;
     const int first = (blockIdx.x / channel_blocks % tile_blocks * v.across + tile) * TILE;
     if (line >= lines || k >= v.k || first >= v.ow) return;
-    const int image = line / v.oh, row = line % v.oh, weights = v.share * v.c;
+    const int image = line / v.oh, row = line % v.oh;
+    const long long weights = static_cast<long long>(v.share) * v.c;  // of a tap
     A sums[TILE][PACK];
 #pragma unroll
     for (int p = 0; p < PACK; p++) {
@@ -87,19 +81,17 @@ __global__ void __launch_bounds__(256, 2)
             if (top < 0 || at * v.up != top || at >= v.h) continue;
             const T* from = x + (static_cast<long long>(image) * v.h + at) * v.w * v.c;
             for (int b = 0; b < v.s; b += GROUP) {
-                Line<T, PACK, TILE, GROUP, SW, DW> met;
-                const int left = first * SW - v.pw + b * DW;
-                met.template load<UP>(from + of / v.share, left, v.w, v.c);
+                const T* place = w + (a * v.s + b) * weights + of;
+                Pack<T, PACK> taps[GROUP];
 #pragma unroll
-                for (int e = 0; e < GROUP; e++) {
-                    const T* place = w + (a * v.s + b + e) * static_cast<long long>(weights) + of;
-                    const Pack<T, PACK> tap = pack_at<PACK>(place, true);
-#pragma unroll
-                    for (int j = 0; j < TILE; j++)
+                for (int e = 0; e < GROUP; e++) taps[e] = pack_at<PACK>(place + e * weights, true);
+                walk_row<PACK, TILE, GROUP, SW, DW, UP>(
+                    from + of / v.share, first * SW - v.pw + b * DW, v.w, v.c,
+                    [&](int j, int e, const Pack<T, PACK>& pack) {
 #pragma unroll
                         for (int p = 0; p < PACK; p++)
-                            sums[j][p] += static_cast<A>(tap.v[p]) * met.template value<A>(j, e, p);
-                }
+                            sums[j][p] += static_cast<A>(taps[e].v[p]) * static_cast<A>(pack.v[p]);
+                    });
             }
         }
     }
@@ -134,23 +126,22 @@ __global__ void __launch_bounds__(256, 2)
     for (long long i = start + slice; i < stop; i += v.down) {
         const long long line = i / tiles;
         const int first = i % tiles * TILE, image = line / v.oh, row = line % v.oh;
-        Line<T, PACK, TILE, 1, 1, 1> given;
-        given.template load<1>(g + line * v.ow * v.k + k, first, v.ow, v.k);
+        Pack<T, PACK> given[TILE];
+        walk_row<PACK, TILE, 1, 1, 1, 1>(
+            g + line * v.ow * v.k + k, first, v.ow, v.k,
+            [&](int j, int, const Pack<T, PACK>& pack) { given[j] = pack; });
 #pragma unroll
         for (int d = 0; d < DEEP; d++) {
             const int at = row * v.sh - v.ph + (a + d) * v.dh;
             if (at < 0 || at >= v.h) continue;
-            Line<T, PACK, TILE, GROUP, SW, DW> met;
             const T* from = x + (static_cast<long long>(image) * v.h + at) * v.w * v.c;
-            met.template load<1>(from + k / v.share, first * SW - v.pw + b * DW, v.w, v.c);
-#pragma unroll
-            for (int e = 0; e < GROUP; e++)
-#pragma unroll
-                for (int j = 0; j < TILE; j++)
+            walk_row<PACK, TILE, GROUP, SW, DW, 1>(
+                from + k / v.share, first * SW - v.pw + b * DW, v.w, v.c,
+                [&](int j, int e, const Pack<T, PACK>& pack) {
 #pragma unroll
                     for (int p = 0; p < PACK; p++)
-                        sums[d][e][p] +=
-                            given.template value<A>(j, 0, p) * met.template value<A>(j, e, p);
+                        sums[d][e][p] += static_cast<A>(given[j].v[p]) * static_cast<A>(pack.v[p]);
+                });
         }
     }
 #pragma unroll
