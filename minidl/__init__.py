@@ -24,6 +24,7 @@ from minidl.dtypes import (
     bool_, float16, float32, float64, int8, int16, int32, int64, promote_types, result_type, uint8,
 )  # fmt: skip
 from minidl.fusion import pointwise
+from minidl.ops.autocasting import autocast, is_autocast_enabled
 from minidl.random import Generator, get_state, manual_seed, set_state
 
 __version__ = "0.1.0"
@@ -34,8 +35,8 @@ long, int, short = int64, int32, int16
 globals().update(methods.TABLE | methods.FUNCTIONS)
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
-_LAZY = {**dict.fromkeys(_TOOLS, "minidl.tools"), "save": "minidl.io", "load": "minidl.io"}
-_ROOMS = ("data", "io", "models", "nn", "optim", "tools", "train")
+_LAZY = {"bfloat16": "minidl.dtypes", **dict.fromkeys(_TOOLS, "minidl.tools"), "save": "minidl.io", "load": "minidl.io"}
+_ROOMS = ("amp", "data", "io", "models", "nn", "optim", "tools", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,17 @@ default = float32  # of Python floats, and of real results from integers
 _WEAK = {bool: bool_, int: int64, float: default}
 
 
+def __getattr__(name: str) -> np.dtype:
+    if name != "bfloat16":
+        raise AttributeError(f"module 'minidl.dtypes' has no attribute {name!r}")
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:
+        rule = "the package that adds it to NumPy is missing: pip install ml_dtypes"
+        raise DTypeError(f"bfloat16: {rule}") from error
+    return np.dtype(bfloat16)
+
+
 def category(dtype: np.dtype) -> int:
     """0 for bool, 1 for integers, 2 for real numbers (bfloat16 is of kind "V"), 3 for complex."""
     return {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2, "c": 3}[dtype.kind]
@@ -40,6 +51,8 @@ def promote_types(a: np.dtype, b: np.dtype) -> np.dtype:
         return a
     if category(a) != category(b):
         return a if category(a) > category(b) else b
+    if a.kind == "V" or b.kind == "V":  # bfloat16 with float16 gives what holds both
+        return default if a.itemsize == b.itemsize else max(a, b, key=lambda t: t.itemsize)
     return np.promote_types(a, b)
 
 

@@ -331,6 +331,11 @@ def pointwise(function: Callable, *, name: str = "") -> Any:
     return Pointwise(function, name=name)
 
 
+def numbers(scalars: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    """The values of these names: floats, and arrays of one as they are."""
+    return [v if hasattr(v, "dtype") else float(v) for v in map(scalars.__getitem__, names)]
+
+
 class Update:
     """An update of arrays in place, e.g. an optimizer's step, over many rows in one launch."""
 
@@ -347,8 +352,8 @@ class Update:
                skip: Any = None, **scalars: Any) -> None:  # fmt: skip
         """Update every row (raw arrays, one for each positional parameter) in place.
 
-        All keyword parameters must be given: numbers may change freely, None, bools and strings
-        choose another kernel. One launch for each dtype, float32 or float64. absent: names of
+        All keyword parameters must be given: numbers (or arrays of one) may change freely, None,
+        bools and strings choose another kernel. One launch for each dtype, float32 or float64. absent: names of
         positional parameters that rows lack; the function gets None and returns None for them.
         again: gives the keywords anew where the call is captured and replayed. skip: an array (1,)
         on the rows' device; where it is not 0, nothing changes.
@@ -358,8 +363,8 @@ class Update:
         if key not in self._plans:
             self._plans[key] = self._plan(absent, scalars, skip is not None)
         program, inplace, names = self._plans[key]
-        numbers = lambda given: [float(given[n]) for n in names]  # noqa: E731
-        values = live(numbers(scalars), again and (lambda: numbers(again())), np.float64)
+        values = live(numbers(scalars, names), again and (lambda: numbers(again(), names)),
+                      np.float64)  # fmt: skip
         values += [] if skip is None else [skip]
         dtypes = [row[0].dtype for row in rows]
         for dtype in {*dtypes}:

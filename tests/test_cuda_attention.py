@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, there
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from minidl.backend import cpu, cuda
-from minidl.backend.cuda import attention
-from minidl.errors import ShapeError
+from minidl.backend.cuda import attention, runtime
+from minidl.errors import DTypeError, ShapeError
+from minidl.ops.attention import scaled_dot_product_attention
+from simt.cupy import ndarray
+from simt.numbers import from_bfloat16, to_bfloat16
 
 __all__ = ["gpu"]  # the fixture
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
-NAN = float("nan")
 
 
-def drawn_mask(rng, kind, shape):
+def drawn(rng: Any, tq: int, tk: int, d: int, e: int, heads: int = 1, groups: int = 1) -> list:
+    """q, k, v of two images, and the gradient of their result."""
+    shapes = [(heads, tq, d), (groups, tk, d), (groups, tk, e), (heads, tq, e)]
+    return [rng.standard_normal((2, *s)) for s in shapes]
+
+
+def drawn_mask(rng: Any, kind: str, shape: tuple[int, ...]) -> Any:
     """No mask, booleans that hide some rows wholly, or numbers, some of them -infinity."""
     if kind == "bool":
         return (rng.random(shape) > 0.4) & (rng.random((*shape[:-1], 1)) > 0.1)
@@ -26,23 +34,212 @@ def drawn_mask(rng, kind, shape):
     return None
 
 
-def both_ways(dtype, q, k, v, mask, causal, rng):
-    """Forward and backward agree with the CPU's."""
+def both_ways(dtype: Any, q: Any, k: Any, v: Any, g: Any, mask: Any, causal: bool) -> None:
+    """Forward and backward agree with the CPU's; gradients to the scale of the largest of them."""
+    narrow = [x.astype(dtype) for x in (g, q, k, v)]
+    mask = mask.astype(dtype) if mask is not None and mask.dtype != bool else mask
     scale = q.shape[-1] ** -0.5
-    y, lse = agree("attend", dtype, q, k, v, mask, causal, scale)
-    g = rng.standard_normal(y.shape)
-    y = y.astype(np.float64)
-    return agree("attend_grad", dtype, g, q, k, v, mask, y, lse, causal, scale)
+    y, lse = agree("attend", dtype, *narrow[1:], mask, causal, scale)
+    got = cuda.attend_grad(
+        *map(there, narrow), there(mask), there(y), there(lse), causal, scale
+    )  # fmt: skip
+    wide = [x.astype(np.float64) for x in (*narrow, y, lse)]
+    mask = mask.astype(np.float64) if mask is not None and mask.dtype != bool else mask
+    true = cpu.attend_grad(*wide[:4], mask, *wide[4:], causal, scale)
+    most = max(np.abs(t).max(initial=0) for t in true)
+    for ours, theirs in zip(got, true, strict=True):
+        ours = cuda.to_host(ours)
+        assert ours.dtype == dtype and ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2 * EPS[dtype] * most)
+
+
+CASES = {  # T, S, D, E, query heads, key heads
+    "none": (70, 90, 8, 8, 2, 1), "causal": (133, 70, 16, 24, 1, 1), "bool": (65, 67, 3, 7, 2, 2),
+    "float": (3, 66, 16, 8, 3, 1), "one row": (1, 65, 40, 64, 2, 2), "one key": (70, 1, 5, 8, 1, 1),
+}  # fmt: skip
 
 
 @FLOATS
-@pytest.mark.parametrize("kind", ["none", "causal", "bool", "float"])
-@pytest.mark.parametrize("sizes", [  # T, S, D, E, heads, of keys
-    (70, 90, 8, 8, 2, 1), (3, 5, 3, 7, 1, 1), (133, 70, 16, 24, 1, 1), (1, 65, 64, 64, 3, 3),
-], ids=str)  # fmt: skip
-def test_attention(dtype, kind, sizes):
-    tq, tk, d, e, heads, groups = sizes
-    rng = np.random.default_rng(1)
-    q, k = rng.standard_normal((2, heads, tq, d)), rng.standard_normal((2, groups, tk, d))
-    v = rng.standard_normal((2, groups, tk, e))
-    both_ways(dtype, q, k, v, drawn_mask(rng, kind, (heads, tq, tk)), kind == "causal", rng)
+@pytest.mark.parametrize("kind", CASES)
+def test_attention(dtype, kind):
+    """Shared heads, sizes that fill no tile, rows that see no key."""
+    (tq, tk, *_, heads, _), rng = CASES[kind], np.random.default_rng(1)
+    mask = drawn_mask(rng, kind, (heads, tq, tk))
+    both_ways(dtype, *drawn(rng, *CASES[kind]), mask, kind == "causal")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_longer_than_a_tile_of_the_other_kind(causal):
+    """Many key tiles before and behind the queries' diagonal."""
+    rng = np.random.default_rng(2)
+    for dtype, sizes in ((np.float16, (70, 150, 8, 8, 2, 1)), (np.float32, (150, 70, 8, 4, 2, 1))):
+        both_ways(dtype, *drawn(rng, *sizes), None, causal)
+
+
+WIDE = [(np.float16, 128, 96), (np.float16, 136, 200), (np.float32, 100, 72), (np.float32, 9, 256),
+        (np.float64, 66, 65), (np.float64, 130, 4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype, d, e", WIDE)
+def test_wide_heads(dtype, d, e):
+    """Tiles of fewer rows, and blocks that make some columns of the results each."""
+    both_ways(dtype, *drawn(np.random.default_rng(3), 19, 37, d, e), None, True)
+
+
+@FLOATS
+def test_keys_are_split_over_blocks_for_few_queries(dtype):
+    """The splits' results are combined; those that see nothing have no weight."""
+    rng = np.random.default_rng(4)
+    q, k, v, _ = drawn(rng, 2, 523, 8, 10, 2, 1)
+    assert attention._splits(4, 523, 64) == (2, 320)
+    mask = rng.random((2, 1, 523)) > 0.5
+    mask[0], mask[1, :, 320:] = False, False
+    for seen in (None, mask):
+        agree("attend", dtype, q, k, v, seen, False, 0.3)
+    for before in (0, 318, 319, 521):
+        agree("attend", dtype, q, k, v, None, True, 0.3, np.array([before]))
+
+
+def test_what_lies_behind_the_last_key_is_not_read():
+    """As in a cache of keys that is not yet full."""
+    rng = np.random.default_rng(5)
+    q, k, v, _ = drawn(rng, 3, 100, 8, 8)
+    k[:, :, 23:], v[:, :, 23:] = np.nan, np.nan
+    given = [there(x.astype(np.float16)) for x in (q, k, v)]
+    y, _ = cuda.attend(*given, None, True, 0.3, there(np.array([20])))
+    assert np.isfinite(cuda.to_host(y)).all()
+    short = [there(x[:, :, :23].astype(np.float16)) for x in (q, k, v)]
+    same, _ = cuda.attend(*short, None, True, 0.3, there(np.array([20])))
+    np.testing.assert_array_equal(cuda.to_host(y), cuda.to_host(same))
+
+
+def test_bfloat16():
+    """Through its bits, which the emulator takes for it; errors are those of rounding once."""
+    rng = np.random.default_rng(6)
+    bits = [to_bfloat16(x) for x in drawn(rng, 33, 70, 16, 16)]
+    q, k, v, g = [from_bfloat16(x).astype(np.float64) for x in bits]
+    how = (None, False, 0.25)
+    y, lse = cpu.attend(q, k, v, *how)
+    true = [y, *cpu.attend_grad(g, q, k, v, None, y, lse, False, 0.25)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "code_of", lambda dtype: "bf")
+        patch.setattr(attention, "accumulator", lambda dtype: np.dtype(np.float32))
+        ours = [there(x) for x in bits]
+        got, lse = cuda.attend(*ours[:3], *how)
+        grads = cuda.attend_grad(ours[3], *ours[:3], None, got, lse, False, 0.25)
+    most = max(np.abs(t).max() for t in true)
+    for mine, theirs in zip((got, *grads), true, strict=True):
+        np.testing.assert_allclose(
+            from_bfloat16(cuda.to_host(mine)), theirs, rtol=0, atol=2**-7 * most
+        )
+
+
+# ---- layouts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 3, 4, 8), (1, 5, 3, 1, 16), (2, 6, 3, 2, 5)])
+def test_a_fused_projection_is_read_in_place(monkeypatch, shape):
+    """q, k, v are views of one array (B, T, 3, H, D); their gradients are views of one like it."""
+    rng = np.random.default_rng(7)
+    packed = cuda.from_host(rng.standard_normal(shape).astype(np.float32))
+    q, k, v = (packed[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+    monkeypatch.setattr(attention, "contiguous", None)
+    y, lse = cuda.attend(q, k, v, None, True, 0.3)
+    assert y.transpose(0, 2, 1, 3).flags.c_contiguous
+    grads = cuda.attend_grad(y, q, k, v, None, y, lse, True, 0.3)
+    step = shape[3] * shape[4] * 4
+    assert [g.strides for g in grads] == [x.strides for x in (q, k, v)]
+    assert [g.data.ptr - grads[0].data.ptr for g in grads] == [0, step, 2 * step]
+    apart = [cuda.contiguous(x) for x in (q, k, v)]
+    whole, _ = cuda.attend(*apart, None, True, 0.3)
+    np.testing.assert_array_equal(cuda.to_host(y), cuda.to_host(whole))
+    others = cuda.attend_grad(whole, *apart, None, whole, lse, True, 0.3)
+    for a, b in zip(grads, others, strict=True):
+        np.testing.assert_array_equal(cuda.to_host(a), cuda.to_host(b))
+
+
+def test_any_leading_axes_and_strides():
+    """No heads, many axes, repeated axes, rows backwards, a last axis that is not contiguous."""
+    rng = np.random.default_rng(8)
+    for lead in ((), (3,), (2, 1, 3)):
+        q, k, v = (rng.standard_normal((*lead, 5, 8)) for _ in range(3))
+        agree("attend", np.float32, q, k, v, None, False, 0.3)
+    x = cuda.from_host(rng.standard_normal((2, 3, 2, 5, 8)).astype(np.float32))
+    odd = cuda.from_host(rng.standard_normal((2, 3, 2, 5, 16)).astype(np.float32))[..., ::2]
+    once = runtime.cupy().ndarray(x.shape, x.dtype, x.data, (0, 0, *x.strides[2:]))
+    for q, k in ((x[:, ::-1], once), (x[..., ::-1, :], odd), (odd, x[:, :, ::-1])):
+        y, lse = cuda.attend(q, k, k, None, False, 0.3)
+        plain = [cuda.to_host(a).astype(np.float64) for a in (q, k)]
+        expected, level = cpu.attend(plain[0], plain[1], plain[1], None, False, 0.3)
+        np.testing.assert_allclose(cuda.to_host(y), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(cuda.to_host(lse), level, rtol=1e-5)
+        grads = cuda.attend_grad(y, q, k, k, None, y, lse, False, 0.3)
+        given = (plain[0], plain[1], plain[1], None, expected, level)
+        for a, b in zip(grads, cpu.attend_grad(expected, *given, False, 0.3), strict=True):
+            np.testing.assert_allclose(cuda.to_host(a), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [
+    (5,), (4, 1), (2, 1, 5), (3, 1, 4, 1), (1, 2, 4, 5), (2, 1, 1, 1, 5), (1, 3, 1, 4, 5),
+    (2, 3, 1, 4, 1),
+])  # fmt: skip
+def test_masks_broadcast(shape):
+    """Over images, heads, rows and keys; one lies transposed in memory."""
+    rng = np.random.default_rng(9)
+    q, k = rng.standard_normal((2, 3, 2, 4, 8)), rng.standard_normal((2, 3, 1, 5, 8))
+    for mask in (rng.random(shape) > 0.4, rng.standard_normal(shape)):
+        turned = np.asarray(mask.T, order="C").T
+        y, lse = agree("attend", np.float32, q, k, k, turned, False, 0.3)
+        rest = (y.astype(np.float64), lse, False, 0.3)
+        agree("attend_grad", np.float32, rng.standard_normal(q.shape), q, k, k, mask, *rest)
+
+
+@FLOATS
+def test_nothing_to_see(dtype):
+    """No keys, no queries, no batch, no columns of v."""
+    for b, tq, tk, e in ((2, 3, 0, 5), (2, 0, 3, 5), (0, 3, 3, 5), (2, 3, 4, 0)):
+        shapes = ((b, 2, tq, 4), (b, 1, tk, 4), (b, 1, tk, e))
+        given = [there(np.ones(s, dtype)) for s in shapes]
+        y, lse = cuda.attend(*given, None, False, 0.5)
+        assert y.shape == (b, 2, tq, e) and lse.shape == (b, 2, tq)
+        assert not cuda.to_host(y).any()
+        for x, g in zip(given, cuda.attend_grad(y, *given, None, y, lse, False, 0.5), strict=True):
+            assert g.shape == x.shape and not cuda.to_host(g).any()
+
+
+# ---- the op, and rows of caches ------------------------------------------------------------------
+
+
+def test_heads_that_are_too_wide():
+    q = there(np.ones((1, 2, 257), np.float32))
+    with pytest.raises(ShapeError, match="attention: a GPU takes heads of at most 256 elements"):
+        cuda.attend(q, q, q, None, False, 1.0)
+    with pytest.raises(ShapeError, match="at most 256"):
+        cuda.attend_grad(q, q, q, q, None, q, q, False, 1.0)
+
+
+def test_the_op_takes_half_types_on_a_gpu_alone():
+    x = np.ones((2, 3, 4), np.float16)
+    with pytest.raises(DTypeError, match="must all be float32 or all float64"):
+        scaled_dot_product_attention(x, x, x)
+    y = scaled_dot_product_attention(there(x), there(x), there(x), is_causal=True)
+    assert isinstance(y, ndarray) and np.array_equal(cuda.to_host(y), x)
+    with pytest.raises(DTypeError, match="all bfloat16 or all float16 or all float32"):
+        scaled_dot_product_attention(there(x), there(x.astype(np.float32)), there(x))
+
+
+@FLOATS
+@pytest.mark.parametrize("lead", [(), (3,), (2, 2, 3)])
+def test_rows_are_put_into_a_cache(dtype, lead):
+    """From any strides, at a place that the GPU knows; rows beyond the room are left out."""
+    rng = np.random.default_rng(10)
+    new = rng.standard_normal((4, *lead, 5)).astype(dtype)
+    moved = np.moveaxis(new, 0, -2)  # (..., T, D)
+    for first in (0, 3, 7):
+        room = rng.standard_normal((*lead, 9, 5)).astype(dtype)
+        ours, place = there(room), there(np.array([first]))
+        cuda.put_rows(ours, cuda.from_host(new).transpose(*range(1, len(lead) + 1), 0, -1), place)
+        room[..., first : first + 4, :] = moved[..., : 9 - first, :]
+        np.testing.assert_array_equal(cuda.to_host(ours), room)
+    cuda.put_rows(ours, there(np.zeros((*lead, 0, 5), dtype)), place)
+    np.testing.assert_array_equal(cuda.to_host(ours), room)

@@ -12,6 +12,7 @@ from minidl.nn.fields import Layer
 from minidl.nn.parameter import new_parameter, zeros
 from minidl.nn.utils.rnn import PackedSequence, run_packed
 from minidl.ops.join import cat, stack
+from minidl.ops.autocasting import lowered
 from minidl.ops.recurrent import gru, lstm, rnn
 
 States = tuple[Tensor, ...]
@@ -44,7 +45,8 @@ class _Recurrent(Layer):
         names = self._weights[: 4 + bool(self.proj_size)]
         weights = [getattr(self, name + suffix) for name in names]
         kind = {"nonlinearity": self.nonlinearity} if "nonlinearity" in self._fields else {}
-        return self._op(x, *states, *weights, reverse=suffix.endswith("reverse"), **kind)
+        given = lowered(x, *states, *weights)
+        return self._op(*given, reverse=suffix.endswith("reverse"), **kind)
 
     def _first(self, given: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> States:
         """The first states h, or h and c, checked; zeros where not given."""

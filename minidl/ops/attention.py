@@ -10,6 +10,7 @@ from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes
+from minidl.ops.autocasting import lowered
 from minidl.ops.dropout import dropout
 from minidl.ops.linalg import matmul
 from minidl.ops.reduce import amax, sum_axes
@@ -31,7 +32,7 @@ def scaled_dot_product_attention(
     A row that sees no key gives zeros. Without dropout and without a mask that requires grad no
     (T, S) array is made.
     """
-    q, k, v = _inputs(query, key, value, enable_gqa)
+    q, k, v = _inputs(*lowered(query, key, value), enable_gqa)
     _check_mask(attn_mask, is_causal, (*q.shape[:-1], k.shape[-2]), q)
     require(0 <= dropout_p <= 1, _NAME, "dropout_p must be in [0, 1]", dropout_p=dropout_p)
     factor = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
@@ -96,8 +97,9 @@ def _inputs(q: Any, k: Any, v: Any, gqa: bool) -> list[Any]:
     fits = q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
     rule = "query and key must agree in the last axis, key and value in the one before"
     require(fits, _NAME, rule, **got)
-    fits = q.dtype == k.dtype == v.dtype and q.dtype in ("float32", "float64")
-    rule = "query, key and value must all be float32 or all float64"
+    taken = sorted(backend.of(raw(q)).FLOATS)
+    fits = q.dtype == k.dtype == v.dtype and q.dtype.name in taken
+    rule = f"query, key and value must all be {' or all '.join(taken)}"
     require(fits, _NAME, rule, error=DTypeError, **got)
     if gqa:
         heads = k.shape[-3]

@@ -6,6 +6,7 @@ from minidl import backend
 from minidl.autograd import op, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
+from minidl.ops.autocasting import lowered
 from minidl.ops.arguments import check_same_dtype, ints_of
 from minidl.ops.join import pad_constant
 from minidl.ops.reduce import sum_axes
@@ -100,6 +101,7 @@ def _padded(name: str, x: Any, padding: Any, reach: Sizes, stride: Sizes) -> tup
 def _conv(
     name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Any:
+    x, w, b = lowered(x, w, b)
     require(w.ndim == n + 2, name, f"weight must have {n + 2} axes", weight=w)
     s, d = (ints_of(name, k, v, n, 1) for k, v in (("stride", stride), ("dilation", dilation)))
     reach = tuple(a * (k - 1) for a, k in zip(d, w.shape[2:]))
@@ -121,6 +123,7 @@ def _conv(
 
 def _conv_transpose(name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padding: Any,
                     extra: Any, groups: int, dilation: Any) -> Any:  # fmt: skip
+    x, w, b = lowered(x, w, b)
     require(w.ndim == n + 2, name, f"weight must have {n + 2} axes", weight=w)
     given = ("stride", stride, 1), ("dilation", dilation, 1), ("padding", padding, 0)
     s, d, p = (ints_of(name, what, value, n, least) for what, value, least in given)

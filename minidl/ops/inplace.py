@@ -123,7 +123,7 @@ def _method(name: str) -> Callable:
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Every element becomes value."""
     if not hasattr(value, "dtype"):
-        value = np.asarray(value, self.dtype)  # TypeError for what is no number
+        value = Tensor(backend.of(self.array).full((), value, self.dtype))
     return write(self, lambda old: value, "fill_", narrow=True)
 
 

@@ -8,6 +8,7 @@ from minidl.autograd import op
 from minidl.errors import DTypeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes, check_same_dtype
+from minidl.ops.autocasting import lowered
 from minidl.ops.index import diagonal
 from minidl.ops.reduce import norm, sum_axes
 from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, transpose, unsqueeze
@@ -27,6 +28,7 @@ def product(x: Any, y: Any) -> Any:
 
 def matmul(x: Any, y: Any) -> Any:
     """Matrix product with PyTorch's rules: vectors, matrices, broadcast batches."""
+    x, y = lowered(x, y)
     require(x.ndim > 0 and y.ndim > 0, "matmul", "operands must have at least one axis", x=x, y=y)
     check_same_dtype("matmul", x=x, y=y)
     fits = x.shape[-1] == y.shape[-2 if y.ndim > 1 else 0]
@@ -103,6 +105,7 @@ def affine(x: Any, w: Any, b: Any) -> Any:
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """input (…, I) @ weight (O, I)^T + bias (O,) -> (…, O)."""
+    input, weight, bias = lowered(input, weight, bias)
     if weight.ndim == 2:
         return affine(input, weight, bias)
     require(weight.ndim == 1, "linear", "weight must be (O, I) or (I,)", weight=weight)

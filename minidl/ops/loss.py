@@ -13,6 +13,7 @@ from minidl.errors import DTypeError, require
 from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sqrt, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real
+from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.reduce import mean, sum_axes
 from minidl.ops.reduce import sum as sum_over
@@ -75,6 +76,7 @@ def _by_class(
 
     With mean f takes the mean itself, over the weights of the labels that are not ignored.
     """
+    x = raised(x)
     check_real(name, x)
     shape = x.shape
     require(shape != (), name, "x must be (C,) or (N, C, ...)", x=x)

@@ -11,6 +11,7 @@ from minidl.errors import require
 from minidl.fusion import pointwise, rsqrt, update, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real, check_same_dtype
+from minidl.ops.autocasting import alike
 from minidl.ops.reduce import mean, norm
 from minidl.ops.shape import expand, flatten, reshape
 
@@ -92,6 +93,7 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
                     bias: Any, training: bool, momentum: float, eps: float) -> Any:  # fmt: skip
     """relu(batch_norm(x, …) + more) in one pass over memory; more is like x or None."""
     name = "batch_norm"
+    weight, bias, more = alike(x, weight, bias, more)
     require(x.ndim >= 2, name, "x must have at least 2 axes (N, C, ...)", x=x)
     _fit(name, x, weight, bias, (x.shape[1],))
     for v in (running_mean, running_var):
@@ -161,6 +163,7 @@ def group_norm(
     require(input.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=input)
     fits = num_groups > 0 and input.shape[1] % num_groups == 0
     require(fits, "group_norm", "C must be divisible by num_groups", x=input, num_groups=num_groups)
+    weight, bias = alike(input, weight, bias)
     _fit("group_norm", input, weight, bias, (input.shape[1],))
     return normalise_groups(input, weight, bias, groups=num_groups, eps=eps)[0]
 
@@ -178,6 +181,7 @@ def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None,
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     count = math.prod(input.shape[2:])
     require(count != 1, "instance_norm", "needs more than one value per channel", x=input)
+    weight, bias = alike(input, weight, bias)
     _fit("instance_norm", input, weight, bias, (input.shape[1],))
     y, m, var = normalise_groups(input, weight, bias, groups=input.shape[1], eps=eps)
     if count and input.shape[0] and not (running_mean is None is running_var):
@@ -218,6 +222,7 @@ def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: boo
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if not (shape and tuple(x.shape[-len(shape) :]) == shape):
         require(False, name, f"the last axes of x must be normalized_shape {shape}", x=x)
+    w, b = alike(x, w, b)
     _fit(name, x, w, b, shape)
     return normalise_rows(x, w, b, count=len(shape), eps=eps, centre=centre)
 

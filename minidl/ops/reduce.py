@@ -12,6 +12,7 @@ from minidl.autograd import Tensor, op, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axes_of, axis_of, check_real
+from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.join import cat, flip_axes, narrow
 from minidl.ops.shape import each, expand, flatten, movedim, reshape, squeeze, to_dtype, unsqueeze
@@ -33,13 +34,13 @@ def sum_axes(x: Any, *, axes: tuple[int, ...], keepdim: bool = False) -> Any:
 
 def sum(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Sum of the elements, or over dim."""
-    x = to_dtype(x, dtype)
+    x = to_dtype(raised(x), dtype)
     return sum_axes(x, axes=axes_of(dim, x.ndim, "sum"), keepdim=keepdim)
 
 
 def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Mean of the elements, or over dim."""
-    x = to_dtype(x, dtype)
+    x = to_dtype(raised(x), dtype)
     check_real("mean", x)
     axes = axes_of(dim, x.ndim, "mean")
     count = math.prod(x.shape[i] for i in axes)
@@ -58,6 +59,7 @@ def var_mean(
     x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
 ) -> tuple:
     """Variance and mean over dim."""
+    x = raised(x)
     check_real("var", x)
     if isinstance(dim, bool):  # x.var(False), as PyTorch's first overload
         dim, unbiased = None, dim
@@ -79,6 +81,7 @@ def std(
 
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     """The p-norm over dim (p a number, inf, -inf, or "fro")."""
+    x = raised(x)
     p = 2.0 if p in ("fro", None) else float(p)
     if abs(p) == math.inf:
         return (amax if p > 0 else amin)(pw.abs(x), dim, keepdim)
@@ -231,7 +234,7 @@ def cumsum_axis(x: Any, *, axis: int) -> Any:
 
 def cumsum(x: Any, dim: int, *, dtype: Any = None) -> Any:
     """Running sums along dim."""
-    x, axis = to_dtype(x, dtype), axis_of(dim, x.ndim, "cumsum")
+    x, axis = to_dtype(raised(x), dtype), axis_of(dim, x.ndim, "cumsum")
     return cumsum_axis(x, axis=axis) if x.ndim else x
 
 

@@ -8,6 +8,7 @@ from minidl.autograd import op
 from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, check_real
+from minidl.ops.autocasting import raised
 from minidl.ops.join import chunk
 from minidl.ops.reduce import sum_axes
 from minidl.ops.shape import reshape, to_dtype
@@ -58,7 +59,7 @@ def log_softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
 
 
 def _along(name: str, op: Callable, x: Any, dim: int | None, dtype: Any) -> Any:
-    x = to_dtype(x, dtype)
+    x = raised(x) if dtype is None else to_dtype(x, dtype)
     check_real(name, x)
     if dim is None:  # PyTorch's old rule
         dim = 0 if x.ndim in (0, 1, 3) else 1

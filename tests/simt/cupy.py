@@ -163,7 +163,7 @@ class Function:
 
     def __call__(self, grid: Any, block: Any, args: Sequence[Any], *, shared_mem: int = 0) -> None:
         given = [_argument(a) for a in args]
-        tables = [a for a in given if isinstance(a, np.ndarray) and a.dtype.kind == "V"]
+        tables = [a for a in given if isinstance(a, np.ndarray) and a.dtype.type is np.void]
         words = {int(w) for t in tables if t.nbytes % 8 == 0 for w in t.view(np.uint64)}
         owners = list(_living.values()) if words else []
         spans = [(o, o.ctypes.data, o.ctypes.data + o.nbytes) for o in owners]

@@ -1,5 +1,7 @@
 """Sums and extremes over axes, with fixed chunks so that results do not depend on the threads."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,11 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 
 def _sum(x: Array, axes: Any, keepdims: bool, wide: Any, dtype: np.dtype) -> Array:
     return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=wide), dtype)
+
+
+def square_sum(xs: Sequence[Array]) -> Array:
+    """Sum of the squares of all elements of all arrays, which have one dtype: ()."""
+    return made(lambda: np.asarray(math.fsum(np.vdot(x, x) for x in xs), xs[0].dtype))
 
 
 def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:

@@ -173,18 +173,23 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     run = _update(program, TYPES[code_of(dtype)], len(rows[0]), tuple(inplace), codes)
     for first in range(0, len(rows), ROWS):
         some = aligned[first : first + ROWS]
-        blocks = [-(-row[0].size // BLOCK) for row in some]
-        table = np.zeros((ROWS, len(rows[0]) + 2), np.int64)
-        addresses, sizes = table.reshape(-1)[: -2 * ROWS], table.reshape(-1)[-2 * ROWS :]
-        addresses[: len(some) * len(rows[0])] = [a.data.ptr for row in some for a in row]
-        sizes[: len(some)] = [row[0].size for row in some]
-        sizes[ROWS : ROWS + len(some)] = np.cumsum([0, *blocks[:-1]])
-        argument = table.reshape(-1).view(f"V{table.nbytes}")
-        runtime.launch(run, int(np.sum(blocks)), argument, len(some), *given)
+        table, blocks = table_of(some)
+        runtime.launch(run, blocks, table, len(some), *given)
     for own, row in zip(rows, aligned, strict=True):
         for k in inplace:
             if row[k] is not own[k]:
                 write(IDENTITY, [row[k]], own[k])
+
+
+def table_of(rows: Sequence[Sequence[Array]]) -> tuple[np.ndarray, int]:
+    """struct Rows of a launch over at most ROWS rows of arrays, as an argument; its blocks."""
+    blocks, width = [-(-row[0].size // BLOCK) for row in rows], len(rows[0])
+    table = np.zeros(ROWS * (width + 2), np.int64)
+    table[: len(rows) * width] = [a.data.ptr for row in rows for a in row]
+    sizes, firsts = table[-2 * ROWS : -ROWS], table[-ROWS:]
+    sizes[: len(rows)] = [row[0].size for row in rows]
+    firsts[: len(rows)] = np.cumsum([0, *blocks[:-1]])
+    return table.view(f"V{table.nbytes}"), int(np.sum(blocks))
 
 
 @functools.lru_cache(maxsize=256)

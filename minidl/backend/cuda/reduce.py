@@ -1,10 +1,13 @@
 """Sums over axes on the GPU."""
 
+import builtins
+from collections.abc import Sequence
+
 import numpy as np
 
 from minidl.backend.cuda.memory import cast, contiguous, zeros
-from minidl.backend.cuda.plans import accumulator, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import accumulator, code_of, table_of
+from minidl.backend.cuda.printer import ROWS, TYPES
 from minidl.backend.cuda.runtime import Array, empty, kernel, launch
 from minidl.backend.looping import sum_form
 
@@ -51,6 +54,20 @@ def _column_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:
     run = kernel("reduce.cu", f"column_sums<{TYPES[code_of(x.dtype)]}>")
     launch(run, (-(-columns // 32), pieces), x, part, rows, columns, piece)
     return part, pieces
+
+
+def square_sum(xs: Sequence[Array]) -> Array:
+    """Sum of the squares of all elements of all arrays, which have one dtype: ()."""
+    flat = [(contiguous(x),) for x in xs]
+    tables = [table_of(flat[i : i + ROWS]) for i in range(0, len(flat), ROWS)]
+    dtype, wide = xs[0].dtype, accumulator(xs[0].dtype)
+    part, first = empty((builtins.sum(blocks for _, blocks in tables),), wide), 0
+    run = kernel("reduce.cu", f"square_sums<{TYPES[code_of(dtype)]}>")
+    for i, (table, blocks) in enumerate(tables):
+        count = min(ROWS, len(flat) - i * ROWS)
+        launch(run, blocks, table, count, part[first : first + blocks])
+        first += blocks
+    return sum(part, (0,)) if dtype == wide else cast(sum(part, (0,)), dtype)
 
 
 def _extremes(x: Array, axes: tuple[int, ...], largest: bool) -> tuple[Array, Array]:

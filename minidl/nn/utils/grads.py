@@ -3,10 +3,17 @@
 import math
 from collections.abc import Iterable
 
+from minidl import backend
 from minidl.autograd import Tensor, no_grad
 from minidl.errors import GraphError, require
+from minidl.fusion import update
 from minidl.nn.parameter import new_tensor
 from minidl.ops.join import cat, stack
+
+
+@update(inplace=("g",))
+def _scaled(g, *, factor):
+    return g * factor
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -35,14 +42,23 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     if not grads:
         return new_tensor(())
     order = float(norm_type)
-    norm = _norm(stack([_norm(g, order) for g in grads], 0), order)
+    norm = _whole_norm(grads, order)
     if error_if_nonfinite:
         value, rule = norm.item(), "the gradients' norm is not finite, so they cannot be clipped"
         require(math.isfinite(value), "clip_grad_norm_", rule, error=GraphError, norm=value)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    _scaled.apply_([(g.array,) for g in grads], factor=factor.array.reshape(1))
     for g in grads:
-        g.mul_(factor)
+        g.bump()
     return norm
+
+
+def _whole_norm(grads: list[Tensor], order: float) -> Tensor:
+    """The order-norm of all gradients as one vector, 0-d."""
+    arrays = [g.array for g in grads]
+    if order == 2 and len({a.dtype for a in arrays}) == 1:
+        return Tensor(backend.of(arrays[0]).square_sum(arrays)).sqrt()
+    return _norm(stack([_norm(g, order) for g in grads], 0), order)
 
 
 @no_grad()

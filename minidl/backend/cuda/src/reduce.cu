@@ -44,6 +44,32 @@ __global__ void __launch_bounds__(256)
     }
 }
 
+// Arrays of one launch: their addresses, sizes and first blocks, as backend/cuda/plans.py lays them.
+template <typename T>
+struct Rows {
+    const T* p[48];
+    long long n[48];
+    long long first[48];
+};
+
+// part[block] = sum of the squares of 4096 elements of one of the arrays. grid (blocks of all).
+template <typename T>
+__global__ void __launch_bounds__(256)
+    square_sums(const Rows<T> rows, long long count, typename Sum<T>::type* __restrict__ part) {
+    typedef typename Sum<T>::type A;
+    int row = 0;
+    while (row + 1 < count && blockIdx.x >= rows.first[row + 1]) row++;
+    const long long start = (blockIdx.x - rows.first[row]) * 4096;
+    const long long stop = start + 4096 < rows.n[row] ? start + 4096 : rows.n[row];
+    A sum = A(0);
+    for (long long i = start + threadIdx.x; i < stop; i += 256) {
+        const A x = static_cast<A>(rows.p[row][i]);
+        sum += x * x;
+    }
+    sum = join_block<Add, 256>(sum);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
 // A value and where it stands; of equal values the first, NaN before all others.
 template <typename A>
 struct Best {

@@ -1,0 +1,94 @@
+"""`autocast`: the dtypes of mixed precision, and the functions by which ops follow it.
+
+Products (linear, matmul, convolutions, attention, recurrent layers) are made in the lower dtype,
+sums, softmax and losses in float32; the rest follows its inputs. Parameters stay float32, and so do
+their gradients: each is converted where it is used (Micikevicius et al. 2018).
+"""
+
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from typing import Any
+
+import numpy as np
+
+from minidl import backend
+from minidl.autograd import Tensor, is_grad_enabled, raw
+from minidl.dtypes import default
+from minidl.errors import DeviceError, DTypeError, require
+from minidl.ops.shape import to_dtype
+
+_current: ContextVar["autocast | None"] = ContextVar("autocast", default=None)
+
+
+class autocast(ContextDecorator):
+    """Within it, products of float32 tensors on the GPU are made in a half type (PyTorch's).
+
+        with ml.autocast("cuda", dtype=ml.bfloat16):
+            loss = F.cross_entropy(model(x), y)
+        loss.backward()  # outside
+
+    float16 needs `ml.amp.GradScaler`, bfloat16 does not. enabled=False switches an outer one off.
+    Raises DeviceError for a CPU, which has no such products, DTypeError for another dtype.
+    """
+
+    def __init__(self, device_type: str = "cuda", dtype: Any = np.float16, enabled: bool = True,
+                 cache_enabled: bool = True) -> None:  # fmt: skip
+        rule, fix = "only a GPU multiplies in half types", "pass enabled=False on a CPU"
+        fits = device_type == "cuda" or not enabled
+        require(fits, "autocast", rule, error=DeviceError, fix=fix, device_type=device_type)
+        self.dtype, self.enabled, self.cache = np.dtype(dtype), enabled, cache_enabled
+        rule = "dtype must be float16 or bfloat16"
+        fits = self.dtype.itemsize == 2 and self.dtype.kind in "fV"
+        require(fits, "autocast", rule, error=DTypeError, dtype=self.dtype)
+        self.converted: dict[tuple[int, bool], tuple[Tensor, int, Tensor]] = {}
+        self.tokens: list[Token] = []
+
+    def __enter__(self) -> "autocast":
+        self.tokens.append(_current.set(self if self.enabled else None))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _current.reset(self.tokens.pop())
+        self.converted.clear()
+
+    def low(self, x: Any) -> Any:
+        """x in the lower dtype, if it is a tensor that this is for; parameters once."""
+        if not _moves(x) or x.dtype == self.dtype:
+            return x
+        if not (self.cache and isinstance(x, Tensor) and x.requires and x.is_leaf):
+            return to_dtype(x, self.dtype)
+        key = id(x), is_grad_enabled()
+        found = self.converted.get(key)
+        if found is None or found[1] != x.version:
+            found = self.converted[key] = (x, x.version, to_dtype(x, self.dtype))
+        return found[2]
+
+
+def _moves(x: Any) -> bool:
+    """Whether x is an array or tensor on a GPU, of a dtype that autocast changes."""
+    if not hasattr(x, "dtype") or x.dtype.kind not in "fV" or x.dtype.itemsize > 4:
+        return False
+    return "float16" in backend.of(raw(x)).FLOATS
+
+
+def is_autocast_enabled() -> bool:
+    """Whether an `autocast` is in force."""
+    return _current.get() is not None
+
+
+def lowered(*xs: Any) -> tuple:
+    """The operands of a product, in the lower dtype under autocast."""
+    current = _current.get()
+    return xs if current is None else tuple([current.low(x) for x in xs])
+
+
+def raised(x: Any) -> Any:
+    """What is summed or exponentiated, in float32 under autocast."""
+    return x if _current.get() is None or not _moves(x) else to_dtype(x, default)
+
+
+def alike(x: Any, *others: Any) -> tuple:
+    """Operands of one kernel: under autocast the others are given x's dtype."""
+    if _current.get() is None:
+        return others
+    return tuple([to_dtype(y, x.dtype) if _moves(y) and _moves(x) else y for y in others])

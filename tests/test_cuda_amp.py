@@ -1,0 +1,132 @@
+"""Mixed precision on a pretended GPU: autocast, the loss scaler, half types as such."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minidl as ml
+import minidl.functional as F
+from cuda_stand_in import NEEDED, gpu  # noqa: F401
+from minidl import nn, optim
+from minidl.errors import DeviceError, DTypeError, GraphError
+
+pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
+BFLOAT16 = pytest.importorskip("ml_dtypes").bfloat16
+HALVES = pytest.mark.parametrize("dtype", [np.float16, BFLOAT16])
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+        nn.Linear(128, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4),
+    )  # fmt: skip
+
+
+def pictures(seed: int) -> tuple[ml.Tensor, ml.Tensor]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((4, 3, 4, 4)).astype(np.float32)
+    return ml.tensor(x, device="cuda"), ml.tensor(rng.integers(0, 4, 4), device="cuda")
+
+
+@HALVES
+def test_autocast_chooses_dtypes_as_torch(dtype: Any) -> None:
+    """Products in the half type, sums and losses in float32, gradients in the parameters' dtype."""
+    x = ml.ones(2, 8, device="cuda")
+    layer = nn.Linear(8, 8).cuda()
+    with ml.autocast("cuda", dtype=dtype):
+        y = layer(x)
+        assert ml.is_autocast_enabled() and y.dtype == dtype and (x @ x.T).dtype == dtype
+        assert (y + x).dtype == np.float32 and F.relu(y).dtype == dtype
+        for made in (y.sum(), y.mean(), F.softmax(y, -1), F.cross_entropy(y, y.argmax(1))):
+            assert made.dtype == np.float32
+        with ml.autocast("cuda", enabled=False):
+            assert layer(x).dtype == np.float32
+        assert (x.double() @ x.double().T).dtype == np.float64
+        loss = layer(x).float().square().mean()
+    assert not ml.is_autocast_enabled()
+    loss.backward()
+    assert layer.weight.grad.dtype == layer.weight.dtype == np.float32
+
+
+@HALVES
+def test_training_under_autocast_follows_float32(dtype: Any) -> None:
+    """To the half type's rounding, for three steps with the scaler."""
+    curves = []
+    for enabled in (False, True):
+        ml.manual_seed(0)
+        model = network().cuda()
+        rules, scaler = optim.SGD(model.parameters(), 0.05, 0.9), ml.amp.GradScaler(enabled=enabled)
+        losses = []
+        for k in range(3):
+            x, label = pictures(k)
+            with ml.autocast("cuda", dtype=dtype, enabled=enabled):
+                loss = F.cross_entropy(model(x), label)
+            rules.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(rules)
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            scaler.step(rules)
+            scaler.update()
+            losses.append(loss.item())
+        curves.append(losses)
+    rounding = 2e-2 if dtype == np.float16 else 8e-2
+    np.testing.assert_allclose(*curves, rtol=rounding)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_scaler_skips_bad_steps(captured: bool) -> None:
+    """An infinite gradient changes nothing but the scale; good steps double it in the end."""
+    w = ml.tensor([1.0, 2.0], device="cuda", requires_grad=True)
+    rules = optim.SGD([w], 0.5, momentum=0.9)
+    scaler = ml.amp.GradScaler(init_scale=4.0, growth_interval=2)
+
+    def step(factor: ml.Tensor) -> ml.Tensor:
+        rules.zero_grad()
+        loss = (w * factor).sum()
+        scaler.scale(loss).backward()
+        scaler.step(rules)
+        scaler.update()
+        return loss.detach()
+
+    run = ml.capture(step, training=True) if captured else step
+    scales, weights = [], []
+    for factor in (0.0, 0.0, 1.0, np.inf, 1.0, 1.0, 0.0):
+        run(ml.full((2,), factor, device="cuda"))
+        scales.append(scaler.get_scale())
+        weights.append(w.detach().cpu().numpy()[0])
+    assert scales == [4, 8, 8, 4, 4, 8, 8]
+    np.testing.assert_allclose(weights, [1, 1, 0.5, 0.5, -0.45, -1.805, -3.0245], rtol=1e-5)
+    again = ml.amp.GradScaler()
+    again.load_state_dict(scaler.state_dict())
+    assert again.state_dict() == scaler.state_dict() and again.get_scale() == 8
+
+
+def test_mixed_precision_says_what_is_wrong() -> None:
+    with pytest.raises(DeviceError, match="autocast: only a GPU multiplies in half types"):
+        ml.autocast("cpu")
+    with pytest.raises(DTypeError, match="autocast: dtype must be float16 or bfloat16"):
+        ml.autocast("cuda", dtype=np.float32)
+    w = ml.ones(2, device="cuda", requires_grad=True)
+    rules, scaler = optim.SGD([w], 0.1), ml.amp.GradScaler()
+    w.sum().backward()
+    scaler.unscale_(rules)
+    with pytest.raises(GraphError, match="unscaled already"):
+        scaler.unscale_(rules)
+
+
+@HALVES
+def test_half_tensors_are_ordinary(dtype: Any) -> None:
+    """Created, converted, computed with, promoted, reduced and printed."""
+    assert ml.bfloat16 == BFLOAT16
+    x = ml.arange(6, device="cuda").to(dtype).reshape(2, 3).requires_grad_()
+    y = ((x * 2 + 1).exp().log() @ x.T).sum()
+    assert y.dtype == dtype and "dtype=" in repr(x)
+    y.backward()
+    assert x.grad.dtype == dtype
+    np.testing.assert_allclose(x.grad.float().cpu().numpy().sum(), 2 * 36 + 6 + 2 * 15 * 2 + 6, rtol=2)
+    assert (x + x.float()).dtype == np.float32 and (x + 1.5).dtype == dtype
+    other = np.float16 if dtype is BFLOAT16 else BFLOAT16
+    assert ml.promote_types(np.dtype(dtype), np.dtype(other)) == np.float32
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh()).to("cuda", dtype)
+    assert model(x.detach()).dtype == dtype
