@@ -17,7 +17,10 @@ from minidl.autograd import (
 )  # fmt: skip
 from minidl.backend.cpu import empty_cache, memory_stats
 from minidl.capturing import capture
-from minidl.config import set_num_threads, use_deterministic_algorithms
+from minidl.config import (
+    get_float32_matmul_precision, set_float32_matmul_precision, set_num_threads,
+    use_deterministic_algorithms,
+)  # fmt: skip
 from minidl.config import threads as get_num_threads
 from minidl.derivatives import checkpoint, jvp, vjp
 from minidl.dtypes import (
@@ -35,7 +38,12 @@ long, int, short = int64, int32, int16
 globals().update(methods.TABLE | methods.FUNCTIONS)
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
-_LAZY = {"bfloat16": "minidl.dtypes", **dict.fromkeys(_TOOLS, "minidl.tools"), "save": "minidl.io", "load": "minidl.io"}
+_LAZY = {
+    "bfloat16": "minidl.dtypes",
+    **dict.fromkeys(_TOOLS, "minidl.tools"),
+    "save": "minidl.io",
+    "load": "minidl.io",
+}
 _ROOMS = ("amp", "data", "io", "models", "nn", "optim", "tools", "train")
 
 

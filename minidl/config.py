@@ -1,4 +1,4 @@
-"""Process-wide switches: threads, deterministic sums, the folder of compiled kernels."""
+"""Process-wide switches: threads, sums, precision, the folder of compiled kernels."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from minidl.errors import require
 
 _threads = 0
 _deterministic = True
+_precision = "highest"
 
 
 def threads() -> int:
@@ -36,6 +37,24 @@ def use_deterministic_algorithms(mode: bool = True) -> None:
     """Whether results must be the same every time; if not, a GPU may add in any order."""
     global _deterministic
     _deterministic = bool(mode)
+
+
+def get_float32_matmul_precision() -> str:
+    """How a GPU multiplies float32 matrices: "highest" or "high"."""
+    return _precision
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Choose how a GPU multiplies float32 matrices, in products and convolutions.
+
+    "highest" (the default): in float32. "high": tensor cores multiply them rounded to tf32, with 10
+    bits behind the point instead of 23, and add in float32. "medium" is taken as "high". Nothing
+    changes on a CPU, nor for other dtypes.
+    """
+    global _precision
+    require(precision in ("highest", "high", "medium"), "set_float32_matmul_precision",
+            "must be 'highest', 'high' or 'medium'", precision=precision)  # fmt: skip
+    _precision = "highest" if precision == "highest" else "high"
 
 
 def allowed_cores() -> int:

@@ -76,8 +76,7 @@ def test_rows_longer_than_a_tile_of_the_other_kind(causal):
         both_ways(dtype, *drawn(rng, *sizes), None, causal)
 
 
-WIDE = [(np.float16, 128, 96), (np.float16, 136, 200), (np.float32, 100, 72), (np.float32, 9, 256),
-        (np.float64, 66, 65), (np.float64, 130, 4)]  # fmt: skip
+WIDE = [(np.float16, 128, 96), (np.float16, 136, 200), (np.float32, 9, 256), (np.float64, 130, 4)]
 
 
 @pytest.mark.parametrize("dtype, d, e", WIDE)
@@ -224,7 +223,7 @@ def test_the_op_takes_half_types_on_a_gpu_alone():
         scaled_dot_product_attention(x, x, x)
     y = scaled_dot_product_attention(there(x), there(x), there(x), is_causal=True)
     assert isinstance(y, ndarray) and np.array_equal(cuda.to_host(y), x)
-    with pytest.raises(DTypeError, match="all bfloat16 or all float16 or all float32"):
+    with pytest.raises(DTypeError, match="must all be bfloat16 or all float16"):
         scaled_dot_product_attention(there(x), there(x.astype(np.float32)), there(x))
 
 

@@ -332,12 +332,13 @@ def test_indices_on_the_gpu_out_of_range():
 
 def test_a_mask_is_not_read_while_recording(monkeypatch):
     x, mask = np.arange(3.0), np.array([True, False, True])
-    y = cuda.pick(there(x), (there(mask),))
-    np.testing.assert_array_equal(cuda.to_host(y), x[mask])
+    moved, read = there(x), there(mask)
+    for k in (mask, read):
+        np.testing.assert_array_equal(cuda.to_host(cuda.pick(moved, (k,))), x[mask])
     monkeypatch.setattr(runtime, "recording", lambda: True)
     with pytest.raises(GraphError, match="index: a mask's count is not known while a function"):
-        cuda.pick(there(x), (there(mask),))
-    assert cuda.pick(there(x), (mask,)).shape == (2,)
+        cuda.pick(moved, (read,))
+    assert cuda.pick(moved, (mask,)).shape == (2,)  # its indices were sent before
 
 
 # ---- rows of a table -----------------------------------------------------------------------------

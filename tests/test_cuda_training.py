@@ -1,6 +1,7 @@
 """Networks on a pretended GPU: training goes as on the CPU, state comes back as it went."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,11 @@ import minidl.functional as F
 from cuda_stand_in import NEEDED, gpu  # noqa: F401
 from minidl import nn, optim
 from minidl.errors import DeviceError, GraphError
+from projects.convnet.data import loader_for
+from projects.convnet.model import build
+from projects.convnet.presets import preset
+from projects.convnet.run import forward_for
+from test_convnet import images_of
 
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 
@@ -175,3 +181,44 @@ def test_captures_refuse_what_a_graph_cannot_hold() -> None:
     double = ml.capture(lambda t: t * 2 + 1)
     for k in range(5):
         assert double(x * k).tolist() == [2.0 * k + 1] * 3
+
+
+def test_the_loader_copies_ahead() -> None:
+    """Host data arrives in order, with its layout; the position counts what was given out."""
+    pictures = np.arange(7 * 2 * 3 * 4, dtype=np.uint8).reshape(7, 2, 3, 4)
+    data = ml.data.ImageArrays(pictures, [0, 1, 2, 0, 1, 2, 0], "abc")
+    loader = ml.data.DataLoader(data, 2, device="cuda", num_workers=1)
+    expected = [b for b in ml.data.DataLoader(data, 2)]
+    kept = []
+    for k, (x, y) in enumerate(loader):
+        assert loader.batch_index == k + 1 and x.device.type == y.device.type == "cuda"
+        assert x.array.strides == expected[k][0].array.strides
+        kept.append((x, y))
+    for got, own in zip(kept, expected, strict=True):
+        for a, b in zip(got, own, strict=True):
+            np.testing.assert_array_equal(a.cpu().numpy(), b.numpy())
+    data.to("cuda")
+    for got, own in zip(ml.data.DataLoader(data, 2), expected, strict=True):
+        np.testing.assert_array_equal(got[0].cpu().numpy(), own[0].numpy())
+        assert got[0].device.type == got[1].device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["e-all", "a-mixes", "speedrun"])
+def test_the_convnet_project_learns_there(name: str) -> None:
+    """Pictures, augmentation, loss and gradients of a first batch are the CPU's."""
+    losses, norms = [], []
+    for device in ("cpu", "cuda"):
+        cfg = preset(name)
+        depth = 8 if cfg.model == "resnet" else cfg.depth
+        cfg = replace(cfg, batch=2, width=8, depth=depth, ema=0.0, device=device)
+        ml.manual_seed(0)
+        images = images_of(6, side=32)
+        model = build(cfg, images.shape, 10).to(device)
+        batch = next(iter(loader_for(cfg, images)))
+        loss, right = forward_for(cfg, lambda: 0)(model, batch)
+        loss.backward()
+        losses.append(loss.item())
+        norms.append([p.grad.norm().item() for p in model.parameters() if p.grad is not None])
+        assert loss.device.type == right.device.type == device
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(*norms, rtol=5e-3, atol=1e-5)

@@ -2,9 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
-from minidl.backend.cuda import conv, runtime
+from minidl.backend.cuda import attention, choice, runtime
 from simt import gate
 from simt.toys import KERNELS, SOURCES, text_of
 
@@ -80,7 +81,21 @@ BYTE = "unsigned char"
 MADE = [*((t, t) for t in (BYTE, *REAL)), *((BYTE, t) for t in REAL)]
 MIXED = [*((t, t) for t in (BYTE, *REAL)), *((t, "float") for t in (BYTE, *REAL[2:]))]
 PACKS = [("float", 4), ("double", 2), ("__half", 4), ("__nv_bfloat16", 4), ("float", 1)]
+PRODUCTS = [  # for bfloat16, which is as half, by the largest tile only; for float64 not by it
+    f"{t}, Tile<{m}, {n}, {stages}, {tf32}>" for m, n, stages in choice.TILES
+    for t, tf32 in zip((*REAL, "float"), ("false",) * 4 + ("true",))
+    if not (t == "__nv_bfloat16" and m * n < 128 * 128 or t == "double" and m * n == 128 * 128)
+]  # fmt: skip
+CUTS = [*(f"{t}, {w}" for t in REAL[:3] for w in (64, 128, 256)), "__nv_bfloat16, 64"]
 INSTANCES = {
+    "attention.cu": [
+        *(f"attend<{c}>" for c in CUTS),
+        *(f"{k}<{t}>" for k in ("combine", "put_rows") for t in REAL),
+    ],
+    "attention_grad.cu": [
+        *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS),
+        *(f"row_dots<{t}>" for t in REAL),
+    ],
     "reduce.cu": [f"{k}<{t}>" for k in SUMS for t in (*REAL, "int", "bool")],
     "softmax.cu": [
         f"{k}<{t}>" for k in (*ROWS, "cross_entropy_grad", "weighted_mean") for t in REAL
@@ -115,11 +130,14 @@ INSTANCES = {
     ],
     "depthwise.cu": [
         *(f"correlate<{t}, {p}, {cut}>" for t, p in PACKS
-          for cut in ("8, 3, 1, 1, 1", "8, 3, 1, 1, 2", "4, 7, 1, 1, 1", "4, 3, 4, 1, 1")),
-        *(f"weight_grad<{t}, {p}, 4, {cut}>" for t, p in PACKS
-          for cut in ("3, 3, 1, 1", "1, 7, 1, 1", "3, 3, 4, 1")),
+          for cut in ("8, 3, 1, 1, 2", "4, 7, 1, 1, 1")),
+        *(f"weight_grad<{t}, {p}, 4, 3, 3, 4, 1>" for t, p in PACKS),
     ],
-    "conv.cu": [f"{k}<{t}>" for k in ("convolve", "convolve_weight_grad") for t in REAL],
+    "conv.cu": [f"{k}<{p}>" for k in ("convolve", "convolve_weight_grad") for p in PRODUCTS],
+    "linear.cu": [
+        *(f"{k}<{p}>" for k in ("linear", "linear_parts") for p in PRODUCTS),
+        *(f"add_parts<{t}>" for t in REAL),
+    ],
     "random.cu": [
         *(f"fill<{k}, {d}>" for k in FILLS for d in DRAWS),
         *(f"{k}<{d}>" for k in ("fill_rows", "bernoulli_last") for d in DRAWS),
@@ -132,6 +150,11 @@ INSTANCES = {
         f"{k}_step{g}<{t}>" for k in ("lstm", "gru", "rnn") for g in ("", "_grad") for t in REAL
     ],
 }  # fmt: skip
+MULTIPLIED = max(t.shared for t in choice.TILES)
+ATTENDED = max(attention.cut_of(np.dtype(t), w, 2, 2).shared for t in ("f2", "f4", "f8")
+               for w in (64, 128, 256))  # fmt: skip
+SHARED = {"conv.cu": MULTIPLIED, "linear.cu": MULTIPLIED, "attention.cu": ATTENDED,
+          "attention_grad.cu": ATTENDED}  # fmt: skip
 
 
 @ARCHITECTURES
@@ -141,11 +164,12 @@ def test_every_kernel_of_the_backend_compiles(file, architecture):
     text, names = runtime.text_of(file), INSTANCES[file]
     result = gate.compile_for(text, architecture, instances=names, name=file)
     assert len(result.usage) >= len(names)
-    shared = conv._SHARED if file == "conv.cu" else 0
-    most = {"conv.cu": 255, "depthwise.cu": 128}.get(file, 64)
+    shared = SHARED.get(file, 0)
+    most = 255 if shared else {"depthwise.cu": 128}.get(file, 64)
     for name in result.usage:
         result.require(name, threads=256, registers=most, shared=shared)
     if shared:
-        for kind in ("f16", "bf16"):
-            assert f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}" in result.ptx
+        tf32 = [] if file.startswith("attention") else ["k8.row.col.f32.tf32"]
+        for kind in ("k16.row.col.f32.f16", "k16.row.col.f32.bf16", *tf32):
+            assert f"mma.sync.aligned.m16n8{kind}" in result.ptx
         assert "ldmatrix.sync.aligned" in result.ptx and "cp.async.cg.shared" in result.ptx

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl import random
+from minidl import backend, random
 from minidl.autograd import Tensor
 from minidl.errors import DataError, RangeError, require, reworded
 
@@ -154,11 +154,12 @@ def fetch(dataset: Any, indices: np.ndarray, epoch: int) -> Arrays | None:
     return dataset.batch(indices, epoch) if hasattr(dataset, "batch") else None
 
 
-def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """x[rows] with a channels-last (N, C, H, W) memory order kept."""
+def take(x: Any, rows: np.ndarray) -> Any:
+    """x[rows] with a channels-last (N, C, H, W) memory order kept, where x lies."""
+    be = backend.of(x)
     if x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous:
-        return x.transpose(0, 2, 3, 1)[rows].transpose(0, 3, 1, 2)
-    return x[rows]
+        return be.pick(x.transpose(0, 2, 3, 1), (rows,)).transpose(0, 3, 1, 2)
+    return be.pick(x, (rows,))
 
 
 def stack(items: Sequence[np.ndarray]) -> np.ndarray:
@@ -178,6 +179,7 @@ def within(dataset: Any, index: int) -> int:
     return index % n
 
 
-def raw(x: Any) -> np.ndarray:
-    """The array of a Tensor or array."""
-    return x.array if isinstance(x, Tensor) else np.asarray(x)
+def raw(x: Any) -> Any:
+    """The array of a Tensor or array, where it lies."""
+    x = x.array if isinstance(x, Tensor) else x
+    return x if hasattr(x, "strides") else np.asarray(x)

@@ -3,14 +3,16 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from minidl import backend
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
 from minidl.errors import DataError, DTypeError, require, reworded
+from minidl.ops.creation import moved
 
 Function = Callable | None
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -44,7 +46,8 @@ class LabelledImages(Dataset):
         labels = self.targets[rows]
         if self.target_transform is not None:
             labels = np.array([self.target_transform(int(y)) for y in labels])
-        return self._taken(rows, epoch), labels
+        images = self._taken(rows, epoch)
+        return images, backend.beside(labels, images)
 
     def _held(self, images: Any) -> Any:
         """The pictures as they are kept."""
@@ -75,6 +78,11 @@ class ImageArrays(LabelledImages):
         ok = images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
         check(ok, type(self).__name__, rule, pixels=images)
         return np.ascontiguousarray(images).transpose(0, 3, 1, 2)
+
+    def to(self, device: Any) -> Self:
+        """Keep the pictures in a device's memory: batches are taken and transformed there."""
+        self.images = raw(moved(Tensor(self.images), device))
+        return self
 
     def _taken(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:
         return self._transformed(take(self.images, rows), rows, epoch)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from minidl import random
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, arrays_in
 from minidl.data.dataset import check, fetch, raw, stack
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
+from minidl.ops.creation import backend_of
 
 
 def epoch_draws(generator: random.Generator | None, epoch: int) -> random.Generator:
@@ -35,15 +36,17 @@ class DataLoader:
 
     num_workers: threads that prepare batches ahead (0: none), each two of them.
     mix: called as mix(images, labels, indices, epoch) on each batch's arrays (MixUp, CutMix).
-    pin_memory is accepted for PyTorch's scripts and changes nothing here.
+    device: where the batches' tensors are put; to a GPU they go from pinned memory, one batch ahead
+    of the one in use. pin_memory is accepted for PyTorch's scripts: it follows from device.
     """
 
     def __init__(self, dataset: Any, batch_size: int = 1, shuffle: bool | None = None,
                  sampler: Any = None, batch_sampler: Any = None, num_workers: int = 0,
                  collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
                  drop_last: bool = False, *, generator: random.Generator | None = None,
-                 mix: Callable | None = None) -> None:  # fmt: skip
+                 mix: Callable | None = None, device: Any = None) -> None:  # fmt: skip
         name = "DataLoader"
+        self.backend = backend_of(device)
         alone = not (shuffle or sampler is not None or drop_last) and batch_size == 1
         rule = "batch_sampler excludes batch_size, shuffle, sampler and drop_last"
         require(batch_sampler is None or alone, name, rule, batch_size=batch_size, shuffle=shuffle)
@@ -108,7 +111,8 @@ class DataLoader:
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         load = functools.partial(self._load, epoch)
-        for batch in self._ahead(load, batches) if self.num_workers else map(load, batches):
+        loaded = self._ahead(load, batches) if self.num_workers else map(load, batches)
+        for batch in self._there(loaded):
             if self.epoch == epoch:
                 self.batch_index += 1
             yield batch
@@ -125,6 +129,18 @@ class DataLoader:
                 waiting.extend(pool.submit(load, i) for i in itertools.islice(batches, 1))
                 yield batch
 
+    def _there(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches with their arrays in the device's memory."""
+        nests: collections.deque[Any] = collections.deque()
+
+        def arrays() -> Iterator[list[Any]]:
+            for batch in batches:
+                nests.append(batch)
+                yield arrays_in(batch)
+
+        for moved in self.backend.uploads(arrays()):
+            yield _refilled(nests.popleft(), iter(moved))
+
     def _load(self, epoch: int, indices: Any) -> Any:
         rows = np.asarray(indices, np.int64)
         arrays = fetch(self.dataset, rows, epoch) if self.collate_fn is None else None
@@ -140,6 +156,15 @@ class DataLoader:
         if self.mix is not None:
             arrays = self.mix(*arrays, rows, epoch)
         return [Tensor(a) for a in arrays]
+
+
+def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
+    """Nested tuples, lists and dicts with other arrays in their tensors."""
+    if isinstance(nest, dict):
+        return {key: _refilled(item, arrays) for key, item in nest.items()}
+    if isinstance(nest, (tuple, list)):
+        return type(nest)(_refilled(item, arrays) for item in nest)
+    return Tensor(next(arrays)) if isinstance(nest, Tensor) else nest
 
 
 def default_collate(items: Sequence[Any]) -> Any:

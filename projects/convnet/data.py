@@ -166,8 +166,10 @@ def loader_for(cfg: Config, images: Images) -> DataLoader:
     own = None if cfg.loss == "supcon" else transform
     data = ImageArrays(images.train.x.transpose(0, 2, 3, 1), images.train.y, images.classes, own)
     mixing = mix if mixes or cfg.loss == "supcon" else None
-    busy = cfg.device == "cpu" and cfg.policy == "none"  # a batch takes 1 ms, the cores have work
-    return DataLoader(data, cfg.batch, shuffle=True, num_workers=0 if busy else 2, mix=mixing)
+    if cfg.policy == "none":  # a batch takes 1 ms, the cores have work; a GPU holds all pictures
+        data.to(cfg.device)
+        return DataLoader(data, cfg.batch, shuffle=True, mix=mixing)
+    return DataLoader(data, cfg.batch, shuffle=True, num_workers=2, mix=mixing, device=cfg.device)
 
 
 def batches(split: Split, images: Images, device: str) -> Iterator[tuple[ml.Tensor, ml.Tensor]]:
@@ -175,5 +177,5 @@ def batches(split: Split, images: Images, device: str) -> Iterator[tuple[ml.Tens
     normalise = transforms.Normalize(images.mean, images.std)
     for lo in range(0, len(split.y), 250):
         part = slice(lo, lo + 250)
-        x, y = normalise(split.x[part]), split.y[part]
-        yield ml.as_tensor(x).to(device), ml.as_tensor(y).to(device)
+        x, y = ml.as_tensor(split.x[part]).to(device), ml.as_tensor(split.y[part]).to(device)
+        yield normalise(x), y

@@ -132,17 +132,17 @@ def forward_for(
     loss_of = objective(cfg)
 
     def classify(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
-        x, y = (part.to(cfg.device) for part in batch)
+        x, y = batch
         logits = model(x)
         label = y if y.ndim == 1 else y.argmax(1)
         return loss_of(logits, y), (logits.detach().argmax(1) == label).sum()
 
     def contrast(model: Contrastive, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
-        x, y, other = (part.to(cfg.device) for part in batch)
+        x, y, other = batch
         if epoch() >= cfg.pretrain:
             return classify(model, (x, y))
         z = model.embed(ml.cat([x, other]))
-        return supervised_contrastive(z, y, cfg.temperature), ml.zeros(())
+        return supervised_contrastive(z, y, cfg.temperature), ml.zeros((), device=cfg.device)
 
     return contrast if cfg.loss == "supcon" else classify
 

@@ -99,7 +99,7 @@ class ndarray:
         assert not _streams[-1].is_capturing(), "a stream that is captured cannot be waited for"
         return self.host.copy()
 
-    def set(self, x: np.ndarray) -> None:
+    def set(self, x: np.ndarray, stream: Any = None) -> None:
         """Copy the host's values here."""
         assert not _streams[-1].is_capturing(), "the host's values cannot be captured"
         self.host[...] = x
@@ -222,6 +222,14 @@ class Stream:
         """Do it now, or note it."""
         work() if self.noted is None else self.noted.append(work)
 
+    def record(self) -> Any:
+        return object()
+
+    def wait_event(self, event: Any) -> None:
+        pass
+
+    synchronize = record
+
     def is_capturing(self) -> bool:
         return self.noted is not None
 
@@ -248,5 +256,6 @@ _streams = [Stream()]
 cuda = types.SimpleNamespace(
     is_available=lambda: True, get_current_stream=lambda: _streams[-1], get_device_id=lambda: 0,
     Stream=Stream, MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+    alloc_pinned_memory=bytearray,
     using_allocator=lambda malloc: contextlib.nullcontext(),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from minidl.backend.cpu.layout import (
 from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import (
     constant, contiguous, copy, empty, empty_cache, empty_like, empty_nchw, from_host, full,
-    memory_stats, nhwc, sole_owner, to_host, zeros,
+    memory_stats, nhwc, sole_owner, to_host, uploads, zeros,
 )  # fmt: skip
 from minidl.backend.cpu.norm import (
     batch_norm, batch_norm_grad, group_norm, group_norm_grad, layer_norm, layer_norm_grad,

@@ -14,6 +14,7 @@ import mmap
 import os
 import sys
 import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,11 @@ def from_host(x: np.ndarray) -> Array:
 def to_host(x: Array) -> np.ndarray:
     """The array in the host's memory: itself."""
     return x
+
+
+def uploads(batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[Array]]:
+    """Each batch's arrays of the host's memory here: themselves."""
+    return map(list, batches)
 
 
 def constant(x: np.ndarray) -> Array:

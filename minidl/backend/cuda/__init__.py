@@ -31,5 +31,6 @@ from minidl.backend.cuda.runtime import empty, recording, require_device
 from minidl.backend.cuda.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,
 )  # fmt: skip
+from minidl.backend.cuda.transfer import uploads
 
 FLOATS = frozenset(("float16", "bfloat16", "float32", "float64"))  # as in backend.cpu

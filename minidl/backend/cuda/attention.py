@@ -172,8 +172,9 @@ def attend(
     elif y.size:
         tiles = -(-tq // cut.kept)
         splits, span = _splits(b * h * tiles * cut.parts, tk, cut.passing)
-        seen, *how = _mask(mask, q.shape[:-2], tq, tk, q4)
-        shape = _Call(*how, causal, before is not None).shape(tiles, (q4, k4, v4, y), splits, span)
+        seen, masked, steps = _mask(mask, q.shape[:-2], tq, tk, q4)
+        call = _Call(masked, steps, causal, before is not None)
+        shape = call.shape(tiles, (q4, k4, v4, y), splits, span)
         some = empty((splits, b, h, tq, e), lse.dtype) if splits > 1 else lse
         levels = empty((splits, b, h, tq), lse.dtype) if splits > 1 else lse
         given = (q4, k4, v4, seen, q4 if before is None else before, y, levels, some, shape)
@@ -196,8 +197,8 @@ def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, y: Array, l
             write(IDENTITY, [0], d)
     else:
         (b, h, tq, _), (groups, tk) = q4.shape, k4.shape[1:3]
-        seen, *how = _mask(mask, q.shape[:-2], tq, tk, q4)
-        call, arrays = _Call(*how, causal, False), (q4, k4, v4, y4, g4, *made)
+        seen, masked, steps = _mask(mask, q.shape[:-2], tq, tk, q4)
+        call, arrays = _Call(masked, steps, causal, False), (q4, k4, v4, y4, g4, *made)
         delta = empty(lse.shape, lse.dtype)
         run = kernel("attention_grad.cu", f"row_dots<{TYPES[code_of(q.dtype)]}>")
         launch(run, -(-delta.size // 8), g4, y4, delta, call.shape(1, arrays))

@@ -102,8 +102,8 @@ def _gradients(
     launch(_of("combine_sums", x, wide), -(-sums.size // _WARPS), *given)
     if groups != cut.channels:
         totals = empty((segments, 2, groups), wide)
-        given = (sums, affine[0], totals, segments, cut.channels, groups, flags[0])
-        launch(_of("weigh_sums", x), -(-totals.size // _WARPS), *given)
+        more = (segments, cut.channels, groups, flags[0])
+        launch(_of("weigh_sums", x), -(-totals.size // _WARPS), sums, affine[0], totals, *more)
     dx = empty(v.shape, x.dtype)
     launch(_of("input_gradient", x), grid, gated, v, dx, totals, *statistics)
     return _uncolumns(dx, x.shape), sums, _uncolumns(gated, x.shape)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda import runtime
+from minidl.backend.cuda.choice import kind_of
 from minidl.backend.cuda.runtime import Array
 from minidl.errors import DeviceError
 
 _TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}  # cudaDataType
-_IN_FLOAT, _IN_DOUBLE, _DEFAULT = 68, 70, -1  # CUBLAS_COMPUTE_32F, _64F, CUBLAS_GEMM_DEFAULT
+# CUBLAS_COMPUTE_32F, _64F and _32F_FAST_TF32
+_COMPUTE = {"float16": 68, "bfloat16": 68, "float32": 68, "float64": 70, "tf32": 77}
+_DEFAULT = -1  # CUBLAS_GEMM_DEFAULT
 _WORKSPACE = 32 << 20  # bytes
 
 
@@ -45,7 +48,8 @@ def gemm(ta: int, tb: int, sizes: tuple[int, int, int], a: Array, lda: int, b: A
     """c (count, M, N) = op(a) op(b), row after row, for sizes M, N, K.
 
     op transposes where ta or tb is set; lda and ldb are the distances of rows, `apart` those of a
-    batch's matrices. Sums are float32, or float64 for float64.
+    batch's matrices. Sums are float32, or float64 for float64; float32 is multiplied in tf32 where
+    `set_float32_matmul_precision` allows it.
     """
     (m, n, k), (sa, sb, sc) = sizes, apart
     handle, workspace = _handle()
@@ -62,5 +66,4 @@ def gemm(ta: int, tb: int, sizes: tuple[int, int, int], a: Array, lda: int, b: A
     result = [ctypes.c_void_p(c.data.ptr), kind, n, ctypes.c_longlong(sc)]
     first, second = operands
     _call("cublasGemmStridedBatchedEx", handle, tb, ta, n, m, k, ctypes.byref(one), *first, *second,
-          ctypes.byref(zero), *result, count, _IN_DOUBLE if double else _IN_FLOAT,
-          _DEFAULT)  # fmt: skip
+          ctypes.byref(zero), *result, count, _COMPUTE[kind_of(c.dtype)], _DEFAULT)  # fmt: skip

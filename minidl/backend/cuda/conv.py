@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cuda import depthwise
-from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc, pad, zeros
-from minidl.backend.cuda.plans import IDENTITY, code_of, write
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda import choice, depthwise
+from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
+from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.reduce import accumulator, sum
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 
@@ -42,15 +41,22 @@ def _windows(**sizes: int) -> np.ndarray:
     return made.view(f"V{_WINDOWS.itemsize}")
 
 
-def _whole_chunks(x: Array, *axes: int) -> Array:
-    """x with axes padded by zeros to whole chunks."""
-    wide = _CHUNK // x.itemsize
-    more = [(0, -n % wide if i in axes else 0) for i, n in enumerate(x.shape)]
-    return pad(x, tuple(more), 0) if any(m for _, m in more) else x
+def _whole_chunks(x: Array) -> Array:
+    """x in C order, its last axis padded by zeros to whole chunks, which start at their size."""
+    more = -x.shape[-1] % (choice.CHUNK // x.itemsize)
+    if more:
+        return pad(contiguous(x), (*[(0, 0)] * (x.ndim - 1), (0, more)), 0)
+    x = contiguous(x)
+    return x if x.data.ptr % choice.CHUNK == 0 else copy(x)
 
 
-def _of(name: str, x: Array) -> Any:
-    return kernel("conv.cu", f"{name}<{TYPES[code_of(x.dtype)]}>")
+def _in_chunks(x: Array, ld: int) -> tuple[Array, int]:
+    """x, whose pixels are ld apart, and ld: a copy unless pixels are whole chunks, each at one."""
+    size = x.itemsize
+    if any(n % choice.CHUNK for n in (x.data.ptr, x.shape[-1] * size, ld * size)):
+        x = _whole_chunks(x)
+        return x, x.shape[-1]
+    return x, ld
 
 
 def _correlate(x: Array, ldx: int, w: Array, b: Maybe, y: Array, ldy: int, stride: Pair,
@@ -61,9 +67,7 @@ def _correlate(x: Array, ldx: int, w: Array, b: Maybe, y: Array, ldy: int, strid
     """
     if not y.size:
         return
-    if any(n * x.itemsize % _CHUNK for n in (x.shape[3], ldx)):
-        x, w = _whole_chunks(contiguous(x), 3), _whole_chunks(contiguous(w), 3)
-        ldx = x.shape[3]
+    (x, ldx), w = _in_chunks(x, ldx), _whole_chunks(w)
     (n, oh, ow, k), (r, s) = y.shape, w.shape[1:3]
     v = _windows(
         n=n, h=x.shape[1], w=x.shape[2], c=x.shape[3], oh=oh, ow=ow, r=r, s=s, sh=stride[0],
@@ -71,9 +75,10 @@ def _correlate(x: Array, ldx: int, w: Array, b: Maybe, y: Array, ldy: int, strid
         upw=up[1], ld=ldx,
     )  # fmt: skip
     pixels = n * oh * ow
-    given = (x, contiguous(w), x if b is None else contiguous(b), y, v, pixels, k, ldy)
-    grid = (-(-pixels // _SIDE), -(-k // _SIDE))
-    launch(_of("convolve", x), grid, *given, int(b is not None), shared=_SHARED)
+    tile = choice.tile("convolve", x.dtype, (pixels, k, r * s * x.shape[3]), False)
+    given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, ldy, int(b is not None))
+    run = kernel("conv.cu", tile.of("convolve", x.dtype))
+    launch(run, tile.grid(pixels, k), *given, shared=tile.shared)
 
 
 def _groups(groups: int, *arrays: Any) -> Any:
@@ -131,8 +136,9 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pai
         return zeros(w_shape, g.dtype)
     dw = empty(w_shape, g.dtype)
     if 1 < groups == x.shape[1]:
-        taps = depthwise.weight_grad(nhwc(x), nhwc(g), w_shape[2:], stride, padding, dilation)
-        write(IDENTITY, [taps], dw[:, 0])
+        taps = (w_shape[2], w_shape[3])
+        found = depthwise.weight_grad(nhwc(x), nhwc(g), taps, stride, padding, dilation)
+        write(IDENTITY, [found], dw[:, 0])
         return dw
     for gg, xg, wg in _groups(groups, (nhwc(g), 3), (nhwc(x), 3), (dw, 0)):
         _weight_grad(gg, g.shape[1], xg, x.shape[1], wg, stride, padding, dilation)
@@ -145,21 +151,19 @@ def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, stride: Pair
 
     g and x may be some of the channels of larger arrays, whose pixels are ldg and ldx apart.
     """
-    (k, c, r, s), size = dw.shape, g.itemsize
-    if any(n * size % _CHUNK for n in (g.shape[3], ldg, x.shape[3], ldx)):
-        g, x = _whole_chunks(contiguous(g), 3), _whole_chunks(contiguous(x), 3)
-        ldg, ldx = g.shape[3], x.shape[3]
+    k, c, r, s = dw.shape
+    (g, ldg), (x, ldx) = _in_chunks(g, ldg), _in_chunks(x, ldx)
     (n, oh, ow, rows), (h, w, channels) = g.shape, x.shape[1:]
     v = _windows(
         n=n, h=h, w=w, c=channels, oh=oh, ow=ow, r=r, s=s, sh=stride[0], sw=stride[1],
         ph=padding[0], pw=padding[1], dh=dilation[0], dw=dilation[1], uph=1, upw=1, ld=ldx,
     )  # fmt: skip
-    deep, pixels, step = r * s * channels, n * oh * ow, _DEEP // size
-    tiles = (-(-rows // _SIDE), -(-deep // _SIDE))
-    splits = max(1, min(_BLOCKS // (tiles[0] * tiles[1]), pixels // (8 * step)))
-    span = -(-pixels // (splits * step)) * step
-    part = empty((-(-pixels // span), rows, deep), accumulator(g.dtype))
+    deep, pixels, name = r * s * channels, n * oh * ow, "convolve_weight_grad"
+    tile = choice.tile(name, g.dtype, (rows, deep, pixels), True)
+    grid = tile.grid(rows, deep)
+    span, parts = choice.shares(grid[0] * grid[1], pixels, g.dtype)
+    part = empty((parts, rows, deep), accumulator(g.dtype))
     given = (g, x, part, v, pixels, rows, ldg, span)
-    launch(_of("convolve_weight_grad", g), (*tiles, len(part)), *given, shared=_SHARED)
-    whole = sum(part, (0,)).reshape(rows, r, s, channels)
+    launch(kernel("conv.cu", tile.of(name, g.dtype)), (*grid, parts), *given, shared=tile.shared)
+    whole = (sum(part, (0,)) if parts > 1 else part).reshape(rows, r, s, channels)
     write(IDENTITY, [whole[:k, :, :, :c].transpose(0, 3, 1, 2)], dw)

@@ -1,14 +1,16 @@
-"""Matrix products on the GPU, by cuBLAS."""
+"""Matrix products on the GPU: by cuBLAS, and linear layers with a bias by src/linear.cu."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from minidl.backend.cuda import blas
-from minidl.backend.cuda.memory import contiguous, reshape, zeros
-from minidl.backend.cuda.plans import IDENTITY, plan_pointwise, write
-from minidl.backend.cuda.runtime import Array, Maybe, empty
+from minidl.backend.cuda import blas, choice
+from minidl.backend.cuda.memory import contiguous, copy, reshape, zeros
+from minidl.backend.cuda.plans import IDENTITY, code_of, plan_pointwise, write
+from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.reduce import accumulator
+from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.expression import Graph, Program
 from minidl.backend.looping import matrix_form, merged, repeated
 from minidl.errors import DTypeError, require
@@ -41,7 +43,44 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
 def linear(x: Array, w: Array, b: Maybe) -> Array:
     """x (…, K) times w (N, K) transposed, plus b (N,) -> (…, N)."""
     flat = x if x.ndim == 2 else reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-    return matmul(flat, w.T, b).reshape(*x.shape[:-1], len(w))
+    y = None if b is None else _with_bias(flat, w, b)
+    return (matmul(flat, w.T, b) if y is None else y).reshape(*x.shape[:-1], len(w))
+
+
+def _with_bias(x: Array, w: Array, b: Array) -> Maybe:
+    """x (M, K) times w (N, K) transposed, plus b (N,), by src/linear.cu; None if it is cuBLAS's.
+
+    Ours are those that choice.own_linear names, if rows of x and w lie in whole chunks.
+    """
+    (m, k), n, dtype = x.shape, len(w), x.dtype
+    if dtype.kind not in "fV" or not (m and n and k):
+        return None
+    mine, theirs = _rows(x), _rows(w)
+    if mine is None or theirs is None or not choice.own_linear(dtype, (m, n, k)):
+        return None
+    (x, ldx), (w, ldw) = mine, theirs
+    tile, y, b = choice.tile("linear", dtype, (m, n, k), True), empty((m, n), dtype), contiguous(b)
+    grid = tile.grid(m, n)
+    span, parts = choice.shares(grid[0] * grid[1], k, dtype)
+    sizes = (m, n, k, ldx, ldw)
+    if parts == 1:
+        run = kernel("linear.cu", tile.of("linear", dtype))
+        launch(run, grid, x, w, b, y, *sizes, shared=tile.shared)
+        return y
+    part = empty((parts, m, n), accumulator(dtype))
+    run = kernel("linear.cu", tile.of("linear_parts", dtype))
+    launch(run, (*grid, parts), x, w, part, *sizes, span, shared=tile.shared)
+    run = kernel("linear.cu", f"add_parts<{TYPES[code_of(dtype)]}>")
+    launch(run, -(-m * n // THREADS), part, b, y, m * n, n, parts)
+    return y
+
+
+def _rows(x: Array) -> tuple[Array, int] | None:
+    """x with rows of whole chunks, each starting at one, and their distance; None if it has not."""
+    form, chunk = matrix_form(x), choice.CHUNK // x.itemsize
+    if form is None or form[0] or x.shape[1] % chunk or form[1] % chunk:
+        return None
+    return (x, form[1]) if x.data.ptr % choice.CHUNK == 0 else (copy(x), x.shape[1])
 
 
 def _operand(x: Array, batch: tuple[int, ...]) -> tuple[Array, int, int, int]:

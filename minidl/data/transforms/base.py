@@ -9,6 +9,7 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
+from minidl.data.dataset import raw
 from minidl.data.transforms.fused import Fused
 from minidl.dtypes import is_real
 from minidl.errors import DeviceError, ShapeError, require
@@ -52,12 +53,6 @@ def sample(index: int, epoch: int) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-
-
-def raw(x: Any) -> Any:
-    """The array of a Tensor or array, where it lies."""
-    x = x.array if isinstance(x, Tensor) else x
-    return x if hasattr(x, "strides") else np.asarray(x)
 
 
 class Transform:
