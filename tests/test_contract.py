@@ -1,4 +1,4 @@
-"""The functions of a backend say what they do, and the ops use no others."""
+"""The backends have the same functions, which say what they do; the ops use no others."""
 
 import inspect
 import re
@@ -7,19 +7,30 @@ from pathlib import Path
 import pytest
 
 from minidl import backend
-from minidl.backend import cpu
+from minidl.backend import cpu, cuda
 
 FUNCTIONS = {name: f for name, f in vars(cpu).items() if callable(f)}
 OPS = Path(backend.__file__).parents[1] / "ops"
+GPU_ONLY = {"adopted", "augment_pictures", "blend_pictures", "require_device"}  # asked for by name
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_function_says_what_it_does(name):
-    """A sentence first, and arguments with names: another backend has the same."""
-    function = FUNCTIONS[name]
-    assert function.__name__ == name and inspect.getdoc(function).split("\n")[0].endswith(".")
-    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+def test_both_backends_have_every_function(name):
+    """A sentence first, and arguments of the same names and defaults."""
+    ours, theirs = FUNCTIONS[name], getattr(cuda, name)
+    for function in (ours, theirs):
+        assert function.__name__ == name
+        assert inspect.getdoc(function).partition("\n\n")[0].endswith(".")
+    signatures = [inspect.signature(f).parameters.values() for f in (ours, theirs)]
+    kinds = {p.kind for p in signatures[0]}
     assert kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    shown = [[(p.name, p.default) for p in parameters] for parameters in signatures]
+    assert shown[0] == shown[1]
+
+
+def test_a_gpu_has_little_more():
+    more = {name for name, f in vars(cuda).items() if inspect.isfunction(f)} - FUNCTIONS.keys()
+    assert more == GPU_ONLY and cpu.FLOATS <= cuda.FLOATS
 
 
 def test_ops_use_nothing_else():
@@ -30,4 +41,5 @@ def test_ops_use_nothing_else():
         for name in re.findall(r"\bbe\.(\w+)|backend\.of\([^()]*\)\.(\w+)", path.read_text())
         for name in filter(None, name)
     }
-    assert used and not {n: used[n] for n in used.keys() - FUNCTIONS.keys()}
+    constants = {"FLOATS", "warm_ups"}
+    assert used and not {n: used[n] for n in used.keys() - FUNCTIONS.keys() - constants}

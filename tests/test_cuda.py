@@ -243,13 +243,30 @@ def test_updates():
 
 def test_no_device_says_what_is_missing(monkeypatch):
     """Neither CuPy nor a GPU: an error that names the fix."""
-    monkeypatch.setattr(stand_in.cuda, "is_available", lambda: False)
-    runtime.cupy.cache_clear()
-    with pytest.raises(DeviceError, match="cuda: no GPU or no driver is there"):
-        cuda.empty((2,))
+
+    def refused() -> int:
+        raise stand_in.CUDARuntimeError("cudaErrorInsufficientDriver: the driver is too old")
+
+    fix = "CuPy is made for CUDA 13.0: nvidia-smi shows the driver's"
+    for count, words in ((refused, f"no GPU can be used .*the driver is too old.; {fix}"),
+                         (lambda: 0, "no GPU is there; use device='cpu'")):  # fmt: skip
+        monkeypatch.setattr(stand_in.cuda.runtime, "getDeviceCount", count)
+        runtime.cupy.cache_clear()
+        with pytest.raises(DeviceError, match=f"cuda: {words}"):
+            cuda.empty((2,))
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match="cuda: CuPy is not installed; pip install 'minidl"):
         cuda.empty((2,))
     monkeypatch.undo()
     runtime.cupy.cache_clear()
     assert cuda.empty((2,)).shape == (2,)
+
+
+def test_a_full_memory_says_what_fills_it(monkeypatch):
+    """What was asked for, what is free, the largest tensors."""
+    kept = cuda.zeros((1234, 3))
+    monkeypatch.setattr(stand_in, "limit", [100_000])
+    words = r"out of memory: \(50000,\) float32, 200,000 bytes, .*; 7 of 11 are free and 5 idle .*"
+    with pytest.raises(DeviceError, match=words + r"tensors: .*\(1234, 3\) float32"):
+        cuda.empty((50_000,))
+    assert kept.shape == (1234, 3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, there
 
+from minidl.autograd import Tensor, grad
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import attention, runtime
 from minidl.errors import DTypeError, ShapeError
@@ -74,6 +75,8 @@ def test_rows_longer_than_a_tile_of_the_other_kind(causal):
     rng = np.random.default_rng(2)
     for dtype, sizes in ((np.float16, (70, 150, 8, 8, 2, 1)), (np.float32, (150, 70, 8, 4, 2, 1))):
         both_ways(dtype, *drawn(rng, *sizes), None, causal)
+    q, k, v, _ = drawn(rng, 70, 150, 8, 8)
+    agree("attend", np.float16, q, k, v, None, True, 0.3, np.array([45]))
 
 
 WIDE = [(np.float16, 128, 96), (np.float16, 136, 200), (np.float32, 9, 256), (np.float64, 130, 4)]
@@ -225,6 +228,19 @@ def test_the_op_takes_half_types_on_a_gpu_alone():
     assert isinstance(y, ndarray) and np.array_equal(cuda.to_host(y), x)
     with pytest.raises(DTypeError, match="must all be bfloat16 or all float16"):
         scaled_dot_product_attention(there(x), there(x.astype(np.float32)), there(x))
+
+
+def test_gradients_of_the_op():
+    """Saved by the op and given to the backend, they are the CPU's."""
+    rng, found = np.random.default_rng(11), []
+    q, k, v, g = drawn(rng, 3, 5, 8, 4, 2, 1)
+    for move in (np.asarray, there):
+        tensors = [Tensor(move(x), requires_grad=True) for x in (q, k, v)]
+        y = scaled_dot_product_attention(*tensors, is_causal=True, enable_gqa=True)
+        got = grad(y, tensors, Tensor(move(g)))
+        found.append([y.numpy(), *(x.numpy() for x in got)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @FLOATS

@@ -86,7 +86,7 @@ PRODUCTS = [  # for bfloat16, which is as half, by the largest tile only; for fl
     for t, tf32 in zip((*REAL, "float"), ("false",) * 4 + ("true",))
     if not (t == "__nv_bfloat16" and m * n < 128 * 128 or t == "double" and m * n == 128 * 128)
 ]  # fmt: skip
-CUTS = [*(f"{t}, {w}" for t in REAL[:3] for w in (64, 128, 256)), "__nv_bfloat16, 64"]
+CUTS = [*(f"{t}, {w}" for t in REAL[:3] for w in (64, 256)), "__half, 128", "__nv_bfloat16, 64"]
 INSTANCES = {
     "attention.cu": [
         *(f"attend<{c}>" for c in CUTS),
@@ -121,7 +121,9 @@ INSTANCES = {
         *(f"add_runs<{t}, {w}, false>" for t, w in zip((*REAL, "int", "bool"), WIDE)),
     ],
     "order.cu": [
-        *(f"sort_runs<{t}, {k}, {to}>" for t, k in KEYS for to in (f"Item<{k}>", "long long")),
+        *(f"sort_runs<{t}, {k}, long long>" for t, k in KEYS),
+        "sort_runs<float, unsigned, Item<unsigned>>",
+        "sort_runs<double, unsigned long long, Item<unsigned long long>>",
         *(f"merge_runs<{k}, {to}>" for k in ("unsigned", "unsigned long long")
           for to in (f"Item<{k}>", "long long")),
         *(f"piece_sums<{t}>" for t in (*REAL, "int", "bool")),

@@ -32,7 +32,7 @@ def scaled_dot_product_attention(
     A row that sees no key gives zeros. Without dropout and without a mask that requires grad no
     (T, S) array is made.
     """
-    q, k, v = _inputs(*lowered(query, key, value), enable_gqa)
+    q, k, v = _inputs(*lowered(query, key, value), gqa=enable_gqa)
     _check_mask(attn_mask, is_causal, (*q.shape[:-1], k.shape[-2]), q)
     require(0 <= dropout_p <= 1, _NAME, "dropout_p must be in [0, 1]", dropout_p=dropout_p)
     factor = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import sys
 import types
 import weakref
@@ -124,8 +125,13 @@ def _allocated(nbytes: int) -> MemoryPointer:
     return MemoryPointer(owner, owner.ctypes.data)
 
 
+limit = [1 << 62]  # bytes of one array that are granted
+
+
 def empty(shape: Any, dtype: Any = float) -> ndarray:
     """New memory, poisoned."""
+    if math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize > limit[0]:
+        raise OutOfMemoryError
     made = ndarray(shape, dtype)
     if made.size and made.dtype.itemsize in (1, 2, 4, 8):
         poison(made.host)
@@ -138,6 +144,16 @@ def asarray(x: np.ndarray) -> ndarray:
     made = ndarray(x.shape, x.dtype)
     made.host[...] = x
     return made
+
+
+class OutOfMemoryError(MemoryError):
+    """The pretended GPU's memory is full."""
+
+
+def get_default_memory_pool() -> Any:
+    return types.SimpleNamespace(
+        used_bytes=lambda: 3, free_bytes=lambda: 5, free_all_blocks=lambda: None
+    )
 
 
 class RawModule:
@@ -252,9 +268,18 @@ class Graph:
             work()
 
 
+class CUDARuntimeError(RuntimeError):
+    """An error of CUDA's."""
+
+
+_runtime = types.SimpleNamespace(
+    getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, CUDARuntimeError=CUDARuntimeError,
+    memGetInfo=lambda: (7, 11),
+)  # fmt: skip
 _streams = [Stream()]
 cuda = types.SimpleNamespace(
-    is_available=lambda: True, get_current_stream=lambda: _streams[-1], get_device_id=lambda: 0,
+    runtime=_runtime, memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    get_current_stream=lambda: _streams[-1], get_device_id=lambda: 0,
     Stream=Stream, MemoryPool=lambda: types.SimpleNamespace(malloc=None),
     alloc_pinned_memory=bytearray,
     using_allocator=lambda malloc: contextlib.nullcontext(),

@@ -11,6 +11,7 @@ from minidl.backend.cuda.reduce import accumulator, sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 _PACKS = 21  # of taps, outputs and inputs together, that a thread should hold at most
+_SPAN = 64  # columns that a thread's loop over a row, unrolled, should have at most
 _WIDE = 4  # channels that are read at once, of at most 16 bytes
 _TAPS = 9  # that a thread of a weight gradient should hold at most
 _BLOCKS = 528  # that a weight gradient should have: four for each multiprocessor of an H200
@@ -33,7 +34,7 @@ def _cut(taps: int, most: int, stride: int, dilation: int) -> Pair:
 
     def fits(tile: int, k: int) -> bool:
         met = {j * stride + e * dilation for j in range(tile) for e in range(k)}
-        return k == 1 or k + tile + len(met) <= _PACKS
+        return k == 1 or (k + tile + len(met) <= _PACKS and max(met) < _SPAN)
 
     cuts = [(k, t) for k in range(1, 8) if taps % k == 0 for t in (most // 2, most) if fits(t, k)]
     group, tile = max(cuts)

@@ -120,13 +120,15 @@ def contiguous(x: Array) -> Array:
 
 def copy(x: Array) -> Array:
     """A dense copy with x's order of axes in memory."""
-    return cast(x, x.dtype, always=True)
+    return _converted(x, x.dtype)
 
 
-def cast(x: Array, dtype: Any, always: bool = False) -> Array:
-    """x in another dtype with the same layout (x itself if it has it, unless `always`)."""
-    if x.dtype == dtype and not always:
-        return x
+def cast(x: Array, dtype: Any) -> Array:
+    """x in another dtype with the same layout (x itself if it has it)."""
+    return x if x.dtype == dtype else _converted(x, dtype)
+
+
+def _converted(x: Array, dtype: Any) -> Array:
     y = empty_like(x, dtype)
     write(IDENTITY, [x], y)
     return y

@@ -6,6 +6,7 @@ its first element.
 """
 
 import functools
+import gc
 import importlib
 import math
 import os
@@ -29,15 +30,26 @@ _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 
 @functools.cache
 def cupy() -> Any:
-    """CuPy, once a GPU is known to be there; DeviceError says what is missing."""
+    """CuPy, once a GPU is known to be there; DeviceError says what is missing.
+
+    Its compiled kernels go to minidl's cache folder, its memory is limited to nine tenths of the
+    GPU's, unless CUPY_CACHE_DIR or CUPY_GPU_MEMORY_LIMIT say otherwise.
+    """
     os.environ.setdefault("CUPY_CACHE_DIR", str(config.user_cache("cupy")))
+    os.environ.setdefault("CUPY_GPU_MEMORY_LIMIT", "90%")
     try:
         import cupy
     except ImportError as error:
         rule = "CuPy is not installed; pip install 'minidl[gpu]', or 'minidl[gpu-wheels]'"
         raise DeviceError(f"cuda: {rule} where there is no CUDA toolkit ({error})") from error
-    if not cupy.cuda.is_available():
-        raise DeviceError("cuda: no GPU or no driver is there; see nvidia-smi, or use device='cpu'")
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        made = cupy.cuda.runtime.runtimeGetVersion()
+        version = f"{made // 1000}.{made % 1000 // 10}"
+        fix = f"CuPy is made for CUDA {version}: nvidia-smi shows the driver's; or use device='cpu'"
+        raise DeviceError(f"cuda: no GPU can be used ({error}); {fix}") from error
+    require(count > 0, "cuda", "no GPU is there", error=DeviceError, fix="use device='cpu'")
     return cupy
 
 
@@ -58,14 +70,29 @@ def recording() -> bool:
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """An uninitialised array in C order."""
-    return cupy().empty(shape, dtype)
+    """An uninitialised array in C order. DeviceError says what fills the memory where it is full."""
+    try:
+        return cupy().empty(shape, dtype)
+    except cupy().cuda.memory.OutOfMemoryError as error:
+        raise DeviceError(_full(shape, np.dtype(dtype))) from error
 
 
 def strided(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -> Array:
     """An uninitialised dense array with the given strides in bytes."""
-    memory = cupy().empty(math.prod(shape) or 1, dtype).data
-    return cupy().ndarray(shape, dtype, memory, strides)
+    return cupy().ndarray(shape, dtype, empty((math.prod(shape) or 1,), dtype).data, strides)
+
+
+def _full(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    """What was asked for, what is free, and the largest arrays that live."""
+    free, total = cupy().cuda.runtime.memGetInfo()
+    idle = cupy().get_default_memory_pool().free_bytes()
+    kind = type(cupy().empty((), np.int8))
+    living = [a for a in gc.get_objects() if type(a) is kind and a.base is None]
+    largest = sorted(living, key=lambda a: -a.nbytes)[:5]
+    shown = "; ".join(f"{a.shape} {a.dtype}" for a in largest)
+    asked = f"{shape} {dtype}, {math.prod(shape) * dtype.itemsize:,} bytes, were asked for"
+    left = f"{free:,} of {total:,} are free and {idle:,} idle in the pool"
+    return f"cuda: out of memory: {asked}; {left}; the largest tensors: {shown}"
 
 
 def seen(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
