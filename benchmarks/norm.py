@@ -18,7 +18,7 @@ def batch_norm_relu(n: int, c: int, size: int) -> Case:
         norm = lib.nn.BatchNorm2d(c)
         affine = {name: lib.tensor(a) for name, a in zip(("weight", "bias"), arrays[1:])}
         norm.load_state_dict(affine, strict=False)
-        net = lib.nn.Sequential(norm, lib.nn.ReLU())
+        net = lib.place(lib.nn.Sequential(norm, lib.nn.ReLU()))
 
         def forward():
             return net(x)

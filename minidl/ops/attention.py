@@ -89,7 +89,7 @@ def _shared_heads(x: Any, q: Any) -> Any:
     return reshape(broadcast_to(unsqueeze(x, -3), (*lead, heads, times, s, d)), *lead, -1, s, d)
 
 
-def _inputs(q: Any, k: Any, v: Any, gqa: bool) -> list[Any]:
+def _inputs(q: Any, k: Any, v: Any, *, gqa: bool) -> list[Any]:
     """query, key, value with equal leading axes (but for the heads, with gqa), once checked."""
     got, cut = {"query": q, "key": k, "value": v}, 2 + gqa
     rule = f"query, key and value need at least {cut} axes"

@@ -1,0 +1,121 @@
+"""Proves and measures the CUDA backend on a machine with a GPU.
+
+    python -m benchmarks.gpu_check [--stage tests|kernels|steps] [--json FILE]
+
+tests: the instructions that the kernels are written in, bit by bit, then every family of kernels
+and what is built on them, as tests/ has them for the emulator. kernels: each against PyTorch on the
+same card, by device events. steps: whole training steps against PyTorch, eager and compiled. Each
+family has a process of its own, so that an illegal address ends that one only; lines are printed
+and written as they come. Needs CuPy, and for the last two PyTorch. A stage takes at most 8 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_worker import KERNELS, STEPS
+from minidl.tools import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("tests", "kernels", "steps")
+LIMIT = 420  # seconds of a family
+TOGETHER = 6  # families of tests that run at once: they mostly compile
+DTYPES = ("bfloat16", "float32")
+
+
+def run(command: list[str], **env: str) -> tuple[int, str, float]:
+    """A command's status, its output, and how long it took."""
+    start = time.perf_counter()
+    full = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **env}
+    try:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=full, timeout=LIMIT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        status, output = 124, f"{late.stdout or ''}\nstopped after {LIMIT} s"
+    return status, output, time.perf_counter() - start
+
+
+def tests() -> Iterator[dict[str, Any]]:
+    """Every family of tests on the device, the instructions first."""
+    files = sorted((ROOT / "tests").glob("test_cuda*.py"))
+    yield family("instructions", ["tests/test_simt_numbers.py", "-k", "mma or ldmatrix or async"])
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        waiting = [pool.submit(family, file.stem[5:], [f"tests/{file.name}"]) for file in files]
+        for done in as_completed(waiting):
+            yield done.result()
+
+
+def family(name: str, what: list[str]) -> dict[str, Any]:
+    """Tests run in a process of their own."""
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=20", *what]
+    status, output, seconds = run(pytest, MINIDL_TEST_DEVICE="cuda")
+    lines = output.strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR", "E   "))]
+    return {"stage": "tests", "family": name, "ok": status == 0, "summary": lines[-1:],
+            "failed": failed[:40], "seconds": round(seconds, 1)}  # fmt: skip
+
+
+def measured(stage: str) -> Iterator[dict[str, Any]]:
+    """Lines of the workers of a stage, one after the other."""
+    pairs = [(name, dtype) for name in KERNELS for dtype in DTYPES]
+    for name, dtype in pairs if stage == "kernels" else [(name, "mixed") for name in STEPS]:
+        status, output, seconds = run(["-m", "benchmarks.gpu_worker", stage, name, dtype])
+        lines = output.strip().splitlines()
+        for line in lines:
+            if line.startswith("{"):
+                yield {"stage": stage, "ok": True, "seconds": round(seconds, 1), **json.loads(line)}
+        if status:
+            yield {"stage": stage, "case": name, "dtype": dtype, "ok": False, "failed": lines[-15:]}
+
+
+def shown(line: dict[str, Any]) -> str:
+    """A line for people."""
+    mark = "ok    " if line["ok"] else "FAILED"
+    name = line.get("family") or " ".join(line[k] for k in ("case", "dtype", "phase") if k in line)
+    if "ratio" in line:
+        text = f"{line['ratio']:.2f} x PyTorch's speed"
+        if "share_of_copy" in line:
+            copy, cores = line["share_of_copy"], line["share_of_tensor_cores"]
+            text += f", {copy:.0%} of copy bandwidth, {cores:.0%} of the tensor cores"
+    else:
+        text = " ".join(line.get("summary", line.get("failed", [])))
+    return f"{mark} {name:46s} {text}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stages asked for; 1 if anything failed."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.gpu_check", description=__doc__, formatter_class=form
+    )
+    parser.add_argument("--stage", choices=STAGES, help="one of them (otherwise all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here")
+    args = parser.parse_args(argv)
+    about = {"date": date.today().isoformat(), "python": platform.python_version()}
+    about |= {"packages": environment(), "command": " ".join(sys.argv)}
+    lines: list[dict[str, Any]] = []
+    for stage in [args.stage] if args.stage else STAGES:
+        for line in tests() if stage == "tests" else measured(stage):
+            lines.append(line)
+            print(shown(line), flush=True)
+            if args.json:
+                args.json.write_text(json.dumps({**about, "lines": lines}, indent=1) + "\n")
+    return int(not all(line["ok"] for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
