@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_worker import KERNELS, STEPS
+from minidl.backend.cuda import choice
 from minidl.tools import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,16 +71,21 @@ def family(name: str, what: list[str]) -> dict[str, Any]:
 
 
 def measured(stage: str) -> Iterator[dict[str, Any]]:
-    """Lines of the workers of a stage, one after the other."""
+    """Lines of the workers of a stage, one after the other; the best tiles go into the table."""
+    best = dict(choice.TUNED)
     pairs = [(name, dtype) for name in KERNELS for dtype in DTYPES]
     for name, dtype in pairs if stage == "kernels" else [(name, "mixed") for name in STEPS]:
         status, output, seconds = run(["-m", "benchmarks.gpu_worker", stage, name, dtype])
         lines = output.strip().splitlines()
         for line in lines:
             if line.startswith("{"):
-                yield {"stage": stage, "ok": True, "seconds": round(seconds, 1), **json.loads(line)}
+                found = json.loads(line)
+                best |= found.pop("tuned", {})
+                yield {"stage": stage, "ok": True, "seconds": round(seconds, 1), **found}
         if status:
             yield {"stage": stage, "case": name, "dtype": dtype, "ok": False, "failed": lines[-15:]}
+    if best != choice.TUNED:
+        choice.TABLE.write_text(json.dumps(best, indent=1, sort_keys=True) + "\n")
 
 
 def shown(line: dict[str, Any]) -> str:
@@ -106,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here")
     args = parser.parse_args(argv)
     about = {"date": date.today().isoformat(), "python": platform.python_version()}
-    about |= {"packages": environment(), "command": " ".join(sys.argv)}
+    about |= {**environment.info(), "command": " ".join(sys.argv)}
     lines: list[dict[str, Any]] = []
     for stage in [args.stage] if args.stage else STAGES:
         for line in tests() if stage == "tests" else measured(stage):

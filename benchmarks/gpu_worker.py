@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks import attention, conv, dense, norm, pointwise, recurrent, rows
 from benchmarks.case import Case, random
 from benchmarks.gpu_library import GpuMinidl, GpuTorch, milliseconds, open_gpu_library
+from minidl.backend.cuda import choice
 
 # Sizes that keep an H200 busy, each a few times what its caches hold where memory is the limit.
 KERNELS: dict[str, Callable[[], Case]] = {
@@ -65,7 +66,7 @@ def kernels(name: str, dtype: str) -> list[dict[str, Any]]:
     case, limits = KERNELS[name](), ceilings()
     libs = [open_gpu_library(which, dtype) for which in ("minidl", "torch")]
     works = [case.build(lib) for lib in libs]
-    lines = []
+    lines, tuned = [], tune(next(reversed(works[0].run.values())))
     for phase, costs in case.costs.items():
         runs = [work.run[phase] for work in works]
         error = distance(*(run() for run in runs)) if phase != "step" else math.nan
@@ -74,11 +75,41 @@ def kernels(name: str, dtype: str) -> list[dict[str, Any]]:
         lines.append({
             "case": name, "dtype": dtype, "phase": phase, "ms": ours, "torch_ms": theirs,
             "ratio": theirs["median"] / ours["median"], "relative_difference": error,
-            "share_of_copy": narrow * sum(c.bytes for c in costs) / seconds / limits["copy_bytes_s"],
+            "share_of_copy": narrow * sum(c.bytes for c in costs) / seconds
+            / limits["copy_bytes_s"],
             "share_of_tensor_cores": sum(c.flops for c in costs) / seconds
-            / limits["bfloat16_flops_s"], **limits,
+            / limits["bfloat16_flops_s"], **limits, "tuned": tuned,
         })  # fmt: skip
     return lines
+
+
+class Seen(dict):
+    """The table of tiles; `keys_seen` are those that were asked for."""
+
+    def __init__(self, table: dict[str, list[int]]) -> None:
+        super().__init__(table)
+        self.keys_seen: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The entry of a key."""
+        self.keys_seen.add(key)
+        return super().get(key, default)
+
+
+def tune(run: Callable[[], Any]) -> dict[str, list[int]]:
+    """The fastest tiles of every product that a workload makes; they are in force afterwards."""
+    table = choice.TUNED = Seen(choice.TUNED)
+    run()
+    for key in sorted(table.keys_seen):
+        double = key.split()[1] == "float64"
+        ways = [[*tile] for tile in choice.TILES[int(double) :]]
+        ways += [[]] if key.startswith("linear ") else []  # cuBLAS
+        times = []
+        for way in ways:
+            table[key] = way
+            times.append(milliseconds([run], 5)[0]["median"])
+        table[key] = ways[times.index(min(times))]
+    return dict(table)
 
 
 def distance(ours: Any, theirs: Any) -> float:

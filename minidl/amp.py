@@ -1,4 +1,1 @@
 """Mixed precision: `autocast` and `GradScaler`, as in torch.amp."""
-
-from minidl.ops.autocasting import autocast, is_autocast_enabled
-from minidl.optim.scaler import GradScaler

@@ -19,9 +19,10 @@ class capture:
         y = step(x)  # replays: y's memory is written anew
 
     function(*tensors) gives a tensor or a tuple of them, which the next call overwrites. It runs
-    without grad (unless `training`), once for every combination of shapes and dtypes; what it does must be a function
-    of its inputs' values and of tensors that stay where they are, written in place or not. What it
-    writes to other tensors must follow from its inputs too, like a cache's entry at a given place.
+    without grad (unless `training`), once for every combination of shapes and dtypes; what it does
+    must be a function of its inputs' values and of tensors that stay where they are, written in
+    place or not. What it writes to other tensors must follow from its inputs too, like a cache's
+    entry at a given place.
     Reading a value on the host (`item`, `if x > 0`) raises GraphError, and so does work that cannot
     be recorded: until every input has had other values, a call with such is also run as usual and
     compared bit by bit.

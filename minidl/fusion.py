@@ -353,8 +353,9 @@ class Update:
         """Update every row (raw arrays, one for each positional parameter) in place.
 
         All keyword parameters must be given: numbers (or arrays of one) may change freely, None,
-        bools and strings choose another kernel. One launch for each dtype, float32 or float64. absent: names of
-        positional parameters that rows lack; the function gets None and returns None for them.
+        bools and strings choose another kernel. One launch for each dtype, float32 or float64.
+        absent: names of positional parameters that rows lack; the function gets None and returns
+        None for them.
         again: gives the keywords anew where the call is captured and replayed. skip: an array (1,)
         on the rows' device; where it is not 0, nothing changes.
         """

@@ -1,4 +1,7 @@
-"""A pretended GPU for tests: CuPy's stand-in put in its place, and both backends compared."""
+"""A pretended GPU for tests: CuPy's stand-in put in its place, and both backends compared.
+
+With MINIDL_TEST_DEVICE=cuda in the environment the same tests run on the machine's own GPU.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,11 @@ import simt
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import blas, memory, plans, runtime
 from simt import cupy as stand_in
+from simt.device import REAL
 
-NEEDED = pytest.mark.skipif(simt.available() is not None, reason=str(simt.available()))
+missing = None if REAL else simt.available()
+NEEDED = pytest.mark.skipif(missing is not None, reason=str(missing))
+EMULATED = pytest.mark.skipif(REAL, reason="looks into the stand-in for CuPy")
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 EPS = {np.float16: 2e-3, np.float32: 1e-5, np.float64: 1e-12}
 
@@ -47,7 +53,10 @@ def forget() -> None:
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[None]:
-    """Within it, the CUDA backend runs on the emulator."""
+    """Within it, the CUDA backend runs on the emulator, or on a GPU."""
+    if REAL:
+        yield
+        return
     forget()
     with stand_in.installed(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(blas, "gemm", product)

@@ -100,7 +100,6 @@ def test_reading_values_is_refused(read) -> None:
 def test_every_input_is_proven_for_itself() -> None:
     """Work that cannot be recorded on one input is found though another changed before."""
 
-
     def work(x: ml.Tensor, y: ml.Tensor) -> ml.Tensor:
         return x * 2 + F.batch_norm(y, None, None, training=True)
 

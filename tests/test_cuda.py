@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from cuda_stand_in import FLOATS, NEEDED, agree, gpu, layouts, there
+from cuda_stand_in import EMULATED, FLOATS, NEEDED, agree, gpu, layouts, there
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -241,6 +241,7 @@ def test_updates():
 # ---- without a GPU -------------------------------------------------------------------------------
 
 
+@EMULATED
 def test_no_device_says_what_is_missing(monkeypatch):
     """Neither CuPy nor a GPU: an error that names the fix."""
 
@@ -262,6 +263,7 @@ def test_no_device_says_what_is_missing(monkeypatch):
     assert cuda.empty((2,)).shape == (2,)
 
 
+@EMULATED
 def test_a_full_memory_says_what_fills_it(monkeypatch):
     """What was asked for, what is free, the largest tensors."""
     kept = cuda.zeros((1234, 3))

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_stand_in import NEEDED, gpu  # noqa: F401
 
 import minidl as ml
 import minidl.functional as F
-from cuda_stand_in import NEEDED, gpu  # noqa: F401
 from minidl import nn, optim
 from minidl.errors import DeviceError, DTypeError, GraphError
 
@@ -124,7 +124,9 @@ def test_half_tensors_are_ordinary(dtype: Any) -> None:
     assert y.dtype == dtype and "dtype=" in repr(x)
     y.backward()
     assert x.grad.dtype == dtype
-    np.testing.assert_allclose(x.grad.float().cpu().numpy().sum(), 2 * 36 + 6 + 2 * 15 * 2 + 6, rtol=2)
+    np.testing.assert_allclose(
+        x.grad.float().cpu().numpy().sum(), 2 * 36 + 6 + 2 * 15 * 2 + 6, rtol=2
+    )
     assert (x + x.float()).dtype == np.float32 and (x + 1.5).dtype == dtype
     other = np.float16 if dtype is BFLOAT16 else BFLOAT16
     assert ml.promote_types(np.dtype(dtype), np.dtype(other)) == np.float32

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-import minidl as ml
 from cases import CASES, Case
 from cuda_stand_in import NEEDED, gpu  # noqa: F401
+
+import minidl as ml
 
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 

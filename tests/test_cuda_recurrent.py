@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, there
+from cuda_stand_in import EMULATED, EPS, FLOATS, NEEDED, agree, gpu, there
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,6 +133,7 @@ def test_results_are_the_same_every_time(kind):
             np.testing.assert_array_equal(cuda.to_host(y), cuda.to_host(z))
 
 
+@EMULATED
 @KINDS
 def test_launches(kind, monkeypatch):
     """A product and a kernel a step, in both directions; nothing goes to the host or comes."""

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_stand_in import NEEDED, gpu  # noqa: F401
+from test_convnet import images_of
 
 import minidl as ml
 import minidl.functional as F
-from cuda_stand_in import NEEDED, gpu  # noqa: F401
 from minidl import nn, optim
 from minidl.errors import DeviceError, GraphError
 from projects.convnet.data import loader_for
 from projects.convnet.model import build
 from projects.convnet.presets import preset
 from projects.convnet.run import forward_for
-from test_convnet import images_of
 
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 
@@ -106,10 +106,18 @@ def test_tensors_come_and_go() -> None:
     y += 1
     assert y.tolist() == [2, 4, 4]
     np.testing.assert_array_equal(np.asarray(y), [2, 4, 4])
-    for made in (ml.rand(3, device="cuda"), ml.randn_like(y), ml.bernoulli(y * 0), ml.eye(2).cuda()):
+    for made in (
+        ml.rand(3, device="cuda"),
+        ml.randn_like(y),
+        ml.bernoulli(y * 0),
+        ml.eye(2).cuda(),
+    ):
         assert made.device.type == "cuda"
     assert ((x & 1) | (x ^ 2)).tolist() == ((x.cpu() & 1) | (x.cpu() ^ 2)).tolist()
-    assert (x // 2).tolist() == [[0, 0, 1], [1, 2, 2]] and (~x).tolist() == [[-1, -2, -3], [-4, -5, -6]]
+    assert (x // 2).tolist() == [[0, 0, 1], [1, 2, 2]] and (~x).tolist() == [
+        [-1, -2, -3],
+        [-4, -5, -6],
+    ]
 
 
 def test_devices_do_not_mix() -> None:
@@ -188,7 +196,7 @@ def test_the_loader_copies_ahead() -> None:
     pictures = np.arange(7 * 2 * 3 * 4, dtype=np.uint8).reshape(7, 2, 3, 4)
     data = ml.data.ImageArrays(pictures, [0, 1, 2, 0, 1, 2, 0], "abc")
     loader = ml.data.DataLoader(data, 2, device="cuda", num_workers=1)
-    expected = [b for b in ml.data.DataLoader(data, 2)]
+    expected = list(ml.data.DataLoader(data, 2))
     kept = []
     for k, (x, y) in enumerate(loader):
         assert loader.batch_index == k + 1 and x.device.type == y.device.type == "cuda"

@@ -14,7 +14,7 @@ FLOORS = {
     0: "errors config",
     1: "backend",
     2: "tensor tape autograd calculus capturing derivatives dtypes fusion random",
-    3: "ops functional methods",
+    3: "ops functional methods amp",
     4: "nn optim data io",
     5: "models train tools",
     6: "__main__",

@@ -73,8 +73,10 @@ REAL = ("float", "double", "__half", "__nv_bfloat16")
 SUMS = ("row_sums", "column_sums", "row_extremes")
 ROWS = ("softmax", "softmax_grad", "log_softmax", "log_softmax_grad", "cross_entropy")
 WIDE = ("float", "double", "float", "float", "long long", "long long")
-KEYS = [*((t, "unsigned") for t in ("float", "__half", "__nv_bfloat16", "signed char", "bool")),
-        *((t, "unsigned long long") for t in ("double", "long long", "unsigned long long"))]
+KEYS = [
+    *((t, "unsigned") for t in ("float", "__half", "__nv_bfloat16", "signed char", "bool")),
+    *((t, "unsigned long long") for t in ("double", "long long", "unsigned long long")),
+]
 FILLS = "Bits Words64 UniformFloat UniformDouble NormalFloat NormalDouble Bernoulli".split()
 DRAWS = ("unsigned long long", "const unsigned long long*")
 BYTE = "unsigned char"

@@ -11,8 +11,8 @@ from minidl.nn import init
 from minidl.nn.fields import Layer
 from minidl.nn.parameter import new_parameter, zeros
 from minidl.nn.utils.rnn import PackedSequence, run_packed
-from minidl.ops.join import cat, stack
 from minidl.ops.autocasting import lowered
+from minidl.ops.join import cat, stack
 from minidl.ops.recurrent import gru, lstm, rnn
 
 States = tuple[Tensor, ...]

@@ -33,7 +33,7 @@ class EMA:
     def update(self, model: Any) -> None:
         """Take one more look at the model's values; call it after the optimizer's step."""
         rows = [(self.average[name], t.array) for name, t in _floats(model).items()]
-        _blend.apply_(rows, again=self._rate, **self._rate())
+        _blend.apply_(rows, again=self._rate, rate=self._rate()["rate"])
 
     def _rate(self) -> dict[str, float]:
         """How far this update moves the averages; counts it."""

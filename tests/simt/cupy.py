@@ -48,7 +48,6 @@ class ndarray:
         self.owner, self.base = memptr.owner, None
         self.host = np.ndarray(shape, dtype, memptr.owner, offset, strides)
 
-
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
     strides = property(lambda self: self.host.strides)
@@ -184,6 +183,7 @@ class Function:
         owners = list(_living.values()) if words else []
         spans = [(o, o.ctypes.data, o.ctypes.data + o.nbytes) for o in owners]
         reached = [o for o, low, high in spans if any(low <= w < high for w in words)]
+
         def run() -> None:
             self.kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 << 10)
             with resident(*reached):
@@ -219,6 +219,8 @@ def _as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
 
 
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
+
+
 class Stream:
     """Work is done at once, or noted for a graph while it is captured."""
 

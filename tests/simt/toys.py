@@ -2,7 +2,9 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
+from simt.device import REAL, DeviceModule
 from simt.module import Kernel, Module
 
 KERNELS = Path(__file__).parent / "kernels"
@@ -21,8 +23,10 @@ def text_of(file: str, edits: tuple[tuple[str, str], ...] = ()) -> str:
 @functools.cache
 def load(
     file: str, *edits: tuple[str, str], options: tuple[str, ...] = (), check: bool = True
-) -> Module:
+) -> Any:
     """The module of an edited kernel file."""
+    if REAL:
+        return DeviceModule(text_of(file, edits), options, [SOURCES])
     return Module(
         text_of(file, edits), options=options, include_dirs=[SOURCES], check=check, name=file
     )

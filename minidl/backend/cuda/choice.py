@@ -20,8 +20,9 @@ CHUNK, DEEP = 16, 64  # of gemm.cuh: bytes of a chunk, and of the K of a tile's 
 BLOCKS = 264  # that a product should have: two for each multiprocessor
 Sizes = tuple[int, int, int]  # M, N, K
 
+TABLE = Path(__file__).with_name("tuned.json")  # written by `python -m benchmarks.gpu_check`
 # Read once: results must not change from run to run.
-TUNED: dict[str, list[int]] = json.loads(Path(__file__).with_name("tuned.json").read_text())
+TUNED: dict[str, list[int]] = json.loads(TABLE.read_text())
 
 
 class Tile(NamedTuple):

@@ -158,9 +158,9 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
            inplace: Sequence[int]) -> None:  # fmt: skip
     """Run a program on every row of arrays, ROWS a launch; output j overwrites array inplace[j].
 
-    Leaves are the arrays of a row, then the scalars: numbers, or arrays of one. The arrays of a row have one shape, all one
-    dtype, which is float32 or float64; others, and those not laid out as the row's first, are
-    copied, and copied back.
+    Leaves are the arrays of a row, then the scalars: numbers, or arrays of one. The arrays of a row
+    have one shape, all one dtype, which is float32 or float64; others, and those not laid out as
+    the row's first, are copied, and copied back.
     """
     if not rows:
         return

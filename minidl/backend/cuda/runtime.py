@@ -70,7 +70,7 @@ def recording() -> bool:
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """An uninitialised array in C order. DeviceError says what fills the memory where it is full."""
+    """An uninitialised array in C order; DeviceError says what fills a full memory."""
     try:
         return cupy().empty(shape, dtype)
     except cupy().cuda.memory.OutOfMemoryError as error:
