@@ -15,7 +15,6 @@ from minidl.autograd import (
     Tensor, enable_grad, grad, inference_mode, is_grad_enabled, no_grad, set_detect_anomaly,
     set_grad_enabled,
 )  # fmt: skip
-from minidl.backend.cpu import empty_cache, memory_stats
 from minidl.capturing import capture
 from minidl.config import (
     get_float32_matmul_precision, set_float32_matmul_precision, set_num_threads,
@@ -36,6 +35,18 @@ bool = bool_
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 globals().update(methods.TABLE | methods.FUNCTIONS)
+
+
+
+def memory_stats(device: Any = None) -> dict[str, int]:
+    """Bytes in use and idle in a device's pool of memory, and what else it counts."""
+    return methods.creation.backend_of(device).memory_stats()
+
+
+def empty_cache(device: Any = None) -> None:
+    """Give every idle block of a device's pool back."""
+    methods.creation.backend_of(device).empty_cache()
+
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
 _LAZY = {

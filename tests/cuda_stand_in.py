@@ -5,7 +5,9 @@ With MINIDL_TEST_DEVICE=cuda in the environment the same tests run on the machin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,9 +61,24 @@ def gpu() -> Iterator[None]:
         return
     forget()
     with stand_in.installed(), pytest.MonkeyPatch.context() as patch:
+        for name, function in vars(cuda).items():
+            if inspect.isfunction(function):
+                patch.setattr(cuda, name, _noted(function))
         patch.setattr(blas, "gemm", product)
         yield
     forget()
+
+
+ran: set[str] = set()  # functions of the CUDA backend that a test has called
+
+
+def _noted(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        ran.add(function.__name__)
+        return function(*args, **options)
+
+    return call
 
 
 def there(x: Any) -> Any:

@@ -63,6 +63,7 @@ def test_joins_and_padding(dtype):
         np.testing.assert_array_equal(cuda.to_host(y), cpu.pad(x, widths, 0.5))
 
 
+@EMULATED
 def test_a_copy_is_never_made_by_the_array_itself():
     """The pretended GPU refuses arithmetic and silent copies to the host."""
     x = cuda.from_host(np.ones((2, 3), np.float32))

@@ -38,7 +38,7 @@ def gradcheck(fn: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: f
     """
     points, checked = _points(inputs)
     with enable_grad():
-        case = _Case(_tupled(fn), points, eps, atol, rtol)
+        case = _Case(_tupled(fn, inputs), points, eps, atol, rtol)
         complaint = _check(case, checked, np.random.default_rng(seed), directions)
     if complaint and raise_exception:
         raise GraphError(f"gradcheck: {complaint}")
@@ -53,7 +53,7 @@ def gradgradcheck(fn: Callable[..., Any], inputs: Any, grad_outputs: Any = None,
 
     grad_outputs: the cotangents' values; random where None. Otherwise as `gradcheck`.
     """
-    (points, checked), forward = _points(inputs), _tupled(fn)
+    (points, checked), forward = _points(inputs), _tupled(fn, inputs)
     with enable_grad():
         shapes = [y.shape for y in forward(*points) if y.requires_grad]
     rule = "no output depends on an input that requires grad"
@@ -86,13 +86,17 @@ def _points(inputs: Any) -> tuple[list[Any], list[int]]:
     return points, checked
 
 
-def _tupled(fn: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]:
-    """`fn` with a tuple of its floating-point outputs."""
+def _tupled(fn: Callable[..., Any], inputs: Any) -> Callable[..., tuple[Tensor, ...]]:
+    """`fn` on the inputs' device with a tuple of its floating-point outputs, here."""
+    given = [inputs] if isinstance(inputs, Tensor) else [x for x in inputs if isinstance(x, Tensor)]
+    there = next((x.device for x in given if x.device.type != "cpu"), None)
 
     def tupled(*args: Any) -> tuple[Tensor, ...]:
+        if there is not None:
+            args = tuple([a.to(there) if isinstance(a, Tensor) else a for a in args])
         out = fn(*args)
         many = out if isinstance(out, (tuple, list)) else (out,)
-        return tuple(y for y in many if isinstance(y, Tensor) and y.dtype.kind == "f")
+        return tuple(y.cpu() for y in many if isinstance(y, Tensor) and y.dtype.kind == "f")
 
     return tupled
 

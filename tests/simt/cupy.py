@@ -155,6 +155,9 @@ def get_default_memory_pool() -> Any:
     )
 
 
+launched: set[str] = set()  # names of the kernels that were asked for, templates without arguments
+
+
 class RawModule:
     """Kernels compiled from a text, for the emulator."""
 
@@ -167,6 +170,7 @@ class RawModule:
 
     def get_function(self, name: str) -> Function:
         """The kernel of that name."""
+        launched.add(name.partition("<")[0])
         return Function(self.module.get_function(name))
 
 
