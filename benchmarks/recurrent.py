@@ -14,7 +14,7 @@ def lstm(name: str, steps: int, batch: int, size: int, layers: int) -> Case:
 
     def build(lib: Minidl) -> Work:
         array, out = random(steps, batch, size), random(steps, batch, size, seed=1)
-        model, x = lib.nn.LSTM(size, size, layers), lib.tensor(array, True)
+        model, x = lib.place(lib.nn.LSTM(size, size, layers)), lib.tensor(array, True)
         leaves = {"x": x, **dict(model.named_parameters())}
 
         def expect() -> dict[str, Expected]:

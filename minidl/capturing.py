@@ -28,7 +28,7 @@ class capture:
     compared bit by bit.
 
     training: the function also computes gradients and updates parameters, and every call takes one
-    step. On a GPU the first calls run as usual and the next is recorded, with learning rates,
+    step; it may give nothing. On a GPU the first calls run as usual and the next is recorded, with learning rates,
     counts of steps and random numbers that go on; the CPU runs every call as usual. Python beside
     the tensors' work (a scheduler's step, a printed loss) belongs outside of the function.
     """
@@ -63,8 +63,10 @@ class _Step:
         self.inputs = [Tensor(backend.of(x.array).copy(x.array)) for x in inputs]
         record = backend.of(inputs[0].array).record
         self.result, self.replay = record(lambda: function(*self.inputs))
-        fits, rule = all(isinstance(y, Tensor) for y in _all(self.result)), "a tensor or a tuple"
-        require(fits, "capture", f"the function must give {rule} of tensors", error=GraphError)
+        fits = all(isinstance(y, Tensor) for y in _all(self.result))
+        fits = fits and (proven or self.result is not None)
+        rule = "the function must give a tensor or a tuple of tensors"
+        require(fits, "capture", rule, error=GraphError)
         # inputs that had the same values so far
         self.unproven = set() if proven else {*range(len(inputs))}
 
@@ -86,6 +88,8 @@ class _Step:
 
 
 def _all(result: Any) -> tuple[Tensor, ...]:
+    if result is None:
+        return ()
     return result if isinstance(result, tuple) else (result,)
 
 

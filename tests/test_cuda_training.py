@@ -230,3 +230,39 @@ def test_the_convnet_project_learns_there(name: str) -> None:
         assert loss.device.type == right.device.type == device
     np.testing.assert_allclose(*losses, rtol=1e-4)
     np.testing.assert_allclose(*norms, rtol=5e-3, atol=1e-5)
+
+
+def language_models() -> dict[str, Any]:
+    ml.manual_seed(2)
+    gpt = ml.models.GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=16)
+    return {"gpt": gpt, "rnn": ml.models.CharRNN(11, hidden_size=8)}
+
+
+@pytest.mark.parametrize("name", ["gpt", "rnn"])
+def test_language_models_write_the_same_text(name: str) -> None:
+    """Greedily, past the block, by captured single steps; the loss has the same gradients."""
+    texts, norms = [], []
+    tokens = np.random.default_rng(3).integers(0, 11, (2, 4))
+    for device in ("cpu", "cuda"):
+        model = language_models()[name].to(device).eval()
+        x = ml.tensor(tokens, device=device)
+        texts.append(model.generate(x, 9, temperature=0).cpu().tolist())
+        out = model(x)
+        out = out[0] if isinstance(out, tuple) else out
+        F.cross_entropy(out[:, :-1].reshape(-1, 11), x[:, 1:].reshape(-1)).backward()
+        norms.append([p.grad.norm().item() for p in model.parameters()])
+    assert texts[0] == texts[1]
+    np.testing.assert_allclose(*norms, rtol=2e-4, atol=1e-6)
+
+
+def test_gradients_are_proven_there() -> None:
+    """gradcheck runs the function where its inputs lie."""
+    x = ml.randn(3, 4, dtype=ml.float64, device="cuda").requires_grad_()
+    seen = []
+
+    def function(t: ml.Tensor) -> ml.Tensor:
+        seen.append(t.device.type)
+        return F.softmax(t * t, -1)
+
+    assert ml.gradcheck(function, (x,)) and {*seen} == {"cuda"}
+    assert ml.gradgradcheck(function, (x,))

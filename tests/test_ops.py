@@ -48,7 +48,7 @@ def test_every_registered_op_has_a_case() -> None:
         name for name, op in autograd.registry.items()
         if getattr(op.function, "__module__", "").startswith("minidl.")
     }  # fmt: skip
-    assert registered - seen == set()
+    assert registered - seen == {"to_device"}  # needs another: test_cuda_training.py
 
 
 def flat(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -56,9 +56,9 @@ class Attention(nn.Module):
             require(not parts.requires_grad, "Cache", rule, error=GraphError)
             arrays = parts.array.reshape(shape).transpose(2, 0, 3, 1, 4)  # raw: there is no graph
             q, first = arrays[0], places.array[:1]
-            k, v = cache.append(self, arrays[1:], first)
+            room = cache.append(self, arrays[1:], first)
             scale = 1 / math.sqrt(q.shape[-1])
-            y = Tensor(backend.of(q).attend(q, k, v, None, True, scale, first)[0])
+            y = Tensor(backend.of(q).attend(q, room[0], room[1], None, True, scale, first)[0])
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
 
 
@@ -115,7 +115,7 @@ class GPT(nn.Module):
         before = cache.length if cache else 0
         length, rule = before + x.shape[1], f"at most block_size = {self.block_size} tokens"
         require(length <= self.block_size, "GPT", rule, length=length)
-        y = self._logits(x, arange(before, length), cache)
+        y = self._logits(x, arange(before, length, device=x.device), cache)
         if cache:
             cache.length = length
         return y
@@ -145,7 +145,8 @@ class GPT(nn.Module):
                 after = after if self.training else capture(after)  # dropout draws anew each time
                 logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
             else:
-                logits = after(text[-1], arange(cache.length, cache.length + 1))[:, -1]
+                place = arange(cache.length, cache.length + 1, device=x.device)
+                logits = after(text[-1], place)[:, -1]
                 cache.length += 1
             text.append(sample(logits, temperature, top_k))
         return cat(text, 1)

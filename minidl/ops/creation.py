@@ -68,6 +68,13 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return _made(_array(data, dtype, False), device)
 
 
+def _computed(values: np.ndarray, device: Any, requires_grad: bool) -> Tensor:
+    """Values that the arguments tell, on a device; a captured function may make them too."""
+    be = backend_of(device)
+    kept = be.constant(values)
+    return _made(values if kept is values else be.copy(kept), device, requires_grad)
+
+
 def _on_gpu(data: Any) -> bool:
     array = raw(data)
     return not isinstance(array, np.ndarray) and hasattr(array, "__cuda_array_interface__")
@@ -177,7 +184,7 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None,
         requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Ones on the diagonal (n, m)."""
     require(n >= 0 and (m or 0) >= 0, "eye", "sizes must not be negative", n=n, m=m)
-    return _made(np.eye(n, m, dtype=dtype_of(dtype)), device, requires_grad)
+    return _computed(np.eye(n, m, dtype=dtype_of(dtype)), device, requires_grad)
 
 
 def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None,
@@ -190,14 +197,15 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, dev
     if dtype is None and all(isinstance(v, int) for v in (start, end, step)):
         dtype = np.int64
     values = start + np.arange(math.ceil((end - start) / step)) * step
-    return _made(values.astype(dtype_of(dtype)), device, requires_grad)
+    return _computed(values.astype(dtype_of(dtype)), device, requires_grad)
 
 
 def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:  # fmt: skip
     """steps points from start to end, both included."""
     require(steps >= 0, "linspace", "steps must not be negative", steps=steps)
-    return _made(np.linspace(start, end, steps).astype(dtype_of(dtype)), device, requires_grad)
+    values = np.linspace(start, end, steps).astype(dtype_of(dtype))
+    return _computed(values, device, requires_grad)
 
 
 # ---- random: from a generator, else from the stream "tensor" -------------------------------------

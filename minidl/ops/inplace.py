@@ -36,7 +36,8 @@ def _overlay(base: Any, v: Any, *, see: Callable) -> Any:
 
 
 def _check_writable(name: str, x: Tensor) -> None:
-    expanded = any(n > 1 and not s for n, s in zip(x.shape, x.array.strides))
+    sizes = zip(x.shape, x.array.strides) if x.array.size else ()
+    expanded = any(n > 1 and not s for n, s in sizes)
     require(not expanded, name, "an expanded tensor cannot be changed in place", x=x)
 
 
