@@ -1,6 +1,8 @@
 """The texts that the SIMT emulator runs are CUDA C++: NVRTC compiles them for real GPUs."""
 
+import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,12 +85,12 @@ BYTE = "unsigned char"
 MADE = [*((t, t) for t in (BYTE, *REAL)), *((BYTE, t) for t in REAL)]
 MIXED = [*((t, t) for t in (BYTE, *REAL)), *((t, "float") for t in (BYTE, *REAL[2:]))]
 PACKS = [("float", 4), ("double", 2), ("__half", 4), ("__nv_bfloat16", 4), ("float", 1)]
-PRODUCTS = [  # for bfloat16, which is as half, by the largest tile only; for float64 not by it
+PRODUCTS = [  # the largest tile is not for float64
     f"{t}, Tile<{m}, {n}, {stages}, {tf32}>" for m, n, stages in choice.TILES
     for t, tf32 in zip((*REAL, "float"), ("false",) * 4 + ("true",))
-    if not (t == "__nv_bfloat16" and m * n < 128 * 128 or t == "double" and m * n == 128 * 128)
+    if not (t == "double" and m * n == 128 * 128)
 ]  # fmt: skip
-CUTS = [*(f"{t}, {w}" for t in REAL[:3] for w in (64, 256)), "__half, 128", "__nv_bfloat16, 64"]
+CUTS = [f"{t}, {w}" for t in REAL for w in (64, 128, 256)]
 INSTANCES = {
     "attention.cu": [
         *(f"attend<{c}>" for c in CUTS),
@@ -154,6 +156,7 @@ INSTANCES = {
         f"{k}_step{g}<{t}>" for k in ("lstm", "gru", "rnn") for g in ("", "_grad") for t in REAL
     ],
 }  # fmt: skip
+POOL = ThreadPoolExecutor(2)
 MULTIPLIED = max(t.shared for t in choice.TILES)
 ATTENDED = max(attention.cut_of(np.dtype(t), w, 2, 2).shared for t in ("f2", "f4", "f8")
                for w in (64, 128, 256))  # fmt: skip
@@ -161,12 +164,19 @@ SHARED = {"conv.cu": MULTIPLIED, "linear.cu": MULTIPLIED, "attention.cu": ATTEND
           "attention_grad.cu": ATTENDED}  # fmt: skip
 
 
+@functools.cache
+def jobs(file):
+    """The compilations of a file for all architectures, which go on side by side."""
+    text, names = runtime.text_of(file), INSTANCES[file]
+    return {a: POOL.submit(gate.compile_for, text, a, instances=names, name=file)
+            for a in gate.ARCHITECTURES}  # fmt: skip
+
+
 @ARCHITECTURES
 @pytest.mark.parametrize("file", INSTANCES)
 def test_every_kernel_of_the_backend_compiles(file, architecture):
     """Each for all its types, within a GPU's registers and shared memory, without spills."""
-    text, names = runtime.text_of(file), INSTANCES[file]
-    result = gate.compile_for(text, architecture, instances=names, name=file)
+    names, result = INSTANCES[file], jobs(file)[architecture].result()
     assert len(result.usage) >= len(names)
     shared = SHARED.get(file, 0)
     most = 255 if shared else {"depthwise.cu": 128}.get(file, 64)
