@@ -27,6 +27,7 @@ from minidl.dtypes import (
 )  # fmt: skip
 from minidl.fusion import pointwise
 from minidl.ops.autocasting import autocast, is_autocast_enabled
+from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
 
 __version__ = "0.1.0"
@@ -35,18 +36,6 @@ bool = bool_
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 globals().update(methods.TABLE | methods.FUNCTIONS)
-
-
-
-def memory_stats(device: Any = None) -> dict[str, int]:
-    """Bytes in use and idle in a device's pool of memory, and what else it counts."""
-    return methods.creation.backend_of(device).memory_stats()
-
-
-def empty_cache(device: Any = None) -> None:
-    """Give every idle block of a device's pool back."""
-    methods.creation.backend_of(device).empty_cache()
-
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
 _LAZY = {

@@ -28,9 +28,9 @@ class capture:
     compared bit by bit.
 
     training: the function also computes gradients and updates parameters, and every call takes one
-    step; it may give nothing. On a GPU the first calls run as usual and the next is recorded, with learning rates,
-    counts of steps and random numbers that go on; the CPU runs every call as usual. Python beside
-    the tensors' work (a scheduler's step, a printed loss) belongs outside of the function.
+    step; it may give nothing. On a GPU the first calls run as usual and the next is recorded, with
+    learning rates, counts of steps and random numbers that go on; the CPU runs every call as usual.
+    Python beside the tensors' work (a scheduler's step, a printed loss) belongs outside of it.
     """
 
     def __init__(self, function: Callable[..., Any], *, training: bool = False) -> None:

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from cuda_stand_in import EMULATED, NEEDED, agree, forget, gpu  # noqa: F401
+
 from minidl.backend.cuda import runtime
 from simt.faults import Fault
 

@@ -4,9 +4,9 @@ import inspect
 import re
 from pathlib import Path
 
+import cuda_stand_in
 import pytest
 
-import cuda_stand_in
 from minidl.backend import cuda
 from minidl.backend.cuda import runtime
 from simt import cupy as stand_in

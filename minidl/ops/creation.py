@@ -29,6 +29,16 @@ def backend_of(device: Any) -> Any:
     return cuda
 
 
+def memory_stats(device: Any = None) -> dict[str, int]:
+    """Bytes in use and idle in a device's pool of memory, and what else it counts."""
+    return backend_of(device).memory_stats()
+
+
+def empty_cache(device: Any = None) -> None:
+    """Give every idle block of a device's pool back."""
+    backend_of(device).empty_cache()
+
+
 def dtype_of(dtype: Any) -> np.dtype:
     """NumPy's dtype for what names one; None stands for float32."""
     try:

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// Arrays of one launch: their addresses, sizes and first blocks, as backend/cuda/plans.py lays them.
+// Arrays of one launch: addresses, sizes and first blocks, as backend/cuda/plans.py lays them.
 template <typename T>
 struct Rows {
     const T* p[48];
