@@ -10,8 +10,8 @@ from PIL import Image
 import minidl as ml
 import minidl.functional as F
 from minidl.io import load
-from projects.convnet.__main__ import cli, configuration, train_parser
-from projects.convnet.config import Config, UsageError, assignments, from_json, parse
+from projects.convnet.__main__ import PROJECT, cli
+from projects.convnet.config import Config
 from projects.convnet.data import Images, Split, batches, load_images, loader_for, with_wrong_labels
 from projects.convnet.model import build
 from projects.convnet.presets import PRESETS, preset
@@ -25,6 +25,7 @@ from projects.convnet.recipe import (
 )
 from projects.convnet.results import write_results
 from projects.convnet.run import forward_for
+from projects.settings import UsageError, assignments, from_json, parse
 
 
 def images_of(count=24, channels=3, classes=10, side=32):
@@ -71,9 +72,11 @@ def test_the_ladder_is_complete():
 
 def test_fields_are_typed():
     assert (
-        parse("epochs", "3") == 3 and parse("flip", "no") is False and parse("lr", "1e-3") == 0.001
+        parse(Config, "epochs", "3") == 3
+        and parse(Config, "flip", "no") is False
+        and parse(Config, "lr", "1e-3") == 0.001
     )
-    assert assignments(["width=64", " norm = batch"]) == {"width": 64, "norm": "batch"}
+    assert assignments(Config, ["width=64", " norm = batch"]) == {"width": 64, "norm": "batch"}
     for field, text in (
         ("epochs", "3.5"),
         ("flip", "maybe"),
@@ -82,7 +85,7 @@ def test_fields_are_typed():
         ("widht", "3"),
     ):
         with pytest.raises(UsageError, match=field):
-            parse(field, text)
+            parse(Config, field, text)
     for wrong in (
         {"epochs": 0},
         {"noise": 1.0},
@@ -94,15 +97,15 @@ def test_fields_are_typed():
 
 
 def test_configuration_survives_json():
-    args = train_parser().parse_args(
+    args = PROJECT.parser().parse_args(
         ["--preset", "e-all", "--seed", "4", "--set", "lr=0.3", "flip=false"]
     )
-    cfg = configuration(args)
+    cfg = PROJECT.configuration(args)
     assert (cfg.preset, cfg.seed, cfg.lr, cfg.flip, cfg.norm) == ("e-all", 4, 0.3, False, "batch")
     saved = json.loads(json.dumps(dataclasses.asdict(cfg))) | {"command": "x"}
-    assert from_json(saved) == cfg
+    assert from_json(Config, saved) == cfg
     with pytest.raises(UsageError, match="another version; fields that differ: colour"):
-        from_json(saved | {"colour": 1})
+        from_json(Config, saved | {"colour": 1})
 
 
 def test_schedules():

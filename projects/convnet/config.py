@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from minidl.errors import MinidlError
+from projects.settings import UsageError, check_limits
 
 Dataset = Literal["cifar10", "cifar100", "mnist", "fashion", "folder", "embedded"]
-
-
-class UsageError(MinidlError, ValueError):
-    """The command line or the configuration asks for something that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,7 @@ class Config:
     tta: bool = False  # test-time augmentation: average with the mirrored image
 
     def __post_init__(self) -> None:
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} must be in [{low:g}, {high:g}]; got {value!r}")
+        check_limits(self, LIMITS)
         if self.loss == "supcon" and not 0 < self.pretrain < self.epochs:
             got = f"pretrain={self.pretrain}, epochs={self.epochs}"
             raise UsageError(f"loss=supcon needs 0 < pretrain < epochs; got {got}")
@@ -105,48 +96,3 @@ LIMITS: dict[str, tuple[float, float]] = {
     "momentum": (0, 1), "weight_decay": (0, 100), "warmup": (0, 10**5), "clip": (0, 1e9),
     "accumulate": (1, 4096), "ema": (0, 1), "patience": (0, 10**5), "seed": (0, 2**63 - 1),
 }  # fmt: skip
-TYPES = get_type_hints(Config)
-
-
-def parse(field: str, text: str) -> Any:
-    """The value of `field` written as `text`; UsageError for an unknown field or a wrong value."""
-    if field not in TYPES:
-        raise UsageError(f"unknown field {field!r}; one of: {', '.join(TYPES)}")
-    kind = TYPES[field]
-    if get_origin(kind) is Literal:
-        if text not in get_args(kind):
-            raise UsageError(f"{field} must be one of {', '.join(get_args(kind))}; got {text!r}")
-        return text
-    if kind is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() not in words:
-            raise UsageError(f"{field} must be true or false; got {text!r}")
-        return words[text.lower()]
-    try:
-        return kind(text)
-    except ValueError:
-        noun = {int: "a whole number", float: "a number"}[kind]
-        raise UsageError(f"{field} must be {noun}; got {text!r}") from None
-
-
-def assignments(pairs: Sequence[str]) -> dict[str, Any]:
-    """The `field=value` texts of `--set` as a dict of typed values."""
-    values = {}
-    for pair in pairs:
-        field, sign, text = pair.partition("=")
-        if not sign:
-            raise UsageError(f"--set takes field=value; got {pair!r}")
-        values[field.strip()] = parse(field.strip(), text.strip())
-    return values
-
-
-def from_json(saved: dict[str, Any]) -> Config:
-    """The configuration a run directory was started with."""
-    names = {field.name for field in dataclasses.fields(Config)}
-    unknown = sorted(set(saved) - names - {"command", "commit"})
-    if unknown or not names <= set(saved):
-        wrong = unknown or sorted(names - set(saved))
-        raise UsageError(
-            f"config.json is of another version; fields that differ: {', '.join(wrong)}"
-        )
-    return Config(**{name: saved[name] for name in names})

@@ -22,7 +22,8 @@ from minidl.data import (
     transforms,
 )
 from minidl.random import Generator
-from projects.convnet.config import Config, UsageError
+from projects.convnet.config import Config
+from projects.settings import UsageError
 from projects.shapes import Shapes
 
 OFFICIAL = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion": FashionMNIST}

@@ -15,8 +15,9 @@ from minidl.data.transforms import Normalize
 from minidl.errors import DataError, require
 from minidl.io import load, write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
-from projects.convnet.config import UsageError, from_json
+from projects.convnet.config import Config
 from projects.convnet.model import build
+from projects.settings import UsageError, clock, from_json
 
 
 def write_report(
@@ -74,19 +75,6 @@ def write_report(
     run.write_text("report.html", page.html())
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people say them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02d} min"
-        if hours
-        else f"{minutes} min {rest:02d} s"
-        if minutes
-        else f"{rest} s"
-    )
-
-
 def pictures(images: np.ndarray) -> np.ndarray:
     """(N, C, H, W) uint8 -> (N, H, W, 3) or (N, H, W) for drawing."""
     return images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
@@ -139,7 +127,7 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     if top < 1:
         raise UsageError(f"--top must be at least 1; got {top}")
     run = RunDir(folder)
-    cfg = from_json(run.read_json("config.json"))
+    cfg = from_json(Config, run.read_json("config.json"))
     require(run.checkpoint.exists(), "predict", f"{folder} has no checkpoint yet", error=DataError)
     state = load(run.checkpoint)
     about = state["about"]

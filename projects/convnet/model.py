@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import minidl as ml
 import minidl.functional as F
 from minidl import models, nn
-from projects.convnet.config import Config, UsageError
+from projects.convnet.config import Config
 from projects.convnet.convnext import ConvNeXt
 from projects.convnet.speedrun import SpeedrunNet
+from projects.settings import UsageError
 
 
 class Contrastive(nn.Module):

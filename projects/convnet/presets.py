@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from projects.convnet.config import Config, UsageError
+from projects.convnet.config import Config
+from projects.settings import preset_of
 
 Fields = dict[str, Any]
 
@@ -168,14 +169,4 @@ for _share in (0, 20, 40, 60, 80):
 
 def preset(name: str) -> Config:
     """The configuration called `name`; UsageError with near names when there is none."""
-    if name not in PRESETS:
-        alike = [known for known in PRESETS if name.split("-")[-1] in known] or list(PRESETS)
-        near = ", ".join(alike[:8])
-        raise UsageError(f"unknown preset {name!r}; try {near}, or --list for all of them")
-    return Config(**{"preset": name} | PRESETS[name][1])
-
-
-def listing() -> str:
-    """All presets, one a line."""
-    width = max(map(len, PRESETS))
-    return "\n".join(f"{name:<{width}}  {text}" for name, (text, _) in PRESETS.items())
+    return preset_of(Config, PRESETS, name)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import minidl as ml
@@ -17,32 +15,12 @@ from minidl.data.transforms import Normalize
 from minidl.tools import summary
 from minidl.tools.environment import processor
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
-from projects.convnet.config import Config, UsageError
+from projects.convnet.config import Config
 from projects.convnet.data import Images, Split, batches, load_images, loader_for
 from projects.convnet.look import write_report
 from projects.convnet.model import Contrastive, build
 from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def check_free(path: Path) -> None:
-    """UsageError where a run lives already."""
-    if (path / "config.json").exists():
-        raise UsageError(f"{path} holds a run already; choose another --out, or --resume {path}")
-
-
-def new_run(cfg: Config, out: str | None, command: str) -> RunDir:
-    """A fresh run directory that holds config.json; `out`, or the first free runs/PRESET-N."""
-    if out:
-        path = Path(out)
-        check_free(path)
-    else:
-        names = (Path("runs") / f"{cfg.preset}-{n}" for n in range(1, 10**6))
-        path = next(path for path in names if not path.exists())
-    run = RunDir(path)
-    run.write_json("config.json", dataclasses.asdict(cfg) | {"command": command})
-    return run
+from projects.settings import commit
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -191,19 +169,3 @@ def conclude(
 def device_name(cfg: Config) -> str:
     """What computed, in words."""
     return f"{processor()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device
-
-
-def commit() -> str | None:
-    """The git commit of the source tree, or None where it is no checkout of its own."""
-    if not (ROOT / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -1,0 +1,124 @@
+"""The command line that the projects share: train, resume, and verbs of their own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minidl.errors import MinidlError
+from minidl.train import Interrupted, RunDir, StopSignal
+from projects.settings import (
+    Presets,
+    UsageError,
+    assignments,
+    check_free,
+    from_json,
+    listing,
+    new_run,
+    preset_of,
+)
+
+Verb = Callable[[Sequence[str], StopSignal], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one clear line in place of usage and error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Project:
+    """What the command line needs to know: settings class, presets, the work, and more verbs.
+
+    main(settings, open_run, stop) trains; open_run is called when everything else is there.
+    """
+
+    name: str  # of the package
+    kind: type
+    presets: Presets
+    main: Callable[[Any, Callable[[], RunDir], StopSignal], int]
+    datasets: Sequence[str] | None  # None: any text
+    length: str = "epochs"  # the field that says how long training goes on
+    verbs: Mapping[str, Verb] = dataclasses.field(default_factory=dict)
+    more: str = ""  # about the verbs, for --help
+
+    def parser(self) -> Parser:
+        """The arguments of a training run."""
+        parser = Parser(f"python -m projects.{self.name}", epilog=self.more, allow_abbrev=False)
+        parser.add_argument("--preset", help="a named experiment (default: quick)")
+        parser.add_argument("--dataset", choices=self.datasets, help="overrides the preset's")
+        parser.add_argument(
+            "--data", help="root of the official layouts; default: MINIDL_DATA, else a download"
+        )
+        parser.add_argument("--device", choices=["cpu", "cuda"])
+        parser.add_argument(f"--{self.length}", type=int)
+        parser.add_argument("--seed", type=int)
+        parser.add_argument("--out", help="the run's folder (default: runs/PRESET-N)")
+        parser.add_argument(
+            "--resume", metavar="DIR", help="go on with the run in DIR, by its configuration"
+        )
+        parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE",
+                            help="change fields of the configuration")  # fmt: skip
+        parser.add_argument("--list", action="store_true", help="list presets and fields, and stop")
+        return parser
+
+    def configuration(self, args: argparse.Namespace) -> Any:
+        """The preset, changed by the flags and by --set."""
+        names = ("dataset", "data", "device", self.length, "seed")
+        flags = {name: getattr(args, name) for name in names}
+        given = {name: value for name, value in flags.items() if value is not None}
+        base = preset_of(self.kind, self.presets, "quick" if args.preset is None else args.preset)
+        return dataclasses.replace(base, **given | assignments(self.kind, args.set))
+
+    def train(self, argv: Sequence[str], stop: StopSignal) -> int:
+        """Train or resume."""
+        args = self.parser().parse_args(argv)
+        if args.list:
+            print(listing(self.presets))
+            print("\nfields for --set:")
+            for field in dataclasses.fields(self.kind):
+                print(f"  {field.name} = {field.default!r}")
+            return 0
+        if args.resume:
+            return self.resume(args, stop)
+        settings = self.configuration(args)
+        if args.out:
+            check_free(Path(args.out))
+        command = shlex.join(["python", "-m", f"projects.{self.name}", *argv])
+        return self.main(settings, lambda: new_run(settings, args.out, command), stop)
+
+    def resume(self, args: argparse.Namespace, stop: StopSignal) -> int:
+        """Go on with a run by its own configuration; only where data and device are may change."""
+        fixed = [name for name in ("preset", "dataset", self.length, "seed", "out", "set")
+                 if getattr(args, name) not in (None, [])]  # fmt: skip
+        if fixed:
+            what = ", ".join(f"--{name}" for name in fixed)
+            rule = f"--resume takes its configuration from {args.resume}; leave out {what}"
+            raise UsageError(rule)
+        run = RunDir(args.resume)
+        settings = from_json(self.kind, run.read_json("config.json"))
+        moved = {name: getattr(args, name) for name in ("data", "device") if getattr(args, name)}
+        return self.main(dataclasses.replace(settings, **moved), lambda: run, stop)
+
+    def cli(self, argv: Sequence[str]) -> int:
+        """Run the command line; 0, 2 for a mistake in it, 1 for a failure, 130/143 by a signal."""
+        try:
+            with StopSignal() as stop:
+                verb = self.verbs.get(argv[0]) if argv else None
+                return verb(argv[1:], stop) if verb else self.train(argv, stop)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except (MinidlError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except Interrupted as stopped:
+            print(stopped, file=sys.stderr)
+            return stopped.code

@@ -1,0 +1,146 @@
+"""Settings of a project: one dataclass whose fields flags and `--set field=value` change."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from minidl.errors import MinidlError
+from minidl.train import RunDir
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class UsageError(MinidlError, ValueError):
+    """The command line or the configuration asks for something that does not exist."""
+
+
+class Settings(Protocol):
+    """What every project's dataclass has."""
+
+    preset: str
+    seed: int
+    __dataclass_fields__: Any
+
+
+S = TypeVar("S", bound=Settings)
+Presets = Mapping[str, tuple[str, Mapping[str, Any]]]  # name -> what it is, its fields
+
+
+@cache
+def types_of(kind: type) -> dict[str, Any]:
+    """The type of each field of a settings class."""
+    return get_type_hints(kind)
+
+
+def check_limits(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
+    """UsageError where a number lies outside of its limits, both included."""
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise UsageError(f"{name} must be in [{low:g}, {high:g}]; got {value!r}")
+
+
+def parse(kind: type, field: str, text: str) -> Any:
+    """The value of `field` written as `text`; UsageError for an unknown field or a wrong value."""
+    types = types_of(kind)
+    if field not in types:
+        raise UsageError(f"unknown field {field!r}; one of: {', '.join(types)}")
+    wanted = types[field]
+    if get_origin(wanted) is Literal:
+        if text not in get_args(wanted):
+            raise UsageError(f"{field} must be one of {', '.join(get_args(wanted))}; got {text!r}")
+        return text
+    if wanted is bool:
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in words:
+            raise UsageError(f"{field} must be true or false; got {text!r}")
+        return words[text.lower()]
+    try:
+        return wanted(text)
+    except ValueError:
+        noun = {int: "a whole number", float: "a number"}[wanted]
+        raise UsageError(f"{field} must be {noun}; got {text!r}") from None
+
+
+def assignments(kind: type, pairs: Sequence[str]) -> dict[str, Any]:
+    """The `field=value` texts of `--set` as a dict of typed values."""
+    values = {}
+    for pair in pairs:
+        field, sign, text = pair.partition("=")
+        if not sign:
+            raise UsageError(f"--set takes field=value; got {pair!r}")
+        values[field.strip()] = parse(kind, field.strip(), text.strip())
+    return values
+
+
+def from_json(kind: type[S], saved: dict[str, Any]) -> S:
+    """The configuration a run directory was started with."""
+    names = set(kind.__dataclass_fields__)
+    unknown = sorted(set(saved) - names - {"command", "commit"})
+    if unknown or not names <= set(saved):
+        wrong = ", ".join(unknown or sorted(names - set(saved)))
+        raise UsageError(f"config.json is of another version; fields that differ: {wrong}")
+    return kind(**{name: saved[name] for name in names})
+
+
+def preset_of(kind: type[S], presets: Presets, name: str) -> S:
+    """The configuration called `name`; UsageError with near names when there is none."""
+    if name not in presets:
+        alike = [known for known in presets if name.split("-")[-1] in known] or list(presets)
+        near = ", ".join(alike[:8])
+        raise UsageError(f"unknown preset {name!r}; try {near}, or --list for all of them")
+    return kind(**{"preset": name} | dict(presets[name][1]))
+
+
+def listing(presets: Presets) -> str:
+    """All presets, one a line."""
+    width = max(map(len, presets))
+    return "\n".join(f"{name:<{width}}  {text}" for name, (text, _) in presets.items())
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def check_free(path: Path) -> None:
+    """UsageError where a run lives already."""
+    if (path / "config.json").exists():
+        raise UsageError(f"{path} holds a run already; choose another --out, or --resume {path}")
+
+
+def new_run(settings: Any, out: str | None, command: str) -> RunDir:
+    """A fresh run directory that holds config.json; `out`, or the first free runs/PRESET-N."""
+    if out:
+        path = Path(out)
+        check_free(path)
+    else:
+        names = (Path("runs") / f"{settings.preset}-{n}" for n in range(1, 10**6))
+        path = next(path for path in names if not path.exists())
+    run = RunDir(path)
+    run.write_json("config.json", dataclasses.asdict(settings) | {"command": command})
+    return run
+
+
+def commit() -> str | None:
+    """The git commit of the source tree, or None where it is no checkout of its own."""
+    if not (ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
