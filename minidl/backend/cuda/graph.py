@@ -1,5 +1,6 @@
 """CUDA graphs: work recorded once, then launched again as a whole."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,8 +54,11 @@ def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
             stream.begin_capture()
             try:
                 result = work()
-            finally:
-                graph = stream.end_capture()
+            except BaseException:
+                with contextlib.suppress(Exception):  # it may say that work spoilt the capture
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
     finally:
         live.table.reset(token)
     kept = (pool, result)
