@@ -1,11 +1,11 @@
-# The commands of minidl: make convnet | test | lint | format | clean. Needs Python 3.11 or newer.
+# The commands of minidl: make convnet | textgen | test | lint | format | clean (Python 3.11 or newer).
 
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 RUNS ?= runs
 
-.PHONY: help convnet test dev lint format clean
+.PHONY: help convnet textgen test dev lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,9 @@ dev: $(VENV)/.dev
 # Always the embedded data: a folder that happens to be set in the environment must not change it.
 convnet: $(VENV)/.core
 	env -u MINIDL_DATA $(VENV)/bin/python -m projects.convnet --preset quick --dataset embedded
+
+textgen: $(VENV)/.core
+	env -u MINIDL_DATA $(VENV)/bin/python -m projects.textgen --preset quick --dataset embedded
 
 # The framework runs its own team of threads; a second pool of BLAS threads would fight it.
 test: $(VENV)/.dev

@@ -110,7 +110,7 @@ def test_line_counts():
     assert not long, f"too long: {long}"
     gpu = ROOT / "minidl" / "backend" / "cuda"
     launchers = [p for p in PACKAGE if gpu in p.parents]
-    assert sum(map(code_lines, set(PACKAGE) - set(launchers))) <= 12_650
+    assert sum(map(code_lines, set(PACKAGE) - set(launchers))) <= 12_900
     assert sum(map(code_lines, launchers)) <= 2_150
     kernels = [p for p in gpu.rglob("*.cu*") if p.is_file()]
     assert sum(len(p.read_text().splitlines()) for p in kernels) <= 5_000

@@ -1,23 +1,124 @@
 """A recurrent language model over characters (or any tokens), and sampling from it."""
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
+import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
 from minidl.errors import require
+from minidl.fusion import pointwise, sigmoid, tanh
 from minidl.models.sampling import sample
-from minidl.ops.join import cat, unbind
+from minidl.nn.parameter import new_parameter
+from minidl.ops.join import cat, stack, unbind
+
+
+@pointwise
+def _memory(i: Any, f: Any, g: Any, hi: Any, hf: Any, hg: Any, c: Any) -> Any:
+    return sigmoid(f + hf) * c + sigmoid(i + hi) * tanh(g + hg)
+
+
+@pointwise
+def _shown(o: Any, ho: Any, c: Any) -> Any:
+    return sigmoid(o + ho) * tanh(c)
+
+
+@pointwise
+def _renewed(r: Any, z: Any, n: Any, hr: Any, hz: Any, hn: Any, h: Any) -> Any:
+    new = tanh(n + sigmoid(r + hr) * hn)
+    return new + sigmoid(z + hz) * (h - new)
+
+
+class _Normed(nn.Module):
+    """Makes RNN, LSTM or GRU loop over steps with layer norm inside (arXiv 1607.06450, appendix).
+
+    W x and W h are normalised apart, each over all gates at once (a GRU's candidate for itself,
+    which its reset gate needs alone), and an LSTM's c before its tanh. The norms' shifts stand in
+    for biases. Not for proj_size.
+    """
+
+    _groups: ClassVar[tuple[int, ...]]  # gates that are normalised together
+
+    def _make(self, suffix: str, width: int, size: int, *where: Any) -> None:
+        hidden, gates = self.hidden_size, sum(self._groups)
+        norm: Any = partial(nn.LayerNorm, **dict(zip(("device", "dtype"), where)))
+        for name, inputs in (("ih", width), ("hh", hidden)):
+            weight = new_parameter((gates * hidden, inputs), *where)
+            self.register_parameter(f"weight_{name}{suffix}", weight)
+            norms = nn.ModuleList(norm(n * hidden) for n in self._groups)
+            self.register_module(f"norm_{name}{suffix}", norms)
+        if self._states > 1:
+            self.register_module(f"norm_c{suffix}", norm(hidden))
+
+    def reset_parameters(self) -> None:
+        weights = [p for p in self.parameters() if p.ndim == 2]
+        nn.init.fan_in_uniform_(weights, self.hidden_size)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+
+    def _run_op(self, x: Tensor, states: Any, suffix: str = "") -> tuple[Tensor, ...]:
+        """x (T, B, I) and first states (B, H) -> y (T, B, H), *last states."""
+        order = slice(None, None, -1 if suffix.endswith("reverse") else 1)
+        steps, outputs = zip(*map(unbind, self._gates_of(x, "ih" + suffix))), []
+        for given in [*steps][order]:
+            states = self._step(given, self._gates_of(states[0], "hh" + suffix), states, suffix)
+            outputs.append(states[0])
+        return stack(outputs[order]), *states
+
+    def _gates_of(self, x: Tensor, name: str) -> list[Tensor]:
+        """x (..., I) through a weight and its norms: the gates' parts (..., H)."""
+        norms, hidden = getattr(self, f"norm_{name}"), self.hidden_size
+        sizes = [n * hidden for n in self._groups]
+        parts = F.linear(x, getattr(self, f"weight_{name}")).split(sizes, -1)
+        return [g for norm, part in zip(norms, parts) for g in norm(part).split(hidden, -1)]
+
+
+class _NormedRNN(_Normed, nn.RNN):
+    """h' = tanh(LN(W x) + LN(W h))."""
+
+    _groups = (1,)
+
+    def _step(self, x: Any, h: Any, states: Any, suffix: str) -> tuple[Tensor, ...]:
+        return (F.tanh(x[0] + h[0]),)
+
+
+class _NormedLSTM(_Normed, nn.LSTM):
+    """c' = f c + i g and h' = o tanh(LN(c')), gates in the order i, f, g, o."""
+
+    _groups = (4,)
+
+    def _step(self, x: Any, h: Any, states: Any, suffix: str) -> tuple[Tensor, ...]:
+        c = _memory(*x[:3], *h[:3], states[1])
+        return _shown(x[3], h[3], getattr(self, f"norm_c{suffix}")(c)), c
+
+
+class _NormedGRU(_Normed, nn.GRU):
+    """n = tanh(LN(W x) + r LN(W h)) and h' = (1 - z) n + z h, gates in the order r, z, n."""
+
+    _groups = (2, 1)
+
+    def _step(self, x: Any, h: Any, states: Any, suffix: str) -> tuple[Tensor, ...]:
+        return (_renewed(*x, *h, states[0]),)
+
+
+_PLAIN = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+_WITH_NORM = {"rnn": _NormedRNN, "lstm": _NormedLSTM, "gru": _NormedGRU}
 
 
 class CharRNN(nn.Module):
-    """Embedding, a stack of RNN, LSTM or GRU layers, dropout, a classifier over tokens."""
+    """Embedding, a stack of RNN, LSTM or GRU layers, dropout, a classifier over tokens.
+
+    layer_norm puts layer norm inside the cells, which then run op by op and slower. Raises
+    ShapeError for another kind, or a state that does not fit.
+    """
 
     def __init__(self, vocab_size: int, *, kind: str = "lstm", hidden_size: int = 256,
                  num_layers: int = 2, embedding_dim: int | None = None,
-                 dropout: float = 0.0) -> None:  # fmt: skip
+                 dropout: float = 0.0, layer_norm: bool = False) -> None:  # fmt: skip
         super().__init__()
-        kinds = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+        kinds: dict[str, Any] = _WITH_NORM if layer_norm else _PLAIN
         require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)
         width = embedding_dim or hidden_size
         self.embedding = nn.Embedding(vocab_size, width)

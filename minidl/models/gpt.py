@@ -1,14 +1,17 @@
-"""A GPT-2-style language model with nanoGPT's parameter names, and generation with a KV cache."""
+"""Transformer language models, from GPT-2's layout to Llama's, and generation with a KV cache."""
 
 import math
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 import minidl.functional as F
 from minidl import backend, nn
 from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
 from minidl.errors import GraphError, require
+from minidl.fusion import pointwise, where
 from minidl.models.sampling import sample
 from minidl.ops.creation import arange
 from minidl.ops.join import cat
@@ -33,73 +36,175 @@ class Cache:
         return self.rooms[layer]
 
 
-class Attention(nn.Module):
-    """Causal self-attention; with a cache it appends its keys and values to what is there."""
+@pointwise
+def _turned(x: Any, other: Any, cos: Any, sin: Any, turns: Any) -> Any:
+    return where(turns, x * cos + other * sin, x)
 
-    def __init__(self, dim: int, heads: int, dropout: float, bias: bool) -> None:
+
+@pointwise
+def _gated(a: Any, b: Any) -> Any:
+    return F.silu(a) * b
+
+
+class Attention(nn.Module):
+    """Causal self-attention; with a cache it appends its keys and values to what is there.
+
+    Each of kv_heads keys and values is shared by heads / kv_heads queries (arXiv 2305.13245). Rows
+    of c_attn are all heads' queries, then the keys, then the values.
+    """
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, dropout: float, bias: bool) -> None:
         super().__init__()
-        self.heads, self.p = heads, dropout
-        self.c_attn = nn.Linear(dim, 3 * dim, bias)
+        self.heads, self.kv_heads, self.p = heads, kv_heads, dropout
+        self.width, every = dim // heads, heads + 2 * kv_heads
+        self.c_attn = nn.Linear(dim, every * self.width, bias)
         self.c_proj = nn.Linear(dim, dim, bias)
         self.resid_dropout = nn.Dropout(dropout)
+        turns = Tensor(np.arange(every)[:, None] < heads + kv_heads)  # queries and keys do
+        self.register_buffer("turns", turns, persistent=False)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None) -> Tensor:
-        """x (B, T, dim) -> (B, T, dim); with a cache, of the tokens at places (T,)."""
-        b, t, dim = x.shape
-        parts, shape = self.c_attn(x), (b, t, 3, self.heads, dim // self.heads)
+    def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None,
+                angles: Any = None) -> Tensor:  # fmt: skip
+        """x (B, T, dim) -> (B, T, dim); with a cache, of the tokens at places (T,).
+
+        angles (T, 2 d): rows of `rotations` for rotary positions.
+        """
+        (b, t, dim), h, g = x.shape, self.heads, self.kv_heads
+        parts = self.c_attn(x).reshape(b, t, h + 2 * g, self.width)
+        parts = parts if angles is None else self._rotate(parts, angles)
         p = self.p if self.training else 0.0
         if cache is None:
-            q, k, v = parts.reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=t > 1)
+            if h == g:  # thirds of one array, which their gradients fill together
+                q, k, v = parts.reshape(b, t, 3, h, self.width).permute(2, 0, 3, 1, 4).unbind(0)
+            else:
+                q, k, v = parts.transpose(1, 2).split([h, g, g], 1)
+            causal = {"is_causal": t > 1, "enable_gqa": h != g}
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, **causal)
         else:
             rule = "keys and values are kept without their graph: call it under no_grad"
             require(not parts.requires_grad, "Cache", rule, error=GraphError)
-            arrays = parts.array.reshape(shape).transpose(2, 0, 3, 1, 4)  # raw: there is no graph
-            q, first = arrays[0], places.array[:1]
-            room = cache.append(self, arrays[1:], first)
-            scale = 1 / math.sqrt(q.shape[-1])
-            y = Tensor(backend.of(q).attend(q, room[0], room[1], None, True, scale, first)[0])
+            raw, first = parts.array, places.array[:1]
+            both = raw[:, :, h:].reshape(b, t, 2, g, self.width).transpose(2, 0, 3, 1, 4)  # a view
+            room, be = cache.append(self, both, first), backend.of(raw)
+            given = raw[:, :, :h].transpose(0, 2, 1, 3), room[0], room[1], None, True
+            y = Tensor(be.attend(*given, 1 / math.sqrt(self.width), first)[0])
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
+
+    def _rotate(self, parts: Tensor, angles: Tensor) -> Tensor:
+        """parts (B, T, heads, d) with the pairs (2i, 2i + 1) of queries and keys turned."""
+        b, t, h, d = parts.shape
+        other = parts.reshape(b, t, h, d // 2, 2).flip(-1).reshape(parts.shape)
+        cos, sin = angles.reshape(t, 2, 1, d).unbind(1)
+        return _turned(parts, other, cos, sin, self.turns)
+
+
+def rotations(size: int, d: int) -> np.ndarray:
+    """Of every place below size the cosines of its d / 2 angles, and their sines (size, 2 d).
+
+    Pair (2i, 2i + 1) turns by place · 10000^(-2i / d) (arXiv 2104.09864, as in Llama's own code):
+    both of a pair have its cosine, and its sine with the sign that it meets the other one with.
+    """
+    angles = np.outer(np.arange(size), 1e4 ** (-np.arange(0, d, 2) / d)).repeat(2, 1)
+    signs = np.tile([-1.0, 1.0], d // 2)
+    return np.concatenate([np.cos(angles), np.sin(angles) * signs], 1).astype(np.float32)
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) · w3 x), then dropout (arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float, bias: bool) -> None:
+        super().__init__()
+        self.w1, self.w2 = nn.Linear(dim, hidden, bias), nn.Linear(hidden, dim, bias)
+        self.w3, self.dropout = nn.Linear(dim, hidden, bias), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> the same shape."""
+        return self.dropout(self.w2(_gated(self.w1(x), self.w3(x))))
 
 
 class Block(nn.Module):
     """Pre-norm attention and MLP, each within a residual."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, bias: bool) -> None:
+    def __init__(self, ln_1: nn.Module, attn: Attention, ln_2: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(dim, bias=bias)
-        self.attn = Attention(dim, heads, dropout, bias)
-        self.ln_2 = nn.LayerNorm(dim, bias=bias)
-        wide, back = nn.Linear(dim, 4 * dim, bias), nn.Linear(4 * dim, dim, bias)
-        drop = nn.Dropout(dropout)
-        self.mlp = nn.Sequential({"c_fc": wide, "gelu": nn.GELU(), "c_proj": back, "dropout": drop})
+        self.ln_1, self.attn, self.ln_2, self.mlp = ln_1, attn, ln_2, mlp
 
-    def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None) -> Tensor:
-        """x (B, T, dim) -> the same shape."""
-        x = x + self.attn(self.ln_1(x), cache, places)
+    def forward(self, x: Tensor, *where: Any) -> Tensor:
+        """x (B, T, dim) -> the same shape; where: what attention takes besides."""
+        x = x + self.attn(self.ln_1(x), *where)
         return x + self.mlp(self.ln_2(x))
 
 
+def _mlp(kind: str, dim: int, hidden: int | None, dropout: float, bias: bool) -> nn.Module:
+    """The MLP of a kind; hidden units by default: 4 dim, or with a gate as many weights."""
+    if kind == "swiglu":
+        return SwiGLU(dim, 8 * dim // 3 if hidden is None else hidden, dropout, bias)
+    wide = 4 * dim if hidden is None else hidden
+    gelu = nn.GELU("tanh" if kind == "gelu_tanh" else "none")
+    parts = {"c_fc": nn.Linear(dim, wide, bias), "gelu": gelu,
+             "c_proj": nn.Linear(wide, dim, bias), "dropout": nn.Dropout(dropout)}  # fmt: skip
+    return nn.Sequential(parts)
+
+
+_CHOICES = {
+    "positions": ("learned", "rotary"),
+    "norm": ("layer", "rms"),
+    "mlp": ("gelu", "gelu_tanh", "swiglu"),
+}
+
+
 class GPT(nn.Module):
-    """Token and position embeddings, blocks, a last norm and a head that shares the token table."""
+    """Token and position embeddings, blocks, a last norm and a head that shares the token table.
+
+    By default nanoGPT, with its parameter names. GPT-2 is mlp="gelu_tanh"; Llama is rotary, rms,
+    swiglu and bias=False. n_kv_head heads of keys and values are shared by the queries' n_head
+    (None: as many); hidden is the MLP's width; tie=False gives the head weights of its own. Raises
+    ShapeError for unknown choices and for heads that do not divide what they share.
+    """
 
     def __init__(self, vocab_size: int, *, block_size: int = 256, n_layer: int = 6, n_head: int = 6,
-                 n_embd: int = 384, dropout: float = 0.0, bias: bool = True) -> None:  # fmt: skip
+                 n_embd: int = 384, dropout: float = 0.0, bias: bool = True,
+                 positions: str = "learned", norm: str = "layer", eps: float = 1e-5,
+                 mlp: str = "gelu", hidden: int | None = None, n_kv_head: int | None = None,
+                 tie: bool = True) -> None:  # fmt: skip
         super().__init__()
+        chosen: dict[str, Any] = {"positions": positions, "norm": norm, "mlp": mlp}
+        for name, known in _CHOICES.items():
+            rule = f"{name} must be one of {[*known]}"
+            require(chosen[name] in known, "GPT", rule, **{name: chosen[name]})
+        shared = n_head if n_kv_head is None else n_kv_head
+        rule = "n_kv_head must divide n_head, n_head must divide n_embd"
+        fits = 0 < shared <= n_head <= n_embd and n_head % shared == 0 == n_embd % n_head
+        require(fits, "GPT", rule, n_kv_head=shared, n_head=n_head, n_embd=n_embd)
+        make: Any = partial(nn.RMSNorm if norm == "rms" else partial(nn.LayerNorm, bias=bias),
+                            n_embd, eps)  # fmt: skip
         self.block_size = block_size
         self.transformer = parts = nn.ModuleDict()
         parts.wte = nn.Embedding(vocab_size, n_embd)
-        parts.wpe = nn.Embedding(block_size, n_embd)
+        if positions == "learned":
+            parts.wpe = nn.Embedding(block_size, n_embd)
         parts.drop = nn.Dropout(dropout)
-        parts.h = nn.ModuleList(Block(n_embd, n_head, dropout, bias) for _ in range(n_layer))
-        parts.ln_f = nn.LayerNorm(n_embd, bias=bias)
+        parts.h = nn.ModuleList(
+            Block(make(), Attention(n_embd, n_head, shared, dropout, bias), make(),
+                  _mlp(mlp, n_embd, hidden, dropout, bias)) for _ in range(n_layer)
+        )  # fmt: skip
+        parts.ln_f = make()
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
-        self.lm_head.weight = parts.wte.weight
+        if tie:
+            self.lm_head.weight = parts.wte.weight
+        d, rotary = n_embd // n_head, positions == "rotary"
+        require(not (rotary and d % 2), "GPT", "rotary heads must have an even size", size=d)
+        table = Tensor(rotations(block_size, d)) if rotary else None
+        self.register_buffer("rotations", table, persistent=False)
+        self._begin(n_layer)
+
+    def _begin(self, n_layer: int) -> None:
+        """GPT-2's first values: N(0, 0.02²), less for what is added to the residual stream."""
         for name, param in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(param)
             elif param.ndim == 2:
-                deep = name.endswith("c_proj.weight")
+                deep = name.endswith(("c_proj.weight", "w2.weight"))
                 nn.init.normal_(param, std=0.02 / (math.sqrt(2 * n_layer) if deep else 1))
 
     def new_cache(self) -> Cache:
@@ -122,10 +227,12 @@ class GPT(nn.Module):
 
     def _logits(self, x: Tensor, places: Tensor, cache: Cache | None) -> Tensor:
         """Logits of tokens x (B, T) at places (T,) of the text."""
-        parts = self.transformer
-        y = parts.drop(parts.wte(x) + parts.wpe(places))
+        parts, rotations = self.transformer, self.rotations
+        angles = None if rotations is None else F.embedding(places, rotations)
+        y = parts.wte(x)
+        y = parts.drop(y + parts.wpe(places) if angles is None else y)
         for block in parts.h:
-            y = block(y, cache, places)
+            y = block(y, cache, places, angles)
         return self.lm_head(parts.ln_f(y))
 
     @no_grad()

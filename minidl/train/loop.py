@@ -19,7 +19,7 @@ from minidl.train.rundir import RunDir
 from minidl.train.signals import Interrupted, StopSignal
 
 PLACE = ("epoch", "batch", "steps", "best", "waited", "sums")  # what the checkpoint keeps of it
-SUMS = {"loss": 0.0, "right": 0.0, "seen": 0}  # over an epoch's images: nats, hits, images
+SUMS = {"loss": 0.0, "right": 0.0, "seen": 0}  # over an epoch: nats, hits, images or tokens
 
 
 class TrainingError(MinidlError, RuntimeError):
@@ -38,7 +38,8 @@ class Trainer:
     identity: fingerprints of configuration and data that a resumed run must share; about: constants
     to keep in the checkpoint, such as the names of the classes.
     save_every: seconds between checkpoints within an epoch; read_every: batches between looks at
-    the loss, each of which makes a GPU wait.
+    the loss, each of which makes a GPU wait. unit: what is counted, for the bar and the rows, and
+    how many a batch has. state: more that has a state of its own, by name.
     """
 
     run: RunDir
@@ -59,6 +60,9 @@ class Trainer:
     monitor: str = "heldout_accuracy"
     save_every: float = 30.0
     read_every: int = 1
+    unit: str = "images"
+    count: Callable[[Any], int] = lambda batch: len(batch[0])
+    state: dict[str, Any] = field(default_factory=dict)
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
@@ -75,7 +79,7 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         """Whatever has a state of its own, by name."""
         parts = {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "ema")}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {name: part for name, part in parts.items() if part is not None} | self.state
 
     def _position(self) -> dict[str, int]:
         return self.loader.state_dict() | {"epoch": self.epoch, "batch": self.batch}
@@ -111,7 +115,11 @@ class Trainer:
         """Train to the last epoch or to early stopping; Interrupted after a signal, all saved."""
         size = len(self.loader.dataset)
         done = self.epoch * size + self.sums["seen"]
-        look = {"unit": "img", "unit_scale": True, "disable": None}  # None: only on a terminal
+        look = {
+            "unit": f" {self.unit}",
+            "unit_scale": True,
+            "disable": None,
+        }  # None: only on a terminal
         try:
             with tqdm(total=self.epochs * size, initial=done, **look) as self.bar:
                 while not self.finished:
@@ -133,9 +141,10 @@ class Trainer:
             lr = self.optimizer.param_groups[0]["lr"]
             loss, right = self.forward(self.model, batch)
             (loss / self.accumulate if self.accumulate > 1 else loss).backward()
-            self._unread.append((loss.detach(), right, len(batch[0]), lr))
+            count = self.count(batch)
+            self._unread.append((loss.detach(), right, count, lr))
             self.batch += 1
-            self.bar.update(len(batch[0]))
+            self.bar.update(count)
             if self.batch % self.accumulate and self.batch < len(self.loader):
                 continue
             self._update()
@@ -193,7 +202,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(self.seconds, 3),
             "evaluation_seconds": round(time.perf_counter() - start, 3),
-            "images_per_second": round(seen / max(self.seconds, 1e-9), 1),
+            f"{self.unit}_per_second": round(seen / max(self.seconds, 1e-9), 1),
         }
         self.run.append_row(row)
         self.bar.write(epoch_line(row, self.epochs))
@@ -213,4 +222,5 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
         if name.endswith(("_loss", "_accuracy")):
             shown = f"{value:.4f}" if name.endswith("_loss") else f"{100 * value:.2f} %"
             parts.append(f"{name.replace('_', ' ')} {shown}")
-    return "  ".join([*parts, f"{row['images_per_second']:.0f} img/s"])
+    parts += [f"{row[k]:,.0f} {k[:-11]}/s" for k in row if k.endswith("_per_second")]
+    return "  ".join(parts)

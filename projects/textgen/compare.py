@@ -1,0 +1,52 @@
+"""Several runs drawn together and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from minidl.errors import DataError, require
+from minidl.io import write_bytes
+from minidl.train import Report, RunDir, report
+
+HEAD = ("run", "preset", "text", "tokens", "steps", "validation", "test", "parameters", "seconds")
+
+
+def compare_runs(folders: Sequence[str], out: str) -> None:
+    """Draw the validation curves of several runs into the HTML file `out`; print their results."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    table = []
+    for folder in folders:
+        run = RunDir(folder)
+        saved, rows = run.read_json("config.json"), run.rows()
+        require(bool(rows), "compare", f"{run.path} has no look at its text yet", error=DataError)
+        key = "validation_nats_per_character"
+        at = [row["epoch"] * min(saved["every"], saved["steps"]) for row in rows]
+        curves[str(run.path)] = at, [row[key] for row in rows]
+        done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
+        test = done.get("test_nats_per_character")
+        table.append((
+            run.path, saved["preset"], saved["dataset"], saved["tokens"], at[-1],
+            f"{rows[-1][key]:.3f}", "-" if test is None else f"{test:.3f}",
+            f"{done['parameters']:,}" if done else "-",
+            f"{sum(row['seconds'] for row in rows):.0f}",
+        ))  # fmt: skip
+    page = Report("Runs compared", f"{len(table)} runs; losses in nats a character")
+    page.figure(drawn(curves))
+    page.section("Results", "At the last look at the validation text of each.")
+    page.table(table, HEAD)
+    write_bytes(out, [page.html().encode()])
+    for line in (HEAD, *table):
+        print("  ".join(f"{cell!s:<{10 if i else 24}}" for i, cell in enumerate(line)).rstrip())
+    print(f"curves: {out}")
+
+
+def drawn(curves: dict[str, tuple[list[int], list[float]]]) -> Any:
+    """Validation loss by steps, a line a run."""
+    figure, (axes,) = report.panels(1, 9, 4)
+    for i, (name, (at, values)) in enumerate(curves.items()):
+        axes.plot(at, values, ".-", label=name, color=report.RUNS[i % len(report.RUNS)])
+    axes.set_title("validation loss (nats a character)", loc="left")
+    axes.set_xlabel("step")
+    axes.legend(frameon=False)
+    return figure

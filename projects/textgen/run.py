@@ -1,0 +1,174 @@
+"""One experiment from its configuration to the written result: `main(cfg, open_run, stop)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import minidl as ml
+import minidl.functional as F
+from minidl import nn, optim
+from minidl.models.sampling import Sampler
+from minidl.tools.environment import processor
+from minidl.train import RunDir, StopSignal, Trainer, fingerprint
+from projects.settings import commit
+from projects.textgen import metrics, tokens
+from projects.textgen.config import Config
+from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
+from projects.textgen.data import windows
+from projects.textgen.model import Carried, build, generate
+from projects.textgen.report import write_report
+
+
+def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
+    """Train `cfg` in the run from where it stands, judge once, write samples, result and report."""
+    ml.manual_seed(cfg.seed)
+    ml.empty(0, device=cfg.device)  # raises where there is none
+    corpus = load_corpus(cfg)
+    model = build(cfg, rows(cfg, corpus.tokenizer)).to(cfg.device)
+    run = open_run()
+    if not (run.path / "tokenizer.json").exists():
+        corpus.tokenizer.save(run.path / "tokenizer.json")
+    trainer = make_trainer(cfg, run, corpus, model, stop)
+    resumed = trainer.resume()
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in corpus.splits().items())
+    print(f"{run.path}: {cfg.preset}, {corpus.name}, {corpus.tokenizer.size} tokens; {counts}")
+    if resumed:
+        print(f"resumed after {trainer.steps} steps")
+    trainer.fit()
+    tested = judge(cfg, model, corpus, corpus.test, stop.check)
+    samples = write_samples(cfg, model, corpus)
+    result = conclude(cfg, run, trainer, corpus, tested, samples)
+    run.write_json("result.json", result)
+    run.write_csv()
+    write_report(run, result, samples, model, corpus)
+    print(samples[0][:400])
+    print(f"test loss {result['test_nats_per_character']:.3f} nats a character, validation "
+          f"{result['validation_nats_per_character']:.3f}, {result['seconds']:.0f} s of training\n"
+          f"report: {run.path / 'report.html'}")  # fmt: skip
+    return 0
+
+
+def make_trainer(
+    cfg: Config, run: RunDir, corpus: Corpus, model: nn.Module, stop: StopSignal
+) -> Trainer:
+    """The loop for this experiment: an epoch of it is `every` steps."""
+    carried = Carried()
+    optimizer = make_optimizer(cfg, model)
+
+    def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
+        x, y, source, fresh = batch
+        logits = carried.run(model, x, source, fresh)
+        flat, label = logits.reshape(-1, logits.shape[-1]), y.reshape(-1)
+        return F.cross_entropy(flat, label), (flat.detach().argmax(1) == label).sum()
+
+    def judged() -> dict[str, float]:
+        loss = judge(cfg, model, corpus, corpus.validation, stop.check)
+        per = corpus.per_character(loss)
+        return {"validation_loss": loss, "validation_nats_per_character": per}
+
+    return Trainer(
+        run, model, optimizer, Feed(cfg, corpus), forward, judged,
+        epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus),
+        about={"corpus": corpus.name}, scheduler=schedule(cfg, optimizer), clip=cfg.clip,
+        read_every=1 if cfg.device == "cpu" else 50, unit="tokens", count=lambda b: b[0].numel(),
+        state={"carried": carried}, stop=stop,
+    )  # fmt: skip
+
+
+def make_optimizer(cfg: Config, model: nn.Module) -> optim.Optimizer:
+    """Adam or AdamW; matrices alone are decayed."""
+    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer]
+    params = list(model.parameters())
+    groups = [{"params": [p for p in params if p.ndim > 1], "weight_decay": cfg.weight_decay},
+              {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]  # fmt: skip
+    betas = (0.9, 0.99) if cfg.model == "gpt" else (0.9, 0.999)
+    return kind([g for g in groups if g["params"]], lr=cfg.lr, betas=betas)
+
+
+def schedule(cfg: Config, optimizer: optim.Optimizer) -> Any:
+    """Linear warm-up, then a cosine down to `final` of the rate at the last step."""
+
+    def share(step: int) -> float:
+        if step < cfg.warmup:
+            return (step + 1) / cfg.warmup
+        done = min((step - cfg.warmup) / max(cfg.steps - cfg.warmup, 1), 1.0)
+        return cfg.final + (1 - cfg.final) * (1 + math.cos(math.pi * done)) / 2
+
+    return optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+@ml.no_grad()
+def judge(
+    cfg: Config, model: nn.Module, corpus: Corpus, part: np.ndarray, check: Callable[[], None]
+) -> float:
+    """Mean nats of the tokens of a text, each predicted once, from windows without overlap."""
+    model.eval()
+    total, count = 0.0, 0
+    part = part[: cfg.judged + 1] if cfg.judged else part
+    for x, y in windows(part, cfg.context, cfg.batch, name=corpus.name):
+        check()
+        logits = Carried().run(model, ml.tensor(x, device=cfg.device), 0, True)
+        flat, label = logits.reshape(-1, logits.shape[-1]), ml.tensor(y, device=cfg.device)
+        total += F.cross_entropy(flat, label.reshape(-1), reduction="sum").item()
+        count += y.size
+    return total / max(count, 1)
+
+
+def write_samples(cfg: Config, model: nn.Module, corpus: Corpus, count: int = 4) -> list[str]:
+    """Texts of the model's own, `written` tokens in all, each behind a line's end."""
+    if not cfg.written:
+        return [""]
+    top_k, each = cfg.top_k or None, max(cfg.written // count, 1)
+    sampler = Sampler(temperature=cfg.temperature, top_k=top_k, top_p=cfg.top_p, seed=cfg.seed)
+    prompt = corpus.opening()
+    made = generate(model.eval(), np.tile(prompt, (count, 1)), each, sampler)
+    return [corpus.tokenizer.decode(row[len(prompt) :]) for row in made]
+
+
+def identity(cfg: Config, corpus: Corpus) -> dict[str, str]:
+    """Fingerprints of configuration and text; where it lies and what computes does not count."""
+    fields = dataclasses.asdict(cfg)
+    for name in ("data", "device"):
+        del fields[name]
+    text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    return {"configuration": text, "data": fingerprint(corpus.splits().values())}
+
+
+def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Corpus, tested: float,
+             samples: list[str]) -> dict[str, Any]:  # fmt: skip
+    """result.json: all at the last step; nothing was selected on validation or test text."""
+    table = run.rows()
+    seconds = sum(row["seconds"] for row in table)
+    per = corpus.per_character(tested, "test")
+    return {
+        "preset": cfg.preset,
+        "dataset": corpus.name,
+        "tokens": corpus.tokenizer.kind,
+        "vocabulary": corpus.tokenizer.size,
+        "seed": cfg.seed,
+        "steps": trainer.steps,
+        "test_loss": tested,
+        "test_nats_per_character": per,
+        "test_bits_per_character": per / math.log(2),
+        "test_perplexity": metrics.perplexity(tested),
+        "validation_nats_per_character": table[-1]["validation_nats_per_character"],
+        "validation_loss": table[-1]["validation_loss"],
+        "written": metrics.table(samples, corpus.text) if cfg.written else {},
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(trainer.steps * cfg.batch * cfg.context / max(seconds, 1e-9)),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "device": processor() if cfg.device == "cpu" else cfg.device,
+        "commit": commit(),
+    }
+
+
+def tokenizer_of(run: RunDir) -> tokens.Tokenizer:
+    """The tokens that a run was trained on."""
+    return tokens.load(run.path / "tokenizer.json")

@@ -1,0 +1,129 @@
+"""A search over width, batch and learning rate: `python -m projects.textgen search`.
+
+Every point is a run directory of its own under --out, so that an interrupted search goes on where
+it was: finished points are read, the one in hand is resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.io import write_bytes
+from minidl.random import Generator
+from minidl.train import Report, RunDir, StopSignal, report
+from projects.command import Parser
+from projects.settings import UsageError, assignments, from_json, new_run, preset_of
+from projects.textgen.config import Config
+from projects.textgen.presets import PRESETS
+from projects.textgen.run import main
+
+FIELDS = ("hidden", "batch", "lr")
+
+
+def search(argv: Sequence[str], stop: StopSignal) -> int:
+    """Train every point, then write the table and the picture."""
+    parser = Parser("python -m projects.textgen search", allow_abbrev=False)
+    parser.add_argument("--preset", default="e-lstm1")
+    parser.add_argument("--hidden", default="64,128,256", metavar="LIST")
+    parser.add_argument("--batch", default="32,64", metavar="LIST")
+    parser.add_argument("--lr", default="1e-3,4e-3", metavar="LIST",
+                        help="values; with --random N its least and largest")  # fmt: skip
+    parser.add_argument("--random", type=int, metavar="N", help="N drawn points in place of a grid")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
+    args = parser.parse_args(argv)
+    base = preset_of(Config, PRESETS, args.preset)
+    fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
+    base = dataclasses.replace(base, **fixed)
+    lists = {name: listed(name, getattr(args, name)) for name in FIELDS}
+    points = drawn_points(lists, args.random, args.seed) if args.random else grid(lists)
+    root, found = Path(args.out), []
+    for k, point in enumerate(points):
+        cfg = dataclasses.replace(base, **point)
+        print(f"point {k + 1} of {len(points)}: {point}")
+        found.append((point, one(cfg, root / f"point-{k + 1:02d}", stop)))
+    conclude(root, args.preset, found)
+    return 0
+
+
+def listed(field: str, text: str) -> list[Any]:
+    """The values of a field in a text, separated by commas."""
+    values = [assignments(Config, [f"{field}={part}"])[field] for part in text.split(",")]
+    if len(set(values)) != len(values):
+        raise UsageError(f"--{field} names a value twice; got {text!r}")
+    return values
+
+
+def grid(lists: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """All combinations."""
+    return [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+
+
+def drawn_points(lists: dict[str, list[Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Points with widths and batches from the lists and rates log-uniform in their range."""
+    if count < 1:
+        raise UsageError(f"--random must be at least 1; got {count}")
+    u = Generator(seed, "init").uniform((count, len(FIELDS)), np.float64)
+    low, high = np.log(min(lists["lr"])), np.log(max(lists["lr"]))
+    return [
+        {
+            "hidden": lists["hidden"][int(a * len(lists["hidden"]))],
+            "batch": lists["batch"][int(b * len(lists["batch"]))],
+            "lr": float(f"{np.exp(low + c * (high - low)):.4g}"),
+        }
+        for a, b, c in u
+    ]
+
+
+def one(cfg: Config, folder: Path, stop: StopSignal) -> dict[str, Any]:
+    """The result of a point: read, gone on with, or trained."""
+    run = RunDir(folder)
+    if (folder / "config.json").exists():
+        if from_json(Config, run.read_json("config.json")) != cfg:
+            raise UsageError(f"{folder} holds another point; choose another --out")
+        if (folder / "result.json").exists():
+            return run.read_json("result.json")
+        main(cfg, lambda: run, stop)
+    else:
+        main(cfg, lambda: new_run(cfg, str(folder), "python -m projects.textgen search"), stop)
+    return run.read_json("result.json")
+
+
+def conclude(root: Path, name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """search.html: the points by validation loss, and a picture of them."""
+    key = "validation_nats_per_character"
+    order = sorted(found, key=lambda pair: pair[1][key])
+    head = (*FIELDS, "validation", "test", "parameters", "seconds")
+    rows = [(*point.values(), f"{r[key]:.3f}", f"{r['test_nats_per_character']:.3f}",
+             f"{r['parameters']:,}", f"{r['seconds']:.0f}") for point, r in order]  # fmt: skip
+    page = Report(f"Search around {name}", f"{len(found)} points; losses in nats a character")
+    page.figure(drawn(found, key))
+    page.section("Points", "The best first.")
+    page.table(rows, head)
+    write_bytes(root / "search.html", [page.html().encode()])
+    for line in (head, *rows):
+        print("  ".join(f"{cell!s:<10}" for cell in line).rstrip())
+    print(f"picture: {root / 'search.html'}")
+
+
+def drawn(found: list[tuple[dict[str, Any], dict[str, Any]]], key: str) -> Any:
+    """Validation loss by learning rate; colour: width, size: batch."""
+    figure, (axes,) = report.panels(1, 8, 4)
+    for i, hidden in enumerate(sorted({point["hidden"] for point, _ in found})):
+        some = [(point, r) for point, r in found if point["hidden"] == hidden]
+        axes.scatter([p["lr"] for p, _ in some], [r[key] for _, r in some],
+                     s=[2 * p["batch"] for p, _ in some], label=f"{hidden} units",
+                     color=report.RUNS[i % len(report.RUNS)], alpha=0.8)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_title("validation loss (nats a character); size: batch", loc="left")
+    axes.set_xlabel("learning rate")
+    axes.legend(frameon=False)
+    return figure
