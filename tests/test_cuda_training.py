@@ -12,7 +12,7 @@ from test_convnet import images_of
 import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
-from minidl.errors import DeviceError, GraphError
+from minidl.errors import DeviceError, GraphError, ShapeError
 from projects.convnet.data import loader_for
 from projects.convnet.model import build
 from projects.convnet.presets import preset
@@ -118,6 +118,18 @@ def test_tensors_come_and_go() -> None:
         [-1, -2, -3],
         [-4, -5, -6],
     ]
+
+
+def test_views_and_memory() -> None:
+    """A view shares memory where strides allow it; the pool can be looked at and emptied."""
+    x = ml.arange(12, device="cuda").reshape(3, 4)
+    seen = x[:, :2].view(3, 2, 1)
+    x[0, 0] = 7
+    assert seen[0, 0].item() == 7
+    with pytest.raises(ShapeError, match="view: size .* does not fit"):
+        x.T.view(12)
+    assert set(ml.memory_stats("cuda")) == {"allocated", "idle"}
+    ml.empty_cache("cuda")
 
 
 def test_devices_do_not_mix() -> None:

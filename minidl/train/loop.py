@@ -115,11 +115,8 @@ class Trainer:
         """Train to the last epoch or to early stopping; Interrupted after a signal, all saved."""
         size = len(self.loader.dataset)
         done = self.epoch * size + self.sums["seen"]
-        look = {
-            "unit": f" {self.unit}",
-            "unit_scale": True,
-            "disable": None,
-        }  # None: only on a terminal
+        look: dict[str, Any] = {"unit": f" {self.unit}", "unit_scale": True}
+        look["disable"] = None  # but on a terminal
         try:
             with tqdm(total=self.epochs * size, initial=done, **look) as self.bar:
                 while not self.finished:

@@ -16,13 +16,6 @@ def is_channels_last(x: Array) -> bool:
     return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
-def like(y: Array, x: Array) -> Array:
-    """y with its axes in memory as x's: y itself, or a copy. Shapes are equal."""
-    if is_channels_last(x):
-        return nhwc(y).transpose(0, 3, 1, 2)
-    return contiguous(y) if x.flags.c_contiguous else y
-
-
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """x's elements in logical C order in a new shape: a view where possible."""
     if x.flags.c_contiguous:

@@ -13,7 +13,7 @@ from minidl.backend.cuda.graph import record, warm_ups
 from minidl.backend.cuda.linalg import linear, matmul
 from minidl.backend.cuda.memory import (
     adopted, assemble, broadcast_to, cast, cat, constant, contiguous, copy, empty_cache, empty_like,
-    empty_nchw, from_host, full, full_like, is_channels_last, like, memory_stats, nhwc, pad,
+    from_host, full, full_like, is_channels_last, memory_stats, nhwc, pad,
     reshape, sole_owner, to_host, view_as, zeros,
 )  # fmt: skip
 from minidl.backend.cuda.norm import layer_norm, layer_norm_grad
