@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu import memory
-from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw, nhwc
+from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw
 from minidl.backend.cpu.replay import note
 from minidl.backend.looping import dense, joint_of, padding_of
 
