@@ -1,6 +1,8 @@
 """A recurrent language model over characters (or any tokens), and sampling from it."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 
 import minidl.functional as F
@@ -9,7 +11,7 @@ from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
 from minidl.errors import require
 from minidl.fusion import pointwise, sigmoid, tanh
-from minidl.models.sampling import sample
+from minidl.models.sampling import Choose, Sampler, chooser
 from minidl.nn.parameter import new_parameter
 from minidl.ops.join import cat, stack, unbind
 
@@ -132,20 +134,26 @@ class CharRNN(nn.Module):
         y, state = self.rnn(self.embedding(x.T), state)  # step by step in memory: no copies
         return self.head(self.dropout(y)).transpose(0, 1), state
 
-    @no_grad()
-    def generate(
-        self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0, top_k: int | None = None
-    ) -> Tensor:
-        """x (B, T) -> (B, T + max_new_tokens), sampled (greedily at temperature 0)."""
-        (logits, state), text = self(x), [x]
-        logits, parts = logits[:, -1], [state] if isinstance(state, Tensor) else state
-        states = [s for layer in zip(*map(unbind, parts)) for s in layer]
-        after = self._after if self.training else capture(self._after)  # dropout draws anew
-        for k in range(max_new_tokens):
-            text.append(sample(logits, temperature, top_k))
-            if k + 1 < max_new_tokens:
+    def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
+                 top_k: int | None = None, sampler: Sampler | None = None,
+                 rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
+        """x (B, T) -> (B, T + max_new_tokens), by a sampler or as `sample` draws."""
+        new = self.stream(x, chooser(sampler, temperature, top_k, rows))
+        return cat([x, *islice(new, max_new_tokens)], 1)
+
+    def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
+        """The next token (B, 1) of texts x (B, T), and the next, without end."""
+        with no_grad():  # not over a yield
+            (logits, state), text = self(x), [x]
+            logits, parts = logits[:, -1], [state] if isinstance(state, Tensor) else state
+            states = [s for layer in zip(*map(unbind, parts)) for s in layer]
+            after = self._after if self.training else capture(self._after)  # dropout draws anew
+            text.append(choose(logits, text))
+        while True:
+            yield text[-1]
+            with no_grad():
                 logits, *states = after(text[-1], *states)
-        return cat(text, 1)
+                text.append(choose(logits, text))
 
     def _after(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Tokens x (B, 1) and every layer's states -> logits (B, vocab_size), the next states."""

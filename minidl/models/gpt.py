@@ -1,7 +1,9 @@
 """Transformer language models, from GPT-2's layout to Llama's, and generation with a KV cache."""
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
 from minidl.errors import GraphError, require
 from minidl.fusion import pointwise, where
-from minidl.models.sampling import sample
+from minidl.models.sampling import Choose, Sampler, chooser
 from minidl.ops.creation import arange
 from minidl.ops.join import cat
 
@@ -235,25 +237,30 @@ class GPT(nn.Module):
             y = block(y, cache, places, angles)
         return self.lm_head(parts.ln_f(y))
 
-    @no_grad()
-    def generate(
-        self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0, top_k: int | None = None
-    ) -> Tensor:
-        """x (B, T) -> (B, T + max_new_tokens), sampled (greedily at temperature 0).
+    def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
+                 top_k: int | None = None, sampler: Sampler | None = None,
+                 rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
+        """x (B, T) -> (B, T + max_new_tokens), by a sampler or as `sample` draws.
 
         Where the text outgrows block_size the cache is rebuilt from its last half.
         """
+        new = self.stream(x, chooser(sampler, temperature, top_k, rows))
+        return cat([x, *islice(new, max_new_tokens)], 1)
+
+    def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
+        """The next token (B, 1) of texts x (B, T), and the next, without end."""
         text, cache = [x], Cache(0)
-        for _ in range(max_new_tokens):
-            if cache.length == cache.size:
-                text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
-                cache = self.new_cache()
-                after: Any = partial(self._logits, cache=cache)
-                after = after if self.training else capture(after)  # dropout draws anew each time
-                logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
-            else:
-                place = arange(cache.length, cache.length + 1, device=x.device)
-                logits = after(text[-1], place)[:, -1]
-                cache.length += 1
-            text.append(sample(logits, temperature, top_k))
-        return cat(text, 1)
+        while True:
+            with no_grad():  # not over the yield
+                if cache.length == cache.size:
+                    text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
+                    cache = self.new_cache()
+                    after: Any = partial(self._logits, cache=cache)
+                    after = after if self.training else capture(after)  # dropout draws anew
+                    logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
+                else:
+                    place = arange(cache.length, cache.length + 1, device=x.device)
+                    logits = after(text[-1], place)[:, -1]
+                    cache.length += 1
+                text.append(choose(logits, text))
+            yield text[-1]

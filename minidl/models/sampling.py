@@ -1,7 +1,7 @@
 """How language models choose the next token."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,23 @@ import minidl.functional as F
 from minidl.autograd import Tensor
 from minidl.errors import RangeError, require
 from minidl.ops.creation import multinomial, tensor
+from minidl.ops.join import cat
 from minidl.random import Generator
+
+Choose = Callable[[Tensor, list[Tensor]], Tensor]
+
+
+def chooser(sampler: "Sampler | None", temperature: float, top_k: int | None,
+            rows: Sequence[int] | None) -> Choose:  # fmt: skip
+    """How a text's next token is chosen: (logits (B, V), its parts (B, ·) so far) -> (B, 1)."""
+    if sampler is None:
+        return lambda logits, text: sample(logits, temperature, top_k)
+
+    def choose(logits: Tensor, text: list[Tensor]) -> Tensor:
+        history = cat(text, 1) if sampler.repetition_penalty != 1 else None
+        return sampler(logits, history, sum(part.shape[1] for part in text), rows)
+
+    return choose
 
 
 def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:

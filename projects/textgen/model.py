@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import minidl as ml
 from minidl import nn
 from minidl.models import GPT, CharRNN
-from minidl.models.sampling import Sampler
+from minidl.models.sampling import Sampler, chooser
 from projects.textgen.config import Config
 
 
@@ -61,32 +62,9 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """`count` times the next token (B,) of texts that begin with prompt (B, P), P > 0."""
     device = next(iter(model.parameters())).device
-    text = np.array(prompt, np.int64)
-    step = _gpt_step if isinstance(model, GPT) else _rnn_step
-    memory: dict[str, Any] = {}
-    for _ in range(count):
-        with ml.no_grad():  # not over the yield, which leaves this function
-            logits = step(model, ml.tensor(text, device=device), memory)
-        token = sampler(logits, text, text.shape[1]).cpu().numpy()
-        text = np.concatenate([text, token], 1)
-        yield token[:, 0]
-
-
-def _rnn_step(model: Any, text: ml.Tensor, memory: dict[str, Any]) -> ml.Tensor:
-    """Logits (B, V) behind text (B, T), of which the state in memory has seen all but the last."""
-    new = text[:, -1:] if memory else text
-    logits, memory["state"] = model(new, memory.get("state"))
-    return logits[:, -1]
-
-
-def _gpt_step(model: Any, text: ml.Tensor, memory: dict[str, Any]) -> ml.Tensor:
-    """The same with the cache of a GPT, begun again from half of it where it is full."""
-    cache = memory.get("cache")
-    if cache is None or cache.length == cache.size:
-        kept = model.block_size if cache is None else model.block_size // 2 + 1
-        memory["cache"] = cache = model.new_cache()
-        return model(text[:, -kept:], cache)[:, -1]
-    return model(text[:, -1:], cache)[:, -1]
+    x: Any = ml.tensor(np.asarray(prompt, np.int64), device=device)
+    new = model.stream(x, chooser(sampler, 1.0, None, None))  # type: ignore[operator]
+    return (token.cpu().numpy()[:, 0] for token in itertools.islice(new, count))
 
 
 def generate(model: nn.Module, prompt: np.ndarray, count: int, sampler: Sampler) -> np.ndarray:
