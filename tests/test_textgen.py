@@ -191,9 +191,31 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, monkeypatch, capsys) -> N
                 str(tmp_path / "c.html")]) == 0  # fmt: skip
 
 
+def test_tables_come_from_one_command(smoke: Path, tmp_path: Path, capsys) -> None:
+    """A cell of the table, and the sweeps over temperature and nucleus."""
+    small = "hidden=16 steps=4 every=2 judged=300 written=200 batch=8 context=16 dataset=embedded"
+    command = f"table --only lstm1-char --out {tmp_path} --set {small}".split()
+    assert cli(command) == 0
+    assert "lstm1-characters" in capsys.readouterr().out and (tmp_path / "table.html").exists()
+    assert cli(f"sweep --run {smoke} --tokens 60 --temperature 0.5,1 --top-p 0.9".split()) == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert ["temperature", "0.5"] in lines and ["top_p", "0.9"] in lines
+    assert (smoke / "sweep.html").read_text().count("<svg") == 1
+    assert cli(f"sweep --run {smoke} --temperature a".split()) == 2
+
+
 def test_the_parser_knows_its_fields(capsys) -> None:
     assert cli(["--list"]) == 0
     out = capsys.readouterr().out
     assert "e-lstm2" in out and "temperature = 0.8" in out
     args = PROJECT.parser().parse_args(["--preset", "smoke", "--steps", "40"])
     assert PROJECT.configuration(args).steps == 40
+
+
+def test_results_are_written_from_runs(smoke: Path, tmp_path: Path) -> None:
+    from projects.textgen.results import write_results
+
+    write_results([str(smoke)], tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| smoke |" in text and "python -m projects.textgen" in text
+    assert (tmp_path / "results.svg").exists()

@@ -1,4 +1,4 @@
-"""The command line: train, resume, compare, sample, search."""
+"""The command line: train, resume, compare, sample, search, table, sweep."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from projects.textgen.model import build, stream
 from projects.textgen.presets import PRESETS
 from projects.textgen.run import main, tokenizer_of
 from projects.textgen.search import search
+from projects.textgen.tables import sweep, table
 
 
 def compare(argv: Sequence[str], stop: StopSignal) -> int:
@@ -91,9 +92,10 @@ def trained(folder: str) -> tuple:
 
 PROJECT = Project(
     "textgen", Config, PRESETS, main, None, "steps",
-    verbs={"compare": compare, "sample": sample, "search": search},
+    verbs={"compare": compare, "sample": sample, "search": search, "sweep": sweep, "table": table},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; 'sample' goes "
-    "on with a text by a run or by converted weights; 'search' tries widths, batches and rates.",
+    "on with a text by a run or by converted weights; 'search' tries widths, batches and rates; "
+    "'table' trains every model over every kind of token; 'sweep' samples at many temperatures.",
 )  # fmt: skip
 cli = PROJECT.cli
 

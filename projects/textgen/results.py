@@ -1,0 +1,71 @@
+"""RESULTS.md from committed runs: `python -m projects.textgen.results FOLDER…`.
+
+Each folder holds config.json, metrics.jsonl and result.json of one run. The table, the commands
+and the curves (results.svg) are written beside this file, with what results/notes.md says of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minidl.io import write_bytes
+from minidl.train import RunDir, report
+from projects.textgen.compare import drawn
+
+HERE = Path(__file__).resolve().parent
+HEAD = """# Results of projects/textgen
+
+Single runs, one seed each, losses in nats a character at the last step; nothing was selected on the
+validation or the test text. Made by `python -m projects.textgen.results`.
+
+"""
+COLUMNS = (
+    "preset", "text", "tokens", "steps", "validation", "test", "test bits", "spelt %", "parameters",
+    "training", "tokens/s", "device", "commit",
+)  # fmt: skip
+
+
+def line(run: RunDir) -> str:
+    """One row of the table."""
+    r = run.read_json("result.json")
+    return row(
+        r["preset"], r["dataset"], f"{r['tokens']} ({r['vocabulary']})", f"{r['steps']:,}",
+        f"{r['validation_nats_per_character']:.3f}", f"{r['test_nats_per_character']:.3f}",
+        f"{r['test_bits_per_character']:.3f}", f"{r['written'].get('spelt %', float('nan')):.1f}",
+        f"{r['parameters']:,}", f"{r['seconds'] / 60:.1f} min", f"{r['tokens_per_second']:,}",
+        r["device"], (r["commit"] or "-")[:10],
+    )  # fmt: skip
+
+
+def row(*cells: object) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(map(str, cells)) + " |\n"
+
+
+def write_results(folders: Sequence[str], out: Path = HERE) -> None:
+    """Write RESULTS.md and results.svg into `out`."""
+    import matplotlib as mpl
+
+    runs = [RunDir(folder) for folder in folders]
+    text = HEAD + row(*COLUMNS) + row(*["---"] * len(COLUMNS)) + "".join(map(line, runs))
+    text += "\n![Curves of the runs](results.svg)\n\n## Commands\n\n```\n"
+    text += "".join(run.read_json("config.json")["command"] + "\n" for run in runs) + "```\n"
+    notes = HERE / "results" / "notes.md"
+    text += f"\n{notes.read_text()}" if out == HERE and notes.exists() else ""
+    curves = {}
+    for run in runs:
+        saved, kept = run.read_json("config.json"), run.rows()
+        each = min(saved["every"], saved["steps"])
+        values = [r["validation_nats_per_character"] for r in kept]
+        curves[run.path.name] = [r["epoch"] * each for r in kept], values
+    with mpl.rc_context(report.TEXT):
+        drawn(curves).savefig(out / "results.svg", metadata={"Date": None})
+    write_bytes(out / "RESULTS.md", [text.encode()])
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
+    write_results(sys.argv[1:])

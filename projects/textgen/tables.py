@@ -1,0 +1,116 @@
+"""Tables of many runs or samples: models by tokens, and what temperature and top-p do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.io import load, write_bytes
+from minidl.models.sampling import Sampler
+from minidl.train import Report, RunDir, StopSignal, report
+from projects.command import Parser
+from projects.settings import UsageError, assignments, from_json, preset_of
+from projects.textgen import metrics
+from projects.textgen.config import Config
+from projects.textgen.corpus import load_corpus, rows
+from projects.textgen.model import build, generate
+from projects.textgen.presets import PRESETS
+from projects.textgen.search import one
+
+CELLS = [name for name in PRESETS if name.startswith("t-")]
+LOSSES = {"nats/character": "test_nats_per_character", "bits/character": "test_bits_per_character",
+          "perplexity": "test_perplexity"}  # fmt: skip
+
+
+def table(argv: Sequence[str], stop: StopSignal) -> int:
+    """Train every model over every kind of token, or go on with it; write the table of metrics."""
+    parser = Parser("python -m projects.textgen table", allow_abbrev=False)
+    parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
+    args = parser.parse_args(argv)
+    names = [name for name in CELLS if args.only in name]
+    if not names:
+        raise UsageError(f"--only {args.only!r} is in no cell's name; there are {', '.join(CELLS)}")
+    fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
+    results = {}
+    for name in names:
+        cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed)
+        results[name[2:]] = one(cfg, Path(args.out) / name, stop)
+    kinds = [*next(iter(results.values()))["written"]]
+    head = ("model", *LOSSES, *kinds)
+    lines = [(name, *(f"{r[key]:.3f}" for key in LOSSES.values()),
+              *(f"{r['written'][kind]:.3g}" for kind in kinds))
+             for name, r in results.items()]  # fmt: skip
+    finish("Models by tokens", head, lines, Path(args.out) / "table.html")
+    return 0
+
+
+def sweep(argv: Sequence[str], stop: StopSignal) -> int:
+    """Sample from a run at several temperatures and shares of the nucleus; write the table."""
+    parser = Parser("python -m projects.textgen sweep", allow_abbrev=False)
+    parser.add_argument("--run", required=True, metavar="DIR")
+    parser.add_argument("--temperature", default="0.2,0.4,0.6,0.8,1.0,1.2", metavar="LIST")
+    parser.add_argument("--top-p", default="0.5,0.7,0.8,0.9,0.95,1.0", metavar="LIST")
+    parser.add_argument("--tokens", type=int, default=2000, help="of each of four texts")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    run = RunDir(args.run)
+    cfg = from_json(Config, run.read_json("config.json"))
+    corpus = load_corpus(cfg)
+    model = build(cfg, rows(cfg, corpus.tokenizer))
+    model.load_state_dict(load(run.checkpoint)["model"])
+    points = [("temperature", value) for value in numbers("temperature", args.temperature)]
+    points += [("top_p", value) for value in numbers("top-p", args.top_p)]
+    prompt, found = np.tile(corpus.opening(), (4, 1)), []
+    for name, value in points:
+        stop.check()
+        sampler = Sampler(seed=args.seed, **{name: value})  # type: ignore[arg-type]
+        made = generate(model.eval(), prompt, args.tokens, sampler)
+        texts = [corpus.tokenizer.decode(row[prompt.shape[1] :]) for row in made]
+        found.append((name, value, metrics.table(texts, corpus.text)))
+        print(f"{name} {value}: {texts[0][:60]!r}")
+    head = ("sampler", "value", *found[0][2])
+    lines = [(name, value, *(f"{v:.3g}" for v in row.values())) for name, value, row in found]
+    finish(f"Sampling from {args.run}", head, lines, run.path / "sweep.html", drawn(found))
+    return 0
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """The numbers in a text, separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--{name} takes numbers separated by commas; got {text!r}") from None
+
+
+def drawn(found: list[tuple[str, float, dict[str, float]]]) -> Any:
+    """Every metric by temperature and by top-p, each in its own panel."""
+    kinds = [*found[0][2]]
+    figure, axes = report.panels(len(kinds), 2.1 * len(kinds), 2.6)
+    for place, kind in zip(axes, kinds, strict=True):
+        for i, name in enumerate(("temperature", "top_p")):
+            some = [(value, row[kind]) for n, value, row in found if n == name]
+            place.plot(*zip(*some), ".-", color=report.RUNS[i], label=name)
+        place.set_title(kind, loc="left", fontsize=8)
+    axes[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def finish(title: str, head: Sequence[str], lines: Sequence[Sequence[Any]], path: Path,
+           figure: Any = None) -> None:  # fmt: skip
+    """Write a page with a table, and print it."""
+    page = Report(title, "Definitions: projects/textgen/metrics.py")
+    if figure is not None:
+        page.figure(figure)
+    page.table(lines, head)
+    write_bytes(path, [page.html().encode()])
+    for line in (head, *lines):
+        print("  ".join(f"{cell!s:<12}" for cell in line).rstrip())
+    print(f"table: {path}")
