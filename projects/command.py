@@ -33,6 +33,20 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:
+    """The verb that draws several runs together."""
+
+    def compare(argv: Sequence[str], stop: StopSignal) -> int:
+        parser = Parser(f"python -m projects.{project} compare", allow_abbrev=False)
+        parser.add_argument("runs", nargs="+", metavar="DIR")
+        parser.add_argument("--out", default="compare.html")
+        args = parser.parse_args(argv)
+        draw(args.runs, args.out)
+        return 0
+
+    return compare
+
+
 @dataclasses.dataclass(frozen=True)
 class Project:
     """What the command line needs to know: settings class, presets, the work, and more verbs.

@@ -8,21 +8,11 @@ from collections.abc import Sequence
 from typing import get_args
 
 from minidl.train import StopSignal
-from projects.command import Parser, Project
+from projects.command import Parser, Project, comparing
 from projects.convnet.config import Config, Dataset
 from projects.convnet.look import compare_runs, predict_images
 from projects.convnet.presets import PRESETS
 from projects.convnet.run import main
-
-
-def compare(argv: Sequence[str], stop: StopSignal) -> int:
-    """Draw several runs together."""
-    parser = Parser("python -m projects.convnet compare", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="DIR")
-    parser.add_argument("--out", default="compare.html")
-    args = parser.parse_args(argv)
-    compare_runs(args.runs, args.out)
-    return 0
 
 
 def predict(argv: Sequence[str], stop: StopSignal) -> int:
@@ -38,7 +28,7 @@ def predict(argv: Sequence[str], stop: StopSignal) -> int:
 
 PROJECT = Project(
     "convnet", Config, PRESETS, main, get_args(Dataset),
-    verbs={"compare": compare, "predict": predict},
+    verbs={"compare": comparing("convnet", compare_runs), "predict": predict},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "
     "'predict --run DIR IMAGE...' prints the top classes of any picture.",
 )  # fmt: skip

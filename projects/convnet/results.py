@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from minidl.io import write_bytes
 from minidl.train import RunDir, report
+from projects.results import row, write
 
 HERE = Path(__file__).resolve().parent
 HEAD = """# Results of projects/convnet
@@ -45,25 +46,13 @@ def line(run: RunDir) -> str:
     )
 
 
-def row(*cells: object) -> str:
-    """One line of a Markdown table."""
-    return "| " + " | ".join(map(str, cells)) + " |\n"
-
-
 def write_results(folders: Sequence[str], out: Path = HERE) -> None:
     """Write RESULTS.md and results.svg into `out`."""
-    import matplotlib as mpl
 
-    runs = [RunDir(folder) for folder in folders]
-    text = HEAD + row(*COLUMNS) + row(*["---"] * len(COLUMNS)) + "".join(map(line, runs))
-    text += "\n![Curves of the runs](results.svg)\n\n## Commands\n\n```\n"
-    text += "".join(run.read_json("config.json")["command"] + "\n" for run in runs) + "```\n"
-    notes = HERE / "results" / "notes.md"
-    text += f"\n{notes.read_text()}" if out == HERE else ""
-    with mpl.rc_context(report.TEXT):
-        figure = report.curves({run.path.name: run.rows() for run in runs})
-        figure.savefig(out / "results.svg", metadata={"Date": None})
-    write_bytes(out / "RESULTS.md", [text.encode()])
+    def draw(runs: list[RunDir]) -> Any:
+        return report.curves({run.path.name: run.rows() for run in runs})
+
+    write(folders, out, HERE, HEAD, COLUMNS, line, draw)
 
 
 if __name__ == "__main__":

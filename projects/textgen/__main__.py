@@ -10,7 +10,7 @@ from minidl.errors import DataError, require
 from minidl.io import load
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal
-from projects.command import Parser, Project
+from projects.command import Parser, Project, comparing
 from projects.settings import UsageError, from_json
 from projects.textgen import tokens
 from projects.textgen.compare import compare_runs
@@ -22,16 +22,6 @@ from projects.textgen.presets import PRESETS
 from projects.textgen.run import main, tokenizer_of
 from projects.textgen.search import search
 from projects.textgen.tables import sweep, table
-
-
-def compare(argv: Sequence[str], stop: StopSignal) -> int:
-    """Draw several runs together."""
-    parser = Parser("python -m projects.textgen compare", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", metavar="DIR")
-    parser.add_argument("--out", default="compare.html")
-    args = parser.parse_args(argv)
-    compare_runs(args.runs, args.out)
-    return 0
 
 
 def sample(argv: Sequence[str], stop: StopSignal) -> int:
@@ -92,7 +82,7 @@ def trained(folder: str) -> tuple:
 
 PROJECT = Project(
     "textgen", Config, PRESETS, main, None, "steps",
-    verbs={"compare": compare, "sample": sample, "search": search, "sweep": sweep, "table": table},
+    verbs={"compare": comparing("textgen", compare_runs), "sample": sample, "search": search, "sweep": sweep, "table": table},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; 'sample' goes "
     "on with a text by a run or by converted weights; 'search' tries widths, batches and rates; "
     "'table' trains every model over every kind of token; 'sweep' samples at many temperatures.",

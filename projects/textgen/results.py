@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from minidl.io import write_bytes
-from minidl.train import RunDir, report
+from minidl.train import RunDir
+from projects.results import row, write
 from projects.textgen.compare import drawn
 
 HERE = Path(__file__).resolve().parent
@@ -39,30 +40,20 @@ def line(run: RunDir) -> str:
     )  # fmt: skip
 
 
-def row(*cells: object) -> str:
-    """One line of a Markdown table."""
-    return "| " + " | ".join(map(str, cells)) + " |\n"
-
-
-def write_results(folders: Sequence[str], out: Path = HERE) -> None:
-    """Write RESULTS.md and results.svg into `out`."""
-    import matplotlib as mpl
-
-    runs = [RunDir(folder) for folder in folders]
-    text = HEAD + row(*COLUMNS) + row(*["---"] * len(COLUMNS)) + "".join(map(line, runs))
-    text += "\n![Curves of the runs](results.svg)\n\n## Commands\n\n```\n"
-    text += "".join(run.read_json("config.json")["command"] + "\n" for run in runs) + "```\n"
-    notes = HERE / "results" / "notes.md"
-    text += f"\n{notes.read_text()}" if out == HERE and notes.exists() else ""
+def draw(runs: list[RunDir]) -> Any:
+    """Validation loss of every run."""
     curves = {}
     for run in runs:
         saved, kept = run.read_json("config.json"), run.rows()
         each = min(saved["every"], saved["steps"])
         values = [r["validation_nats_per_character"] for r in kept]
         curves[run.path.name] = [r["epoch"] * each for r in kept], values
-    with mpl.rc_context(report.TEXT):
-        drawn(curves).savefig(out / "results.svg", metadata={"Date": None})
-    write_bytes(out / "RESULTS.md", [text.encode()])
+    return drawn(curves)
+
+
+def write_results(folders: Sequence[str], out: Path = HERE) -> None:
+    """Write RESULTS.md and results.svg into `out`."""
+    write(folders, out, HERE, HEAD, COLUMNS, line, draw)
 
 
 if __name__ == "__main__":
