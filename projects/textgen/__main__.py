@@ -82,7 +82,10 @@ def trained(folder: str) -> tuple:
 
 PROJECT = Project(
     "textgen", Config, PRESETS, main, None, "steps",
-    verbs={"compare": comparing("textgen", compare_runs), "sample": sample, "search": search, "sweep": sweep, "table": table},
+    verbs={
+        "compare": comparing("textgen", compare_runs), "sample": sample, "search": search,
+        "sweep": sweep, "table": table,
+    },
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; 'sample' goes "
     "on with a text by a run or by converted weights; 'search' tries widths, batches and rates; "
     "'table' trains every model over every kind of token; 'sweep' samples at many temperatures.",
