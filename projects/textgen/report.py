@@ -128,15 +128,17 @@ def strip(text: list[str], values: np.ndarray, names: list[str]) -> Any:
     import matplotlib as mpl
 
     shades = mpl.colormaps["coolwarm" if low else "Greens"]
+    least = 0.15 if low else 0.0  # the text must be legible
     for line in range(lines):
         for r in range(rows):
             top = line * (rows + 0.6) + r
             for k, c in enumerate(text[line * wide : (line + 1) * wide]):
                 value = (values[r, line * wide + k] - low) / (1 - low)
-                axes.add_patch(mpl.patches.Rectangle((k, -top), 1, 1, color=shades(value * 0.8)))
+                colour = shades(least + 0.7 * value)
+                axes.add_patch(mpl.patches.Rectangle((k, -top), 1, 1, color=colour))
                 shown = {"\n": "↵", " ": "·"}.get(c, c if c.isprintable() else "?")
                 axes.text(k + 0.5, 0.5 - top, shown.replace("$", r"\$"), ha="center", va="center",
                           fontsize=7)  # fmt: skip
             axes.text(-0.5, 0.5 - top, names[r], ha="right", va="center", fontsize=6)
-    axes.set(xlim=(-8, wide), ylim=(-(lines * (rows + 0.6)), 1.2))
+    axes.set(xlim=(-8, wide), ylim=(1 - lines * (rows + 0.6), 1.2))
     return figure
