@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, product, there
+from cuda_stand_in import EMULATED, EPS, FLOATS, NEEDED, agree, gpu, product, there
 
 import minidl as ml
 from minidl.backend import cuda
@@ -86,6 +86,7 @@ def test_rows_lie_among_others(dtype, own):
     np.testing.assert_array_equal(cuda.to_host(y), expected)
 
 
+@EMULATED
 @FLOATS
 def test_what_our_kernels_do_not_take_goes_to_cublas(dtype, monkeypatch):
     """No bias, rows that are no whole chunks, columns that lie first, rows turned round."""

@@ -118,7 +118,12 @@ def operands(name: str, seed: int, integers: bool) -> tuple[np.ndarray, ...]:
 @FORMATS
 @given(seed=SEEDS, integers=st.booleans())
 def test_mma_multiplies_the_fragments_of_a_warp(name, seed, integers):
-    """Bit for bit the sum in double, in the order of k, rounded once; exact for small integers."""
+    """Bit for bit the sum in double, in the order of k, rounded once; exact for small integers.
+
+    A GPU's tensor cores align the products of a step before they add them and cut off the rest, in
+    an order that NVIDIA does not say: there, what is not integers agrees to a float's rounding of
+    the largest of a sum's terms, a term.
+    """
     a, b, d, stored_a, stored_b = operands(name, seed, integers)
     at_a, at_b, at_d = fragments(name)
     lane_a, lane_b = take(stored_a, at_a).view(np.uint32), take(stored_b, at_b).view(np.uint32)
@@ -127,7 +132,11 @@ def test_mma_multiplies_the_fragments_of_a_warp(name, seed, integers):
     expected = d.astype(np.float64)
     for i in range(a.shape[1]):
         expected = expected + np.outer(a[:, i].astype(np.float64), b[i].astype(np.float64))
-    assert np.array_equal(lane_d, take(expected.astype(np.float32), at_d))
+    if REAL and not integers:
+        most = np.abs(a).astype(np.float64) @ np.abs(b) + np.abs(d)
+        assert (np.abs(lane_d - take(expected, at_d)) <= take(most * 2.0**-22, at_d)).all()
+    else:
+        assert np.array_equal(lane_d, take(expected.astype(np.float32), at_d))
     if integers:
         assert np.array_equal(lane_d, take(a @ b + d, at_d))
 
