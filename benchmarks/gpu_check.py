@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -113,13 +112,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", choices=STAGES, help="one of them (otherwise all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here")
     args = parser.parse_args(argv)
-    about = {"date": date.today().isoformat(), "python": platform.python_version()}
-    about |= {**environment.info(), "command": " ".join(sys.argv)}
     try:
         runtime.cupy()
     except DeviceError as error:
         print(f"gpu_check: {error}", file=sys.stderr)
         return 2
+    command = [
+        "python",
+        "-m",
+        "benchmarks.gpu_check",
+        *(["--stage", args.stage] * bool(args.stage)),
+    ]
+    facts = {k: v for k, v in environment.info().items() if k != "kernel cache"}
+    name = runtime.cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
+    about = {
+        "date": date.today().isoformat(),
+        "device": name,
+        "command": " ".join(command),
+        **facts,
+    }
     lines: list[dict[str, Any]] = []
     for stage in [args.stage] if args.stage else STAGES:
         for line in tests() if stage == "tests" else measured(stage):
