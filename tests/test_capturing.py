@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from cases import CASES, Case
@@ -9,7 +11,9 @@ from cases import CASES, Case
 import minidl as ml
 import minidl.functional as F
 from minidl import nn
+from minidl.backend.cpu import embedding, replay, team
 from minidl.errors import GraphError, RangeError
+from minidl.models import GPT, CharRNN
 
 # What NumPy does for these beside the kernels is not recorded; capture says so.
 UNRECORDED = {"batch_norm", "batch_norm_relu", "batch_norm_2d", "group_norm", "instance_norm"}
@@ -144,3 +148,29 @@ def test_replays_check_indices() -> None:
         step(ml.tensor([1, 7]))
     expected = table.weight.detach().numpy()[[4, 2]]
     np.testing.assert_array_equal(step(ml.tensor([4, 2])).numpy(), expected)
+
+
+def test_a_token_of_a_model_is_replayed_without_python_between_kernels() -> None:
+    """Of a GPT's and an LSTM's step only the checks of their indices stand between the kernels."""
+    x = ml.zeros(1, 1, dtype=ml.int64)
+    gpt = GPT(9, block_size=8, n_layer=2, n_head=2, n_embd=8, n_kv_head=1, positions="rotary",
+              norm="rms", mlp="swiglu").eval()  # fmt: skip
+    rnn, states, cache = CharRNN(9, hidden_size=8).eval(), [ml.zeros(1, 8)] * 4, gpt.new_cache()
+    with ml.no_grad():
+        gpt(x, cache)
+        for step in (lambda: gpt(x, cache), lambda: rnn._after(x, *states)):
+            _, again = replay.record(step)
+            (notes,) = [c.cell_contents for c in again.__closure__]
+            others = [f for f, _ in notes if not isinstance(f, team.Jobs)]
+            assert set(others) <= {embedding.check_indices} and len(notes) <= 4
+
+
+def test_two_threads_replay_at_once() -> None:
+    """Jobs of many chunks: one replay has the team, the other does its chunks alone."""
+    x = ml.tensor(np.random.default_rng(0).standard_normal((400, 300)).astype(np.float32))
+    steps = [ml.capture(lambda x: F.softmax(F.gelu(x) * 2, -1)) for _ in range(2)]
+    expected = [step(x).numpy().copy() for step in steps][0]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            for y in pool.map(lambda step: step(x).numpy(), steps):
+                np.testing.assert_array_equal(y, expected)

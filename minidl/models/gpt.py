@@ -62,7 +62,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(dim, every * self.width, bias)
         self.c_proj = nn.Linear(dim, dim, bias)
         self.resid_dropout = nn.Dropout(dropout)
-        turns = Tensor(np.arange(every)[:, None] < heads + kv_heads)  # queries and keys do
+        turns = Tensor(np.arange(every)[:, None, None] < heads + kv_heads)  # queries and keys do
         self.register_buffer("turns", turns, persistent=False)
 
     def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None,
@@ -95,9 +95,10 @@ class Attention(nn.Module):
     def _rotate(self, parts: Tensor, angles: Tensor) -> Tensor:
         """parts (B, T, heads, d) with the pairs (2i, 2i + 1) of queries and keys turned."""
         b, t, h, d = parts.shape
-        other = parts.reshape(b, t, h, d // 2, 2).flip(-1).reshape(parts.shape)
-        cos, sin = angles.reshape(t, 2, 1, d).unbind(1)
-        return _turned(parts, other, cos, sin, self.turns)
+        pairs = parts.reshape(b, t, h, d // 2, 2)
+        cos, sin = angles.reshape(t, 2, 1, d // 2, 2).unbind(1)
+        turned = _turned(pairs, pairs.flip(-1), cos, sin, self.turns)
+        return turned.reshape(parts.shape)
 
 
 def rotations(size: int, d: int) -> np.ndarray:
@@ -237,6 +238,10 @@ class GPT(nn.Module):
             y = block(y, cache, places, angles)
         return self.lm_head(parts.ln_f(y))
 
+    def _next(self, x: Tensor, place: Tensor, cache: Cache) -> Tensor:
+        """Logits (B, vocab_size) after tokens x (B, 1) at a place (1,)."""
+        return self._logits(x, place, cache)[:, 0]
+
     def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
                  top_k: int | None = None, sampler: Sampler | None = None,
                  rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
@@ -255,12 +260,12 @@ class GPT(nn.Module):
                 if cache.length == cache.size:
                     text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
                     cache = self.new_cache()
-                    after: Any = partial(self._logits, cache=cache)
+                    places = arange(cache.size, device=x.device).reshape(-1, 1).unbind()
+                    after: Any = partial(self._next, cache=cache)
                     after = after if self.training else capture(after)  # dropout draws anew
                     logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
                 else:
-                    place = arange(cache.length, cache.length + 1, device=x.device)
-                    logits = after(text[-1], place)[:, -1]
+                    logits = after(text[-1], places[cache.length])
                     cache.length += 1
                 text.append(choose(logits, text))
             yield text[-1]

@@ -6,11 +6,11 @@ from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_gra
 from minidl.backend.cpu.embedding import add_rows, check_indices, take_rows
 from minidl.backend.cpu.indexing import add_at, pick, pick_grad, put
 from minidl.backend.cpu.layout import (
-    assemble, broadcast_to, cast, cat, full_like, is_channels_last, pad, reshape, view_as,
+    assemble, broadcast_to, cast, cat, copy, full_like, is_channels_last, pad, reshape, view_as,
 )  # fmt: skip
 from minidl.backend.cpu.linalg import linear, matmul
 from minidl.backend.cpu.memory import (
-    constant, contiguous, copy, empty, empty_cache, empty_like, from_host, full,
+    constant, contiguous, empty, empty_cache, empty_like, from_host, full,
     memory_stats, nhwc, sole_owner, to_host, uploads, zeros,
 )  # fmt: skip
 from minidl.backend.cpu.norm import (

@@ -14,9 +14,9 @@ import math
 import numpy as np
 
 from minidl.backend.cpu.jit import ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log
+from minidl.backend.cpu.layout import copy_into
 from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty
-from minidl.backend.cpu.replay import note
 from minidl.backend.cpu.softmax import largest
 from minidl.backend.looping import dense
 
@@ -183,12 +183,7 @@ def head_grads(lo, hi, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk,
 
 def put_rows(room: Array, new: Array, first: Array) -> None:
     """room (..., S, D)[..., first : first + T, :] = new (..., T, D); first (1,) int64."""
-    note(_put, room, new, first)
-
-
-def _put(room: Array, new: Array, first: Array) -> None:
-    start = int(first[0])
-    room[..., start : start + new.shape[-2], :] = new
+    copy_into(room, new, first)
 
 
 def _four(x: Array) -> Array:
@@ -274,7 +269,7 @@ def attend(
     elif y.size:
         sizes, seen, bias, scratch = _plan((q4, k4, v4, y), q.shape[:-2], mask, causal, 1)
         if before is not None:
-            note(np.copyto, sizes[_BEFORE : _BEFORE + 1], before)
+            copy_into(sizes[_BEFORE : _BEFORE + 1], before)
         items = q4.shape[0] * q4.shape[1] * int(sizes[_BLOCKS])
         alone = 2 * q.size * k.shape[-2] <= ALONE
         given = (sizes, float(scale), q4, k4, v4, seen, bias, y, lse, scratch)

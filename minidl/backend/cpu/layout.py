@@ -6,9 +6,58 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu import memory
-from minidl.backend.cpu.memory import Array, contiguous, empty, empty_like, empty_nchw
-from minidl.backend.cpu.replay import note
+from minidl.backend.cpu.jit import kernel, launch
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_like, empty_nchw
+from minidl.backend.cpu.replay import note, recording
 from minidl.backend.looping import dense, joint_of, padding_of
+
+_FEW = 1 << 12  # numbers that a record moves by a kernel, one after the other
+_START = np.zeros(1, np.int64)
+
+
+@kernel("R* R* i8* int int i8*")
+def _move(lo, hi, slot, x, y, first, step, axes, sizes):
+    """Numbers lo..hi of x, in logical order, to y behind first[0] steps.
+
+    sizes holds every axis' length and its strides in x and y.
+    """
+    for i in range(lo, hi):
+        rest, a, b = i, 0, first[0] * step
+        for k in range(axes - 1, -1, -1):
+            n = sizes[3 * k]
+            a += rest % n * sizes[3 * k + 1]
+            b += rest % n * sizes[3 * k + 2]
+            rest = rest // n
+        y[b] = x[a]
+
+
+def copy_into(y: Array, x: Array, first: Maybe = None) -> None:
+    """y = x, which broadcasts; or y[..., first : first + T, :] = x (..., T, D), first (1,) int64.
+
+    In a record few numbers are moved by a kernel, which is done again without Python.
+    """
+    if not recording() or not 0 < x.size <= _FEW or x.dtype != y.dtype or x.itemsize not in (4, 8):
+        note(_copy_into, y, x, first)
+        return
+    size, step = x.itemsize, 0 if first is None else y.strides[-2] // x.itemsize
+    shape = y.shape if first is None else (*y.shape[:-2], *x.shape[-2:])
+    strides = [s // size for s in np.broadcast_to(x, shape).strides], [s // size for s in y.strides]
+    sizes = np.array([shape, *strides], np.int64).T.copy()
+    bits = [a.view(f"f{size}") for a in (x, y)]
+    total = math.prod(shape)
+    launch(_move, total, total, *bits, _START if first is None else first, step, len(shape), sizes)
+
+
+def _copy_into(y: Array, x: Array, first: Maybe) -> None:
+    start = 0 if first is None else int(first[0])
+    y[... if first is None else (..., slice(start, start + x.shape[-2]), slice(None))] = x
+
+
+def copy(x: Array) -> Array:
+    """A dense copy with x's order of axes in memory."""
+    made = empty_like(x)
+    copy_into(made, x)
+    return made
 
 
 def is_channels_last(x: Array) -> bool:

@@ -180,13 +180,6 @@ def contiguous(x: Array) -> Array:
     return x
 
 
-def copy(x: Array) -> Array:
-    """A dense copy with x's order of axes in memory."""
-    made = empty_like(x)
-    note(np.copyto, made, x)
-    return made
-
-
 def from_host(x: np.ndarray) -> Array:
     """An array of the host's memory here: itself."""
     return x

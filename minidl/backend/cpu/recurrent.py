@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cpu import cells, team
-from minidl.backend.cpu.jit import Kernel
+from minidl.backend.cpu.jit import Kernel, kernel, launch
+from minidl.backend.cpu.layout import copy, copy_into
 from minidl.backend.cpu.linalg import linear, matmul, panels
-from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, copy, empty, zeros
+from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 from minidl.backend.cpu.panel import BLOCK
-from minidl.backend.cpu.replay import made, note
+from minidl.backend.cpu.replay import note
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
@@ -39,8 +40,8 @@ def _columns(hidden: int) -> int:
     return most if most >= 16 else hidden
 
 
-def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False) -> None:
-    """Launch the kernel at every step of y (T, B, H).
+def _run(cell: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False) -> None:
+    """Launch a cell's kernel at every step of y (T, B, H).
 
     Its first arguments are batch, hidden and tile columns. back goes from the last step taken to
     the first, and then a fourth argument says which launch is the first.
@@ -66,7 +67,7 @@ def _run(kernel: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False
     if back:
         table[-1, 3] = 1
         table = table[::-1]
-    entry, crew, row = kernel.address(y.dtype.str[1:]), team.current(), address_of(table)
+    entry, crew, row = cell.address(y.dtype.str[1:]), team.current(), address_of(table)
     # Tiles too small to be worth waking a thread for go together.
     tiles = -(-batch // cells.ROWS) * (hidden // columns)
     chunk = -(-_WORTHWHILE // (min(batch, cells.ROWS) * columns * hidden))
@@ -81,9 +82,19 @@ def _made(x: Array, *widths: int) -> Iterator[Array]:
     return (empty((*x.shape[:2], width), x.dtype) for width in widths)
 
 
+@kernel("R* R* R*")
+def _add(lo, hi, slot, a, b, y):
+    """y = a + b."""
+    for j in range(lo, hi):
+        y[j] = a[j] + b[j]
+
+
 def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe) -> Array:
     """x w_ihᵀ + b_ih + b_hh (T, B, G·H), for all steps at once."""
-    bias = b_hh if b_ih is None else b_ih if b_hh is None else made(np.add, b_ih, b_hh)
+    if b_ih is None or b_hh is None:
+        return linear(x, w, b_hh if b_ih is None else b_ih)
+    bias = empty(b_ih.shape, b_ih.dtype)
+    launch(_add, bias.size, bias.size, contiguous(b_ih), contiguous(b_hh), bias)
     return linear(x, w, bias)
 
 
@@ -192,7 +203,7 @@ def gru(
     if b_hh is not None:
         last, b_hh = contiguous(b_hh[2 * hidden :]), copy(b_hh)
         note(b_hh[2 * hidden :].fill, 0)
-    note(np.copyto, gates[:, :, : 3 * hidden], _inputs(x, w_ih, b_ih, b_hh))
+    copy_into(gates[:, :, : 3 * hidden], _inputs(x, w_ih, b_ih, b_hh))
     args = (*_recurrent(w_hh, y), last, _Each(y, contiguous(h0)), _Each(gates), _Each(y))
     _run(cells.gru_step, y, reverse, *args)
     return y, gates

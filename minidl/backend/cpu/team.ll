@@ -179,3 +179,39 @@ loop:
 out:
   ret void
 }
+
+; Jobs one after the other, as rows of kernel, table, total, chunk size and number of chunks; those
+; of several chunks on the team if %all.
+define void @play(ptr %s, i64 %all, ptr %jobs, i64 %count) {
+entry:
+  %team = icmp ne i64 %all, 0
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %i1, %next ]
+  %first = mul i64 %i, 5
+  %job = getelementptr i64, ptr %jobs, i64 %first
+  %table = getelementptr i64, ptr %job, i64 1
+  %total = getelementptr i64, ptr %job, i64 2
+  %chunk = getelementptr i64, ptr %job, i64 3
+  %chunks = getelementptr i64, ptr %job, i64 4
+  %f = load i64, ptr %job
+  %t = load i64, ptr %table
+  %n = load i64, ptr %total
+  %c = load i64, ptr %chunk
+  %m = load i64, ptr %chunks
+  %several = icmp sgt i64 %m, 1
+  %shared = and i1 %several, %team
+  br i1 %shared, label %together, label %single
+together:
+  call void @launch(ptr %s, i64 %f, i64 %t, i64 %n, i64 %c, i64 %m)
+  br label %next
+single:
+  call void @alone(i64 %f, i64 %t, i64 %n, i64 %c)
+  br label %next
+next:
+  %i1 = add i64 %i, 1
+  %more = icmp slt i64 %i1, %count
+  br i1 %more, label %loop, label %out
+out:
+  ret void
+}

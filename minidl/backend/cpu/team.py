@@ -20,6 +20,7 @@ import numpy as np
 
 from minidl import config
 from minidl.backend.cpu import compiler
+from minidl.backend.cpu.memory import address_of
 from minidl.backend.cpu.replay import notes
 
 _STOP, _WORDS = 80, 128  # of the shared state, see team.ll
@@ -53,9 +54,13 @@ class Team:
         kept: the arrays that the table points to, for when the run is recorded.
         """
         noted = notes.get()
-        if noted is not None:
-            noted.append((self.run, (address, table, total, chunk, kept)))
         count = -(-total // chunk)
+        if noted is not None:
+            jobs = noted[-1][0] if noted else None
+            if not isinstance(jobs, Jobs) or jobs.team is not self:
+                jobs = Jobs(self)
+                noted.append((jobs, ()))
+            jobs.add((address, table, total, chunk, count), kept)
         if count > 1 and self.threads > 1 and self.lock.acquire(blocking=False):
             try:
                 self.code["launch"](self.at, address, table, total, chunk, count)
@@ -73,6 +78,35 @@ class Team:
             worker.join()
 
 
+class Jobs:
+    """Jobs that follow each other in a record: a call does them all again, without Python."""
+
+    def __init__(self, team: Team) -> None:
+        self.team, self.several = team, False
+        self.kept: list[Any] = []
+        self.rows, self.at = np.empty((0, 5), np.int64), 0
+
+    def add(self, job: tuple, kept: Any) -> None:
+        """Append a job (kernel, table, total, chunk, chunks) and the arrays that it refers to."""
+        address, table, *sizes = job
+        if isinstance(table, bytes):
+            words = np.frombuffer(table, np.uint8)
+            table, kept = address_of(words), (words, kept)
+        self.rows = np.array([*self.rows, (address, table, *sizes)], np.int64)
+        self.at = address_of(self.rows)
+        self.kept.append(kept)
+        self.several |= sizes[-1] > 1
+
+    def __call__(self) -> None:
+        team = self.team
+        mine = self.several and team.threads > 1 and team.lock.acquire(blocking=False)
+        try:
+            team.code["play"](team.at, mine, self.at, len(self.rows))
+        finally:
+            if mine:
+                team.lock.release()
+
+
 @functools.cache
 def _code() -> dict[str, Any]:
     text = Path(__file__).with_name("team.ll").read_text()
@@ -82,7 +116,7 @@ def _code() -> dict[str, Any]:
     i64, pointer = ctypes.c_int64, ctypes.c_void_p
     kinds = {"prepare": (pointer,), "worker": (pointer, i64), "wake": (pointer,)}
     job = (i64, pointer, i64, i64)  # the kernel, its table (an address or bytes), total and chunk
-    kinds |= {"launch": (pointer, *job, i64), "alone": job}
+    kinds |= {"launch": (pointer, *job, i64), "alone": job, "play": (pointer, i64, pointer, i64)}
     return compiler.functions_of(text.replace("PAUSE", pause), "team", kinds)
 
 
