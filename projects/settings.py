@@ -79,13 +79,13 @@ def assignments(kind: type, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def from_json(kind: type[S], saved: dict[str, Any]) -> S:
-    """The configuration a run directory was started with."""
+    """The configuration a run directory was started with; fields made since have their defaults."""
     names = set(kind.__dataclass_fields__)
     unknown = sorted(set(saved) - names - {"command", "commit"})
-    if unknown or not names <= set(saved):
-        wrong = ", ".join(unknown or sorted(names - set(saved)))
+    if unknown:
+        wrong = ", ".join(unknown)
         raise UsageError(f"config.json is of another version; fields that differ: {wrong}")
-    return kind(**{name: saved[name] for name in names})
+    return kind(**{name: saved[name] for name in names & set(saved)})
 
 
 def preset_of(kind: type[S], presets: Presets, name: str) -> S:

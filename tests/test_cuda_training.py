@@ -13,6 +13,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.errors import DeviceError, GraphError, ShapeError
+from minidl.train import RunDir, Trainer
 from projects.convnet.data import loader_for
 from projects.convnet.model import build
 from projects.convnet.presets import preset
@@ -185,6 +186,38 @@ def test_a_captured_step_trains_as_an_ordinary_one(name: str) -> None:
         np.testing.assert_array_equal(a, b)
     steps = [{i: s.get("step") for i, s in d["state"].items()} for d in (state, again)]
     assert steps[0] == steps[1]
+
+
+def test_a_trainer_replays_its_steps(tmp_path) -> None:
+    """The same rows, weights and averages with a captured step, whose last batch is smaller."""
+    kept = []
+    for captured in (False, True):
+        ml.manual_seed(1)
+        rng, model = np.random.default_rng(0), convnet().to("cuda")
+        data = ml.data.TensorDataset(
+            ml.tensor(rng.standard_normal((14, 3, 6, 6)).astype(np.float32)),
+            ml.tensor(rng.integers(0, 5, 14)),
+        )
+        loader = ml.data.DataLoader(data, 4, shuffle=True, device="cuda")
+        rules = OPTIMIZERS["sgd"](model.parameters())
+
+        def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
+            logits, label = model(batch[0]), batch[1]
+            return F.cross_entropy(logits, label), (logits.detach().argmax(1) == label).sum()
+
+        run = RunDir(tmp_path / str(captured))
+        run.path.mkdir()
+        trainer = Trainer(
+            run, model, rules, loader, forward, dict, epochs=4, identity={}, clip=1.0,
+            scheduler=optim.lr_scheduler.StepLR(rules, 3, 0.5), ema=optim.EMA(model, 0.9),
+            read_every=5, captured=captured,
+        )  # fmt: skip
+        trainer.fit()
+        rows = [{k: v for k, v in row.items() if "second" not in k} for row in run.rows()]
+        kept.append((rows, [np.asarray(a.cpu()) for a in model.state_dict().values()]))
+    assert kept[0][0] == kept[1][0]
+    for a, b in zip(kept[0][1], kept[1][1], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_captures_refuse_what_a_graph_cannot_hold() -> None:

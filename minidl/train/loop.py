@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from minidl import random
 from minidl.autograd import Tensor
+from minidl.capturing import capture
 from minidl.data import DataLoader
 from minidl.errors import MinidlError, require
 from minidl.nn import Module
@@ -39,7 +40,9 @@ class Trainer:
     to keep in the checkpoint, such as the names of the classes.
     save_every: seconds between checkpoints within an epoch; read_every: batches between looks at
     the loss, each of which makes a GPU wait. unit: what is counted, for the bar and the rows, and
-    how many a batch has. state: more that has a state of its own, by name.
+    how many a batch has. state: more that has a state of its own, by name. captured: on a GPU a
+    step is replayed as one graph (`ml.capture`), for which forward must be a function of the
+    batch's tensors alone; not with `accumulate`.
     """
 
     run: RunDir
@@ -63,6 +66,7 @@ class Trainer:
     unit: str = "images"
     count: Callable[[Any], int] = lambda batch: len(batch[0])
     state: dict[str, Any] = field(default_factory=dict)
+    captured: bool = False
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
@@ -71,6 +75,8 @@ class Trainer:
         self.sums: dict[str, float] = dict(SUMS)
         self.seconds = 0.0  # of this epoch's steps, all sessions together
         self._unread: list[tuple[Tensor, Tensor, int, float]] = []
+        whole = self.captured and self.accumulate == 1
+        self._step: Callable[..., Any] = capture(self._work, training=True) if whole else self._work
         self._saved_at = time.perf_counter()
         self.bar = tqdm(disable=True)
 
@@ -136,15 +142,16 @@ class Trainer:
         start = time.perf_counter()
         for batch in self.loader:
             lr = self.optimizer.param_groups[0]["lr"]
-            loss, right = self.forward(self.model, batch)
-            (loss / self.accumulate if self.accumulate > 1 else loss).backward()
+            loss, right = (y.clone() for y in self._step(*batch))  # a replay writes them anew
             count = self.count(batch)
-            self._unread.append((loss.detach(), right, count, lr))
+            self._unread.append((loss, right, count, lr))
             self.batch += 1
             self.bar.update(count)
-            if self.batch % self.accumulate and self.batch < len(self.loader):
-                continue
-            self._update()
+            if self.accumulate > 1:
+                if self.batch % self.accumulate and self.batch < len(self.loader):
+                    continue
+                self._update()
+            self._advance()
             begun, start = start, time.perf_counter()
             self.seconds += start - begun
             self.stop.busy = True
@@ -154,16 +161,27 @@ class Trainer:
                 start = time.perf_counter()
         self._read()
 
+    def _work(self, *batch: Any) -> tuple[Tensor, Tensor]:
+        """Loss and hits of a batch, its gradients, and the update unless it waits for more."""
+        loss, right = self.forward(self.model, batch)
+        (loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        if self.accumulate == 1:
+            self._update()
+        return loss.detach(), right
+
     def _update(self) -> None:
         """One optimizer step from the gradients at hand."""
-        if len(self._unread) >= self.read_every:
-            self._read()
         if self.clip:
             clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.model)
+
+    def _advance(self) -> None:
+        """What follows an update and is no part of its graph."""
+        if len(self._unread) >= self.read_every:
+            self._read()
         if self.scheduler is not None:
             self.scheduler.step()
         self.steps += 1

@@ -88,6 +88,7 @@ def make_trainer(
         clip=cfg.clip,
         patience=cfg.patience,
         read_every=1 if cfg.device == "cpu" else 50,
+        captured=cfg.loss != "supcon",  # which does other work in other epochs
         stop=stop,
     )
     return trainer
