@@ -20,7 +20,7 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[dev,kernels]'
+	$(PIP) --editable '.[dev,kernels,text,convert]'
 	@touch $@ $(VENV)/.core
 
 dev: $(VENV)/.dev

@@ -109,16 +109,16 @@ def test_a_stopped_run_ends_the_same(smoke: Path, tmp_path: Path, monkeypatch) -
     """Resumed in the middle of an iteration, states and all: the same checkpoint, bit by bit."""
     from minidl.train import Interrupted, Trainer
 
-    update, calls = Trainer._update, []
+    advance, calls = Trainer._advance, []
 
     def stopping(self: Trainer) -> None:
-        update(self)
+        advance(self)
         calls.append(1)
         if len(calls) == 13:
             self.save()
             raise Interrupted(2)
 
-    monkeypatch.setattr(Trainer, "_update", stopping)
+    monkeypatch.setattr(Trainer, "_advance", stopping)
     assert run_in(tmp_path / "run") == 130
     monkeypatch.undo()
     assert cli(["--resume", str(tmp_path / "run")]) == 0

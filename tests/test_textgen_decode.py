@@ -9,9 +9,10 @@ from chi_square import chi_square
 
 import minidl as ml
 from minidl.errors import RangeError, ShapeError
+from minidl.models import CharRNN
 from minidl.models.gpt import GPT
 from minidl.models.sampling import Sampler
-from projects.textgen.decode import Cached, beam_search, speculative
+from projects.textgen.decode import Cached, beam_search, rounds, speculative
 
 
 def table(seed, size=4, scale=1.0):
@@ -168,6 +169,8 @@ def test_a_round_is_one_call_of_the_target():
     assert speculative(counted, target, ml.tensor([[0]]), 10, Sampler(), 4)[0].shape == (1, 11)
     assert lengths == [5, 10]
     assert speculative(counted, target, ml.tensor([[0]]), 1, Sampler(), 4)[1] == 0
+    found = [*rounds(counted, target, ml.tensor([[0]]), 10, Sampler(), 4)]
+    assert [(len(new), guessed) for new, guessed in found] == [(5, 4), (5, 4)]
 
 
 def small(seed, layers=2):
@@ -179,17 +182,62 @@ def small(seed, layers=2):
     return model
 
 
-def test_a_cached_model_gives_the_logits_of_the_whole():
+def recurrent(kind, layer_norm=False):
+    """A network with a state, far from uniform."""
+    ml.manual_seed(1)
+    model = CharRNN(13, kind=kind, hidden_size=12, layer_norm=layer_norm).eval()
+    for parameter in model.parameters():
+        parameter.array[...] *= 2
+    return model
+
+
+MODELS = {
+    "gpt": lambda: small(1), "rnn": lambda: recurrent("rnn"), "lstm": lambda: recurrent("lstm"),
+    "normed gru": lambda: recurrent("gru", True),
+}  # fmt: skip
+
+
+def logits_of(model, text):
+    """Of every place of a text (1, T), by one run."""
+    with ml.no_grad():
+        found = model(ml.tensor(text))
+    return (found[0] if isinstance(found, tuple) else found)[0].numpy()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_cached_model_gives_the_logits_of_the_whole(name):
     """After going on, going back, another branch, a shorter text and the same one again."""
-    model = small(1)
+    model = MODELS[name]()
     step = Cached(model)
     a = np.random.default_rng(0).integers(0, 13, (1, 20))
     b = a.copy()
     b[0, 7] = (b[0, 7] + 1) % 13
     for text in (a[:, :5], a[:, :6], a, b, b[:, :9], b[:, :9], a[:, :12], b):
-        with ml.no_grad():
-            whole = model(ml.tensor(text))[0].numpy()
-        np.testing.assert_allclose(step(ml.tensor(text)), whole, rtol=1e-4, atol=1e-5)
+        want = logits_of(model, text)
+        np.testing.assert_allclose(step(ml.tensor(text)), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt", "lstm"])
+def test_a_cached_model_runs_new_tokens_alone(name):
+    """One more token is a run of one; a draft that was refused costs what came after it."""
+    model, lengths = MODELS[name](), []
+    step, forward = Cached(model), model.forward
+    model.forward = lambda x, *state: lengths.append(x.shape[1]) or forward(x, *state)
+    text = np.random.default_rng(1).integers(0, 13, (1, 12))
+    for n in (5, 6, 7, 10):
+        step(ml.tensor(text[:, :n]))
+    other = text[:, :9].copy()
+    other[0, 8] = (other[0, 8] + 1) % 13
+    step(ml.tensor(other))
+    assert lengths == [5, 1, 1, 3, 1 if name == "gpt" else 2]  # states are kept after 5, 6, 7, 10
+
+
+def test_what_a_model_must_not_write_is_cut_off():
+    model = recurrent("gru")
+    whole = logits_of(model, np.array([[1, 2]]))
+    model.writable = 11
+    assert Cached(model)(ml.tensor([[1, 2]])).shape == (2, 11)
+    np.testing.assert_allclose(Cached(model)(ml.tensor([[1, 2]])), whole[:, :11], rtol=1e-5)
 
 
 def test_gpt_decodes_the_same_by_every_way():

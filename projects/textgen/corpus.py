@@ -78,12 +78,15 @@ class Feed:
         self.augment = Augment(size, draws, **shares, unknown=unknown, mask=mask)
         many = len(corpus.train)
         turn = 1 if cfg.together == "mixed" else -(-cfg.steps // many)
-        parts = [self._batches(part, k) for k, part in enumerate(corpus.train)]
+        parts = [
+            self._batches(part, k, f"training text {k + 1} of {corpus.name}")
+            for k, part in enumerate(corpus.train)
+        ]
         self.batches: data.Batches = data.Turns(parts, turn, every=cfg.each)
 
-    def _batches(self, part: np.ndarray, number: int) -> data.Batches:
+    def _batches(self, part: np.ndarray, number: int, name: str) -> data.Batches:
         """Crops for a GPT, else sequences that go on."""
-        size, name = (self.cfg.batch, self.cfg.context), f"text {number + 1}"
+        size = self.cfg.batch, self.cfg.context
         if self.cfg.model == "gpt":
             return data.Crops(part, *size, Generator(self.cfg.seed + number, "data"), name=name)
         return data.Streams(part, *size, name=name)

@@ -73,6 +73,8 @@ def read(name: str, root: str | Path | None = None) -> Corpus:
         return embedded()
     if name in FILES:
         return Corpus(name, read_text(find(FILES[name], root)))
+    rule = "english-french is pairs of sentences, which only model=seq2seq trains on"
+    require(name != "english-french", "read", rule, error=DataError)
     rule = f"a corpus must be one of embedded, {', '.join(FILES)}, or the path of a text file"
     require(Path(name).is_file(), "read", rule, error=DataError, name=name)
     return Corpus(Path(name).name, read_text(Path(name)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,38 +12,56 @@ import minidl as ml
 from minidl import Tensor
 from minidl.errors import RangeError, require
 from minidl.models.sampling import Sampler, draw
+from projects.textgen.model import writable
 
 Step = Callable[[Tensor], Any]  # tokens (1, T) -> logits (T, V), a tensor or an array
 
 
 class Cached:
-    """A model with a cache as a Step that runs only what differs from the last call's tokens.
+    """A model that carries its past, as a Step that runs only what differs from the last tokens.
 
-    model: in evaluation mode, with new_cache() and (tokens, cache) -> logits, as GPT. The logits
-    (T, V) are views of one array, which the next call may overwrite. Raises as the model does
-    where the text outgrows its context.
+    model: in evaluation mode; with new_cache() and (tokens, cache) -> logits, as GPT, else with
+    (tokens, state) -> logits, state, as CharRNN. The logits (T, V) are views of one array, which
+    the next call may overwrite, without those that the model must not write. Raises as the model
+    does where the text outgrows its context.
     """
 
     def __init__(self, model: Any) -> None:
         require(not model.training, "Cached", "the model must be in evaluation mode: call eval()")
-        self.model, self.cache = model, model.new_cache()
+        self.model = model
+        self.cache = model.new_cache() if hasattr(model, "new_cache") else None
+        self.states: dict[int, Any] = {0: None}  # by how many tokens a recurrent model has read
         self.tokens = np.zeros(0, np.int64)
-        self.logits: Any = None  # (size, V), once V is known
+        self.logits: Any = None  # (room, V), once V is known
 
     def __call__(self, tokens: Tensor) -> np.ndarray:
-        new = tokens.numpy()[0]
+        new = tokens.cpu().numpy()[0]
         shared = min(len(new), len(self.tokens))
         differ = np.flatnonzero(new[:shared] != self.tokens[:shared])
         same = int(differ[0]) if len(differ) else shared
-        self.tokens, self.cache.length = new[:same].copy(), same
+        self.tokens = new[:same].copy()
         if same < len(new):
             with ml.no_grad():
-                found = self.model(tokens[:, same:], self.cache)[0].numpy()
+                first, found = self._from(tokens, same)
+            logits = found[0, :, : writable(self.model)].cpu().numpy()
             if self.logits is None:
-                self.logits = np.empty((self.cache.size, found.shape[1]), found.dtype)
-            self.logits[same : len(new)] = found
+                self.logits = np.empty((0, logits.shape[1]), logits.dtype)
+            if len(self.logits) < len(new):
+                more = np.empty((2 * len(new) - first, logits.shape[1]), logits.dtype)
+                self.logits = np.concatenate([self.logits[:first], more])
+            self.logits[first : len(new)] = logits
             self.tokens = new.copy()
         return self.logits[: len(new)]
+
+    def _from(self, tokens: Tensor, same: int) -> tuple[int, Tensor]:
+        """The first token that had to be run again (at most `same`), and the logits from it on."""
+        if self.cache is not None:
+            self.cache.length = same
+            return same, self.model(tokens[:, same:], self.cache)
+        self.states = {place: state for place, state in self.states.items() if place <= same}
+        first = max(self.states)
+        logits, self.states[tokens.shape[1]] = self.model(tokens[:, first:], self.states[first])
+        return first, logits
 
 
 def beam_search(
@@ -97,9 +115,21 @@ def speculative(
     on the target alone, and equal under greedy decoding. row: the text's number, whose draws are
     its own. Raises ShapeError, also for models of different vocabularies.
     """
+    text, drafted, kept = prompt.tolist(), 0, 0
+    for new, guessed in rounds(target, draft, prompt, tokens, sampler, lookahead, row=row):
+        text[0] += new
+        drafted, kept = drafted + guessed, kept + len(new) - 1
+    return ml.tensor(text, device=prompt.device), kept / drafted if drafted else 0.0
+
+
+def rounds(
+    target: Step, draft: Step, prompt: Tensor, tokens: int, sampler: Sampler, lookahead: int = 4,
+    *, row: int = 0,
+) -> Iterator[tuple[list[int], int]]:  # fmt: skip
+    """`speculative`'s tokens, 1 to lookahead + 1 of them a round, and how many were drafted."""
     text = _checked("speculative", prompt, tokens)
     require(lookahead >= 1, "speculative", "lookahead must be >= 1", lookahead=lookahead)
-    stop, drafted, kept = len(text) + tokens, 0, 0
+    stop = len(text) + tokens
     while len(text) < stop:
         guess, laws = text[:], []
         for _ in range(min(lookahead, stop - len(text) - 1)):
@@ -109,8 +139,7 @@ def speculative(
         judged = _logits("speculative", target, prompt, guess)[len(text) - 1 :]
         before = len(text)
         text = _verified(text, guess, laws, judged, sampler, row)
-        drafted, kept = drafted + len(laws), kept + len(text) - before - 1
-    return _joined(prompt, text), kept / drafted if drafted else 0.0
+        yield text[before:], len(laws)
 
 
 def _verified(

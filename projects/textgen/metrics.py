@@ -1,9 +1,10 @@
 """How good generated text is: losses in several units, and measures of the words of samples.
 
 A word is a run of letters with single apostrophes inside it, in lower case, with a typographic
-apostrophe written as a straight one: `words_of`. Every measure of texts counts such words, so it
-means the same for character, BPE and word models. A sample that is cut off inside a word ends in
-that stump. Lengths matter: compare the samples of two models only at equal number and length.
+apostrophe written as a straight one: `words_of`. Every measure of texts counts such words (`bleu`
+alone those that it is given), so it means the same for character, BPE and word models. A sample
+that is cut off inside a word ends in that stump. Lengths matter: compare the samples of two models
+only at equal number and length.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from numbers import Integral
 
 from minidl.errors import DataError, require
@@ -139,49 +140,83 @@ def zipf_slope(text: Texts, ranks: int = RANKS) -> float:
     return statistics.linear_regression(x, [math.log(count) for _, count in counts]).slope
 
 
-# ---- self-BLEU -----------------------------------------------------------------------------------
+# ---- BLEU ----------------------------------------------------------------------------------------
+
+
+def bleu(
+    texts: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], n: int = 4
+) -> float:
+    """BLEU-n of translations, each a list of words, each against one or more references, in [0, 1].
+
+    Papineni et al. 2002: geometric mean, weights equal, of the precisions of orders 1 to n, which
+    are matches over n-grams, both summed over all texts; an n-gram matches as often as it comes in
+    the reference that has it most. Times the brevity penalty exp(1 - r / c) where c, the words of
+    all texts, are fewer than r, those of each text's reference of the closest length (the shorter
+    of two). No smoothing: 0 where an order has no match. Raises ShapeError for n < 1 and unless
+    every text has a reference, DataError for no texts.
+    """
+    _check_order("bleu", n)
+    require(len(texts) > 0, "bleu", "there must be a text", error=DataError, texts=len(texts))
+    fits = len(texts) == len(references) and all(references)
+    rule = "every text must have at least one reference"
+    require(fits, "bleu", rule, texts=len(texts), references=len(references))
+    sums = [[0, 0] for _ in range(n)]
+    for text, others in zip(texts, references):
+        for total, found in zip(sums, _matches(_counts(text, n), [_counts(o, n) for o in others])):
+            total[0], total[1] = total[0] + found[0], total[1] + found[1]
+    if not all(matches for matches, _ in sums):
+        return 0.0
+    closest = (_closest(len(text), [*map(len, o)]) for text, o in zip(texts, references))
+    return _combined(sums, sum(map(len, texts)), sum(closest))
 
 
 def self_bleu(texts: Sequence[str], n: int = 4) -> float:
     """Mean BLEU-n of each text against all others: 1 if all are alike, near 0 if none are.
 
-    Zhu et al. 2018 (arXiv 1802.01886), by the BLEU of Papineni et al. 2002 for one sentence:
-    geometric mean, weights equal, of the clipped n-gram precisions of orders 1 to n, times the
-    brevity penalty against the reference of the closest length (the shorter of two). Orders above
-    a text's number of words are left out. Smoothing: an order without a match counts 0.1 matches
-    (method 1 of Chen and Cherry 2014), and a text that shares no word scores 0. Texts without
-    words are left out; nan for fewer than two others. Raises ShapeError for n < 1.
+    Zhu et al. 2018 (arXiv 1802.01886), by the BLEU of Papineni et al. 2002 (see `bleu`) for one
+    sentence. Orders above a text's number of words are left out. Smoothing: an order without a
+    match counts 0.1 matches (method 1 of Chen and Cherry 2014), and a text that shares no word
+    scores 0. Texts without words are left out; nan for fewer than two others. Raises ShapeError
+    for n < 1.
     """
     _check_order("self_bleu", n)
     samples = [words for words in map(words_of, _listed(texts)) if words]
     if len(samples) < 2:
         return math.nan
-    counts = [[Counter(_grams(words, k)) for k in range(1, n + 1)] for words in samples]
+    counts = [_counts(words, n) for words in samples]
     lengths = [len(words) for words in samples]
-    return statistics.fmean(
-        _bleu(counts[i], counts[:i] + counts[i + 1 :])
-        * _brevity(lengths[i], lengths[:i] + lengths[i + 1 :])
-        for i in range(len(samples))
-    )
+    each = []
+    for i, own in enumerate(counts):
+        found = _matches(own, counts[:i] + counts[i + 1 :])
+        smoothed = [(matches or SMOOTHING, total) for matches, total in found if total]
+        closest = _closest(lengths[i], lengths[:i] + lengths[i + 1 :])
+        each.append(_combined(smoothed, lengths[i], closest) if found[0][0] else 0.0)
+    return statistics.fmean(each)
 
 
-def _bleu(sample: list[Counter[Gram]], others: list[list[Counter[Gram]]]) -> float:
-    """Geometric mean of the smoothed precisions; item k of a list counts the (k+1)-grams."""
-    logs = []
-    for k, grams in enumerate(sample):
+def _counts(words: Sequence[str], n: int) -> list[Counter[Gram]]:
+    """How often each n-gram comes; item k is of order k + 1."""
+    return [Counter(_grams(words, k)) for k in range(1, n + 1)]
+
+
+def _matches(text: list[Counter[Gram]], others: list[list[Counter[Gram]]]) -> list[tuple[int, int]]:
+    """Clipped matches and n-grams of a text, by order."""
+    found = []
+    for k, grams in enumerate(text):
         most = {g: max(other[k].get(g, 0) for other in others) for g in grams}
-        matches = sum(min(count, most[g]) for g, count in grams.items())
-        if k == 0 and not matches:
-            return 0.0
-        if grams:
-            logs.append(math.log((matches or SMOOTHING) / grams.total()))
-    return math.exp(statistics.fmean(logs))
+        found.append((sum(min(count, most[g]) for g, count in grams.items()), grams.total()))
+    return found
 
 
-def _brevity(length: int, references: list[int]) -> float:
-    """BLEU's penalty for a text shorter than the reference of the closest length."""
-    closest = min(references, key=lambda r: (abs(r - length), r))
-    return min(1.0, math.exp(1 - closest / length))
+def _closest(length: int, references: Sequence[int]) -> int:
+    """The reference's length that is closest, the shorter of two."""
+    return min(references, key=lambda r: (abs(r - length), r))
+
+
+def _combined(found: Iterable[Sequence[float]], length: int, closest: int) -> float:
+    """Geometric mean of matches / n-grams over the orders, times the brevity penalty."""
+    mean = statistics.fmean(math.log(matches / total) for matches, total in found)
+    return math.exp(mean) * min(1.0, math.exp(1 - closest / length))
 
 
 # ---- all together --------------------------------------------------------------------------------

@@ -16,17 +16,31 @@ from projects.textgen.config import Config
 
 
 def build(cfg: Config, size: int) -> nn.Module:
-    """The network of a configuration, for `size` different tokens."""
+    """The network of a configuration, for `size` different tokens, the mask among them."""
+    model: Any
     if cfg.model != "gpt":
-        return CharRNN(
+        model = CharRNN(
             size, kind=cfg.model, hidden_size=cfg.hidden, num_layers=cfg.layers,
-            dropout=cfg.dropout, layer_norm=cfg.layer_norm,
+            embedding_dim=cfg.embedding or None, dropout=cfg.dropout, layer_norm=cfg.layer_norm,
         )  # fmt: skip
-    return GPT(
-        size, block_size=cfg.context, n_layer=cfg.layers, n_head=cfg.heads, n_embd=cfg.hidden,
-        dropout=cfg.dropout, n_kv_head=cfg.kv_heads or None, positions=cfg.positions,
-        norm=cfg.norm, mlp=cfg.mlp,
-    )  # fmt: skip
+    else:
+        model = GPT(
+            size, block_size=cfg.context, n_layer=cfg.layers, n_head=cfg.heads, n_embd=cfg.hidden,
+            dropout=cfg.dropout, n_kv_head=cfg.kv_heads or None, positions=cfg.positions,
+            norm=cfg.norm, mlp=cfg.mlp,
+        )  # fmt: skip
+    model.writable = size - bool(cfg.masked)
+    return model
+
+
+def writable(model: nn.Module) -> int | None:
+    """How many tokens, the first ones, a network may write: the mask is read only. None: all."""
+    return getattr(model, "writable", None)
+
+
+def table(model: Any) -> nn.Parameter:
+    """A vector (V, D) of every token: what a network reads tokens by."""
+    return (model.transformer.wte if isinstance(model, GPT) else model.embedding).weight
 
 
 class Carried:
@@ -63,7 +77,8 @@ def stream(
     """`count` times the next token (B,) of texts that begin with prompt (B, P), P > 0."""
     device = next(iter(model.parameters())).device
     x: Any = ml.tensor(np.asarray(prompt, np.int64), device=device)
-    new = model.stream(x, chooser(sampler, 1.0, None, None))  # type: ignore[operator]
+    choose, size = chooser(sampler, 1.0, None, None), writable(model)
+    new = model.stream(x, lambda logits, text: choose(logits[:, :size], text))  # type: ignore
     return (token.cpu().numpy()[:, 0] for token in itertools.islice(new, count))
 
 

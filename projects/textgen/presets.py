@@ -14,6 +14,9 @@ BOOK: Fields = {"dataset": "shakespeare", "batch": 64, "context": 100, "judged":
 GPT: Fields = BOOK | {"model": "gpt", "optimizer": "adamw", "lr": 1e-3, "warmup": 100}
 GPT |= {"weight_decay": 0.1, "clip": 1.0}
 CELL: Fields = BOOK | {"steps": 2000}  # of the table of models by tokens
+PAIRS: Fields = {"dataset": "english-french", "tokens": "words", "vocabulary": 6000, "judged": 1000}
+PAIRS |= {"model": "seq2seq", "hidden": 192, "steps": 2500, "warmup": 100, "dropout": 0.1}
+PAIRS |= {"embedding": 128, "clip": 1.0}
 
 
 def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
@@ -44,6 +47,8 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     # The A level.
     "a-bpe": _of("2-layer LSTM over BPE tokens", BOOK, tokens="bpe", steps=5000),
     "a-words": _of("2-layer LSTM over words", BOOK, tokens="words", vocabulary=8000, steps=5000),
+    "a-words-vectors": _of("a-words that begins with skip-gram vectors of its own", BOOK,
+                           tokens="words", vocabulary=8000, vectors="train", steps=5000),
     "a-augment": _of("dropped, swapped and masked inputs", BOOK, dropped=0.05, swapped=0.02,
                      masked=0.05, steps=5000),
     "a-nanogpt-cpu": _of("nanoGPT's CPU setting: 4 layers, 4 heads, 128", GPT, hidden=128, layers=4,
@@ -53,10 +58,14 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "a-llama": _of("rotary positions, RMS norm, SwiGLU, grouped queries", GPT, hidden=128, layers=4,
                    kv_heads=2, positions="rotary", norm="rms", mlp="swiglu", batch=12, context=64,
                    steps=2000),
-    # The table of models by tokens, 2,000 steps a cell.
+    "a-seq2seq": _of("English to French, Bahdanau's attention, 15 minutes of two cores", PAIRS),
+    "a-seq2seq-dot": _of("English to French, dot-product attention", PAIRS, attention="dot"),
+    # The table of models by tokens, 2,000 steps a cell. A BPE token stands for some 2.3 characters:
+    # half as many sequences of them are about as much text.
     **{
-        f"t-{name}-{tokens}": _of(f"{name} over {tokens}, 2,000 steps", base, tokens=tokens)
-        for tokens in ("characters", "bpe")
+        f"t-{name}-{tokens}": _of(f"{name} over {tokens}, 2,000 steps",
+                                  base | {"tokens": tokens, "batch": min(base["batch"], most)})
+        for tokens, most in (("characters", 64), ("bpe", 32))
         for name, base in {
             "rnn": CELL | {"model": "rnn", "layers": 1, "lr": 1e-3},
             "lstm1": CELL | {"layers": 1}, "lstm2": CELL, "gru": CELL | {"model": "gru"},

@@ -13,7 +13,7 @@ from minidl.models import GPT
 from minidl.train import Report, RunDir, report
 from projects.settings import clock
 from projects.textgen.corpus import Corpus
-from projects.textgen.model import Carried
+from projects.textgen.model import Carried, writable
 
 SHOWN = 160  # characters of the validation text in the pictures
 NEURONS = 6
@@ -76,7 +76,8 @@ def pictures(page: Report, model: nn.Module, corpus: Corpus) -> None:
     if isinstance(model, GPT):
         tokens = tokens[: model.block_size]
     x = ml.tensor(tokens[None, :-1], device=device)
-    shares = F.softmax(Carried().run(model.eval(), x, 0, True)[0], -1).cpu().numpy()
+    logits = Carried().run(model.eval(), x, 0, True)[0, :, : writable(model)]
+    shares = F.softmax(logits, -1).cpu().numpy()
     text = [corpus.tokenizer.decode([t]) for t in tokens]
     right = shares[np.arange(len(shares)), tokens[1:]]
     page.section(

@@ -28,20 +28,58 @@ COLUMNS = (
 )  # fmt: skip
 
 
+TRANSLATING = """## Translation
+
+Losses in nats a token of the French sentence given the English one, `</s>` too; BLEU-4 in percent
+of greedy translations and of the best of four beams.
+
+"""
+TRANSLATORS = (
+    "preset", "sentences", "attention", "steps", "validation", "test", "validation BLEU",
+    "test BLEU", "with beams", "parameters", "training", "tokens/s", "device", "commit",
+)  # fmt: skip
+
+
+def translators(runs: list[RunDir]) -> str:
+    """The table of the runs that translate, if there are any."""
+    rows = ""
+    for r in (run.read_json("result.json") for run in runs if translates(run)):
+        bleus = ("validation_bleu", "test_bleu", "test_bleu_beams")
+        rows += row(
+            r["preset"], r["dataset"], r["attention"], f"{r['steps']:,}",
+            f"{r['validation_loss']:.3f}", f"{r['test_loss']:.3f}",
+            *(f"{100 * r[key]:.1f}" for key in bleus), *ending(r),
+        )  # fmt: skip
+    head = row(*TRANSLATORS) + row(*["---"] * len(TRANSLATORS))
+    return f"{TRANSLATING}{head}{rows}\n## Language models\n\n" if rows else ""
+
+
+def translates(run: RunDir) -> bool:
+    """Whether a run is of a translator."""
+    return "test_bleu" in run.read_json("result.json")
+
+
+def ending(r: dict[str, Any]) -> tuple[str, ...]:
+    """The cells that end a row of both tables."""
+    return (f"{r['parameters']:,}", f"{r['seconds'] / 60:.1f} min", f"{r['tokens_per_second']:,}",
+            r["device"], (r["commit"] or "-")[:10])  # fmt: skip
+
+
 def line(run: RunDir) -> str:
-    """One row of the table."""
+    """One row of the table of language models; none for a translator."""
+    if translates(run):
+        return ""
     r = run.read_json("result.json")
     return row(
         r["preset"], r["dataset"], f"{r['tokens']} ({r['vocabulary']})", f"{r['steps']:,}",
         f"{r['validation_nats_per_character']:.3f}", f"{r['test_nats_per_character']:.3f}",
         f"{r['test_bits_per_character']:.3f}", f"{r['written'].get('spelt %', float('nan')):.1f}",
-        f"{r['parameters']:,}", f"{r['seconds'] / 60:.1f} min", f"{r['tokens_per_second']:,}",
-        r["device"], (r["commit"] or "-")[:10],
+        *ending(r),
     )  # fmt: skip
 
 
 def draw(runs: list[RunDir]) -> Any:
-    """Validation loss of every run."""
+    """Validation loss of every run, a translator's a character of the French sentences."""
     curves = {}
     for run in runs:
         saved, kept = run.read_json("config.json"), run.rows()
@@ -53,7 +91,8 @@ def draw(runs: list[RunDir]) -> Any:
 
 def write_results(folders: Sequence[str], out: Path = HERE) -> None:
     """Write RESULTS.md and results.svg into `out`."""
-    write(folders, out, HERE, HEAD, COLUMNS, line, draw)
+    head = HEAD + translators([*map(RunDir, folders)])
+    write(folders, out, HERE, head, COLUMNS, line, draw)
 
 
 if __name__ == "__main__":

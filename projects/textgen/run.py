@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.tools.environment import processor
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.settings import commit
-from projects.textgen import metrics, tokens
+from projects.settings import UsageError, commit
+from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
 from projects.textgen.data import windows
-from projects.textgen.model import Carried, build, generate
+from projects.textgen.model import Carried, build, generate, table
 from projects.textgen.report import write_report
 
 
@@ -32,15 +33,20 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     ml.empty(0, device=cfg.device)  # raises where there is none
     corpus = load_corpus(cfg)
     model = build(cfg, rows(cfg, corpus.tokenizer)).to(cfg.device)
+    given, feed = vectors_of(cfg, model), Feed(cfg, corpus)
+    for part in (corpus.validation, corpus.test):  # too short ones are refused here
+        windows(part, cfg.context, cfg.batch, name=f"a tenth of {corpus.name}")
     run = open_run()
     if not (run.path / "tokenizer.json").exists():
         corpus.tokenizer.save(run.path / "tokenizer.json")
-    trainer = make_trainer(cfg, run, corpus, model, stop)
+    trainer = make_trainer(cfg, run, corpus, feed, model, stop)
     resumed = trainer.resume()
     counts = ", ".join(f"{len(part):,} {name}" for name, part in corpus.splits().items())
     print(f"{run.path}: {cfg.preset}, {corpus.name}, {corpus.tokenizer.size} tokens; {counts}")
     if resumed:
         print(f"resumed after {trainer.steps} steps")
+    elif cfg.vectors:
+        begin_with_vectors(cfg, corpus, model, given)
     trainer.fit()
     tested = judge(cfg, model, corpus, corpus.test, stop.check)
     samples = write_samples(cfg, model, corpus)
@@ -56,7 +62,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
 
 
 def make_trainer(
-    cfg: Config, run: RunDir, corpus: Corpus, model: nn.Module, stop: StopSignal
+    cfg: Config, run: RunDir, corpus: Corpus, feed: Feed, model: nn.Module, stop: StopSignal
 ) -> Trainer:
     """The loop for this experiment: an epoch of it is `every` steps."""
     carried = Carried()
@@ -74,12 +80,45 @@ def make_trainer(
         return {"validation_loss": loss, "validation_nats_per_character": per}
 
     return Trainer(
-        run, model, optimizer, Feed(cfg, corpus), forward, judged,
+        run, model, optimizer, feed, forward, judged,
         epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus),
         about={"corpus": corpus.name}, scheduler=schedule(cfg, optimizer), clip=cfg.clip,
         read_every=1 if cfg.device == "cpu" else 50, unit="tokens", count=lambda b: b[0].numel(),
         state={"carried": carried}, stop=stop,
     )  # fmt: skip
+
+
+def vectors_of(cfg: Config, model: nn.Module) -> vectors.Vectors | None:
+    """The words and vectors of the file that a network begins with, if there is one.
+
+    Raises DataError for a damaged file, UsageError for vectors of another width.
+    """
+    if cfg.vectors in ("", "train"):
+        return None
+    words, found = vectors.read_glove(cfg.vectors)
+    has, needs = found.shape[1], table(model).shape[1]
+    if has != needs:
+        field = "hidden" if cfg.model == "gpt" else "embedding"
+        rule = f"{cfg.vectors} must have vectors as wide as the network's, {needs}; got {has}"
+        raise UsageError(f"{rule}; try --set {field}={has}")
+    return words, found
+
+
+def begin_with_vectors(
+    cfg: Config, corpus: Corpus, model: nn.Module, given: vectors.Vectors | None
+) -> None:
+    """Put word vectors into a network: those given, else skip-gram's of the training text.
+
+    Skip-gram takes four steps for each of the run's, and the run's seed.
+    """
+    weight, steps = table(model), 4 * cfg.steps
+    if given is None:
+        said = vectors.spoken(corpus.text)
+        given = vectors.train(said, weight.shape[1], vectors.WINDOW, vectors.NEGATIVES, steps,
+                              cfg.seed, after=vectors.progress(steps))  # fmt: skip
+    words = [piece.decode() for piece in corpus.tokenizer.pieces]
+    count = vectors.put(weight, words, given, cfg.seed)
+    print(f"{count:,} of {len(words):,} tokens begin with the vector of a word")
 
 
 def make_optimizer(cfg: Config, model: nn.Module) -> optim.Optimizer:
@@ -133,12 +172,16 @@ def write_samples(cfg: Config, model: nn.Module, corpus: Corpus, count: int = 4)
 
 
 def identity(cfg: Config, corpus: Corpus) -> dict[str, str]:
-    """Fingerprints of configuration and text; where it lies and what computes does not count."""
+    """Fingerprints of configuration, text and vectors; where they lie and what computes is free."""
     fields = dataclasses.asdict(cfg)
-    for name in ("data", "device"):
+    for name in ("data", "device", "vectors"):
         del fields[name]
+    begun = cfg.vectors
+    if begun not in ("", "train"):
+        begun = hashlib.sha256(Path(begun).read_bytes()).hexdigest()[:16]
     text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-    return {"configuration": text, "data": fingerprint(corpus.splits().values())}
+    data = fingerprint(corpus.splits().values())
+    return {"configuration": text, "data": data, "vectors": begun}
 
 
 def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Corpus, tested: float,

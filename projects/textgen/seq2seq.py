@@ -156,3 +156,29 @@ class Seq2Seq(nn.Module):
         memory, last = self.encoder(source, n.tolist())
         mask = ml.tensor(np.arange(places) < n[:, None]).to(source.device)
         return F.tanh(self.bridge(last)), self.decoder.attention.key(memory), memory, mask
+
+
+class Continued:
+    """The decoder behind one sentence as a step of `decode.beam_search`, one token a call.
+
+    model: in evaluation mode; source (1, S). A call takes tokens (1, T) whose first T - 1 were the
+    tokens of an earlier call, of which it keeps those of the last length alone, or are none.
+    """
+
+    def __init__(self, model: Seq2Seq, source: Tensor) -> None:
+        require(not model.training, "Continued", "the model must be in evaluation mode")
+        with ml.no_grad():
+            state, *self.read = model._read(source, [source.shape[1]])
+        self.decoder = model.decoder
+        none = np.zeros((0, model.decoder.head.out_features), np.float32)
+        self.known: dict[tuple[int, ...], tuple[np.ndarray, Tensor]] = {(): (none, state)}
+
+    @ml.no_grad()
+    def __call__(self, tokens: Tensor) -> np.ndarray:
+        text = tuple(tokens.tolist()[0])
+        rows, state = self.known[text[:-1]]
+        logits, _, state = self.decoder(tokens[:, -1:], state, *self.read)
+        rows = np.concatenate([rows, logits[0].cpu().numpy()])
+        self.known = {k: v for k, v in self.known.items() if len(k) >= len(text) - 1}
+        self.known[text] = rows, state
+        return rows

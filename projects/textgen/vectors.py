@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,23 +18,32 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.errors import DataError, require, reworded
+from minidl.io import write_bytes
 from minidl.random import Generator
+from minidl.train import StopSignal
+from projects.command import Parser
+from projects.settings import UsageError
+from projects.textgen import data
+from projects.textgen.tokens import Words
 
 Vectors = tuple[Sequence[str], np.ndarray]
+DIM, WINDOW, NEGATIVES, STEPS = 100, 5, 5, 20_000  # of skip-gram where nothing else is said
 
 
 # ---- skip-gram with negative sampling ------------------------------------------------------------
 
 
 def train(words: Sequence[str], dim: int, window: int, negatives: int, steps: int, seed: int, *,
-          batch: int = 512, lr: float = 0.01, min_count: int = 5,
-          threshold: float = 1e-3) -> tuple[list[str], np.ndarray]:  # fmt: skip
+          batch: int = 512, lr: float = 0.01, min_count: int = 5, threshold: float = 1e-3,
+          after: Callable[[int, float], None] | None = None,
+          ) -> tuple[list[str], np.ndarray]:  # fmt: skip
     """Skip-gram with negative sampling (Mikolov et al. 2013, arXiv 1310.4546) of a text's words.
 
     words: the text in order. Those rarer than `min_count` are left out; a word of relative
     frequency f is kept with probability sqrt(threshold / f), drawn anew for every pass over the
     text. Each step takes `batch` pairs of kept words at most `window` apart, and for each pair
     `negatives` words by unigram^0.75. Adam, its rate falling from lr to 0 in a straight line.
+    after(steps done, loss in nats a pair): called after every step.
 
     Returns the vocabulary, most frequent first, and the vectors (V, dim) of words as centres. The
     same arguments give the same bits. Raises DataError where too few words are left, ShapeError
@@ -58,9 +68,12 @@ def train(words: Sequence[str], dim: int, window: int, negatives: int, steps: in
         a, b = _pairs(kept, window, batch, draws)
         others = draws.choice(noise, batch * negatives).reshape(batch, negatives)
         optimizer.zero_grad()
-        sampled_loss(centre, context, a, b, others).backward()
+        loss = sampled_loss(centre, context, a, b, others)
+        loss.backward()
         optimizer.step()
         schedule.step()
+        if after is not None:
+            after(step + 1, loss.item())
     return vocabulary, centre.detach().numpy()
 
 
@@ -116,6 +129,25 @@ def _pairs(kept: np.ndarray, window: int, batch: int,
     return np.where(swap, second, first), np.where(swap, first, second)
 
 
+def spoken(text: str) -> list[str]:
+    """The words and signs of a text in order, as the word tokens have them, without white space."""
+    return [word for word in Words.split(text) if not word.isspace()]
+
+
+def progress(steps: int) -> Callable[[int, float], None]:
+    """What prints, for `after` of train, the mean loss of every tenth of its steps."""
+    each, losses = max(steps // 10, 1), list[float]()
+
+    def after(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % each == 0:
+            mean = sum(losses) / len(losses)
+            print(f"word vectors: step {step:,} of {steps:,}, loss {mean:.3f}", flush=True)
+            losses.clear()
+
+    return after
+
+
 # ---- use -----------------------------------------------------------------------------------------
 
 
@@ -144,16 +176,36 @@ def embedding_for(tokens: Sequence[str], vectors: Vectors, *, std: float = 0.02,
     """
     words, table = vectors
     _check_rows("embedding_for", words, table)
-    index = {word: i for i, word in enumerate(words)}
-    rows = [index.get(token, index.get(token.lower(), -1)) for token in tokens]
-    found = np.array(rows, np.int64)
+    found = _found(tokens, words)
     known = found >= 0
     rule = "at least one token must have a vector"
     require(bool(known.any()), "embedding_for", rule, error=DataError, tokens=len(tokens),
             vectors=len(words))  # fmt: skip
-    weight = Generator(seed, "init").normal((len(rows), table.shape[1])) * np.float32(std)
+    weight = Generator(seed, "init").normal((len(tokens), table.shape[1])) * np.float32(std)
     weight[known] = table[found[known]]
     return nn.Parameter(weight)
+
+
+def put(weight: ml.Tensor, tokens: Sequence[str], vectors: Vectors, seed: int = 0) -> int:
+    """Fill the first rows of an embedding's weight (V, D) as embedding_for does, in place.
+
+    What has no vector is drawn with the standard deviation of all the vectors' numbers. Returns
+    how many tokens have one. Raises as embedding_for, and ShapeError for vectors of another width.
+    """
+    rule = "vectors must be as wide as the weight"
+    fits = weight.shape[1:] == vectors[1].shape[1:]
+    require(fits, "put", rule, weight=weight, vectors=vectors[1])
+    rows = embedding_for(tokens, vectors, std=float(vectors[1].std()), seed=seed)
+    with ml.no_grad():
+        weight[: len(tokens)] = rows.detach().to(weight.device)
+    return int((_found(tokens, vectors[0]) >= 0).sum())
+
+
+def _found(tokens: Sequence[str], words: Sequence[str]) -> np.ndarray:
+    """The word (n,) of each token's spelling, else of that in lower case, else -1."""
+    index = {word: i for i, word in enumerate(words)}
+    rows = [index.get(token, index.get(token.lower(), -1)) for token in tokens]
+    return np.array(rows, np.int64)
 
 
 def _check_rows(name: str, words: Sequence[str], vectors: np.ndarray) -> None:
@@ -209,3 +261,70 @@ def _numbers(fields: Sequence[str]) -> np.ndarray | None:
     except ValueError:
         return None
     return vector if np.isfinite(vector).all() else None
+
+
+def write_glove(path: str | Path, words: Sequence[str], vectors: np.ndarray) -> None:
+    """Write words and vectors (V, D) float32 as read_glove reads them, bit by bit; all or nothing.
+
+    Raises DataError for a word that is empty or holds a space or a line feed, ShapeError unless
+    vectors have a row for every word, CheckpointError where the file cannot be written.
+    """
+    _check_rows("write_glove", words, vectors)
+    wrong = [word for word in words if not word or " " in word or "\n" in word][:1]
+    rule = "a word must not be empty nor hold a space or a line feed"
+    require(not wrong, "write_glove", rule, error=DataError, word=wrong)
+    lines = (f"{word} {' '.join(map(str, row))}\n".encode() for word, row in zip(words, vectors))
+    write_bytes(path, lines)
+
+
+# ---- command -------------------------------------------------------------------------------------
+
+TRAINED = {"window": WINDOW, "negatives": NEGATIVES, "steps": STEPS, "seed": 0, "min_count": 5}
+
+
+def verb(argv: Sequence[str], stop: StopSignal) -> int:
+    """Train word vectors on a corpus and write them, or print the neighbours of words in a file."""
+    parser = Parser("python -m projects.textgen vectors", allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", help="train on the first 80 %% of this corpus")
+    source.add_argument("--file", metavar="FILE", help="read these, in GloVe's text format")
+    parser.add_argument("--data", help="root of the data; default: MINIDL_DATA")
+    parser.add_argument("--dim", type=int, help=f"numbers of a vector (default: {DIM}, or FILE's)")
+    for name, value in TRAINED.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, metavar="N", help=f"of training (default: {value})")
+    parser.add_argument("--out", metavar="FILE", help="that the trained vectors are written to")
+    parser.add_argument("--nearest", nargs="+", default=[], metavar="WORD", help="print neighbours")
+    args = parser.parse_args(argv)
+    if args.file:
+        given = [name for name in ("data", "out", *TRAINED) if getattr(args, name) is not None]
+        if given or not args.nearest:
+            got = ", ".join(given) or "no --nearest"
+            raise UsageError(f"--file is read alone, for --nearest WORD...; got {got}")
+        found = read_glove(args.file, args.dim)
+    else:
+        found = _trained(args, stop)
+    for word in args.nearest:
+        near = ", ".join(f"{other} {cosine:.2f}" for other, cosine in nearest(word, *found))
+        print(f"{word}: {near}")
+    return 0
+
+
+def _trained(args: Any, stop: StopSignal) -> tuple[list[str], np.ndarray]:
+    """Train and write by the command's arguments."""
+    if not args.out or not Path(args.out).parent.is_dir():
+        raise UsageError(f"--out must be a file in a folder that exists; got {args.out!r}")
+    texts = [text.parts()[0] for text in data.corpora(args.dataset, args.data)]
+    options = {name: value if getattr(args, name) is None else getattr(args, name)
+               for name, value in TRAINED.items()}  # fmt: skip
+    shown = progress(options["steps"])
+
+    def after(step: int, loss: float) -> None:
+        stop.check()
+        shown(step, loss)
+
+    dim = DIM if args.dim is None else args.dim
+    found = train(spoken("\n".join(texts)), dim, **options, after=after)
+    write_glove(args.out, *found)
+    print(f"{len(found[0]):,} vectors: {args.out}")
+    return found
