@@ -33,6 +33,8 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "e-rnn": _of("character RNN", BOOK, model="rnn", layers=1, steps=5000, lr=1e-3),
     "e-lstm1": _of("1-layer LSTM", BOOK, layers=1, steps=5000),
     "e-lstm2": _of("2-layer LSTM", BOOK, steps=5000),
+    "e-lstm2-dropout": _of("2-layer LSTM with dropout, half an hour of two cores", BOOK,
+                           dropout=0.25, steps=3000),
     "e-lstm2-512": _of("2 x 512 LSTM with dropout, 90 minutes of two cores", BOOK, hidden=512,
                        dropout=0.2, steps=6000),
     "e-war-and-peace": _of("2-layer LSTM on War and Peace", BOOK, dataset="war-and-peace",
