@@ -1,4 +1,4 @@
-"""The command line: `python -m minidl info`."""
+"""The command line: `python -m minidl info | inspect FILE | convert IN OUT`."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from minidl.errors import MinidlError
 from minidl.tools import info
+from minidl.tools.converting import convert, inspect
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,16 +14,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minidl", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="print versions, processor, threads, BLAS, cache, GPU")
-    parser.parse_args(arguments)
+    look = commands.add_parser("inspect", help="list the arrays in a file of weights")
+    look.add_argument("file", metavar="FILE", help="of PyTorch, Keras, TFLite, ONNX, Flax, …")
+    turn = commands.add_parser("convert", help="write a file of weights as safetensors")
+    turn.add_argument("source", metavar="IN")
+    turn.add_argument("out", metavar="OUT.safetensors")
+    turn.add_argument("--model", metavar="NAME", help="give them this network's names")
+    turn.add_argument("--classes", type=int, metavar="N", help="of the network's head")
+    args = parser.parse_args(arguments)
     try:
-        facts = info()
+        print(_run(args))
     except MinidlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    width = max(map(len, facts))
-    for name, fact in facts.items():
-        print(f"{name:<{width}}  {fact}")
     return 0
+
+
+def _run(args: argparse.Namespace) -> str:
+    """What a command prints."""
+    if args.command == "inspect":
+        return inspect(args.file)
+    if args.command == "convert":
+        count = convert(args.source, args.out, args.model, args.classes)
+        return f"{args.out}: {count:,} arrays"
+    facts = info()
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 # isort: off
 from minidl.backend.expression import (
-    Graph, Node, cos, cosh, exp, log, reachable, sigmoid, sign, sin, sinh, sqrt, trunc, where,
+    Node, cos, cosh, exp, log, reachable, sigmoid, sign, sin, sinh, sqrt, trunc, where,
 )  # fmt: skip
 
 
@@ -109,9 +109,7 @@ def _total(terms: Terms, conditions: dict[int, Node]) -> Node:
     return total
 
 
-def gradients(
-    outputs: Sequence[tuple[Node, Node]], inputs: Sequence[Node], graph: Graph
-) -> list[Node]:
+def gradients(outputs: Sequence[tuple[Node, Node]], inputs: Sequence[Node]) -> list[Node]:
     """Cotangents of the inputs, given (output, its cotangent) pairs; 0 where nothing arrives.
 
     A branch of `where` is differentiated under its condition, which is applied last: a factor that
@@ -145,7 +143,5 @@ def gradients(
             elif node.op in DERIVATIVE:  # else a step function: no gradient
                 for a, d in zip(node.args, DERIVATIVE[node.op](node, g), strict=True):
                     put(a, guard, d)
-    return [
-        _total(waiting[i.index], conditions) if i.index in waiting else graph.const(0.0)
-        for i in inputs
-    ]
+    arrived = [(i.graph, waiting.get(i.index)) for i in inputs]
+    return [_total(terms, conditions) if terms else graph.const(0.0) for graph, terms in arrived]

@@ -1,13 +1,27 @@
 """Process-wide switches: threads, sums, precision, the folder of compiled kernels."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from minidl.errors import require
 
 _threads = 0
 _deterministic = True
 _precision = "highest"
+
+
+@contextmanager
+def bound(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Within it, the context variable has the value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def threads() -> int:

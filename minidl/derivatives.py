@@ -6,6 +6,7 @@ from typing import Any
 
 from minidl import backend, random
 from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward
+from minidl.config import bound
 from minidl.tape import is_grad_enabled, touched_leaves
 
 recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -61,13 +62,9 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
     if not is_grad_enabled():
         return function(*args, **kwargs)
     state = random.get_state()
-    token = touched_leaves.set({})
-    try:
-        with no_grad():
-            y = function(*args, **kwargs)
-        touched = touched_leaves.get() or {}
-    finally:
-        touched_leaves.reset(token)
+    touched: dict[int, Tensor] = {}
+    with bound(touched_leaves, touched), no_grad():
+        y = function(*args, **kwargs)
     tensors = [a for a in args if isinstance(a, Tensor)]
     reached = [t for k, t in touched.items() if all(t is not a for a in tensors)]
     several = isinstance(y, tuple)
@@ -79,14 +76,12 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
             fresh = {id(t): parts["alias"](t) if t.requires else t for t in tensors}
         again = [fresh.get(id(a), a) if isinstance(a, Tensor) else a for a in args]
         before = random.get_state()
-        token = recomputing.set(True)
         random.set_state(state)
         try:
-            with enable_grad():
+            with bound(recomputing, True), enable_grad():
                 y = function(*again, **kwargs)
         finally:
             random.set_state(before)
-            recomputing.reset(token)
         return [fresh[id(t)] for t in tensors] + reached, list(y) if several else [y]
 
     made = _segment(*tensors, *reached, rerun=rerun, outputs=outputs)

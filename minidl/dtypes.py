@@ -11,8 +11,6 @@ float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
 uint8 = np.dtype("uint8")
 bool_ = np.dtype("bool")
-half, float_, double = float16, float32, float64
-short, int_, long = int16, int32, int64
 default = float32  # of Python floats, and of real results from integers
 
 _WEAK = {bool: bool_, int: int64, float: default}

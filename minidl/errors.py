@@ -1,6 +1,6 @@
 """The errors minidl raises for its user's mistakes, and `require`, which words them all alike."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,12 @@ def require(
     shown = ", ".join(f"{name} {describe(value)}" for name, value in got.items())
     message = f"{op}: {rule}" + (f"; got {shown}" if shown else "") + (f"; {fix}" if fix else "")
     raise error(message)
+
+
+def require_one_of(op: str, choices: Collection[Any], **got: Any) -> None:
+    """Raise ShapeError unless the one value given is among the choices."""
+    ((name, value),) = got.items()
+    require(value in choices, op, f"{name} must be one of {[*choices]}", **got)
 
 
 @contextmanager

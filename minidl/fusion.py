@@ -80,7 +80,7 @@ class Derived:
         graph = of.graph
         cotangents = {j: graph.leaf() for j, here in enumerate(present) if here}
         pairs = [(of.outputs[j], c) for j, c in cotangents.items()]
-        found = gradients(pairs, [of.leaves[i] for i in wanted], graph)
+        found = gradients(pairs, [of.leaves[i] for i in wanted])
         kept = {}
         if save_output:
             kept = {j: graph.leaf() for j, o in enumerate(of.outputs) if o.args}

@@ -14,7 +14,7 @@ import numpy as np
 
 from minidl.backend import cpu
 from minidl.backend.live import live
-from minidl.errors import CheckpointError, DTypeError, require
+from minidl.errors import CheckpointError, DTypeError, require, require_one_of
 
 # Fractional parts of square roots of primes: keys of different streams never meet for small seeds.
 STREAMS = {
@@ -37,8 +37,7 @@ class Generator:
     """
 
     def __init__(self, seed: int = 0, stream: str = "init", draw: int = 0) -> None:
-        rule = f"stream must be one of {[*STREAMS]}"
-        require(stream in STREAMS, "Generator", rule, stream=stream)
+        require_one_of("Generator", STREAMS, stream=stream)
         self.stream, self._lock = stream, threading.Lock()
         self.manual_seed(seed)
         self._draw = draw

@@ -14,12 +14,13 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
 from typing import Any
 
 from minidl import backend
+from minidl.config import bound
 from minidl.errors import DeviceError, GraphError, require
 from minidl.tensor import Tensor
 
@@ -263,14 +264,9 @@ def is_grad_enabled() -> bool:
     return _recording.get()
 
 
-@contextmanager
-def watch(observe: Callable) -> Iterator[None]:
+def watch(observe: Callable) -> AbstractContextManager[None]:
     """Call `observe(op name, inputs, kwargs, output, seconds)` for every op run inside.
 
     Backward calls come as `NAME_grad`, with the cotangent as the input.
     """
-    token = observers.set((*observers.get(), observe))
-    try:
-        yield
-    finally:
-        observers.reset(token)
+    return bound(observers, (*observers.get(), observe))

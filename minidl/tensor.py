@@ -144,15 +144,11 @@ class Tensor:
         out.cell = self.shared()
         return out
 
-    @property
-    def data(self) -> Tensor:
-        """The same memory outside the graph (PyTorch's older name for `detach()`)."""
-        return self.detach()
-
-    @data.setter
-    def data(self, value: Tensor) -> None:
+    def _take_data(self, value: Tensor) -> None:
         require(value.shape == self.shape, "data", "must keep the shape", value=value, tensor=self)
         self.array = value.array
+
+    data = property(detach, _take_data, doc="What `detach()` gives (PyTorch's older name for it).")
 
     def numpy(self) -> np.ndarray:
         """The NumPy array itself (no copy); raises for a tensor that requires grad."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import backend, random
 from minidl.autograd import Tensor
-from minidl.errors import DataError, RangeError, require, reworded
+from minidl.errors import DataError, RangeError, require, require_one_of, reworded
 
 check = functools.partial(require, error=DataError)
 Arrays = tuple[np.ndarray, ...]
@@ -112,7 +112,7 @@ class Text(Dataset):
 
     def __init__(self, path: str | Path, length: int, split: str = "train", *,
                  step: int = 1) -> None:  # fmt: skip
-        require(split in SPLITS, "Text", f"split must be one of {[*SPLITS]}", split=split)
+        require_one_of("Text", SPLITS, split=split)
         require(length > 0 and step > 0, "Text", "length and step must be positive", length=length)
         with reworded(DataError, f"Text: cannot read {path} as UTF-8 text", OSError, ValueError):
             text = Path(path).read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import numpy as np
 from minidl.data.dataset import check
 from minidl.data.download import Resource, locate
 from minidl.data.images import Function, ImageArrays, ImageFiles, check_labels
-from minidl.errors import DataError, DTypeError, require, reworded
+from minidl.errors import DataError, DTypeError, require, require_one_of, reworded
 
 Root = str | Path | None
 Parts = tuple[np.ndarray, np.ndarray, Sequence[str]]
@@ -120,24 +120,19 @@ class CIFAR10(OfficialImages):
         meta, *files = locate(root, self.folder, names, [self.resource], download=download)
         (classes,) = read_batch(meta, self.names)
         check(isinstance(classes, list), "CIFAR", f"{self.names} of {meta} must be a list")
-        # A file is longer than its pictures: enough room, and what stays unused costs no memory.
-        room = sum(file.stat().st_size for file in files) // 3072
-        pixels, targets, n = np.empty((room, 32, 32, 3), np.uint8), [], 0
-        for file in files:
-            data, labels = self._batch(file, len(classes))
-            pixels[n : n + len(data)] = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            targets.append(labels)
-            n += len(data)
-        return pixels[:n], np.concatenate(targets), [_text(name) for name in classes]
+        parts = zip(*(self._batch(file, len(classes)) for file in files), strict=True)
+        pixels, targets = map(np.concatenate, parts)
+        return pixels, targets, [_text(name) for name in classes]
 
     def _batch(self, path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (n, 3072) in channel planes and labels (n,) of one file."""
+        """Pixels (n, 32, 32, 3) and labels (n,) of one file, which has channel planes."""
         data, labels = read_batch(path, "data", self.labels)
         ok = isinstance(data, _Array) and data.data.size > 0 and data.data.shape[1:] == (3072,)
         check(ok, "CIFAR", f"data of {path} must be uint8 rows of 3072")
         ok = isinstance(labels, list) and all(type(y) is int for y in labels)
         require(ok, "CIFAR", f"labels of {path} must be a list of integers", error=DTypeError)
-        return data.data, check_labels(labels, len(data.data), classes, f"CIFAR: {path}")
+        pixels = data.data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
+        return pixels, check_labels(labels, len(pixels), classes, f"CIFAR: {path}")
 
 
 class CIFAR100(CIFAR10):
@@ -212,10 +207,8 @@ class OxfordIIITPet(ImageFiles):
                  transform: Function = None, target_transform: Function = None,
                  download: bool = False) -> None:  # fmt: skip
         folder, name = "oxford-iiit-pet", "OxfordIIITPet"
-        require(split in ("trainval", "test"), name, "split must be trainval or test", split=split)
-        rule = "target_types must be category or binary-category"
-        ok = target_types in ("category", "binary-category")
-        require(ok, name, rule, target_types=target_types)
+        require_one_of(name, ("trainval", "test"), split=split)
+        require_one_of(name, ("category", "binary-category"), target_types=target_types)
         archives = [_resource(self.site, folder, f"{a}.tar.gz", d) for a, d in self.archives]
         files = ["images", f"annotations/{split}.txt"]
         images, listing = locate(root, folder, files, archives, download=download)

@@ -2,3 +2,4 @@
 
 from minidl.io.checkpoint import load, save
 from minidl.io.safetensors import load_safetensors, save_safetensors, write_bytes
+from minidl.io.weights import load_weights

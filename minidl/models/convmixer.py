@@ -3,6 +3,7 @@
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
+from minidl.models.blocks import Classifier, GlobalPool
 
 
 class Mixer(nn.Module):
@@ -21,22 +22,17 @@ class Mixer(nn.Module):
         return self.norm2(F.gelu(self.pointwise(x)))
 
 
-class ConvMixer(nn.Module):
+class ConvMixer(Classifier):
     """Patches, `depth` mixers, global average pooling, a head; as it stands for 32x32 images."""
+
+    head_name = "head"
 
     def __init__(self, num_classes: int = 10, *, dim: int = 256, depth: int = 8,
                  kernel_size: int = 5, patch_size: int = 2,
                  in_channels: int = 3) -> None:  # fmt: skip
         super().__init__()
         self.stem = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
-        self.norm = nn.BatchNorm2d(dim)
+        self.act, self.norm = nn.GELU(), nn.BatchNorm2d(dim)
         self.blocks = nn.Sequential(*(Mixer(dim, kernel_size) for _ in range(depth)))
+        self.avgpool = GlobalPool()
         self.head = nn.Linear(dim, num_classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """x (N, in_channels, H, W) -> what the head sees (N, dim)."""
-        return self.blocks(self.norm(F.gelu(self.stem(x)))).mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, in_channels, H, W) -> logits (N, num_classes)."""
-        return self.head(self.features(x))

@@ -1,35 +1,51 @@
-"""Residual networks (arXiv 1512.03385): CIFAR's 6n+2 layers, and torchvision's ResNet-18/34/50."""
+"""Residual networks (arXiv 1512.03385): CIFAR's 6n+2 layers, torchvision's, MLPerf Tiny's."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
-from minidl.errors import require
-from minidl.models.blocks import SqueezeExcite, relu_of
+from minidl.errors import require, require_one_of
+from minidl.models.blocks import Classifier, GlobalPool, SqueezeExcite, conv2d, relu_of
+
+
+class Subsample(nn.Module):
+    """Every second pixel, and channels of zeros around the others: a shortcut without weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.more = outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, inputs, H, W) -> (N, outputs, ceil(H / 2), ceil(W / 2))."""
+        before = self.more // 2
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.more - before))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut; projected by a 1x1 where the shape changes."""
+    """Two 3x3 convolutions around a shortcut, as ResNet says what it is where the shape changes."""
 
     expansion = 1  # outputs per width
     kernels: tuple[int, ...] = (3, 3)
 
-    def __init__(self, inputs: int, width: int, stride: int, squeeze_excite: bool) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, squeeze_excite: bool, shortcut: str,
+                 conv: Callable[..., nn.Module],
+                 norm: Callable[[int], nn.Module]) -> None:  # fmt: skip
         super().__init__()
         outputs = width * self.expansion
         widths = (inputs, *(width,) * (len(self.kernels) - 1), outputs)
         for i, kernel in enumerate(self.kernels):
             step = stride if i == self.kernels.index(3) else 1
-            conv = nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False)
-            self.register_module(f"conv{i + 1}", conv)
-            self.register_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+            self.register_module(f"conv{i + 1}", conv(widths[i], widths[i + 1], kernel, step))
+            self.register_module(f"bn{i + 1}", norm(widths[i + 1]))
         self.excite = SqueezeExcite(outputs) if squeeze_excite else None
-        self.downsample = None
+        self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+            layers = [] if shortcut == "A" else [conv(inputs, outputs, 1, stride)]
+            layers += [norm(outputs)] if shortcut == "B" else []
+            self.downsample = nn.Sequential(*layers) if layers else Subsample(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, inputs, H, W) -> (N, expansion · width, H / stride, W / stride)."""
@@ -46,46 +62,47 @@ class Bottleneck(BasicBlock):
     expansion, kernels = 4, (1, 3, 1)
 
 
-class ResNet(nn.Module):
+class ResNet(Classifier):
     """A stem, stages of residual blocks, global average pooling and a classifier.
 
-    stem: "cifar" (3x3), "imagenet" (7x7 stride 2, max-pool) or "patch" (2x2 stride 2). Parameter
-    names are torchvision's.
+    stem: "cifar" (3x3), "imagenet" (7x7 stride 2, max-pool) or "patch" (2x2 stride 2). shortcut,
+    where the shape changes: "A" (every second pixel, zeros for channels), "B" (a 1x1 convolution
+    and norm) or "conv" (without the norm). keras: convolutions with biases and SAME padding,
+    Keras's constants in batch norm. Parameter names are torchvision's; head_name is the
+    classifier's.
     """
 
     def __init__(self, block: type[BasicBlock], layers: Sequence[int],
                  widths: Sequence[int] = (64, 128, 256, 512), num_classes: int = 1000, *,
-                 in_channels: int = 3, stem: str = "imagenet",
-                 squeeze_excite: bool = False) -> None:  # fmt: skip
+                 in_channels: int = 3, stem: str = "imagenet", squeeze_excite: bool = False,
+                 shortcut: str = "B", keras: bool = False,
+                 head_name: str = "fc") -> None:  # fmt: skip
         super().__init__()
-        stems = {"cifar": (3, 1, 1), "imagenet": (7, 2, 3), "patch": (2, 2, 0)}
-        require(stem in stems, "ResNet", f"stem must be one of {[*stems]}", stem=stem)
-        self.conv1 = nn.Conv2d(in_channels, widths[0], *stems[stem], bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.pooled, self.stages = stem == "imagenet", len(layers)
+        stems = {"cifar": (3, 1), "imagenet": (7, 2), "patch": (2, 2)}
+        require_one_of("ResNet", stems, stem=stem)
+        require_one_of("ResNet", ("A", "B", "conv"), shortcut=shortcut)
+        conv = partial(conv2d, bias=keras, padding="same" if keras else "torch")
+        norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01) if keras else nn.BatchNorm2d
+        self.conv1 = conv(in_channels, widths[0], *stems[stem])
+        self.bn1, self.relu = norm(widths[0]), nn.ReLU()
+        if stem == "imagenet":
+            self.maxpool = nn.MaxPool2d(3, 2, 1)
         inputs = widths[0]
         for i, (count, width) in enumerate(zip(layers, widths, strict=True)):
             blocks = []
             for j in range(count):
-                blocks.append(block(inputs, width, 2 if i and not j else 1, squeeze_excite))
+                stride = 2 if i and not j else 1
+                made = block(inputs, width, stride, squeeze_excite, shortcut, conv, norm)
+                blocks.append(made)
                 inputs = width * block.expansion
             self.register_module(f"layer{i + 1}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+        self.avgpool, self.head_name = GlobalPool(), head_name
+        self.register_module(head_name, nn.Linear(inputs, num_classes))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and "excite" not in name:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def features(self, x: Tensor) -> Tensor:
-        """x (N, in_channels, H, W) -> what the classifier sees (N, features)."""
-        x = relu_of(self.bn1, self.conv1(x))
-        x = F.max_pool2d(x, 3, 2, 1) if self.pooled else x
-        for i in range(self.stages):
-            x = getattr(self, f"layer{i + 1}")(x)
-        return x.mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, in_channels, H, W) -> logits (N, num_classes)."""
-        return self.fc(self.features(x))
+    features = Classifier.embed
 
 
 def cifar_resnet(
@@ -93,11 +110,25 @@ def cifar_resnet(
 ) -> ResNet:
     """The paper's network of 6n+2 layers for 32x32 images: 20, 56, 110 … (shortcuts: option B).
 
-    options: in_channels and squeeze_excite of ResNet.
+    options: those of ResNet.
     """
     require(depth % 6 == 2 and depth > 2, "cifar_resnet", "depth must be 6n+2", depth=depth)
     layers, widths = [(depth - 2) // 6] * 3, (width, 2 * width, 4 * width)
     return ResNet(BasicBlock, layers, widths, num_classes, stem=stem, **options)
+
+
+def resnet8(num_classes: int = 10) -> ResNet:
+    """MLPerf Tiny's network for CIFAR-10 (arXiv 2106.07597), as in Keras; pixels are 0 … 255."""
+    options: dict[str, Any] = {"stem": "cifar", "shortcut": "conv", "keras": True}
+    return ResNet(BasicBlock, (1, 1, 1), (16, 32, 64), num_classes, **options)
+
+
+def _as_in_the_paper(depth: int) -> Callable[..., ResNet]:
+    def make(num_classes: int = 10) -> ResNet:
+        """The network with shortcuts of option A, named as in akamaster/pytorch_resnet_cifar10."""
+        return cifar_resnet(depth, num_classes, shortcut="A", head_name="linear")
+
+    return make
 
 
 def _imagenet(block: type[BasicBlock], layers: Sequence[int]) -> Callable[..., ResNet]:
@@ -111,3 +142,7 @@ def _imagenet(block: type[BasicBlock], layers: Sequence[int]) -> Callable[..., R
 resnet18 = _imagenet(BasicBlock, (2, 2, 2, 2))
 resnet34 = _imagenet(BasicBlock, (3, 4, 6, 3))
 resnet50 = _imagenet(Bottleneck, (3, 4, 6, 3))
+resnet101 = _imagenet(Bottleneck, (3, 4, 23, 3))
+resnet152 = _imagenet(Bottleneck, (3, 8, 36, 3))
+cifar_resnet20, cifar_resnet32, cifar_resnet44 = map(_as_in_the_paper, (20, 32, 44))
+cifar_resnet56, cifar_resnet110 = map(_as_in_the_paper, (56, 110))

@@ -1,12 +1,21 @@
-"""Small VGG-style networks for 32x32 images, with the variations that a course compares."""
+"""VGG (arXiv 1409.1556): small ones for 32x32 images, with a course's variations; torchvision's."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
-from minidl.errors import require
-from minidl.models.blocks import SqueezeExcite, norm2d, relu_of
+from minidl.errors import require, require_one_of
+from minidl.models.blocks import (
+    Classifier,
+    GlobalPool,
+    SqueezeExcite,
+    conv2d,
+    he_init,
+    norm2d,
+    relu_of,
+)
 
 
 class VGGBlock(nn.Module):
@@ -22,9 +31,7 @@ class VGGBlock(nn.Module):
                  dropout_first: bool = False, skip: bool = False,
                  squeeze_excite: bool = False) -> None:  # fmt: skip
         super().__init__()
-        ways = ("pool", "stride")
-        rule = f"downsample must be one of {ways}"
-        require(downsample in ways, "VGGBlock", rule, downsample=downsample)
+        require_one_of("VGGBlock", ("pool", "stride"), downsample=downsample)
         stride = 2 if downsample == "stride" else 1
         self.conv1 = _conv(inputs, width, kernel_size, 1, depthwise and inputs > 3)
         self.norm1 = norm2d(norm, width)
@@ -52,13 +59,15 @@ def _conv(inputs: int, width: int, kernel: int, stride: int, depthwise: bool) ->
     return nn.Sequential(spatial, nn.Conv2d(inputs, width, 1))
 
 
-class VGG(nn.Module):
+class VGG(Classifier):
     """Blocks of two convolutions, then a dense layer (or global average pooling), a classifier.
 
     As it stands: 32, 64, 128 channels, 551k parameters. Block i has width * 2^i channels and drops
     with probability dropout + i * rising, as does the head after the last; dense=0 pools globally;
     block: the other options of VGGBlock.
     """
+
+    head_name = "classifier"
 
     def __init__(self, num_classes: int = 10, *, in_channels: int = 3, image_size: int = 32,
                  width: int = 32, blocks: int = 3, dense: int = 128, dropout: float = 0.0,
@@ -75,19 +84,49 @@ class VGG(nn.Module):
             settings = {**block, "downsample": downsample, "dropout": dropout + i * rising}
             self.blocks.append(VGGBlock(inputs, width * 2**i, **settings))
             inputs, side = width * 2**i, (side + (downsample == "stride")) // 2
-        self.fc = nn.Linear(inputs * side * side, dense) if dense else None
+        if dense:
+            self.flatten, self.fc = nn.Flatten(), nn.Linear(inputs * side * side, dense)
+            self.relu = nn.ReLU()
+        else:
+            self.avgpool = GlobalPool()
         self.dropout = nn.Dropout(dropout + blocks * rising)
         self.classifier = nn.Linear(dense or inputs, num_classes)
 
-    def features(self, x: Tensor) -> Tensor:
-        """x (N, in_channels, size, size) -> what the classifier sees (N, features)."""
-        x = self.blocks(self.stem(x))
-        x = x.mean((2, 3)) if self.fc is None else F.relu(self.fc(x.flatten(1)))
-        return self.dropout(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, in_channels, size, size) -> logits (N, num_classes)."""
-        return self.classifier(self.features(x))
-
 
 vgg3 = VGG
+
+
+class ImageNetVGG(Classifier):
+    """Five runs of 3x3 convolutions with a max-pool behind each, then three dense layers.
+
+    counts: convolutions a run; norm: batch norm behind each; hidden: the dense layers' width.
+    Parameter names are torchvision's.
+    """
+
+    head_name = "classifier.6"
+
+    def __init__(self, counts: Sequence[int], num_classes: int = 1000, *, norm: bool = False,
+                 hidden: int = 4096, dropout: float = 0.5) -> None:  # fmt: skip
+        super().__init__()
+        self.features, inputs = nn.Sequential(), 3
+        for count, width in zip(counts, (64, 128, 256, 512, 512), strict=True):
+            for _ in range(count):
+                self.features.append(conv2d(inputs, width, 3, bias=True))
+                self.features.extend([nn.BatchNorm2d(width), nn.ReLU()] if norm else [nn.ReLU()])
+                inputs = width
+            self.features.append(nn.MaxPool2d(2))
+        self.avgpool, self.flatten = nn.AdaptiveAvgPool2d(7), nn.Flatten()
+        layers: list[nn.Module] = []
+        for n, width in ((inputs * 49, hidden), (hidden, hidden)):
+            layers += [nn.Linear(n, width), nn.ReLU(), nn.Dropout(dropout)]
+        self.classifier = nn.Sequential(*layers, nn.Linear(hidden, num_classes))
+        he_init(self)
+
+
+vgg11, vgg13, vgg16, vgg19 = (
+    partial(ImageNetVGG, counts)
+    for counts in ((1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4))
+)
+vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn = (
+    partial(make, norm=True) for make in (vgg11, vgg13, vgg16, vgg19)
+)

@@ -144,10 +144,8 @@ class MultiheadAttention(Layer, show=""):
             fits, rule = padding.shape[:-1] == (n,), f"key_padding_mask must be ({n}, S)"
             require(fits, "MultiheadAttention", rule, key_padding_mask=padding)
             given.append(padding.reshape(n, 1, 1, -1))
-        parts = [
-            zeros(m.shape, like=q).masked_fill(m, -math.inf) if m.dtype.kind == "b" else m
-            for m in given
-        ]
+        zero = zeros((), like=q)
+        parts = [zero.masked_fill(m, -math.inf) if m.dtype.kind == "b" else m for m in given]
         parts = [F.pad(m, (0, extra)) for m in parts] if extra else parts
         return sum(parts[1:], start=parts[0]) if parts else None
 
@@ -269,9 +267,7 @@ class TransformerEncoder(_Stack):
 class TransformerDecoder(_Stack):
     """A stack of decoder layers."""
 
-    def __init__(
-        self, decoder_layer: TransformerDecoderLayer, num_layers: int, norm: Module | None = None
-    ) -> None:
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__(decoder_layer, num_layers, norm)
 
     def forward(self, tgt: Tensor, memory: Tensor, *masks: Any, **named: Any) -> Tensor:

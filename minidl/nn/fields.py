@@ -34,6 +34,8 @@ class Fields(Module):
     def __init_subclass__(
         cls, of: Callable[..., Any] | None = None, show: str | None = None, without: str = ""
     ) -> None:
+        if "__init__" in vars(cls):
+            cls.__signature__ = None  # type: ignore[attr-defined] # not its parent's
         if of is None and show is None:
             return
         if of is not None:
@@ -52,7 +54,19 @@ class Fields(Module):
         where = [inspect.Parameter(name, _POSITIONAL, default=None) for name in cls._where]
         cls._fields = tuple(fields)
         cls._signature = inspect.Signature(sorted([*fields.values(), *where], key=lambda p: p.kind))
-        cls.__init__ = _constructor(cls._signature, cls._where)  # type: ignore[method-assign]
+        cls.__signature__ = cls._signature  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        place = [bound.arguments.pop(name) for name in self._where]
+        for name, value in bound.arguments.items():
+            if name.endswith("weight") or isinstance(value, Tensor):
+                self._register("_buffers", name, value, Tensor)
+            else:
+                setattr(self, name, value)
+        self._build(*place)
 
     def _build(self, *where: Any) -> None:
         """Check the fields, and make what depends on them."""
@@ -81,24 +95,3 @@ class Layer(Fields):
     """Fields with parameters, which `_build(device, dtype)` makes; the constructor takes both."""
 
     _where = ("device", "dtype")
-
-
-def _constructor(signature: inspect.Signature, where: tuple[str, ...]) -> Callable[..., None]:
-    """The `__init__` of a class with these fields."""
-
-    def __init__(self: Fields, *args: Any, **kwargs: Any) -> None:
-        Module.__init__(self)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        place = [bound.arguments.pop(name) for name in where]
-        for name, value in bound.arguments.items():
-            if name.endswith("weight") or isinstance(value, Tensor):
-                self._register("_buffers", name, value, Tensor)
-            else:
-                setattr(self, name, value)
-        self._build(*place)
-
-    me = inspect.Parameter("self", _POSITIONAL)
-    shown = signature.replace(parameters=[me, *signature.parameters.values()])
-    __init__.__signature__ = shown  # type: ignore[attr-defined]
-    return __init__

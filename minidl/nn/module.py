@@ -12,6 +12,7 @@ from minidl.autograd import Tensor, no_grad
 from minidl.errors import CheckpointError, require
 from minidl.methods import Handle
 from minidl.nn.parameter import Parameter, assign
+from minidl.ops.creation import as_tensor
 
 _KINDS = ("_parameters", "_buffers", "_modules")
 
@@ -142,9 +143,7 @@ class Module:
                 below = f"{prefix}.{name}" if prefix else name
                 yield from module.named_modules(memo, below, remove_duplicate)
 
-    def _members(
-        self, kind: str, prefix: str, recurse: bool, unique: bool
-    ) -> Iterator[tuple[str, Any]]:
+    def _members(self, kind: str, prefix: str, recurse: bool, unique: bool) -> Iterator[Any]:
         seen: set[int] = set()
         modules = self.named_modules(None, prefix, unique) if recurse else [(prefix, self)]
         for path, module in modules:
@@ -207,9 +206,7 @@ class Module:
         Raises one CheckpointError that lists every missing, unexpected and wrong-shaped name
         (with strict=False only the wrong shapes), and then nothing has been changed.
         """
-        state = {
-            k: v if isinstance(v, Tensor) else Tensor(np.asarray(v)) for k, v in state_dict.items()
-        }
+        state = {name: as_tensor(value) for name, value in state_dict.items()}
         optional = set()
         for path, module in self.named_modules(remove_duplicate=False):
             start = f"{path}." if path else ""

@@ -12,10 +12,8 @@ from minidl.nn.fields import Layer, Switch
 from minidl.nn.parameter import new_parameter, new_tensor
 from minidl.ops.norm import batch_norm_with
 
-_CHANNELS = (
-    "{num_features}, eps={eps}, momentum={momentum}, affine={affine}, bias={bias}, "
-    "track_running_stats={track_running_stats}"
-)
+_CHANNELS = "{num_features}, eps={eps}, momentum={momentum}, affine={affine}, bias={bias}"
+_CHANNELS += ", track_running_stats={track_running_stats}"
 _GROUPS = "{num_groups}, {num_channels}, eps={eps}, affine={affine}, bias={bias}"
 _LAST = "{normalized_shape}, eps={eps}, elementwise_affine={elementwise_affine}"
 

@@ -13,8 +13,6 @@ from minidl.ops.arguments import broadcast_shapes, check_real, sizes_of
 from minidl.ops.index import read_on_host
 from minidl.ops.shape import to_device, to_dtype
 
-_HOST = np.empty(0)
-
 
 def backend_of(device: Any) -> Any:
     """The backend of a device's name; a GPU that is not there raises and says what is missing."""
@@ -22,7 +20,7 @@ def backend_of(device: Any) -> Any:
     rule = "must be 'cpu' or 'cuda'"
     require(kind in ("cpu", "cuda"), "device", rule, error=DeviceError, device=device)
     if kind == "cpu":
-        return backend.of(_HOST)
+        return backend.cpu
     from minidl.backend import cuda
 
     cuda.require_device(Device(str(device)).index or 0)
@@ -169,15 +167,14 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
 
 def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Uninitialised, with x's shape, dtype and layout."""
-    made = Tensor(backend.of(raw(x)).empty_like(raw(x), dtype))
-    return made.requires_grad_() if requires_grad else made
+    return _made(backend.of(raw(x)).empty_like(raw(x), dtype), None, requires_grad)
 
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value with x's shape, dtype and layout."""
-    y = empty_like(x, dtype=dtype)
+    y = empty_like(x, dtype=dtype, requires_grad=requires_grad)
     backend.of(y.array).put(y.array, (...,), fill_value)
-    return y.requires_grad_() if requires_grad else y
+    return y
 
 
 def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:

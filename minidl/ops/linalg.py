@@ -120,6 +120,8 @@ def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
 
 # ---- einsum --------------------------------------------------------------------------------------
 
+Labels = list[str]  # of an operand's axes, in their order
+
 
 def einsum(equation: str, *operands: Any) -> Any:
     """Sums of products in Einstein's notation, pairs from left to right as batched products."""
@@ -135,7 +137,7 @@ def einsum(equation: str, *operands: Any) -> Any:
     return permute_axes(x, axes=tuple(labels.index(a) for a in result))
 
 
-def _parse(equation: str, operands: tuple) -> tuple[list[list[str]], list[str]]:
+def _parse(equation: str, operands: tuple) -> tuple[list[Labels], Labels]:
     """The labels of every operand and of the result; … becomes labels "0", "1", … from behind."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     texts = left.split(",")
@@ -157,13 +159,13 @@ def _parse(equation: str, operands: tuple) -> tuple[list[list[str]], list[str]]:
     return terms, result
 
 
-def _labels(text: str, n: int) -> list[str]:
+def _labels(text: str, n: int) -> Labels:
     """The labels of a term whose … stands for n axes: labels "n-1", …, "0"."""
     head, dots, tail = text.partition("...")
     return [*head, *(str(n - 1 - i) for i in range(n if dots else 0)), *tail]
 
 
-def _trace(x: Any, labels: list[str]) -> tuple[Any, list[str]]:
+def _trace(x: Any, labels: Labels) -> tuple[Any, Labels]:
     """x with repeated labels replaced by their diagonal."""
     for a in sorted({*labels}):
         while labels.count(a) > 1:
@@ -174,15 +176,13 @@ def _trace(x: Any, labels: list[str]) -> tuple[Any, list[str]]:
     return x, labels
 
 
-def _summed(x: Any, labels: list[str], keep: set[str]) -> tuple[Any, list[str]]:
+def _summed(x: Any, labels: Labels, keep: set[str]) -> tuple[Any, Labels]:
     """x summed over the axes whose labels are not to keep."""
     axes = tuple(i for i, a in enumerate(labels) if a not in keep)
     return sum_axes(x, axes=axes) if axes else x, [a for a in labels if a in keep]
 
 
-def _contract(
-    x: Any, a: list[str], y: Any, b: list[str], wanted: set[str]
-) -> tuple[Any, list[str]]:
+def _contract(x: Any, a: Labels, y: Any, b: Labels, wanted: set[str]) -> tuple[Any, Labels]:
     """One product of two operands: shared labels are batch (if wanted later) or summed."""
     x, a = _summed(x, a, wanted | {*b})
     y, b = _summed(y, b, wanted | {*a})
@@ -194,7 +194,7 @@ def _contract(
     batch, summed = ([k for k in a if k in b and (k in wanted) == w] for w in (True, False))
     left, right = [k for k in a if k not in b], [k for k in b if k not in a]
 
-    def matrices(t: Any, labels: list[str], rows: list[str], columns: list[str]) -> Any:
+    def matrices(t: Any, labels: Labels, rows: Labels, columns: Labels) -> Any:
         order = [*batch, *rows, *columns]
         t = permute_axes(t, axes=tuple(labels.index(k) for k in order))
         full = tuple(size[k] if k in summed else n for k, n in zip(order, t.shape))

@@ -9,7 +9,7 @@ from typing import Any
 from minidl import backend
 from minidl.autograd import op, raw
 from minidl.dtypes import int64, is_real
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, require, require_one_of
 from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sqrt, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real
@@ -17,7 +17,7 @@ from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.reduce import mean, sum_axes
 from minidl.ops.reduce import sum as sum_over
-from minidl.ops.shape import movedim, reshape, squeeze, to_dtype, unsqueeze
+from minidl.ops.shape import movedim, reshape, squeeze, unsqueeze
 from minidl.ops.softmax import log_softmax
 
 REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum": sum_over}
@@ -25,30 +25,33 @@ REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum
 
 def reduced(name: str, loss: Any, reduction: str) -> Any:
     """The element-wise losses themselves (none), their mean or their sum."""
-    rule = f"reduction must be one of {[*REDUCTIONS]}"
-    require(reduction in REDUCTIONS, name, rule, reduction=reduction)
+    require_one_of(name, REDUCTIONS, reduction=reduction)
     return REDUCTIONS[reduction](loss)
 
 
 # ---- cross entropy -------------------------------------------------------------------------------
 
 
-def cross_entropy_by_elementary_ops(
-    x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float, mean: bool
+def nll_rows(
+    logp: Any, label: Any, weight: Any, *, ignore: int, mean: bool, smoothing: float = 0.0
 ) -> Any:
-    """Definition of cross_entropy_rows."""
-    label = raw(label)
+    """cross_entropy_rows of rows of log-probabilities (M, C), by elementary ops."""
+    label, classes = raw(label), logp.shape[1:]
     kept = pw.ne(label, ignore)
     index = pw.where(kept, label, 0)
-    be = backend.of(label)
-    weights = be.full(x.shape[1:], 1, x.dtype) if weight is None else raw(weight)
+    weights = backend.of(label).full(classes, 1, logp.dtype) if weight is None else raw(weight)
     own = pw.mul(getitem(weights, index), kept)
-    nll = pw.neg(log_softmax(x, 1))
-    hard = pw.mul(squeeze(gather(nll, 1, unsqueeze(index, 1)), 1), own)
-    soft = sum_axes(pw.mul(nll, weights), axes=(1,))
-    loss = pw.add(pw.mul(hard, 1 - smoothing), pw.mul(soft, smoothing / x.shape[1]))
+    loss = pw.mul(pw.neg(squeeze(gather(logp, 1, unsqueeze(index, 1)), 1)), own)
+    if smoothing:
+        soft = pw.mul(sum_axes(pw.mul(logp, weights), axes=(1,)), smoothing / classes[0])
+        loss = pw.sub(pw.mul(loss, 1 - smoothing), soft)
     loss = pw.where(kept, loss, 0.0)
     return pw.div(sum_over(loss), sum_over(own)) if mean else loss
+
+
+def cross_entropy_by_elementary_ops(x: Any, label: Any, weight: Any, **options: Any) -> Any:
+    """Definition of cross_entropy_rows."""
+    return nll_rows(log_softmax(x, 1), label, weight, **options)
 
 
 @op(definition=cross_entropy_by_elementary_ops)
@@ -129,16 +132,7 @@ def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: 
 def nll_loss(input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100,
              reduction: str = "mean") -> Any:  # fmt: skip
     """-w_t x_t of log-probabilities x (C,) or (N, C, ...) and class indices, as cross_entropy."""
-
-    def loss(rows: Any, label: Any, w: Any, mean: bool) -> Any:
-        kept = pw.ne(label, ignore_index)
-        index = pw.where(kept, label, 0)
-        scale = to_dtype(kept, rows.dtype)
-        scale = scale if w is None else pw.mul(getitem(w, index), scale)
-        taken = squeeze(gather(rows, 1, unsqueeze(index, 1)), 1)
-        losses = pw.where(kept, pw.mul(pw.neg(taken), scale), 0.0)
-        return pw.div(sum_over(losses), sum_over(scale)) if mean else losses
-
+    loss = functools.partial(nll_rows, ignore=ignore_index)
     return _by_class("nll_loss", loss, input, target, weight, ignore_index, reduction)
 
 

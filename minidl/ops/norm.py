@@ -30,27 +30,19 @@ def _over_channels(v: Any, x: Any) -> Any:
     return v if v is None else reshape(v, (1, -1) + (1,) * (x.ndim - 2))
 
 
-def _scaled(y: Any, w: Any, b: Any) -> Any:
-    y = y if w is None else pw.mul(y, w)
-    return y if b is None else pw.add(y, b)
-
-
-def _standardised(x: Any, axes: tuple[int, ...], eps: float) -> tuple:
-    """(x - mean) / sqrt(var + eps), mean and biased variance over the axes, by elementary ops."""
+def _moments(x: Any, axes: tuple[int, ...]) -> tuple:
+    """Mean and biased variance over the axes, by elementary ops."""
     m = mean(x, axes, True)
-    d = pw.sub(x, m)
-    var = mean(pw.square(d), axes, True)
-    return pw.mul(d, pw.rsqrt(pw.add(var, eps))), m, var
+    return m, mean(pw.square(pw.sub(x, m)), axes, True)
 
 
 def batch_norm_by_elementary_ops(
     x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool
 ) -> tuple:
     """Definition of normalise_batch."""
-    y, m, var = _standardised(x, (0, *range(2, x.ndim)), eps)
-    y = _scaled(y, _over_channels(w, x), _over_channels(b, x))
-    y = y if more is None else pw.add(y, more)
-    return pw.relu(y) if relu else y, flatten(m), flatten(var)
+    m, var = _moments(x, (0, *range(2, x.ndim)))
+    vectors = (m, var, _over_channels(w, x), _over_channels(b, x))
+    return _affine(x, *vectors, more, eps=eps, relu=relu), flatten(m), flatten(var)
 
 
 @op(definition=batch_norm_by_elementary_ops)
@@ -138,9 +130,10 @@ def _move(mean: Any, var: Any, m: Any, v: Any, count: int, momentum: float) -> N
 def group_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> tuple:
     """Definition of normalise_groups."""
     apart = reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
-    y, m, var = _standardised(apart, (2,), eps)
-    y = _scaled(reshape(y, x.shape), _over_channels(w, x), _over_channels(b, x))
-    return y, flatten(m, 1), flatten(var, 1)
+    m, var = _moments(apart, (2,))
+    y = reshape(_affine(apart, m, var, None, None, None, eps=eps, relu=False), x.shape)
+    y = y if w is None else pw.mul(y, _over_channels(w, x))
+    return y if b is None else pw.add(y, _over_channels(b, x)), flatten(m, 1), flatten(var, 1)
 
 
 @op(definition=group_norm_by_elementary_ops)
@@ -195,10 +188,8 @@ def layer_norm_by_elementary_ops(
 ) -> Any:
     """Definition of normalise_rows."""
     axes = tuple(range(x.ndim - count, x.ndim))
-    if centre:
-        return _scaled(_standardised(x, axes, eps)[0], w, b)
-    scale = pw.rsqrt(pw.add(mean(pw.square(x), axes, True), eps))
-    return _scaled(pw.mul(x, scale), w, b)
+    m, var = _moments(x, axes) if centre else (0.0, mean(pw.square(x), axes, True))
+    return _affine(x, m, var, w, b, None, eps=eps, relu=False)
 
 
 @op(definition=layer_norm_by_elementary_ops)

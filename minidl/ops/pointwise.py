@@ -14,7 +14,7 @@ from minidl import fusion as f
 from minidl.autograd import parts, raw, registry
 from minidl.backend.expression import Node, truth
 from minidl.dtypes import category, is_real, result_type
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, require, require_one_of
 
 
 def _op(
@@ -83,8 +83,7 @@ def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     """x / y, rounded down with rounding_mode "floor", towards zero with "trunc"."""
-    rule = 'rounding_mode must be None, "floor" or "trunc"'
-    require(rounding_mode in (None, "floor", "trunc"), "div", rule, rounding_mode=rounding_mode)
+    require_one_of("div", (None, "floor", "trunc"), rounding_mode=rounding_mode)
     if rounding_mode is None:
         return _div(x, y)
     return floor_divide(x, y) if rounding_mode == "floor" else _truncated(x, y)
@@ -255,8 +254,7 @@ def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
-    rule = 'approximate must be "none" or "tanh"'
-    require(approximate in ("none", "tanh"), "gelu", rule, approximate=approximate)
+    require_one_of("gelu", ("none", "tanh"), approximate=approximate)
     if approximate == "none":
         return 0.5 * x * (1 + f.erf(x * math.sqrt(0.5)))
     return 0.5 * x * (1 + f.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))

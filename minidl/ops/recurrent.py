@@ -41,9 +41,7 @@ def _sizes(state: Any) -> tuple[int, int]:
     return (state.shape[-1],) * 2 if state.ndim else (0, 0)
 
 
-def _run(
-    step: Callable, x: Any, state: tuple, w_ih: Any, b_ih: Any, reverse: bool
-) -> tuple[Any, ...]:
+def _run(step: Callable, x: Any, state: tuple, w_ih: Any, b_ih: Any, reverse: bool) -> tuple:
     """All steps' first states (T, B, H) and the last states; step(x w_ihᵀ + b_ih, *state)."""
     states, order = [], slice(None, None, -1 if reverse else 1)
     for a in unbind(linear(x, w_ih, b_ih))[order]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import op
+from minidl.autograd import Tensor, op
 from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, check_real
@@ -22,40 +22,28 @@ def _sum(x: Any, axis: int) -> Any:
 def softmax_axis(x: Any, *, axis: int) -> Any:
     """exp(x) / sum(exp(x)) along an axis; saves the result."""
     y = backend.of(x).softmax(x, axis)
-    return y, (y,), lambda g, need, y: (softmax_grad(g, y, axis=axis),)
+    return y, (y,), lambda g, need, y: (_softmax_grad(g, y, axis),)
 
 
-@op
-def softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
-    """y * (g - sum(g * y)): the gradient of softmax's x; saves g and y."""
-
-    def vjp(h: Any, need: Any, g: Any, y: Any) -> Any:
-        dg = softmax_grad(h, y, axis=axis) if need[0] else None
-        if not need[1]:
-            return dg, None
-        centred = pw.sub(g, _sum(pw.mul(g, y), axis))
-        return dg, pw.sub(pw.mul(h, centred), pw.mul(g, _sum(pw.mul(h, y), axis)))
-
-    return backend.of(g).softmax_grad(g, y, axis), (g, y), vjp
+def _softmax_grad(g: Any, y: Any, axis: int) -> Any:
+    """y * (g - sum(g * y)), by elementary ops where it will be differentiated again."""
+    if isinstance(y, Tensor):
+        return pw.mul(y, pw.sub(g, _sum(pw.mul(g, y), axis)))
+    return backend.of(g).softmax_grad(g, y, axis)
 
 
 @op
 def log_softmax_axis(x: Any, *, axis: int) -> Any:
     """x - log(sum(exp(x))) along an axis; saves the result."""
     y = backend.of(x).log_softmax(x, axis)
-    return y, (y,), lambda g, need, y: (log_softmax_grad(g, y, axis=axis),)
+    return y, (y,), lambda g, need, y: (_log_softmax_grad(g, y, axis),)
 
 
-@op
-def log_softmax_grad(g: Any, y: Any, *, axis: int) -> Any:
-    """g - exp(y) * sum(g): the gradient of log_softmax's x; saves g and y."""
-
-    def vjp(h: Any, need: Any, g: Any, y: Any) -> Any:
-        hp = pw.mul(h, pw.exp(y))
-        dg = pw.sub(h, _sum(hp, axis)) if need[0] else None
-        return dg, pw.neg(pw.mul(hp, _sum(g, axis))) if need[1] else None
-
-    return backend.of(g).log_softmax_grad(g, y, axis), (g, y), vjp
+def _log_softmax_grad(g: Any, y: Any, axis: int) -> Any:
+    """g - exp(y) * sum(g), by elementary ops where it will be differentiated again."""
+    if isinstance(y, Tensor):
+        return pw.sub(g, pw.mul(pw.exp(y), _sum(g, axis)))
+    return backend.of(g).log_softmax_grad(g, y, axis)
 
 
 def _along(name: str, op: Callable, x: Any, dim: int | None, dtype: Any) -> Any:

@@ -62,10 +62,8 @@ def lr_find(model: Module, loss_fn: Callable[[Any, Any], Any], loader: Iterable[
 @contextmanager
 def _undone(model: Module, optimizer: Optimizer) -> Iterator[None]:
     """Put model, optimizer and random numbers back afterwards as they are now."""
-    kept = [
-        (t, backend.of(t.array).copy(t.array), t.grad)
-        for t in (*model.parameters(), *model.buffers())
-    ]
+    tensors = (*model.parameters(), *model.buffers())
+    kept = [(t, backend.of(t.array).copy(t.array), t.grad) for t in tensors]
     state, draws = copy.deepcopy(optimizer.state_dict()), random.get_state()
     try:
         with kept_modes(model):

@@ -32,10 +32,8 @@ def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any
     with lock:
         key = digest(name, text, *kinds)
         engine = _engine(name, key, lambda: text, tuple(kinds))
-    return {
-        entry: ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(entry))
-        for entry, types in kinds.items()
-    }
+    address = engine.get_function_address
+    return {entry: ctypes.CFUNCTYPE(None, *of)(address(entry)) for entry, of in kinds.items()}
 
 
 def compile_ir(text: str, name: str, entry: str = "k") -> int:

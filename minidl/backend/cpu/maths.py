@@ -7,7 +7,7 @@ or Taylor series where these already reach the precision.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, partial
 
 from minidl.backend.cpu.ir import Body, Value, fma, intrinsic, polynomial, select
@@ -322,22 +322,10 @@ def define(symbol: str) -> tuple[str, frozenset[str], frozenset[str]]:
     return "\n".join(lines), frozenset(body.calls), frozenset(body.declares)
 
 
-def library(names: Iterable[str] | None = None, declares: Iterable[str] = ()) -> str:
-    """LLVM IR of the functions named (default: all), of what they call, and their declarations.
-
-    Every definition is `internal alwaysinline`. `declares` are further declaration lines to merge,
-    since a module may declare an intrinsic only once.
-    """
-    todo, texts, lines = list(symbols() if names is None else names), {}, set(declares)
-    while todo:
-        symbol = todo.pop()
-        if symbol not in texts:
-            texts[symbol], calls, needed = define(symbol)
-            todo += calls
-            lines |= needed
-    text = "\n".join([*sorted(lines), *(texts[s] for s in sorted(texts))]) + "\n"
-    if "@ml_two_over_pi" in text:
-        words = (TWO_OVER_PI >> (8 * (23 - i)) & 0xFFFFFFFF for i in range(24))
-        table = ", ".join(f"i32 {w}" for w in words)
-        text = f"@ml_two_over_pi = internal constant [24 x i32] [{table}], align 16\n" + text
-    return text
+def library() -> str:
+    """LLVM IR of all functions, each `internal alwaysinline`, and of what they declare."""
+    texts, _, declares = zip(*map(define, sorted(symbols())))
+    words = (TWO_OVER_PI >> (8 * (23 - i)) & 0xFFFFFFFF for i in range(24))
+    table = ", ".join(f"i32 {w}" for w in words)
+    bits = f"@ml_two_over_pi = internal constant [24 x i32] [{table}], align 16"
+    return "\n".join([bits, *sorted(frozenset().union(*declares)), *texts]) + "\n"

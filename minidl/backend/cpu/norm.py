@@ -261,9 +261,8 @@ def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps:
     y = empty(v.shape, x.dtype)
     shift = _or(b, 0, c, x.dtype)[None]
     spread = (p.spread(u, x.dtype) for u in (*vectors, shift))
-    p.run(
-        column_affine, v, v if more is None else columns(more), y, *spread, more is not None, relu
-    )
+    added = v if more is None else columns(more)
+    p.run(column_affine, v, added, y, *spread, more is not None, relu)
     return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0]
 
 

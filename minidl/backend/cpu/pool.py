@@ -137,10 +137,9 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
     if _halves((h, w), out, kernel, stride, padding, dilation):
         launch_rows(_halve, n * out[0], w * c, *arrays, w, c)
     else:
-        sizes = (h, w, *out, c, *kernel, *stride, *padding, *dilation)
-        launch_rows(
-            _max_kernels[_max_pool, kind], n * out[0], out[1] * c, *arrays, Scratch(c), *sizes
-        )
+        work, sizes = _max_kernels[_max_pool, kind], (*kernel, *stride, *padding, *dilation)
+        given = (*arrays, Scratch(c), h, w, *out, c, *sizes)
+        launch_rows(work, n * out[0], out[1] * c, *given)
     return y, place
 
 

@@ -116,13 +116,10 @@ def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, 
         l = log(s)
         top[i] = m
         total[i] = s
-        if smoothing == R(0):
-            loss[i] = weight[t] * (l - (src[t] - m))
-        else:
-            r = R(0)
-            for c in range(n):
-                r += weight[c] * (l - (src[c] - m))
-            loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
+        r = R(0)
+        for c in range(n if smoothing != R(0) else 0):
+            r += weight[c] * (l - (src[c] - m))
+        loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
 
 
 @kernel("R* i8* R* R* int int")

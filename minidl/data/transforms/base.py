@@ -1,14 +1,15 @@
 """What transforms are, the random numbers they draw, and the plain ones among them."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor
+from minidl.config import bound
 from minidl.data.dataset import raw
 from minidl.data.transforms.fused import Fused
 from minidl.dtypes import is_real
@@ -35,7 +36,7 @@ class Draws:
         return low + (high - low) * (words * 2.0**-32)
 
 
-_current: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws", default=None)
+_current: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 
 def current_or_fresh(n: int) -> Draws:
@@ -45,14 +46,9 @@ def current_or_fresh(n: int) -> Draws:
     return Draws(np.arange(n), _FRESH | random.default("augmentation").take())
 
 
-@contextlib.contextmanager
-def sample(index: int, epoch: int) -> Iterator[None]:
+def sample(index: int, epoch: int) -> AbstractContextManager[None]:
     """Within it, transforms called on one picture draw that sample's numbers of that epoch."""
-    token = _current.set(Draws(np.array([index]), epoch))
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return bound(_current, Draws(np.array([index]), epoch))
 
 
 class Transform:

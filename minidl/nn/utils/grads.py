@@ -21,15 +21,6 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [p.grad for p in listed if p.grad is not None]
 
 
-def _norm(x: Tensor, order: float) -> Tensor:
-    """The order-norm of all elements, 0-d."""
-    if order == math.inf:
-        return x.abs().max()
-    if order == 2:
-        return (x * x).sum().sqrt()
-    return (x.abs() ** order).sum() ** (1 / order)
-
-
 @no_grad()
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0,
                     error_if_nonfinite: bool = False) -> Tensor:  # fmt: skip
@@ -58,7 +49,7 @@ def _whole_norm(grads: list[Tensor], order: float) -> Tensor:
     arrays = [g.array for g in grads]
     if order == 2 and len({a.dtype for a in arrays}) == 1:
         return Tensor(backend.of(arrays[0]).square_sum(arrays)).sqrt()
-    return _norm(stack([_norm(g, order) for g in grads], 0), order)
+    return stack([g.norm(order) for g in grads], 0).norm(order)
 
 
 @no_grad()

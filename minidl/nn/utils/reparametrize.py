@@ -11,16 +11,6 @@ from minidl.nn.module import Module
 from minidl.nn.parameter import Parameter, new_tensor
 
 
-class Computed:
-    """A forward pre-hook that sets `module.name` to `compute(module)`."""
-
-    def __init__(self, kind: str, name: str, compute: Callable[[Module], Tensor]) -> None:
-        self.of, self.compute = (kind, name), compute
-
-    def __call__(self, module: Module, inputs: Any) -> None:
-        setattr(module, self.of[1], self.compute(module))
-
-
 def take(module: Module, kind: str, name: str) -> Parameter:
     """Take the parameter out of the module, so that a computed tensor can stand in its place."""
     param = module._parameters.get(name)
@@ -32,7 +22,11 @@ def take(module: Module, kind: str, name: str) -> Parameter:
 
 def compute(module: Module, kind: str, name: str, function: Callable[[Module], Tensor]) -> Module:
     """Compute module.name now and before every forward; returns the module."""
-    hook = Computed(kind, name, function)
+
+    def hook(module: Module, inputs: Any) -> None:
+        setattr(module, name, function(module))
+
+    hook.of = (kind, name)  # type: ignore[attr-defined]
     module.register_forward_pre_hook(hook)
     hook(module, ())
     return module

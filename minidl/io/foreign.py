@@ -1,0 +1,51 @@
+"""What the readers of other frameworks' files share: limits, nesting, the packages they need."""
+
+import importlib.util
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.errors import CheckpointError, reworded
+from minidl.io.safetensors import check
+
+SLACK = 2**29  # bytes that arrays may take beyond those in their file: enough for what is packed
+AXES = 32
+DAMAGE = (ValueError, TypeError, LookupError, OverflowError, struct.error)  # from damaged files
+
+
+def read_file(path: str | os.PathLike[str]) -> memoryview:
+    """The bytes of a file; CheckpointError naming it when it cannot be read."""
+    with reworded(CheckpointError, f"load: cannot read {path}", OSError):
+        return memoryview(Path(path).read_bytes())
+
+
+def need(package: str, path: str | os.PathLike[str]) -> None:
+    """CheckpointError saying how to install an optional package that the file needs."""
+    found, fix = importlib.util.find_spec(package), "pip install 'minidl[convert]'"
+    check(found is not None, "load", f"{path} needs the package {package}", fix=fix)
+
+
+def shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """`array` with a shape that a file gives; ValueError unless it is one of as many numbers."""
+    if len(shape) > AXES or min(shape, default=0) < 0 or math.prod(shape) != array.size:
+        raise ValueError(f"{array.size} numbers have not the shape {(*shape[:AXES],)}")
+    return array.reshape(shape)
+
+
+def nest(path: str | os.PathLike[str], flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays named "a/b/c" as nested dicts; CheckpointError when a name is also a group."""
+    root: dict[str, Any] = {}
+    for name, array in flat.items():
+        *groups, last = name.split("/")
+        node = root
+        for group in groups:
+            node = node.setdefault(group, {})
+            check(isinstance(node, dict), "load", f"{path}: {group!r} in {name!r} is an array too")
+        check(last not in node, "load", f"{path}: two arrays have the place {name!r}")
+        node[last] = array
+    return root

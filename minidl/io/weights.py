@@ -1,0 +1,94 @@
+"""`load_weights`: the weights in a file of any framework, as they are or brought into a model."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, overload
+
+import numpy as np
+
+from minidl.dtypes import is_real
+from minidl.errors import CheckpointError, reworded
+from minidl.io import caffe, flax, keras, onnx_files, tflite
+from minidl.io.naming import state_for
+from minidl.io.safetensors import check, load_safetensors
+from minidl.io.torch_files import is_torch, read_torch
+from minidl.nn import Module
+from minidl.nn.module import IncompatibleKeys
+
+Path = str | os.PathLike[str]
+
+
+def _begins(matches: Callable[[bytes], bool]) -> Callable[[Path], bool]:
+    """Whether a file's first 64 bytes match."""
+
+    def check(path: Path) -> bool:
+        with open(path, "rb") as file:
+            return matches(file.read(64))
+
+    return check
+
+
+# Whether a file is of a kind, by its content, and its reader; those that could be mistaken last.
+READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Any]]] = {
+    "PyTorch": (is_torch, read_torch),
+    "NumPy": (flax.matches_npz, flax.read_npz),
+    "Keras": (_begins(keras.matches), keras.read_keras),
+    "TensorFlow Lite": (_begins(tflite.matches), tflite.read_tflite),
+    "safetensors": (_begins(lambda head: head[8:9] == b"{"), load_safetensors),
+    "ONNX": (onnx_files.matches, onnx_files.read_onnx),
+    "Caffe": (caffe.matches, caffe.read_caffe),
+    "Flax": (_begins(flax.matches), flax.read_flax),
+}
+
+
+def kind_of(path: Path) -> str:
+    """Which of READERS a file is for, by its content. Raises CheckpointError: none, unreadable."""
+    with reworded(CheckpointError, f"load_weights: cannot read {path}", OSError):
+        found = [kind for kind, (matches, _) in READERS.items() if matches(path)]
+        with open(path, "rb") as file:
+            head = file.read(16)
+    rule = f"{path} is of no kind that is read ({', '.join(READERS)})"
+    check(bool(found), "load_weights", rule, begins=head)
+    return found[0]
+
+
+@overload
+def load_weights(path: Path, model: Module, *, strict: bool = ..., dtype: Any = ...
+                 ) -> IncompatibleKeys: ...  # fmt: skip
+@overload
+def load_weights(path: Path, model: None = ..., *, strict: bool = ..., dtype: Any = ...
+                 ) -> Any: ...  # fmt: skip
+def load_weights(path: Path, model: Module | None = None, *, strict: bool = True,
+                 dtype: Any = None) -> Any:  # fmt: skip
+    """Read weights of PyTorch, safetensors, Keras, TensorFlow Lite, ONNX, Caffe, Flax or NumPy.
+
+    The kind is found by the file's content. Without a model: the file's own nesting with ndarrays,
+    nothing renamed; floats in `dtype` if one is given. With one: names and layouts are turned into
+    PyTorch's (`minidl.io.naming` says how), and the values are copied into the model, in float32,
+    or in `dtype`, which the model is then brought to; the result is load_state_dict's.
+
+    Nothing in a file is run. Raises one CheckpointError naming the file: unreadable, damaged, of no
+    known kind; or listing every missing, unexpected and wrong-shaped tensor with both shapes
+    (strict=False: wrong shapes only), and then the model is as it was.
+    """
+    kind = kind_of(path)
+    tree = READERS[kind][1](path)
+    if model is None:
+        return tree if dtype is None else _cast(tree, np.dtype(dtype))
+    graph = tflite.read_tflite_graph(path) if kind == "TensorFlow Lite" else None
+    with reworded(CheckpointError, f"load_weights: {path}", CheckpointError):
+        state = state_for(kind, tree, model, graph)
+        found = model.load_state_dict(state, strict)
+    if dtype is not None:
+        model.to(dtype=dtype)
+    return found
+
+
+def _cast(tree: Any, dtype: np.dtype) -> Any:
+    """The same nesting with floats of a dtype."""
+    if isinstance(tree, Mapping):
+        return {key: _cast(value, dtype) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_cast(value, dtype) for value in tree)
+    floats = isinstance(tree, np.ndarray) and is_real(tree.dtype)
+    return tree.astype(dtype) if floats else tree
