@@ -26,7 +26,8 @@ class Classifier(nn.Module):
     The output is the last of `sections` of … of the first of them. So a frozen beginning's outputs
     can be kept and the rest trained on them (`run`), sections can be frozen or given learning
     rates of their own (`parameters_of`), and the last layer, `head_name`, replaced. A model whose
-    children come in the order of its forward pass needs to say nothing more.
+    children come in the order of its forward pass needs to say nothing more. `run` and `embed` pass
+    by the Sequentials that hold a section's modules, and their hooks.
     """
 
     head_name = "fc"
@@ -58,7 +59,7 @@ class Classifier(nn.Module):
             path = prefix + name
             if type(child) is nn.Sequential and path != self.head_name:
                 yield from self._links(child, f"{path}.")
-            elif child is not None:
+            else:
                 yield path, child
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:

@@ -23,7 +23,7 @@ def mobilenet_v1(num_classes: int = 1000, *, width_mult: float = 1.0, padding: s
     """Depthwise 3x3 and 1x1 convolutions in turn, named in V2's style (features.N).
 
     width_mult: channels in multiples of the paper's; padding: "torch", or "same" for weights from
-    TensorFlow, to whose custom ReLU6 bounds the activations.
+    TensorFlow. Activations are ReLU6, as in all released weights.
     """
     unit, width = partial(ConvNorm, act=nn.ReLU6, padding=padding), int(32 * width_mult)
     features: list[nn.Module] = [unit(3, width, 3, 2)]

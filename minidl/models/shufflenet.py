@@ -32,7 +32,7 @@ class UnitV1(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
         super().__init__()
         width, made = outputs // 4, outputs - inputs if stride > 1 else outputs
-        self.stride, first = stride, 1 if inputs < 32 else groups  # the stem's channels are few
+        self.stride, first = stride, groups if outputs <= 3 * inputs else 1  # of the stem: one
         self.branch2 = nn.Sequential(
             *ConvNorm(inputs, width, 1, groups=first), ChannelShuffle(groups),
             *ConvNorm(width, width, 3, stride, width, act=None),
@@ -51,8 +51,9 @@ class UnitV2(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         half = outputs // 2
-        first = [*ConvNorm(inputs, inputs, 3, stride, inputs, act=None), *ConvNorm(inputs, half, 1)]
-        self.branch1 = nn.Sequential(*first) if stride > 1 else None
+        self.branch1 = None if stride == 1 else nn.Sequential(
+            *ConvNorm(inputs, inputs, 3, stride, inputs, act=None), *ConvNorm(inputs, half, 1)
+        )  # fmt: skip
         self.branch2 = nn.Sequential(
             *ConvNorm(inputs if stride > 1 else half, half, 1),
             *ConvNorm(half, half, 3, stride, half, act=None), *ConvNorm(half, half, 1),
