@@ -1,6 +1,5 @@
 """Flax's weights: msgpack of nested dicts as flax.serialization writes it, and NumPy's .npz."""
 
-import itertools
 import os
 import re
 import zipfile
@@ -15,7 +14,7 @@ from minidl.io.safetensors import _bfloat16, check
 
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3  # msgpack extensions of flax/serialization.py
 CHUNKED = "__msgpack_chunked_array__"
-GROUPS, ITEMS, DEPTH = 2**18, 2**16, 64  # dicts and lists in a file, items of one, dicts in dicts
+ITEMS, LENGTH, DEPTH = 2**18, 2**16, 64  # of all dicts and lists, of one, of dicts in dicts
 DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in "?bhiqBHIQefdFD"}
 
 # ---- msgpack -------------------------------------------------------------------------------------
@@ -38,17 +37,19 @@ def read_flax(path: str | os.PathLike[str]) -> dict[str, Any]:
     need("msgpack", path)
     import msgpack
 
-    data, groups = read_file(path), itertools.count()
+    data, items = read_file(path), 0
 
     def group(value: Any) -> Any:
-        if next(groups) == GROUPS:
-            raise ValueError(f"over {GROUPS} dicts and lists")
+        nonlocal items
+        items += len(value)
+        if items > ITEMS:
+            raise ValueError(f"over {ITEMS} items in dicts and lists")
         return _joined(value) if isinstance(value, dict) and CHUNKED in value else value
 
     with reworded(CheckpointError, f"load: {path} is not a whole Flax msgpack file", *DAMAGE):
         root = msgpack.unpackb(
             data, ext_hook=_extension, object_hook=group, list_hook=group,
-            max_array_len=ITEMS, max_map_len=ITEMS,
+            max_array_len=LENGTH, max_map_len=LENGTH,
         )  # fmt: skip
         check(isinstance(root, dict), "load", f"{path} must hold a dict", type=type(root))
         return _tree(root, DEPTH)

@@ -1,9 +1,9 @@
 """Reads an HDF5 file under limits: a script for a process of its own, which may crash.
 
-`python hdf5_child.py FILE BYTES` writes to its output a line of JSON, {"arrays": [[name, whether
-bfloat16], …], "model_config": text or null}, and each array as NumPy's .npy, BYTES in all at
-most. It exits with the reason as its last line of stderr when the file asks for more, is damaged,
-or leads to other files or plug-ins.
+`python hdf5_child.py FILE BYTES SECONDS` writes to its output a line of JSON, {"arrays": [[name,
+whether bfloat16], …], "model_config": text or null}, and each array as NumPy's .npy, BYTES in all
+at most, computing for SECONDS at most. It exits with the reason as its last line of stderr when
+the file asks for more, is damaged, or leads to other files or plug-ins.
 """
 
 import json
@@ -12,22 +12,21 @@ import sys
 from typing import Any
 
 ADDRESSES = 2**31  # bytes
-SECONDS = 60  # of computing
 FILTERS = {1, 2, 3, 32000}  # deflate, shuffle, fletcher32, and h5py's own lzf
 
 
-def main(path: str, most: int) -> None:
-    """Read the file at `path`, `most` bytes of arrays at the most."""
+def main(path: str, most: int, seconds: int) -> None:
+    """Read the file at `path`: `most` bytes of arrays, and `seconds` of computing, at the most."""
     limits = {
         resource.RLIMIT_AS: ADDRESSES,
-        resource.RLIMIT_CPU: SECONDS,
+        resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 2 * most,  # of its output; .npy has short headers
     }
     for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
+        resource.setrlimit(kind, (limit, hard))  # to the hard one, processor time ends unnamed
     import h5py
     import numpy as np
 
@@ -76,4 +75,4 @@ def refuse(bad: object, reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from minidl.io.foreign import DAMAGE, SLACK, need, nest
 from minidl.io.safetensors import _bfloat16, check
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
-SECONDS = 120  # for the child, by the clock
+SECONDS, SPEED = 5, 10**7  # for the child to compute, and bytes of a file that get it one more
+WAIT = 12  # seconds by the clock for each of these
 
 
 def matches(head: bytes) -> bool:
@@ -31,9 +33,10 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
     "model_config", where the file has one, is its parsed JSON: it is never interpreted, and a file
     whose Lambda layers bring code is refused. bfloat16 as load_safetensors gives it.
 
-    HDF5, a large C library, runs in a process of its own, within 2 GiB, without plug-ins. Raises
-    CheckpointError naming the file: unreadable, damaged (the child's error, crash or time-out),
-    larger by 512 MiB when unpacked than packed, or leading to other files.
+    HDF5, a large C library, runs in a process of its own, within 2 GiB and a few seconds, without
+    plug-ins (POSIX systems only). Raises CheckpointError naming the file: unreadable, damaged (the
+    child's error, crash or time-out), larger by 512 MiB when unpacked than packed, or leading to
+    other files.
     """
     need("h5py", path)
     with (
@@ -57,19 +60,22 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _run_child(path: str | os.PathLike[str], output: IO[bytes]) -> None:
     """Let a limited process write the arrays in a file to `output`."""
-    most = os.path.getsize(path) + SLACK
+    size = os.path.getsize(path)
+    seconds = SECONDS + size // SPEED
     # -P: the folder of the script, with its module safetensors, is not where imports look first.
-    command = [sys.executable, "-P", str(CHILD), os.path.abspath(path), str(most)]
+    command = [sys.executable, "-P", str(CHILD), os.path.abspath(path)]
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}  # "::": no plug-ins
     try:
         child = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE,
-            env={**os.environ, **settings}, timeout=SECONDS,
+            [*command, str(size + SLACK), str(seconds)], stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.PIPE, env={**os.environ, **settings}, timeout=WAIT * seconds,
         )  # fmt: skip
-        reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        ok, reason = child.returncode == 0, reason or f"the reader crashed ({child.returncode})"
+        ok, said = child.returncode == 0, child.stderr.decode(errors="replace")
+        reason = said.strip().rpartition("\n")[2]
+        if child.returncode < 0:
+            reason = f"its reader ended: {signal.strsignal(-child.returncode)}"
     except subprocess.TimeoutExpired:
-        ok, reason = False, f"not done after {SECONDS} s"
+        ok, reason = False, f"not done after {WAIT * seconds} s"
     check(ok, "load", f"cannot read {path} as HDF5: {reason}")
 
 

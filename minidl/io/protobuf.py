@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minidl.io.foreign import read_file
+from minidl.errors import CheckpointError, reworded
 
-FIELDS = 2**20  # of one message at most
+FIELDS = 2**18  # of one message at most
 VARINTS = 2**24  # bytes of packed integers at most
 VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5  # wire types
 
@@ -77,7 +77,11 @@ def by_number(message: memoryview) -> dict[int, list[memoryview]]:
 def first_fields(path: str | os.PathLike[str]) -> set[tuple[int, int]]:
     """Number and wire type of a file's first fields, up to where it stops being a message."""
     found = set()
-    with contextlib.suppress(ValueError):  # cut short: the fields before tell the kind
-        for number, wire, _ in itertools.islice(fields(read_file(path)), 1000):
+    with (
+        reworded(CheckpointError, f"load: cannot read {path}", OSError),
+        contextlib.suppress(ValueError),  # empty, or cut short: the fields before tell the kind
+    ):
+        message = np.memmap(path, np.uint8, "r").data
+        for number, wire, _ in itertools.islice(fields(message), 1000):
             found.add((number, wire))
     return found

@@ -195,12 +195,11 @@ def _dequantised(values: np.ndarray, quantization: _Table) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # of damaged scales
         for field, dtype, change in ((3, "<i8", np.subtract), (2, "<f4", np.multiply)):
             numbers = quantization.array(field, dtype).astype(exact)
+            around = [1] * values.ndim
             if numbers.size > 1:
-                around = [1] * values.ndim
                 around[axis] = values.shape[axis]
-                numbers = shaped(numbers, around)
             if numbers.size:
-                change(real, numbers, out=real)
+                change(real, shaped(numbers, around), out=real)
         return real.astype(np.float32, copy=False)
 
 

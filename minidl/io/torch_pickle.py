@@ -1,8 +1,8 @@
 """The machine that runs PyTorch's pickles: our own interpreter of their opcodes.
 
 A pickle is a program for a machine with a stack, a memo and the power to import and call anything.
-This machine imports nothing and calls only what torch_objects.ALLOWED lists. The opcodes are split
-by `pickletools.genops`, the standard library's disassembler, and explained in its source:
+This machine imports nothing and calls only what torch_objects.ALLOWED lists. The opcodes and the
+forms of their arguments are those of the standard library's disassembler, which explains them:
 https://github.com/python/cpython/blob/main/Lib/pickletools.py. Senseless programs raise ValueError,
 TypeError, IndexError or OverflowError, which torch_files.py words for the user.
 """
@@ -28,8 +28,10 @@ from minidl.io.torch_objects import (
 MAXIMUM_OPCODES = 4_000_000  # each makes at most some 230 bytes of objects: under 1 GB
 MAXIMUM_BITS = 2040  # of an integer: what LONG1 holds
 
+OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+LINES = {"GLOBAL": 2, "INST": 2, "PERSID": 1, "STRING": 1}  # arguments that are lines of text
 PUSHED = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT BINSTRING SHORT_BINSTRING "
     "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
     .split()
 )  # fmt: skip
@@ -39,7 +41,7 @@ PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 GETS = ("GET", "BINGET", "LONG_BINGET")
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 MARKED = ("TUPLE", "LIST", "FROZENSET", "DICT", "APPENDS", "SETITEMS", "ADDITEMS", "POP_MARK")
-IGNORED = ("PROTO", "FRAME", "STOP")
+IGNORED = ("PROTO", "FRAME")
 
 
 class Budget:
@@ -62,6 +64,12 @@ class Budget:
                 self.spend(64 * len(value))
 
 
+def _line(file: io.BytesIO) -> str:
+    line = file.readline()
+    must(line.endswith(b"\n"), "its pickle is cut short", line)
+    return line[:-1].decode()
+
+
 class Machine:
     """One pickle's run: the stack, the stacks below its open marks, the memo.
 
@@ -76,10 +84,18 @@ class Machine:
 
     def run(self, file: io.BytesIO) -> Any:
         """Run the pickle that begins where `file` stands -> its value; `file` is left behind it."""
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            must(count < MAXIMUM_OPCODES, f"its pickle has over {MAXIMUM_OPCODES} opcodes")
-            self.step(opcode.name, argument)
-        return self.stack.pop()
+        for _ in range(MAXIMUM_OPCODES):
+            code = file.read(1)
+            must(code in OPCODES, "its pickle is cut short or has an unknown opcode", code)
+            name, form, argument = OPCODES[code].name, OPCODES[code].arg, None
+            if name == "STOP":
+                return self.stack.pop()
+            if name in LINES:
+                argument = " ".join(_line(file) for _ in range(LINES[name]))
+            elif form is not None:
+                argument = form.reader(file)
+            self.step(name, argument)
+        raise ValueError(f"its pickle has over {MAXIMUM_OPCODES} opcodes")
 
     def step(self, name: str, argument: Any) -> None:
         """Do what one opcode says."""

@@ -7,7 +7,7 @@ from typing import Any, overload
 import numpy as np
 
 from minidl.dtypes import is_real
-from minidl.errors import CheckpointError, reworded
+from minidl.errors import CheckpointError, DTypeError, MinidlError, require, reworded
 from minidl.io import caffe, flax, keras, onnx_files, tflite
 from minidl.io.naming import state_for
 from minidl.io.safetensors import check, load_safetensors
@@ -34,7 +34,7 @@ READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Any]]] = {
     "NumPy": (flax.matches_npz, flax.read_npz),
     "Keras": (_begins(keras.matches), keras.read_keras),
     "TensorFlow Lite": (_begins(tflite.matches), tflite.read_tflite),
-    "safetensors": (_begins(lambda head: head[8:9] == b"{"), load_safetensors),
+    "safetensors": (_begins(lambda head: head[4:9] == b"\0\0\0\0{"), load_safetensors),
     "ONNX": (onnx_files.matches, onnx_files.read_onnx),
     "Caffe": (caffe.matches, caffe.read_caffe),
     "Flax": (_begins(flax.matches), flax.read_flax),
@@ -44,12 +44,12 @@ READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Any]]] = {
 def kind_of(path: Path) -> str:
     """Which of READERS a file is for, by its content. Raises CheckpointError: none, unreadable."""
     with reworded(CheckpointError, f"load_weights: cannot read {path}", OSError):
-        found = [kind for kind, (matches, _) in READERS.items() if matches(path)]
         with open(path, "rb") as file:
             head = file.read(16)
+        kind = next((kind for kind, (matches, _) in READERS.items() if matches(path)), "")
     rule = f"{path} is of no kind that is read ({', '.join(READERS)})"
-    check(bool(found), "load_weights", rule, begins=head)
-    return found[0]
+    check(bool(kind), "load_weights", rule, begins=head)
+    return kind
 
 
 @overload
@@ -64,23 +64,32 @@ def load_weights(path: Path, model: Module | None = None, *, strict: bool = True
 
     The kind is found by the file's content. Without a model: the file's own nesting with ndarrays,
     nothing renamed; floats in `dtype` if one is given. With one: names and layouts are turned into
-    PyTorch's (`minidl.io.naming` says how), and the values are copied into the model, in float32,
-    or in `dtype`, which the model is then brought to; the result is load_state_dict's.
+    PyTorch's (`minidl.io.naming` says how, and which order of layers is assumed), and the values
+    are copied into the model, in the dtype that it has (float32 unless it was changed), or in
+    `dtype`, which the model is then brought to; the result is load_state_dict's.
 
     Nothing in a file is run. Raises one CheckpointError naming the file: unreadable, damaged, of no
-    known kind; or listing every missing, unexpected and wrong-shaped tensor with both shapes
-    (strict=False: wrong shapes only), and then the model is as it was.
+    known kind, with layers whose order is unknown; or listing every missing, unexpected and
+    wrong-shaped tensor with both shapes (strict=False: wrong shapes only); DTypeError: `dtype` is
+    not a floating-point one. Then the model is as it was.
     """
+    with reworded(DTypeError, "load_weights: no dtype", TypeError):
+        wanted = None if dtype is None else np.dtype(dtype)
+    rule = "dtype must be a floating-point one"
+    require(wanted is None or is_real(wanted), "load_weights", rule, error=DTypeError, dtype=wanted)
     kind = kind_of(path)
     tree = READERS[kind][1](path)
     if model is None:
-        return tree if dtype is None else _cast(tree, np.dtype(dtype))
-    graph = tflite.read_tflite_graph(path) if kind == "TensorFlow Lite" else None
-    with reworded(CheckpointError, f"load_weights: {path}", CheckpointError):
+        with reworded(CheckpointError, f"load_weights: {path}", RecursionError):
+            return tree if wanted is None else _cast(tree, wanted)
+    graph = tflite.read_tflite_graph(path) if kind == "TensorFlow Lite" else ()
+    errors = (MinidlError, LookupError, ValueError)  # the latter two of layers unlike any known
+    with reworded(CheckpointError, f"load_weights: {path}", *errors):
         state = state_for(kind, tree, model, graph)
         found = model.load_state_dict(state, strict)
-    if dtype is not None:
-        model.to(dtype=dtype)
+    if wanted is not None:
+        model.to(dtype=wanted)
+        model.load_state_dict(state, strict)  # again: float64 values whole
     return found
 
 

@@ -1,0 +1,1 @@
+"""Finetuning a pretrained network: strategies, few labels, small models, on converted weights."""

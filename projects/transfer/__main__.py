@@ -1,0 +1,52 @@
+"""The command line: train, resume, compare, predict, export, evaluate."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import get_args
+
+from minidl.train import StopSignal
+from projects.command import Parser, Project, comparing
+from projects.convnet.look import compare_runs
+from projects.transfer.config import Config, Dataset
+from projects.transfer.look import export, predict_images
+from projects.transfer.presets import PRESETS
+from projects.transfer.run import main
+
+
+def predict(argv: Sequence[str], stop: StopSignal) -> int:
+    """Name the most probable classes of pictures."""
+    parser = Parser("python -m projects.transfer predict", allow_abbrev=False)
+    parser.add_argument("--run", required=True, metavar="DIR")
+    parser.add_argument("--top", type=int, default=3)
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    args = parser.parse_args(argv)
+    predict_images(args.run, args.images, args.top)
+    return 0
+
+
+def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
+    """Write the weights of a run's model as safetensors."""
+    parser = Parser("python -m projects.transfer export", allow_abbrev=False)
+    parser.add_argument("--run", required=True, metavar="DIR")
+    parser.add_argument("out", metavar="OUT.safetensors")
+    args = parser.parse_args(argv)
+    export(args.run, args.out)
+    return 0
+
+
+PROJECT = Project(
+    "transfer", Config, PRESETS, main, get_args(Dataset),
+    verbs={"compare": comparing("transfer", compare_runs), "predict": predict,
+           "export": write_weights},
+    more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "
+    "'predict --run DIR IMAGE...' prints the top classes of any picture; "
+    "'export --run DIR OUT.safetensors' writes a run's weights.",
+)  # fmt: skip
+cli = PROJECT.cli
+
+if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
+    sys.exit(cli(sys.argv[1:]))

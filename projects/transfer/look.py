@@ -1,0 +1,207 @@
+"""Looking at runs: the report of one, several drawn together, predictions, exported weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minidl as ml
+import minidl.functional as F
+from minidl.data import read_image, transforms
+from minidl.errors import DataError, ShapeError, require
+from minidl.io import load, save_safetensors
+from minidl.models import Classifier
+from minidl.nn.module import kept_modes
+from minidl.train import Evaluation, Report, RunDir, report
+from projects.convnet.look import percent
+from projects.settings import UsageError, clock, commit, from_json
+from projects.transfer.config import Config
+from projects.transfer.data import Images, batches, names_of, plain
+from projects.transfer.features import Prepared
+from projects.transfer.methods.embeddings import knn_accuracy, map2d
+from projects.transfer.methods.gradcam import gradcam
+from projects.transfer.methods.lora import merge_lora
+from projects.transfer.model import Tuning, make
+
+NEIGHBOURS = 5
+SHOWN = 16  # test images under Grad-CAM
+MAPPED = 1000  # most test images on the map
+
+
+# ---- models of runs ------------------------------------------------------------------------------
+
+
+def restored(folder: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], Classifier]:
+    """A run's configuration, what its checkpoint says of the data, its model in eval mode."""
+    run = RunDir(folder)
+    cfg = from_json(Config, run.read_json("config.json"))
+    require(run.checkpoint.exists(), "run", f"{folder} has no checkpoint yet", error=DataError)
+    state = load(run.checkpoint)
+    about = state["about"]
+    model = make(cfg, len(about["classes"]), about["size"])
+    Tuning(cfg, model)  # which adds the layers of LoRA
+    model.load_state_dict(state["model"])
+    if cfg.strategy == "lora":
+        merge_lora(model)
+    return cfg, about, model.eval()
+
+
+def predict_images(folder: str, files: Sequence[str], top: int) -> None:
+    """Print the `top` most probable classes of every picture by the model of a run."""
+    if top < 1:
+        raise UsageError(f"--top must be at least 1; got {top}")
+    _, about, model = restored(folder)
+    side = about["size"]
+    wanted = transforms.Compose([
+        transforms.Resize(side), transforms.CenterCrop(side),
+        transforms.Normalize(about["mean"], about["std"]),
+    ])  # fmt: skip
+    for file in files:
+        x = wanted(read_image(file).transpose(2, 0, 1)[None])
+        with ml.no_grad():
+            shares = F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
+        best = np.argsort(-shares, kind="stable")[:top]
+        named = zip(names_of(about["classes"], best), shares[best], strict=True)
+        print(f"{file}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in named))
+
+
+def export(folder: str, out: str) -> None:
+    """Write the weights of a run as safetensors, with how they were made; LoRA is merged in."""
+    saved = RunDir(folder).read_json("config.json")
+    cfg, about, model = restored(folder)
+    made = {"command": saved["command"], "commit": commit() or "", "model": cfg.model,
+            "width": str(cfg.width), "scale": cfg.scale, "dataset": cfg.dataset,
+            "classes": ",".join(about["classes"])}  # fmt: skip
+    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+    save_safetensors(arrays, out, made)
+    print(f"{out}: {len(arrays)} arrays, {Path(out).stat().st_size:,} bytes")
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def write_report(run: RunDir, result: dict[str, Any], tested: Evaluation, images: Images,
+                 model: Classifier, prepared: Prepared) -> None:  # fmt: skip
+    """report.html of a finished run."""
+    saved = run.read_json("config.json")
+    rows = run.rows()
+    about = f"seed {saved['seed']}, {result['device']}"
+    page = Report(f"{saved['preset']} on {saved['dataset']}", about)
+    page.tiles(tiles(result))
+    page.section("Command")
+    page.code(saved["command"])
+    page.section("Curves", "Training figures are running means of the epoch, under augmentation; "
+                 "nothing was selected on the held-out images.")  # fmt: skip
+    page.figure(report.curves({saved["preset"]: rows}))
+    page.section("Confusion", f"Counts on the {len(tested.labels):,} test images.")
+    page.figure(report.confusion(tested.confusion(), images.classes))
+    add_classes(page, result, tested, images)
+    add_mistakes(page, tested, images)
+    add_gradcam(page, tested, images, model)
+    add_embeddings(page, images, model, prepared)
+    page.section("Time per epoch")
+    page.figure(report.times(rows))
+    page.section("Configuration")
+    page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
+    run.write_text("report.html", page.html())
+
+
+def tiles(result: dict[str, Any]) -> dict[str, str]:
+    """The headline figures."""
+    shown = {
+        "test accuracy": f"{100 * result['test_accuracy']:.2f} %",
+        "macro F1": f"{100 * result['macro_f1']:.2f} %",
+        "held-out accuracy": f"{100 * result['heldout_accuracy']:.2f} %",
+        "epochs": str(result["epochs"]),
+        "training time": clock(result["seconds"]),
+        "parameters tuned": f"{result['tuned_parameters']:,} of {result['parameters']:,}",
+        "labelled images": f"{result['labelled_images']:,} of {result['training_images']:,}",
+    }
+    for name in ("pruned", "quantized"):
+        if name in result:
+            shown[name] = f"{100 * result[name]['accuracy']:.2f} %"
+    return shown
+
+
+def add_classes(page: Report, result: dict[str, Any], tested: Evaluation, images: Images) -> None:
+    """Per-class accuracy and F1, and how many images of each there are."""
+    page.section("Classes")
+    known = np.bincount(images.train.y[images.labelled], minlength=len(images.classes))
+    seen = np.bincount(tested.labels, minlength=len(images.classes))
+    each = zip(images.classes, known, seen, result["class_accuracy"], result["class_f1"])
+    table = [(name, n, m, percent(a), percent(f)) for name, n, m, a, f in each]
+    page.table(table, ("class", "labelled", "test images", "accuracy %", "F1 %"))
+
+
+def pictures(images: Images, rows: np.ndarray) -> np.ndarray:
+    """The middles of test images (n, size, size, 3) uint8, for drawing."""
+    middle = transforms.CenterCrop(images.size)
+    return middle(images.test.x[rows]).transpose(0, 2, 3, 1)
+
+
+def add_mistakes(page: Report, tested: Evaluation, images: Images) -> None:
+    """The test images that were most surely taken for something else."""
+    wrong = tested.mistakes(24)
+    if len(wrong):
+        page.section("Most confident mistakes", "The answer and its probability, then the label.")
+        page.gallery(pictures(images, wrong), captions(tested, images, wrong))
+
+
+def captions(tested: Evaluation, images: Images, rows: np.ndarray) -> list[str]:
+    """The answer to test images, its probability, and the label."""
+    sure = np.exp(tested.log_probs[rows, tested.said[rows]])
+    said, true = (names_of(images.classes, y[rows]) for y in (tested.said, tested.labels))
+    return [f"{s} {100 * p:.0f} %\nis {t}" for s, p, t in zip(said, sure, true, strict=True)]
+
+
+def add_gradcam(page: Report, tested: Evaluation, images: Images, model: Classifier) -> None:
+    """Where in some test images the network sees what it says, if it has maps."""
+    rows = np.linspace(0, len(tested.labels) - 1, min(SHOWN, len(tested.labels))).astype(int)
+    x = ml.as_tensor(plain(images)(images.test.x[rows])).to(next(model.parameters()).device)
+    page.section("Grad-CAM", "Red: what speaks for the answer (arXiv 1610.02391).")
+    try:
+        heat = gradcam(model, x, None, tested.said[rows])
+    except ShapeError as error:  # a network of tokens
+        page.code(str(error))
+        return
+    seen = pictures(images, rows)
+    red = np.zeros_like(seen) + np.array([255, 0, 0], np.uint8)
+    mixed = seen + (red - seen.astype(np.float32)) * (0.6 * heat[..., None])
+    page.gallery(mixed.astype(np.uint8), captions(tested, images, rows))
+
+
+def add_embeddings(page: Report, images: Images, model: Classifier, prepared: Prepared) -> None:
+    """k-NN accuracy of what the head sees, and a map of it."""
+    last = len(model.sections()) - 1
+    known = images.known()
+    train = embedded(model, 0, last, known.x, known.y, plain(images))
+    test = embedded(model, prepared.cut, last, prepared.test, images.test.y, prepared.transform)
+    hits = knn_accuracy(train, known.y, test, images.test.y, NEIGHBOURS)
+    some = np.linspace(0, len(test) - 1, min(MAPPED, len(test))).astype(int)
+    places, method = map2d(test[some], 0)
+    page.section("Embeddings", f"What the head sees: the {NEIGHBOURS} nearest labelled training "
+                 f"images name {100 * hits:.2f} % of the test images. The map is by {method}.")  # fmt: skip
+    figure, (axes,) = report.panels(1, 8, 6)
+    y = images.test.y[some]
+    for k, name in enumerate(images.classes):
+        at = places[y == k]
+        axes.scatter(*at.T, s=9, color=report.RUNS[k % len(report.RUNS)],
+                     marker="os^Dv"[k // len(report.RUNS) % 5], label=name)  # fmt: skip
+    axes.legend(frameon=False, fontsize=6, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    page.figure(figure)
+
+
+def embedded(model: Classifier, first: int, last: int, x: np.ndarray, y: np.ndarray,
+             transform: Any) -> np.ndarray:  # fmt: skip
+    """What sections first … last - 1 make of x, as rows (N, D); of maps the channels' means."""
+    rows, device = [], str(next(model.parameters()).device)
+    with kept_modes(model), ml.no_grad():
+        model.eval()
+        for part, _ in batches(x, y, device, transform):
+            out = model.run(part, first, last)
+            rows.append((out.mean((2, 3)) if out.ndim == 4 else out.flatten(1)).numpy())
+    return np.concatenate(rows)

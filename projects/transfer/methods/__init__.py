@@ -1,0 +1,1 @@
+"""Methods of finetuning, a file each: functions of models, arrays and losses, no configurations."""

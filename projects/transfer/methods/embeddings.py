@@ -1,0 +1,69 @@
+"""What embeddings hold: the accuracy of nearest neighbours, and a map of them on paper."""
+
+from importlib.util import find_spec
+
+import numpy as np
+
+from minidl.errors import require
+
+
+def knn_accuracy(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    k: int = 20,
+    *,
+    temperature: float | None = None,
+) -> float:
+    """Share of test embeddings whose k nearest in training, by cosine, vote for their label.
+
+    train_x (N, D), test_x (M, D), labels (N,) and (M,) from 0. A vote counts 1, or
+    exp(cosine / temperature) (Wu et al. 2018, arXiv 1805.01978: 0.07). Of equally near neighbours
+    the first counts; ties of votes go to the lower class. A zero vector is at cosine 0 from all.
+    Raises ShapeError: shapes do not fit, k outside 1 … N.
+    """
+    fits = train_x.shape[1:] == test_x.shape[1:] and len(train_x) == len(train_y)
+    fits = fits and train_x.ndim == 2 and len(test_x) == len(test_y) > 0
+    rule = "embeddings must be (N, D) and (M, D), labels (N,) and (M,)"
+    require(fits, "knn_accuracy", rule, train_x=train_x, test_x=test_x)
+    require(1 <= k <= len(train_x), "knn_accuracy", f"k must lie in 1 … {len(train_x)}", k=k)
+    known, right = _unit(train_x), 0
+    for lo in range(0, len(test_x), 500):  # what the table of cosines takes is bounded
+        cosine = _unit(test_x[lo : lo + 500]) @ known.T
+        near = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+        votes = np.ones(near.shape)
+        if temperature is not None:
+            votes = np.exp(np.take_along_axis(cosine, near, 1) / temperature)
+        tally = np.zeros((len(near), int(train_y.max()) + 1))
+        np.add.at(tally, (np.arange(len(near))[:, None], train_y[near]), votes)
+        right += int((tally.argmax(1) == test_y[lo : lo + 500]).sum())
+    return right / len(test_y)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1 in float64."""
+    x = x.astype(np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
+def map2d(x: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
+    """Embeddings x (N, D) as points (N, 2), and the method's name.
+
+    t-SNE (van der Maaten and Hinton 2008) by scikit-learn where it is installed, else the two first
+    principal components, each pointing to where its largest loading is positive.
+    Raises ShapeError: x is not (N, D) with N and D at least 2.
+    """
+    ok = x.ndim == 2 and min(x.shape) >= 2
+    require(ok, "map2d", "x must be (N, D), both at least 2", x=x)
+    if find_spec("sklearn"):
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(x) - 1) / 3)
+        method = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+        return method.fit_transform(x.astype(np.float32)), "t-SNE"
+    centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
+    signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))
+    return centred @ (axes * signs).T, "PCA"

@@ -1,0 +1,88 @@
+"""From a configuration to an objective, an optimizer and a learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import minidl as ml
+import minidl.functional as F
+from minidl import nn, optim
+from minidl.optim import lr_scheduler as schedules
+from projects.transfer.config import Config
+from projects.transfer.methods.balance import class_weights
+from projects.transfer.methods.distil import distillation_loss
+from projects.transfer.methods.semi import fixmatch_loss, pseudo_label_loss, ramp
+from projects.transfer.model import Tuning
+
+Forward = Callable[[nn.Module, Any], tuple[ml.Tensor, ml.Tensor]]
+
+
+def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int],
+                y: np.ndarray, classes: int, teacher: nn.Module | None) -> Forward:  # fmt: skip
+    """The loss and the hits of a batch that section `first` is given; y: the training labels (N,).
+
+    Mixed labels (N, K) count by their larger share. Unlabelled images come as weak and strong
+    views: the answer to the first, where it is sure enough, is what the second shall give.
+    """
+    factors = None
+    if cfg.balance == "weighted":
+        factors = ml.tensor(class_weights(y, classes), device=cfg.device)
+
+    def loss_of(x: ml.Tensor, logits: ml.Tensor, y: ml.Tensor) -> ml.Tensor:
+        if teacher is not None:
+            with ml.no_grad():
+                told = teacher(x)
+            return distillation_loss(logits, told, y, cfg.temperature, cfg.soften)
+        return F.cross_entropy(logits, y, weight=factors, label_smoothing=cfg.smoothing)
+
+    def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
+        x, y, *_ = batch
+        logits = tuning.run(x, first, epoch())
+        label = y if y.ndim == 1 else y.argmax(1)
+        return loss_of(x, logits, y), (logits.detach().argmax(1) == label).sum()
+
+    def with_unlabelled(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
+        x, y, weak, strong = batch
+        parts = [x, weak] if cfg.semi == "pseudo" else [x, weak, strong]
+        out = tuning.run(ml.cat(parts), first, epoch())
+        logits, *others = out.split([len(part) for part in parts])
+        loss, right = loss_of(x, logits, y), (logits.detach().argmax(1) == y).sum()
+        if cfg.semi == "pseudo":
+            factor = ramp(epoch(), 0, cfg.epochs / 2, cfg.weight)
+            return loss + factor * pseudo_label_loss(*others, cfg.threshold), right
+        return loss + cfg.weight * fixmatch_loss(*others, cfg.threshold), right
+
+    return forward if cfg.semi == "none" else with_unlabelled
+
+
+def make_optimizer(cfg: Config, tuning: Tuning) -> optim.Optimizer:
+    """The optimizer over the tuned parameters, each section at its own rate."""
+    groups = tuning.groups()
+    if cfg.optimizer == "sgd":
+        nesterov = cfg.nesterov and cfg.momentum > 0
+        return optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=nesterov)
+    return {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer](groups, lr=cfg.lr)
+
+
+def make_schedule(cfg: Config, optimizer: optim.Optimizer, steps: int) -> schedules.LambdaLR:
+    """The learning rate of every update, `steps` of them an epoch."""
+    return schedules.LambdaLR(optimizer, lambda step: share(cfg, step / steps))
+
+
+def share(cfg: Config, epoch: float) -> float:
+    """The share of its rate that each group has `epoch` epochs (a fraction) into the run."""
+    warm = min(cfg.warmup, cfg.epochs / 2)
+    if epoch < warm:
+        return max(epoch / warm, 1e-3)
+    done = min((epoch - warm) / (cfg.epochs - warm), 1.0)
+    if cfg.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if cfg.schedule == "linear":
+        return 1.0 - done
+    if cfg.schedule == "step":  # a tenth after a half and after three quarters
+        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+    return 1.0

@@ -1,0 +1,201 @@
+"""One experiment from its configuration to the written result: `main(cfg, open_run, stop)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import minidl as ml
+import minidl.functional as F
+from minidl.io.weights import kind_of
+from minidl.models import Classifier
+from minidl.tools.environment import processor
+from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
+from projects.settings import UsageError, commit
+from projects.transfer.config import Config
+from projects.transfer.data import Images, Split, batches, load_images, plain
+from projects.transfer.features import Prepared, prepare
+from projects.transfer.look import restored, write_report
+from projects.transfer.methods.balance import scores
+from projects.transfer.methods.masking import MaskedUpdate, Masks, select_masks
+from projects.transfer.methods.norms import unfold_norms
+from projects.transfer.methods.pruning import prune
+from projects.transfer.methods.quantize import quantized, state_bytes
+from projects.transfer.model import Rest, Tuning, build, weights_file
+from projects.transfer.recipe import forward_for, make_optimizer, make_schedule
+
+
+def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
+    """Train `cfg` in the run from where it stands, test once, write result and report.
+
+    The run is opened when device, data and network are there: a new one leaves nothing behind
+    if one of them fails.
+    """
+    ml.manual_seed(cfg.seed)
+    ml.empty(0, device=cfg.device)  # raises where there is none
+    file = weights_file(cfg)
+    if file is not None:
+        kind_of(file)  # before the pictures are read
+    images = load_images(cfg)
+    model = build(cfg, len(images.classes), images.size).to(cfg.device)
+    begun = time.perf_counter()
+    if cfg.unfold:
+        pictures = batches(images.train.x, images.train.y, cfg.device, plain(images))
+        unfold_norms(model, (x for x, _ in pictures))
+    tuning = Tuning(cfg, model)
+    teacher = teacher_of(cfg, images)
+    prepared, ready = prepare(cfg, model, tuning.cut, images), time.perf_counter()
+    run = open_run()
+    trainer = make_trainer(cfg, run, images, prepared, tuning, teacher, stop)
+    resumed = trainer.resume()
+    counts = [len(part) for part in (images.labelled, images.train.y, images.heldout.y)]
+    print(f"{run.path}: {cfg.preset}, {cfg.dataset}, {counts[0]:,} of {counts[1]:,} training images "
+          f"labelled, {counts[2]:,} held out, {len(images.test.y):,} to test; "
+          f"{tuning.tuned_parameters():,} parameters tuned")  # fmt: skip
+    if resumed:
+        print(f"resumed after {trainer.epoch} epochs and {trainer.batch} batches")
+    trainer.fit()
+    tested = judge(cfg, model, prepared, prepared.test, images.test.y, stop.check)
+    result = conclude(cfg, run, trainer, tuning, tested, images)
+    result |= {"preparation_seconds": round(ready - begun, 2)} | shrunk(cfg, run, images, stop.check)
+    run.write_json("result.json", result)
+    run.write_csv()
+    write_report(run, result, tested, images, model, prepared)
+    print(f"test accuracy {100 * tested.accuracy:.2f} %, macro F1 {100 * result['macro_f1']:.2f} %, "
+          f"held-out {100 * result['heldout_accuracy']:.2f} %, {result['seconds']:.0f} s of "
+          f"training\nreport: {run.path / 'report.html'}")  # fmt: skip
+    return 0
+
+
+def teacher_of(cfg: Config, images: Images) -> Classifier | None:
+    """The model of the run that `cfg` names as teacher; UsageError if it sees other images."""
+    if not cfg.teacher:
+        return None
+    _, about, model = restored(cfg.teacher)
+    own = {"classes": images.classes, "size": images.size, "mean": [*images.mean]}
+    for name, value in own.items():
+        if about[name] != value:
+            rule = f"teacher: {cfg.teacher} has another {name}; got {about[name]}, not {value}"
+            raise UsageError(rule)
+    return model.to(cfg.device)
+
+
+def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, tuning: Tuning,
+                 teacher: Classifier | None, stop: StopSignal) -> Trainer:  # fmt: skip
+    """The loop for this experiment."""
+    model, loader = tuning.model, prepared.loader
+    optimizer: Any = make_optimizer(cfg, tuning)
+
+    def judged() -> dict[str, float]:
+        y, check = images.heldout.y, trainer.stop.check
+        seen = judge(cfg, model, prepared, prepared.heldout, y, check)
+        return {"heldout_loss": seen.loss, "heldout_accuracy": seen.accuracy}
+
+    known = images.train.y[images.labelled]
+    forward = forward_for(cfg, tuning, prepared.cut, lambda: trainer.epoch, known, len(images.classes), teacher)
+    schedule = make_schedule(cfg, optimizer, len(loader))
+    if cfg.strategy == "masked":
+        optimizer = MaskedUpdate(optimizer, model, masks_of(cfg, tuning, prepared))
+    about = {"classes": images.classes, "size": images.size}
+    trainer = Trainer(
+        run, model, optimizer, loader, forward, judged, epochs=cfg.epochs,
+        identity=identity(cfg, images),
+        about=about | {"mean": [*images.mean], "std": [*images.std]},
+        scheduler=schedule, clip=cfg.clip,
+        read_every=1 if cfg.device == "cpu" else 50, stop=stop,
+    )  # fmt: skip
+    return trainer
+
+
+def masks_of(cfg: Config, tuning: Tuning, prepared: Prepared) -> Masks:
+    """The entries with the largest gradients of the first epoch's cross-entropy; all of the head."""
+    model = tuning.model
+
+    def losses() -> Iterator[ml.Tensor]:
+        for x, y, *_ in prepared.loader:
+            yield F.cross_entropy(tuning.run(x, prepared.cut, 0), y)
+
+    masks = select_masks(model, losses(), 1 - cfg.sparsity, whole=[f"{model.head_name}."])
+    prepared.loader.set_epoch(0)
+    return masks
+
+
+def identity(cfg: Config, images: Images) -> dict[str, str]:
+    """Fingerprints of configuration, data and weights; where they lie does not count."""
+    fields = dataclasses.asdict(cfg)
+    for name in ("data", "device", "cache", "weights", "teacher"):
+        del fields[name]
+    text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    splits = (images.train, images.heldout, images.test)
+    data = fingerprint(a for s in splits for a in (s.x, s.y))
+    return {"configuration": text, "data": data, "weights": weights_hash(cfg)}
+
+
+def weights_hash(cfg: Config) -> str:
+    """SHA-256 of the file of weights, or nothing."""
+    file = weights_file(cfg)
+    return "" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def judge(cfg: Config, model: Classifier, prepared: Prepared, x: Any, y: Any,
+          check: Callable[[], None]) -> Evaluation:  # fmt: skip
+    """What the model says of images, or of what its beginning made of them."""
+    given = batches(x, y, cfg.device, prepared.transform)
+    return evaluate(Rest(model, prepared.cut), given, check=check)
+
+
+def conclude(cfg: Config, run: RunDir, trainer: Trainer, tuning: Tuning, tested: Evaluation,
+             images: Images) -> dict[str, Any]:  # fmt: skip
+    """result.json: all at the final epoch; nothing was selected on held-out or test images."""
+    rows, file = run.rows(), weights_file(cfg)
+    return {
+        "preset": cfg.preset,
+        "dataset": cfg.dataset,
+        "seed": cfg.seed,
+        "test_accuracy": tested.accuracy,
+        **scores(tested.confusion()),
+        "heldout_accuracy": rows[-1]["heldout_accuracy"],
+        "test_loss": tested.loss,
+        "test_images": len(tested.labels),
+        "training_images": len(images.train.y),
+        "labelled_images": len(images.labelled),
+        "heldout_images": len(images.heldout.y),
+        "epochs": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), 2),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "tuned_parameters": tuning.tuned_parameters(),
+        "weights": "" if file is None else file.name,
+        "weights_sha256": weights_hash(cfg),
+        "device": device_name(cfg),
+        "commit": commit(),
+    }
+
+
+def shrunk(cfg: Config, run: RunDir, images: Images, check: Callable[[], None]) -> dict[str, Any]:
+    """What pruning and int8 leave of the accuracy and the size (bytes), as `cfg` asks for."""
+    result: dict[str, Any] = {}
+
+    def pictures(split: Split) -> Iterator[tuple[ml.Tensor, ml.Tensor]]:
+        return batches(split.x, split.y, "cpu", plain(images))
+
+    def accuracy(smaller: Any) -> float:
+        return evaluate(smaller, pictures(images.test), check=check).accuracy
+
+    if cfg.prune:
+        model = restored(run.path)[2]
+        result["pruned"] = prune(model, cfg.prune) | {"accuracy": accuracy(model)}
+    if cfg.quantize:
+        model = restored(run.path)[2]
+        small = quantized(model, (x for x, _ in pictures(images.heldout)))
+        sizes = {"bytes": state_bytes(small), "dense_bytes": state_bytes(model)}
+        result["quantized"] = sizes | {"accuracy": accuracy(small)}
+    return result
+
+
+def device_name(cfg: Config) -> str:
+    """What computed, in words."""
+    return f"{processor()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device
