@@ -32,9 +32,10 @@ convnet: $(VENV)/.core
 textgen: $(VENV)/.core
 	env -u MINIDL_DATA $(VENV)/bin/python -m projects.textgen --preset quick --dataset embedded
 
-# The framework runs its own team of threads; a second pool of BLAS threads would fight it.
+# The framework runs its own team of threads; a second pool of BLAS threads would fight it. Most
+# tests keep one core busy: two processes share them out by file.
 test: $(VENV)/.dev
-	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q $(ARGS)
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
