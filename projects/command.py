@@ -20,6 +20,7 @@ from projects.settings import (
     from_json,
     listing,
     new_run,
+    parse,
     preset_of,
 )
 
@@ -62,6 +63,7 @@ class Project:
     length: str = "epochs"  # the field that says how long training goes on
     verbs: Mapping[str, Verb] = dataclasses.field(default_factory=dict)
     more: str = ""  # about the verbs, for --help
+    flags: Sequence[str] = ()  # fields that have a flag of their own
 
     def parser(self) -> Parser:
         """The arguments of a training run."""
@@ -74,6 +76,8 @@ class Project:
         parser.add_argument("--device", choices=["cpu", "cuda"])
         parser.add_argument(f"--{self.length}", type=int)
         parser.add_argument("--seed", type=int)
+        for name in self.flags:
+            parser.add_argument(f"--{name}", help=f"the same as --set {name}=…")
         parser.add_argument("--out", help="the run's folder (default: runs/PRESET-N)")
         parser.add_argument(
             "--resume", metavar="DIR", help="go on with the run in DIR, by its configuration"
@@ -88,6 +92,8 @@ class Project:
         names = ("dataset", "data", "device", self.length, "seed")
         flags = {name: getattr(args, name) for name in names}
         given = {name: value for name, value in flags.items() if value is not None}
+        texts = {name: getattr(args, name) for name in self.flags}
+        given |= {k: parse(self.kind, k, text) for k, text in texts.items() if text is not None}
         base = preset_of(self.kind, self.presets, "quick" if args.preset is None else args.preset)
         return dataclasses.replace(base, **given | assignments(self.kind, args.set))
 
@@ -110,7 +116,8 @@ class Project:
 
     def resume(self, args: argparse.Namespace, stop: StopSignal) -> int:
         """Go on with a run by its own configuration; only where data and device are may change."""
-        fixed = [name for name in ("preset", "dataset", self.length, "seed", "out", "set")
+        fixed = [name for name in ("preset", "dataset", self.length, "seed", "out", "set",
+                                   *self.flags)
                  if getattr(args, name) not in (None, [])]  # fmt: skip
         if fixed:
             what = ", ".join(f"--{name}" for name in fixed)

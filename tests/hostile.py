@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_BYTES = 2 * 10**9
-LIMIT_SECONDS = 20
+LIMIT_SECONDS = 90  # by the clock, on a busy machine; the process that reads HDF5 has 60
 FORMATS = {  # name: its reader (of a path), and where its good files are, under tests/golden
     "torch_zip": ("minidl.io.torch_files:read_torch", "torch/zip_*.pt"),
     "torch_legacy": ("minidl.io.torch_files:read_torch", "torch/legacy_*.pt"),

@@ -1,90 +1,21 @@
-"""Layouts of other frameworks: their networks in plain NumPy beside ours with the same weights."""
+"""Layouts of Keras and Flax: their networks in plain NumPy beside ours with the same weights."""
 
-import itertools
-from unittest import mock
+import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy_layers import RNG, close, conv, depthwise, layer_norm, load, norm, normal, relu, sigmoid
 
-import minidl as ml
 from golden import make_foreign as make
 from minidl import functional as F
 from minidl import nn
 from minidl.errors import CheckpointError
-from minidl.io import load_weights, weights
+from minidl.io import load_weights
 from minidl.io.foreign import nest
-from minidl.models import SqueezeNet, VisionTransformer
-from minidl.models.blocks import ConvNorm, SameConv2d
-
-RNG = np.random.default_rng(6)
-
-
-def normal(*shape):
-    return RNG.normal(size=shape).astype("f4")
-
-
-def load(flat, model, kind="Keras", config=None, **options):
-    """load_weights from arrays by path, as if a file of that kind had held them."""
-    tree = nest("drawn", flat) | ({} if config is None else {"model_config": config})
-    with mock.patch.dict(
-        weights.READERS, {kind: (lambda path: True, lambda path: tree)}, clear=True
-    ):
-        return load_weights(__file__, model, **options)
-
-
-def close(model, x, expected):
-    """Assert that the model makes of x what is expected."""
-    with ml.no_grad():
-        found = model.eval()(ml.tensor(x))
-    found = (found[0] if isinstance(found, tuple) else found).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-# ---- networks in NumPy, pictures (N, H, W, C) ----------------------------------------------------
-
-
-def windows(x, size, stride, same):
-    """What each place of a kernel (size, size) sees: {(i, j): (N, H', W', C)}."""
-    pads = [(0, 0)] * 4
-    for axis in (1, 2) if same else ():
-        n = x.shape[axis]
-        more = max((-(-n // stride) - 1) * stride + size - n, 0)
-        pads[axis] = (more // 2, more - more // 2)
-    x = np.pad(x, pads)
-    h, w = ((n - size) // stride + 1 for n in x.shape[1:3])
-    places = itertools.product(range(size), repeat=2)
-    return {(i, j): x[:, i:, j:][:, ::stride, ::stride][:, :h, :w] for i, j in places}
-
-
-def conv(x, kernel, bias=0, stride=1, same=True):
-    """Kernel (H, W, I, O)."""
-    seen = windows(x.astype("f8"), len(kernel), stride, same)
-    return sum(part @ kernel[i, j] for (i, j), part in seen.items()) + bias
-
-
-def depthwise(x, kernel, bias=0, stride=1):
-    """Kernel (H, W, I, M); output channels i·M + m."""
-    seen = windows(x.astype("f8"), len(kernel), stride, True)
-    y = sum(part[..., None] * kernel[i, j] for (i, j), part in seen.items())
-    return y.reshape(*y.shape[:3], -1) + bias
-
-
-def norm(x, scale, shift, mean, var, eps):
-    return (x - mean) / np.sqrt(var + eps) * scale + shift
-
-
-def layer_norm(x, scale, bias, eps=1e-6):
-    return norm(x, scale, bias, x.mean(-1, keepdims=True), x.var(-1, keepdims=True), eps)
-
-
-def relu(x):
-    return np.maximum(x, 0)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+from minidl.models import VisionTransformer
+from minidl.models.blocks import SameConv2d
 
 
 class Net(nn.Module):
@@ -146,6 +77,7 @@ def keras_names(names, style):
 @given(drawn=sizes, style=st.sampled_from(["whole", "plain", "twice", "3"]), own=st.booleans())
 def test_keras_picture_network(drawn, style, own):
     """Its own epsilon (1e-3 or the configuration's), SAME padding, flattened pictures."""
+    assume(drawn[0] * drawn[4] > 1 or drawn[2] != 3)  # two kernels of one shape: see below
     args, x, arrays = drawn_net(*drawn)
     eps = 0.02 if own and style != "3" else 1e-3
     layers = [{"config": {"name": "batch_normalization", "epsilon": eps}}]
@@ -195,7 +127,7 @@ class Reader(nn.Module):
     layers=st.integers(1, 2), both=st.booleans(), new=st.booleans(),
 )  # fmt: skip
 def test_keras_recurrent_network(kind, dim, hidden, layers, both, new):
-    """Gate orders, biases, stacked and bidirectional layers, embeddings; Keras 2's and 3's names."""
+    """Gate orders, biases, stacked and bidirectional layers, embeddings; old and new names."""
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     table, words = normal(5, dim), RNG.integers(0, 5, (4, 2))
     names, arrays, y = ["embedding/embeddings"], [table], table[words]
@@ -230,7 +162,7 @@ def test_a_gru_that_pytorch_cannot_compute_is_refused(bias):
     """reset_after=False has one bias; without biases it cannot be told."""
     flat = {f"gru/gru_cell/{key}:0": a for key, a in bias.items()}
     flat |= {"gru/gru_cell/kernel:0": normal(3, 6), "gru/gru_cell/recurrent_kernel:0": normal(2, 6)}
-    with pytest.raises(CheckpointError, match=r"test_io_layouts.py: gru/gru_cell.*reset_after"):
+    with pytest.raises(CheckpointError, match=r"numpy_layers.py: gru/gru_cell.*reset_after"):
         load(flat, nn.GRU(3, 2, bias=bool(bias)))
 
 
@@ -253,15 +185,128 @@ def test_layers_of_one_shape_must_have_a_known_order():
     arrays = {name: normal(3, 3) for name in ("query", "key", "value")}
     flat = {f"{name}/kernel:0": array for name, array in arrays.items()}
     model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(3)))
-    before = [layer.weight.numpy().copy() for layer in model]
+    before = [layer.weight.detach().numpy().copy() for layer in model]
     with pytest.raises(CheckpointError, match="query: which of it and key comes first"):
         load(flat, model)
-    assert all(np.array_equal(a, layer.weight.numpy()) for a, layer in zip(before, model))
+    assert all(np.array_equal(a, layer.weight.detach().numpy()) for a, layer in zip(before, model))
     config = {"config": [{"config": {"name": name}} for name in arrays]}
     load(flat, model, config=config)
     for array, layer in zip(arrays.values(), model):
-        assert np.array_equal(array.T, layer.weight.numpy())
+        assert np.array_equal(array.T, layer.weight.detach().numpy())
     flat = {f"dense_{n}/kernel:0": normal(3, 3) for n in (10, 9, 101)}
     load(flat, model)
     for n, layer in zip((9, 10, 101), model):
-        assert np.array_equal(flat[f"dense_{n}/kernel:0"].T, layer.weight.numpy())
+        assert np.array_equal(flat[f"dense_{n}/kernel:0"].T, layer.weight.detach().numpy())
+
+
+# ---- Flax, Google's ViT --------------------------------------------------------------------------
+
+
+@given(drawn=sizes, packed=st.booleans())
+def test_flax_picture_network(drawn, packed, tmp_path_factory):
+    """As .npz and as msgpack of a training state, whose moments must not be taken for layers."""
+    assume(drawn[0] * drawn[4] > 1 or drawn[2] != 3)
+    args, x, arrays = drawn_net(*drawn)
+    arrays[6] = arrays[6].reshape(3, 3, 1, -1)  # as a convolution in groups
+    names = ["params/Conv_0/kernel", "params/Conv_0/bias", "params/BatchNorm_0/scale",
+             "params/BatchNorm_0/bias", "batch_stats/BatchNorm_0/mean",
+             "batch_stats/BatchNorm_0/var", "params/Conv_1/kernel", "params/Conv_1/bias",
+             "params/Dense_0/kernel", "params/Dense_0/bias"]  # fmt: skip
+    flat = dict(zip(names, arrays))
+    path = tmp_path_factory.getbasetemp() / "flax"
+    if packed:
+        pytest.importorskip("msgpack")
+        moments = {"0": {"mu": {"Dense_0": {"kernel": normal(2, 2)}}}}
+        path.write_bytes(make.msgpack(nest("x", flat) | {"opt_state": moments, "step": 3}))
+    else:
+        with open(path, "wb") as file:
+            np.savez(file, **flat)
+    model = Net(*args, eps=2e-3)
+    load_weights(path, model)
+    arrays[6] = arrays[6].reshape(3, 3, args[1], -1)
+    close(model, x, net(x, arrays, args[3], 1e-5))
+
+
+@given(kind=st.sampled_from(["LSTM", "GRU"]), width=st.integers(1, 4), hidden=st.integers(1, 4))
+def test_flax_recurrent_network(kind, width, hidden):
+    """A dense layer for every gate: LSTM (biases on h) and GRU (on x, and on h of n)."""
+    gates, biased = ("ifgo", "hi hf hg ho") if kind == "LSTM" else ("rzn", "ir iz in hn")
+    flat = {}
+    for side, rows in (("i", width), ("h", hidden)):
+        for gate in gates:
+            flat[f"params/{kind}Cell_0/{side}{gate}/kernel"] = normal(rows, hidden)
+            if side + gate in biased:
+                flat[f"params/{kind}Cell_0/{side}{gate}/bias"] = normal(hidden)
+    table = normal(3, width)
+    flat["params/Embed_0/embedding"] = table
+
+    def dense(name, of):
+        path = f"params/{kind}Cell_0/{name}/"
+        return of @ flat[path + "kernel"] + flat.get(path + "bias", 0)
+
+    model = nn.Sequential(nn.Embedding(3, width), getattr(nn, kind)(width, hidden))
+    load(flat, model, "Flax")
+    words = RNG.integers(0, 3, (4, 2))
+    h = c = np.zeros((2, hidden))
+    outputs = []
+    for step in table[words]:
+        if kind == "LSTM":
+            i, f, g, o = (dense(f"i{gate}", step) + dense(f"h{gate}", h) for gate in gates)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        else:
+            r, z = (sigmoid(dense(f"i{gate}", step) + dense(f"h{gate}", h)) for gate in "rz")
+            h = (1 - z) * np.tanh(dense("in", step) + r * dense("hn", h)) + z * h
+        outputs.append(h)
+    close(model, words, np.stack(outputs))
+    cell = getattr(nn, f"{kind}Cell")(width, hidden)
+    load({k: a for k, a in flat.items() if "Embed" not in k}, cell, "Flax")
+    close(cell, table[words[0]], outputs[0])
+
+
+def test_googles_vision_transformer(tmp_path):
+    """Kernels (dim, heads, width) as they stand; what the model lacks is unexpected."""
+    dim, heads, width, depth, x = 8, 2, 4, 2, normal(2, 8, 8, 3)
+    flat = {"cls": normal(1, 1, dim), "embedding/kernel": normal(4, 4, 3, dim) / 4,
+            "embedding/bias": normal(dim), "head/kernel": normal(dim, 3), "head/bias": normal(3),
+            "Transformer/posembed_input/pos_embedding": normal(1, 5, dim),
+            "Transformer/encoder_norm/scale": normal(dim),
+            "Transformer/encoder_norm/bias": normal(dim)}  # fmt: skip
+    for n in range(depth):
+        block = f"Transformer/encoderblock_{n}"
+        for name in ("LayerNorm_0", "LayerNorm_2"):
+            flat |= {f"{block}/{name}/{kind}": normal(dim) for kind in ("scale", "bias")}
+        for i, (rows, columns) in enumerate([(dim, 4 * dim), (4 * dim, dim)]):
+            flat[f"{block}/MlpBlock_3/Dense_{i}/kernel"] = normal(rows, columns) / 3
+            flat[f"{block}/MlpBlock_3/Dense_{i}/bias"] = normal(columns)
+        start = f"{block}/MultiHeadDotProductAttention_1"
+        for name in ("query", "key", "value"):
+            flat[f"{start}/{name}/kernel"] = normal(dim, heads, width) / 3
+            flat[f"{start}/{name}/bias"] = normal(heads, width)
+        flat[f"{start}/out/kernel"], flat[f"{start}/out/bias"] = normal(2, 4, dim), normal(dim)
+    np.savez(tmp_path / "vit.npz", **flat)
+    model = VisionTransformer(4, dim, depth, heads, 3, image_size=8)
+    load_weights(tmp_path / "vit.npz", model)
+
+    patches = x.reshape(2, 2, 4, 2, 4, 3).swapaxes(2, 3)
+    y = np.einsum("nhwijc,ijcd->nhwd", patches, flat["embedding/kernel"]) + flat["embedding/bias"]
+    y = np.concatenate([np.tile(flat["cls"], (2, 1, 1)), y.reshape(2, 4, dim)], 1)
+    y = y + flat["Transformer/posembed_input/pos_embedding"]
+    for n in range(depth):
+        part = {k.split(f"block_{n}/")[-1]: a for k, a in flat.items() if f"block_{n}/" in k}
+        seen = layer_norm(y, part["LayerNorm_0/scale"], part["LayerNorm_0/bias"])
+        start = "MultiHeadDotProductAttention_1/"
+        q, k, v = (np.einsum("btd,dhk->bthk", seen, part[f"{start}{name}/kernel"])
+                   + part[f"{start}{name}/bias"] for name in ("query", "key", "value"))  # fmt: skip
+        scores = np.exp(np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(width))
+        seen = np.einsum("bhts,bshk->bthk", scores / scores.sum(-1, keepdims=True), v)
+        y = y + np.einsum("bthk,hkd->btd", seen, part[start + "out/kernel"])
+        y = y + part[start + "out/bias"]
+        seen = layer_norm(y, part["LayerNorm_2/scale"], part["LayerNorm_2/bias"])
+        seen = seen @ part["MlpBlock_3/Dense_0/kernel"] + part["MlpBlock_3/Dense_0/bias"]
+        seen = seen * (1 + np.vectorize(math.erf)(seen / math.sqrt(2))) / 2
+        y = y + seen @ part["MlpBlock_3/Dense_1/kernel"] + part["MlpBlock_3/Dense_1/bias"]
+    y = layer_norm(y, flat["Transformer/encoder_norm/scale"], flat["Transformer/encoder_norm/bias"])
+    close(model, x.transpose(0, 3, 1, 2), y[:, 0] @ flat["head/kernel"] + flat["head/bias"])
+    with pytest.raises(CheckpointError, match=r"unexpected: pre_logits/weight \(8, 8\)$"):
+        load(flat | {"pre_logits/kernel": normal(8, 8)}, model, "NumPy")

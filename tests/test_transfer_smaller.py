@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transfer_models import arrays, fill, noise, outputs, resnet, softmax
+from transfer_models import arrays, fill, noise, outputs, resnet, seasoned, softmax
 
 import minidl as ml
 from minidl import models, nn

@@ -124,7 +124,8 @@ def unwrapped(tree: Any, own: Collection[str]) -> State:
 def in_order(layers: Sequence[Layer], model: nn.Module, channels_last: bool = True) -> State:
     """The layers' arrays by the model's names: the n-th of a kind is the n-th of the model's."""
     types = tuple(KINDS.values())
-    modules = [(name, m) for name, m in model.named_modules() if isinstance(m, types)]
+    modules = [(f"{name}.".lstrip("."), m) for name, m in model.named_modules()
+               if isinstance(m, types)]  # fmt: skip
     layers = [*_with_heads(layers, sum(isinstance(m, nn.Conv2d) for _, m in modules))]
     state: State = {}
     for kind in (*KINDS, ""):
@@ -133,11 +134,11 @@ def in_order(layers: Sequence[Layer], model: nn.Module, channels_last: bool = Tr
                for suffix in _suffixes(m)]  # fmt: skip
         for (name, module, suffix), layer in zip(own, theirs):
             fits = suffix.endswith("reverse") == ("backward_" in layer.name)
-            check(fits, layer.name, f"it runs in the other direction than {name}.weight_ih{suffix}")
+            check(fits, layer.name, f"it runs in the other direction than {name}weight_ih{suffix}")
             arrays = dict(layer.arrays)
             if layer.eps is not None and "running_var" in arrays:
                 arrays["running_var"] = arrays["running_var"] + np.float32(layer.eps - module.eps)
-            state |= {f"{name}.{key}{suffix}": array for key, array in arrays.items()}
+            state |= {f"{name}{key}{suffix}": array for key, array in arrays.items()}
         for layer in theirs[len(own) :]:
             state |= {f"{layer.name}.{key}": array for key, array in layer.arrays.items()}
     _unfold_norms(state, modules)
@@ -169,23 +170,23 @@ def _unfold_norms(state: State, modules: Sequence[tuple[str, Any]]) -> None:
     """
     for (name, layer), (after, norm) in zip(modules, modules[1:]):
         without = isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is None
-        lacking = isinstance(norm, nn.BatchNorm2d) and f"{after}.weight" not in state
-        if without and lacking and f"{name}.bias" in state:
-            bias = state.pop(f"{name}.bias")
+        lacking = isinstance(norm, nn.BatchNorm2d) and f"{after}weight" not in state
+        if without and lacking and f"{name}bias" in state:
+            bias = state.pop(f"{name}bias")
             one, zero = np.ones_like(bias), np.zeros_like(bias)
             made = dict(zip(NORMS.values(), (one, bias, zero, one - norm.eps)))
-            state |= {f"{after}.{key}": value for key, value in made.items()}
+            state |= {f"{after}{key}": value for key, value in made.items()}
 
 
 def _turn_flattened(state: State, modules: Sequence[tuple[str, Any]]) -> None:
     """Turn the inputs HWC of dense layers next behind convolutions to CHW."""
     for (_, before), (name, layer) in zip(modules, modules[1:]):
-        weight = state.get(f"{name}.weight", np.empty(0))
+        weight = state.get(f"{name}weight", np.empty(0))
         if isinstance(before, nn.Conv2d) and isinstance(layer, nn.Linear) and weight.ndim == 2:
             (o, i), c = weight.shape, before.out_channels
             if i % c == 0:
                 turned = weight.reshape(o, i // c, c).swapaxes(1, 2).reshape(o, i)
-                state[f"{name}.weight"] = turned
+                state[f"{name}weight"] = turned
 
 
 def _squeezenet(model: nn.Module) -> dict[str, str]:

@@ -307,7 +307,8 @@ class _Unpacking:
             ok = type(value) in PLAIN or isinstance(value, np.generic)
             must(ok, "it is neither a tensor nor plain data", value)
         except ValueError as error:
-            raise ValueError(f"{'.'.join(map(str, place))}: {error}") from error
+            where = f"{'.'.join(map(str, place)):.200}: " if place else ""
+            raise ValueError(f"{where}{error}") from error
         return value
 
     def _tensor(self, view: View) -> np.ndarray:

@@ -115,8 +115,8 @@ class NumpyArray:
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     data = _encode(data) if type(data) is str else data  # what Python 2 writes
-    ok = isinstance(dtype, NumpyDtype) and type(data) in (bytes, bytearray) and order in ("C", "F")
-    must(ok, "a NumPy array is not of numbers")
+    ok = isinstance(dtype, NumpyDtype) and type(data) in (bytes, bytearray)
+    must(ok and type(order) is str and order in "CF", "a NumPy array is not of numbers")
     must(len(data) == math.prod(counts(shape)) * dtype.dtype.itemsize,
          "a NumPy array has more or fewer bytes than its shape and dtype need", shape)  # fmt: skip
     return np.ndarray(shape, dtype.dtype, data, order=order)
@@ -195,6 +195,11 @@ def _device(kind: Any, index: Any = None) -> str:
     return kind if index is None else f"{kind}:{index}"
 
 
+def _text(value: Any) -> str:
+    must(type(value) is str, "a layout has no name", value)
+    return value
+
+
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NumpyArray:
     result = NumpyArray()
     result.array = _array(data, dtype, shape, order)
@@ -204,11 +209,11 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NumpyArray:
 CALLS: dict[str, Callable[..., Any]] = {  # "module name": function
     "collections OrderedDict": _dict,
     "collections Counter": _dict,
-    "argparse Namespace": Namespace,
+    "argparse Namespace": lambda: Namespace(),
     "_codecs encode": _encode,
     "torch Size": lambda values=(): counts(tuple(values)),
     "torch device": _device,
-    "torch.serialization _get_layout": str,
+    "torch.serialization _get_layout": _text,
     "torch._tensor _rebuild_from_type_v2": _from_type,
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,

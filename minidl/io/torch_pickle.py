@@ -25,7 +25,7 @@ from minidl.io.torch_objects import (
     must,
 )
 
-MAXIMUM_OPCODES = 4_000_000  # each makes at most some 230 bytes of objects: under 1 GB
+MAXIMUM_OPCODES = 2_000_000  # each makes at most some 300 bytes of objects: 600 MB
 MAXIMUM_BITS = 2040  # of an integer: what LONG1 holds
 
 OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
@@ -189,7 +189,10 @@ class Machine:
         ok = type(call) is Call and type(arguments) is tuple
         must(ok, f"its pickle calls what is no function: {FIX}", call)
         self.budget.spend_on(arguments)
-        self.stack.append(call.function(*arguments))
+        try:
+            self.stack.append(call.function(*arguments))
+        except TypeError as error:
+            raise ValueError(f"its pickle gives {call.name} wrong arguments: {error}") from error
 
     op_newobj = op_reduce
 

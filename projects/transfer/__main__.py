@@ -1,4 +1,4 @@
-"""The command line: train, resume, compare, predict, export, evaluate."""
+"""The command line: train, resume, compare, predict, export, evaluate, forget."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from minidl.train import StopSignal
 from projects.command import Parser, Project, comparing
 from projects.convnet.look import compare_runs
 from projects.transfer.config import Config, Dataset
+from projects.transfer.judge import evaluate_weights, forget
 from projects.transfer.look import export, predict_images
 from projects.transfer.presets import PRESETS
 from projects.transfer.run import main
@@ -40,10 +41,13 @@ def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
 PROJECT = Project(
     "transfer", Config, PRESETS, main, get_args(Dataset),
     verbs={"compare": comparing("transfer", compare_runs), "predict": predict,
-           "export": write_weights},
+           "export": write_weights, "evaluate": evaluate_weights, "forget": forget},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "
     "'predict --run DIR IMAGE...' prints the top classes of any picture; "
-    "'export --run DIR OUT.safetensors' writes a run's weights.",
+    "'export --run DIR OUT.safetensors' writes a run's weights; 'evaluate --weights FILE "
+    "--model NAME --dataset NAME' tests weights as they are; 'forget --run DIR --preset NAME' "
+    "measures what a run's model forgets through another task.",
+    flags=("weights", "model", "strategy"),
 )  # fmt: skip
 cli = PROJECT.cli
 

@@ -49,10 +49,12 @@ def kept(cfg: Config, model: Classifier, cut: int, x: np.ndarray, transform: Any
     def make() -> np.ndarray:
         return features(model, cut, x, transform, epoch, cfg.device)
 
+    if not cfg.cache:
+        return remembered("", "", make)
     names = tuple(f"{n}." for section in model.sections()[:cut] for n in section.names)
     state = {k: v.cpu().numpy() for k, v in model.state_dict().items() if k.startswith(names)}
     seed = Draws(np.arange(1), 0).uniform(2).tolist()
-    about = f"{model!r} {cut} {transform!r} {epoch} {seed}"
+    about = f"{cfg.model} {cfg.padding} {cut} {transform!r} {epoch} {seed}"
     key = hashlib.sha256(f"{about} {fingerprint([*state.values(), x])}".encode()).hexdigest()[:24]
     return remembered(cfg.cache, f"features-{key}", make)
 
@@ -67,7 +69,7 @@ def fresh(x: np.ndarray, transform: transforms.Transform) -> Look:
 
 def stored(views: list[np.ndarray]) -> Look:
     """One of the views' features, each (N, …), at random."""
-    count, size = len(views), len(views[0])
+    count = len(views)
 
     def look(rows: np.ndarray, places: np.ndarray, epoch: int) -> np.ndarray:
         chosen = (Draws(places, epoch).uniform(1)[:, 0] * count).astype(np.int64)
@@ -170,7 +172,7 @@ def prepare(cfg: Config, model: Classifier, cut: int, images: Images) -> Prepare
 
 
 def loader_for(cfg: Config, images: Images, weak: Look, strong: Look) -> DataLoader:
-    """Batches [x, y] of labelled images; with unlabelled ones [x, y, weak, strong] views of both."""
+    """Batches [x, y] of labelled images, and weak and strong views of others if `semi` is on."""
     if cfg.semi != "none":
         whole = np.arange(len(images.train.y))
         mixed = MixedBatches(images.labelled, whole, cfg.batch, cfg.ratio, seed=cfg.seed)

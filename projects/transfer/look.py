@@ -183,8 +183,9 @@ def add_embeddings(page: Report, images: Images, model: Classifier, prepared: Pr
     hits = knn_accuracy(train, known.y, test, images.test.y, NEIGHBOURS)
     some = np.linspace(0, len(test) - 1, min(MAPPED, len(test))).astype(int)
     places, method = map2d(test[some], 0)
-    page.section("Embeddings", f"What the head sees: the {NEIGHBOURS} nearest labelled training "
-                 f"images name {100 * hits:.2f} % of the test images. The map is by {method}.")  # fmt: skip
+    note = f"What the head sees: the {NEIGHBOURS} nearest labelled training images name "
+    note += f"{100 * hits:.2f} % of the test images. The map is by {method}."
+    page.section("Embeddings", note)
     figure, (axes,) = report.panels(1, 8, 6)
     y = images.test.y[some]
     for k, name in enumerate(images.classes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from functools import reduce
@@ -62,10 +63,14 @@ def make(cfg: Config, classes: int, size: int) -> Classifier:
 
 
 def weights_file(cfg: Config) -> Path | None:
-    """Where the weights lie that the run begins with."""
+    """Where the weights lie that the run begins with; DATA/weights is looked into too."""
     if cfg.weights == "embedded":
         return BACKBONE
-    return Path(cfg.weights) if cfg.weights else None
+    root, path = cfg.data or os.environ.get("MINIDL_DATA"), Path(cfg.weights)
+    if cfg.weights and root and not path.exists():
+        beside = Path(root) / "weights" / path
+        path = beside if beside.exists() else path
+    return path if cfg.weights else None
 
 
 def load(cfg: Config, model: Classifier) -> None:

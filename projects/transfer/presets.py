@@ -4,8 +4,102 @@ from __future__ import annotations
 
 from typing import Any
 
-from projects.transfer.config import Config
 from projects.settings import preset_of
+from projects.transfer.config import Config
 
 Fields = dict[str, Any]
-PRESETS: dict[str, tuple[str, Fields]] = {"e-species": ("x", {}), "quick": ("y", {})}
+
+# The project's own backbone, trained on CIFAR-10, and few pictures of the generator's shapes.
+SMALL: Fields = {"model": "cifar_resnet", "width": 8, "scale": "imagenet", "dataset": "embedded"}
+SHAPES: Fields = SMALL | {"weights": "embedded", "cap": 22, "draws": 1000, "batch": 50}
+SHAPES |= {"strategy": "full", "lr": 3e-3, "flip": True, "crop": 3, "epochs": 20, "smoothing": 0.1}
+SCRATCH: Fields = SHAPES | {"weights": ""}
+# How the backbone was trained: the recipe of projects/convnet for residual networks.
+BACKBONE: Fields = SMALL | {"dataset": "cifar10", "strategy": "full", "optimizer": "sgd"}
+BACKBONE |= {"lr": 0.1, "weight_decay": 5e-4, "batch": 128, "warmup": 1.0, "schedule": "linear"}
+BACKBONE |= {"flip": True, "crop": 4}
+# ImageNet's MobileNetV2 from TensorFlow Lite; a bare name is looked for in DATA/weights.
+MOBILE: Fields = {"model": "mobilenet_v2", "padding": "same", "scale": "tf", "flip": True}
+MOBILE |= {"weights": "mobilenet_v2_1.0_224_int8.tflite", "norm_statistics": False}
+HEAD: Fields = MOBILE | {"views": 2, "epochs": 60, "weight_decay": 1e-4, "smoothing": 0.1}
+TUNED: Fields = MOBILE | {"strategy": "full", "epochs": 12, "crop": 8, "backbone": 0.2}
+TUNED |= {"smoothing": 0.1, "optimizer": "adamw", "weight_decay": 0.05, "warmup": 1.0}
+LAST: Fields = TUNED | {"strategy": "last", "last": 3, "views": 6, "epochs": 20}
+EQUAL: Fields = {"cap": 30}  # three breeds have far more images than the others
+FEW: Fields = HEAD | EQUAL | {"draws": 1000, "crop": 8, "views": 4, "epochs": 20}
+
+
+def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
+    """What a preset is, and its fields."""
+    return text, base | fields
+
+
+PRESETS: dict[str, tuple[str, Fields]] = {
+    "smoke": _of("seconds on embedded data: does everything work?",
+                 SCRATCH, cap=10, draws=0, epochs=2, width=4),
+    "quick": _of("the own backbone finetuned on 200 pictures of ten shapes", SHAPES),
+    "quick-scratch": _of("the same network and budget from scratch", SCRATCH),
+    "quick-head": _of("the own backbone, head only", SHAPES, strategy="head", views=8, lr=1e-2),
+    "backbone": _of("trains the own backbone on CIFAR-10", BACKBONE, epochs=30),
+    "course": _of("the course's full project: e-full, on all images", TUNED, size=224, epochs=30),
+    # The E level: what is tuned.
+    "e-species": _of("dog vs cat, head only", HEAD, dataset="species", epochs=30),
+    "e-species-224": _of("the same at 224 pixels", HEAD, dataset="species", epochs=30, size=224),
+    "e-breeds-head": _of("37 breeds, head only", HEAD),
+    "e-breeds-head-224": _of("the same at 224 pixels", HEAD, size=224),
+    "e-gradual": _of("one more section after each epoch", TUNED, strategy="gradual", last=0,
+                     epochs=20),
+    "e-full": _of("all sections at once", TUNED),
+    "e-full-224": _of("the last 8 sections at 224 pixels", LAST, last=8, views=4, size=224),
+    # The E level: learning rates, schedules, augmentation, L2.
+    "e-one-rate": _of("the last sections at the head's rate", LAST, backbone=1.0),
+    "e-decay": _of("a rate of 0.7 of the next section's", LAST, backbone=1.0, decay=0.7),
+    "e-constant": _of("a constant learning rate", LAST, schedule="constant", warmup=0.0),
+    "e-step": _of("a learning rate by steps", LAST, schedule="step"),
+    "e-nesterov": _of("Nesterov's gradient", LAST, optimizer="sgd", lr=0.02, weight_decay=1e-4),
+    "e-no-augment": _of("the pictures as they are", LAST, flip=False, crop=0, views=1),
+    "e-no-decay": _of("without weight decay", LAST, weight_decay=0.0),
+    # The E level: batch norms, which came folded.
+    "e-norm-frozen": _of("norms neither tuned nor updated", LAST, norm_affine=False),
+    "e-norm-affine": _of("norms tuned, statistics measured once", LAST, unfold=True),
+    "e-norm-statistics": _of("statistics updated, norms not tuned", LAST, unfold=True,
+                             norm_affine=False, norm_statistics=True),
+    "e-norm-both": _of("norms tuned and updated", LAST, unfold=True, norm_statistics=True),
+    "c-norms": _of("only the norms and the head", TUNED, strategy="norms", unfold=True),
+    # The C level: mixing and erasing; new pictures in every epoch.
+    "c-erasing": _of("random erasing", LAST, erasing=0.5),
+    "c-policy": _of("RandAugment", LAST, policy="randaugment"),
+    "c-cutmix": _of("CutMix", LAST, views=0, cutmix=1.0, epochs=12),
+    "c-mixup": _of("MixUp", LAST, views=0, mixup=0.2, epochs=12),
+    # The A level.
+    "a-lora": _of("LoRA of rank 4 on the last sections", LAST, strategy="lora",
+                  pattern=r"features\.1[5678]\..*", lr=3e-3, backbone=1.0),
+    "a-masked": _of("masked finetuning, 5 % of the entries", TUNED, strategy="masked",
+                    sparsity=0.95),
+    "a-prune": _of("half of the weights pruned after training", LAST, prune=0.5),
+    "a-quantize": _of("int8 after training", LAST, quantize=True),
+    "a-student": _of("half the width on shapes, to be compared", SCRATCH, width=4),
+    "a-distill": _of("the same, told by a run: --set teacher=DIR", SCRATCH, width=4),
+}  # fmt: skip
+for _last in (1, 2, 3, 4, 6, 8, 12):
+    PRESETS[f"e-breeds-last{_last}"] = _of(f"the last {_last} sections at once", LAST, last=_last)
+for _size in (64, 96, 160, 192):
+    PRESETS[f"e-size-{_size}"] = _of(f"{_size} pixels, head only", HEAD, size=_size)
+for _name, _balance in (("plain", "none"), ("weighted", "weighted"), ("oversample", "oversample")):
+    PRESETS[f"e-imbalance-{_name}"] = _of(
+        f"a fifth of each cat breed, {_name}", HEAD | EQUAL, rare=0.2, balance=_balance
+    )
+PRESETS["e-balanced"] = _of("30 images of each breed", HEAD | EQUAL)
+for _name, _share in (("100", 1.0), ("50", 0.5), ("10", 0.1), ("one", 0.0)):
+    _what = f"{_name} % of the labels" if _share else "one label a class"
+    PRESETS[f"a-labels-{_name}"] = _of(_what, FEW, labels=_share)
+    for _semi in ("pseudo", "fixmatch"):
+        PRESETS[f"a-labels-{_name}-{_semi}"] = _of(
+            f"{_what}, {_semi}", FEW, labels=_share, semi=_semi, draws=0, epochs=40,
+            threshold=0.8 if _semi == "fixmatch" else 0.5,
+        )  # fmt: skip
+
+
+def preset(name: str) -> Config:
+    """The configuration called `name`; UsageError with near names when there is none."""
+    return preset_of(Config, PRESETS, name)

@@ -13,7 +13,6 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.optim import lr_scheduler as schedules
 from projects.transfer.config import Config
-from projects.transfer.methods.balance import class_weights
 from projects.transfer.methods.distil import distillation_loss
 from projects.transfer.methods.semi import fixmatch_loss, pseudo_label_loss, ramp
 from projects.transfer.model import Tuning
@@ -22,22 +21,20 @@ Forward = Callable[[nn.Module, Any], tuple[ml.Tensor, ml.Tensor]]
 
 
 def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int],
-                y: np.ndarray, classes: int, teacher: nn.Module | None) -> Forward:  # fmt: skip
-    """The loss and the hits of a batch that section `first` is given; y: the training labels (N,).
+                factors: np.ndarray | None, teacher: nn.Module | None) -> Forward:  # fmt: skip
+    """The loss and the hits of a batch that section `first` is given; factors (K,): of the classes.
 
     Mixed labels (N, K) count by their larger share. Unlabelled images come as weak and strong
     views: the answer to the first, where it is sure enough, is what the second shall give.
     """
-    factors = None
-    if cfg.balance == "weighted":
-        factors = ml.tensor(class_weights(y, classes), device=cfg.device)
+    weight = None if factors is None else ml.tensor(factors, device=cfg.device)
 
     def loss_of(x: ml.Tensor, logits: ml.Tensor, y: ml.Tensor) -> ml.Tensor:
         if teacher is not None:
             with ml.no_grad():
                 told = teacher(x)
             return distillation_loss(logits, told, y, cfg.temperature, cfg.soften)
-        return F.cross_entropy(logits, y, weight=factors, label_smoothing=cfg.smoothing)
+        return F.cross_entropy(logits, y, weight=weight, label_smoothing=cfg.smoothing)
 
     def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
         x, y, *_ = batch

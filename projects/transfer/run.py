@@ -20,7 +20,7 @@ from projects.transfer.config import Config
 from projects.transfer.data import Images, Split, batches, load_images, plain
 from projects.transfer.features import Prepared, prepare
 from projects.transfer.look import restored, write_report
-from projects.transfer.methods.balance import scores
+from projects.transfer.methods.balance import class_weights, scores
 from projects.transfer.methods.masking import MaskedUpdate, Masks, select_masks
 from projects.transfer.methods.norms import unfold_norms
 from projects.transfer.methods.pruning import prune
@@ -39,36 +39,42 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     ml.empty(0, device=cfg.device)  # raises where there is none
     file = weights_file(cfg)
     if file is not None:
-        kind_of(file)  # before the pictures are read
+        kind_of(file)  # raises, before the pictures are read
     images = load_images(cfg)
-    model = build(cfg, len(images.classes), images.size).to(cfg.device)
     begun = time.perf_counter()
-    if cfg.unfold:
-        pictures = batches(images.train.x, images.train.y, cfg.device, plain(images))
-        unfold_norms(model, (x for x, _ in pictures))
-    tuning = Tuning(cfg, model)
+    tuning = Tuning(cfg, begin(cfg, images))
     teacher = teacher_of(cfg, images)
-    prepared, ready = prepare(cfg, model, tuning.cut, images), time.perf_counter()
+    prepared = prepare(cfg, tuning.model, tuning.cut, images)
+    spent = {"preparation_seconds": round(time.perf_counter() - begun, 2)}
     run = open_run()
     trainer = make_trainer(cfg, run, images, prepared, tuning, teacher, stop)
     resumed = trainer.resume()
     counts = [len(part) for part in (images.labelled, images.train.y, images.heldout.y)]
-    print(f"{run.path}: {cfg.preset}, {cfg.dataset}, {counts[0]:,} of {counts[1]:,} training images "
-          f"labelled, {counts[2]:,} held out, {len(images.test.y):,} to test; "
-          f"{tuning.tuned_parameters():,} parameters tuned")  # fmt: skip
+    print(f"{run.path}: {cfg.preset}, {cfg.dataset}, {counts[0]:,} of {counts[1]:,} training "
+          f"images labelled, {counts[2]:,} held out, {len(images.test.y):,} to test; "
+          f"{tuning.tuned_parameters():,} numbers tuned")  # fmt: skip
     if resumed:
         print(f"resumed after {trainer.epoch} epochs and {trainer.batch} batches")
     trainer.fit()
-    tested = judge(cfg, model, prepared, prepared.test, images.test.y, stop.check)
-    result = conclude(cfg, run, trainer, tuning, tested, images)
-    result |= {"preparation_seconds": round(ready - begun, 2)} | shrunk(cfg, run, images, stop.check)
+    tested = judge(cfg, tuning.model, prepared, prepared.test, images.test.y, stop.check)
+    result = conclude(cfg, run, trainer, tuning, tested, images) | spent
+    result |= shrunk(cfg, run, images, stop.check)
     run.write_json("result.json", result)
     run.write_csv()
-    write_report(run, result, tested, images, model, prepared)
-    print(f"test accuracy {100 * tested.accuracy:.2f} %, macro F1 {100 * result['macro_f1']:.2f} %, "
-          f"held-out {100 * result['heldout_accuracy']:.2f} %, {result['seconds']:.0f} s of "
+    write_report(run, result, tested, images, tuning.model, prepared)
+    print(f"test accuracy {100 * tested.accuracy:.2f} %, macro F1 {100 * result['macro_f1']:.2f} "
+          f"%, held-out {100 * result['heldout_accuracy']:.2f} %, {result['seconds']:.0f} s of "
           f"training\nreport: {run.path / 'report.html'}")  # fmt: skip
     return 0
+
+
+def begin(cfg: Config, images: Images) -> Classifier:
+    """The network as training finds it."""
+    model = build(cfg, len(images.classes), images.size).to(cfg.device)
+    if cfg.unfold:
+        pictures = batches(images.train.x, images.train.y, cfg.device, plain(images))
+        unfold_norms(model, (x for x, _ in pictures))
+    return model
 
 
 def teacher_of(cfg: Config, images: Images) -> Classifier | None:
@@ -95,8 +101,10 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
         seen = judge(cfg, model, prepared, prepared.heldout, y, check)
         return {"heldout_loss": seen.loss, "heldout_accuracy": seen.accuracy}
 
-    known = images.train.y[images.labelled]
-    forward = forward_for(cfg, tuning, prepared.cut, lambda: trainer.epoch, known, len(images.classes), teacher)
+    factors = None
+    if cfg.balance == "weighted":
+        factors = class_weights(images.train.y[images.labelled], len(images.classes))
+    forward = forward_for(cfg, tuning, prepared.cut, lambda: trainer.epoch, factors, teacher)
     schedule = make_schedule(cfg, optimizer, len(loader))
     if cfg.strategy == "masked":
         optimizer = MaskedUpdate(optimizer, model, masks_of(cfg, tuning, prepared))
@@ -112,7 +120,7 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
 
 
 def masks_of(cfg: Config, tuning: Tuning, prepared: Prepared) -> Masks:
-    """The entries with the largest gradients of the first epoch's cross-entropy; all of the head."""
+    """The entries of the largest gradients in the first epoch, and all of the head."""
     model = tuning.model
 
     def losses() -> Iterator[ml.Tensor]:

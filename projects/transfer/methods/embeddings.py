@@ -59,10 +59,12 @@ def map2d(x: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
     require(ok, "map2d", "x must be (N, D), both at least 2", x=x)
     if find_spec("sklearn"):
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
         perplexity = min(30.0, (len(x) - 1) / 3)
         method = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-        return method.fit_transform(x.astype(np.float32)), "t-SNE"
+        with threadpool_limits(1):  # its threads spin, and here there are others
+            return method.fit_transform(x.astype(np.float32)), "t-SNE"
     centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
     signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))

@@ -1,0 +1,542 @@
+"""The transfer project: splits, what each strategy tunes, kept features, whole runs, mistakes."""
+
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import minidl as ml
+from minidl import models, nn
+from minidl.errors import CheckpointError, DataError
+from minidl.io import load, load_safetensors, save_safetensors
+from minidl.train import RunDir
+from projects.settings import UsageError, from_json
+from projects.transfer import data, run
+from projects.transfer.__main__ import PROJECT, cli
+from projects.transfer.config import Config
+from projects.transfer.data import Source, choose, load_images
+from projects.transfer.features import prepare
+from projects.transfer.look import restored
+from projects.transfer.model import Rest, Tuning, build
+from projects.transfer.presets import PRESETS, preset
+from projects.transfer.recipe import forward_for, make_optimizer, share
+from projects.transfer.results import write_results
+
+NAMES = ("ant", "bee", "cow")
+TINY = Config(dataset="folder", model="resnet8", size=16, epochs=2, batch=8, scale="own")
+
+
+def write_picture(path, size=(20, 24), seed=0):
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of ten pictures each."""
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    for k, name in enumerate(NAMES):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            write_picture(root / name / f"{i}.png", seed=100 * k + i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(pictures):
+    return load_images(dataclasses.replace(TINY, data=str(pictures)))
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A tiny Oxford-IIIT Pet in the official layout: two breeds of cats, one of dogs."""
+    root = tmp_path_factory.mktemp("pets")
+    folder = root / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for split, first, count in (("trainval", 0, 10), ("test", 20, 2)):
+        lines = []
+        for k, (breed, species) in enumerate((("Abyssinian", 1), ("beagle", 2), ("Birman", 1)), 1):
+            for i in range(first, first + count):
+                write_picture(folder / f"images/{breed}_{i}.jpg", (20 + i, 30), 100 * k + i)
+                lines.append(f"{breed}_{i} {k} {species} 1\n")
+        (folder / f"annotations/{split}.txt").write_text("".join(lines))
+    return root
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+
+class Labels:
+    """What `choose` looks at."""
+
+    def __init__(self, y, classes):
+        self.targets, self.classes = y, [f"c{k}" for k in range(classes)]
+
+
+@given(st.lists(st.integers(2, 30), min_size=2, max_size=6), st.integers(0, 20),
+       st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.sampled_from([0.2, 1.0]),
+       st.integers(0, 5))  # fmt: skip
+def test_parts_are_disjoint_and_as_large_as_asked(sizes, cap, labels, rare, seed):
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    cap = cap if cap > 1 else 0
+    cfg = Config(dataset="pets", cap=cap, labels=labels, rare=rare, seed=seed)
+    kept, held, used = choose(cfg, Source(Labels(y, len(sizes)), None, y, frozenset([0])))
+    assert not set(kept) & set(held) and set(used) <= set(kept)
+    for k, size in enumerate(sizes):
+        total = min(size, cap or size)
+        out = max(1, round(total / 10))
+        inside = total - out
+        inside = max(1, round(rare * inside)) if k == 0 else inside
+        assert (y[held] == k).sum() == out and (y[kept] == k).sum() == inside
+        assert (y[used] == k).sum() == max(1, round(labels * inside))
+    again = choose(cfg, Source(Labels(y, len(sizes)), None, y, frozenset([0])))
+    assert all((a == b).all() for a, b in zip(again, (kept, held, used), strict=True))
+
+
+def test_a_class_without_an_image_is_named():
+    y = np.array([0] * 5 + [2] * 5)
+    with pytest.raises(DataError, match="no training image is left of c1"):
+        choose(TINY, Source(Labels(y, 3), None, y))
+
+
+def test_pets_are_read_as_breeds_and_as_species(pets):
+    breeds = load_images(Config(dataset="pets", data=str(pets), size=16))
+    assert breeds.classes == ["Abyssinian", "Beagle", "Birman"]
+    assert np.bincount(breeds.train.y).tolist() == [9, 9, 9] and len(breeds.test.y) == 6
+    kinds = load_images(Config(dataset="species", data=str(pets), size=16, rare=0.34))
+    assert kinds.classes == ["Cat", "Dog"] and np.bincount(kinds.train.y).tolist() == [6, 9]
+    few = load_images(Config(dataset="pets", data=str(pets), size=16, labels=0.0))
+    assert len(few.labelled) == 3 and (few.train.y == -1).sum() == 24
+    assert few.known().y.tolist() == [0, 1, 2]
+
+
+def test_the_shorter_side_is_scaled_and_the_middle_cut(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            wide = np.zeros((20, 60, 3), np.uint8)
+            wide[:, 20:40] = 200
+            Image.fromarray(wide).save(tmp_path / name / f"{i}.png")
+    cfg = dataclasses.replace(TINY, data=str(tmp_path), size=10)
+    assert (load_images(cfg).test.x[:, :, 2:8, 2:8] == 200).all()
+    assert load_images(dataclasses.replace(cfg, crop=2)).test.x.shape[2:] == (14, 14)
+
+
+def test_pictures_and_features_are_remembered(pictures, tmp_path, monkeypatch):
+    cfg = dataclasses.replace(TINY, data=str(pictures), cache=str(tmp_path), views=2, flip=True)
+
+    def made(cfg):
+        ml.manual_seed(0)
+        images = load_images(cfg)
+        ready = prepare(cfg, *cut_of(cfg, images), images)
+        return images, ready, next(iter(ready.loader))
+
+    first = made(cfg)
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert len(files) == 2 + 4  # pictures to train and to test; two views, one of held-out, of test
+    monkeypatch.setattr(data, "opened", None)
+    again = made(cfg)
+    assert sorted(p.name for p in tmp_path.iterdir()) == files
+    monkeypatch.undo()
+    plain = made(dataclasses.replace(cfg, cache=""))
+    for other in (again, plain):
+        assert (other[0].train.x == first[0].train.x).all()
+        assert (other[1].test == first[1].test).all()
+        assert all((a.numpy() == b.numpy()).all() for a, b in zip(other[2], first[2], strict=True))
+
+
+def cut_of(cfg, images):
+    model = build(cfg, len(images.classes), images.size)
+    return model, Tuning(cfg, model).cut
+
+
+def test_flowers_need_scipy_or_folders(tmp_path):
+    try:
+        import scipy  # noqa: F401
+    except ImportError:
+        with pytest.raises(DataError, match="--dataset folder"):
+            load_images(Config(dataset="flowers", data=str(tmp_path)))
+    else:
+        with pytest.raises(DataError, match="flowers-102"):
+            load_images(Config(dataset="flowers", data=str(tmp_path)))
+
+
+# ---- what is tuned -------------------------------------------------------------------------------
+
+STRATEGIES = {
+    "head": ["fc"], "last": ["layer3", "fc"], "full": ["conv1", "bn1", "layer1", "layer2",
+    "layer3", "fc"], "gradual": ["conv1", "bn1", "layer1", "layer2", "layer3", "fc"],
+}  # fmt: skip
+
+
+def batch_of(count=6):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(count, 3, 16, 16)).astype(np.float32)
+    return ml.tensor(x), ml.tensor(np.arange(count) % 3)
+
+
+def stepped(cfg, epoch=0, **options):
+    """Names of what one step changes, parameters and buffers; the tuning; the model."""
+    ml.manual_seed(0)
+    model = build(cfg, 3, 16)
+    tuning = Tuning(cfg, model)
+    before = {k: v.numpy().copy() for k, v in model.state_dict().items()}
+    optimizer = make_optimizer(cfg, tuning)
+    loss, right = forward_for(cfg, tuning, 0, lambda: epoch, None, None)(model, batch_of())
+    loss.backward()
+    optimizer.step()
+    after = model.state_dict()
+    changed = {k for k in before if (before[k] != after[k].numpy()).any()}
+    assert np.isfinite(loss.item()) and 0 <= right.item() <= 6
+    return changed, tuning, model
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_changes_its_sections_and_no_others(strategy):
+    cfg = dataclasses.replace(TINY, strategy=strategy, lr=0.01, last=int(strategy == "last"))
+    changed, tuning, model = stepped(cfg, epoch=20)
+    assert {k.split(".")[0] for k in changed} == set(STRATEGIES[strategy])
+    statistics = {k for k in changed if "running" in k}
+    assert bool(statistics) == (strategy != "head")
+    parameters = {k for k, p in model.named_parameters() if p.requires_grad}
+    assert changed - parameters == {k for k in changed if "running" in k or "tracked" in k}
+
+
+def test_gradual_unfreezing_moves_towards_the_image():
+    cfg = dataclasses.replace(TINY, strategy="gradual", every=2, last=3, lr=0.01)
+    _, tuning, _ = stepped(cfg)
+    assert [tuning.start(e) for e in range(9)] == [4, 4, 3, 3, 2, 2, 1, 1, 1] and tuning.cut == 1
+    assert {k.split(".")[0] for k in stepped(cfg)[0]} == {"fc"}
+    assert {k.split(".")[0] for k in stepped(cfg, epoch=2)[0]} == {"layer3", "fc"}
+
+
+def test_norms_are_tuned_and_updated_as_asked():
+    base = dataclasses.replace(TINY, strategy="full", lr=0.01)
+    for affine in (True, False):
+        for statistics in (True, False):
+            cfg = dataclasses.replace(base, norm_affine=affine, norm_statistics=statistics)
+            changed, _, model = stepped(cfg)
+            norms = {k for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+            touched = {k for k in changed if k.rpartition(".")[0] in norms}
+            assert any(k.endswith("weight") for k in touched) == affine
+            assert any(k.endswith("running_mean") for k in touched) == statistics
+    changed, _, _ = stepped(dataclasses.replace(base, strategy="norms", norm_statistics=False))
+    assert all("bn" in k or k.startswith("fc") for k in changed) and any("bn" in k for k in changed)
+
+
+def test_lora_tunes_its_updates_and_the_head():
+    cfg = dataclasses.replace(TINY, strategy="lora", pattern="layer3.*", rank=2, lr=0.01)
+    changed, tuning, model = stepped(dataclasses.replace(cfg, norm_statistics=False))
+    assert tuning.cut == 3
+    assert all(k.startswith("fc.") or "lora" in k for k in changed)
+    with pytest.raises(ValueError, match="none of the layers"):
+        stepped(dataclasses.replace(cfg, pattern="fc"))  # the head is tuned whole as it is
+
+
+def test_rates_fall_from_the_head_to_the_image():
+    cfg = dataclasses.replace(TINY, strategy="full", lr=0.1, decay=0.5, backbone=0.4,
+                              weight_decay=0.01)  # fmt: skip
+    tuning = Tuning(cfg, build(cfg, 3, 16))
+    groups = tuning.groups()
+    tuned = [p for p in tuning.model.parameters() if p.requires_grad]
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(map(id, tuned))
+    rates = [g["lr"] for g in groups[::2]]
+    assert rates == pytest.approx([0.1, 0.02, 0.01, 0.005, 0.0025])
+    assert all((g["weight_decay"] > 0) == (g["params"][0].ndim > 1) for g in groups)
+
+
+def test_schedules():
+    base = Config(epochs=20)
+    at = {name: [share(dataclasses.replace(base, schedule=name), e) for e in (0, 5, 10, 15, 20)]
+          for name in ("constant", "cosine", "linear", "step")}  # fmt: skip
+    assert at["constant"] == [1] * 5
+    assert at["cosine"] == pytest.approx([1, 0.5 + 0.5 / 2**0.5, 0.5, 0.5 - 0.5 / 2**0.5, 0])
+    assert at["linear"] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert at["step"] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    assert share(dataclasses.replace(base, warmup=4.0), 2) == 0.5
+
+
+def test_features_give_the_outputs_of_the_whole(images):
+    for strategy, last in (("head", 1), ("last", 1), ("last", 2)):
+        cfg = dataclasses.replace(TINY, strategy=strategy, last=last, views=1)
+        ml.manual_seed(0)
+        model = build(cfg, 3, 16).eval()
+        cut = Tuning(cfg, model).cut
+        ready, whole = (prepare(dataclasses.replace(cfg, views=v), model, cut, images)
+                        for v in (1, 0))  # fmt: skip
+        assert (ready.cut, whole.cut) == (4 - (strategy == "last") * last, 0)
+        for (z, y), (x, same) in zip(ready.loader, whole.loader, strict=True):
+            model.eval()
+            assert y.tolist() == same.tolist()
+            with ml.no_grad():
+                out = Rest(model, ready.cut)(z).numpy()
+                np.testing.assert_allclose(out, model(x).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_oversampling_shows_every_class_equally_often(images):
+    rows = np.flatnonzero(images.train.y[images.labelled] == 0)[1:]
+    few = dataclasses.replace(images, labelled=np.delete(images.labelled, rows))
+    cfg = dataclasses.replace(TINY, balance="oversample", draws=600)
+    model = build(cfg, 3, 16)
+    y = np.concatenate([y.numpy() for _, y in prepare(cfg, model, 0, few).loader])
+    assert len(y) == 600 and np.bincount(y).min() > 150
+
+
+# ---- weights -------------------------------------------------------------------------------------
+
+
+def test_weights_bring_their_own_number_of_classes(tmp_path):
+    ml.manual_seed(1)
+    other = models.resnet8(7)
+    file = tmp_path / "seven.safetensors"
+    save_safetensors({k: v.numpy() for k, v in other.state_dict().items()}, file)
+    model = build(dataclasses.replace(TINY, weights=str(file)), 3, 16)
+    assert model.fc.weight.shape == (3, 64)
+    stem = other.conv1.weight.detach().numpy()
+    assert (model.conv1.weight.detach().numpy() == stem).all()
+    kept = {k: v for k, v in load_safetensors(file).items() if not k.startswith("fc")}
+    save_safetensors(kept, tmp_path / "notop.safetensors")
+    cfg = dataclasses.replace(TINY, weights=str(tmp_path / "notop.safetensors"))
+    assert (build(cfg, 3, 16).conv1.weight.detach().numpy() == stem).all()
+
+
+def test_weights_of_another_model_are_all_listed(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_safetensors({k: v.numpy() for k, v in models.vgg3(3).state_dict().items()}, file)
+    with pytest.raises(CheckpointError) as caught:
+        build(dataclasses.replace(TINY, weights=str(file)), 3, 16)
+    text = str(caught.value)
+    assert "other.safetensors" in text and "layer3.0.conv2.weight" in text
+    assert "blocks.0.conv1.weight" in text
+
+
+# ---- configuration -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_configuration(name):
+    cfg = preset(name)
+    assert cfg.preset == name and from_json(Config, dataclasses.asdict(cfg)) == cfg
+
+
+def test_the_ladder_is_complete():
+    wanted = """
+    smoke quick quick-scratch backbone course e-species e-breeds-head e-breeds-last1 e-gradual
+    e-full e-decay e-step e-no-augment e-norm-affine e-norm-statistics c-norms c-erasing c-cutmix
+    c-mixup e-balanced e-imbalance-plain e-imbalance-weighted e-imbalance-oversample a-labels-100
+    a-labels-50 a-labels-10 a-labels-one a-labels-10-pseudo a-labels-10-fixmatch a-lora a-masked
+    a-distill a-prune a-quantize e-size-96
+    """.split()
+    assert set(wanted) <= set(PRESETS)
+
+
+def test_the_main_fields_have_flags():
+    args = PROJECT.parser().parse_args(
+        ["--weights", "w.h5", "--model", "vgg11", "--strategy", "full", "--set", "lr=0.5"]
+    )
+    cfg = PROJECT.configuration(args)
+    assert (cfg.weights, cfg.model, cfg.strategy, cfg.lr) == ("w.h5", "vgg11", "full", 0.5)
+    for wrong in ({"views": 2, "mixup": 1.0}, {"views": 5}, {"rare": 0.5, "dataset": "cifar10"},
+                  {"semi": "fixmatch", "draws": 9}, {"decay": 0.0}):  # fmt: skip
+        with pytest.raises(UsageError):
+            Config(**wrong)
+
+
+# ---- whole runs ----------------------------------------------------------------------------------
+
+SET = ["--set", "size=16", "batch=8", "scale=own", "flip=yes", "views=3", "crop=1", "norm_statistics=yes"]  # fmt: skip
+BASE = ["--preset", "smoke", "--dataset", "folder", "--model", "resnet8", "--strategy", "last"]
+
+
+def arguments(pictures, out, *more):
+    return [*BASE, "--data", str(pictures), "--out", str(out), *SET, "width=0", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert cli(arguments(pictures, folder, "prune=0.5", "quantize=yes")) == 0
+    return folder
+
+
+def test_run_directory(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert 0 <= result["test_accuracy"] <= 1 and result["epochs"] == 2
+    assert len(result["class_f1"]) == len(result["class_accuracy"]) == 3
+    assert 0 < result["tuned_parameters"] < result["parameters"]
+    assert result["pruned"]["zeros"] == pytest.approx(0.5, abs=0.01)
+    assert result["quantized"]["bytes"] < 0.4 * result["quantized"]["dense_bytes"]
+    page = (finished / "report.html").read_text()
+    for title in ("Curves", "Confusion", "Classes", "Grad-CAM", "Embeddings", "Command"):
+        assert f"<h2>{title}" in page
+    assert 'src="http' not in page
+
+
+def test_the_frozen_beginning_stays_as_it_was(finished, images):
+    cfg, about, model = restored(finished)
+    ml.manual_seed(cfg.seed)
+    fresh = build(cfg, 3, 16).state_dict()
+    same = {k for k, v in model.state_dict().items() if (v.numpy() == fresh[k].numpy()).all()}
+    frozen = ("conv1.", "bn1.", "layer1.", "layer2.")
+    assert {k for k in fresh if k.startswith(frozen)} <= same
+    assert not {"layer3.0.conv2.weight", "layer3.0.bn2.running_mean", "fc.weight"} & same
+    assert about["classes"] == list(NAMES)
+
+
+def test_a_run_that_was_stopped_ends_the_same(pictures, finished, tmp_path, monkeypatch):
+    written = RunDir.append_row
+
+    def stop_after(self, row):
+        written(self, row)
+        signal.raise_signal(signal.SIGINT)
+
+    args = arguments(pictures, tmp_path / "run", "prune=0.5", "quantize=yes")
+    monkeypatch.setattr(RunDir, "append_row", stop_after)
+    assert cli(args) == 130 and len(RunDir(tmp_path / "run").rows()) == 1
+    monkeypatch.undo()
+    assert cli(["--resume", str(tmp_path / "run")]) == 0
+    ours, theirs = (folder / "checkpoint.safetensors" for folder in (tmp_path / "run", finished))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_predict_compare_results_and_export(finished, pictures, tmp_path, capsys):
+    file = str(pictures / "bee/3.png")
+    assert cli(["predict", "--run", str(finished), "--top", "2", file]) == 0
+    line = capsys.readouterr().out
+    assert line.count("%") == 2 and file in line and any(name in line for name in NAMES)
+    assert cli(["compare", str(finished), "--out", str(tmp_path / "c.html")]) == 0
+    write_results([str(finished)], tmp_path)
+    assert "| smoke | folder | 0 | 21 of 21 | 2 |" in (tmp_path / "RESULTS.md").read_text()
+    out = tmp_path / "w.safetensors"
+    assert cli(["export", "--run", str(finished), str(out)]) == 0
+    state = load(finished / "checkpoint.safetensors")["model"]
+    arrays = load_safetensors(out)
+    assert arrays.keys() == state.keys()
+    assert (arrays["fc.weight"] == np.asarray(state["fc.weight"])).all()
+
+
+@pytest.mark.parametrize("more", [
+    {"strategy": "masked", "sparsity": 0.9}, {"strategy": "lora", "pattern": "layer3.*"},
+    {"semi": "pseudo", "threshold": 0.0, "batch": 4, "ratio": 2, "views": 2, "flip": True},
+    {"semi": "fixmatch", "threshold": 0.0, "batch": 4, "ratio": 2, "views": 2, "flip": True},
+    {"semi": "fixmatch", "batch": 4, "ratio": 2, "labels": 0.0}, {"balance": "weighted"},
+    {"unfold": True, "strategy": "full"}, {"cutmix": 1.0, "mixup": 0.2, "erasing": 0.5},
+], ids=lambda more: "-".join(map(str, more.values())))  # fmt: skip
+def test_methods_train_and_come_back(images, tmp_path, more):
+    cfg = dataclasses.replace(TINY, epochs=1, **more)
+    ml.manual_seed(0)
+    few = images
+    if cfg.labels < 1:
+        rows = [int(np.flatnonzero(images.train.y == k)[0]) for k in range(3)]
+        y = np.full_like(images.train.y, -1)
+        y[rows] = images.train.y[rows]
+        few = dataclasses.replace(images, train=data.Split(images.train.x, y),
+                                  labelled=np.sort(rows))  # fmt: skip
+    tuning = Tuning(cfg, run.begin(cfg, few))
+    before = {k: v.numpy().copy() for k, v in tuning.model.state_dict().items()}
+    ready = prepare(cfg, tuning.model, tuning.cut, few)
+    folder = RunDir(tmp_path)
+    folder.write_json("config.json", dataclasses.asdict(cfg))
+    trainer = run.make_trainer(cfg, folder, few, ready, tuning, None, run.StopSignal())
+    trainer.fit()
+    assert np.isfinite(folder.rows()[0]["train_loss"])
+    if cfg.strategy == "masked":
+        moved = before["conv1.weight"] != tuning.model.conv1.weight.detach().numpy()
+        assert 0 < moved.mean() < 0.2
+    x = batch_of()[0]
+    back = restored(tmp_path)[2]
+    with ml.no_grad():
+        tuning.model.eval()
+        np.testing.assert_allclose(back(x).numpy(), tuning.model(x).numpy(), atol=1e-4)
+
+
+def test_a_teacher_must_have_seen_such_images(finished, pictures):
+    cfg = dataclasses.replace(TINY, teacher=str(finished), crop=1, data=str(pictures))
+    images = load_images(cfg)
+    assert isinstance(run.teacher_of(cfg, images), models.Classifier)
+    with pytest.raises(UsageError, match="has another size"):
+        run.teacher_of(cfg, dataclasses.replace(images, size=12))
+
+
+def test_forgetting(finished, pictures, capsys):
+    args = ["forget", "--run", str(finished), "--preset", "smoke", "--set", "dataset=folder",
+            "model=resnet8", "width=0", "size=16", "scale=own", "epochs=1"]  # fmt: skip
+    assert cli(args) == 0
+    found = json.loads((finished / "forgetting.json").read_text())
+    result = json.loads((finished / "result.json").read_text())
+    assert found["before"] == pytest.approx(result["test_accuracy"])
+    assert "with a new head" in capsys.readouterr().out
+
+
+# ---- mistakes ------------------------------------------------------------------------------------
+
+
+def said(capsys, args, code):
+    """The one line that the command line leaves behind."""
+    assert cli([str(a) for a in args]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "Traceback" not in err, err
+    return err[7:-1]
+
+
+@pytest.mark.parametrize("more, code, message", [
+    (["--weights", "gone.h5"], 1, "cannot read gone.h5"),
+    (["--set", "model=resnet9"], 2, "model must be one of"),
+    (["--set", "model=gpt"], 2, "model must be one of"),
+    (["--set", "model=vgg11", "padding=same"], 2, "vgg11 takes no padding"),
+    (["--strategy", "tail"], 2, "strategy must be one of head, last"),
+    (["--data", "/nowhere"], 1, "/nowhere"),
+    (["--set", "teacher=/nowhere"], 1, "/nowhere"),
+])  # fmt: skip
+def test_mistakes(capsys, pictures, tmp_path, more, code, message):
+    args = arguments(pictures, tmp_path / "run")
+    assert message in said(capsys, [*args, *more], code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_picture_is_named(capsys, pets):
+    file = pets / "oxford-iiit-pet/images/beagle_3.jpg"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    try:
+        args = ["--preset", "smoke", "--dataset", "pets", "--data", pets, "--set", "size=16"]
+        assert "beagle_3.jpg" in said(capsys, args, 1)
+    finally:
+        file.write_bytes(content)
+
+
+def test_a_folder_without_classes(capsys, tmp_path):
+    args = ["--preset", "smoke", "--dataset", "folder", "--data", tmp_path]
+    assert "has no class folders" in said(capsys, args, 1)
+
+
+# ---- real data -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, file, scale, right", [
+    ("cifar_resnet20", "cifar10_resnet20.th", "imagenet", 915),
+    ("resnet8", "cifar10_resnet8_keras.h5", "raw", 881),
+])  # fmt: skip
+def test_published_weights_classify_as_they_should(real_data, capsys, name, file, scale, right):
+    if file.endswith("h5"):
+        pytest.importorskip("h5py")
+    args = ["evaluate", "--weights", str(real_data / "weights" / file), "--model", name,
+            "--scale", scale, "--data", str(real_data)]  # fmt: skip
+    assert cli(args) == 0
+    out = capsys.readouterr().out
+    assert abs(int(out.split(":")[1].split()[0]) - right) <= 1, out
+
+
+def test_pets_in_the_official_layout(real_data):
+    source = data.read(Config(data=str(real_data)))
+    assert len(source.train.classes) == 37 and len(source.thin) == 12
+    kept, held, _ = choose(Config(cap=30), source)
+    counts = np.bincount(source.train.targets[kept])
+    assert counts.max() == 27 and len(held) >= 37
