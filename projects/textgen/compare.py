@@ -45,8 +45,9 @@ def drawn(curves: dict[str, tuple[list[int], list[float]]]) -> Any:
     """Validation loss by steps, a line a run."""
     figure, (axes,) = report.panels(1, 9, 4)
     for i, (name, (at, values)) in enumerate(curves.items()):
-        axes.plot(at, values, ".-", label=name, color=report.RUNS[i % len(report.RUNS)])
+        again, colour = divmod(i, len(report.RUNS))
+        axes.plot(at, values, (".-", ".--", ".:")[again % 3], label=name, color=report.RUNS[colour])
     axes.set_title("validation loss (nats a character)", loc="left")
     axes.set_xlabel("step")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

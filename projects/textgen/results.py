@@ -79,9 +79,11 @@ def line(run: RunDir) -> str:
 
 
 def draw(runs: list[RunDir]) -> Any:
-    """Validation loss of every run, a translator's a character of the French sentences."""
+    """Validation loss of every language model."""
     curves = {}
     for run in runs:
+        if translates(run):
+            continue
         saved, kept = run.read_json("config.json"), run.rows()
         each = min(saved["every"], saved["steps"])
         values = [r["validation_nats_per_character"] for r in kept]
