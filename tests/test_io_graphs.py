@@ -43,6 +43,7 @@ def test_tflite_network_with_folded_norms(kind, tmp_path):
     (tmp_path / "m").write_bytes(make.tflite(tensors, operators, codes=(3, 4, 9, 6)))
     units = ConvNorm(2, 4, 3, 2, padding="same"), ConvNorm(4, 4, 3, 1, 4, act=None, padding="same")
     model = nn.Sequential(*units, nn.Flatten(), nn.Linear(36, 5), nn.Linear(5, 3))
+    units[0][1].eps = units[1][1].eps = 0.1
     load_weights(tmp_path / "m", model)
     a, b, c, d = (w.astype("f8") * (0.01 if kind == "int8" else 1) for w in stored)
     y = relu(conv(x, a.transpose(1, 2, 3, 0), biases[0], 2))

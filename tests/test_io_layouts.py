@@ -180,6 +180,17 @@ def test_what_is_no_known_layer_is_never_dropped():
         assert np.array_equal(conv[1].running_var.numpy() * 1e3 // 1, [1000, 1000])
 
 
+def test_norms_of_models_within_models_have_their_own_epsilon():
+    four = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 4}
+    flat = {f"model_weights/inner/bn_{n}/{key}:0": np.full(2, value, "f4")
+            for n in (1, 2) for key, value in four.items()}  # fmt: skip
+    layers = [{"config": {"name": f"bn_{n}", "epsilon": n / 2}} for n in (1, 2)]
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+    load(flat, model, config={"config": {"layers": [{"config": {"layers": layers}}]}})
+    for n in (1, 2):
+        np.testing.assert_allclose(model[n - 1].running_var.numpy(), 4 + n / 2, rtol=1e-5)
+
+
 def test_layers_of_one_shape_must_have_a_known_order():
     """Numbers, or a configuration; names alone would be sorted by the alphabet."""
     arrays = {name: normal(3, 3) for name in ("query", "key", "value")}

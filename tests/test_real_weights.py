@@ -1,4 +1,4 @@
-"""Real weights of three frameworks, where they are at hand: they give the accuracy known of them."""
+"""Real weights of three frameworks, where they are at hand: the accuracy known of them."""
 
 import re
 

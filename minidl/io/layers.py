@@ -45,12 +45,14 @@ def keras_layers(flat: Mapping[str, np.ndarray], eps: Mapping[str, float],
         if first and re.fullmatch(re.escape(first) + r"(_\d+)?", second):
             names = names[:half]
         key = last.partition(":")[0]
-        if names and re.fullmatch("i[ifgorzn]|h[ifgorzn]", names[-1]):  # a gate of Flax's cells
+        if names and re.fullmatch("[ih][ifgorzn]", names[-1]):  # a gate of Flax's cells
             key = f"{names.pop()}/{key}"
         group = groups.setdefault("/".join(names), {})
         check(key not in group, path, "two arrays of one layer have this name")
         group[key] = array
-    return [_keras_layer(name, a, eps.get(name, default)) for name, a in groups.items()]
+    inner = {name: name.rpartition("/")[2] for name in groups}  # of a model within another
+    return [_keras_layer(name, arrays, eps.get(name, eps.get(inner[name], default)))
+            for name, arrays in groups.items()]  # fmt: skip
 
 
 def _keras_layer(name: str, arrays: State, eps: float) -> Layer:
@@ -80,7 +82,7 @@ def _named(name: str, given: State) -> State:
         names = NORM
     elif axes == [2] and "embedding" in name:
         names = ("embeddings",)
-    elif axes[:2] == [2, 2]:
+    elif axes[:2] == [2, 2] and len(axes) < 4:
         names = ("kernel", "recurrent_kernel", "bias")
     elif axes[0] > 1 and axes[1:] in ([], [1]):
         names = ("depthwise_kernel" if "depthwise" in name else "kernel", "bias")

@@ -27,7 +27,7 @@ def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
 PRESETS: dict[str, tuple[str, Fields]] = {
     "smoke": _of("seconds on the embedded text: does everything work?", {}, steps=20, every=10,
                  hidden=32, layers=1, batch=8, context=32, judged=2000, written=200),
-    "quick": _of("a 2-layer LSTM on the embedded text, two minutes", {}, steps=1200, every=200,
+    "quick": _of("a 2-layer LSTM on the embedded text, two minutes", {}, steps=800, every=200,
                  hidden=192, batch=32, context=64, judged=50_000, lr=4e-3),
     # The E level.
     "e-rnn": _of("character RNN", BOOK, model="rnn", layers=1, steps=5000, lr=1e-3),

@@ -27,6 +27,7 @@ TUNED |= {"smoothing": 0.1, "optimizer": "adamw", "weight_decay": 0.05, "warmup"
 LAST: Fields = TUNED | {"strategy": "last", "last": 3, "views": 6, "epochs": 20}
 EQUAL: Fields = {"cap": 30}  # three breeds have far more images than the others
 FEW: Fields = HEAD | EQUAL | {"draws": 1000, "crop": 8, "views": 4, "epochs": 20}
+FEW |= {"smoothing": 0.0}  # which would keep answers from ever being sure
 
 
 def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
@@ -95,8 +96,8 @@ for _name, _share in (("100", 1.0), ("50", 0.5), ("10", 0.1), ("one", 0.0)):
     PRESETS[f"a-labels-{_name}"] = _of(_what, FEW, labels=_share)
     for _semi in ("pseudo", "fixmatch"):
         PRESETS[f"a-labels-{_name}-{_semi}"] = _of(
-            f"{_what}, {_semi}", FEW, labels=_share, semi=_semi, draws=0, epochs=40,
-            threshold=0.8 if _semi == "fixmatch" else 0.5,
+            f"{_what}, {_semi}", FEW, labels=_share, semi=_semi, draws=0, epochs=80,
+            threshold=0.9 if _semi == "fixmatch" else 0.5,
         )  # fmt: skip
 
 

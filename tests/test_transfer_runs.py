@@ -1,0 +1,231 @@
+"""Runs of the transfer project: result, report, exact resume, verbs, mistakes, real weights."""
+
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+from transferring import NAMES, TINY, batch_of, write_folder, write_pets
+
+import minidl as ml
+from minidl import models
+from minidl.io import load, load_safetensors
+from minidl.train import RunDir
+from projects.settings import UsageError
+from projects.transfer import data, run
+from projects.transfer.__main__ import cli
+from projects.transfer.config import Config
+from projects.transfer.data import choose, load_images
+from projects.transfer.features import prepare
+from projects.transfer.look import restored
+from projects.transfer.model import Tuning, build
+from projects.transfer.results import write_results
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of classes."""
+    return write_folder(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def images(pictures):
+    return load_images(dataclasses.replace(TINY, data=str(pictures)))
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    return write_pets(tmp_path_factory.mktemp("pets"))
+
+
+SET = ["--set", "size=16", "batch=8", "scale=own", "flip=yes", "views=3", "crop=1"]
+BASE = ["--preset", "smoke", "--dataset", "folder", "--model", "resnet8", "--strategy", "last"]
+
+
+def arguments(pictures, out, *more):
+    return [*BASE, "--data", str(pictures), "--out", str(out), *SET, "width=0", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert cli(arguments(pictures, folder, "prune=0.5", "quantize=yes")) == 0
+    return folder
+
+
+def test_run_directory(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert 0 <= result["test_accuracy"] <= 1 and result["epochs"] == 2
+    assert len(result["class_f1"]) == len(result["class_accuracy"]) == 3
+    assert 0 < result["tuned_parameters"] < result["parameters"]
+    assert result["pruned"]["zeros"] == pytest.approx(0.5, abs=0.01)
+    assert result["quantized"]["bytes"] < 0.4 * result["quantized"]["dense_bytes"]
+    page = (finished / "report.html").read_text()
+    for title in ("Curves", "Confusion", "Classes", "Grad-CAM", "Embeddings", "Command"):
+        assert f"<h2>{title}" in page
+    assert 'src="http' not in page
+
+
+def test_the_frozen_beginning_stays_as_it_was(finished, images):
+    cfg, about, model = restored(finished)
+    ml.manual_seed(cfg.seed)
+    fresh = build(cfg, 3, 16).state_dict()
+    same = {k for k, v in model.state_dict().items() if (v.numpy() == fresh[k].numpy()).all()}
+    frozen = ("conv1.", "bn1.", "layer1.", "layer2.")
+    assert {k for k in fresh if k.startswith(frozen)} <= same
+    assert not {"layer3.0.conv2.weight", "layer3.0.bn2.running_mean", "fc.weight"} & same
+    assert about["classes"] == list(NAMES)
+
+
+def test_a_run_that_was_stopped_ends_the_same(pictures, finished, tmp_path, monkeypatch):
+    written = RunDir.append_row
+
+    def stop_after(self, row):
+        written(self, row)
+        signal.raise_signal(signal.SIGINT)
+
+    args = arguments(pictures, tmp_path / "run", "prune=0.5", "quantize=yes")
+    monkeypatch.setattr(RunDir, "append_row", stop_after)
+    assert cli(args) == 130 and len(RunDir(tmp_path / "run").rows()) == 1
+    monkeypatch.undo()
+    assert cli(["--resume", str(tmp_path / "run")]) == 0
+    ours, theirs = (folder / "checkpoint.safetensors" for folder in (tmp_path / "run", finished))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_predict_compare_results_and_export(finished, pictures, tmp_path, capsys):
+    file = str(pictures / "bee/3.png")
+    assert cli(["predict", "--run", str(finished), "--top", "2", file]) == 0
+    line = capsys.readouterr().out
+    assert line.count("%") == 2 and file in line and any(name in line for name in NAMES)
+    assert cli(["compare", str(finished), "--out", str(tmp_path / "c.html")]) == 0
+    write_results([str(finished)], tmp_path)
+    assert "| smoke | folder | 0 | 21 of 21 | 2 |" in (tmp_path / "RESULTS.md").read_text()
+    out = tmp_path / "w.safetensors"
+    assert cli(["export", "--run", str(finished), str(out)]) == 0
+    state = load(finished / "checkpoint.safetensors")["model"]
+    arrays = load_safetensors(out)
+    assert arrays.keys() == state.keys()
+    assert (arrays["fc.weight"] == np.asarray(state["fc.weight"])).all()
+
+
+@pytest.mark.parametrize("more", [
+    {"strategy": "masked", "sparsity": 0.9}, {"strategy": "lora", "pattern": "layer3.*"},
+    {"semi": "pseudo", "threshold": 0.0, "batch": 4, "ratio": 2, "views": 2, "flip": True},
+    {"semi": "fixmatch", "threshold": 0.0, "batch": 4, "ratio": 2, "views": 2, "flip": True},
+    {"semi": "fixmatch", "batch": 4, "ratio": 2, "labels": 0.0}, {"balance": "weighted"},
+    {"unfold": True, "strategy": "full"}, {"cutmix": 1.0, "mixup": 0.2, "erasing": 0.5},
+], ids=lambda more: "-".join(map(str, more.values())))  # fmt: skip
+def test_methods_train_and_come_back(images, tmp_path, more):
+    cfg = dataclasses.replace(TINY, epochs=1, **more)
+    ml.manual_seed(0)
+    few = images
+    if cfg.labels < 1:
+        rows = [int(np.flatnonzero(images.train.y == k)[0]) for k in range(3)]
+        y = np.full_like(images.train.y, -1)
+        y[rows] = images.train.y[rows]
+        few = dataclasses.replace(images, train=data.Split(images.train.x, y),
+                                  labelled=np.sort(rows))  # fmt: skip
+    tuning = Tuning(cfg, run.begin(cfg, few))
+    before = {k: v.numpy().copy() for k, v in tuning.model.state_dict().items()}
+    ready = prepare(cfg, tuning.model, tuning.cut, few)
+    folder = RunDir(tmp_path)
+    folder.write_json("config.json", dataclasses.asdict(cfg))
+    trainer = run.make_trainer(cfg, folder, few, ready, tuning, None, run.StopSignal())
+    trainer.fit()
+    assert np.isfinite(folder.rows()[0]["train_loss"])
+    if cfg.strategy == "masked":
+        moved = before["conv1.weight"] != tuning.model.conv1.weight.detach().numpy()
+        assert 0 < moved.mean() < 0.2
+    x = batch_of()[0]
+    back = restored(tmp_path)[2]
+    with ml.no_grad():
+        tuning.model.eval()
+        np.testing.assert_allclose(back(x).numpy(), tuning.model(x).numpy(), atol=1e-4)
+
+
+def test_a_teacher_must_have_seen_such_images(finished, pictures):
+    cfg = dataclasses.replace(TINY, teacher=str(finished), crop=1, data=str(pictures))
+    images = load_images(cfg)
+    assert isinstance(run.teacher_of(cfg, images), models.Classifier)
+    with pytest.raises(UsageError, match="has another size"):
+        run.teacher_of(cfg, dataclasses.replace(images, size=12))
+
+
+def test_forgetting(finished, pictures, capsys):
+    args = ["forget", "--run", str(finished), "--preset", "smoke", "--set", "dataset=folder",
+            "model=resnet8", "width=0", "size=16", "scale=own", "epochs=1"]  # fmt: skip
+    assert cli(args) == 0
+    found = json.loads((finished / "forgetting.json").read_text())
+    result = json.loads((finished / "result.json").read_text())
+    assert found["before"] == pytest.approx(result["test_accuracy"])
+    assert "with a new head" in capsys.readouterr().out
+
+
+# ---- mistakes ------------------------------------------------------------------------------------
+
+
+def said(capsys, args, code):
+    """The one line that the command line leaves behind."""
+    assert cli([str(a) for a in args]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "Traceback" not in err, err
+    return err[7:-1]
+
+
+@pytest.mark.parametrize("more, code, message", [
+    (["--weights", "gone.h5"], 1, "cannot read gone.h5"),
+    (["--set", "model=resnet9"], 2, "model must be one of"),
+    (["--set", "model=gpt"], 2, "model must be one of"),
+    (["--set", "model=vgg11", "padding=same"], 2, "vgg11 takes no padding"),
+    (["--strategy", "tail"], 2, "strategy must be one of head, last"),
+    (["--data", "/nowhere"], 1, "/nowhere"),
+    (["--set", "teacher=/nowhere"], 1, "/nowhere"),
+])  # fmt: skip
+def test_mistakes(capsys, pictures, tmp_path, more, code, message):
+    args = arguments(pictures, tmp_path / "run")
+    assert message in said(capsys, [*args, *more], code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_picture_is_named(capsys, pets):
+    file = pets / "oxford-iiit-pet/images/beagle_3.jpg"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    try:
+        args = ["--preset", "smoke", "--dataset", "pets", "--data", pets, "--set", "size=16"]
+        assert "beagle_3.jpg" in said(capsys, args, 1)
+    finally:
+        file.write_bytes(content)
+
+
+def test_a_folder_without_classes(capsys, tmp_path):
+    args = ["--preset", "smoke", "--dataset", "folder", "--data", tmp_path]
+    assert "has no class folders" in said(capsys, args, 1)
+
+
+# ---- real data -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, file, scale, right", [
+    ("cifar_resnet20", "cifar10_resnet20.th", "imagenet", 915),
+    ("resnet8", "cifar10_resnet8_keras.h5", "raw", 881),
+])  # fmt: skip
+def test_published_weights_classify_as_they_should(real_data, capsys, name, file, scale, right):
+    if file.endswith("h5"):
+        pytest.importorskip("h5py")
+    args = ["evaluate", "--weights", str(real_data / "weights" / file), "--model", name,
+            "--scale", scale, "--data", str(real_data)]  # fmt: skip
+    assert cli(args) == 0
+    out = capsys.readouterr().out
+    assert abs(int(out.split(":")[1].split()[0]) - right) <= 1, out
+
+
+def test_pets_in_the_official_layout(real_data):
+    source = data.read(Config(data=str(real_data)))
+    assert len(source.train.classes) == 37 and len(source.thin) == 12
+    kept, held, _ = choose(Config(cap=30), source)
+    counts = np.bincount(source.train.targets[kept])
+    assert counts.max() == 27 and len(held) >= 37
