@@ -91,6 +91,15 @@ PRODUCTS = [  # the largest tile is not for float64
     if not (t == "double" and m * n == 128 * 128)
 ]  # fmt: skip
 CUTS = [f"{t}, {w}" for t in REAL for w in (64, 128, 256)]
+WIDTHS = [("float", 4), ("double", 2), ("__half", 8), ("__nv_bfloat16", 8), ("double", 1)]
+ROW_CUTS = [f"{t}, Cut<{c}>" for t, c in (
+    ("float", "4, 32, 32, true"), ("double", "1, 16, 32, true"), ("__half", "8, 32, 32, true"),
+    ("__nv_bfloat16", "8, 16, 256, false"),
+)]  # fmt: skip
+GRAD_CUTS = [f"{t}, Cut<{c}>" for t, c in (
+    ("float", "4, 8, 256, true"), ("double", "1, 8, 256, true"), ("__half", "8, 8, 128, true"),
+    ("__nv_bfloat16", "8, 16, 256, true"),
+)]  # fmt: skip
 INSTANCES = {
     "attention.cu": [
         *(f"attend<{c}>" for c in CUTS),
@@ -102,18 +111,23 @@ INSTANCES = {
     ],
     "reduce.cu": [f"{k}<{t}>" for k in SUMS for t in (*REAL, "int", "bool")],
     "softmax.cu": [
-        f"{k}<{t}>" for k in (*ROWS, "cross_entropy_grad", "weighted_mean") for t in REAL
+        *(f"{k}<{c}>" for k in (*ROWS, "cross_entropy_grad") for c in ROW_CUTS),
+        *(f"weighted_mean<{t}>" for t in REAL),
     ],
     "layer_norm.cu": [
-        f"layer_norm{k}<{t}>" for k in ("", "_input_grad", "_weight_grad") for t in REAL
+        *(f"layer_norm<{c}>" for c in ROW_CUTS),
+        *(f"layer_norm_input_grad<{t}, Cut<{w}, 8, 256, false>>" for t, w in WIDTHS),
+        *(f"layer_norm_grad<{c}>" for c in GRAD_CUTS),
+        *(f"layer_norm_weight_grad<{t}>" for t in REAL),
     ],
     "batch_norm.cu": [
-        *(f"{k}<{t}>" for k in ("moments", "normalise", "gradient_sums", "input_gradient",
-                                 "weigh_sums") for t in REAL),
+        *(f"{k}<{t}, {w}>" for k in ("moments", "normalise", "gradient_sums", "input_gradient")
+          for t, w in WIDTHS),
+        *(f"weigh_sums<{t}>" for t in REAL),
         *(f"{k}<{t}>" for k in ("combine_moments", "combine_sums") for t in REAL[:2]),
     ],
     "pool.cu": [
-        *(f"{k}<{t}, {i}>" for k in ("max_pool", "max_pool_grad") for t in REAL
+        *(f"{k}<{t}, {i}, {w}>" for k in ("max_pool", "max_pool_grad") for t, w in WIDTHS
           for i in ("unsigned char", "int")),
         *(f"{k}<{t}>" for k in ("mean_pool", "mean_pool_grad", "unfold", "fold") for t in REAL),
         *(f"max_positions<{i}>" for i in ("unsigned char", "int")),
@@ -121,8 +135,10 @@ INSTANCES = {
     "embedding.cu": [f"{k}<{t}>" for k in ("take_rows", "add_rows") for t in REAL],
     "indexing.cu": [
         *(f"{k}<{t}>" for k in ("pick", "put") for t in (*REAL, "int", "bool")),
-        *(f"add_runs<{t}, {t}, true>" for t in (*REAL, "int", "bool")),
-        *(f"add_runs<{t}, {w}, false>" for t, w in zip((*REAL, "int", "bool"), WIDE)),
+        *(f"add_runs<{t}, {t}, true, 1>" for t in (*REAL, "int", "bool")),
+        *(f"add_runs<{t}, {w}, false, 1>" for t, w in zip((*REAL, "int", "bool"), WIDE)),
+        *(f"add_runs<{t}, {t}, true, {w}>" for t, w in WIDTHS[:-1]),
+        *(f"add_runs<{t}, {s}, false, {w}>" for (t, w), s in zip(WIDTHS[:-1], WIDE)),
     ],
     "order.cu": [
         *(f"sort_runs<{t}, {k}, long long>" for t, k in KEYS),
@@ -162,6 +178,8 @@ ATTENDED = max(attention.cut_of(np.dtype(t), w, 2, 2).shared for t in ("f2", "f4
                for w in (64, 128, 256))  # fmt: skip
 SHARED = {"conv.cu": MULTIPLIED, "linear.cu": MULTIPLIED, "attention.cu": ATTENDED,
           "attention_grad.cu": ATTENDED}  # fmt: skip
+REGISTERS = {"layer_norm.cu": 176, "softmax.cu": 176, **{f"{name}.cu": 128 for name in (
+    "depthwise", "batch_norm", "indexing", "pool")}}  # fmt: skip
 
 
 @functools.cache
@@ -179,7 +197,7 @@ def test_every_kernel_of_the_backend_compiles(file, architecture):
     names, result = INSTANCES[file], jobs(file)[architecture].result()
     assert len(result.usage) >= len(names)
     shared = SHARED.get(file, 0)
-    most = 255 if shared else {"depthwise.cu": 128}.get(file, 64)
+    most = 255 if shared else REGISTERS.get(file, 64)
     for name in result.usage:
         result.require(name, threads=256, registers=most, shared=shared)
     if shared:

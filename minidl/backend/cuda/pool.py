@@ -1,11 +1,12 @@
 """Pooling on the GPU, and windows as columns (src/pool.cu)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import PACK, code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
@@ -13,15 +14,24 @@ Pair = tuple[int, int]
 
 
 def _launch(name: str, kinds: tuple, count: int, *args: Any) -> None:
-    """So many threads, each of which takes an element, of a result mostly."""
-    names = ", ".join(TYPES[code_of(np.dtype(kind))] for kind in kinds)
-    run = kernel("pool.cu", f"{name}<{names}>")
+    """So many threads, each of which takes an element, or a pack of them, of a result mostly.
+
+    Kinds are the template's arguments: dtypes and numbers.
+    """
+    names = [str(k) if isinstance(k, int) else TYPES[code_of(np.dtype(k))] for k in kinds]
+    run = kernel("pool.cu", f"{name}<{', '.join(names)}>")
     launch(run, -(-count // THREADS), *args, count)
 
 
 def _sizes(n: int, c: int, size: Pair, out: Pair, *window: Pair) -> np.ndarray:
     """struct Pool, as an argument: size of the image, of the result, then the window's pairs."""
     return np.array([n, *size, c, *out, *sum(window, ())], np.int32).view("V56")
+
+
+def _wide(x: Array, arrays: Sequence[Array]) -> int:
+    """Channels that a thread takes, x's in 16 bytes, if all the channels-last arrays allow it."""
+    wide = PACK // x.itemsize
+    return 1 if x.shape[1] % wide or any(a.data.ptr % PACK for a in arrays) else wide
 
 
 def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
@@ -31,7 +41,9 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
     kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
     sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, dilation)
-    _launch("max_pool", (x.dtype, kind), y.size, nhwc(x), nhwc(y), nhwc(place), sizes)
+    given = nhwc(x), nhwc(y), nhwc(place)
+    wide = _wide(x, given)
+    _launch("max_pool", (x.dtype, kind, wide), y.size // wide, *given, sizes)
     return y, place
 
 
@@ -41,7 +53,9 @@ def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pa
     n, c, *out = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
-    _launch("max_pool_grad", (g.dtype, place.dtype), dx.size, nhwc(g), nhwc(place), nhwc(dx), sizes)
+    given = nhwc(g), nhwc(place), nhwc(dx)
+    wide = _wide(g, given)
+    _launch("max_pool_grad", (g.dtype, place.dtype, wide), dx.size // wide, *given, sizes)
     return dx
 
 
