@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(256)
 // first level rows are v's, in float for half types, double for double, long long for integers,
 // behind it dense sums that are in order. Threads of a warp read columns side by side. WIDE > 1 is
 // for rows of x and v that are dense and start at multiples of 16 bytes. Bytes: v once, x twice, 2
-// / 32 of v a level. grid (pieces * n / WIDE / 256).
+// / 32 of v a level. grid (pieces * n / WIDE / 256). Without the 2, some registers are spilled.
 template <typename T, typename V, bool FIRST, int WIDE>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     add_runs(T* __restrict__ x, const V* __restrict__ v, const long long* __restrict__ place,
              const long long* __restrict__ order, const Walk rows, const Walk columns,
              typename Sum<T>::type* __restrict__ shared, long long* __restrict__ next,

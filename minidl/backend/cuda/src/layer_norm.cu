@@ -5,7 +5,7 @@
 #include "rows.cuh"
 
 template <typename T, typename C>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     layer_norm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b,
                T* __restrict__ y, long long rows, long long n,
                typename Sum<T>::type* __restrict__ mean, typename Sum<T>::type* __restrict__ rstd,
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(256)
 
 // The same dx for rows that are not held.
 template <typename T, typename C>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     layer_norm_input_grad(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ w,
                           T* __restrict__ dx, long long rows, long long n,
                           const typename Sum<T>::type* __restrict__ mean,

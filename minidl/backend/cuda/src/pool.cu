@@ -195,8 +195,9 @@ __global__ void __launch_bounds__(256)
     y[i] = static_cast<T>(sum / A(share(v, at.y, at.x, padded, divisor)));
 }
 
+// Without the 2, some registers are spilled.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     mean_pool_grad(const T* __restrict__ g, T* __restrict__ dx, const Pool v, long long padded,
                    long long divisor, long long count) {
     typedef typename Sum<T>::type A;

@@ -1,6 +1,7 @@
 // Rows of n elements in the registers of teams of threads: a team, a warp or a block, takes one row
 // in packs of 16 bytes, neighbours side by side, all of which are asked for before the first is
-// used.
+// used. Kernels have bounds of two blocks a multiprocessor, without which the compiler spills some
+// registers for the sake of more blocks.
 #pragma once
 #include "packs.cuh"
 #include "sums.cuh"

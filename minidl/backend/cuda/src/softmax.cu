@@ -47,7 +47,7 @@ struct Exps {
 
 // y = exp(x - max) / sum(exp(x - max))
 template <typename T, typename C>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     softmax(const T* __restrict__ x, T* __restrict__ y, long long rows, long long n) {
     typedef typename Sum<T>::type A;
     const long long r = C::row();
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(256)
         row);
 }
 
-// dx = y (g - sum(g y)). Without the 2, some registers are spilled.
+// dx = y (g - sum(g y))
 template <typename T, typename C>
 __global__ void __launch_bounds__(256, 2)
     softmax_grad(const T* __restrict__ g, const T* __restrict__ y, T* __restrict__ dx,
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(256, 2)
 
 // y = x - max - log(sum(exp(x - max)))
 template <typename T, typename C>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     log_softmax(const T* __restrict__ x, T* __restrict__ y, long long rows, long long n) {
     typedef typename Sum<T>::type A;
     const long long r = C::row();
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(256, 2)
 // of the row; 0 where it is `ignore`. Without weights, w = 1. top and total are kept for the
 // gradient.
 template <typename T, typename C>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     cross_entropy(const T* __restrict__ x, const T* __restrict__ weight, long long rows,
                   long long n, const long long* __restrict__ label,
                   typename Sum<T>::type* __restrict__ loss, typename Sum<T>::type* __restrict__ top,
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(256)
 // dx = g / whole (((1-e) w_t + e/n sum w) p_c - e/n w_c - (1-e) w_t [c = t]), p the softmax;
 // `every` is 0 where all rows share one g.
 template <typename T, typename C>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     cross_entropy_grad(const T* __restrict__ x, const T* __restrict__ weight, T* __restrict__ dx,
                        long long rows, long long n, const T* __restrict__ g, long long every,
                        const long long* __restrict__ label,
