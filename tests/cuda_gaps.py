@@ -27,6 +27,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not every <= files:
         return
     import cuda_stand_in
+
     from minidl.backend import cuda
 
     if cuda_stand_in.REAL or cuda_stand_in.missing:
