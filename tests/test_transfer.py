@@ -314,7 +314,7 @@ def test_the_ladder_is_complete():
     smoke quick quick-scratch backbone course e-species e-breeds-head e-breeds-last1 e-gradual
     e-full e-decay e-step e-no-augment e-norm-affine e-norm-statistics c-norms c-erasing c-cutmix
     c-mixup e-balanced e-imbalance-plain e-imbalance-weighted e-imbalance-oversample a-labels-100
-    a-labels-50 a-labels-10 a-labels-one a-labels-10-pseudo a-labels-10-fixmatch a-lora a-masked
+    a-labels-50 a-labels-10 a-labels-one a-labels-10-pseudo a-labels-10-fixmatch a-lora-4 a-masked
     a-distill a-prune a-quantize e-size-96
     """.split()
     assert set(wanted) <= set(PRESETS)

@@ -73,8 +73,6 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "c-cutmix": _of("CutMix", LAST, views=0, cutmix=1.0, epochs=12),
     "c-mixup": _of("MixUp", LAST, views=0, mixup=0.2, epochs=12),
     # The A level.
-    "a-lora": _of("LoRA of rank 4 on the last sections", LAST, strategy="lora",
-                  pattern=r"features\.1[5678]\..*", lr=3e-3, backbone=1.0),
     "a-masked": _of("masked finetuning, 5 % of the entries", TUNED, strategy="masked",
                     sparsity=0.95),
     "a-prune": _of("half of the weights pruned after training", LAST, prune=0.5),
@@ -84,6 +82,14 @@ PRESETS: dict[str, tuple[str, Fields]] = {
 }  # fmt: skip
 for _last in (1, 2, 3, 4, 6, 8, 12):
     PRESETS[f"e-breeds-last{_last}"] = _of(f"the last {_last} sections at once", LAST, last=_last)
+# LoRA of all layers of the sections that e-breeds-last3 tunes.
+LORA: Fields = {"strategy": "lora", "pattern": r"features\.1[678]\..*", "lr": 3e-3, "backbone": 1.0}
+for _rank in (1, 4, 16):
+    PRESETS[f"a-lora-{_rank}"] = _of(f"LoRA of rank {_rank} on the last 3 sections", LAST | LORA,
+                                     rank=_rank, alpha=2.0 * _rank)  # fmt: skip
+TENTH: Fields = LAST | EQUAL | {"labels": 0.1, "draws": 1000}
+PRESETS["a-labels-10-last3"] = _of("10 % of the labels, the last 3 sections", TENTH)
+PRESETS["a-labels-10-lora"] = _of("10 % of the labels, LoRA of rank 4", TENTH | LORA)
 for _size in (64, 96, 160, 192):
     PRESETS[f"e-size-{_size}"] = _of(f"{_size} pixels, head only", HEAD, size=_size)
 for _name, _balance in (("plain", "none"), ("weighted", "weighted"), ("oversample", "oversample")):
