@@ -25,6 +25,7 @@ from projects.settings import (
 )
 
 Verb = Callable[[Sequence[str], StopSignal], int]
+Main = Callable[[Any, Callable[[], RunDir], StopSignal], int]
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,6 +49,19 @@ def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:
     return compare
 
 
+def run_once(main: Main, settings: Any, folder: Path, command: str, stop: StopSignal) -> dict:
+    """The result of one of several runs, in a folder of its own: read, gone on with, or trained."""
+    run = RunDir(folder)
+    if (folder / "config.json").exists():
+        if from_json(type(settings), run.read_json("config.json")) != settings:
+            raise UsageError(f"{folder} holds another run; choose another --out")
+        if not (folder / "result.json").exists():
+            main(settings, lambda: run, stop)
+    else:
+        main(settings, lambda: new_run(settings, str(folder), command), stop)
+    return run.read_json("result.json")
+
+
 @dataclasses.dataclass(frozen=True)
 class Project:
     """What the command line needs to know: settings class, presets, the work, and more verbs.
@@ -58,7 +72,7 @@ class Project:
     name: str  # of the package
     kind: type
     presets: Presets
-    main: Callable[[Any, Callable[[], RunDir], StopSignal], int]
+    main: Main
     datasets: Sequence[str] | None  # None: any text
     length: str = "epochs"  # the field that says how long training goes on
     verbs: Mapping[str, Verb] = dataclasses.field(default_factory=dict)

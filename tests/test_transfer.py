@@ -21,7 +21,7 @@ from projects.transfer.data import Source, choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.model import Rest, Tuning, build
 from projects.transfer.presets import PRESETS, preset
-from projects.transfer.recipe import forward_for, make_optimizer, share
+from projects.transfer.recipe import aligned, forward_for, make_optimizer, share
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,15 @@ def test_a_class_without_an_image_is_named():
         choose(TINY, Source(Labels(y, 3), None, y))
 
 
+def test_source_and_target_shapes_share_no_class():
+    source, target = (data.read(Config(dataset=name)) for name in ("shapes", "embedded"))
+    assert not {*source.train.classes} & {*target.train.classes}
+    for half in (source, target):
+        assert half.train.classes == half.test.classes
+        for pictures in (half.train, half.test):
+            assert np.unique(pictures.targets).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_pets_are_read_as_breeds_and_as_species(pets):
     breeds = load_images(Config(dataset="pets", data=str(pets), size=16))
     assert breeds.classes == ["Abyssinian", "Beagle", "Birman"]
@@ -84,7 +93,7 @@ def test_pets_are_read_as_breeds_and_as_species(pets):
     assert kinds.classes == ["Cat", "Dog"] and np.bincount(kinds.train.y).tolist() == [6, 9]
     few = load_images(Config(dataset="pets", data=str(pets), size=16, labels=0.0))
     assert len(few.labelled) == 3 and (few.train.y == -1).sum() == 24
-    assert few.known().y.tolist() == [0, 1, 2]
+    assert few.train.y[few.labelled].tolist() == [0, 1, 2]
 
 
 def test_the_shorter_side_is_scaled_and_the_middle_cut(tmp_path):
@@ -227,6 +236,16 @@ def test_schedules():
     assert share(dataclasses.replace(base, warmup=4.0), 2) == 0.5
 
 
+def test_alignment_takes_away_what_a_batch_prefers():
+    logits = np.random.default_rng(0).normal(size=(8, 3)) + np.array([4.0, 0.0, -1.0])
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = shares / shares.mean(0)
+    given = np.exp(aligned(ml.tensor(logits)).numpy())
+    np.testing.assert_allclose(
+        given / given.sum(1, keepdims=True), wanted / wanted.sum(1, keepdims=True), rtol=1e-6
+    )
+
+
 def test_features_give_the_outputs_of_the_whole(images):
     for strategy, last in (("head", 1), ("last", 1), ("last", 2)):
         cfg = dataclasses.replace(TINY, strategy=strategy, last=last, views=1)
@@ -295,7 +314,7 @@ def test_the_ladder_is_complete():
     smoke quick quick-scratch backbone course e-species e-breeds-head e-breeds-last1 e-gradual
     e-full e-decay e-step e-no-augment e-norm-affine e-norm-statistics c-norms c-erasing c-cutmix
     c-mixup e-balanced e-imbalance-plain e-imbalance-weighted e-imbalance-oversample a-labels-100
-    a-labels-50 a-labels-10 a-labels-one a-labels-10-pseudo a-labels-10-fixmatch a-lora a-masked
+    a-labels-50 a-labels-10 a-labels-one a-labels-10-pseudo a-labels-10-fixmatch a-lora-4 a-masked
     a-distill a-prune a-quantize e-size-96
     """.split()
     assert set(wanted) <= set(PRESETS)

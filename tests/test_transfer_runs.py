@@ -19,7 +19,7 @@ from projects.transfer.config import Config
 from projects.transfer.data import choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.look import restored
-from projects.transfer.model import Tuning, build
+from projects.transfer.model import BACKBONE, Tuning, build
 from projects.transfer.results import write_results
 
 
@@ -162,6 +162,14 @@ def test_forgetting(finished, pictures, capsys):
     result = json.loads((finished / "result.json").read_text())
     assert found["before"] == pytest.approx(result["test_accuracy"])
     assert "with a new head" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not BACKBONE.exists(), reason="the own backbone is not made yet")
+def test_the_own_backbone_knows_shapes_it_never_saw(tmp_path):
+    """50 labels, head only: from scratch this is a fifth."""
+    assert cli(["--preset", "quick-head", "--epochs", "6", "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["labelled_images"] == 50 and result["test_accuracy"] > 0.5
 
 
 # ---- mistakes ------------------------------------------------------------------------------------

@@ -260,12 +260,12 @@ class GPT(nn.Module):
                 if cache.length == cache.size:
                     text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
                     cache = self.new_cache()
-                    places = arange(cache.size, device=x.device).reshape(-1, 1).unbind()
+                    places = arange(cache.size, device=x.device).array
                     after: Any = partial(self._next, cache=cache)
                     after = after if self.training else capture(after)  # dropout draws anew
                     logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
                 else:
-                    logits = after(text[-1], places[cache.length])
+                    logits = after(text[-1], Tensor(places[cache.length : cache.length + 1]))
                     cache.length += 1
                 text.append(choose(logits, text))
             yield text[-1]

@@ -16,9 +16,9 @@ import numpy as np
 
 from minidl.io import write_bytes
 from minidl.random import Generator
-from minidl.train import Report, RunDir, StopSignal, report
-from projects.command import Parser
-from projects.settings import UsageError, assignments, from_json, new_run, preset_of
+from minidl.train import Report, StopSignal, report
+from projects.command import Parser, run_once
+from projects.settings import UsageError, assignments, preset_of
 from projects.textgen.config import Config
 from projects.textgen.presets import PRESETS
 from projects.textgen.run import main
@@ -85,16 +85,7 @@ def drawn_points(lists: dict[str, list[Any]], count: int, seed: int) -> list[dic
 
 def one(cfg: Config, folder: Path, stop: StopSignal) -> dict[str, Any]:
     """The result of a point: read, gone on with, or trained."""
-    run = RunDir(folder)
-    if (folder / "config.json").exists():
-        if from_json(Config, run.read_json("config.json")) != cfg:
-            raise UsageError(f"{folder} holds another point; choose another --out")
-        if (folder / "result.json").exists():
-            return run.read_json("result.json")
-        main(cfg, lambda: run, stop)
-    else:
-        main(cfg, lambda: new_run(cfg, str(folder), "python -m projects.textgen search"), stop)
-    return run.read_json("result.json")
+    return run_once(main, cfg, folder, "python -m projects.textgen search", stop)
 
 
 def conclude(root: Path, name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:

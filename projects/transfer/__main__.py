@@ -1,4 +1,4 @@
-"""The command line: train, resume, compare, predict, export, evaluate, forget."""
+"""The command line: train, resume, compare, predict, export, evaluate, forget, table."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from projects.transfer.judge import evaluate_weights, forget
 from projects.transfer.look import export, predict_images
 from projects.transfer.presets import PRESETS
 from projects.transfer.run import main
+from projects.transfer.tables import table
 
 
 def predict(argv: Sequence[str], stop: StopSignal) -> int:
@@ -41,12 +42,14 @@ def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
 PROJECT = Project(
     "transfer", Config, PRESETS, main, get_args(Dataset),
     verbs={"compare": comparing("transfer", compare_runs), "predict": predict,
-           "export": write_weights, "evaluate": evaluate_weights, "forget": forget},
+           "export": write_weights, "evaluate": evaluate_weights, "forget": forget,
+           "table": table},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "
     "'predict --run DIR IMAGE...' prints the top classes of any picture; "
     "'export --run DIR OUT.safetensors' writes a run's weights; 'evaluate --weights FILE "
     "--model NAME --dataset NAME' tests weights as they are; 'forget --run DIR --preset NAME' "
-    "measures what a run's model forgets through another task.",
+    "measures what a run's model forgets through another task; 'table NAME --out DIR' trains all "
+    "runs of a table and writes it.",
     flags=("weights", "model", "strategy"),
 )  # fmt: skip
 cli = PROJECT.cli

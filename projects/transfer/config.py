@@ -7,7 +7,8 @@ from typing import Literal
 
 from projects.settings import UsageError, check_limits
 
-Dataset = Literal["pets", "species", "flowers", "folder", "cifar10", "cifar100", "embedded"]
+Dataset = Literal["pets", "species", "flowers", "folder", "cifar10", "cifar100",
+                  "shapes", "embedded"]  # fmt: skip
 Scale = Literal["tf", "imagenet", "raw", "own"]
 
 
@@ -19,7 +20,7 @@ class Config:
     """
 
     preset: str = "quick"
-    dataset: Dataset = "pets"  # species: the pets as cats and dogs
+    dataset: Dataset = "pets"  # species: as cats and dogs; shapes, embedded: five shapes each
     data: str = ""  # root of the official layouts; empty: MINIDL_DATA, else a download
     device: Literal["cpu", "cuda"] = "cpu"
     cache: str = ""  # a folder that keeps decoded pictures and features between runs; empty: none
@@ -66,6 +67,7 @@ class Config:
     smoothing: float = 0.0  # label smoothing
     semi: Literal["none", "pseudo", "fixmatch"] = "none"
     threshold: float = 0.95  # least probability of a label that is taken for true
+    align: bool = False  # answers to unlabelled images are made to name all classes equally often
     ratio: int = 4  # unlabelled images to a labelled one
     weight: float = 1.0  # of the unlabelled images' loss
     teacher: str = ""  # a run whose model is distilled into this one

@@ -27,7 +27,7 @@ from projects.transfer.config import Config
 
 THREADS = 2  # that decode pictures
 PART = 64  # images that go through a network at a time where nothing is learnt
-EMBEDDED = (2000, 1000)  # training and test pictures of the generator
+SHAPES = (10_000, 2000)  # training and test pictures of the generator, for two data sets
 OFFICIAL = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 MEANS = {  # and deviations of the channels, as shares of full intensity
     "tf": ((0.5,) * 3, (0.5,) * 3),
@@ -60,10 +60,6 @@ class Images:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    def known(self) -> Split:
-        """The training images whose labels are used."""
-        return Split(take(self.train.x, self.labelled), self.train.y[self.labelled])
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -107,8 +103,9 @@ def read(cfg: Config) -> Source:
     if cfg.dataset == "folder":
         return read_folder(cfg)
     train: LabelledImages
-    if cfg.dataset == "embedded":
-        train, test = (Shapes(i == 0, count) for i, count in enumerate(EMBEDDED))
+    if cfg.dataset in ("shapes", "embedded"):
+        train, test = (half_of(Shapes(i == 0, count), cfg.dataset == "embedded")
+                       for i, count in enumerate(SHAPES))  # fmt: skip
     elif cfg.dataset == "flowers":
         train, test = read_flowers(root)
     else:
@@ -123,6 +120,15 @@ def read_pets(root: str | None, species: bool) -> Source:
     breeds, kinds = (OxfordIIITPet(root, "trainval", k).targets
                      for k in ("category", "binary-category"))  # fmt: skip
     return Source(train, test, breeds, frozenset(breeds[kinds == 0].tolist()))
+
+
+def half_of(shapes: ImageArrays, second: bool) -> ImageArrays:
+    """The pictures of the first or the second half of the classes."""
+    count = len(shapes.classes) // 2
+    start = count if second else 0
+    rows = np.flatnonzero((shapes.targets >= start) & (shapes.targets < start + count))
+    pixels = shapes.images.transpose(0, 2, 3, 1)[rows]
+    return ImageArrays(pixels, shapes.targets[rows] - start, shapes.classes[start : start + count])
 
 
 def read_folder(cfg: Config) -> Source:

@@ -151,9 +151,10 @@ class Prepared:
 
     cut: int
     loader: DataLoader
+    train: np.ndarray  # as they are, without augmentation
     heldout: np.ndarray
     test: np.ndarray
-    transform: Any  # what evaluation does to heldout and test
+    transform: Any  # what evaluation does to the three
 
 
 def prepare(cfg: Config, model: Classifier, cut: int, images: Images) -> Prepared:
@@ -162,13 +163,15 @@ def prepare(cfg: Config, model: Classifier, cut: int, images: Images) -> Prepare
     strong_of = transforms.Compose([middle, strong_transform(images.size, normalise(images))])
     if not (cfg.views and cut):
         looks = [fresh(x, augmentation(cfg, images)), fresh(x, strong_of)]
-        tests = [images.heldout.x, images.test.x]
-        return Prepared(0, loader_for(cfg, images, *looks), *tests, plain(images))
-    kinds = [views_of(cfg, images), [(strong_of, epoch) for epoch in range(cfg.views)]]
-    kinds = kinds if cfg.semi == "fixmatch" else [kinds[0]] * 2
-    looks = [stored([kept(cfg, model, cut, x, t, e) for t, e in kind]) for kind in kinds]
+        parts = [x, images.heldout.x, images.test.x]
+        return Prepared(0, loader_for(cfg, images, *looks), *parts, plain(images))
+    kinds = [views_of(cfg, images)]
+    if cfg.semi == "fixmatch":
+        kinds.append([(strong_of, epoch) for epoch in range(cfg.views)])
+    made = [[kept(cfg, model, cut, x, t, epoch) for t, epoch in kind] for kind in kinds]
     tests = [kept(cfg, model, cut, s.x, plain(images)) for s in (images.heldout, images.test)]
-    return Prepared(cut, loader_for(cfg, images, *looks), *tests, None)
+    loader = loader_for(cfg, images, stored(made[0]), stored(made[-1]))
+    return Prepared(cut, loader, made[0][0], *tests, None)
 
 
 def loader_for(cfg: Config, images: Images, weak: Look, strong: Look) -> DataLoader:

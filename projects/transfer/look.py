@@ -12,6 +12,7 @@ import numpy as np
 import minidl as ml
 import minidl.functional as F
 from minidl.data import read_image, transforms
+from minidl.data.dataset import take
 from minidl.errors import DataError, ShapeError, require
 from minidl.io import load, save_safetensors
 from minidl.models import Classifier
@@ -177,10 +178,10 @@ def add_gradcam(page: Report, tested: Evaluation, images: Images, model: Classif
 def add_embeddings(page: Report, images: Images, model: Classifier, prepared: Prepared) -> None:
     """k-NN accuracy of what the head sees, and a map of it."""
     last = len(model.sections()) - 1
-    known = images.known()
-    train = embedded(model, 0, last, known.x, known.y, plain(images))
-    test = embedded(model, prepared.cut, last, prepared.test, images.test.y, prepared.transform)
-    hits = knn_accuracy(train, known.y, test, images.test.y, NEIGHBOURS)
+    known, labels = take(prepared.train, images.labelled), images.train.y[images.labelled]
+    train, test = (embedded(model, prepared.cut, last, x, y, prepared.transform)
+                   for x, y in ((known, labels), (prepared.test, images.test.y)))  # fmt: skip
+    hits = knn_accuracy(train, labels, test, images.test.y, min(NEIGHBOURS, len(labels)))
     some = np.linspace(0, len(test) - 1, min(MAPPED, len(test))).astype(int)
     places, method = map2d(test[some], 0)
     note = f"What the head sees: the {NEIGHBOURS} nearest labelled training images name "

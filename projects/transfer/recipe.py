@@ -47,6 +47,7 @@ def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int
         parts = [x, weak] if cfg.semi == "pseudo" else [x, weak, strong]
         out = tuning.run(ml.cat(parts), first, epoch())
         logits, *others = out.split([len(part) for part in parts])
+        others[0] = aligned(others[0]) if cfg.align else others[0]
         loss, right = loss_of(x, logits, y), (logits.detach().argmax(1) == y).sum()
         if cfg.semi == "pseudo":
             factor = ramp(epoch(), 0, cfg.epochs / 2, cfg.weight)
@@ -54,6 +55,15 @@ def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int
         return loss + cfg.weight * fixmatch_loss(*others, cfg.threshold), right
 
     return forward if cfg.semi == "none" else with_unlabelled
+
+
+def aligned(logits: ml.Tensor) -> ml.Tensor:
+    """Logits (M, K) less the log of what a batch's classes have on average: none is preferred.
+
+    Distribution alignment (Berthelot et al. 2020, arXiv 1911.09785) to equal shares, with the
+    batch's mean in place of a running one.
+    """
+    return logits - F.softmax(logits.detach(), dim=1).mean(0).log()
 
 
 def make_optimizer(cfg: Config, tuning: Tuning) -> optim.Optimizer:

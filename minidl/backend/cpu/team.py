@@ -84,7 +84,8 @@ class Jobs:
     def __init__(self, team: Team) -> None:
         self.team, self.several = team, False
         self.kept: list[Any] = []
-        self.rows, self.at = np.empty((0, 5), np.int64), 0
+        self.added: list[tuple] = []
+        self.rows = np.empty((0, 5), np.int64)  # of `added`, since the last call
 
     def add(self, job: tuple, kept: Any) -> None:
         """Append a job (kernel, table, total, chunk, chunks) and the arrays that it refers to."""
@@ -92,13 +93,15 @@ class Jobs:
         if isinstance(table, bytes):
             words = np.frombuffer(table, np.uint8)
             table, kept = address_of(words), (words, kept)
-        self.rows = np.array([*self.rows, (address, table, *sizes)], np.int64)
-        self.at = address_of(self.rows)
+        self.added.append((address, table, *sizes))
         self.kept.append(kept)
         self.several |= sizes[-1] > 1
 
     def __call__(self) -> None:
         team = self.team
+        if len(self.rows) != len(self.added):
+            self.rows = np.array(self.added, np.int64)
+            self.at = address_of(self.rows)
         mine = self.several and team.threads > 1 and team.lock.acquire(blocking=False)
         try:
             team.code["play"](team.at, mine, self.at, len(self.rows))

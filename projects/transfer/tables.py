@@ -1,0 +1,146 @@
+"""Tables of experiments: `python -m projects.transfer table NAME --out DIR` trains what one needs.
+
+Every run is a directory of its own under --out, so that an interrupted table goes on where it was:
+finished runs are read, the one in hand is resumed. Pictures and the features of frozen beginnings
+are made once for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.io import write_bytes
+from minidl.train import Report, StopSignal, report
+from projects.command import Parser, run_once
+from projects.settings import UsageError, assignments, preset_of
+from projects.transfer.config import Config
+from projects.transfer.presets import PRESETS
+from projects.transfer.run import main
+
+HEAD = ("experiment", "what it is", "seeds", "held-out %", "test %", "macro F1 %", "after", "tuned",
+        "training", "preparing")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Presets that are compared, each trained with seeds 0 … seeds - 1."""
+
+    title: str
+    presets: Sequence[str]
+    seeds: int = 1
+
+
+SHARES = ("100", "50", "10", "one")
+TABLES = {
+    "species": Table("Dog or cat", ("e-species", "e-species-224")),
+    "sizes": Table("Input size, head only", ("e-size-64", "e-size-96", "e-breeds-head",
+                                             "e-size-160", "e-size-192", "e-breeds-head-224")),
+    "strategies": Table("What is tuned", (
+        "e-breeds-head", *(f"e-breeds-last{n}" for n in (1, 2, 3, 4, 6, 8, 12)), "e-gradual",
+        "e-full", "c-norms", "a-masked")),
+    "rates": Table("Learning rates, schedules, augmentation, decay", (
+        "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step", "e-nesterov",
+        "e-no-augment", "e-no-decay", "c-erasing", "c-policy", "c-cutmix", "c-mixup")),
+    "norms": Table("Batch norms", ("e-breeds-last3", "e-norm-frozen", "e-norm-affine",
+                                   "e-norm-statistics", "e-norm-both")),
+    "imbalance": Table("A fifth of each cat breed", (
+        "e-balanced", "e-imbalance-plain", "e-imbalance-weighted", "e-imbalance-oversample"), 3),
+    "labels": Table("Few labels", tuple(f"a-labels-{share}{kind}" for share in SHARES
+                                        for kind in ("", "-pseudo", "-fixmatch")), 3),
+    "lora": Table("LoRA on the last sections", (
+        "e-breeds-last3", "a-lora-1", "a-lora-4", "a-lora-16", "a-labels-10-last3",
+        "a-labels-10-lora")),
+    "smaller": Table("Pruned, and in int8", ("a-prune", "a-quantize")),
+    "finetuned": Table("All of it: 224 pixels", ("e-breeds-head-224", "e-full-224")),
+}  # fmt: skip
+
+
+def table(argv: Sequence[str], stop: StopSignal) -> int:
+    """Train every run of a table, or go on with it; write table.json and table.html."""
+    parser = Parser("python -m projects.transfer table", allow_abbrev=False)
+    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(TABLES)}")
+    parser.add_argument("--only", default="", metavar="TEXT", help="presets whose name holds this")
+    parser.add_argument("--seeds", type=int, help="runs of each preset (default: the table's)")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--cache", metavar="DIR", help="of pictures and features (default: in DIR)")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
+    args = parser.parse_args(argv)
+    if args.name not in TABLES:
+        raise UsageError(f"unknown table {args.name!r}; there are {', '.join(TABLES)}")
+    chosen = TABLES[args.name]
+    names = [name for name in chosen.presets if args.only in name]
+    if not names:
+        rule = f"--only {args.only!r} is in no preset's name; there are {', '.join(chosen.presets)}"
+        raise UsageError(rule)
+    seeds = chosen.seeds if args.seeds is None else args.seeds
+    if seeds < 1:
+        raise UsageError(f"--seeds must be at least 1; got {seeds}")
+    root = Path(args.out)
+    fixed = {"data": args.data, "cache": args.cache or str(root / "cache")}
+    fixed |= assignments(Config, args.set)
+    command = f"python -m projects.transfer table {args.name}"
+    results = []
+    for name in names:
+        for seed in range(seeds):
+            cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed | {"seed": seed})
+            results.append(run_once(main, cfg, root / f"{name}-{seed}", command, stop))
+    about = {"table": args.name, "title": chosen.title, "command": command, "results": results}
+    write_bytes(root / "table.json", [json.dumps(about, indent=1).encode()])
+    page = Report(chosen.title, f"{len(results)} runs; all at their final epoch")
+    page.figure(drawn(about))
+    page.table(lines(results), HEAD)
+    write_bytes(root / "table.html", [page.html().encode()])
+    for line in (HEAD, *lines(results)):
+        print("  ".join(f"{cell!s:<12}" for cell in line).rstrip())
+    print(f"table: {root / 'table.html'}")
+    return 0
+
+
+def grouped(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The results by preset, in order."""
+    names = dict.fromkeys(r["preset"] for r in results)
+    return {name: [r for r in results if r["preset"] == name] for name in names}
+
+
+def lines(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A line of HEAD's cells for each preset; of several seeds mean ± standard deviation."""
+    found = []
+    for name, some in grouped(results).items():
+
+        def percent(key: str, some: list[dict[str, Any]] = some) -> str:
+            values = [100 * r[key] for r in some]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            return f"{np.mean(values):.2f}{spread}"
+
+        first = some[0]
+        after = [f"{key} {100 * first[key]['accuracy']:.2f}" for key in ("pruned", "quantized")
+                 if key in first]  # fmt: skip
+        found.append((
+            name, PRESETS[name][0], str(len(some)), percent("heldout_accuracy"),
+            percent("test_accuracy"), percent("macro_f1"), ", ".join(after) or "-",
+            f"{first['tuned_parameters']:,}",
+            *(f"{np.mean([r[key] for r in some]):.0f} s"
+              for key in ("seconds", "preparation_seconds")),
+        ))  # fmt: skip
+    return found
+
+
+def drawn(about: dict[str, Any]) -> Any:
+    """Test accuracy of every run, a row a preset."""
+    groups = grouped(about["results"])
+    figure, (place,) = report.panels(1, 7, 0.28 * len(groups) + 0.7)
+    for k, some in enumerate(groups.values()):
+        shares = [100 * r["test_accuracy"] for r in some]
+        place.plot(shares, [k] * len(some), "o", color=report.RUNS[0], markersize=4, alpha=0.7)
+    place.set_yticks(range(len(groups)), [*groups])
+    place.set_ylim(len(groups) - 0.5, -0.5)
+    place.grid(axis="x", alpha=0.3)
+    place.set_title(f"{about['title']}: test accuracy (%)", loc="left")
+    return figure
