@@ -18,7 +18,7 @@ pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 LENGTHS = [(np.float32, 4100), (np.float16, 1024)]
 
 
-def beside(x: np.ndarray) -> Any:
+def misaligned(x: np.ndarray) -> Any:
     """The array on the GPU, channels-last, from an address that is no multiple of 16."""
     order = [0, 2, 3, 1] if x.ndim == 4 else range(x.ndim)
     flat = x.transpose(order).reshape(-1)
@@ -27,15 +27,20 @@ def beside(x: np.ndarray) -> Any:
 
 
 def test_cuts():
-    """Packs only of whole rows from multiples of 16 bytes on; held as long as a block can."""
-    x = cuda.from_host(np.ones((2, 8), np.float16))
-    assert rows.cut_of(8, [x, x]) == ("Cut<8, 8, 32, true>", 8)
-    assert rows.cut_of(9, [x]) == ("Cut<1, 8, 32, true>", 8)
-    assert rows.cut_of(1024, [x]) == ("Cut<8, 32, 32, true>", 8)
-    assert rows.cut_of(4096, [x]) == ("Cut<8, 16, 256, true>", 1)
-    assert rows.cut_of(1024, [cuda.from_host(np.ones(2))]) == ("Cut<2, 8, 256, true>", 1)
-    assert rows.cut_of(4104, [x]) == ("Cut<8, 16, 256, false>", 1)
-    assert rows.cut_of(8, [x, beside(np.ones((2, 8), np.float16))])[0] == "Cut<1, 8, 32, true>"
+    """Packs only of whole rows that start at multiples of them; held as long as a block can."""
+    x, y = (cuda.from_host(np.ones((2, 8), t)) for t in (np.float16, np.float64))
+    assert str(rows.cut_of(8, [x, x])) == "Cut<8, 8, 32, true>"
+    assert rows.cut_of(9, [x]) == (1, 8, 32, True)
+    assert rows.cut_of(1024, [x]) == (8, 32, 32, True)
+    assert rows.cut_of(1023, [x]) == (1, 16, 256, True)
+    assert rows.cut_of(4096, [x]) == (8, 16, 256, True)
+    assert rows.cut_of(1024, [y]) == (2, 8, 256, True)
+    assert rows.cut_of(2050, [y]) == (2, 8, 256, False)
+    assert rows.cut_of(4104, [x]) == (8, 16, 256, False)
+    assert rows.cut_of(8, [x, misaligned(np.ones((2, 8), np.float16))]).wide == 1
+    for n in range(0, 5000, 7):
+        cut = rows.cut_of(n, [x])
+        assert cut.each <= 16 * cut.wide and (not cut.held or n <= cut.team * cut.each)
 
 
 @pytest.mark.parametrize("dtype, n", LENGTHS)
@@ -99,7 +104,7 @@ def test_arrays_that_are_not_aligned():
     def close(name: str, arrays: tuple, *more: Any) -> None:
         wide = [a.astype(np.float64) for a in arrays]
         expected = getattr(cpu, name)(*wide, *more)
-        got = getattr(cuda, name)(*map(beside, arrays), *more)
+        got = getattr(cuda, name)(*map(misaligned, arrays), *more)
         pairs = zip(got, expected) if isinstance(got, tuple) else [(got, expected)]
         for y, z in pairs:
             np.testing.assert_allclose(cuda.to_host(y), z, rtol=1e-5, atol=1e-5)
@@ -109,5 +114,5 @@ def test_arrays_that_are_not_aligned():
     close("layer_norm", (rows_of, rows_of[0], rows_of[1]), 36, 1e-5, True)
     close("batch_norm", (x, x[0, :, 0, 0], x[1, :, 0, 0]), None, 1e-5, False)
     close("max_pool2d", (x,), *window, (3, 3))
-    y = cuda.add_rows(beside(g[0, 0, :, :4]), cuda.from_host(np.arange(6)), 6)
+    y = cuda.add_rows(misaligned(g[0, 0, :, :4]), cuda.from_host(np.arange(6)), 6)
     np.testing.assert_array_equal(cuda.to_host(y), g[0, 0, :, :4])

@@ -8,6 +8,7 @@ from minidl.backend.cuda.memory import cast, contiguous, nhwc
 from minidl.backend.cuda.plans import PACK, code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 _BLOCKS = 1056  # that a launch has if it can: eight on each multiprocessor of an H100 or H200
@@ -34,15 +35,14 @@ class _Cut(NamedTuple):
 def _cut(segments: int, groups: int, *arrays: Array) -> tuple[_Cut, tuple[int, int], str]:
     """The cut of arrays (N, S, C), the grid, and the kernels' template arguments.
 
-    A thread has as many columns as 16 bytes hold, if rows begin at multiples of those.
+    A thread has one pack of columns (rows.width_of).
     """
     v = arrays[0]
-    channels, wide = v.shape[-1], PACK // v.itemsize
+    channels = v.shape[-1]
     rows, columns = v.size // max(segments * channels, 1), channels
-    while 0 < columns < 32 * wide and rows and rows % 2 == 0:
+    while 0 < columns < 32 * PACK // v.itemsize and rows and rows % 2 == 0:
         rows, columns = rows // 2, columns * 2
-    if columns % wide or any(a.data.ptr % PACK for a in arrays):
-        wide = 1
+    wide = width_of(columns, *arrays)
     across = segments * -(-columns // (32 * wide))
     piece = max(_PIECE, -(-rows * across // _BLOCKS))
     cut = _Cut(rows, columns, piece, channels, groups)

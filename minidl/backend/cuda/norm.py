@@ -5,7 +5,7 @@ from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator, sum
 from minidl.backend.cuda.rows import cut_of, launch_rows
-from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
+from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 _MOST = 65535  # blocks along the second axis of a grid
 _BLOCKS = 396  # of the gradient: three on each multiprocessor of an H100 or H200
@@ -32,10 +32,10 @@ def layer_norm_grad(
     g, x, rows, dx = contiguous(g), contiguous(x), mean.size, empty(x.shape, x.dtype)
     scale, flags = x if w is None else contiguous(w), (int(centre), int(w is not None))
     arrays, wide, kind = (g, x, scale, dx), accumulator(x.dtype), TYPES[code_of(x.dtype)]
-    cut, apiece = cut_of(n, arrays, _CUTS)
-    if "true" in cut:  # rows that are held
-        blocks = min(_BLOCKS, -(-rows // apiece))
-        part = empty((blocks * apiece, 2, n), wide)
+    cut = cut_of(n, arrays, _CUTS)
+    if cut.held:
+        blocks = min(_BLOCKS, -(-rows * cut.team // THREADS))
+        part = empty((blocks * THREADS // cut.team, 2, n), wide)
         run = kernel("layer_norm.cu", f"layer_norm_grad<{kind}, {cut}>")
         launch(run, blocks, *arrays, rows, n, mean, rstd, part, *flags)
     else:

@@ -1,13 +1,13 @@
 """Pooling on the GPU, and windows as columns (src/pool.cu)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc
-from minidl.backend.cuda.plans import PACK, code_of
+from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
 Pair = tuple[int, int]
@@ -28,12 +28,6 @@ def _sizes(n: int, c: int, size: Pair, out: Pair, *window: Pair) -> np.ndarray:
     return np.array([n, *size, c, *out, *sum(window, ())], np.int32).view("V56")
 
 
-def _wide(x: Array, arrays: Sequence[Array]) -> int:
-    """Channels that a thread takes, x's in 16 bytes, if all the channels-last arrays allow it."""
-    wide = PACK // x.itemsize
-    return 1 if x.shape[1] % wide or any(a.data.ptr % PACK for a in arrays) else wide
-
-
 def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
                out: Pair) -> tuple[Array, Array]:  # fmt: skip
     """Largest value of each window of x (N, C, H, W) and its place in the window, both NCHW."""
@@ -42,7 +36,7 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
     sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, dilation)
     given = nhwc(x), nhwc(y), nhwc(place)
-    wide = _wide(x, given)
+    wide = width_of(c, *given)
     _launch("max_pool", (x.dtype, kind, wide), y.size // wide, *given, sizes)
     return y, place
 
@@ -54,7 +48,7 @@ def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pa
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
     given = nhwc(g), nhwc(place), nhwc(dx)
-    wide = _wide(g, given)
+    wide = width_of(c, *given)
     _launch("max_pool_grad", (g.dtype, place.dtype, wide), dx.size // wide, *given, sizes)
     return dx
 

@@ -1,9 +1,9 @@
 """Prints pointwise programs as CUDA C++: a thread takes one pack of elements, or one element.
 
-Where all arrays lie alike in memory (or hold one element) elements have one number in all of them;
-else a thread finds its own's place in each array from the merged sizes and strides. It reads and
-writes `width` at a time where they lie side by side in all arrays (or are one and the same). Each
-element is read and written once. float16 and bfloat16 are computed in float.
+Where all arrays lie alike in memory (or hold one element) an element's number is its place; else a
+thread finds the place in each array from the merged sizes and strides. A pack has `width` elements
+where these lie side by side in every array, or are a single one. Each element is read and written
+once. float16 and bfloat16 are computed in float.
 """
 
 import math

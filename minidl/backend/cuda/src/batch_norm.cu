@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(256)
     if (p.inside()) {
 #pragma unroll 4
         for (long long i = p.start + p.level; i < p.stop; i += 8) {
-            const Pack<T, WIDE> v = get<WIDE>(x + i * columns + p.j);
+            const Pack<T, WIDE> v = load_pack<WIDE>(x + i * columns + p.j);
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A d = static_cast<A>(v.v[e]) - base[e];
@@ -150,8 +150,8 @@ struct Moments {
     }
 };
 
-// mean and biased variance (segments, groups) from the pieces' moments. A block each,
-// of 32 or 256 threads.
+// mean and biased variance (segments, groups) from the pieces' moments. A block each, of 32 or 256
+// threads.
 template <typename A>
 __global__ void __launch_bounds__(256)
     combine_moments(const A* __restrict__ part, A* __restrict__ mean, A* __restrict__ var,
@@ -199,21 +199,21 @@ __global__ void __launch_bounds__(256)
 #pragma unroll 2
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
-        const Pack<T, WIDE> v = get<WIDE>(x + at);
+        const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
         Pack<T, WIDE> added, out;
-        if (adds) added = get<WIDE>(more + at);
+        if (adds) added = load_pack<WIDE>(more + at);
 #pragma unroll
         for (int e = 0; e < WIDE; e++) {
             A value = column.affine(e, static_cast<A>(v.v[e]));
             if (adds) value += static_cast<A>(added.v[e]);
             out.v[e] = static_cast<T>(relu && value <= A(0) ? A(0) : value);
         }
-        put(y + at, out);
+        store_pack(y + at, out);
     }
 }
 
 // part = sums of g and of g xhat over the piece. gate 1: g counts where y > 0, and is kept in
-// gated; gate 2: where the normalised x is. Without the 2, some registers are spilled.
+// gated; gate 2: where the normalised x is. Without the bound of 2 blocks, registers are spilled.
 template <typename T, int WIDE>
 __global__ void __launch_bounds__(256, 2)
     gradient_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ y,
@@ -232,9 +232,9 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll 2
         for (long long i = p.start + p.level; i < p.stop; i += 8) {
             const long long at = i * columns + p.j;
-            const Pack<T, WIDE> v = get<WIDE>(x + at);
-            Pack<T, WIDE> d = get<WIDE>(g + at), result;
-            if (gate == 1) result = get<WIDE>(y + at);
+            const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
+            Pack<T, WIDE> d = load_pack<WIDE>(g + at), result;
+            if (gate == 1) result = load_pack<WIDE>(y + at);
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A value = static_cast<A>(v.v[e]);
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(256, 2)
                 first[e] += static_cast<A>(d.v[e]);
                 second[e] += static_cast<A>(d.v[e]) * (value - column.mean[e]);
             }
-            if (gate == 1) put(gated + at, d);
+            if (gate == 1) store_pack(gated + at, d);
         }
     }
     A one, other;
@@ -326,7 +326,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll 2
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
-        const Pack<T, WIDE> v = get<WIDE>(x + at), given = get<WIDE>(g + at);
+        const Pack<T, WIDE> v = load_pack<WIDE>(x + at), given = load_pack<WIDE>(g + at);
         Pack<T, WIDE> out;
 #pragma unroll
         for (int e = 0; e < WIDE; e++) {
@@ -336,6 +336,6 @@ __global__ void __launch_bounds__(256)
             d = column.slope[e] * d - level[e] - (value - column.mean[e]) * along[e];
             out.v[e] = static_cast<T>(d);
         }
-        put(dx + at, out);
+        store_pack(dx + at, out);
     }
 }

@@ -102,8 +102,8 @@ __global__ void __launch_bounds__(256)
 // before it and of the one that goes on behind it (if that is one run, the second is 0). On the
 // first level rows are v's, in float for half types, double for double, long long for integers,
 // behind it dense sums that are in order. Threads of a warp read columns side by side. WIDE > 1 is
-// for rows of x and v that are dense and start at multiples of 16 bytes. Bytes: v once, x twice, 2
-// / 32 of v a level. grid (pieces * n / WIDE / 256). Without the 2, some registers are spilled.
+// for dense rows of x and v that start at multiples of such packs. Bytes: v once, x twice, 2 / 32
+// of v a level. grid (pieces * n / WIDE / 256). Without the bound of 2 blocks, registers spill.
 template <typename T, typename V, bool FIRST, int WIDE>
 __global__ void __launch_bounds__(256, 2)
     add_runs(T* __restrict__ x, const V* __restrict__ v, const long long* __restrict__ place,
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const long long row = FIRST ? place_of(rows, own[k]).v + column.v : own[k] * n + j;
-            given[k] = get<WIDE>(v + row);
+            given[k] = load_pack<WIDE>(v + row);
             following[k] = first + k + 1 < count ? place[own[k + 1]] : NOWHERE;
         }
 #pragma unroll
@@ -150,12 +150,12 @@ __global__ void __launch_bounds__(256, 2)
                 ends[1] = here;
                 parts[1] = sum;
             } else if (here != NOWHERE) {
-                Pack<T, WIDE> to = get<WIDE>(x + here + column.x);
+                Pack<T, WIDE> to = load_pack<WIDE>(x + here + column.x);
 #pragma unroll
                 for (int e = 0; e < WIDE; e++) {
                     to.v[e] = static_cast<T>(static_cast<A>(to.v[e]) + sum.v[e]);
                 }
-                put(x + here + column.x, to);
+                store_pack(x + here + column.x, to);
             }
             here = following[k];
             sum = {};
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(256, 2)
     if (count <= 32) return;  // the last level
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-        put(shared + (piece * 2 + e) * n + j, parts[e]);
+        store_pack(shared + (piece * 2 + e) * n + j, parts[e]);
         if (j == 0) next[piece * 2 + e] = ends[e];
     }
 }

@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(256, 2)
     if (i >= rows) return;
     Row<T, C> row(x + i * n, n);
     A sum = A(0), squares = A(0);
-    if (centre)
+    if (centre) {
         walk<C>(
             n,
             [&](int k, long long) {
@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(256, 2)
                 for (int e = 0; e < C::WIDE; e++) sum += row.v[k + e];
             },
             row);
+    }
     const A m = join_team<Add, C>(sum) / A(n);
     walk<C>(
         n,
@@ -36,8 +37,8 @@ __global__ void __launch_bounds__(256, 2)
         n,
         [&](int k, long long j) {
             Pack<T, C::WIDE> out, scale, shift;
-            if (scaled) scale = get<C::WIDE>(w + j);
-            if (shifted) shift = get<C::WIDE>(b + j);
+            if (scaled) scale = load_pack<C::WIDE>(w + j);
+            if (shifted) shift = load_pack<C::WIDE>(b + j);
 #pragma unroll
             for (int e = 0; e < C::WIDE; e++) {
                 A v = (row.v[k + e] - m) * r;
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(256, 2)
                 if (shifted) v += static_cast<A>(shift.v[e]);
                 out.v[e] = static_cast<T>(v);
             }
-            put(y + i * n + j, out);
+            store_pack(y + i * n + j, out);
         },
         row);
     if (threadIdx.x % C::TEAM == 0) {
@@ -60,7 +61,7 @@ template <int TEAM, typename A>
 __device__ void join_pairs(A& first, A& second, A (*buffer)[2]) {
     first = join_warp<Add>(first);
     second = join_warp<Add>(second);
-    if (TEAM == 32) return;
+    if constexpr (TEAM == 32) return;
     const int warp = threadIdx.x / 32, leader = threadIdx.x / TEAM * (TEAM / 32);
     if (threadIdx.x % 32 == 0) {
         buffer[warp][0] = first;
@@ -103,8 +104,8 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int p = 0; p < C::PACKS; p++) {
             if (i < rows && inside(p)) {
-                next_g[p] = get<C::WIDE>(g + i * n + C::place(p));
-                next_x[p] = get<C::WIDE>(x + i * n + C::place(p));
+                next_g[p] = load_pack<C::WIDE>(g + i * n + C::place(p));
+                next_x[p] = load_pack<C::WIDE>(x + i * n + C::place(p));
             }
         }
     };
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int p = 0; p < C::PACKS; p++) {
         P own;
-        if (scaled && inside(p)) own = get<C::WIDE>(w + C::place(p));
+        if (scaled && inside(p)) own = load_pack<C::WIDE>(w + C::place(p));
 #pragma unroll
         for (int e = 0; e < C::WIDE; e++) {
             scale[p * C::WIDE + e] = scaled ? static_cast<A>(own.v[e]) : A(1);
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(256)
                 const int k = p * C::WIDE + e;
                 out.v[e] = static_cast<T>(r * (d[k] - sum - hat[k] * along));
             }
-            if (real && inside(p)) put(dx + i * n + C::place(p), out);
+            if (real && inside(p)) store_pack(dx + i * n + C::place(p), out);
         }
     }
 #pragma unroll
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// The same dx for rows that are not held.
+// The same dx for rows that are not held: g and x twice. grid (rows).
 template <typename T, typename C>
 __global__ void __launch_bounds__(256, 2)
     layer_norm_input_grad(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ w,
@@ -170,6 +171,7 @@ __global__ void __launch_bounds__(256, 2)
                           const typename Sum<T>::type* __restrict__ mean,
                           const typename Sum<T>::type* __restrict__ rstd, long long centre,
                           long long scaled) {
+    static_assert(!C::HELD, "g becomes g w at each reading");
     typedef typename Sum<T>::type A;
     const long long i = C::row();
     if (i >= rows) return;
@@ -177,7 +179,7 @@ __global__ void __launch_bounds__(256, 2)
     const A m = mean[i], r = rstd[i];
     const auto scale_by = [&](int k, long long j) {  // g becomes g w
         if (!scaled) return;
-        const Pack<T, C::WIDE> scale = get<C::WIDE>(w + j);
+        const Pack<T, C::WIDE> scale = load_pack<C::WIDE>(w + j);
 #pragma unroll
         for (int e = 0; e < C::WIDE; e++) given.v[k + e] *= static_cast<A>(scale.v[e]);
     };
@@ -199,13 +201,13 @@ __global__ void __launch_bounds__(256, 2)
         n,
         [&](int k, long long j) {
             Pack<T, C::WIDE> out;
-            if (!C::HELD) scale_by(k, j);
+            scale_by(k, j);
 #pragma unroll
             for (int e = 0; e < C::WIDE; e++) {
                 const A hat = (row.v[k + e] - m) * r;
                 out.v[e] = static_cast<T>(r * (given.v[k + e] - sum - hat * along));
             }
-            put(dx + i * n + j, out);
+            store_pack(dx + i * n + j, out);
         },
         given, row);
 }

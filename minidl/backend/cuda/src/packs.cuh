@@ -7,11 +7,11 @@ struct alignas(WIDE * sizeof(T)) Pack {
 };
 
 template <int WIDE, typename T>
-__device__ Pack<T, WIDE> get(const T* at) {
+__device__ Pack<T, WIDE> load_pack(const T* at) {
     return *reinterpret_cast<const Pack<T, WIDE>*>(at);
 }
 
 template <int WIDE, typename T>
-__device__ void put(T* at, const Pack<T, WIDE>& pack) {
+__device__ void store_pack(T* at, const Pack<T, WIDE>& pack) {
     *reinterpret_cast<Pack<T, WIDE>*>(at) = pack;
 }

@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(256)
         for (int k = 0; k < 4; k++) {
             const int row = at.y * v.sh - v.ph + a * v.dh, column = at.x * v.sw - v.pw + b * v.dw;
             inside[k] = a < v.r && row >= 0 && row < v.h && column >= 0 && column < v.w;
-            if (inside[k]) taps[k] = get<WIDE>(x + index_of(0, row, column, 0, v.h, v.w, v.c));
+            if (inside[k])
+                taps[k] = load_pack<WIDE>(x + index_of(0, row, column, 0, v.h, v.w, v.c));
             b = b + 1 < v.s ? b + 1 : 0;
             a += b == 0;
         }
@@ -122,8 +123,8 @@ __global__ void __launch_bounds__(256)
         largest.v[e] = static_cast<T>(best[e]);
         where.v[e] = static_cast<I>(chosen[e] < 0 ? 0 : chosen[e]);
     }
-    put(y + i * WIDE, largest);
-    put(place + i * WIDE, where);
+    store_pack(y + i * WIDE, largest);
+    store_pack(place + i * WIDE, where);
 }
 
 // dx = the gradients of the windows that chose this place.
@@ -139,8 +140,8 @@ __global__ void __launch_bounds__(256)
     A sum[WIDE] = {};
     walk_windows_over(v, at, [&](int tap, int row, int column) {
         const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
-        const Pack<I, WIDE> chosen = get<WIDE>(place + from);
-        const Pack<T, WIDE> given = get<WIDE>(g + from);
+        const Pack<I, WIDE> chosen = load_pack<WIDE>(place + from);
+        const Pack<T, WIDE> given = load_pack<WIDE>(g + from);
 #pragma unroll
         for (int e = 0; e < WIDE; e++) {
             if (static_cast<int>(chosen.v[e]) == tap) sum[e] += static_cast<A>(given.v[e]);
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(256)
     Pack<T, WIDE> out;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
-    put(dx + i * WIDE, out);
+    store_pack(dx + i * WIDE, out);
 }
 
 // positions (n, c, oh, ow) = h W + w in x of the places (n, oh, ow, c) that max_pool chose.
@@ -195,7 +196,7 @@ __global__ void __launch_bounds__(256)
     y[i] = static_cast<T>(sum / A(share(v, at.y, at.x, padded, divisor)));
 }
 
-// Without the 2, some registers are spilled.
+// Without the bound of two blocks, registers are spilled.
 template <typename T>
 __global__ void __launch_bounds__(256, 2)
     mean_pool_grad(const T* __restrict__ g, T* __restrict__ dx, const Pool v, long long padded,

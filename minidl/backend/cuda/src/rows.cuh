@@ -1,14 +1,14 @@
 // Rows of n elements in the registers of teams of threads: a team, a warp or a block, takes one row
-// in packs of 16 bytes, neighbours side by side, all of which are asked for before the first is
-// used. Kernels have bounds of two blocks a multiprocessor, without which the compiler spills some
-// registers for the sake of more blocks.
+// in packs of 16 bytes, neighbouring threads neighbouring packs, and asks for all of them before it
+// uses the first. Kernels are bound to two blocks a multiprocessor, without which the compiler
+// spills registers for the sake of more blocks.
 #pragma once
 #include "packs.cuh"
 #include "sums.cuh"
 
 // Packs of WIDE elements (1 where rows do not start at multiples of 16 bytes), EACH elements a
-// thread at a time, TEAM threads a row. HELD: so many hold the whole row, which is read once; else
-// it is read part by part, again in each walk over it.
+// thread at a time, TEAM threads a row. HELD: a team has the whole row at once, and reads it once;
+// else it reads part by part, again in each walk over the row.
 template <int WIDE_, int EACH_, int TEAM_, bool HELD_>
 struct Cut {
     static constexpr int WIDE = WIDE_, EACH = EACH_, TEAM = TEAM_, PACKS = EACH / WIDE;
@@ -33,7 +33,7 @@ struct Row {
         Pack<T, C::WIDE> packs[C::PACKS];
 #pragma unroll
         for (int p = 0; p < C::PACKS; p++) {
-            if (start + C::place(p) < n) packs[p] = get<C::WIDE>(at + start + C::place(p));
+            if (start + C::place(p) < n) packs[p] = load_pack<C::WIDE>(at + start + C::place(p));
         }
 #pragma unroll
         for (int k = 0; k < C::EACH; k++) v[k] = static_cast<A>(packs[k / C::WIDE].v[k % C::WIDE]);

@@ -4,8 +4,7 @@
 // longer row twice where the result needs a sum of it. grid (rows TEAM / 256).
 #include "rows.cuh"
 
-// exp(d), d <= 0; for half types by the GPU's own 2^x, whose relative error is below 2e-7 (1 +
-// |d|).
+// exp(d), d <= 0; for half types by the GPU's own 2^x: relative error below 2e-7 (1 + |d|).
 template <typename T, typename A>
 __device__ A exp_of(A d) {
     if constexpr (sizeof(T) == 2) {
@@ -23,8 +22,8 @@ struct Exps {
     typedef typename Sum<T>::type A;
     A top, sum;
     __device__ Exps(Row<T, C>& row, long long n) {
-        A own = static_cast<A>(__int_as_float(0xff800000)),
-          level = A(0);  // what is subtracted: own, 0 as long as that is -inf
+        A own = static_cast<A>(__int_as_float(0xff800000));
+        A level = A(0);  // what is subtracted: own, but 0 as long as that is -inf
         sum = A(0);
         walk<C>(
             n,
@@ -63,7 +62,7 @@ __global__ void __launch_bounds__(256, 2)
             for (int e = 0; e < C::WIDE; e++) {
                 out.v[e] = static_cast<T>(exp_of<T>(row.v[k + e] - exps.top) * scale);
             }
-            put(y + r * n + j, out);
+            store_pack(y + r * n + j, out);
         },
         row);
 }
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(256, 2)
             for (int e = 0; e < C::WIDE; e++) {
                 out.v[e] = static_cast<T>(kept.v[k + e] * (given.v[k + e] - sum));
             }
-            put(dx + r * n + j, out);
+            store_pack(dx + r * n + j, out);
         },
         given, kept);
 }
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(256, 2)
             for (int e = 0; e < C::WIDE; e++) {
                 out.v[e] = static_cast<T>(row.v[k + e] - exps.top - level);
             }
-            put(y + r * n + j, out);
+            store_pack(y + r * n + j, out);
         },
         row);
 }
@@ -148,7 +147,7 @@ __global__ void __launch_bounds__(256, 2)
             for (int e = 0; e < C::WIDE; e++) {
                 out.v[e] = static_cast<T>(given.v[k + e] - exp_of<T>(kept.v[k + e]) * sum);
             }
-            put(dx + r * n + j, out);
+            store_pack(dx + r * n + j, out);
         },
         given, kept);
 }
@@ -179,7 +178,7 @@ __global__ void __launch_bounds__(256, 2)
             n,
             [&](int k, long long j) {
                 Pack<T, C::WIDE> w;
-                if (weighted) w = get<C::WIDE>(weight + j);
+                if (weighted) w = load_pack<C::WIDE>(weight + j);
 #pragma unroll
                 for (int i = 0; i < C::WIDE; i++) {
                     const A loss = level - (row.v[k + i] - exps.top);
@@ -234,7 +233,7 @@ __global__ void __launch_bounds__(256, 2)
         n,
         [&](int k, long long j) {
             Pack<T, C::WIDE> out, own;
-            if (smoothing > 0 && weighted) own = get<C::WIDE>(weight + j);
+            if (smoothing > 0 && weighted) own = load_pack<C::WIDE>(weight + j);
 #pragma unroll
             for (int e = 0; e < C::WIDE; e++) {
                 A d = exp_of<T>(row.v[k + e] - most) * scale;
@@ -242,7 +241,7 @@ __global__ void __launch_bounds__(256, 2)
                 if (j + e == t) d -= hard;
                 out.v[e] = static_cast<T>(ignored ? A(0) : d);
             }
-            put(dx + r * n + j, out);
+            store_pack(dx + r * n + j, out);
         },
         row);
 }
