@@ -72,8 +72,8 @@ __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
     });
 }
 
-// The largest of each window, and its place r S + s in it; the first of equals, NaN wins. Padding
-// is never chosen: -inf and 0 where there is nothing else. Four taps are asked for at once.
+// The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
+// Padding is never chosen: -inf and 0 where there is nothing else. Four taps are asked for at once.
 template <typename T, typename I, int WIDE>
 __global__ void __launch_bounds__(256)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
@@ -107,8 +107,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A value = static_cast<A>(taps[k].v[e]);
-                const bool beats =
-                    chosen[e] < 0 || value > best[e] || (value != value && best[e] == best[e]);
+                const bool beats = chosen[e] < 0 || value > best[e] || value != value;
                 if (inside[k] && beats) {
                     best[e] = value;
                     chosen[e] = first + k;
