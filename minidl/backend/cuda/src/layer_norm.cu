@@ -1,7 +1,7 @@
 // Layer norm over rows of n elements: y = (x - mean) rstd w + b; RMS norm, without centre, takes
-// the mean as 0. A team of threads takes a row, 16 bytes at a time (rows.cuh): a warp one of up to
-// 1024 elements, a block longer ones; to 4096 they are held in registers. The variance is taken in
-// a second pass. Sums are Sum<T>. Bytes: x and y once, a longer row thrice. grid (rows TEAM / 256).
+// the mean as 0. A team of threads takes a row, 16 bytes at a time (rows.cuh), cut as softmax.cu's.
+// The variance is taken in a second pass. Sums are Sum<T>. Bytes: x and y once, x of a row that is
+// not held thrice. grid (rows TEAM / 256).
 #include "rows.cuh"
 
 template <typename T, typename C>

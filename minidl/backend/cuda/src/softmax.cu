@@ -1,7 +1,8 @@
 // Softmax, its logarithm and cross entropy over rows of n elements, with their gradients. A team of
-// threads takes a row, 16 bytes at a time (rows.cuh): a warp one of up to 1024 elements, a block
-// longer ones; to 4096 they are held in registers. Sums are Sum<T>. Bytes: each array once; a
-// longer row twice where the result needs a sum of it. grid (rows TEAM / 256).
+// threads takes a row, 16 bytes at a time (rows.cuh): a warp one of up to 1024 elements (512
+// doubles, or where they do not come in packs), a block longer ones; to 4096 (2048 doubles) they
+// are held in registers. Sums are Sum<T>. Bytes: each array once; a longer row twice where the
+// result needs a sum of it. grid (rows TEAM / 256).
 #include "rows.cuh"
 
 // exp(d), d <= 0; for half types by the GPU's own 2^x: relative error below 2e-7 (1 + |d|).
