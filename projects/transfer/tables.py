@@ -92,7 +92,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
             cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed | {"seed": seed})
             results.append(run_once(main, cfg, root / f"{name}-{seed}", command, stop))
     about = {"table": args.name, "title": chosen.title, "command": command, "results": results}
-    write_bytes(root / "table.json", [json.dumps(about, indent=1).encode()])
+    write_bytes(root / "table.json", [in_lines(about).encode()])
     page = Report(chosen.title, f"{len(results)} runs; all at their final epoch")
     page.figure(drawn(about))
     page.table(lines(results), HEAD)
@@ -101,6 +101,12 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
         print("  ".join(f"{cell!s:<12}" for cell in line).rstrip())
     print(f"table: {root / 'table.html'}")
     return 0
+
+
+def in_lines(about: dict[str, Any]) -> str:
+    """JSON with a line for each result, for version control."""
+    head = json.dumps(about | {"results": []})
+    return head.removesuffix("]}") + "\n" + ",\n".join(map(json.dumps, about["results"])) + "\n]}\n"
 
 
 def grouped(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
