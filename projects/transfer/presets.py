@@ -21,14 +21,14 @@ BACKBONE |= {"flip": True, "crop": 3}
 # ImageNet's MobileNetV2 from TensorFlow Lite; a bare name is looked for in DATA/weights.
 MOBILE: Fields = {"model": "mobilenet_v2", "padding": "same", "scale": "tf", "flip": True}
 MOBILE |= {"weights": "mobilenet_v2_1.0_224_int8.tflite", "norm_statistics": False}
-HEAD: Fields = MOBILE | {"views": 2, "epochs": 30, "optimizer": "adamw", "weight_decay": 2.0}
-HEAD |= {"balance": "weighted"}
+HEAD: Fields = MOBILE | {"crop": 8, "views": 4, "epochs": 30, "balance": "weighted"}
+HEAD |= {"optimizer": "adamw", "weight_decay": 2.0}
 TUNED: Fields = MOBILE | {"strategy": "full", "epochs": 12, "crop": 8, "backbone": 0.2}
 TUNED |= {"smoothing": 0.1, "optimizer": "adamw", "weight_decay": 0.05, "warmup": 1.0}
 TUNED |= {"balance": "weighted"}  # three breeds have far more training images than the others
 LAST: Fields = TUNED | {"strategy": "last", "last": 3, "views": 6}
 EQUAL: Fields = {"cap": 30, "balance": "none"}  # of a breed; so `align` is fair
-FEW: Fields = HEAD | EQUAL | {"draws": 1000, "crop": 8, "views": 4, "epochs": 20}
+FEW: Fields = HEAD | EQUAL | {"draws": 1000, "epochs": 20}
 
 
 def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
