@@ -104,9 +104,13 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
 
 
 def in_lines(about: dict[str, Any]) -> str:
-    """JSON with a line for each result, for version control."""
-    head = json.dumps(about | {"results": []})
-    return head.removesuffix("]}") + "\n" + ",\n".join(map(json.dumps, about["results"])) + "\n]}\n"
+    """JSON with a line for each result and five digits after the point, for version control."""
+
+    def line(values: dict[str, Any]) -> str:
+        return json.dumps(json.loads(json.dumps(values), parse_float=lambda s: round(float(s), 5)))
+
+    head = json.dumps(about | {"results": []}).removesuffix("]}")
+    return head + "\n" + ",\n".join(map(line, about["results"])) + "\n]}\n"
 
 
 def grouped(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
