@@ -38,6 +38,7 @@ class Table:
 
 SHARES = ("100", "50", "10", "one")
 TABLES = {
+    "embedded": Table("Embedded data", ("quick-scratch", "quick-head", "quick"), 3),
     "species": Table("Dog or cat", ("e-species", "e-species-224")),
     "sizes": Table("Input size, head only", ("e-size-64", "e-size-96", "e-breeds-head",
                                              "e-size-160", "e-size-192", "e-breeds-head-224")),
