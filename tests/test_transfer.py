@@ -327,6 +327,7 @@ def test_the_main_fields_have_flags():
     cfg = PROJECT.configuration(args)
     assert (cfg.weights, cfg.model, cfg.strategy, cfg.lr) == ("w.h5", "vgg11", "full", 0.5)
     for wrong in ({"views": 2, "mixup": 1.0}, {"views": 5}, {"rare": 0.5, "dataset": "cifar10"},
-                  {"semi": "fixmatch", "draws": 9}, {"decay": 0.0}):  # fmt: skip
+                  {"semi": "fixmatch", "draws": 9}, {"decay": 0.0},
+                  {"views": 2, "teacher": "run"}):  # fmt: skip
         with pytest.raises(UsageError):
             Config(**wrong)

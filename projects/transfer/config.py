@@ -93,8 +93,9 @@ class Config:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS)
-        if self.views and (self.cutmix or self.mixup):
-            raise UsageError("cutmix and mixup need new views in every epoch: views=0")
+        if self.views and (self.cutmix or self.mixup or self.teacher):
+            rule = "cutmix, mixup and a teacher need the pictures themselves in every epoch"
+            raise UsageError(f"{rule}: views=0; got views={self.views}")
         if self.views > 2 and not (self.crop or self.erasing or self.policy != "none"):
             raise UsageError(f"views={self.views} need crop, erasing or a policy to differ by")
         extra = self.cutmix or self.mixup or self.teacher or self.draws

@@ -28,6 +28,7 @@ from projects.transfer.methods.gradcam import gradcam
 from projects.transfer.methods.lora import merge_lora
 from projects.transfer.model import Tuning, make
 
+ARRAYS = ("cifar10", "cifar100", "shapes", "embedded")  # whose pictures have a size of their own
 NEIGHBOURS = 5
 SHOWN = 16  # test images under Grad-CAM
 MAPPED = 1000  # most test images on the map
@@ -55,10 +56,11 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     """Print the `top` most probable classes of every picture by the model of a run."""
     if top < 1:
         raise UsageError(f"--top must be at least 1; got {top}")
-    _, about, model = restored(folder)
-    side = about["size"]
+    cfg, about, model = restored(folder)
+    margin = 0 if cfg.dataset in ARRAYS else cfg.crop  # as around the pictures of its test
+    side = about["size"] + 2 * margin
     wanted = transforms.Compose([
-        transforms.Resize(side), transforms.CenterCrop(side),
+        transforms.Resize(side), transforms.CenterCrop(side), transforms.CenterCrop(about["size"]),
         transforms.Normalize(about["mean"], about["std"]),
     ])  # fmt: skip
     for file in files:
