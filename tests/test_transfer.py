@@ -1,13 +1,14 @@
 """The transfer project: splits, kept features, what each strategy tunes, weights, presets."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transferring import TINY, batch_of, write_folder, write_pets
+from transferring import TINY, batch_of, write_folder, write_pets, write_picture
 
 import minidl as ml
 from minidl import models, nn
@@ -136,15 +137,34 @@ def cut_of(cfg, images):
     return model, Tuning(cfg, model).cut
 
 
-def test_flowers_need_scipy_or_folders(tmp_path):
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        with pytest.raises(DataError, match="--dataset folder"):
-            load_images(Config(dataset="flowers", data=str(tmp_path)))
-    else:
-        with pytest.raises(DataError, match="flowers-102"):
-            load_images(Config(dataset="flowers", data=str(tmp_path)))
+def test_flowers_in_the_official_layout(tmp_path):
+    """Labels count from 1; trnid and valid are trained on, tstid is the test; numbers from 1."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    folder = tmp_path / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    y, parts = np.arange(24) % 3 + 1, {"trnid": 1, "valid": 13, "tstid": 19}
+    for i in range(24):
+        write_picture(folder / f"jpg/image_{i + 1:05d}.jpg", seed=i)
+    savemat(folder / "imagelabels.mat", {"labels": y[None].astype(np.uint8)})
+    with pytest.raises(DataError, match=r"flowers: cannot read the lists in .*flowers-102"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
+    ends = [13, 19, 25]
+    savemat(folder / "setid.mat", {k: np.arange(first, end)[None].astype(np.uint16)
+                                   for (k, first), end in zip(parts.items(), ends)})  # fmt: skip
+    source = data.read(Config(dataset="flowers", data=str(tmp_path)))
+    assert [p.name for p in source.test.images] == [f"image_{i:05d}.jpg" for i in range(19, 25)]
+    assert source.train.targets.tolist() == (y[:18] - 1).tolist()
+    images = load_images(Config(dataset="flowers", data=str(tmp_path), size=16))
+    assert images.classes == ["1", "2", "3"] and images.test.x.shape == (6, 3, 16, 16)
+    savemat(folder / "setid.mat", {"trnid": np.arange(1, 13)})
+    with pytest.raises(DataError, match=r"flowers: the lists in .* lack.*valid"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
+
+
+def test_flowers_need_scipy_or_folders(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # as where it is not installed
+    with pytest.raises(DataError, match=r"pip install 'minidl\[flowers\]'.*--dataset folder"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
 
 
 # ---- what is tuned -------------------------------------------------------------------------------
