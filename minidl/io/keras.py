@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, SLACK, need, nest
+from minidl.io.foreign import DAMAGE, SLACK, head_of, need, nest
 from minidl.io.safetensors import _bfloat16, check
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
@@ -20,9 +20,9 @@ SECONDS, SPEED = 5, 10**7  # for the child to compute, and bytes of a file that 
 WAIT = 12  # seconds by the clock for each of these
 
 
-def matches(head: bytes) -> bool:
+def matches(path: str | os.PathLike[str]) -> bool:
     """Whether a file's first bytes are those of HDF5."""
-    return head.startswith(b"\x89HDF\r\n\x1a\n")
+    return head_of(path).startswith(b"\x89HDF\r\n\x1a\n")
 
 
 def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
