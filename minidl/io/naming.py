@@ -6,7 +6,8 @@ model's: by a table where the network is known by its names (SqueezeNet of Keras
 of Google's .npz), else in order, each kind for itself (convolutions, dense layers, norms, …). The
 order is assumed to be the model's: two layers of one kind and shape that the model made the other
 way round would be exchanged. So it must be known: the file's own (Caffe, TensorFlow Lite), the
-numbers in names that differ in nothing else, or that of a Keras model's configuration.
+numbers in names that differ in nothing else, or that of a Keras model's configuration or of its
+file's list of layers.
 
 Layouts: kernels HWIO and OHWI become OIHW, of depthwise ones HWIM (I·M)1HW, dense (I, O) becomes
 (O, I), and where it is the next layer behind a convolution of C channels, and I a multiple of C,
@@ -70,7 +71,9 @@ def state_for(kind: str, tree: Any, model: nn.Module, graph: Sequence[Operator])
     else:
         if "params" in tree:  # Flax: beside them the optimizer's state may be kept
             tree = {key: tree[key] for key in ("params", "batch_stats") if key in tree}
-        flat, (places, eps) = flatten(tree, "/"), settings(tree.get("model_config"))
+        order = tree.get("layer_names")
+        named = [{"name": name} for name in order] if isinstance(order, list) else []
+        flat, (places, eps) = flatten(tree, "/"), settings([tree.get("model_config"), named])
         if "Transformer/encoderblock_0/LayerNorm_0/scale" in flat:
             return _vision_transformer(flat)
         layers = keras_layers(flat, eps, 1e-3 if kind == "Keras" else 1e-5)
