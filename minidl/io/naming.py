@@ -36,6 +36,7 @@ from minidl.io.layers import (
     settings,
     tflite_layers,
 )
+from minidl.io.positions import resampled
 from minidl.io.safetensors import check
 from minidl.io.tflite import Operator
 
@@ -58,7 +59,19 @@ VIT = {  # names in Google's .npz, and torchvision's for them
 
 
 def state_for(kind: str, tree: Any, model: nn.Module, graph: Sequence[Operator]) -> State:
-    """A file's arrays by the model's names; what the model has no place for keeps the file's."""
+    """A file's arrays by the model's names; what the model has no place for keeps the file's.
+
+    Positions of a Vision Transformer are brought to the number of patches that the model has.
+    """
+    own = model.state_dict()
+    state = _renamed(kind, tree, model, graph)
+    for name in own.keys() & state.keys():
+        if name.endswith(("pos_embed", "pos_embedding")):
+            state[name] = resampled(state[name], own[name].shape)
+    return state
+
+
+def _renamed(kind: str, tree: Any, model: nn.Module, graph: Sequence[Operator]) -> State:
     own = model.state_dict().keys()
     flat = unwrapped(tree, own)
     if kind in ("PyTorch", "safetensors", "ONNX") or any("weight" in n for n in flat.keys() & own):

@@ -281,9 +281,8 @@ class _Unpacking:
     `stored` gives the bytes of a whole storage by its key; `order` is their byte order, < or >.
     """
 
-    def __init__(
-        self, stored: Callable[[Any], Any], order: Literal["<", ">"], budget: Budget
-    ) -> None:
+    def __init__(self, stored: Callable[[Any], Any], order: Literal["<", ">"],
+                 budget: Budget) -> None:  # fmt: skip
         self.stored, self.order, self.budget = stored, order, budget
 
     def value(self, value: Any, place: tuple[Any, ...] = ()) -> Any:

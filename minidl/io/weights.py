@@ -54,7 +54,8 @@ def load_weights(path: Path, model: Module | None = None, *, strict: bool = True
     nothing renamed; floats in `dtype` if one is given. With one: names and layouts are turned into
     PyTorch's (`minidl.io.naming` says how, and which order of layers is assumed), and the values
     are copied into the model, in the dtype that it has (float32 unless it was changed), or in
-    `dtype`, which the model is then brought to; the result is load_state_dict's.
+    `dtype`, which the model is then brought to; the result is load_state_dict's. Positions of a
+    Vision Transformer for another image size are scaled to the model's (`minidl.io.positions`).
 
     Nothing in a file is run. Raises one CheckpointError naming the file: unreadable, damaged, of no
     known kind, with layers whose order is unknown; or listing every missing, unexpected and
