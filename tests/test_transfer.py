@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,12 +18,12 @@ from minidl.io import load_safetensors, save_safetensors
 from projects.settings import UsageError, from_json
 from projects.transfer import data
 from projects.transfer.__main__ import PROJECT
-from projects.transfer.config import Config
+from projects.transfer.config import Config, Schedule
 from projects.transfer.data import Source, choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.model import Rest, Tuning, build
 from projects.transfer.presets import PRESETS, preset
-from projects.transfer.recipe import aligned, forward_for, make_optimizer, share
+from projects.transfer.recipe import aligned, forward_for, make_optimizer, make_schedule, share
 
 
 @pytest.fixture(scope="module")
@@ -247,13 +248,28 @@ def test_rates_fall_from_the_head_to_the_image():
 
 def test_schedules():
     base = Config(epochs=20)
-    at = {name: [share(dataclasses.replace(base, schedule=name), e) for e in (0, 5, 10, 15, 20)]
-          for name in ("constant", "cosine", "linear", "step")}  # fmt: skip
+    at = {name: [share(base, e, name) for e in (0, 5, 10, 15, 20)] for name in get_args(Schedule)}
     assert at["constant"] == [1] * 5
     assert at["cosine"] == pytest.approx([1, 0.5 + 0.5 / 2**0.5, 0.5, 0.5 - 0.5 / 2**0.5, 0])
     assert at["linear"] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert at["step"] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
-    assert share(dataclasses.replace(base, warmup=4.0), 2) == 0.5
+    assert share(dataclasses.replace(base, warmup=4.0), 2, "cosine") == 0.5
+
+
+@pytest.mark.parametrize("backbone", ["same", "constant"])
+def test_the_head_and_the_rest_have_schedules_of_their_own(backbone):
+    cfg = dataclasses.replace(TINY, strategy="full", lr=0.1, decay=0.5, schedule="linear",
+                              backbone_schedule=backbone)  # fmt: skip
+    tuning = Tuning(cfg, build(cfg, 3, 16))
+    optimizer = make_optimizer(cfg, tuning)
+    begun = [group["lr"] for group in optimizer.param_groups]
+    schedule = make_schedule(cfg, tuning, optimizer, 2)
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    shares = [g["lr"] / lr for g, lr in zip(optimizer.param_groups, begun, strict=True)]
+    assert shares[:2] == [0.5, 0.5] and len(shares) == 10  # weight and bias of the head
+    assert set(shares[2:]) == ({0.5} if backbone == "same" else {1.0})
 
 
 def test_alignment_takes_away_what_a_batch_prefers():

@@ -10,6 +10,7 @@ from projects.settings import UsageError, check_limits
 Dataset = Literal["pets", "species", "flowers", "folder", "cifar10", "cifar100",
                   "shapes", "embedded"]  # fmt: skip
 Scale = Literal["tf", "imagenet", "raw", "own"]
+Schedule = Literal["constant", "cosine", "linear", "step"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Config:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    schedule: Schedule = "cosine"
+    backbone_schedule: Literal[Schedule, "same"] = "same"  # of the other sections' rates
     warmup: float = 0.0  # epochs of linear warm-up
     clip: float = 0.0  # bound on the norm of the gradient; 0: none
 
