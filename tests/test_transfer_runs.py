@@ -182,6 +182,26 @@ def test_methods_train_and_come_back(images, tmp_path, more):
         np.testing.assert_allclose(back(x).numpy(), tuning.model(x).numpy(), atol=1e-4)
 
 
+def test_predict_sees_a_picture_as_the_test_did(finished, pictures, capsys):
+    """Of the margin that shifts need (crop=1) it leaves as much out."""
+    cfg, _, model = restored(finished)
+    source, images = data.read(cfg), load_images(cfg)
+    for i in (0, 5):
+        assert cli(["predict", "--run", str(finished), str(source.test.images[i])]) == 0
+        with ml.no_grad():
+            logits = model(ml.as_tensor(data.plain(images)(images.test.x[i : i + 1])))
+        shares = ml.softmax(logits, 1).numpy()[0]
+        order = np.argsort(-shares, kind="stable")
+        said = ", ".join(f"{NAMES[k]} {100 * shares[k]:.1f} %" for k in order)
+        assert capsys.readouterr().out.endswith(f": {said}\n")
+
+
+def test_a_run_learns_from_a_teacher(finished, pictures, tmp_path):
+    more = ["views=0", "epochs=1", f"teacher={finished}", "soften=1.0"]
+    assert cli([*arguments(pictures, tmp_path / "run", *more), "--strategy", "full"]) == 0
+    assert np.isfinite(RunDir(tmp_path / "run").rows()[0]["train_loss"])
+
+
 def test_a_teacher_must_have_seen_such_images(finished, pictures):
     cfg = dataclasses.replace(TINY, teacher=str(finished), crop=1, data=str(pictures))
     images = load_images(cfg)
@@ -226,7 +246,8 @@ def said(capsys, args, code):
     (["--set", "model=vgg11", "padding=same"], 2, "vgg11 takes no padding"),
     (["--strategy", "tail"], 2, "strategy must be one of head, last"),
     (["--data", "/nowhere"], 1, "/nowhere"),
-    (["--set", "teacher=/nowhere"], 1, "/nowhere"),
+    (["--set", "views=0", "teacher=/nowhere"], 1, "/nowhere"),
+    (["--set", "teacher=/nowhere"], 2, "cutmix, mixup and a teacher need the pictures"),
 ])  # fmt: skip
 def test_mistakes(capsys, pictures, tmp_path, more, code, message):
     args = arguments(pictures, tmp_path / "run")
