@@ -60,8 +60,10 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "e-decay": _of("a rate of 0.7 of the next section's", LAST, backbone=1.0, decay=0.7),
     "e-constant": _of("a constant learning rate", LAST, schedule="constant", warmup=0.0),
     "e-step": _of("a learning rate by steps", LAST, schedule="step"),
+    "e-two-schedules": _of("the head's rate constant, the others' a cosine", LAST,
+                           schedule="constant", backbone_schedule="cosine"),
     "e-nesterov": _of("Nesterov's gradient", LAST, optimizer="sgd", lr=0.02, weight_decay=1e-4),
-    "e-no-augment": _of("the pictures as they are", LAST, flip=False, crop=0, views=1),
+    "e-no-augment": _of("the pictures as they are", LAST, flip=False, views=1),
     "e-no-decay": _of("without weight decay", LAST, weight_decay=0.0),
     # The E level: batch norms, which came folded.
     "e-norm-frozen": _of("norms neither tuned nor updated", LAST, norm_affine=False),
@@ -78,7 +80,7 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     # The A level.
     "a-masked": _of("masked finetuning, 5 % of the entries", TUNED, strategy="masked",
                     sparsity=0.95),
-    "a-prune": _of("half of the weights pruned after training", LAST, prune=0.5),
+    "a-prune": _of("a fifth of the weights pruned after training", LAST, prune=0.2),
     "a-quantize": _of("int8 after training", LAST, quantize=True),
     "a-student": _of("half the width on shapes, to be compared", SCRATCH, width=4),
     "a-distill": _of("the same, told by a run: --set teacher=DIR", SCRATCH, width=4),

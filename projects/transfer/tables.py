@@ -46,8 +46,9 @@ TABLES = {
         "e-breeds-head", *(f"e-breeds-last{n}" for n in (1, 2, 3, 4, 6, 8, 12)), "e-gradual",
         "e-full", "c-norms", "a-masked")),
     "rates": Table("Learning rates, schedules, augmentation, decay", (
-        "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step", "e-nesterov",
-        "e-no-augment", "e-no-decay", "c-erasing", "c-policy", "c-cutmix", "c-mixup")),
+        "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step",
+        "e-two-schedules", "e-nesterov", "e-no-augment", "e-no-decay", "c-erasing", "c-policy",
+        "c-cutmix", "c-mixup")),
     "norms": Table("Batch norms", ("e-breeds-last3", "e-norm-frozen", "e-norm-affine",
                                    "e-norm-statistics", "e-norm-both")),
     "imbalance": Table("A fifth of each cat breed", (
