@@ -20,8 +20,9 @@ from projects.transfer.data import choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.look import restored
 from projects.transfer.model import BACKBONE, Tuning, build
+from projects.transfer.presets import PRESETS
 from projects.transfer.results import write_results
-from projects.transfer.tables import lines
+from projects.transfer.tables import TABLES, lines
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,12 @@ def test_table_trains_reads_and_writes(pictures, tmp_path, capsys):
 def test_mistakes_about_tables(args, said, tmp_path, capsys):
     assert cli(["table", *args, "--out", str(tmp_path / "made")]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "made").exists()
+
+
+def test_tables_are_made_of_presets():
+    for name, table in TABLES.items():
+        assert table.presets and table.seeds >= 1, name
+        assert {*table.presets} <= {*PRESETS}, name
 
 
 def test_lines_of_a_table_give_mean_and_spread():
