@@ -44,7 +44,8 @@ TABLES = {
                                              "e-size-160", "e-size-192", "e-breeds-head-224")),
     "strategies": Table("What is tuned", (
         "e-breeds-head", *(f"e-breeds-last{n}" for n in (1, 2, 3, 4, 6, 8, 12)), "e-gradual",
-        "e-full", "c-norms", "a-masked")),
+        "e-full")),
+    "parts": Table("Parts of all sections", ("e-full", "c-norms", "a-masked")),
     "rates": Table("Learning rates, schedules, augmentation, decay", (
         "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step",
         "e-two-schedules", "e-nesterov", "e-no-augment", "e-no-decay", "c-erasing", "c-policy",
