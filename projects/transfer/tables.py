@@ -48,8 +48,9 @@ TABLES = {
     "parts": Table("Parts of all sections", ("e-full", "c-norms", "a-masked")),
     "rates": Table("Learning rates, schedules, augmentation, decay", (
         "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step",
-        "e-two-schedules", "e-nesterov", "e-no-augment", "e-no-decay", "c-erasing", "c-policy",
-        "c-cutmix", "c-mixup")),
+        "e-two-schedules", "e-nesterov", "e-no-augment", "e-no-decay")),
+    "mixing": Table("Erasing and mixing", ("e-breeds-last3", "c-erasing", "c-policy", "c-cutmix",
+                                           "c-mixup")),
     "norms": Table("Batch norms", ("e-breeds-last3", "e-norm-frozen", "e-norm-affine",
                                    "e-norm-statistics", "e-norm-both")),
     "imbalance": Table("A fifth of each cat breed", (
