@@ -24,7 +24,7 @@ def call(name: str) -> None:
     if name == "linear":
         agree(name, np.float16, *(rng.standard_normal(s) for s in ((70, 136), (72, 136), (72,))))
     elif name == "softmax":
-        agree(name, np.float32, rng.standard_normal((3, 700)), 1)
+        agree(name, np.float32, rng.standard_normal((3, 1500)), 1)
     else:
         index = np.array([4, 9, 0])  # one of them is no row
         table = rng.standard_normal((5, 6)).astype(np.float32)

@@ -103,3 +103,41 @@ def test_pointwise_layouts_and_types(dtype):
     ):
         expected = u.astype(np.float64) / (1 + np.exp(-v.astype(np.float64))) + 0.5
         np.testing.assert_allclose(cuda.to_host(y), expected, rtol=EPS[dtype], atol=EPS[dtype])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("columns, taken, rank, packs", [
+    (32, slice(16), 2, True), (32, slice(8, 32), 2, True), (32, slice(None), 0, True),
+    (32, slice(1, 17), 2, False), (32, slice(15), 2, False), (31, slice(16), 2, False),
+])  # fmt: skip
+def test_packs_of_rows(dtype, columns, taken, rank, packs, monkeypatch):
+    """Rows that lie apart are taken in packs, unless they or their starts are no whole packs."""
+    rng, seen, made = np.random.default_rng(11), [], plans.compiled
+    silu = fusion.pointwise(lambda x, y: x * fusion.sigmoid(y) + 0.5)
+
+    def noted(program: Any, shape: printer.Shape) -> Any:
+        seen.append((shape.rank, shape.width))
+        return made(program, shape)
+
+    monkeypatch.setattr(plans, "compiled", noted)
+    x, y = rng.standard_normal((2, 3, 5, columns)).astype(dtype)
+    one = slice(1)
+    for other in ((Ellipsis, taken), (one, one, taken), (Ellipsis, one)):  # or a row, or a column
+        seen.clear()
+        got = cuda.to_host(silu(there(x)[..., taken], there(y)[other]))
+        u, v = x[..., taken].astype(np.float64), y[other].astype(np.float64)
+        expected = u / (1 + np.exp(-v)) + 0.5
+        np.testing.assert_allclose(got, expected, rtol=EPS[dtype], atol=EPS[dtype])
+        width = 16 // x.itemsize if packs else 1
+        assert seen[0] == (2 if other[-1] is one or other[0] is one else rank, width)
+
+
+def test_places_of_many_elements():
+    """Threads' numbers are divided in 32 bits as long as those suffice."""
+    program = plans.IDENTITY
+    for columns, kind in (((1 << 16) - 8, "unsigned"), (1 << 16, "long long")):
+        shape = (1 << 16, columns)
+        signature = ((np.dtype(np.float32), shape, (0, 4)),)
+        loop = looping.plan_loop(program, signature, np.dtype(np.float32), shape)
+        packs, _ = plans.Writer(program, signature, loop, "float").shapes
+        assert packs.width == 4 and f"{kind} rest = i0;" in printer.print_kernel(program, packs)

@@ -1,15 +1,18 @@
 """Batch norm on the GPU, with what follows it in one pass, and group norm (src/batch_norm.cu)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minidl.backend.cuda.memory import cast, contiguous, nhwc
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import PACK, code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
-_WIDE, _PIECE, _MOST = 32, 256, 65535  # columns of a block, rows of a piece, pieces at most
+_BLOCKS = 1056  # that a launch has if it can: eight on each multiprocessor of an H100 or H200
+_PIECE = 64  # rows of a piece at least
 _WARPS = THREADS // 32  # of a block
 _BY_RESULT, _BY_INPUT = 1, 2  # how a relu's gradient is gated
 Three = tuple[Array, Array, Array]
@@ -29,17 +32,32 @@ class _Cut(NamedTuple):
         return -(-self.rows // self.piece)
 
 
-def _cut(v: Array, segments: int, groups: int) -> _Cut:
-    c = v.shape[-1]
-    rows, columns = v.size // max(segments * c, 1), c
-    while 0 < columns < _WIDE and rows and rows % 2 == 0:
+def _cut(segments: int, groups: int, *arrays: Array) -> tuple[_Cut, tuple[int, int], str]:
+    """The cut of arrays (N, S, C), the grid, and the kernels' template arguments.
+
+    A thread has one pack of columns (rows.width_of).
+    """
+    v = arrays[0]
+    channels = v.shape[-1]
+    rows, columns = v.size // max(segments * channels, 1), channels
+    while 0 < columns < 32 * PACK // v.itemsize and rows and rows % 2 == 0:
         rows, columns = rows // 2, columns * 2
-    return _Cut(rows, columns, max(_PIECE, -(-rows // _MOST)), c, groups)
+    wide = width_of(columns, *arrays)
+    across = segments * -(-columns // (32 * wide))
+    piece = max(_PIECE, -(-rows * across // _BLOCKS))
+    cut = _Cut(rows, columns, piece, channels, groups)
+    return cut, (across, cut.pieces), f"{TYPES[code_of(v.dtype)]}, {wide}"
 
 
-def _of(name: str, x: Array, dtype: Any = None) -> Any:
-    kind = TYPES[code_of(x.dtype if dtype is None else dtype)]
+def _of(name: str, kind: str) -> Any:
     return kernel("batch_norm.cu", f"{name}<{kind}>")
+
+
+def _combine(name: str, part: Array, results: Sequence[Array], *given: int) -> None:
+    """Have the pieces' results combined, one block a result."""
+    each = part.size // max(results[0].size, 1)
+    run = _of(name, TYPES[code_of(part.dtype)])
+    launch(run, results[0].size, part, *results, *given, threads=32 if each <= 128 else THREADS)
 
 
 def _columns(x: Array) -> Array:
@@ -69,18 +87,16 @@ def _normalise(
     y is relu(normalised x + more) where more (like x) is given and relu is set.
     """
     v, wide = _columns(x), accumulator(x.dtype)
-    cut = _cut(v, segments, groups)
-    grid = (segments * -(-cut.columns // _WIDE), cut.pieces)
+    added = v if more is None else _columns(more)
+    cut, grid, kind = _cut(segments, groups, v, added)
     part = empty((segments, cut.pieces, 2, cut.columns), wide)
     mean, var = empty((segments, groups), wide), empty((segments, groups), wide)
     y = empty(v.shape, x.dtype)
-    launch(_of("moments", x), grid, v, part, *cut[:3])
-    given = (part, mean, var, segments, *cut, cut.pieces)
-    launch(_of("combine_moments", x, wide), -(-mean.size // _WARPS), *given)
+    launch(_of("moments", kind), grid, v, part, *cut[:3])
+    _combine("combine_moments", part, (mean, var), *cut, cut.pieces)
     affine, flags = _affine(v, w, b)
-    added = v if more is None else _columns(more)
     given = (v, added, y, mean, var, *affine, *cut, float(eps), *flags)
-    launch(_of("normalise", x), grid, *given, int(more is not None), int(relu))
+    launch(_of("normalise", kind), grid, *given, int(more is not None), int(relu))
     return _uncolumns(y, x.shape), mean, var
 
 
@@ -90,22 +106,21 @@ def _gradients(
 ) -> Three:  # fmt: skip
     """dx, sums of g and of g xhat (segments, 2, C), and g behind the gate of a relu."""
     v, gv, wide, (segments, groups) = _columns(x), _columns(g), accumulator(x.dtype), mean.shape
-    cut, (affine, flags) = _cut(v, segments, groups), _affine(v, w, b)
-    grid = (segments * -(-cut.columns // _WIDE), cut.pieces)
+    results, (affine, flags) = v if y is None else _columns(y), _affine(v, w, b)
+    cut, grid, kind = _cut(segments, groups, v, gv, results)
     gated = empty(v.shape, x.dtype) if gate == _BY_RESULT else gv
     part = empty((segments, cut.pieces, 2, cut.columns), wide)
     sums = totals = empty((segments, 2, cut.channels), wide)
     statistics = (mean, var, *affine, *cut, float(eps), *flags, gate)
-    results = v if y is None else _columns(y)
-    launch(_of("gradient_sums", x), grid, gv, v, results, gated, part, *statistics)
-    given = (part, sums, segments, cut.columns, cut.pieces, cut.channels)
-    launch(_of("combine_sums", x, wide), -(-sums.size // _WARPS), *given)
+    launch(_of("gradient_sums", kind), grid, gv, v, results, gated, part, *statistics)
+    _combine("combine_sums", part, (sums,), cut.columns, cut.pieces, cut.channels)
     if groups != cut.channels:
         totals = empty((segments, 2, groups), wide)
         more = (segments, cut.channels, groups, flags[0])
-        launch(_of("weigh_sums", x), -(-totals.size // _WARPS), sums, affine[0], totals, *more)
+        run = _of("weigh_sums", TYPES[code_of(x.dtype)])
+        launch(run, -(-totals.size // _WARPS), sums, affine[0], totals, *more)
     dx = empty(v.shape, x.dtype)
-    launch(_of("input_gradient", x), grid, gated, v, dx, totals, *statistics)
+    launch(_of("input_gradient", kind), grid, gated, v, dx, totals, *statistics)
     return _uncolumns(dx, x.shape), sums, _uncolumns(gated, x.shape)
 
 

@@ -17,6 +17,7 @@ from minidl.backend.cuda.memory import cast, contiguous, flags, index_rule, zero
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator
+from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.errors import DTypeError, RangeError, require
 
@@ -44,7 +45,7 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     taken = Index(index.reshape(count), rows, n, 0, skip=skip)
     along = walk((count,), (0,), (n,), [(taken, (1,))])
     places = order_places(along, count)
-    add_runs(table, g, places, along, walk((n,), (1,), (1,)), count, n)
+    add_runs(table, g, places, along, walk((n,), (1,), (1,)), count, n, width_of(n, g))
     return table
 
 

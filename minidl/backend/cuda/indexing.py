@@ -304,15 +304,19 @@ def order_places(rows: np.ndarray, count: int) -> tuple[Array, Array]:
 
 
 def add_runs(x: Array, v: Array, places: tuple[Array, Array], rows: np.ndarray,
-             columns: np.ndarray, count: int, n: int) -> None:  # fmt: skip
-    """Add the rows of v to x at ordered places, level by level of what pieces of rows share."""
-    wide = accumulator(x.dtype)
+             columns: np.ndarray, count: int, n: int, wide: int = 1) -> None:  # fmt: skip
+    """Add the rows of v to x at ordered places, level by level of what pieces of rows share.
+
+    A thread takes `wide` columns, several only of dense rows that lie at multiples of them.
+    """
+    sums = accumulator(x.dtype)
     kinds = [TYPES[code_of(x.dtype)], "true"]
     place, order = places
     while count:
         pieces = -(-count // _PIECE)
         shared = pieces * 2 if pieces > 1 else 0  # rows of the next level
-        part, following = empty((shared, n), wide), empty((shared,), np.dtype(np.int64))
+        part, following = empty((shared, n), sums), empty((shared,), np.dtype(np.int64))
         given = (x, v, place, order, rows, columns, part, following, count, n)
-        launch(_of("add_runs", x, *kinds), -(-pieces * n // THREADS), *given)
-        v, place, count, kinds = part, following, shared, [TYPES[code_of(wide)], "false"]
+        run = _of("add_runs", x, *kinds, str(wide))
+        launch(run, -(-pieces * n // (wide * THREADS)), *given)
+        v, place, count, kinds = part, following, shared, [TYPES[code_of(sums)], "false"]

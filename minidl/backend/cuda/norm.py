@@ -1,19 +1,16 @@
-"""Layer norm and RMS norm on the GPU, by rows: a block each."""
-
-from typing import Any
+"""Layer norm and RMS norm on the GPU, by rows (src/layer_norm.cu)."""
 
 from minidl.backend.cuda.memory import cast, contiguous
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator, sum
-from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
+from minidl.backend.cuda.rows import cut_of, launch_rows
+from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 _MOST = 65535  # blocks along the second axis of a grid
+_BLOCKS = 396  # of the gradient: three on each multiprocessor of an H100 or H200
+_CUTS = ((32, 8), (64, 8), (128, 8), (256, 8), (256, 16))  # of the gradient, as in rows.py
 Three = tuple[Array, Array, Array]
-
-
-def _of(name: str, x: Array) -> Any:
-    return kernel("layer_norm.cu", f"{name}<{TYPES[code_of(x.dtype)]}>")
 
 
 def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -> Three:
@@ -23,7 +20,8 @@ def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -
     mean, rstd = empty((rows,), wide), empty((rows,), wide)
     affine = [x if a is None else contiguous(a) for a in (w, b)]
     flags = (int(centre), int(w is not None), int(b is not None))
-    launch(_of("layer_norm", x), rows, x, *affine, y, mean, rstd, n, float(eps), *flags)
+    given = (x, *affine, y)
+    launch_rows("layer_norm.cu", "layer_norm", rows, n, given, mean, rstd, float(eps), *flags)
     return y, mean, rstd
 
 
@@ -33,10 +31,18 @@ def layer_norm_grad(
     """Gradients of layer_norm's x, w and b, the last two as (n,)."""
     g, x, rows, dx = contiguous(g), contiguous(x), mean.size, empty(x.shape, x.dtype)
     scale, flags = x if w is None else contiguous(w), (int(centre), int(w is not None))
-    launch(_of("layer_norm_input_grad", x), rows, g, x, scale, mean, rstd, dx, n, *flags)
-    piece = max(64, -(-rows // _MOST))
-    part = empty((-(-rows // piece), 2, n), accumulator(x.dtype))
-    grid = (-(-n // 32), len(part))
-    launch(_of("layer_norm_weight_grad", x), grid, g, x, mean, rstd, part, rows, n, piece)
+    arrays, wide, kind = (g, x, scale, dx), accumulator(x.dtype), TYPES[code_of(x.dtype)]
+    cut = cut_of(n, arrays, _CUTS)
+    if cut.held:
+        blocks = min(_BLOCKS, -(-rows * cut.team // THREADS))
+        part = empty((blocks * THREADS // cut.team, 2, n), wide)
+        run = kernel("layer_norm.cu", f"layer_norm_grad<{kind}, {cut}>")
+        launch(run, blocks, *arrays, rows, n, mean, rstd, part, *flags)
+    else:
+        launch_rows("layer_norm.cu", "layer_norm_input_grad", rows, n, arrays, mean, rstd, *flags)
+        piece = max(64, -(-rows // _MOST))
+        part = empty((-(-rows // piece), 2, n), wide)
+        run = kernel("layer_norm.cu", f"layer_norm_weight_grad<{kind}>")
+        launch(run, (-(-n // 32), len(part)), g, x, mean, rstd, part, rows, n, piece)
     both = cast(sum(part, (0,)), x.dtype)
     return dx, both[0], both[1]

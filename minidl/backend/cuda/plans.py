@@ -107,7 +107,8 @@ def arithmetic(dtypes: Sequence[np.dtype]) -> str:
 class Writer:
     """Launches a program's kernel for operands and results of one signature.
 
-    `shapes` are what may be printed for it: packs and single elements, or a general one.
+    `shapes` are what may be printed for it: packs, where its arrays allow them, single elements;
+    `numbers` are the merged sizes and strides by the width of a pack.
     """
 
     def __init__(self, program: Program, operands: Signature, loop: Loop, real: str) -> None:
@@ -121,17 +122,22 @@ class Writer:
         items += [t.itemsize for t in loop.dtypes]
         self.used = [k for k in range(program.leaves) if program.used[k]]
         self.read = [k for k in self.used if leaves[k] is not None]
-        self.width, self.numbers = 1, []
-        steps = loop.steps
-        if len(loop.sizes) == 1 and all(s[0] in (0, item) for s, item in zip(steps, items)):
-            single, self.width = tuple([s[0] == 0 for s in steps]), PACK // max(items)
-            self.shapes = [Shape(real, leaves, outputs, 0, single, w) for w in (self.width, 1)]
-            return
+        sizes, steps, wide = loop.sizes, loop.steps, PACK // max(items)
+        beside = all(s[-1] in (0, item) for s, item in zip(steps, items))
+        rank = 0 if beside and len(sizes) == 1 else len(sizes)
+        packed = [(s, wide * item) for s, item in zip(steps, items) if s[-1]]
+        starts = all(n % pack == 0 for s, pack in packed for n in s[:-1])
+        if not beside or (rank and (sizes[-1] % wide or not starts)):
+            wide = 1
+        index = "unsigned" if self.count < 1 << 32 else TYPES["i8"]
         arrays = [k for k, code in enumerate(leaves) if code is not None]
-        kept = [steps[j] for j, k in enumerate(arrays) if k in self.read]
-        kept += steps[len(arrays) :]
-        self.numbers = [*loop.sizes, *(n for s in kept for n in s)]
-        self.shapes = [Shape(real, leaves, outputs, len(loop.sizes))]
+        kept = [steps[j] for j, k in enumerate(arrays) if k in self.read] + steps[len(arrays) :]
+        self.width, self.shapes, self.numbers = wide, [], {}
+        for w in (wide, 1) if wide > 1 else (1,):
+            single = tuple([s[-1] == 0 and (w > 1 or not rank) for s in steps])
+            self.shapes.append(Shape(real, leaves, outputs, rank, single, w, index))
+            walked = [[*sizes[:-1], sizes[-1] // w], *([*s[:-1], s[-1] * w] for s in kept)]
+            self.numbers[w] = [n for numbers in walked for n in numbers] if rank else []
 
     def __call__(self, operands: Sequence[Any], outs: tuple) -> None:
         args = [a if hasattr(a, "dtype") else float(a) for a in (operands[k] for k in self.used)]
@@ -142,7 +148,7 @@ class Writer:
             width = width if aligned and self.count % width == 0 else 1
         run = compiled(self.program, self.shapes[0 if width == self.width else 1])
         blocks = -(-self.count // (THREADS * width))
-        runtime.launch(run, blocks, *args, *outs, self.count, *self.numbers)
+        runtime.launch(run, blocks, *args, *outs, self.count, *self.numbers[width])
 
 
 @functools.lru_cache(maxsize=4096)

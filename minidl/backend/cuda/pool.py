@@ -7,15 +7,19 @@ import numpy as np
 from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
 Pair = tuple[int, int]
 
 
 def _launch(name: str, kinds: tuple, count: int, *args: Any) -> None:
-    """So many threads, each of which takes an element, of a result mostly."""
-    names = ", ".join(TYPES[code_of(np.dtype(kind))] for kind in kinds)
-    run = kernel("pool.cu", f"{name}<{names}>")
+    """So many threads, each of which takes an element, or a pack of them, of a result mostly.
+
+    Kinds are the template's arguments: dtypes and numbers.
+    """
+    names = [str(k) if isinstance(k, int) else TYPES[code_of(np.dtype(k))] for k in kinds]
+    run = kernel("pool.cu", f"{name}<{', '.join(names)}>")
     launch(run, -(-count // THREADS), *args, count)
 
 
@@ -31,7 +35,9 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
     kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
     sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, dilation)
-    _launch("max_pool", (x.dtype, kind), y.size, nhwc(x), nhwc(y), nhwc(place), sizes)
+    given = nhwc(x), nhwc(y), nhwc(place)
+    wide = width_of(c, *given)
+    _launch("max_pool", (x.dtype, kind, wide), y.size // wide, *given, sizes)
     return y, place
 
 
@@ -41,7 +47,9 @@ def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pa
     n, c, *out = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
-    _launch("max_pool_grad", (g.dtype, place.dtype), dx.size, nhwc(g), nhwc(place), nhwc(dx), sizes)
+    given = nhwc(g), nhwc(place), nhwc(dx)
+    wide = width_of(c, *given)
+    _launch("max_pool_grad", (g.dtype, place.dtype, wide), dx.size // wide, *given, sizes)
     return dx
 
 

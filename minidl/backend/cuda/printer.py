@@ -1,8 +1,9 @@
 """Prints pointwise programs as CUDA C++: a thread takes one pack of elements, or one element.
 
-Where all arrays lie alike in memory (or hold one element), a thread reads and writes `width`
-elements at a time; else it finds its element's place in each array from the merged sizes and
-strides. Each element is read and written once. float16 and bfloat16 are computed in float.
+Where all arrays lie alike in memory (or hold one element) an element's number is its place; else a
+thread finds the place in each array from the merged sizes and strides. A pack has `width` elements
+where these lie side by side in every array, or are a single one. Each element is read and written
+once. float16 and bfloat16 are computed in float.
 """
 
 import math
@@ -54,8 +55,9 @@ class Shape(NamedTuple):
     leaves: tuple[str | None, ...]  # type codes; None for numbers, which are arguments
     outputs: tuple[str, ...]  # type codes
     rank: int  # merged axes; 0: all arrays lie alike
-    single: tuple[bool, ...] = ()  # rank 0: which arrays, outputs last, hold one element
-    width: int = 1  # rank 0: elements of a pack
+    single: tuple[bool, ...]  # which arrays, outputs last, have one element for a pack
+    width: int = 1  # elements of a pack
+    integer: str = TYPES["i8"]  # the type that the packs' number fits
 
 
 def literal(value: float, real: str) -> str:
@@ -108,7 +110,8 @@ def print_kernel(program: Program, shape: Shape, name: str = "k") -> str:
     """CUDA C++ of a kernel that computes a program at every element.
 
     Arguments: each leaf that is used (a pointer, or a double), the outputs' pointers, the number of
-    elements; for rank > 0 the merged sizes and each array's strides in bytes.
+    elements; for rank > 0 the merged sizes and each array's strides in bytes, the last axis in
+    packs.
     """
     codes = [*shape.leaves, *shape.outputs]
     used = [*program.used, *(True for _ in shape.outputs)]
@@ -127,10 +130,7 @@ def print_kernel(program: Program, shape: Shape, name: str = "k") -> str:
     given += [f"long long t{k}_{d}" for k in arrays for d in range(shape.rank)]
     headers = sorted({f"#include <{_HEADERS[c]}>" for c in codes if c in _HEADERS})
     body = [f"const {shape.real} r{k} = static_cast<{shape.real}>(s{k});" for k in numbers]
-    if shape.rank:
-        walk = _places(program, shape, arrays, codes)
-    else:
-        walk = _packs(program, shape, arrays, codes, f"Pack_{name}")
+    walk = _packs(program, shape, arrays, codes, f"Pack_{name}")
     lines = "\n    ".join([*body, *walk])
     if "whole_pow(" in lines:
         headers.append(_POWER)
@@ -150,18 +150,19 @@ def print_kernel(program: Program, shape: Shape, name: str = "k") -> str:
 def _packs(
     program: Program, shape: Shape, arrays: list[int], codes: list, struct: str
 ) -> list[str]:
-    """A thread's pack where all arrays lie alike."""
+    """A thread's pack: where it lies, reading, computing, writing."""
     one = dict(zip([k for k, code in enumerate(codes) if code], shape.single, strict=True))
     read = [k for k in arrays if k < program.leaves]
+    results = range(program.leaves, len(codes))
+    packs = {k: f"{struct}<{TYPES[codes[k]]}>" for k in arrays}
     lines = [f"const long long i = i0 * {shape.width};", "if (i >= n) return;"]
+    lines += _places(shape, arrays, codes, program.leaves, one)
     for k in read:
         if one[k]:
-            lines.append(f"const {shape.real} r{k} = {_loaded(codes[k], f'a{k}[0]', shape.real)};")
+            lines.append(f"const {shape.real} r{k} = {_loaded(codes[k], f'*q{k}', shape.real)};")
         else:
-            pack = f"{struct}<{TYPES[codes[k]]}>"
-            lines.append(f"const {pack} p{k} = *reinterpret_cast<const {pack}*>(a{k} + i);")
-    results = range(program.leaves, len(codes))
-    lines += [f"{struct}<{TYPES[codes[k]]}> p{k};" for k in results]
+            lines.append(f"const {packs[k]} p{k} = *reinterpret_cast<const {packs[k]}*>(q{k});")
+    lines += [f"{packs[k]} p{k};" for k in results]
     lines += ["#pragma unroll", f"for (int e = 0; e < {shape.width}; e++) {{"]
     lines += [
         f"const {shape.real} r{k} = {_loaded(codes[k], f'p{k}.v[e]', shape.real)};"
@@ -171,32 +172,23 @@ def _packs(
     lines += _steps(program, shape.real)
     for k, register in zip(results, program.outputs, strict=True):
         lines.append(f"p{k}.v[e] = {_stored(codes[k], f'r{register}')};")
-    lines.append("}")
-    for k in results:
-        lines.append(f"*reinterpret_cast<{struct}<{TYPES[codes[k]]}>*>(a{k} + i) = p{k};")
-    return lines
+    return [*lines, "}", *(f"*reinterpret_cast<{packs[k]}*>(q{k}) = p{k};" for k in results)]
 
 
-def _places(program: Program, shape: Shape, arrays: list[int], codes: list) -> list[str]:
-    """A thread's element where arrays lie differently."""
-    lines = ["if (i0 >= n) return;", "long long rest = i0;"]
-    for d in range(shape.rank - 1, 0, -1):
-        lines += [f"const long long d{d} = rest % n{d};", f"rest /= n{d};"]
-    lines.append("const long long d0 = rest;")
+def _places(shape: Shape, arrays: list[int], codes: list, leaves: int, one: dict) -> list[str]:
+    """Pointers q to a thread's pack in each array."""
+    lines = [f"{shape.integer} rest = i0;"] if shape.rank else []
+    for d in range(shape.rank - 1, -1, -1):
+        size = f"static_cast<{shape.integer}>(n{d})"
+        lines += [f"const {shape.integer} d{d} = {f'rest % {size}' if d else 'rest'};"]
+        lines += [f"rest /= {size};"] if d else []
     for k in arrays:
-        kind = TYPES[codes[k]]
-        const, byte = ("const ", "const char") if k < program.leaves else ("", "char")
+        const = "const " if k < leaves else ""
         place = " + ".join(f"d{d} * t{k}_{d}" for d in range(shape.rank))
-        at = f"reinterpret_cast<{const}{kind}*>(reinterpret_cast<{byte}*>(a{k}) + {place})"
-        lines.append(f"{const}{kind}* const q{k} = {at};")
-    lines += [
-        f"const {shape.real} r{k} = {_loaded(codes[k], f'*q{k}', shape.real)};"
-        for k in arrays
-        if k < program.leaves
-    ]
-    lines += _steps(program, shape.real)
-    for k, register in enumerate(program.outputs, program.leaves):
-        lines.append(f"*q{k} = {_stored(codes[k], f'r{register}')};")
+        at = f"reinterpret_cast<{const}char*>(a{k}) + {place}"
+        at = f"reinterpret_cast<{const}{TYPES[codes[k]]}*>({at})"
+        at = at if shape.rank else f"a{k}" if one[k] else f"a{k} + i"
+        lines.append(f"{const}{TYPES[codes[k]]}* const q{k} = {at};")
     return lines
 
 

@@ -1,9 +1,10 @@
-"""Softmax, log softmax and cross entropy on the GPU, by rows: a block each."""
+"""Softmax, log softmax and cross entropy on the GPU, by rows (src/softmax.cu)."""
 
 from minidl.backend.cuda.memory import cast, contiguous, full
 from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.reduce import accumulator
+from minidl.backend.cuda.rows import launch_rows
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 
 
@@ -15,12 +16,8 @@ def _by_rows(name: str, axis: int, *arrays: Array) -> Array:
     y = empty(moved[0].shape, moved[0].dtype)
     if y.size:
         n = y.shape[-1] if y.ndim else 1
-        launch(_of(name, y), y.size // n, *moved, y, n)
+        launch_rows("softmax.cu", name, y.size // n, n, (*moved, y))
     return y.transpose([order.index(i) for i in range(y.ndim)])
-
-
-def _of(name: str, x: Array) -> object:
-    return kernel("softmax.cu", f"{name}<{TYPES[code_of(x.dtype)]}>")
 
 
 def softmax(x: Array, axis: int) -> Array:
@@ -56,12 +53,13 @@ def cross_entropy(
     x, label = contiguous(x), contiguous(label)
     weights, weighted = x if weight is None else contiguous(weight), int(weight is not None)
     loss, top, total = (empty((m,), wide) for _ in range(3))
-    given = (x, label, weights, loss, top, total, n, ignore, float(smoothing), weighted)
-    launch(_of("cross_entropy", x), m, *given)
+    given = (label, loss, top, total, ignore, float(smoothing), weighted)
+    launch_rows("softmax.cu", "cross_entropy", m, n, (x, weights), *given)
     if not mean:
         return cast(loss, x.dtype), top, total, full((1,), 1, wide)
     both = empty((2,), wide)
-    launch(_of("weighted_mean", x), 1, loss, label, weights, both, m, n, ignore, weighted)
+    run = kernel("softmax.cu", f"weighted_mean<{TYPES[code_of(x.dtype)]}>")
+    launch(run, 1, loss, label, weights, both, m, n, ignore, weighted)
     return cast(both[:1], x.dtype).reshape(()), top, total, both[1:]
 
 
@@ -71,6 +69,6 @@ def cross_entropy_grad(g: Array, x: Array, label: Array, weight: Maybe, top: Arr
     m, n = x.shape
     x, dx = contiguous(x), empty((m, n), x.dtype)
     weights, weighted = x if weight is None else contiguous(weight), int(weight is not None)
-    given = (contiguous(g), g.ndim, x, contiguous(label), weights, top, total, whole, dx)
-    launch(_of("cross_entropy_grad", x), m, *given, n, ignore, float(smoothing), weighted)
+    given = (contiguous(g), g.ndim, contiguous(label), top, total, whole, ignore, float(smoothing))
+    launch_rows("softmax.cu", "cross_entropy_grad", m, n, (x, weights, dx), *given, weighted)
     return dx

@@ -1,132 +1,189 @@
 // Batch and group norm of x (segments, rows, columns), by columns: y = relu((x - mean) rstd w + b +
 // more). A segment is the whole batch, or an image; statistics are those of a group of neighbouring
 // channels in a segment, of a single one for batch norm. Column j is of channel j % channels:
-// narrow arrays are folded, some rows making one. Blocks of 32 columns by 8 rows at a time take a
-// piece of a segment's rows: grid (segments columns / 32, pieces). Sums are Sum<T> within a piece,
-// pieces are combined in double by a warp, always alike (Chan et al. 1979). Bytes: x twice and y
-// once forward; g and x twice, dx once backward.
+// narrow arrays are folded, some rows making one. A thread has WIDE neighbouring columns, 16 bytes
+// (1 where arrays do not allow it). Blocks of 32 threads by 8 rows at a time take a piece of a
+// segment's rows: grid (segments columns / (32 WIDE), pieces). Sums are Sum<T> within a piece,
+// pieces are combined in double by a block, always alike (Chan et al. 1979). Bytes: x twice and y
+// once forward; g and x twice, dx once backward. The second reading goes from the last piece to the
+// first, since what was read last may still be in the cache.
+#include "packs.cuh"
 #include "sums.cuh"
 
+template <int WIDE>
 struct Piece {
-    long long j, start, stop, columns, segment;  // of the array; rows of the segment's piece
+    long long start, stop, columns, segment;  // rows of the segment's piece, of the array's columns
+    long long j;                              // the thread's first column
     int level;
-    __device__ Piece(long long rows, long long columns, long long piece)
+    __device__ Piece(long long rows, long long columns, long long piece, bool reversed = false)
         : columns(columns), level(threadIdx.x / 32) {
-        const unsigned blocks = (columns + 31) / 32;
+        const unsigned blocks = (columns + 32 * WIDE - 1) / (32 * WIDE);
         segment = blockIdx.x / blocks;
-        j = blockIdx.x % blocks * 32LL + threadIdx.x % 32;
-        start = blockIdx.y * piece;
+        j = (blockIdx.x % blocks * 32LL + threadIdx.x % 32) * WIDE;
+        start = (reversed ? gridDim.y - 1 - blockIdx.y : blockIdx.y) * piece;
         stop = start + piece < rows ? start + piece : rows;
         start += segment * rows;
         stop += segment * rows;
     }
+    __device__ bool inside() const { return j < columns; }
     // Of part (segments, pieces, 2, columns).
-    __device__ long long place(int which) const {
-        return ((segment * gridDim.y + blockIdx.y) * 2 + which) * columns + j;
+    __device__ long long place(int which, long long column) const {
+        return ((segment * gridDim.y + blockIdx.y) * 2 + which) * columns + column;
     }
 };
 
-// Adds two values of the 8 threads of a column; both sums in the first of them.
-template <typename A>
-__device__ void join_levels(A& first, A& second) {
-    __shared__ A sums[2][8][33];
+// Adds two values of each column over the 8 threads that have it: the thread of level e gets the
+// sums of the e-th column.
+template <int WIDE, typename A>
+__device__ void join_levels(const A* first, const A* second, A& one, A& other) {
+    __shared__ A sums[2][8][WIDE][32];
     const int lane = threadIdx.x % 32, level = threadIdx.x / 32;
-    sums[0][level][lane] = first;
-    sums[1][level][lane] = second;
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) {
+        sums[0][level][e][lane] = first[e];
+        sums[1][level][e][lane] = second[e];
+    }
     __syncthreads();
-    if (level == 0)
-        for (int k = 1; k < 8; k++) {
-            first += sums[0][k][lane];
-            second += sums[1][k][lane];
+    one = other = A(0);
+    if (level < WIDE) {
+        for (int k = 0; k < 8; k++) {
+            one += sums[0][k][level][lane];
+            other += sums[1][k][level][lane];
         }
+    }
 }
 
-// The factors of one column.
-template <typename A>
-struct Column {
-    A mean, rstd, scale, slope, shift;
-    long long group;  // of all segments'
-    template <typename T>
-    __device__ void load(const A* means, const A* vars, const T* w, const T* b, const Piece& p,
-                         long long channels, long long groups, double eps, long long scaled,
-                         long long shifted) {
-        const long long c = p.j % channels;
-        group = p.segment * groups + c / (channels / groups);
-        mean = means[group];
-        rstd = A(1) / sqrt(vars[group] + A(eps));
-        scale = scaled ? static_cast<A>(w[c]) : A(1);
-        slope = rstd * scale;
-        shift = shifted ? static_cast<A>(b[c]) : A(0);
+// Statistics and affine vectors of the array's columns.
+template <typename T>
+struct Factors {
+    typedef typename Sum<T>::type A;
+    const A *means, *vars;
+    const T *w, *b;
+    unsigned channels, groups, per;  // channels a group
+    A eps;
+    bool scaled, shifted;
+    __device__ Factors(const A* means, const A* vars, const T* w, const T* b, long long channels,
+                       long long groups, double eps, long long scaled, long long shifted)
+        : means(means),
+          vars(vars),
+          w(w),
+          b(b),
+          channels(channels),
+          groups(groups),
+          per(channels / groups),
+          eps(eps),
+          scaled(scaled),
+          shifted(shifted) {}
+    __device__ unsigned channel(long long j) const { return static_cast<unsigned>(j) % channels; }
+    // Of all segments' groups.
+    __device__ long long group(long long segment, unsigned c) const {
+        return segment * groups + (per == 1 ? c : c / per);
     }
-    __device__ A affine(A x) const { return (x - mean) * slope + shift; }
+    __device__ A rstd(long long group) const { return A(1) / sqrt(vars[group] + eps); }
+    __device__ A scale(unsigned c) const { return scaled ? static_cast<A>(w[c]) : A(1); }
+    __device__ A shift(unsigned c) const { return shifted ? static_cast<A>(b[c]) : A(0); }
+};
+
+// What y is made of in a thread's columns: (x - mean) slope + shift.
+template <typename A, int WIDE>
+struct Columns {
+    A mean[WIDE], slope[WIDE], shift[WIDE];
+    template <typename T>
+    __device__ Columns(const Factors<T>& f, const Piece<WIDE>& p) {
+#pragma unroll
+        for (int e = 0; e < WIDE; e++) {
+            const unsigned c = f.channel(p.j + e);
+            const long long group = f.group(p.segment, c);
+            mean[e] = f.means[group];
+            slope[e] = f.rstd(group) * f.scale(c);
+            shift[e] = f.shift(c);
+        }
+    }
+    __device__ A affine(int e, A x) const { return (x - mean[e]) * slope[e] + shift[e]; }
 };
 
 // part = mean, sum of squared deviations of each column over the piece: sums of differences from
 // its first row, so that little cancels.
-template <typename T>
+template <typename T, int WIDE>
 __global__ void __launch_bounds__(256)
     moments(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long rows,
             long long columns, long long piece) {
     typedef typename Sum<T>::type A;
-    const Piece p(rows, columns, piece);
-    const bool inside = p.j < columns;
-    const A base = inside ? static_cast<A>(x[p.start * columns + p.j]) : A(0);
-    A sum = A(0), squares = A(0);
-    if (inside)
+    const Piece<WIDE> p(rows, columns, piece);
+    A base[WIDE], sum[WIDE], squares[WIDE];
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) {
+        base[e] = p.inside() ? static_cast<A>(x[p.start * columns + p.j + e]) : A(0);
+        sum[e] = squares[e] = A(0);
+    }
+    if (p.inside()) {
+#pragma unroll 4
         for (long long i = p.start + p.level; i < p.stop; i += 8) {
-            const A d = static_cast<A>(x[i * columns + p.j]) - base;
-            sum += d;
-            squares += d * d;
+            const Pack<T, WIDE> v = load_pack<WIDE>(x + i * columns + p.j);
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) {
+                const A d = static_cast<A>(v.v[e]) - base[e];
+                sum[e] += d;
+                squares[e] += d * d;
+            }
         }
-    join_levels(sum, squares);
-    if (p.level == 0 && inside) {
-        const A mean = sum / A(p.stop - p.start), m2 = squares - sum * mean;
-        part[p.place(0)] = base + mean;
-        part[p.place(1)] = m2 > A(0) || m2 != m2 ? m2 : A(0);
+    }
+    A whole, about;
+    join_levels<WIDE>(sum, squares, whole, about);
+    if (p.level < WIDE && p.inside()) {
+        const long long j = p.j + p.level;
+        const A mean = whole / A(p.stop - p.start), m2 = about - whole * mean;
+        part[p.place(0, j)] = static_cast<A>(x[p.start * columns + j]) + mean;
+        part[p.place(1, j)] = m2 > A(0) || m2 != m2 ? m2 : A(0);
     }
 }
 
 struct Moments {
     double count, mean, m2;
-    __device__ void add(double n, double m, double squares) {
-        if (n == 0) return;
-        const double d = m - mean, total = count + n;
-        mean += d * n / total;
-        m2 += squares + d * d * count * n / total;
+    __device__ void add(const Moments& other) {
+        if (other.count == 0) return;
+        const double d = other.mean - mean, total = count + other.count;
+        const double share = other.count / total;
+        mean += d * share;
+        m2 += other.m2 + d * d * count * share;
         count = total;
     }
 };
 
-// mean and biased variance (segments, groups) from the pieces' moments. A warp each.
+// mean and biased variance (segments, groups) from the pieces' moments. A block each, of 32 or 256
+// threads.
 template <typename A>
 __global__ void __launch_bounds__(256)
     combine_moments(const A* __restrict__ part, A* __restrict__ mean, A* __restrict__ var,
-                    long long segments, long long rows, long long columns, long long piece,
-                    long long channels, long long groups, long long pieces) {
-    const long long t = blockIdx.x * 8LL + threadIdx.x / 32;
-    if (t >= segments * groups) return;
-    const long long per = channels / groups, folds = channels ? columns / channels : 0;
+                    long long rows, long long columns, long long piece, long long channels,
+                    long long groups, long long pieces) {
+    __shared__ Moments warps[8];
+    const long long t = blockIdx.x, per = channels / groups, folds = columns / channels;
     Moments all = {0, 0, 0};
-    for (long long k = threadIdx.x % 32; k < pieces * folds * per; k += 32) {
+    for (long long k = threadIdx.x; k < pieces * folds * per; k += blockDim.x) {
         const long long p = k / (folds * per), left = rows - p * piece;
         const A* of = part + (t / groups * pieces + p) * 2 * columns + k / per % folds * channels +
                       t % groups * per + k % per;
-        all.add(left < piece ? left : piece, of[0], of[columns]);
+        const double count = left < piece ? left : piece;
+        all.add({count, static_cast<double>(of[0]), static_cast<double>(of[columns])});
     }
     for (int apart = 16; apart; apart /= 2) {
         const Moments other = {__shfl_down_sync(0xffffffff, all.count, apart),
                                __shfl_down_sync(0xffffffff, all.mean, apart),
                                __shfl_down_sync(0xffffffff, all.m2, apart)};
-        all.add(other.count, other.mean, other.m2);
+        all.add(other);
     }
-    if (threadIdx.x % 32 == 0) {
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = all;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int k = 1; k < blockDim.x / 32; k++) all.add(warps[k]);
         mean[t] = static_cast<A>(all.mean);
         var[t] = static_cast<A>(all.m2 / all.count);
     }
 }
 
 // y = relu((x - mean) rstd w + b + more).
-template <typename T>
+template <typename T, int WIDE>
 __global__ void __launch_bounds__(256)
     normalise(const T* __restrict__ x, const T* __restrict__ more, T* __restrict__ y,
               const typename Sum<T>::type* __restrict__ mean,
@@ -135,22 +192,30 @@ __global__ void __launch_bounds__(256)
               long long channels, long long groups, double eps, long long scaled, long long shifted,
               long long adds, long long relu) {
     typedef typename Sum<T>::type A;
-    const Piece p(rows, columns, piece);
-    if (p.j >= columns) return;
-    Column<A> column;
-    column.load(mean, var, w, b, p, channels, groups, eps, scaled, shifted);
+    const Piece<WIDE> p(rows, columns, piece, true);
+    if (!p.inside()) return;
+    const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
+    const Columns<A, WIDE> column(f, p);
+#pragma unroll 2
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
-        A v = column.affine(static_cast<A>(x[at]));
-        if (adds) v += static_cast<A>(more[at]);
-        y[at] = static_cast<T>(relu && v <= A(0) ? A(0) : v);
+        const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
+        Pack<T, WIDE> added, out;
+        if (adds) added = load_pack<WIDE>(more + at);
+#pragma unroll
+        for (int e = 0; e < WIDE; e++) {
+            A value = column.affine(e, static_cast<A>(v.v[e]));
+            if (adds) value += static_cast<A>(added.v[e]);
+            out.v[e] = static_cast<T>(relu && value <= A(0) ? A(0) : value);
+        }
+        store_pack(y + at, out);
     }
 }
 
 // part = sums of g and of g xhat over the piece. gate 1: g counts where y > 0, and is kept in
-// gated; gate 2: where the normalised x is. Without the 4, some registers are spilled.
-template <typename T>
-__global__ void __launch_bounds__(256, 4)
+// gated; gate 2: where the normalised x is. Without the bound of 2 blocks, registers are spilled.
+template <typename T, int WIDE>
+__global__ void __launch_bounds__(256, 2)
     gradient_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ y,
                   T* __restrict__ gated, typename Sum<T>::type* __restrict__ part,
                   const typename Sum<T>::type* __restrict__ mean,
@@ -159,45 +224,57 @@ __global__ void __launch_bounds__(256, 4)
                   long long channels, long long groups, double eps, long long scaled,
                   long long shifted, long long gate) {
     typedef typename Sum<T>::type A;
-    const Piece p(rows, columns, piece);
-    A first = A(0), second = A(0);
-    if (p.j < columns) {
-        Column<A> column;
-        column.load(mean, var, w, b, p, channels, groups, eps, scaled, shifted);
+    const Piece<WIDE> p(rows, columns, piece);
+    const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
+    A first[WIDE] = {}, second[WIDE] = {};
+    if (p.inside()) {
+        const Columns<A, WIDE> column(f, p);
+#pragma unroll 2
         for (long long i = p.start + p.level; i < p.stop; i += 8) {
             const long long at = i * columns + p.j;
-            const A v = static_cast<A>(x[at]);
-            A d = static_cast<A>(g[at]);
-            if (gate == 1 && static_cast<A>(y[at]) <= A(0)) d = A(0);
-            if (gate == 2 && column.affine(v) <= A(0)) d = A(0);
-            if (gate == 1) gated[at] = static_cast<T>(d);
-            first += d;
-            second += d * (v - column.mean) * column.rstd;
+            const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
+            Pack<T, WIDE> d = load_pack<WIDE>(g + at), result;
+            if (gate == 1) result = load_pack<WIDE>(y + at);
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) {
+                const A value = static_cast<A>(v.v[e]);
+                if (gate == 1 && static_cast<A>(result.v[e]) <= A(0)) d.v[e] = static_cast<T>(0);
+                if (gate == 2 && column.affine(e, value) <= A(0)) d.v[e] = static_cast<T>(0);
+                first[e] += static_cast<A>(d.v[e]);
+                second[e] += static_cast<A>(d.v[e]) * (value - column.mean[e]);
+            }
+            if (gate == 1) store_pack(gated + at, d);
         }
     }
-    join_levels(first, second);
-    if (p.level == 0 && p.j < columns) {
-        part[p.place(0)] = first;
-        part[p.place(1)] = second;
+    A one, other;
+    join_levels<WIDE>(first, second, one, other);
+    if (p.level < WIDE && p.inside()) {
+        const long long j = p.j + p.level;
+        part[p.place(0, j)] = one;
+        part[p.place(1, j)] = other * f.rstd(f.group(p.segment, f.channel(j)));
     }
 }
 
-// sums (segments, 2, channels) of the pieces' sums. A warp each.
+// sums (segments, 2, channels) of the pieces' sums. A block each, of 32 or 256 threads.
 template <typename A>
 __global__ void __launch_bounds__(256)
-    combine_sums(const A* __restrict__ part, A* __restrict__ sums, long long segments,
-                 long long columns, long long pieces, long long channels) {
-    const long long t = blockIdx.x * 8LL + threadIdx.x / 32;
-    if (t >= segments * 2 * channels) return;
+    combine_sums(const A* __restrict__ part, A* __restrict__ sums, long long columns,
+                 long long pieces, long long channels) {
+    __shared__ double warps[8];
+    const long long t = blockIdx.x, folds = columns / channels;
     const long long segment = t / (2 * channels), which = t / channels % 2;
-    const long long folds = columns / channels;
     double sum = 0;
-    for (long long k = threadIdx.x % 32; k < pieces * folds; k += 32) {
+    for (long long k = threadIdx.x; k < pieces * folds; k += blockDim.x) {
         const A* of = part + ((segment * pieces + k / folds) * 2 + which) * columns;
         sum += of[k % folds * channels + t % channels];
     }
     sum = join_warp<Add>(sum);
-    if (threadIdx.x % 32 == 0) sums[t] = static_cast<A>(sum);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (int k = 1; k < blockDim.x / 32; k++) sum += warps[k];
+        sums[t] = static_cast<A>(sum);
+    }
 }
 
 // totals (segments, 2, groups) = sums of w sums over a group's channels. A warp each.
@@ -221,7 +298,7 @@ __global__ void __launch_bounds__(256)
 
 // dx = rstd (w g - mean(w g) - xhat mean(w g xhat)), means over a group; g is gated by x for gate
 // 2, else it has been. totals (segments, 2, groups), not yet weighted for groups of one channel.
-template <typename T>
+template <typename T, int WIDE>
 __global__ void __launch_bounds__(256)
     input_gradient(const T* __restrict__ g, const T* __restrict__ x, T* __restrict__ dx,
                    const typename Sum<T>::type* __restrict__ totals,
@@ -231,19 +308,34 @@ __global__ void __launch_bounds__(256)
                    long long channels, long long groups, double eps, long long scaled,
                    long long shifted, long long gate) {
     typedef typename Sum<T>::type A;
-    const Piece p(rows, columns, piece);
-    if (p.j >= columns) return;
-    Column<A> column;
-    column.load(mean, var, w, b, p, channels, groups, eps, scaled, shifted);
-    const A* of = totals + column.group + p.segment * groups;
-    const A factor =
-        column.rstd * (groups == channels ? column.scale : A(1)) / (A(rows) * A(columns / groups));
-    const A level = factor * of[0], along = factor * of[groups];
+    const Piece<WIDE> p(rows, columns, piece, true);
+    if (!p.inside()) return;
+    const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
+    const Columns<A, WIDE> column(f, p);
+    A level[WIDE], along[WIDE];
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) {
+        const unsigned c = f.channel(p.j + e);
+        const long long group = f.group(p.segment, c);
+        const A* of = totals + group + p.segment * groups;
+        const A rstd = f.rstd(group), scale = groups == channels ? f.scale(c) : A(1);
+        const A factor = rstd * scale / (A(rows) * A(columns / groups));
+        level[e] = factor * of[0];
+        along[e] = factor * of[groups] * rstd;
+    }
+#pragma unroll 2
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
-        const A v = static_cast<A>(x[at]), hat = (v - column.mean) * column.rstd;
-        A d = static_cast<A>(g[at]);
-        if (gate == 2 && column.affine(v) <= A(0)) d = A(0);
-        dx[at] = static_cast<T>(column.slope * d - level - hat * along);
+        const Pack<T, WIDE> v = load_pack<WIDE>(x + at), given = load_pack<WIDE>(g + at);
+        Pack<T, WIDE> out;
+#pragma unroll
+        for (int e = 0; e < WIDE; e++) {
+            const A value = static_cast<A>(v.v[e]);
+            A d = static_cast<A>(given.v[e]);
+            if (gate == 2 && column.affine(e, value) <= A(0)) d = A(0);
+            d = column.slope[e] * d - level[e] - (value - column.mean[e]) * along[e];
+            out.v[e] = static_cast<T>(d);
+        }
+        store_pack(dx + at, out);
     }
 }

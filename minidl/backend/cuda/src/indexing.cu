@@ -3,6 +3,7 @@
 // What is walked, the elements of x[key] or only the rows or columns of it, is one struct: up to 8
 // axes with steps in x and in v, and up to 8 arrays of indices. Where places repeat, they are
 // sorted first (order.cu), so that one thread meets all that belongs to one element of x.
+#include "packs.cuh"
 #include "sums.cuh"
 
 constexpr long long NOWHERE = 0x7fffffffffffffffLL;
@@ -95,54 +96,76 @@ __global__ void __launch_bounds__(256)
 }
 
 // x[place + column] += the sum of the rows of v at each place, whose order sorts the places.
-// Pieces of 32 rows each: a thread adds up one column of one piece, run by run of equal places. A
-// run within the piece goes to x; what the piece shares with its neighbours goes to the next
-// level's rows: two a piece, of the run that began before it and of the one that goes on behind it
-// (if that is one run, the second is 0). On the first level rows are v's, in float for half types,
-// double for double, long long for integers, behind it dense sums that are in order. Threads of
-// a warp read columns side by side. Bytes: v once, x twice, 2 / 32 of v a level. grid (pieces * n
-// / 256).
-template <typename T, typename V, bool FIRST>
-__global__ void __launch_bounds__(256)
+// Pieces of 32 rows each: a thread adds up WIDE neighbouring columns of one piece, run by run of
+// equal places; four rows are asked for at once. A run within the piece goes to x; what the piece
+// shares with its neighbours goes to the next level's rows: two a piece, of the run that began
+// before it and of the one that goes on behind it (if that is one run, the second is 0). On the
+// first level rows are v's, in float for half types, double for double, long long for integers,
+// behind it dense sums that are in order. Threads of a warp read columns side by side. WIDE > 1 is
+// for dense rows of x and v that start at multiples of such packs. Bytes: v once, x twice, 2 / 32
+// of v a level. grid (pieces * n / WIDE / 256). Without the bound of 2 blocks, registers spill.
+template <typename T, typename V, bool FIRST, int WIDE>
+__global__ void __launch_bounds__(256, 2)
     add_runs(T* __restrict__ x, const V* __restrict__ v, const long long* __restrict__ place,
              const long long* __restrict__ order, const Walk rows, const Walk columns,
              typename Sum<T>::type* __restrict__ shared, long long* __restrict__ next,
              long long count, long long n) {
     typedef typename Sum<T>::type A;
-    const long long t = blockIdx.x * 256LL + threadIdx.x, piece = t / n, j = t - piece * n;
+    const long long t = blockIdx.x * 256LL + threadIdx.x, piece = t / (n / WIDE);
+    const long long j = (t - piece * (n / WIDE)) * WIDE;
     const long long start = piece * 32, stop = start + 32 < count ? start + 32 : count;
     if (start >= count) return;
     const auto at = [&](long long i) { return place[FIRST ? order[i] : i]; };
     const Place column = place_of(columns, j);
-    const long long before = start ? at(start - 1) : NOWHERE;
-    const long long behind = stop < count ? at(stop) : NOWHERE;
     long long here = at(start), ends[2] = {NOWHERE, NOWHERE};
-    A parts[2] = {A(0), A(0)}, sum = A(0);
-    bool begun = here == before;  // the run, in another piece
-    for (long long i = start; i < stop; i++) {
-        const long long from = FIRST ? place_of(rows, order[i]).v + column.v : i * n + j;
-        sum += static_cast<A>(v[from]);
-        const long long following = i + 1 < stop ? at(i + 1) : behind;
-        if (i + 1 < stop && following == here) continue;
-        const bool goes_on = i + 1 == stop && following == here;
-        if (here != NOWHERE && begun) {
-            ends[0] = here;
-            parts[0] = sum;
-            if (goes_on) ends[1] = here;
-        } else if (here != NOWHERE && goes_on) {
-            ends[1] = here;
-            parts[1] = sum;
-        } else if (here != NOWHERE) {
-            T* to = x + here + column.x;
-            *to = static_cast<T>(static_cast<A>(*to) + sum);
+    Pack<A, WIDE> sum = {}, parts[2] = {};
+    bool begun = start && at(start - 1) == here;  // the run, in another piece
+    for (long long first = start; first < stop; first += 4) {
+        long long own[5], following[4];
+        Pack<V, WIDE> given[4];
+#pragma unroll
+        for (int k = 0; k < 5; k++) {
+            const long long i = first + k < count ? first + k : count - 1;
+            own[k] = FIRST ? order[i] : i;
         }
-        here = following;
-        sum = A(0);
-        begun = false;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const long long row = FIRST ? place_of(rows, own[k]).v + column.v : own[k] * n + j;
+            given[k] = load_pack<WIDE>(v + row);
+            following[k] = first + k + 1 < count ? place[own[k + 1]] : NOWHERE;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const long long i = first + k;
+            if (i >= stop) break;
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) sum.v[e] += static_cast<A>(given[k].v[e]);
+            if (i + 1 < stop && following[k] == here) continue;
+            const bool goes_on = i + 1 == stop && following[k] == here;
+            if (here != NOWHERE && begun) {
+                ends[0] = here;
+                parts[0] = sum;
+                if (goes_on) ends[1] = here;
+            } else if (here != NOWHERE && goes_on) {
+                ends[1] = here;
+                parts[1] = sum;
+            } else if (here != NOWHERE) {
+                Pack<T, WIDE> to = load_pack<WIDE>(x + here + column.x);
+#pragma unroll
+                for (int e = 0; e < WIDE; e++) {
+                    to.v[e] = static_cast<T>(static_cast<A>(to.v[e]) + sum.v[e]);
+                }
+                store_pack(x + here + column.x, to);
+            }
+            here = following[k];
+            sum = {};
+            begun = false;
+        }
     }
     if (count <= 32) return;  // the last level
+#pragma unroll
     for (int e = 0; e < 2; e++) {
-        shared[(piece * 2 + e) * n + j] = parts[e];
+        store_pack(shared + (piece * 2 + e) * n + j, parts[e]);
         if (j == 0) next[piece * 2 + e] = ends[e];
     }
 }

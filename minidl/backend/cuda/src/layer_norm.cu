@@ -1,63 +1,215 @@
 // Layer norm over rows of n elements: y = (x - mean) rstd w + b; RMS norm, without centre, takes
-// the mean as 0. One block of 256 threads a row, thread t its elements t, t + 256 and so on. The
-// variance is taken in a second pass over the row. Sums are Sum<T>. Bytes: x and y once, if a row
-// fits the caches. grid (rows).
-#include "sums.cuh"
+// the mean as 0. A team of threads takes a row, 16 bytes at a time (rows.cuh): a warp one of up to
+// 1024 elements, a block longer ones; to 4096 they are held in registers. The variance is taken in
+// a second pass. Sums are Sum<T>. Bytes: x and y once, a longer row thrice. grid (rows TEAM / 256).
+#include "rows.cuh"
 
-template <typename T>
-__global__ void __launch_bounds__(256)
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
     layer_norm(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ b,
-               T* __restrict__ y, typename Sum<T>::type* __restrict__ mean,
-               typename Sum<T>::type* __restrict__ rstd, long long n, double eps, long long centre,
-               long long scaled, long long shifted) {
+               T* __restrict__ y, long long rows, long long n,
+               typename Sum<T>::type* __restrict__ mean, typename Sum<T>::type* __restrict__ rstd,
+               double eps, long long centre, long long scaled, long long shifted) {
     typedef typename Sum<T>::type A;
-    x += blockIdx.x * n;
-    y += blockIdx.x * n;
+    const long long i = C::row();
+    if (i >= rows) return;
+    Row<T, C> row(x + i * n, n);
     A sum = A(0), squares = A(0);
-    if (centre)
-        for (long long j = threadIdx.x; j < n; j += 256) sum += static_cast<A>(x[j]);
-    const A m = join_block<Add, 256>(sum) / A(n);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        const A d = static_cast<A>(x[j]) - m;
-        squares += d * d;
+    if (centre) {
+        walk<C>(
+            n,
+            [&](int k, long long) {
+#pragma unroll
+                for (int e = 0; e < C::WIDE; e++) sum += row.v[k + e];
+            },
+            row);
     }
-    const A r = A(1) / sqrt(join_block<Add, 256>(squares) / A(n) + A(eps));
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        A v = (static_cast<A>(x[j]) - m) * r;
-        if (scaled) v *= static_cast<A>(w[j]);
-        if (shifted) v += static_cast<A>(b[j]);
-        y[j] = static_cast<T>(v);
-    }
-    if (threadIdx.x == 0) {
-        mean[blockIdx.x] = m;
-        rstd[blockIdx.x] = r;
+    const A m = join_team<Add, C>(sum) / A(n);
+    walk<C>(
+        n,
+        [&](int k, long long) {
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) squares += (row.v[k + e] - m) * (row.v[k + e] - m);
+        },
+        row);
+    const A r = A(1) / sqrt(join_team<Add, C>(squares) / A(n) + A(eps));
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out, scale, shift;
+            if (scaled) scale = load_pack<C::WIDE>(w + j);
+            if (shifted) shift = load_pack<C::WIDE>(b + j);
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                A v = (row.v[k + e] - m) * r;
+                if (scaled) v *= static_cast<A>(scale.v[e]);
+                if (shifted) v += static_cast<A>(shift.v[e]);
+                out.v[e] = static_cast<T>(v);
+            }
+            store_pack(y + i * n + j, out);
+        },
+        row);
+    if (threadIdx.x % C::TEAM == 0) {
+        mean[i] = m;
+        rstd[i] = r;
     }
 }
 
-// dx = rstd (g w - mean(g w) - xhat mean(g w xhat)), xhat = (x - mean) rstd; the first mean is 0
-// without centre.
-template <typename T>
+// Sums of two values over each team of a block, in every thread of it. One barrier: `buffer`
+// alternates from call to call.
+template <int TEAM, typename A>
+__device__ void join_pairs(A& first, A& second, A (*buffer)[2]) {
+    first = join_warp<Add>(first);
+    second = join_warp<Add>(second);
+    if constexpr (TEAM == 32) return;
+    const int warp = threadIdx.x / 32, leader = threadIdx.x / TEAM * (TEAM / 32);
+    if (threadIdx.x % 32 == 0) {
+        buffer[warp][0] = first;
+        buffer[warp][1] = second;
+    }
+    __syncthreads();
+    first = second = A(0);
+#pragma unroll
+    for (int k = 0; k < TEAM / 32; k++) {
+        first += buffer[leader + k][0];
+        second += buffer[leader + k][1];
+    }
+}
+
+// dx = rstd (g w - mean(g w) - xhat mean(g w xhat)), xhat = (x - mean) rstd, the first mean 0
+// without centre; and part (teams, 2, n) = sums of g xhat and of g over the rows of a team. Thread
+// t of a team has the same columns of all its rows, every (teams)th; the next row is on its way
+// while one is worked on. Bytes: g and x and dx once. grid (teams TEAM / 256), held cuts only.
+template <typename T, typename C>
 __global__ void __launch_bounds__(256)
-    layer_norm_input_grad(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ w,
-                          const typename Sum<T>::type* __restrict__ mean,
-                          const typename Sum<T>::type* __restrict__ rstd, T* __restrict__ dx,
-                          long long n, long long centre, long long scaled) {
+    layer_norm_grad(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ w,
+                    T* __restrict__ dx, long long rows, long long n,
+                    const typename Sum<T>::type* __restrict__ mean,
+                    const typename Sum<T>::type* __restrict__ rstd,
+                    typename Sum<T>::type* __restrict__ part, long long centre, long long scaled) {
     typedef typename Sum<T>::type A;
-    const long long row = blockIdx.x * n;
-    const A m = mean[blockIdx.x], r = rstd[blockIdx.x];
+    typedef Pack<T, C::WIDE> P;
+    __shared__ A sums[2][8][2];
+    constexpr int TEAMS = 256 / C::TEAM;
+    const long long step = gridDim.x * static_cast<long long>(TEAMS);
+    A scale[C::EACH], dw[C::EACH], db[C::EACH];
+    P next_g[C::PACKS], next_x[C::PACKS];
+    A next_mean = A(0), next_rstd = A(0);
+    const auto inside = [&](int p) { return C::place(p) < n; };
+    const auto fetch = [&](long long i) {
+        if (i < rows) {
+            next_mean = mean[i];
+            next_rstd = rstd[i];
+        }
+#pragma unroll
+        for (int p = 0; p < C::PACKS; p++) {
+            if (i < rows && inside(p)) {
+                next_g[p] = load_pack<C::WIDE>(g + i * n + C::place(p));
+                next_x[p] = load_pack<C::WIDE>(x + i * n + C::place(p));
+            }
+        }
+    };
+    fetch(C::row());
+#pragma unroll
+    for (int p = 0; p < C::PACKS; p++) {
+        P own;
+        if (scaled && inside(p)) own = load_pack<C::WIDE>(w + C::place(p));
+#pragma unroll
+        for (int e = 0; e < C::WIDE; e++) {
+            scale[p * C::WIDE + e] = scaled ? static_cast<A>(own.v[e]) : A(1);
+            dw[p * C::WIDE + e] = db[p * C::WIDE + e] = A(0);
+        }
+    }
+    int turn = 0;
+    for (long long first = C::row() - threadIdx.x / C::TEAM; first < rows; first += step) {
+        const long long i = first + threadIdx.x / C::TEAM;
+        const bool real = i < rows;
+        const A m = next_mean, r = next_rstd;
+        A d[C::EACH], hat[C::EACH], sum = A(0), along = A(0);
+#pragma unroll
+        for (int k = 0; k < C::EACH; k++) {
+            const bool there = real && inside(k / C::WIDE);
+            d[k] = there ? static_cast<A>(next_g[k / C::WIDE].v[k % C::WIDE]) : A(0);
+            hat[k] = there ? (static_cast<A>(next_x[k / C::WIDE].v[k % C::WIDE]) - m) * r : A(0);
+            dw[k] += d[k] * hat[k];
+            db[k] += d[k];
+            d[k] = there ? d[k] * scale[k] : A(0);
+            sum += d[k];
+            along += d[k] * hat[k];
+        }
+        fetch(i + step);
+        join_pairs<C::TEAM>(sum, along, sums[turn]);
+        turn ^= 1;
+        sum = centre ? sum / A(n) : A(0);
+        along /= A(n);
+#pragma unroll
+        for (int p = 0; p < C::PACKS; p++) {
+            P out;
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                const int k = p * C::WIDE + e;
+                out.v[e] = static_cast<T>(r * (d[k] - sum - hat[k] * along));
+            }
+            if (real && inside(p)) store_pack(dx + i * n + C::place(p), out);
+        }
+    }
+#pragma unroll
+    for (int p = 0; p < C::PACKS; p++) {
+        if (!inside(p)) continue;
+        for (int e = 0; e < C::WIDE; e++) {
+            part[C::row() * 2 * n + C::place(p) + e] = dw[p * C::WIDE + e];
+            part[(C::row() * 2 + 1) * n + C::place(p) + e] = db[p * C::WIDE + e];
+        }
+    }
+}
+
+// The same dx for rows that are not held: g and x twice. grid (rows).
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
+    layer_norm_input_grad(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ w,
+                          T* __restrict__ dx, long long rows, long long n,
+                          const typename Sum<T>::type* __restrict__ mean,
+                          const typename Sum<T>::type* __restrict__ rstd, long long centre,
+                          long long scaled) {
+    static_assert(!C::HELD, "g becomes g w at each reading");
+    typedef typename Sum<T>::type A;
+    const long long i = C::row();
+    if (i >= rows) return;
+    Row<T, C> given(g + i * n, n), row(x + i * n, n);
+    const A m = mean[i], r = rstd[i];
+    const auto scale_by = [&](int k, long long j) {  // g becomes g w
+        if (!scaled) return;
+        const Pack<T, C::WIDE> scale = load_pack<C::WIDE>(w + j);
+#pragma unroll
+        for (int e = 0; e < C::WIDE; e++) given.v[k + e] *= static_cast<A>(scale.v[e]);
+    };
     A sum = A(0), along = A(0);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        const A d = static_cast<A>(g[row + j]) * (scaled ? static_cast<A>(w[j]) : A(1));
-        sum += d;
-        along += d * (static_cast<A>(x[row + j]) - m) * r;
-    }
-    sum = centre ? join_block<Add, 256>(sum) / A(n) : A(0);
-    along = join_block<Add, 256>(along) / A(n);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        const A d = static_cast<A>(g[row + j]) * (scaled ? static_cast<A>(w[j]) : A(1));
-        const A hat = (static_cast<A>(x[row + j]) - m) * r;
-        dx[row + j] = static_cast<T>(r * (d - sum - hat * along));
-    }
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            scale_by(k, j);
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                sum += given.v[k + e];
+                along += given.v[k + e] * (row.v[k + e] - m) * r;
+            }
+        },
+        given, row);
+    sum = centre ? join_team<Add, C>(sum) / A(n) : A(0);
+    along = join_team<Add, C>(along) / A(n);
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out;
+            scale_by(k, j);
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                const A hat = (row.v[k + e] - m) * r;
+                out.v[e] = static_cast<T>(r * (given.v[k + e] - sum - hat * along));
+            }
+            store_pack(dx + i * n + j, out);
+        },
+        given, row);
 }
 
 // Sums over pieces of the rows of g xhat and of g: part (pieces, 2, n). A block: 32 columns by 8

@@ -1,6 +1,8 @@
-// Pooling on channels-last arrays: a thread takes one element of the result, channels side by side.
-// Windows overlap at will; gradients gather, so that nothing is added in an order of chance. Sums
-// are Sum<T>. Bytes: each array once, windows that overlap through the caches.
+// Pooling on channels-last arrays: a thread takes one element of the result, channels side by side;
+// for the largest of windows WIDE channels, 16 bytes (1 where arrays do not allow it). Windows
+// overlap at will; gradients gather, so that nothing is added in an order of chance. Sums are
+// Sum<T>. Bytes: each array once, windows that overlap through the caches.
+#include "packs.cuh"
 #include "sums.cuh"
 
 // x (n, h, w, c), y (n, oh, ow, c); taps (r, s), strides, paddings, dilations.
@@ -11,10 +13,20 @@ struct Pool {
 struct Place {
     int image, y, x, c;
     __device__ Place(long long i, int height, int width, int channels) {
-        c = i % channels;
-        x = i / channels % width;
-        y = i / channels / width % height;
-        image = i / channels / width / height;
+        if (i >> 31) {
+            split(i, height, width, channels);
+        } else {  // 32 bits divide several times faster
+            split(static_cast<unsigned>(i), height, width, channels);
+        }
+    }
+    template <typename N>
+    __device__ void split(N i, int height, int width, int channels) {
+        c = i % static_cast<N>(channels);
+        i /= static_cast<N>(channels);
+        x = i % static_cast<N>(width);
+        i /= static_cast<N>(width);
+        y = i % static_cast<N>(height);
+        image = i / static_cast<N>(height);
     }
 };
 
@@ -37,62 +49,107 @@ __device__ void walk_window(const Pool& v, const Place& at, Take take) {
     }
 }
 
-// The window that has tap `a` at a place, along one axis; -1 if there is none.
-__device__ inline int window_of(int place, int a, int stride, int padding, int dilation, int out) {
-    const int start = place + padding - a * dilation;
-    return start >= 0 && start % stride == 0 && start / stride < out ? start / stride : -1;
+// take(tap, place) for every window along one axis that has an element as one of its taps, in the
+// order of the taps.
+template <typename Take>
+__device__ void walk_axis(int place, int taps, int stride, int padding, int dilation, int out,
+                          Take take) {
+    const int from = place + padding, last = from / stride;
+    for (int window = last < out ? last : out - 1; window >= 0; window--) {
+        const int offset = from - window * stride;
+        if (offset > (taps - 1) * dilation) return;
+        const int tap = dilation == 1 ? offset : offset / dilation;
+        if (tap * dilation == offset) take(tap, window);
+    }
 }
 
 // take(tap, row, column) for every window of y that has x's element `at` as one of its taps.
 template <typename Take>
 __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
-    for (int a = 0; a < v.r; a++) {
-        const int row = window_of(at.y, a, v.sh, v.ph, v.dh, v.oh);
-        for (int b = 0; b < v.s && row >= 0; b++) {
-            const int column = window_of(at.x, b, v.sw, v.pw, v.dw, v.ow);
-            if (column >= 0) take(a * v.s + b, row, column);
-        }
-    }
+    walk_axis(at.y, v.r, v.sh, v.ph, v.dh, v.oh, [&](int a, int row) {
+        walk_axis(at.x, v.s, v.sw, v.pw, v.dw, v.ow,
+                  [&](int b, int column) { take(a * v.s + b, row, column); });
+    });
 }
 
-// The largest of each window, and its place r S + s in it; the first of equals, NaN wins. Padding
-// is never chosen: -inf and 0 where there is nothing else.
-template <typename T, typename I>
+// The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
+// Padding is never chosen: -inf and 0 where there is nothing else. Four taps are asked for at once.
+template <typename T, typename I, int WIDE>
 __global__ void __launch_bounds__(256)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
              long long count) {
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    A best = static_cast<A>(__int_as_float(0xff800000));
-    int chosen = -1;
-    walk_window(v, Place(i, v.oh, v.ow, v.c), [&](int tap, long long from) {
-        if (from < 0) return;
-        const A value = static_cast<A>(x[from]);
-        if (chosen < 0 || value > best || (value != value && best == best)) {
-            best = value;
-            chosen = tap;
+    const Place at(i, v.oh, v.ow, v.c / WIDE);
+    x += index_of(at.image, 0, 0, at.c * WIDE, v.h, v.w, v.c);
+    A best[WIDE];
+    int chosen[WIDE];
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) {
+        best[e] = static_cast<A>(__int_as_float(0xff800000));
+        chosen[e] = -1;
+    }
+    for (int first = 0, a = 0, b = 0; a < v.r; first += 4) {
+        Pack<T, WIDE> taps[4];
+        bool inside[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int row = at.y * v.sh - v.ph + a * v.dh, column = at.x * v.sw - v.pw + b * v.dw;
+            inside[k] = a < v.r && row >= 0 && row < v.h && column >= 0 && column < v.w;
+            if (inside[k])
+                taps[k] = load_pack<WIDE>(x + index_of(0, row, column, 0, v.h, v.w, v.c));
+            b = b + 1 < v.s ? b + 1 : 0;
+            a += b == 0;
         }
-    });
-    y[i] = static_cast<T>(best);
-    place[i] = static_cast<I>(chosen < 0 ? 0 : chosen);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) {
+                const A value = static_cast<A>(taps[k].v[e]);
+                const bool beats = chosen[e] < 0 || value > best[e] || value != value;
+                if (inside[k] && beats) {
+                    best[e] = value;
+                    chosen[e] = first + k;
+                }
+            }
+        }
+    }
+    Pack<T, WIDE> largest;
+    Pack<I, WIDE> where;
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) {
+        largest.v[e] = static_cast<T>(best[e]);
+        where.v[e] = static_cast<I>(chosen[e] < 0 ? 0 : chosen[e]);
+    }
+    store_pack(y + i * WIDE, largest);
+    store_pack(place + i * WIDE, where);
 }
 
 // dx = the gradients of the windows that chose this place.
-template <typename T, typename I>
+template <typename T, typename I, int WIDE>
 __global__ void __launch_bounds__(256)
     max_pool_grad(const T* __restrict__ g, const I* __restrict__ place, T* __restrict__ dx,
                   const Pool v, long long count) {
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.h, v.w, v.c);
-    A sum = A(0);
+    const Place at(i, v.h, v.w, v.c / WIDE);
+    const long long first = index_of(at.image, 0, 0, at.c * WIDE, v.oh, v.ow, v.c);
+    A sum[WIDE] = {};
     walk_windows_over(v, at, [&](int tap, int row, int column) {
-        const long long from = index_of(at.image, row, column, at.c, v.oh, v.ow, v.c);
-        if (static_cast<int>(place[from]) == tap) sum += static_cast<A>(g[from]);
+        const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
+        const Pack<I, WIDE> chosen = load_pack<WIDE>(place + from);
+        const Pack<T, WIDE> given = load_pack<WIDE>(g + from);
+#pragma unroll
+        for (int e = 0; e < WIDE; e++) {
+            if (static_cast<int>(chosen.v[e]) == tap) sum[e] += static_cast<A>(given.v[e]);
+        }
     });
-    dx[i] = static_cast<T>(sum);
+    Pack<T, WIDE> out;
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
+    store_pack(dx + i * WIDE, out);
 }
 
 // positions (n, c, oh, ow) = h W + w in x of the places (n, oh, ow, c) that max_pool chose.
@@ -138,8 +195,9 @@ __global__ void __launch_bounds__(256)
     y[i] = static_cast<T>(sum / A(share(v, at.y, at.x, padded, divisor)));
 }
 
+// Without the bound of two blocks, registers are spilled.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     mean_pool_grad(const T* __restrict__ g, T* __restrict__ dx, const Pool v, long long padded,
                    long long divisor, long long count) {
     typedef typename Sum<T>::type A;

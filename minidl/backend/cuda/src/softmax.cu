@@ -1,150 +1,249 @@
-// Softmax, its logarithm and cross entropy over rows of n elements, with their gradients. One block
-// of 256 threads a row, thread t its elements t, t + 256 and so on; sums are Sum<T>. A row is read
-// from memory once if it fits the caches, and up to three times by the threads. grid (rows).
-#include "sums.cuh"
+// Softmax, its logarithm and cross entropy over rows of n elements, with their gradients. A team of
+// threads takes a row, 16 bytes at a time (rows.cuh): a warp one of up to 1024 elements, a block
+// longer ones; to 4096 they are held in registers. Sums are Sum<T>. Bytes: each array once; a
+// longer row twice where the result needs a sum of it. grid (rows TEAM / 256).
+#include "rows.cuh"
 
-template <typename T>
-__device__ typename Sum<T>::type row_max(const T* x, long long n) {
-    typedef typename Sum<T>::type A;
-    A top = static_cast<A>(x[0]);
-    for (long long j = threadIdx.x; j < n; j += 256) top = Max::of(static_cast<A>(x[j]), top);
-    return join_block<Max, 256>(top);
-}
-
-// Sum of exp(x - top); a row of -inf gives NaN, as its softmax is.
+// exp(d), d <= 0; for half types by the GPU's own 2^x: relative error below 2e-7 (1 + |d|).
 template <typename T, typename A>
-__device__ A row_exp_sum(const T* x, long long n, A top) {
-    A sum = A(0);
-    for (long long j = threadIdx.x; j < n; j += 256) sum += exp(static_cast<A>(x[j]) - top);
-    return join_block<Add, 256>(sum);
+__device__ A exp_of(A d) {
+    if constexpr (sizeof(T) == 2) {
+        return exp2f(d * 1.4426950408889634f);
+    } else {
+        return exp(d);
+    }
 }
+
+// The largest element of a row and the sum of exp(x - top), in one walk: each thread's sum is
+// scaled anew when its own top rises. A row of -inf gives NaN, as its softmax is; NaN anywhere,
+// too.
+template <typename T, typename C>
+struct Exps {
+    typedef typename Sum<T>::type A;
+    A top, sum;
+    __device__ Exps(Row<T, C>& row, long long n) {
+        A own = static_cast<A>(__int_as_float(0xff800000));
+        A level = A(0);  // what is subtracted: own, but 0 as long as that is -inf
+        sum = A(0);
+        walk<C>(
+            n,
+            [&](int k, long long) {
+                A most = own;
+#pragma unroll
+                for (int e = 0; e < C::WIDE; e++) most = max(most, row.v[k + e]);
+                if (most > own) {
+                    sum *= exp_of<T>(own - most);
+                    own = level = most;
+                }
+#pragma unroll
+                for (int e = 0; e < C::WIDE; e++) sum += exp_of<T>(row.v[k + e] - level);
+            },
+            row);
+        top = join_team<Max, C>(own);
+        sum = join_team<Add, C>(sum * exp_of<T>(own - top));
+    }
+};
 
 // y = exp(x - max) / sum(exp(x - max))
-template <typename T>
-__global__ void __launch_bounds__(256)
-    softmax(const T* __restrict__ x, T* __restrict__ y, long long n) {
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
+    softmax(const T* __restrict__ x, T* __restrict__ y, long long rows, long long n) {
     typedef typename Sum<T>::type A;
-    x += blockIdx.x * n;
-    y += blockIdx.x * n;
-    const A top = row_max(x, n), scale = 1 / row_exp_sum(x, n, top);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        y[j] = static_cast<T>(exp(static_cast<A>(x[j]) - top) * scale);
-    }
+    const long long r = C::row();
+    if (r >= rows) return;
+    Row<T, C> row(x + r * n, n);
+    const Exps<T, C> exps(row, n);
+    const A scale = A(1) / exps.sum;
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out;
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                out.v[e] = static_cast<T>(exp_of<T>(row.v[k + e] - exps.top) * scale);
+            }
+            store_pack(y + r * n + j, out);
+        },
+        row);
 }
 
 // dx = y (g - sum(g y))
-template <typename T>
-__global__ void __launch_bounds__(256)
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
     softmax_grad(const T* __restrict__ g, const T* __restrict__ y, T* __restrict__ dx,
-                 long long n) {
+                 long long rows, long long n) {
     typedef typename Sum<T>::type A;
-    const long long row = blockIdx.x * n;
+    const long long r = C::row();
+    if (r >= rows) return;
+    Row<T, C> given(g + r * n, n), kept(y + r * n, n);
     A sum = A(0);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        sum += static_cast<A>(g[row + j]) * static_cast<A>(y[row + j]);
-    }
-    sum = join_block<Add, 256>(sum);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        dx[row + j] =
-            static_cast<T>(static_cast<A>(y[row + j]) * (static_cast<A>(g[row + j]) - sum));
-    }
+    walk<C>(
+        n,
+        [&](int k, long long) {
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) sum += given.v[k + e] * kept.v[k + e];
+        },
+        given, kept);
+    sum = join_team<Add, C>(sum);
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out;
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                out.v[e] = static_cast<T>(kept.v[k + e] * (given.v[k + e] - sum));
+            }
+            store_pack(dx + r * n + j, out);
+        },
+        given, kept);
 }
 
 // y = x - max - log(sum(exp(x - max)))
-template <typename T>
-__global__ void __launch_bounds__(256)
-    log_softmax(const T* __restrict__ x, T* __restrict__ y, long long n) {
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
+    log_softmax(const T* __restrict__ x, T* __restrict__ y, long long rows, long long n) {
     typedef typename Sum<T>::type A;
-    x += blockIdx.x * n;
-    y += blockIdx.x * n;
-    const A top = row_max(x, n), level = log(row_exp_sum(x, n, top));
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        y[j] = static_cast<T>(static_cast<A>(x[j]) - top - level);
-    }
+    const long long r = C::row();
+    if (r >= rows) return;
+    Row<T, C> row(x + r * n, n);
+    const Exps<T, C> exps(row, n);
+    const A level = log(exps.sum);
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out;
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                out.v[e] = static_cast<T>(row.v[k + e] - exps.top - level);
+            }
+            store_pack(y + r * n + j, out);
+        },
+        row);
 }
 
 // dx = g - exp(y) sum(g)
-template <typename T>
-__global__ void __launch_bounds__(256)
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
     log_softmax_grad(const T* __restrict__ g, const T* __restrict__ y, T* __restrict__ dx,
-                     long long n) {
+                     long long rows, long long n) {
     typedef typename Sum<T>::type A;
-    const long long row = blockIdx.x * n;
+    const long long r = C::row();
+    if (r >= rows) return;
+    Row<T, C> given(g + r * n, n), kept(y + r * n, n);
     A sum = A(0);
-    for (long long j = threadIdx.x; j < n; j += 256) sum += static_cast<A>(g[row + j]);
-    sum = join_block<Add, 256>(sum);
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        dx[row + j] =
-            static_cast<T>(static_cast<A>(g[row + j]) - exp(static_cast<A>(y[row + j])) * sum);
-    }
+    walk<C>(
+        n,
+        [&](int k, long long) {
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) sum += given.v[k + e];
+        },
+        given);
+    sum = join_team<Add, C>(sum);
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out;
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                out.v[e] = static_cast<T>(given.v[k + e] - exp_of<T>(kept.v[k + e]) * sum);
+            }
+            store_pack(dx + r * n + j, out);
+        },
+        given, kept);
 }
 
 // A label outside [0, n) counts as one that is ignored: embedding.cu's check finds it.
 // loss = (1-e) w_t (lse - x_t) + e/n sum_c w_c (lse - x_c), lse = top + log(total), for the label t
 // of the row; 0 where it is `ignore`. Without weights, w = 1. top and total are kept for the
 // gradient.
-template <typename T>
-__global__ void __launch_bounds__(256)
-    cross_entropy(const T* __restrict__ x, const long long* __restrict__ label,
-                  const T* __restrict__ weight, typename Sum<T>::type* __restrict__ loss,
-                  typename Sum<T>::type* __restrict__ top,
-                  typename Sum<T>::type* __restrict__ total, long long n, long long ignore,
-                  double smoothing, long long weighted) {
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
+    cross_entropy(const T* __restrict__ x, const T* __restrict__ weight, long long rows,
+                  long long n, const long long* __restrict__ label,
+                  typename Sum<T>::type* __restrict__ loss, typename Sum<T>::type* __restrict__ top,
+                  typename Sum<T>::type* __restrict__ total, long long ignore, double smoothing,
+                  long long weighted) {
     typedef typename Sum<T>::type A;
-    const long long t = label[blockIdx.x];
-    x += blockIdx.x * n;
-    const A m = row_max(x, n), s = row_exp_sum(x, n, m), level = log(s), e = A(smoothing);
+    const long long r = C::row();
+    if (r >= rows) return;
+    const long long t = label[r];
+    const bool ignored = t == ignore || t < 0 || t >= n;
+    const A own = ignored ? A(0) : static_cast<A>(x[r * n + t]), e = A(smoothing);
+    Row<T, C> row(x + r * n, n);
+    const Exps<T, C> exps(row, n);
+    const A level = log(exps.sum);
     A spread = A(0);
     if (smoothing > 0) {
-        for (long long j = threadIdx.x; j < n; j += 256) {
-            const A w = weighted ? static_cast<A>(weight[j]) : A(1);
-            spread += w * (level - (static_cast<A>(x[j]) - m));
-        }
-        spread = join_block<Add, 256>(spread);
+        walk<C>(
+            n,
+            [&](int k, long long j) {
+                Pack<T, C::WIDE> w;
+                if (weighted) w = load_pack<C::WIDE>(weight + j);
+#pragma unroll
+                for (int i = 0; i < C::WIDE; i++) {
+                    const A loss = level - (row.v[k + i] - exps.top);
+                    spread += weighted ? static_cast<A>(w.v[i]) * loss : loss;
+                }
+            },
+            row);
+        spread = join_team<Add, C>(spread);
     }
-    if (threadIdx.x == 0) {
-        const bool ignored = t == ignore || t < 0 || t >= n;
+    if (threadIdx.x % C::TEAM == 0) {
         A value = A(0);
         if (!ignored) {
             const A w = weighted ? static_cast<A>(weight[t]) : A(1);
-            value = (1 - e) * w * (level - (static_cast<A>(x[t]) - m)) + e / A(n) * spread;
+            value = (1 - e) * w * (level - (own - exps.top)) + e / A(n) * spread;
         }
-        loss[blockIdx.x] = value;
-        top[blockIdx.x] = ignored ? A(0) : m;
-        total[blockIdx.x] = ignored ? A(1) : s;
+        loss[r] = value;
+        top[r] = ignored ? A(0) : exps.top;
+        total[r] = ignored ? A(1) : exps.sum;
     }
 }
 
 // dx = g / whole (((1-e) w_t + e/n sum w) p_c - e/n w_c - (1-e) w_t [c = t]), p the softmax;
 // `every` is 0 where all rows share one g.
-template <typename T>
-__global__ void __launch_bounds__(256)
-    cross_entropy_grad(const T* __restrict__ g, long long every, const T* __restrict__ x,
-                       const long long* __restrict__ label, const T* __restrict__ weight,
+template <typename T, typename C>
+__global__ void __launch_bounds__(256, 2)
+    cross_entropy_grad(const T* __restrict__ x, const T* __restrict__ weight, T* __restrict__ dx,
+                       long long rows, long long n, const T* __restrict__ g, long long every,
+                       const long long* __restrict__ label,
                        const typename Sum<T>::type* __restrict__ top,
                        const typename Sum<T>::type* __restrict__ total,
-                       const typename Sum<T>::type* __restrict__ whole, T* __restrict__ dx,
-                       long long n, long long ignore, double smoothing, long long weighted) {
+                       const typename Sum<T>::type* __restrict__ whole, long long ignore,
+                       double smoothing, long long weighted) {
     typedef typename Sum<T>::type A;
-    const long long row = blockIdx.x, t = label[row];
+    const long long r = C::row();
+    if (r >= rows) return;
+    const long long t = label[r];
     const bool ignored = t == ignore || t < 0 || t >= n;
-    x += row * n;
-    dx += row * n;
+    Row<T, C> row(x + r * n, n);
     A weights = A(n);
     if (smoothing > 0 && weighted) {
         A own = A(0);
-        for (long long j = threadIdx.x; j < n; j += 256) own += static_cast<A>(weight[j]);
-        weights = join_block<Add, 256>(own);
+        for (long long j = threadIdx.x % C::TEAM; j < n; j += C::TEAM) {
+            own += static_cast<A>(weight[j]);
+        }
+        weights = join_team<Add, C>(own);
     }
-    const A s = ignored ? A(0) : static_cast<A>(g[row * every]) / whole[0];
+    const A s = ignored ? A(0) : static_cast<A>(g[r * every]) / whole[0], most = top[r];
     const A w = ignored || !weighted ? A(1) : static_cast<A>(weight[t]);
     const A hard = s * A(1 - smoothing) * w;
-    const A soft = s * A(smoothing) / A(n), scale = (hard + soft * weights) / total[row];
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        A d = exp(static_cast<A>(x[j]) - top[row]) * scale;
-        if (smoothing > 0) d -= soft * (weighted ? static_cast<A>(weight[j]) : A(1));
-        dx[j] = static_cast<T>(ignored ? A(0) : j == t ? d - hard : d);
-    }
+    const A soft = s * A(smoothing) / A(n), scale = (hard + soft * weights) / total[r];
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out, own;
+            if (smoothing > 0 && weighted) own = load_pack<C::WIDE>(weight + j);
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                A d = exp_of<T>(row.v[k + e] - most) * scale;
+                if (smoothing > 0) d -= weighted ? soft * static_cast<A>(own.v[e]) : soft;
+                if (j + e == t) d -= hard;
+                out.v[e] = static_cast<T>(ignored ? A(0) : d);
+            }
+            store_pack(dx + r * n + j, out);
+        },
+        row);
 }
 
 // both[0] = sum of losses / both[1], both[1] = sum of the weights of labels not ignored. One block.
