@@ -61,7 +61,7 @@ TABLES = {
         "e-breeds-last3", "a-lora-1", "a-lora-4", "a-lora-16", "a-labels-10-last3",
         "a-labels-10-lora")),
     "smaller": Table("Pruned, and in int8", ("a-prune", "a-quantize")),
-    "finetuned": Table("All of it: 224 pixels", ("e-breeds-head-224", "e-breeds-last4-224")),
+    "finetuned": Table("At 224 pixels", ("e-breeds-head-224", "e-breeds-last4-224")),
 }  # fmt: skip
 
 
