@@ -47,8 +47,8 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "course": _of("the course's full project: e-full, on all images", TUNED, size=224, epochs=30),
     # The E level: what is tuned.
     "e-species": _of("dog vs cat, head only", HEAD, dataset="species", balance="none"),
-    "e-species-224": _of("dog vs cat, head only, 224 pixels", HEAD, dataset="species", balance="none",
-                         size=224),
+    "e-species-224": _of("dog vs cat, head only, 224 pixels", HEAD, dataset="species",
+                         balance="none", size=224),
     "e-breeds-head": _of("37 breeds, head only", HEAD),
     "e-breeds-head-224": _of("37 breeds, head only, 224 pixels", HEAD, size=224),
     "e-gradual": _of("one more section after each epoch", TUNED, strategy="gradual", last=0,
