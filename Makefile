@@ -1,11 +1,11 @@
-# The commands of minidl: make convnet | textgen | test | lint | format | clean (Python 3.11 or newer).
+# The commands of minidl: make convnet | textgen | transfer | test | lint | format | clean (Python 3.11 or newer).
 
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 RUNS ?= runs
 
-.PHONY: help convnet textgen test dev lint format clean
+.PHONY: help convnet textgen transfer test dev lint format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,11 @@ convnet: $(VENV)/.core
 
 textgen: $(VENV)/.core
 	env -u MINIDL_DATA $(VENV)/bin/python -m projects.textgen --preset quick --dataset embedded
+
+# The same budget from scratch, then on the backbone that is in the repository.
+transfer: $(VENV)/.core
+	env -u MINIDL_DATA $(VENV)/bin/python -m projects.transfer --preset quick-scratch --dataset embedded
+	env -u MINIDL_DATA $(VENV)/bin/python -m projects.transfer --preset quick --dataset embedded
 
 # The framework runs its own team of threads; a second pool of BLAS threads would fight it. Most
 # tests keep one core busy: two processes share them out by file.

@@ -18,13 +18,12 @@ ONES = np.ones((2, 3), "f4")
 
 
 def flat(nested, place=""):
-    """{"a/b": leaf} of a nest; model_config left out."""
+    """{"a/b": array} of a nest."""
     found = {}
     for name, item in nested.items():
-        if isinstance(item, dict) and name != "model_config":
-            found |= flat(item, f"{place}{name}/")
-        elif name != "model_config":
-            found[place + name] = item
+        if name not in ("model_config", "layer_names"):
+            inner = f"{place}{name}"
+            found |= flat(item, f"{inner}/") if isinstance(item, dict) else {inner: item}
     return found
 
 
@@ -65,6 +64,30 @@ def test_packed_data(tmp_path):
     found = read_keras(tmp_path / "a.h5")
     assert np.array_equal(found["deflate"], data) and np.array_equal(found["lzf"], data)
     assert not found["zeros"].any()
+
+
+@pytest.mark.parametrize("kind", ["S9", "O"])
+@pytest.mark.parametrize("group", ["", "model_weights"])
+def test_the_order_of_layers(kind, group, tmp_path):
+    """Text of a fixed length or of any, at the root (weights alone) or with the whole model's."""
+    names = ["zebra", "b/c", "été" if kind == "O" else "a"]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        place = file.require_group(group) if group else file
+        for name in names:
+            place[f"{name}/kernel:0"] = ONES
+        place.attrs["layer_names"] = np.array(names, h5py.string_dtype() if kind == "O" else kind)
+    back = read_keras(tmp_path / "a.h5")
+    assert back["layer_names"] == names and len(flat(back)) == 3
+
+
+@pytest.mark.parametrize("name", ["layer_names", "model_config"])
+def test_a_group_called_as_an_attribute(name, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[f"{name}/x"] = ONES
+    assert [*read_keras(tmp_path / "a.h5")] == [name]
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file.attrs[name] = json.dumps({"a": 1})
+    refused(tmp_path / "a.h5", f"{name} is a group too")
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -224,14 +247,16 @@ def test_hostile_files():
 # ---- real files ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, count, config", [
-    ("cifar10_resnet8_keras.h5", 117, True), ("squeezenet1.1_keras_notop.h5", 50, False),
+@pytest.mark.parametrize("name, count, config, second", [
+    ("cifar10_resnet8_keras.h5", 117, True, "conv2d"),
+    ("squeezenet1.1_keras_notop.h5", 50, False, "conv1"),
 ])  # fmt: skip
-def test_real_files(name, count, config, real_data):
+def test_real_files(name, count, config, second, real_data):
     path = real_data / "weights" / name
     back = read_keras(path)
     found = flat(back)
     assert len(found) == count and ("model_config" in back) == config
+    assert back["layer_names"][1] == second
     with h5py.File(path) as file:
         for place, array in found.items():
             assert np.array_equal(file[place][()], array) and file[place].dtype == array.dtype

@@ -14,7 +14,8 @@ from minidl import nn
 from minidl.errors import CheckpointError
 from minidl.io import load_weights
 from minidl.io.foreign import nest
-from minidl.models import VisionTransformer
+from minidl.io.layers import NORM
+from minidl.models import VisionTransformer, mobilenet_v2
 from minidl.models.blocks import SameConv2d
 
 
@@ -208,6 +209,43 @@ def test_layers_of_one_shape_must_have_a_known_order():
     load(flat, model)
     for n, layer in zip((9, 10, 101), model):
         assert np.array_equal(flat[f"dense_{n}/kernel:0"].T, layer.weight.detach().numpy())
+
+
+def test_a_mobilenet_as_keras_applications_saves_it(tmp_path):
+    """Weights alone, in groups by the alphabet: the file's list of layers tells their order."""
+    h5py = pytest.importorskip("h5py")
+    parts = [f"{block}_{part}" for block in ("expanded_conv", *(f"block_{n}" for n in range(1, 17)))
+             for part in ("expand", "depthwise", "project")][1:]  # fmt: skip
+    convs, norms = ["Conv1", *parts, "Conv_1"], ["bn_Conv1", *(f"{p}_BN" for p in parts)]
+    order = [n for pair in zip(convs, [*norms, "Conv_1_bn"]) for n in pair] + ["predictions"]
+    names, model = iter(order), mobilenet_v2(5, width_mult=0.25, padding="same")
+    expected = {k: normal(*a.shape) for k, a in model.state_dict().items() if "tracked" not in k}
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for path, module in model.named_modules():
+            own = {k: expected[f"{path}.{k}"] for k, _ in module.named_parameters(recurse=False)}
+            if isinstance(module, nn.BatchNorm2d):
+                means = (expected[f"{path}.running_{k}"] for k in ("mean", "var"))
+                name, arrays = next(names), dict(zip(NORM, (*own.values(), *means)))
+            elif own:
+                name, weight = next(names), own["weight"]
+                deep = "depthwise_" * name.endswith("depthwise")
+                turned = weight.T if weight.ndim == 2 else np.moveaxis(weight, (0, 1), (3, 2))
+                turned = turned.swapaxes(2, 3) if deep else turned
+                arrays = {f"{deep}kernel": turned} | {k: a for k, a in own.items() if k == "bias"}
+            for key, array in arrays.items() if own else ():
+                file[f"{name}/{name}/{key}:0"] = array
+        assert [*names] == [] and [*file] == sorted(order)
+        listed = ["input_1", *order[:5], "Conv1_relu", *order[5:]]  # layers without weights too
+        file.attrs["layer_names"] = [name.encode() for name in listed]
+    load_weights(tmp_path / "m.h5", model)
+    for key, array in model.state_dict().items():
+        if "tracked" not in key:
+            wanted = expected[key] + np.float32((1e-3 - 1e-5) * key.endswith("running_var"))
+            np.testing.assert_array_equal(array.numpy(), wanted, err_msg=key)
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        del file.attrs["layer_names"]
+    with pytest.raises(CheckpointError, match="which of it and .* comes first is not known"):
+        load_weights(tmp_path / "m.h5", model)
 
 
 # ---- Flax, Google's ViT --------------------------------------------------------------------------

@@ -347,9 +347,7 @@ def test_without_the_extra_it_is_named(name, monkeypatch, capsys):
 def test_the_command_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "minidl", "inspect", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith(
-        f"error: load_weights: cannot read {tmp_path}"
-    )
+    assert done.returncode == 1 and done.stderr.startswith(f"error: load: cannot read {tmp_path}")
 
 
 @pytest.mark.parametrize("name", SIDES)

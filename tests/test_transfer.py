@@ -1,13 +1,15 @@
 """The transfer project: splits, kept features, what each strategy tunes, weights, presets."""
 
 import dataclasses
+import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transferring import TINY, batch_of, write_folder, write_pets
+from transferring import TINY, batch_of, write_folder, write_pets, write_picture
 
 import minidl as ml
 from minidl import models, nn
@@ -16,12 +18,12 @@ from minidl.io import load_safetensors, save_safetensors
 from projects.settings import UsageError, from_json
 from projects.transfer import data
 from projects.transfer.__main__ import PROJECT
-from projects.transfer.config import Config
+from projects.transfer.config import Config, Schedule
 from projects.transfer.data import Source, choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.model import Rest, Tuning, build
 from projects.transfer.presets import PRESETS, preset
-from projects.transfer.recipe import aligned, forward_for, make_optimizer, share
+from projects.transfer.recipe import aligned, forward_for, make_optimizer, make_schedule, share
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +138,34 @@ def cut_of(cfg, images):
     return model, Tuning(cfg, model).cut
 
 
-def test_flowers_need_scipy_or_folders(tmp_path):
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        with pytest.raises(DataError, match="--dataset folder"):
-            load_images(Config(dataset="flowers", data=str(tmp_path)))
-    else:
-        with pytest.raises(DataError, match="flowers-102"):
-            load_images(Config(dataset="flowers", data=str(tmp_path)))
+def test_flowers_in_the_official_layout(tmp_path):
+    """Labels count from 1; trnid and valid are trained on, tstid is the test; numbers from 1."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    folder = tmp_path / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    y, parts = np.arange(24) % 3 + 1, {"trnid": 1, "valid": 13, "tstid": 19}
+    for i in range(24):
+        write_picture(folder / f"jpg/image_{i + 1:05d}.jpg", seed=i)
+    savemat(folder / "imagelabels.mat", {"labels": y[None].astype(np.uint8)})
+    with pytest.raises(DataError, match=r"flowers: cannot read the lists in .*flowers-102"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
+    ends = [13, 19, 25]
+    savemat(folder / "setid.mat", {k: np.arange(first, end)[None].astype(np.uint16)
+                                   for (k, first), end in zip(parts.items(), ends)})  # fmt: skip
+    source = data.read(Config(dataset="flowers", data=str(tmp_path)))
+    assert [p.name for p in source.test.images] == [f"image_{i:05d}.jpg" for i in range(19, 25)]
+    assert source.train.targets.tolist() == (y[:18] - 1).tolist()
+    images = load_images(Config(dataset="flowers", data=str(tmp_path), size=16))
+    assert images.classes == ["1", "2", "3"] and images.test.x.shape == (6, 3, 16, 16)
+    savemat(folder / "setid.mat", {"trnid": np.arange(1, 13)})
+    with pytest.raises(DataError, match=r"flowers: the lists in .* lack.*valid"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
+
+
+def test_flowers_need_scipy_or_folders(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # as where it is not installed
+    with pytest.raises(DataError, match=r"pip install 'minidl\[flowers\]'.*--dataset folder"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
 
 
 # ---- what is tuned -------------------------------------------------------------------------------
@@ -227,13 +248,28 @@ def test_rates_fall_from_the_head_to_the_image():
 
 def test_schedules():
     base = Config(epochs=20)
-    at = {name: [share(dataclasses.replace(base, schedule=name), e) for e in (0, 5, 10, 15, 20)]
-          for name in ("constant", "cosine", "linear", "step")}  # fmt: skip
+    at = {name: [share(base, e, name) for e in (0, 5, 10, 15, 20)] for name in get_args(Schedule)}
     assert at["constant"] == [1] * 5
     assert at["cosine"] == pytest.approx([1, 0.5 + 0.5 / 2**0.5, 0.5, 0.5 - 0.5 / 2**0.5, 0])
     assert at["linear"] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert at["step"] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
-    assert share(dataclasses.replace(base, warmup=4.0), 2) == 0.5
+    assert share(dataclasses.replace(base, warmup=4.0), 2, "cosine") == 0.5
+
+
+@pytest.mark.parametrize("backbone", ["same", "constant"])
+def test_the_head_and_the_rest_have_schedules_of_their_own(backbone):
+    cfg = dataclasses.replace(TINY, strategy="full", lr=0.1, decay=0.5, schedule="linear",
+                              backbone_schedule=backbone)  # fmt: skip
+    tuning = Tuning(cfg, build(cfg, 3, 16))
+    optimizer = make_optimizer(cfg, tuning)
+    begun = [group["lr"] for group in optimizer.param_groups]
+    schedule = make_schedule(cfg, tuning, optimizer, 2)
+    for _ in range(2):
+        optimizer.step()
+        schedule.step()
+    shares = [g["lr"] / lr for g, lr in zip(optimizer.param_groups, begun, strict=True)]
+    assert shares[:2] == [0.5, 0.5] and len(shares) == 10  # weight and bias of the head
+    assert set(shares[2:]) == ({0.5} if backbone == "same" else {1.0})
 
 
 def test_alignment_takes_away_what_a_batch_prefers():
@@ -327,6 +363,7 @@ def test_the_main_fields_have_flags():
     cfg = PROJECT.configuration(args)
     assert (cfg.weights, cfg.model, cfg.strategy, cfg.lr) == ("w.h5", "vgg11", "full", 0.5)
     for wrong in ({"views": 2, "mixup": 1.0}, {"views": 5}, {"rare": 0.5, "dataset": "cifar10"},
-                  {"semi": "fixmatch", "draws": 9}, {"decay": 0.0}):  # fmt: skip
+                  {"semi": "fixmatch", "draws": 9}, {"decay": 0.0},
+                  {"views": 2, "teacher": "run"}):  # fmt: skip
         with pytest.raises(UsageError):
             Config(**wrong)

@@ -229,11 +229,16 @@ def test_ties_go_to_the_lower_class():
             embeddings.knn_accuracy(*bad)
 
 
+def only(monkeypatch, *packages):
+    """Let these packages alone count as installed."""
+    monkeypatch.setattr(embeddings, "find_spec", lambda name: name in packages)
+
+
 def test_principal_components(monkeypatch):
-    monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
+    only(monkeypatch)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50, 4)) * [1, 9, 3, 0.1] + 5
-    places, method = embeddings.map2d(x)
+    ((method, places),) = embeddings.maps2d(x).items()
     values, vectors = np.linalg.eigh(np.cov(x.T))
     assert method == "PCA"
     np.testing.assert_allclose(places.var(0, ddof=1), values[:-3:-1], rtol=1e-9)
@@ -241,16 +246,28 @@ def test_principal_components(monkeypatch):
         along = (x - x.mean(0)) @ vectors[:, -1 - i]
         assert abs(np.corrcoef(along, places[:, i])[0, 1]) == pytest.approx(1)
     assert np.corrcoef(places[:, 0], x[:, 1])[0, 1] > 0  # the largest loading is positive
-    with pytest.raises(ShapeError, match="map2d"):
-        embeddings.map2d(x[:1])
+    with pytest.raises(ShapeError, match="maps2d"):
+        embeddings.maps2d(x[:1])
 
 
-def test_t_sne_keeps_clusters_apart():
-    pytest.importorskip("sklearn")
+def test_what_is_not_installed_is_named(monkeypatch):
+    only(monkeypatch)
+    t_sne, umap = "For t-SNE: pip install 'minidl[report]'.", "For UMAP: pip install umap-learn."
+    assert embeddings.lacking() == f" {t_sne} {umap}"
+    only(monkeypatch, "sklearn")
+    assert embeddings.lacking() == f" {umap}"
+    only(monkeypatch, "sklearn", "umap")
+    assert embeddings.lacking() == ""
+
+
+@pytest.mark.parametrize("method, package", [("t-SNE", "sklearn"), ("UMAP", "umap")])
+def test_maps_keep_clusters_apart(method, package, monkeypatch):
+    pytest.importorskip(package, exc_type=ImportError)
+    only(monkeypatch, package)
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.standard_normal((15, 5)), rng.standard_normal((15, 5)) + 20])
-    (places, method), (again, _) = (embeddings.map2d(x, 3) for _ in range(2))
-    assert method == "t-SNE" and places.shape == (30, 2)
+    places, again = (embeddings.maps2d(x, 3)[method] for _ in range(2))
+    assert places.shape == (30, 2)
     np.testing.assert_array_equal(places, again)
     labels = np.repeat([0, 1], 15)
     near = np.linalg.norm(places[:, None] - places[None], axis=2) + np.eye(30) * 1e9

@@ -23,7 +23,7 @@ from projects.transfer.methods.lora import (
     merge_lora,
 )
 from projects.transfer.methods.norms import FixedBatchNorm2d, set_norms, unfold_norms
-from projects.transfer.methods.unfreezing import layer_rates, rate_groups, tune_last, tuned_sections
+from projects.transfer.methods.unfreezing import layer_rates, tune_last, tuned_sections
 
 # ---- LoRA ----------------------------------------------------------------------------------------
 
@@ -320,16 +320,5 @@ def test_sections_are_unfrozen_from_the_head():
 
 def test_layers_have_rates_of_their_own():
     assert layer_rates(1.0, 3) == pytest.approx([1 / 6.76, 1 / 2.6, 1])
-    model = resnet()
-    sections = model.sections()
-    groups = rate_groups(model, layer_rates(0.1, len(sections), factor=2.0))
-    assert groups[-1]["lr"] == 0.1 and groups[0]["lr"] == pytest.approx(
-        0.1 / 2 ** (len(sections) - 1)
-    )
-    ids = [id(p) for group in groups for p in group["params"]]
-    assert sorted(ids) == sorted(id(p) for p in model.parameters())
-    optim.SGD(groups, lr=1.0)
-    with pytest.raises(ShapeError, match="a rate for each section"):
-        rate_groups(model, [0.1])
     with pytest.raises(ShapeError, match="layer_rates"):
         layer_rates(0.1, 0)

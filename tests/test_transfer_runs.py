@@ -20,7 +20,9 @@ from projects.transfer.data import choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.look import restored
 from projects.transfer.model import BACKBONE, Tuning, build
+from projects.transfer.presets import PRESETS
 from projects.transfer.results import write_results
+from projects.transfer.tables import TABLES, lines
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +97,61 @@ def test_a_run_that_was_stopped_ends_the_same(pictures, finished, tmp_path, monk
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_predict_compare_results_and_export(finished, pictures, tmp_path, capsys):
+def test_predict_compare_and_export(finished, pictures, tmp_path, capsys):
     file = str(pictures / "bee/3.png")
     assert cli(["predict", "--run", str(finished), "--top", "2", file]) == 0
     line = capsys.readouterr().out
     assert line.count("%") == 2 and file in line and any(name in line for name in NAMES)
     assert cli(["compare", str(finished), "--out", str(tmp_path / "c.html")]) == 0
-    write_results([str(finished)], tmp_path)
-    assert "| smoke | folder | 0 | 21 of 21 | 2 |" in (tmp_path / "RESULTS.md").read_text()
     out = tmp_path / "w.safetensors"
     assert cli(["export", "--run", str(finished), str(out)]) == 0
     state = load(finished / "checkpoint.safetensors")["model"]
     arrays = load_safetensors(out)
     assert arrays.keys() == state.keys()
     assert (arrays["fc.weight"] == np.asarray(state["fc.weight"])).all()
+
+
+def test_table_trains_reads_and_writes(pictures, tmp_path, capsys):
+    out = tmp_path / "made"
+    args = ["table", "smaller", "--data", str(pictures), "--out", str(out), "--set", *SET[1:],
+            "dataset=folder", "model=resnet8", "weights=", "padding=torch", "epochs=1", "last=1",
+            "warmup=0"]  # fmt: skip
+    assert cli(args) == 0
+    saved = (out / "table.json").read_bytes()
+    about = json.loads(saved)
+    assert [r["preset"] for r in about["results"]] == ["a-prune", "a-quantize"]
+    assert about["results"][0]["pruned"] and "Pruned" in (out / "table.html").read_text()
+    assert cli(args) == 0 and (out / "table.json").read_bytes() == saved  # nothing trained again
+    assert cli([*args, "epochs=2"]) == 2 and "holds another run" in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/smaller.json").write_bytes(saved)
+    write_results(tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| a-prune |" in text and "results/smaller.svg" in text
+    assert (tmp_path / "results/smaller.svg").exists()
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (["none"], "unknown table 'none'"), (["norms", "--only", "xyz"], "in no preset's name"),
+    (["norms", "--seeds", "0"], "--seeds must be at least 1"),
+])  # fmt: skip
+def test_mistakes_about_tables(args, said, tmp_path, capsys):
+    assert cli(["table", *args, "--out", str(tmp_path / "made")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "made").exists()
+
+
+def test_tables_are_made_of_presets():
+    for name, table in TABLES.items():
+        assert table.presets and table.seeds >= 1, name
+        assert {*table.presets} <= {*PRESETS}, name
+
+
+def test_lines_of_a_table_give_mean_and_spread():
+    made = {"preset": "smoke", "macro_f1": 0.5, "tuned_parameters": 1000, "seconds": 2.0,
+            "preparation_seconds": 3.0, "heldout_accuracy": 0.25}  # fmt: skip
+    (line,) = lines([made | {"test_accuracy": x} for x in (0.5, 0.6, 0.7)])
+    assert line[2:6] == ("3", "25.00 ± 0.00", "60.00 ± 10.00", "50.00 ± 0.00")
+    assert line[6:] == ("-", "1,000", "2 s", "3 s")
 
 
 @pytest.mark.parametrize("more", [
@@ -144,6 +187,26 @@ def test_methods_train_and_come_back(images, tmp_path, more):
     with ml.no_grad():
         tuning.model.eval()
         np.testing.assert_allclose(back(x).numpy(), tuning.model(x).numpy(), atol=1e-4)
+
+
+def test_predict_sees_a_picture_as_the_test_did(finished, pictures, capsys):
+    """Of the margin that shifts need (crop=1) it leaves as much out."""
+    cfg, _, model = restored(finished)
+    source, images = data.read(cfg), load_images(cfg)
+    for i in (0, 5):
+        assert cli(["predict", "--run", str(finished), str(source.test.images[i])]) == 0
+        with ml.no_grad():
+            logits = model(ml.as_tensor(data.plain(images)(images.test.x[i : i + 1])))
+        shares = ml.softmax(logits, 1).numpy()[0]
+        order = np.argsort(-shares, kind="stable")
+        said = ", ".join(f"{NAMES[k]} {100 * shares[k]:.1f} %" for k in order)
+        assert capsys.readouterr().out.endswith(f": {said}\n")
+
+
+def test_a_run_learns_from_a_teacher(finished, pictures, tmp_path):
+    more = ["views=0", "epochs=1", f"teacher={finished}", "soften=1.0"]
+    assert cli([*arguments(pictures, tmp_path / "run", *more), "--strategy", "full"]) == 0
+    assert np.isfinite(RunDir(tmp_path / "run").rows()[0]["train_loss"])
 
 
 def test_a_teacher_must_have_seen_such_images(finished, pictures):
@@ -190,7 +253,8 @@ def said(capsys, args, code):
     (["--set", "model=vgg11", "padding=same"], 2, "vgg11 takes no padding"),
     (["--strategy", "tail"], 2, "strategy must be one of head, last"),
     (["--data", "/nowhere"], 1, "/nowhere"),
-    (["--set", "teacher=/nowhere"], 1, "/nowhere"),
+    (["--set", "views=0", "teacher=/nowhere"], 1, "/nowhere"),
+    (["--set", "teacher=/nowhere"], 2, "cutmix, mixup and a teacher need the pictures"),
 ])  # fmt: skip
 def test_mistakes(capsys, pictures, tmp_path, more, code, message):
     args = arguments(pictures, tmp_path / "run")

@@ -1,5 +1,8 @@
 """Networks made smaller after training: pruning, int8, distillation."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,9 +10,11 @@ from hypothesis import strategies as st
 from transfer_models import arrays, fill, noise, outputs, resnet, seasoned, softmax
 
 import minidl as ml
-from minidl import models, nn
+import minidl.functional as F
+from minidl import models, nn, optim
 from minidl.errors import CheckpointError, DataError, GraphError, ShapeError
 from minidl.io import load_safetensors, save_safetensors
+from minidl.models.blocks import ConvNorm, FeatureNet, InvertedResidual
 from projects.transfer.methods import quantize
 from projects.transfer.methods.distil import distillation_loss
 from projects.transfer.methods.lora import add_lora
@@ -169,6 +174,70 @@ def test_quantisation_says_what_is_wrong(tmp_path):
     add_lora(model, "fc", 1, 1.0)
     with pytest.raises(ShapeError, match="no parameter of that name"):
         quantize.quantized(model, [x])
+
+
+# ---- MobileNetV2's blocks, trained ---------------------------------------------------------------
+
+
+def striped(count, seed):
+    """Noisy pictures of stripes in four directions, and which."""
+    rng = np.random.default_rng(seed)
+    y, (i, j) = np.arange(count) % 4, np.mgrid[:16, :16]
+    waves = np.sin(0.8 * np.stack([i, j, i + j, i - j])[y] + rng.uniform(0, 6, (count, 1, 1)))
+    x = waves[:, None] + 0.5 * rng.standard_normal((count, 3, 16, 16))
+    return ml.tensor(x.astype(np.float32)), ml.tensor(y)
+
+
+@pytest.fixture(scope="module")
+def mobile():
+    """A network of inverted residuals and ReLU6 that tells all stripes apart."""
+    ml.manual_seed(0)
+    unit = partial(ConvNorm, act=nn.ReLU6)
+    shapes = ((16, 8, 1, 1), (8, 16, 2, 6), (16, 16, 1, 6))
+    blocks = (InvertedResidual(*shape, unit) for shape in shapes)
+    model = FeatureNet([unit(3, 16, 3, 2), *blocks, unit(16, 32, 1)], 32, 4, 0.0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.3
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    for step in range(40):
+        x, y = striped(32, step)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert accuracy(model.eval()) == 1
+    return model
+
+
+def accuracy(model):
+    """On stripes that were not trained on."""
+    x, y = striped(80, 99)
+    return (outputs(model, x).argmax(1) == y.numpy()).mean()
+
+
+def test_int8_inverted_residuals(mobile):
+    """Narrow depthwise kernels, each with a scale of its own, and ReLU6: no answer changes."""
+    small = quantize.quantized(mobile, [striped(20, 98)[0], striped(20, 97)[0]])
+    layers = [m for m in mobile.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    assert sum(hasattr(m, "weight_int8") for m in small.modules()) == len(layers) == 11
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in small.modules())
+    assert quantize.state_bytes(small) < 0.5 * quantize.state_bytes(mobile)  # 8 to 96 channels
+    x = striped(80, 99)[0]
+    before, after = outputs(mobile, x), outputs(small, x)
+    assert 0 < np.abs(after - before).max() < 0.05 * before.std()
+    assert accuracy(small) == 1
+
+
+def test_pruned_inverted_residuals(mobile):
+    """A third goes unnoticed; of a half it matters that depthwise kernels, all needed, are kept."""
+    some, half = copy.deepcopy(mobile), copy.deepcopy(mobile)
+    assert prune(some, 0.3)["zeros"] == pytest.approx(0.3, abs=1e-3) and accuracy(some) >= 0.95
+    convolutions = [(n, m) for n, m in half.named_modules() if isinstance(m, nn.Conv2d)]
+    deep = [name for name, m in convolutions if m.groups > 1]
+    assert len(deep) == 3
+    found = prune(half, 0.5, keep=deep)
+    assert found["sparse_bytes"] < 0.8 * found["dense_bytes"] and accuracy(half) >= 0.9
+    assert all((m.weight.detach().numpy() != 0).all() for n, m in convolutions if n in deep)
 
 
 # ---- losses --------------------------------------------------------------------------------------

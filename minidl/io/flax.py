@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, SLACK, need, nest, read_file, shaped
+from minidl.io.foreign import DAMAGE, SLACK, head_of, need, nest, read_file, shaped
 from minidl.io.safetensors import _bfloat16, check
 
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3  # msgpack extensions of flax/serialization.py
@@ -20,8 +20,9 @@ DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in "?bhiqBHIQefdFD"}
 # ---- msgpack -------------------------------------------------------------------------------------
 
 
-def matches(head: bytes) -> bool:
+def matches(path: str | os.PathLike[str]) -> bool:
     """Whether a file's first bytes are a msgpack dict of at least one item with a string as key."""
+    head = head_of(path)
     size = 1 if 0x80 < head[:1].ljust(1)[0] < 0x90 else {b"\xde": 3, b"\xdf": 5}.get(head[:1], 64)
     key = head[size : size + 1]
     return b"\xa0" <= key < b"\xc0" or key in (b"\xd9", b"\xda")
@@ -106,9 +107,8 @@ HEADER = re.compile(
 
 def matches_npz(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a zip archive whose first member is an array."""
-    with reworded(CheckpointError, f"load: cannot read {path}", OSError), open(path, "rb") as file:
-        head = file.read(30)
-        name = file.read(int.from_bytes(head[26:28], "little"))
+    head = head_of(path, 30 + 2**16)
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     return head.startswith(b"PK\3\4") and name.endswith(b".npy")
 
 

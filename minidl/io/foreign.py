@@ -24,6 +24,12 @@ def read_file(path: str | os.PathLike[str]) -> memoryview:
         return memoryview(Path(path).read_bytes())
 
 
+def head_of(path: str | os.PathLike[str], size: int = 64) -> bytes:
+    """The first bytes of a file; CheckpointError naming it when it cannot be read."""
+    with reworded(CheckpointError, f"load: cannot read {path}", OSError), open(path, "rb") as file:
+        return file.read(size)
+
+
 def need(package: str, path: str | os.PathLike[str]) -> None:
     """CheckpointError saying how to install an optional package that the file needs."""
     found, fix = importlib.util.find_spec(package), "pip install 'minidl[convert]'"

@@ -1,9 +1,9 @@
 """Reads an HDF5 file under limits: a script for a process of its own, which may crash.
 
 `python hdf5_child.py FILE BYTES SECONDS` writes to its output a line of JSON, {"arrays": [[name,
-whether bfloat16], …], "model_config": text or null}, and each array as NumPy's .npy, BYTES in all
-at most, computing for SECONDS at most. It exits with the reason as its last line of stderr when
-the file asks for more, is damaged, or leads to other files or plug-ins.
+whether bfloat16], …], "model_config": text or null, "layer_names": [name, …]}, and each array as
+NumPy's .npy, BYTES in all at most, computing for SECONDS at most. It exits with the reason as its
+last line of stderr when the file asks for more, is damaged, or leads to other files or plug-ins.
 """
 
 import json
@@ -38,8 +38,10 @@ def main(path: str, most: int, seconds: int) -> None:
             most -= checked_size(name, file[name])
             refuse(most < 0, "its arrays are far larger than the file")
         arrays = [[name, file[name].dtype.kind == "V"] for name in names]
-        head = json.dumps({"arrays": arrays, "model_config": config}, ensure_ascii=False)
-        sys.stdout.buffer.write(head.encode() + b"\n")
+        order = file.get("model_weights", file).attrs.get("layer_names", ())
+        layers = [n.decode() if isinstance(n, bytes) else str(n) for n in np.ravel(order).tolist()]
+        head = {"arrays": arrays, "model_config": config, "layer_names": layers}
+        sys.stdout.buffer.write(json.dumps(head, ensure_ascii=False).encode() + b"\n")
         for name in names:
             array = np.asarray(file[name][()])
             np.save(sys.stdout.buffer, array.view("<u2") if array.dtype.kind == "V" else array)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, SLACK, need, nest
+from minidl.io.foreign import DAMAGE, SLACK, head_of, need, nest
 from minidl.io.safetensors import _bfloat16, check
 
 CHILD = Path(__file__).with_name("hdf5_child.py")
@@ -20,9 +20,9 @@ SECONDS, SPEED = 5, 10**7  # for the child to compute, and bytes of a file that 
 WAIT = 12  # seconds by the clock for each of these
 
 
-def matches(head: bytes) -> bool:
+def matches(path: str | os.PathLike[str]) -> bool:
     """Whether a file's first bytes are those of HDF5."""
-    return head.startswith(b"\x89HDF\r\n\x1a\n")
+    return head_of(path).startswith(b"\x89HDF\r\n\x1a\n")
 
 
 def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -31,7 +31,8 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
     That is {layer: {…: {"kernel:0": array}}}, within "model_weights" (beside "optimizer_weights")
     for a whole model, and {"layers": {layer: {"vars": {"0": array}}}} in Keras 3's .weights.h5.
     "model_config", where the file has one, is its parsed JSON: it is never interpreted, and a file
-    whose Lambda layers bring code is refused. bfloat16 as load_safetensors gives it.
+    whose Lambda layers bring code is refused. "layer_names", where it has them, is the list of its
+    layers in the order of its model. bfloat16 as load_safetensors gives it.
 
     HDF5, a large C library, runs in a process of its own, within 2 GiB and a few seconds, without
     plug-ins (POSIX systems only). Raises CheckpointError naming the file: unreadable, damaged (the
@@ -51,10 +52,10 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
             array = np.lib.format.read_array(output, allow_pickle=False)
             flat[name] = _bfloat16(array) if bfloat16 else array
         nested = nest(path, flat)
-        if head["model_config"] is not None:
-            config = _parsed(path, head["model_config"])
-            check("model_config" not in nested, "load", f"{path}: model_config is a group too")
-            nested["model_config"] = config
+        config, order = _parsed(path, head["model_config"] or "null"), head["layer_names"]
+        for name, value in {"model_config": config, "layer_names": order}.items():
+            check(not value or name not in nested, "load", f"{path}: {name} is a group too")
+            nested |= {name: value} if value else {}
     return nested
 
 

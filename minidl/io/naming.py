@@ -6,7 +6,8 @@ model's: by a table where the network is known by its names (SqueezeNet of Keras
 of Google's .npz), else in order, each kind for itself (convolutions, dense layers, norms, …). The
 order is assumed to be the model's: two layers of one kind and shape that the model made the other
 way round would be exchanged. So it must be known: the file's own (Caffe, TensorFlow Lite), the
-numbers in names that differ in nothing else, or that of a Keras model's configuration.
+numbers in names that differ in nothing else, or that of a Keras model's configuration or of its
+file's list of layers.
 
 Layouts: kernels HWIO and OHWI become OIHW, of depthwise ones HWIM (I·M)1HW, dense (I, O) becomes
 (O, I), and where it is the next layer behind a convolution of C channels, and I a multiple of C,
@@ -35,6 +36,7 @@ from minidl.io.layers import (
     settings,
     tflite_layers,
 )
+from minidl.io.positions import resampled
 from minidl.io.safetensors import check
 from minidl.io.tflite import Operator
 
@@ -57,7 +59,19 @@ VIT = {  # names in Google's .npz, and torchvision's for them
 
 
 def state_for(kind: str, tree: Any, model: nn.Module, graph: Sequence[Operator]) -> State:
-    """A file's arrays by the model's names; what the model has no place for keeps the file's."""
+    """A file's arrays by the model's names; what the model has no place for keeps the file's.
+
+    Positions of a Vision Transformer are brought to the number of patches that the model has.
+    """
+    own = model.state_dict()
+    state = _renamed(kind, tree, model, graph)
+    for name in own.keys() & state.keys():
+        if name.endswith(("pos_embed", "pos_embedding")):
+            state[name] = resampled(state[name], own[name].shape)
+    return state
+
+
+def _renamed(kind: str, tree: Any, model: nn.Module, graph: Sequence[Operator]) -> State:
     own = model.state_dict().keys()
     flat = unwrapped(tree, own)
     if kind in ("PyTorch", "safetensors", "ONNX") or any("weight" in n for n in flat.keys() & own):
@@ -70,7 +84,9 @@ def state_for(kind: str, tree: Any, model: nn.Module, graph: Sequence[Operator])
     else:
         if "params" in tree:  # Flax: beside them the optimizer's state may be kept
             tree = {key: tree[key] for key in ("params", "batch_stats") if key in tree}
-        flat, (places, eps) = flatten(tree, "/"), settings(tree.get("model_config"))
+        order = tree.get("layer_names")
+        named = [{"name": name} for name in order] if isinstance(order, list) else []
+        flat, (places, eps) = flatten(tree, "/"), settings([tree.get("model_config"), named])
         if "Transformer/encoderblock_0/LayerNorm_0/scale" in flat:
             return _vision_transformer(flat)
         layers = keras_layers(flat, eps, 1e-3 if kind == "Keras" else 1e-5)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, SLACK, read_file, shaped
+from minidl.io.foreign import DAMAGE, SLACK, head_of, read_file, shaped
 from minidl.io.safetensors import _bfloat16, check
 
 TABLES = 2**16  # in one vector at most, and tensors in all
@@ -22,35 +22,23 @@ DTYPES = {  # enum TensorType
     0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 8: "<c8", 9: "i1",
     10: "<f8", 11: "<c16", 12: "<u8", 15: "<u4", 16: "<u2", 18: "bfloat16",
 }  # fmt: skip
-KINDS = {  # enum BuiltinOperator
-    0: "add", 1: "average_pool_2d", 2: "concatenation", 3: "conv_2d", 4: "depthwise_conv_2d",
-    6: "dequantize", 9: "fully_connected", 14: "logistic", 17: "max_pool_2d", 18: "mul",
-    19: "relu", 21: "relu6", 22: "reshape", 25: "softmax", 34: "pad", 40: "mean", 41: "sub",
-    43: "squeeze", 114: "quantize", 117: "hard_swish",
-}  # fmt: skip
-ACTIVATIONS = ("none", "relu", "relu_n1_to_1", "relu6", "tanh", "sign_bit")
-WINDOWS = (1, 2, 5)  # BuiltinOptions whose fields 0, 1, 2 are padding, stride_w, stride_h
-FUSED = {1: 3, 2: 4, 5: 5, 8: 0, 10: 1, 11: 0, 21: 0, 28: 0, 29: 0}  # the activation's field
+KINDS = {3: "conv_2d", 4: "depthwise_conv_2d", 6: "dequantize", 9: "fully_connected"}
 
 
 class Operator(NamedTuple):
-    """One operator of a graph: its kind, the names of its tensors, and its options.
+    """One operator of a graph: its kind ("operator N" if it is not of KINDS) and its tensors.
 
-    `inputs` and `outputs` are names as read_tflite's, "" for an input left out; `stride` is
-    (height, width); `padding` "same" or "valid", or "" without a window.
+    `inputs` and `outputs` are names as read_tflite's, "" for an input left out.
     """
 
     kind: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    stride: tuple[int, int]
-    padding: str
-    activation: str
 
 
-def matches(head: bytes) -> bool:
+def matches(path: str | os.PathLike[str]) -> bool:
     """Whether a file's first bytes are those of a TensorFlow Lite model."""
-    return head[4:8] == b"TFL3"
+    return head_of(path)[4:8] == b"TFL3"
 
 
 def read_tflite(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -208,13 +196,5 @@ def _operator(op: _Table, codes: list[int], names: list[str]) -> Operator:
     if max(map(len, ends)) > ENDS or min(map(min, filter(None, ends)), default=0) < -1:
         raise ValueError("an operator of impossible tensors")
     inputs, outputs = (tuple(names[i] if i >= 0 else "" for i in end) for end in ends)
-    code, kind = codes[op.number(0, "I")], op.number(3, "B")
-    options = op.table(4) if kind in FUSED else None
-    stride, padding, activation = (1, 1), "", "none"
-    if options is not None:
-        activation = ACTIVATIONS[options.number(FUSED[kind], "B")]
-        if kind in WINDOWS:
-            stride = options.number(2, "i"), options.number(1, "i")
-            padding = ("same", "valid")[options.number(0, "B")]
-    name = KINDS.get(code, f"operator {code}")
-    return Operator(name, inputs, outputs, stride, padding, activation)
+    code = codes[op.number(0, "I")]
+    return Operator(KINDS.get(code, f"operator {code}"), inputs, outputs)

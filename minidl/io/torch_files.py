@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
+from minidl.io.foreign import head_of
 from minidl.io.safetensors import _bfloat16
 from minidl.io.torch_objects import (
     DTYPES,
@@ -71,15 +72,13 @@ def is_torch(path: str | os.PathLike[str]) -> bool:
 
     Raises CheckpointError when it cannot be opened.
     """
-    with reworded(CheckpointError, f"is_torch: cannot read {path}", OSError):
-        with open(path, "rb") as file:
-            head = file.read(512)
-            read = _reader(head)
-            if read is not _read_zip or b"/data.pkl" in head:
-                return read is not None
-            with contextlib.suppress(*DAMAGE), zipfile.ZipFile(file) as archive:
-                return any(name.endswith("/data.pkl") for name in archive.namelist())
-            return False
+    head = head_of(path, 512)
+    read = _reader(head)
+    if read is not _read_zip or b"/data.pkl" in head:
+        return read is not None
+    with contextlib.suppress(*DAMAGE), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
+    return False
 
 
 def _reader(head: bytes) -> Callable[[BinaryIO, Budget], Any] | None:
@@ -221,9 +220,8 @@ def _tar_members(blob: bytes) -> dict[bytes, bytes]:
     while any(blob[start : start + 1]):
         head = blob[start : start + 512]
         name, size = head[:100].rstrip(b"\0"), head[124:136].strip(b" \0")
-        must(
-            re.fullmatch(b"[0-7]{1,11}", size) is not None, "a member of the tar has no size", name
-        )
+        octal = re.fullmatch(b"[0-7]{1,11}", size) is not None
+        must(octal, "a member of the tar has no size", name)
         start += 512
         stop = start + int(size, 8)
         must(stop <= len(blob), "it ends within a member of the tar", name)
@@ -283,9 +281,8 @@ class _Unpacking:
     `stored` gives the bytes of a whole storage by its key; `order` is their byte order, < or >.
     """
 
-    def __init__(
-        self, stored: Callable[[Any], Any], order: Literal["<", ">"], budget: Budget
-    ) -> None:
+    def __init__(self, stored: Callable[[Any], Any], order: Literal["<", ">"],
+                 budget: Budget) -> None:  # fmt: skip
         self.stored, self.order, self.budget = stored, order, budget
 
     def value(self, value: Any, place: tuple[Any, ...] = ()) -> Any:

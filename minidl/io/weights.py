@@ -9,6 +9,7 @@ import numpy as np
 from minidl.dtypes import is_real
 from minidl.errors import CheckpointError, DTypeError, MinidlError, require, reworded
 from minidl.io import caffe, flax, keras, onnx_files, tflite
+from minidl.io.foreign import head_of
 from minidl.io.naming import state_for
 from minidl.io.safetensors import check, load_safetensors
 from minidl.io.torch_files import is_torch, read_torch
@@ -18,37 +19,24 @@ from minidl.nn.module import IncompatibleKeys
 Path = str | os.PathLike[str]
 
 
-def _begins(matches: Callable[[bytes], bool]) -> Callable[[Path], bool]:
-    """Whether a file's first 64 bytes match."""
-
-    def check(path: Path) -> bool:
-        with open(path, "rb") as file:
-            return matches(file.read(64))
-
-    return check
-
-
 # Whether a file is of a kind, by its content, and its reader; those that could be mistaken last.
 READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Any]]] = {
     "PyTorch": (is_torch, read_torch),
     "NumPy": (flax.matches_npz, flax.read_npz),
-    "Keras": (_begins(keras.matches), keras.read_keras),
-    "TensorFlow Lite": (_begins(tflite.matches), tflite.read_tflite),
-    "safetensors": (_begins(lambda head: head[4:9] == b"\0\0\0\0{"), load_safetensors),
+    "Keras": (keras.matches, keras.read_keras),
+    "TensorFlow Lite": (tflite.matches, tflite.read_tflite),
+    "safetensors": (lambda path: head_of(path)[4:9] == b"\0\0\0\0{", load_safetensors),
     "ONNX": (onnx_files.matches, onnx_files.read_onnx),
     "Caffe": (caffe.matches, caffe.read_caffe),
-    "Flax": (_begins(flax.matches), flax.read_flax),
+    "Flax": (flax.matches, flax.read_flax),
 }
 
 
 def kind_of(path: Path) -> str:
     """Which of READERS a file is for, by its content. Raises CheckpointError: none, unreadable."""
-    with reworded(CheckpointError, f"load_weights: cannot read {path}", OSError):
-        with open(path, "rb") as file:
-            head = file.read(16)
-        kind = next((kind for kind, (matches, _) in READERS.items() if matches(path)), "")
+    kind = next((kind for kind, (matches, _) in READERS.items() if matches(path)), "")
     rule = f"{path} is of no kind that is read ({', '.join(READERS)})"
-    check(bool(kind), "load_weights", rule, begins=head)
+    check(bool(kind), "load_weights", rule, begins=head_of(path, 16))
     return kind
 
 
@@ -66,7 +54,8 @@ def load_weights(path: Path, model: Module | None = None, *, strict: bool = True
     nothing renamed; floats in `dtype` if one is given. With one: names and layouts are turned into
     PyTorch's (`minidl.io.naming` says how, and which order of layers is assumed), and the values
     are copied into the model, in the dtype that it has (float32 unless it was changed), or in
-    `dtype`, which the model is then brought to; the result is load_state_dict's.
+    `dtype`, which the model is then brought to; the result is load_state_dict's. Positions of a
+    Vision Transformer for another image size are scaled to the model's (`minidl.io.positions`).
 
     Nothing in a file is run. Raises one CheckpointError naming the file: unreadable, damaged, of no
     known kind, with layers whose order is unknown; or listing every missing, unexpected and

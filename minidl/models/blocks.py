@@ -164,9 +164,8 @@ def norm2d(kind: str, channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, affine=True) if kind == "instance" else nn.Identity()
 
 
-def relu_of(
-    norm: nn.Module, x: Tensor, more: Tensor | None = None, excite: nn.Module | None = None
-) -> Tensor:
+def relu_of(norm: nn.Module, x: Tensor, more: Tensor | None = None,
+            excite: nn.Module | None = None) -> Tensor:  # fmt: skip
     """relu(excite(norm(x)) + more); batch norm without excitation does it in one pass."""
     if isinstance(norm, nn.BatchNorm2d) and excite is None and not norm.has_hooks:
         return norm.relu(x, more)
@@ -244,9 +243,8 @@ class FeatureNet(Classifier):
 
     head_name = "classifier.1"
 
-    def __init__(
-        self, features: list[nn.Module], width: int, num_classes: int, dropout: float
-    ) -> None:
+    def __init__(self, features: list[nn.Module], width: int, num_classes: int,
+                 dropout: float) -> None:  # fmt: skip
         super().__init__()
         self.features = nn.Sequential(*features)
         self.avgpool = GlobalPool()

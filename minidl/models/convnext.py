@@ -40,9 +40,8 @@ class ConvNeXt(Classifier):
         for dim, depth in zip(dims, depths, strict=True):
             halve = [norm(inputs), nn.Conv2d(inputs, dim, 2, stride=2)] if inputs != dim else []
             blocks = nn.Sequential(*(ConvNeXtBlock(dim, layer_scale) for _ in range(depth)))
-            self.stages.append(
-                nn.Sequential({"downsample": nn.Sequential(*halve), "blocks": blocks})
-            )
+            stage = {"downsample": nn.Sequential(*halve), "blocks": blocks}
+            self.stages.append(nn.Sequential(stage))
             inputs = dim
         last = nn.LayerNorm(inputs, eps=1e-6), nn.Linear(inputs, num_classes)
         self.head = nn.Sequential({"global_pool": GlobalPool(), "norm": last[0], "fc": last[1]})

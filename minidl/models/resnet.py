@@ -105,9 +105,8 @@ class ResNet(Classifier):
     features = Classifier.embed
 
 
-def cifar_resnet(
-    depth: int = 20, num_classes: int = 10, *, width: int = 16, stem: str = "cifar", **options: Any
-) -> ResNet:
+def cifar_resnet(depth: int = 20, num_classes: int = 10, *, width: int = 16, stem: str = "cifar",
+                 **options: Any) -> ResNet:  # fmt: skip
     """The paper's network of 6n+2 layers for 32x32 images: 20, 56, 110 … (shortcuts: option B).
 
     options: those of ResNet.

@@ -89,9 +89,8 @@ class ShuffleNet(Classifier):
         self.fc = nn.Linear(channels[-1], num_classes)
 
 
-def shufflenet_v1(
-    num_classes: int = 1000, *, groups: int = 3, width_mult: float = 1.0
-) -> ShuffleNet:
+def shufflenet_v1(num_classes: int = 1000, *, groups: int = 3,
+                  width_mult: float = 1.0) -> ShuffleNet:  # fmt: skip
     """The paper's network for 1, 2, 3, 4 or 8 groups, named in V2's style."""
     require_one_of("shufflenet_v1", _V1, groups=groups)
     stages = [_V1[groups] * n for n in (1, 2, 4)]

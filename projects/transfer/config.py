@@ -10,6 +10,7 @@ from projects.settings import UsageError, check_limits
 Dataset = Literal["pets", "species", "flowers", "folder", "cifar10", "cifar100",
                   "shapes", "embedded"]  # fmt: skip
 Scale = Literal["tf", "imagenet", "raw", "own"]
+Schedule = Literal["constant", "cosine", "linear", "step"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Config:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    schedule: Schedule = "cosine"
+    backbone_schedule: Literal[Schedule, "same"] = "same"  # of the other sections' rates
     warmup: float = 0.0  # epochs of linear warm-up
     clip: float = 0.0  # bound on the norm of the gradient; 0: none
 
@@ -93,8 +95,9 @@ class Config:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS)
-        if self.views and (self.cutmix or self.mixup):
-            raise UsageError("cutmix and mixup need new views in every epoch: views=0")
+        if self.views and (self.cutmix or self.mixup or self.teacher):
+            rule = "cutmix, mixup and a teacher need the pictures themselves in every epoch"
+            raise UsageError(f"{rule}: views=0; got views={self.views}")
         if self.views > 2 and not (self.crop or self.erasing or self.policy != "none"):
             raise UsageError(f"views={self.views} need crop, erasing or a policy to differ by")
         extra = self.cutmix or self.mixup or self.teacher or self.draws

@@ -156,7 +156,7 @@ def read_flowers(root: str | None) -> tuple[ImageFiles, ImageFiles]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        fix = "pip install scipy, or sort the pictures into folders and use --dataset folder"
+        fix = "pip install 'minidl[flowers]', or sort them into folders and use --dataset folder"
         raise DataError(f"flowers: the lists of Flowers-102 are MATLAB files; {fix}") from error
     folder = Path(root or os.environ.get("MINIDL_DATA") or cache_dir()) / "flowers-102"
     with reworded(DataError, f"flowers: cannot read the lists in {folder}", OSError, ValueError):

@@ -23,11 +23,12 @@ from projects.settings import UsageError, clock, commit, from_json
 from projects.transfer.config import Config
 from projects.transfer.data import Images, batches, names_of, plain
 from projects.transfer.features import Prepared
-from projects.transfer.methods.embeddings import knn_accuracy, map2d
+from projects.transfer.methods.embeddings import knn_accuracy, lacking, maps2d
 from projects.transfer.methods.gradcam import gradcam
 from projects.transfer.methods.lora import merge_lora
 from projects.transfer.model import Tuning, make
 
+ARRAYS = ("cifar10", "cifar100", "shapes", "embedded")  # whose pictures have a size of their own
 NEIGHBOURS = 5
 SHOWN = 16  # test images under Grad-CAM
 MAPPED = 1000  # most test images on the map
@@ -55,10 +56,11 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     """Print the `top` most probable classes of every picture by the model of a run."""
     if top < 1:
         raise UsageError(f"--top must be at least 1; got {top}")
-    _, about, model = restored(folder)
-    side = about["size"]
+    cfg, about, model = restored(folder)
+    margin = 0 if cfg.dataset in ARRAYS else cfg.crop  # as around the pictures of its test
+    side = about["size"] + 2 * margin
     wanted = transforms.Compose([
-        transforms.Resize(side), transforms.CenterCrop(side),
+        transforms.Resize(side), transforms.CenterCrop(side), transforms.CenterCrop(about["size"]),
         transforms.Normalize(about["mean"], about["std"]),
     ])  # fmt: skip
     for file in files:
@@ -183,18 +185,22 @@ def add_embeddings(page: Report, images: Images, model: Classifier, prepared: Pr
                    for x, y in ((known, labels), (prepared.test, images.test.y)))  # fmt: skip
     hits = knn_accuracy(train, labels, test, images.test.y, min(NEIGHBOURS, len(labels)))
     some = np.linspace(0, len(test) - 1, min(MAPPED, len(test))).astype(int)
-    places, method = map2d(test[some], 0)
+    maps = maps2d(test[some], 0)
     note = f"What the head sees: the {NEIGHBOURS} nearest labelled training images name "
-    note += f"{100 * hits:.2f} % of the test images. The map is by {method}."
-    page.section("Embeddings", note)
+    note += f"{100 * hits:.2f} % of the test images. The map is by {' and by '.join(maps)}."
+    page.section("Embeddings", note + lacking())
+    for places in maps.values():
+        page.figure(mapped(places, images.test.y[some], images.classes))
+
+
+def mapped(places: np.ndarray, y: np.ndarray, classes: list[str]) -> Any:
+    """Points (N, 2), by their labels y (N,)."""
     figure, (axes,) = report.panels(1, 8, 6)
-    y = images.test.y[some]
-    for k, name in enumerate(images.classes):
-        at = places[y == k]
-        axes.scatter(*at.T, s=9, color=report.RUNS[k % len(report.RUNS)],
+    for k, name in enumerate(classes):
+        axes.scatter(*places[y == k].T, s=9, color=report.RUNS[k % len(report.RUNS)],
                      marker="os^Dv"[k // len(report.RUNS) % 5], label=name)  # fmt: skip
     axes.legend(frameon=False, fontsize=6, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    page.figure(figure)
+    return figure
 
 
 def embedded(model: Classifier, first: int, last: int, x: np.ndarray, y: np.ndarray,

@@ -21,12 +21,14 @@ BACKBONE |= {"flip": True, "crop": 3}
 # ImageNet's MobileNetV2 from TensorFlow Lite; a bare name is looked for in DATA/weights.
 MOBILE: Fields = {"model": "mobilenet_v2", "padding": "same", "scale": "tf", "flip": True}
 MOBILE |= {"weights": "mobilenet_v2_1.0_224_int8.tflite", "norm_statistics": False}
-HEAD: Fields = MOBILE | {"views": 2, "epochs": 30, "optimizer": "adamw", "weight_decay": 2.0}
+HEAD: Fields = MOBILE | {"crop": 8, "views": 4, "epochs": 30, "balance": "weighted"}
+HEAD |= {"optimizer": "adamw", "weight_decay": 2.0}
 TUNED: Fields = MOBILE | {"strategy": "full", "epochs": 12, "crop": 8, "backbone": 0.2}
 TUNED |= {"smoothing": 0.1, "optimizer": "adamw", "weight_decay": 0.05, "warmup": 1.0}
-LAST: Fields = TUNED | {"strategy": "last", "last": 3, "views": 6, "epochs": 20}
-EQUAL: Fields = {"cap": 30}  # three breeds have far more images than the others; so `align` is fair
-FEW: Fields = HEAD | EQUAL | {"draws": 1000, "crop": 8, "views": 4, "epochs": 20}
+TUNED |= {"balance": "weighted"}  # three breeds have far more training images than the others
+LAST: Fields = TUNED | {"strategy": "last", "last": 3, "views": 6}
+EQUAL: Fields = {"cap": 30, "balance": "none"}  # of a breed; so `align` is fair
+FEW: Fields = HEAD | EQUAL | {"draws": 1000, "epochs": 20}
 
 
 def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
@@ -44,21 +46,24 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "backbone-cifar": _of("the same network on CIFAR-10", BACKBONE, dataset="cifar10", epochs=30),
     "course": _of("the course's full project: e-full, on all images", TUNED, size=224, epochs=30),
     # The E level: what is tuned.
-    "e-species": _of("dog vs cat, head only", HEAD, dataset="species"),
-    "e-species-224": _of("the same at 224 pixels", HEAD, dataset="species", size=224),
-    "e-breeds-head": _of("37 breeds, head only, classes weighted", HEAD, balance="weighted"),
-    "e-breeds-head-224": _of("the same at 224 pixels", HEAD, balance="weighted", size=224),
+    "e-species": _of("dog vs cat, head only", HEAD, dataset="species", balance="none"),
+    "e-species-224": _of("dog vs cat, head only, 224 pixels", HEAD, dataset="species",
+                         balance="none", size=224),
+    "e-breeds-head": _of("37 breeds, head only", HEAD),
+    "e-breeds-head-224": _of("37 breeds, head only, 224 pixels", HEAD, size=224),
     "e-gradual": _of("one more section after each epoch", TUNED, strategy="gradual", last=0,
                      epochs=20),
     "e-full": _of("all sections at once", TUNED),
-    "e-full-224": _of("the last 8 sections at 224 pixels", LAST, last=8, views=4, size=224),
+    "e-breeds-last4-224": _of("the last 4 sections at 224 pixels", LAST, last=4, views=4, size=224),
     # The E level: learning rates, schedules, augmentation, L2.
     "e-one-rate": _of("the last sections at the head's rate", LAST, backbone=1.0),
     "e-decay": _of("a rate of 0.7 of the next section's", LAST, backbone=1.0, decay=0.7),
     "e-constant": _of("a constant learning rate", LAST, schedule="constant", warmup=0.0),
     "e-step": _of("a learning rate by steps", LAST, schedule="step"),
+    "e-two-schedules": _of("the head's rate constant, the others' a cosine", LAST,
+                           schedule="constant", backbone_schedule="cosine"),
     "e-nesterov": _of("Nesterov's gradient", LAST, optimizer="sgd", lr=0.02, weight_decay=1e-4),
-    "e-no-augment": _of("the pictures as they are", LAST, flip=False, crop=0, views=1),
+    "e-no-augment": _of("the pictures as they are", LAST, flip=False, views=1),
     "e-no-decay": _of("without weight decay", LAST, weight_decay=0.0),
     # The E level: batch norms, which came folded.
     "e-norm-frozen": _of("norms neither tuned nor updated", LAST, norm_affine=False),
@@ -70,12 +75,12 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     # The C level: mixing and erasing; new pictures in every epoch.
     "c-erasing": _of("random erasing", LAST, erasing=0.5),
     "c-policy": _of("RandAugment", LAST, policy="randaugment"),
-    "c-cutmix": _of("CutMix", LAST, views=0, cutmix=1.0, epochs=12),
-    "c-mixup": _of("MixUp", LAST, views=0, mixup=0.2, epochs=12),
+    "c-cutmix": _of("CutMix", LAST, views=0, cutmix=1.0),
+    "c-mixup": _of("MixUp", LAST, views=0, mixup=0.2),
     # The A level.
     "a-masked": _of("masked finetuning, 5 % of the entries", TUNED, strategy="masked",
                     sparsity=0.95),
-    "a-prune": _of("half of the weights pruned after training", LAST, prune=0.5),
+    "a-prune": _of("a fifth of the weights pruned after training", LAST, prune=0.2),
     "a-quantize": _of("int8 after training", LAST, quantize=True),
     "a-student": _of("half the width on shapes, to be compared", SCRATCH, width=4),
     "a-distill": _of("the same, told by a run: --set teacher=DIR", SCRATCH, width=4),

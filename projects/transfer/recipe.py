@@ -12,7 +12,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.optim import lr_scheduler as schedules
-from projects.transfer.config import Config
+from projects.transfer.config import Config, Schedule
 from projects.transfer.methods.distil import distillation_loss
 from projects.transfer.methods.semi import fixmatch_loss, pseudo_label_loss, ramp
 from projects.transfer.model import Tuning
@@ -75,21 +75,28 @@ def make_optimizer(cfg: Config, tuning: Tuning) -> optim.Optimizer:
     return {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer](groups, lr=cfg.lr)
 
 
-def make_schedule(cfg: Config, optimizer: optim.Optimizer, steps: int) -> schedules.LambdaLR:
-    """The learning rate of every update, `steps` of them an epoch."""
-    return schedules.LambdaLR(optimizer, lambda step: share(cfg, step / steps))
+def make_schedule(cfg: Config, tuning: Tuning, optimizer: optim.Optimizer,
+                  steps: int) -> schedules.LambdaLR:  # fmt: skip
+    """The learning rate of every update, `steps` of them an epoch: the head's and the others'."""
+    head = {id(p) for p in tuning.model.parameters_of(tuning.sections[tuning.head]).values()}
+    other = cfg.schedule if cfg.backbone_schedule == "same" else cfg.backbone_schedule
+    kinds = [cfg.schedule if id(group["params"][0]) in head else other
+             for group in optimizer.param_groups]  # fmt: skip
+    return schedules.LambdaLR(
+        optimizer, [lambda step, kind=kind: share(cfg, step / steps, kind) for kind in kinds]
+    )
 
 
-def share(cfg: Config, epoch: float) -> float:
-    """The share of its rate that each group has `epoch` epochs (a fraction) into the run."""
+def share(cfg: Config, epoch: float, kind: Schedule) -> float:
+    """The share of its rate that a group has `epoch` epochs (a fraction) into the run."""
     warm = min(cfg.warmup, cfg.epochs / 2)
     if epoch < warm:
         return max(epoch / warm, 1e-3)
     done = min((epoch - warm) / (cfg.epochs - warm), 1.0)
-    if cfg.schedule == "cosine":
+    if kind == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * done))
-    if cfg.schedule == "linear":
+    if kind == "linear":
         return 1.0 - done
-    if cfg.schedule == "step":  # a tenth after a half and after three quarters
+    if kind == "step":  # a tenth after a half and after three quarters
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
     return 1.0

@@ -1,67 +1,58 @@
-"""RESULTS.md from committed runs: `python -m projects.transfer.results FOLDER…`.
+"""RESULTS.md from committed tables: `python -m projects.transfer.results`.
 
-Each folder holds config.json, metrics.jsonl and result.json of one run. The table, the commands
-and the curves (results.svg) are written beside this file, with what results/notes.md says of them.
+results/NAME.json is the table.json that `table NAME` wrote: every result of its runs, whole. A
+section, a picture (results/NAME.svg) and a command for each are written beside this file, after
+what results/notes.md says of them.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import Any
 
-from minidl.train import RunDir, report
-from projects.results import row, write
+from minidl.io import write_bytes
+from minidl.train import report
+from projects.results import row
+from projects.transfer.tables import HEAD, TABLES, drawn, lines
 
 HERE = Path(__file__).resolve().parent
-HEAD = """# Results of projects/transfer
+OPENING = """# Results of projects/transfer
 
-Single runs, one seed each unless a note says otherwise. Held-out: a tenth of each class's training
-images, never trained on. All accuracies are those of the final epoch; nothing was selected on them.
-Preparing: decoding aside, statistics and features of the frozen beginning. Made by
-`python -m projects.transfer.results`.
+Accuracies in percent at the final epoch; ± is the standard deviation over seeds. Held-out: a tenth
+of each class's training images, never trained on. Preparing: decoding aside, the features of the
+frozen beginning, or what an earlier run of the table left of them. Made by
+`python -m projects.transfer.results` from the files in results/.
 
 """
-COLUMNS = (
-    "preset", "data", "seed", "labelled", "epochs", "held-out %", "test % (images)", "macro F1 %",
-    "tuned", "training", "preparing", "device", "commit",
-)  # fmt: skip
 
 
-def line(run: RunDir) -> str:
-    """One row of the table."""
-    r = run.read_json("result.json")
-    smaller = "".join(
-        f"; {name} {100 * r[name]['accuracy']:.2f}" for name in ("pruned", "quantized") if name in r
-    )
-    return row(
-        r["preset"],
-        r["dataset"],
-        r["seed"],
-        f"{r['labelled_images']:,} of {r['training_images']:,}",
-        r["epochs"],
-        f"{100 * r['heldout_accuracy']:.2f}",
-        f"{100 * r['test_accuracy']:.2f} ({r['test_images']:,}){smaller}",
-        f"{100 * r['macro_f1']:.2f}",
-        f"{r['tuned_parameters']:,}",
-        f"{r['seconds'] / 60:.1f} min",
-        f"{r['preparation_seconds'] / 60:.1f} min",
-        r["device"],
-        (r["commit"] or "-")[:10],
-    )
+def section(about: dict[str, Any]) -> str:
+    """The title, command, table and picture of one table."""
+    found, name = about["results"], about["table"]
+    places = {f"{r['device']}, commit {(r['commit'] or '-')[:10]}" for r in found}
+    text = f"## {about['title']}\n\n`{about['command']} --out runs/{name}` ({'; '.join(places)}; "
+    text += f"{found[0]['test_images']:,} test images)\n\n"
+    text += row(*HEAD) + row(*["---"] * len(HEAD))
+    text += "".join(row(*cells) for cells in lines(found))
+    return f"{text}\n![Test accuracy of every run](results/{name}.svg)\n\n"
 
 
-def write_results(folders: Sequence[str], out: Path = HERE) -> None:
-    """Write RESULTS.md and results.svg into `out`."""
+def write_results(out: Path = HERE) -> None:
+    """Write RESULTS.md and the pictures, from out/results/*.json."""
+    import matplotlib as mpl
 
-    def draw(runs: list[RunDir]) -> Any:
-        return report.curves({run.path.name: run.rows() for run in runs})
-
-    write(folders, out, HERE, HEAD, COLUMNS, line, draw)
+    files = [out / "results" / f"{name}.json" for name in TABLES]
+    tables = [json.loads(path.read_text()) for path in files if path.exists()]
+    notes = out / "results" / "notes.md"
+    text = OPENING + (f"{notes.read_text()}\n" if notes.exists() else "")
+    text += "".join(map(section, tables))
+    for about in tables:
+        with mpl.rc_context(report.TEXT):
+            path = out / "results" / f"{about['table']}.svg"
+            drawn(about).savefig(path, metadata={"Date": None})
+    write_bytes(out / "RESULTS.md", [text.rstrip("\n").encode() + b"\n"])
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    write_results(sys.argv[1:])
+    write_results()

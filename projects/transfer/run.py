@@ -105,7 +105,7 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
     if cfg.balance == "weighted":
         factors = class_weights(images.train.y[images.labelled], len(images.classes))
     forward = forward_for(cfg, tuning, prepared.cut, lambda: trainer.epoch, factors, teacher)
-    schedule = make_schedule(cfg, optimizer, len(loader))
+    schedule = make_schedule(cfg, tuning, optimizer, len(loader))
     if cfg.strategy == "masked":
         optimizer = MaskedUpdate(optimizer, model, masks_of(cfg, tuning, prepared))
     about = {"classes": images.classes, "size": images.size}

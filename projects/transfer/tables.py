@@ -38,15 +38,19 @@ class Table:
 
 SHARES = ("100", "50", "10", "one")
 TABLES = {
+    "embedded": Table("Embedded data", ("quick-scratch", "quick-head", "quick"), 3),
     "species": Table("Dog or cat", ("e-species", "e-species-224")),
     "sizes": Table("Input size, head only", ("e-size-64", "e-size-96", "e-breeds-head",
                                              "e-size-160", "e-size-192", "e-breeds-head-224")),
     "strategies": Table("What is tuned", (
         "e-breeds-head", *(f"e-breeds-last{n}" for n in (1, 2, 3, 4, 6, 8, 12)), "e-gradual",
-        "e-full", "c-norms", "a-masked")),
+        "e-full")),
+    "parts": Table("Parts of all sections", ("e-full", "c-norms", "a-masked")),
     "rates": Table("Learning rates, schedules, augmentation, decay", (
-        "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step", "e-nesterov",
-        "e-no-augment", "e-no-decay", "c-erasing", "c-policy", "c-cutmix", "c-mixup")),
+        "e-breeds-last3", "e-one-rate", "e-decay", "e-constant", "e-step",
+        "e-two-schedules", "e-nesterov", "e-no-augment", "e-no-decay")),
+    "mixing": Table("Erasing and mixing", ("e-breeds-last3", "c-erasing", "c-policy", "c-cutmix",
+                                           "c-mixup")),
     "norms": Table("Batch norms", ("e-breeds-last3", "e-norm-frozen", "e-norm-affine",
                                    "e-norm-statistics", "e-norm-both")),
     "imbalance": Table("A fifth of each cat breed", (
@@ -57,7 +61,7 @@ TABLES = {
         "e-breeds-last3", "a-lora-1", "a-lora-4", "a-lora-16", "a-labels-10-last3",
         "a-labels-10-lora")),
     "smaller": Table("Pruned, and in int8", ("a-prune", "a-quantize")),
-    "finetuned": Table("All of it: 224 pixels", ("e-breeds-head-224", "e-full-224")),
+    "finetuned": Table("At 224 pixels", ("e-breeds-head-224", "e-breeds-last4-224")),
 }  # fmt: skip
 
 
@@ -92,7 +96,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
             cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed | {"seed": seed})
             results.append(run_once(main, cfg, root / f"{name}-{seed}", command, stop))
     about = {"table": args.name, "title": chosen.title, "command": command, "results": results}
-    write_bytes(root / "table.json", [json.dumps(about, indent=1).encode()])
+    write_bytes(root / "table.json", [in_lines(about).encode()])
     page = Report(chosen.title, f"{len(results)} runs; all at their final epoch")
     page.figure(drawn(about))
     page.table(lines(results), HEAD)
@@ -101,6 +105,16 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
         print("  ".join(f"{cell!s:<12}" for cell in line).rstrip())
     print(f"table: {root / 'table.html'}")
     return 0
+
+
+def in_lines(about: dict[str, Any]) -> str:
+    """JSON with a line for each result and five digits after the point, for version control."""
+
+    def line(values: dict[str, Any]) -> str:
+        return json.dumps(json.loads(json.dumps(values), parse_float=lambda s: round(float(s), 5)))
+
+    head = json.dumps(about | {"results": []}).removesuffix("]}")
+    return head + "\n" + ",\n".join(map(line, about["results"])) + "\n]}\n"
 
 
 def grouped(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """What embeddings hold: the accuracy of nearest neighbours, and a map of them on paper."""
 
+import warnings
 from importlib.util import find_spec
 
 import numpy as np
@@ -48,24 +49,51 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.where(length > 0, length, 1)
 
 
-def map2d(x: np.ndarray, seed: int = 0) -> tuple[np.ndarray, str]:
-    """Embeddings x (N, D) as points (N, 2), and the method's name.
+def maps2d(x: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """Embeddings x (N, D) as points (N, 2), by each method that is at hand: its name -> points.
 
-    t-SNE (van der Maaten and Hinton 2008) by scikit-learn where it is installed, else the two first
-    principal components, each pointing to where its largest loading is positive.
-    Raises ShapeError: x is not (N, D) with N and D at least 2.
+    "t-SNE" (van der Maaten and Hinton 2008) by scikit-learn where it is installed, else "PCA", the
+    two first principal components, each pointing to where its largest loading is positive; and
+    "UMAP" (McInnes et al. 2018, arXiv 1802.03426) of 4 points or more by umap-learn where that is
+    installed: its first use compiles for a minute. Raises ShapeError: x is not (N, D) with N and D
+    at least 2.
     """
     ok = x.ndim == 2 and min(x.shape) >= 2
-    require(ok, "map2d", "x must be (N, D), both at least 2", x=x)
-    if find_spec("sklearn"):
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits  # comes with scikit-learn
+    require(ok, "maps2d", "x must be (N, D), both at least 2", x=x)
+    maps = {"t-SNE": _t_sne(x, seed)} if find_spec("sklearn") else {"PCA": _principal(x)}
+    if find_spec("umap") and len(x) >= 4:
+        maps["UMAP"] = _umap(x, seed)
+    return maps
 
-        perplexity = min(30.0, (len(x) - 1) / 3)
-        method = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-        with threadpool_limits(1):  # its threads spin, and here there are others
-            return method.fit_transform(x.astype(np.float32)), "t-SNE"
+
+def _t_sne(x: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    method = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    with threadpool_limits(1):  # its threads spin, and here there are others
+        return method.fit_transform(x.astype(np.float32))
+
+
+def _principal(x: np.ndarray) -> np.ndarray:
     centred = x.astype(np.float64) - x.mean(0, dtype=np.float64)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:2]
     signs = np.sign(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1))
-    return centred @ (axes * signs).T, "PCA"
+    return centred @ (axes * signs).T
+
+
+def _umap(x: np.ndarray, seed: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # of its part that needs TensorFlow
+        from umap import UMAP
+    near = min(15, len(x) - 1)  # its default, where there are so many
+    method = UMAP(n_neighbors=near, init="pca", random_state=seed, n_jobs=1)
+    return method.fit_transform(x.astype(np.float32))
+
+
+def lacking() -> str:
+    """How to get the maps that no package makes here; nothing where all are made."""
+    packages = {"t-SNE": ("sklearn", "'minidl[report]'"), "UMAP": ("umap", "umap-learn")}
+    return "".join(f" For {name}: pip install {fix}." for name, (package, fix) in packages.items()
+                   if not find_spec(package))  # fmt: skip

@@ -1,7 +1,5 @@
 """Which sections of a network are tuned when, and how fast (ULMFiT, arXiv 1801.06146)."""
 
-from typing import Any
-
 from minidl.errors import require
 from minidl.models import Classifier
 
@@ -41,16 +39,3 @@ def layer_rates(lr: float, sections: int, *, factor: float = FACTOR) -> list[flo
     rule = "there must be a section, and factor must be positive"
     require(sections >= 1 and factor > 0, "layer_rates", rule, sections=sections, factor=factor)
     return [lr / factor ** (sections - 1 - i) for i in range(sections)]
-
-
-def rate_groups(model: Classifier, rates: list[float]) -> list[dict[str, Any]]:
-    """An optimizer's groups, {"params", "lr"} for each section that has parameters, in order.
-
-    Frozen parameters are among them and are skipped by optimizers until they get gradients, so a
-    schedule of unfreezing needs no other groups. Raises ShapeError: not a rate a section.
-    """
-    sections = model.sections()
-    fits, rule = len(rates) == len(sections), "there must be a rate for each section"
-    require(fits, "rate_groups", rule, rates=len(rates), sections=len(sections))
-    each = [list(model.parameters_of(section).values()) for section in sections]
-    return [{"params": p, "lr": lr} for p, lr in zip(each, rates, strict=True) if p]
