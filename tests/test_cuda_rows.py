@@ -81,11 +81,13 @@ def test_layer_norm(dtype, n, monkeypatch):
     agree("layer_norm_grad", dtype, g, x, w, *statistics, n, True)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16])
-def test_norms_by_columns(dtype):
-    """More columns than a block has, the last block's not all there; rows of several pieces."""
-    rng = np.random.default_rng(2)
-    shape, groups = (2, 132 if dtype == np.float32 else 264, 7, 11), 3
+@pytest.mark.parametrize("dtype, shape", [
+    (np.float32, (2, 132, 7, 11)), (np.float32, (3, 128, 3)), (np.float32, (16, 1, 32, 34)),
+    (BFLOAT16, (2, 264, 7, 11)),
+])  # fmt: skip
+def test_norms_by_columns(dtype, shape):
+    """Of one block and more, the last not full; rows of many pieces; one channel in all columns."""
+    rng, groups = np.random.default_rng(2), 1 if shape[1] % 3 else 3
     x, g, more = 2 + rng.standard_normal((3, *shape))
     w, b = rng.uniform(0.5, 2, (2, shape[1]))
     _, *statistics = agree("group_norm", dtype, x, w, b, groups, 1e-5)
