@@ -132,6 +132,17 @@ def test_packs_of_rows(dtype, columns, taken, rank, packs, monkeypatch):
         assert seen[0] == (2 if other[-1] is one or other[0] is one else rank, width)
 
 
+@pytest.mark.parametrize("columns", [16, 14])
+def test_rows_written_in_packs(columns):
+    """What lies beside the rows of a view stays as it was, be they whole packs or not."""
+    rng = np.random.default_rng(12)
+    x, y = rng.standard_normal((2, 6, 32)).astype(np.float32)
+    moved = there(y)
+    plans.write(plans.IDENTITY, [there(x)[:, :columns]], moved[:, :columns])
+    y[:, :columns] = x[:, :columns]
+    np.testing.assert_array_equal(cuda.to_host(moved), y)
+
+
 def test_places_of_many_elements():
     """Threads' numbers are divided in 32 bits as long as those suffice."""
     program = plans.IDENTITY
