@@ -19,7 +19,7 @@ from projects.transfer.config import Config
 from projects.transfer.data import choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.look import restored
-from projects.transfer.model import BACKBONE, Tuning, build
+from projects.transfer.model import Tuning, build
 from projects.transfer.presets import PRESETS
 from projects.transfer.results import write_results
 from projects.transfer.tables import TABLES, lines
@@ -126,9 +126,7 @@ def test_table_trains_reads_and_writes(pictures, tmp_path, capsys):
     (tmp_path / "results").mkdir()
     (tmp_path / "results/smaller.json").write_bytes(saved)
     write_results(tmp_path)
-    text = (tmp_path / "RESULTS.md").read_text()
-    assert "| a-prune |" in text and "results/smaller.svg" in text
-    assert (tmp_path / "results/smaller.svg").exists()
+    assert "| a-prune |" in (tmp_path / "RESULTS.md").read_text()
 
 
 @pytest.mark.parametrize(("args", "said"), [
@@ -227,7 +225,6 @@ def test_forgetting(finished, pictures, capsys):
     assert "with a new head" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not BACKBONE.exists(), reason="the own backbone is not made yet")
 def test_the_own_backbone_knows_shapes_it_never_saw(tmp_path):
     """50 labels, head only: from scratch this is a fifth."""
     assert cli(["--preset", "quick-head", "--epochs", "6", "--out", str(tmp_path / "run")]) == 0

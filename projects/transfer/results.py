@@ -1,8 +1,7 @@
 """RESULTS.md from committed tables: `python -m projects.transfer.results`.
 
-results/NAME.json is the table.json that `table NAME` wrote: every result of its runs, whole. A
-section, a picture (results/NAME.svg) and a command for each are written beside this file, after
-what results/notes.md says of them.
+results/NAME.json is the table.json that `table NAME` wrote: every result of its runs, whole. Each
+gets a section, after what results/notes.md says of all of them.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from minidl.io import write_bytes
-from minidl.train import report
 from projects.results import row
-from projects.transfer.tables import HEAD, TABLES, drawn, lines
+from projects.transfer.tables import HEAD, TABLES, lines
 
 HERE = Path(__file__).resolve().parent
 OPENING = """# Results of projects/transfer
@@ -28,29 +26,21 @@ frozen beginning, or what an earlier run of the table left of them. Made by
 
 
 def section(about: dict[str, Any]) -> str:
-    """The title, command, table and picture of one table."""
+    """The title, command and lines of one table."""
     found, name = about["results"], about["table"]
     places = {f"{r['device']}, commit {(r['commit'] or '-')[:10]}" for r in found}
     text = f"## {about['title']}\n\n`{about['command']} --out runs/{name}` ({'; '.join(places)}; "
     text += f"{found[0]['test_images']:,} test images)\n\n"
     text += row(*HEAD) + row(*["---"] * len(HEAD))
-    text += "".join(row(*cells) for cells in lines(found))
-    return f"{text}\n![Test accuracy of every run](results/{name}.svg)\n\n"
+    return text + "".join(row(*cells) for cells in lines(found)) + "\n"
 
 
 def write_results(out: Path = HERE) -> None:
-    """Write RESULTS.md and the pictures, from out/results/*.json."""
-    import matplotlib as mpl
-
-    files = [out / "results" / f"{name}.json" for name in TABLES]
-    tables = [json.loads(path.read_text()) for path in files if path.exists()]
+    """Write RESULTS.md from out/results."""
     notes = out / "results" / "notes.md"
     text = OPENING + (f"{notes.read_text()}\n" if notes.exists() else "")
-    text += "".join(map(section, tables))
-    for about in tables:
-        with mpl.rc_context(report.TEXT):
-            path = out / "results" / f"{about['table']}.svg"
-            drawn(about).savefig(path, metadata={"Date": None})
+    files = [out / "results" / f"{name}.json" for name in TABLES]
+    text += "".join(section(json.loads(path.read_text())) for path in files if path.exists())
     write_bytes(out / "RESULTS.md", [text.rstrip("\n").encode() + b"\n"])
 
 

@@ -53,6 +53,20 @@ __device__ void walk(long long n, Take take, Rows&... rows) {
     }
 }
 
+// y[j] = value(k) for every element j of a row of y that this thread has: v[k] of each other row.
+template <typename C, typename T, typename Value, typename... Rows>
+__device__ void write_row(T* y, long long n, Value value, Rows&... rows) {
+    walk<C>(
+        n,
+        [&](int k, long long j) {
+            Pack<T, C::WIDE> out;
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) out.v[e] = static_cast<T>(value(k + e));
+            store_pack(y + j, out);
+        },
+        rows...);
+}
+
 // The value of all threads of the team joined, in every one of them.
 template <typename Join, typename C, typename A>
 __device__ A join_team(A value) {

@@ -55,17 +55,7 @@ __global__ void __launch_bounds__(256, 2)
     Row<T, C> row(x + r * n, n);
     const Exps<T, C> exps(row, n);
     const A scale = A(1) / exps.sum;
-    walk<C>(
-        n,
-        [&](int k, long long j) {
-            Pack<T, C::WIDE> out;
-#pragma unroll
-            for (int e = 0; e < C::WIDE; e++) {
-                out.v[e] = static_cast<T>(exp_of<T>(row.v[k + e] - exps.top) * scale);
-            }
-            store_pack(y + r * n + j, out);
-        },
-        row);
+    write_row<C>(y + r * n, n, [&](int k) { return exp_of<T>(row.v[k] - exps.top) * scale; }, row);
 }
 
 // dx = y (g - sum(g y))
@@ -86,17 +76,7 @@ __global__ void __launch_bounds__(256, 2)
         },
         given, kept);
     sum = join_team<Add, C>(sum);
-    walk<C>(
-        n,
-        [&](int k, long long j) {
-            Pack<T, C::WIDE> out;
-#pragma unroll
-            for (int e = 0; e < C::WIDE; e++) {
-                out.v[e] = static_cast<T>(kept.v[k + e] * (given.v[k + e] - sum));
-            }
-            store_pack(dx + r * n + j, out);
-        },
-        given, kept);
+    write_row<C>(dx + r * n, n, [&](int k) { return kept.v[k] * (given.v[k] - sum); }, given, kept);
 }
 
 // y = x - max - log(sum(exp(x - max)))
@@ -109,17 +89,7 @@ __global__ void __launch_bounds__(256, 2)
     Row<T, C> row(x + r * n, n);
     const Exps<T, C> exps(row, n);
     const A level = log(exps.sum);
-    walk<C>(
-        n,
-        [&](int k, long long j) {
-            Pack<T, C::WIDE> out;
-#pragma unroll
-            for (int e = 0; e < C::WIDE; e++) {
-                out.v[e] = static_cast<T>(row.v[k + e] - exps.top - level);
-            }
-            store_pack(y + r * n + j, out);
-        },
-        row);
+    write_row<C>(y + r * n, n, [&](int k) { return row.v[k] - exps.top - level; }, row);
 }
 
 // dx = g - exp(y) sum(g)
@@ -140,17 +110,8 @@ __global__ void __launch_bounds__(256, 2)
         },
         given);
     sum = join_team<Add, C>(sum);
-    walk<C>(
-        n,
-        [&](int k, long long j) {
-            Pack<T, C::WIDE> out;
-#pragma unroll
-            for (int e = 0; e < C::WIDE; e++) {
-                out.v[e] = static_cast<T>(given.v[k + e] - exp_of<T>(kept.v[k + e]) * sum);
-            }
-            store_pack(dx + r * n + j, out);
-        },
-        given, kept);
+    write_row<C>(
+        dx + r * n, n, [&](int k) { return given.v[k] - exp_of<T>(kept.v[k]) * sum; }, given, kept);
 }
 
 // A label outside [0, n) counts as one that is ignored: embedding.cu's check finds it.
