@@ -130,6 +130,7 @@ WRAPS = {
     "twice": lambda s: {"net": {"model_state_dict": s}, "best": 0.5},
     "DataParallel": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
     "compiled": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+    "flat": lambda s: {f"model.{k}": v for k, v in s.items()} | {"optimizer.state.0": normal(2)},
     "Lightning": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
 }
 

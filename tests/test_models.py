@@ -13,6 +13,7 @@ from minidl.models import (
     ConvMixer,
     ViT,
     cifar_resnet,
+    cifar_vit,
     resnet18,
     resnet34,
     resnet50,
@@ -34,6 +35,7 @@ COUNTS = [
     (lambda: resnet18(10, stem="cifar"), 11173962),
     (ConvMixer, 594186),
     (ViT, 4028170),
+    (cifar_vit, 4028170),
     (lambda: GPT(65), 10770816),
 ]
 

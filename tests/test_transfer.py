@@ -351,7 +351,7 @@ def test_the_ladder_is_complete():
     e-full e-decay e-step e-no-augment e-norm-affine e-norm-statistics c-norms c-erasing c-cutmix
     c-mixup e-balanced e-imbalance-plain e-imbalance-weighted e-imbalance-oversample a-labels-100
     a-labels-50 a-labels-10 a-labels-one a-labels-10-pseudo a-labels-10-fixmatch a-lora-4 a-masked
-    a-distill a-prune a-quantize e-size-96
+    a-distill a-prune a-sparse a-quantize a-vit a-vit-lora e-size-96
     """.split()
     assert set(wanted) <= set(PRESETS)
 

@@ -10,6 +10,7 @@ from transferring import NAMES, TINY, batch_of, write_folder, write_pets
 
 import minidl as ml
 from minidl import models
+from minidl.errors import CheckpointError
 from minidl.io import load, load_safetensors
 from minidl.train import RunDir
 from projects.settings import UsageError
@@ -19,6 +20,7 @@ from projects.transfer.config import Config
 from projects.transfer.data import choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.look import restored
+from projects.transfer.methods.pruning import prune
 from projects.transfer.model import Tuning, build
 from projects.transfer.presets import PRESETS
 from projects.transfer.results import write_results
@@ -97,6 +99,38 @@ def test_a_run_that_was_stopped_ends_the_same(pictures, finished, tmp_path, monk
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_weights_of_a_run(finished, images, tmp_path):
+    """Its folder or its checkpoint; what lies beside the model in that is left out."""
+    cfg, _, model = restored(finished)
+    for weights in (finished, finished / "checkpoint.safetensors"):
+        built = build(dataclasses.replace(cfg, weights=str(weights)), 5, 16).state_dict()
+        same = {k for k, v in model.state_dict().items()
+                if v.shape == built[k].shape and (v.numpy() == built[k].numpy()).all()}  # fmt: skip
+        assert model.state_dict().keys() - same == {"fc.weight", "fc.bias"}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty/checkpoint.safetensors"):
+        build(dataclasses.replace(cfg, weights=str(tmp_path / "empty")), 3, 16)
+
+
+@pytest.mark.parametrize("strategy", ["last", "full"])
+def test_pruned_before_training(pictures, tmp_path, strategy):
+    """The zeros stay through all of it, those of tuned sections too; the head has none."""
+    folder = tmp_path / "run"
+    args = arguments(pictures, folder, "sparse=0.6", "weight_decay=0.1")
+    assert cli([*args, "--strategy", strategy]) == 0
+    cfg, _, model = restored(folder)
+    ml.manual_seed(cfg.seed)
+    fresh, trained = build(cfg, 3, 16), dict(model.named_parameters())
+    prune(fresh, 0.6, keep=["fc"])
+    for name, p in fresh.named_parameters():
+        if p.ndim > 1 and name != "fc.weight":
+            zeros = p.detach().numpy() == 0
+            assert zeros.any() and ((trained[name].detach().numpy() == 0) == zeros).all()
+    assert (trained["fc.weight"].detach().numpy() != 0).all()
+    with pytest.raises(UsageError, match="sparse"):
+        Config(sparse=0.1, strategy="lora")
+
+
 def test_predict_compare_and_export(finished, pictures, tmp_path, capsys):
     file = str(pictures / "bee/3.png")
     assert cli(["predict", "--run", str(finished), "--top", "2", file]) == 0
@@ -119,7 +153,8 @@ def test_table_trains_reads_and_writes(pictures, tmp_path, capsys):
     assert cli(args) == 0
     saved = (out / "table.json").read_bytes()
     about = json.loads(saved)
-    assert [r["preset"] for r in about["results"]] == ["a-prune", "a-quantize"]
+    names = ["a-prune", "a-sparse", "a-sparse-full", "a-quantize"]
+    assert [r["preset"] for r in about["results"]] == names
     assert about["results"][0]["pruned"] and "Pruned" in (out / "table.html").read_text()
     assert cli(args) == 0 and (out / "table.json").read_bytes() == saved  # nothing trained again
     assert cli([*args, "epochs=2"]) == 2 and "holds another run" in capsys.readouterr().err
@@ -127,6 +162,19 @@ def test_table_trains_reads_and_writes(pictures, tmp_path, capsys):
     (tmp_path / "results/smaller.json").write_bytes(saved)
     write_results(tmp_path)
     assert "| a-prune |" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_runs_of_a_table_build_on_others(pictures, tmp_path):
+    """A teacher, or weights, can be another preset of the table: its run with the same seed."""
+    out = tmp_path / "made"
+    args = ["table", "distilled", "--data", str(pictures), "--out", str(out), "--seeds", "2",
+            "--set", *SET[1:], "dataset=folder", "model=resnet8", "width=0", "views=0", "draws=0",
+            "epochs=1"]  # fmt: skip
+    assert cli([*args, "weights=", "--only", "quick"]) == 0
+    assert cli([*args, "weights=quick", "--only", "distill"]) == 0
+    for seed in (0, 1):
+        saved = RunDir(out / f"a-distill-{seed}").read_json("config.json")
+        assert saved["teacher"] == saved["weights"] == str(out / f"quick-{seed}")
 
 
 @pytest.mark.parametrize(("args", "said"), [

@@ -40,8 +40,8 @@ from minidl.io.positions import resampled
 from minidl.io.safetensors import check
 from minidl.io.tflite import Operator
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+WRAPPERS = ("state_dict.", "model_state_dict.", "model.", "net.", "params.")
+PREFIXES = ("module.", "_orig_mod.")
 KINDS: dict[str, Any] = {
     "conv": nn.Conv2d, "linear": nn.Linear, "embedding": nn.Embedding,
     "lstm": (nn.LSTM, nn.LSTMCell), "gru": (nn.GRU, nn.GRUCell), "rnn": (nn.RNN, nn.RNNCell),
@@ -115,22 +115,19 @@ def flatten(tree: Any, between: str = ".") -> State:
 
 
 def unwrapped(tree: Any, own: Collection[str]) -> State:
-    """The state in a checkpoint, without the dicts and prefixes that may be around all of it.
+    """The state in a checkpoint: without the dict that it lies in, beside an optimizer's perhaps,
+    and without a prefix of all its names.
 
     own: the model's names. Where the file has one of them nothing (more) is around it.
     """
     flat = flatten(tree)
     while flat and flat.keys().isdisjoint(own):
-        keys = WRAPPERS if isinstance(tree, Mapping) else ()
-        inner = [tree[key] for key in keys if isinstance(tree.get(key), Mapping)]
-        prefix = [p for p in PREFIXES if all(name.startswith(p) for name in flat)]
-        if inner:
-            tree = inner[0]
-            flat = flatten(tree)
-        elif prefix:
-            flat = {name.removeprefix(prefix[0]): array for name, array in flat.items()}
-        else:
+        around = [w for w in WRAPPERS if any(name.startswith(w) for name in flat)]
+        around += [p for p in PREFIXES if all(name.startswith(p) for name in flat)]
+        if not around:
             break
+        start = around[0]
+        flat = {n.removeprefix(start): a for n, a in flat.items() if n.startswith(start)}
     return flat
 
 

@@ -22,6 +22,6 @@ from minidl.models.vgg import (
     VGG, ImageNetVGG, vgg3, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn,
 )
 from minidl.models.vit import (
-    ViT, VisionTransformer, deit_base_patch16_224, deit_small_patch16_224, deit_tiny_patch16_224,
-    vit_b_16, vit_b_32, vit_l_16,
+    ViT, VisionTransformer, cifar_vit, deit_base_patch16_224, deit_small_patch16_224,
+    deit_tiny_patch16_224, vit_b_16, vit_b_32, vit_l_16,
 )

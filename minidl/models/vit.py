@@ -114,6 +114,11 @@ class ViT(_Transformer):
                 nn.init.zeros_(module.bias)
 
 
+def cifar_vit(num_classes: int = 10, *, image_size: int = 32, width: int = 192) -> ViT:
+    """ViT's own small network; each head is 64 wide, patches are of 4x4 pixels."""
+    return ViT(num_classes, image_size=image_size, dim=width, heads=max(1, width // 64))
+
+
 def _deit(dim: int, heads: int) -> Callable[..., ViT]:
     def make(num_classes: int = 1000, *, image_size: int = 224, dropout: float = 0.0) -> ViT:
         """The network for patches of 16x16, without the distillation token."""

@@ -41,7 +41,7 @@ class Config:
     model: str = "mobilenet_v2"  # a name in minidl.models
     width: int = 0  # channels of its first stage; 0: its own number
     padding: Literal["torch", "same"] = "torch"  # same: TensorFlow's
-    weights: str = ""  # a file of any framework; embedded: the project's own; empty: from scratch
+    weights: str = ""  # a file of any framework or a run; embedded: the own; empty: from scratch
     unfold: bool = False  # give folded batch norms the training images' statistics
 
     # what is tuned
@@ -54,6 +54,7 @@ class Config:
     alpha: float = 8.0  # their scale is alpha / rank
     pattern: str = ".*"  # a regular expression: names of the layers that get one
     sparsity: float = 0.95  # share of the entries that masked finetuning leaves alone
+    sparse: float = 0.0  # share of the weights below the head that are zero from the start on
 
     # augmentation, each per image
     flip: bool = False  # left-right, half of the time
@@ -104,6 +105,8 @@ class Config:
         if self.semi != "none" and (extra or self.balance == "oversample"):
             rule = f"semi={self.semi} is offered without cutmix, mixup, teacher, draws, oversample"
             raise UsageError(rule)
+        if self.sparse and self.strategy == "lora":
+            raise UsageError(f"LoRA is merged into all weights: sparse=0; got {self.sparse}")
         if self.rare < 1 and self.dataset not in ("pets", "species"):
             raise UsageError(f"rare is for the pets; got dataset={self.dataset}")
 
@@ -116,5 +119,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "smoothing": (0, 0.9), "threshold": (0, 1), "ratio": (1, 64), "weight": (0, 1000),
     "temperature": (0.1, 100), "soften": (0, 1), "batch": (1, 65536), "lr": (0, 1e6),
     "backbone": (0, 1000), "decay": (0.01, 1), "momentum": (0, 1), "weight_decay": (0, 100),
-    "warmup": (0, 10**5), "clip": (0, 1e9), "prune": (0, 0.999), "seed": (0, 2**63 - 1),
+    "warmup": (0, 10**5), "clip": (0, 1e9), "prune": (0, 0.999), "sparse": (0, 0.999),
+    "seed": (0, 2**63 - 1),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from minidl.io import tflite
 from minidl.io.naming import State, state_for
 from minidl.io.weights import READERS, kind_of
 from minidl.models import Classifier, Section
+from minidl.train import RunDir
 from projects.settings import UsageError
 from projects.transfer.config import Config
 from projects.transfer.methods.lora import add_lora, lora_parameters
@@ -63,13 +64,18 @@ def make(cfg: Config, classes: int, size: int) -> Classifier:
 
 
 def weights_file(cfg: Config) -> Path | None:
-    """Where the weights lie that the run begins with; DATA/weights is looked into too."""
+    """Where the weights lie that the run begins with; DATA/weights is looked into too.
+
+    A run's folder stands for its checkpoint.
+    """
     if cfg.weights == "embedded":
         return BACKBONE
     root, path = cfg.data or os.environ.get("MINIDL_DATA"), Path(cfg.weights)
     if cfg.weights and root and not path.exists():
         beside = Path(root) / "weights" / path
         path = beside if beside.exists() else path
+    if path.is_dir() and cfg.weights:
+        path = RunDir(path).checkpoint
     return path if cfg.weights else None
 
 

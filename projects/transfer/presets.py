@@ -18,6 +18,13 @@ SCRATCH: Fields = SHAPES | {"weights": ""}
 BACKBONE: Fields = SMALL | {"dataset": "shapes", "strategy": "full", "optimizer": "sgd"}
 BACKBONE |= {"lr": 0.1, "weight_decay": 5e-4, "batch": 128, "warmup": 1.0, "schedule": "linear"}
 BACKBONE |= {"flip": True, "crop": 3}
+# A Vision Transformer for pictures of 32 x 32, which has no weights of its own here.
+VIT: Fields = {"model": "cifar_vit", "width": 64, "scale": "imagenet", "strategy": "full"}
+VIT |= {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 1.0}
+VIT |= {"flip": True, "crop": 3, "clip": 1.0}
+FEW_VIT: Fields = VIT | {"dataset": "embedded", "cap": 11, "draws": 1000, "batch": 50}
+FEW_VIT |= {"epochs": 12, "smoothing": 0.1}
+TAUGHT_VIT: Fields = FEW_VIT | {"weights": "a-vit-backbone"}  # of the same table
 # ImageNet's MobileNetV2 from TensorFlow Lite; a bare name is looked for in DATA/weights.
 MOBILE: Fields = {"model": "mobilenet_v2", "padding": "same", "scale": "tf", "flip": True}
 MOBILE |= {"weights": "mobilenet_v2_1.0_224_int8.tflite", "norm_statistics": False}
@@ -81,9 +88,18 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "a-masked": _of("masked finetuning, 5 % of the entries", TUNED, strategy="masked",
                     sparsity=0.95),
     "a-prune": _of("a fifth of the weights pruned after training", LAST, prune=0.2),
+    "a-sparse": _of("a fifth pruned before training", LAST, sparse=0.2),
+    "a-sparse-full": _of("half pruned before training of all sections", TUNED, sparse=0.5),
     "a-quantize": _of("int8 after training", LAST, quantize=True),
     "a-student": _of("half the width on shapes, to be compared", SCRATCH, width=4),
-    "a-distill": _of("the same, told by a run: --set teacher=DIR", SCRATCH, width=4),
+    "a-distill": _of("the same, told by the finetuned network", SCRATCH, width=4, teacher="quick"),
+    "a-vit-backbone": _of("a small ViT trained on five shapes", VIT, dataset="shapes", batch=128,
+                          epochs=12),
+    "a-vit-scratch": _of("the ViT on few pictures of five others, from scratch", FEW_VIT),
+    "a-vit-head": _of("from a-vit-backbone, head only", TAUGHT_VIT, strategy="head"),
+    "a-vit": _of("from a-vit-backbone, all sections", TAUGHT_VIT),
+    "a-vit-lora": _of("from a-vit-backbone, LoRA of attention", TAUGHT_VIT, strategy="lora",
+                      pattern=r"blocks\..*attn.*", lr=3e-3),
 }  # fmt: skip
 for _last in (1, 2, 3, 4, 6, 8, 12):
     PRESETS[f"e-breeds-last{_last}"] = _of(f"the last {_last} sections at once", LAST, last=_last)

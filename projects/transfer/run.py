@@ -71,6 +71,8 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
 def begin(cfg: Config, images: Images) -> Classifier:
     """The network as training finds it."""
     model = build(cfg, len(images.classes), images.size).to(cfg.device)
+    if cfg.sparse:
+        prune(model, cfg.sparse, keep=[model.head_name])
     if cfg.unfold:
         pictures = batches(images.train.x, images.train.y, cfg.device, plain(images))
         unfold_norms(model, (x for x, _ in pictures))
@@ -108,6 +110,8 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
     schedule = make_schedule(cfg, tuning, optimizer, len(loader))
     if cfg.strategy == "masked":
         optimizer = MaskedUpdate(optimizer, model, masks_of(cfg, tuning, prepared))
+    if cfg.sparse:
+        optimizer = MaskedUpdate(optimizer, model, filled(model))
     about = {"classes": images.classes, "size": images.size}
     trainer = Trainer(
         run, model, optimizer, loader, forward, judged, epochs=cfg.epochs,
@@ -130,6 +134,12 @@ def masks_of(cfg: Config, tuning: Tuning, prepared: Prepared) -> Masks:
     masks = select_masks(model, losses(), 1 - cfg.sparsity, whole=[f"{model.head_name}."])
     prepared.loader.set_epoch(0)
     return masks
+
+
+def filled(model: Classifier) -> Masks:
+    """Where the weights below the head are not zero: a pruned model stays sparse."""
+    below = {k: p for k, p in model.named_parameters() if not k.startswith(model.head_name + ".")}
+    return {k: p.detach().cpu().numpy() != 0 for k, p in below.items() if p.ndim > 1}
 
 
 def identity(cfg: Config, images: Images) -> dict[str, str]:

@@ -60,7 +60,12 @@ TABLES = {
     "lora": Table("LoRA on the last sections", (
         "e-breeds-last3", "a-lora-1", "a-lora-4", "a-lora-16", "a-labels-10-last3",
         "a-labels-10-lora")),
-    "smaller": Table("Pruned, and in int8", ("a-prune", "a-quantize")),
+    "smaller": Table("Pruned, and in int8", ("a-prune", "a-sparse", "a-sparse-full",
+                                             "a-quantize")),
+    "distilled": Table("Half the width, told by the finetuned network", (
+        "quick", "a-student", "a-distill"), 3),
+    "transformers": Table("A Vision Transformer", (
+        "a-vit-backbone", "a-vit-scratch", "a-vit-head", "a-vit", "a-vit-lora")),
     "finetuned": Table("At 224 pixels", ("e-breeds-head-224", "e-breeds-last4-224")),
 }  # fmt: skip
 
@@ -94,6 +99,9 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     for name in names:
         for seed in range(seeds):
             cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed | {"seed": seed})
+            for field in ("weights", "teacher"):  # of another run of the table
+                if (other := getattr(cfg, field)) in chosen.presets:
+                    cfg = dataclasses.replace(cfg, **{field: str(root / f"{other}-{seed}")})
             results.append(run_once(main, cfg, root / f"{name}-{seed}", command, stop))
     about = {"table": args.name, "title": chosen.title, "command": command, "results": results}
     write_bytes(root / "table.json", [in_lines(about).encode()])
