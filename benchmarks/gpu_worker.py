@@ -102,8 +102,7 @@ def tune(run: Callable[[], Any]) -> dict[str, list[int]]:
     table = choice.TUNED = Seen(choice.TUNED)
     run()
     for key in sorted(table.keys_seen):
-        double = key.split()[1] == "float64"
-        ways = [[*tile] for tile in choice.TILES[int(double) :]]
+        ways = [[*tile] for tile in choice.tiles_of(key.split()[1])]
         ways += [[]] if key.startswith("linear ") else []  # cuBLAS
         times = []
         for way in ways:

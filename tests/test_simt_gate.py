@@ -86,10 +86,15 @@ BYTE = "unsigned char"
 MADE = [*((t, t) for t in (BYTE, *REAL)), *((BYTE, t) for t in REAL)]
 MIXED = [*((t, t) for t in (BYTE, *REAL)), *((t, "float") for t in (BYTE, *REAL[2:]))]
 PACKS = [("float", 4), ("double", 2), ("__half", 4), ("__nv_bfloat16", 4), ("float", 1)]
-PRODUCTS = [  # the largest tile is not for float64
-    f"{t}, Tile<{m}, {n}, {stages}, {tf32}>" for m, n, stages in choice.TILES
-    for t, tf32 in zip((*REAL, "float"), ("false",) * 4 + ("true",))
-    if not (t == "double" and m * n == 128 * 128)
+PRODUCTS = [  # every tile for bfloat16, those that take most registers for the others
+    f"{t}, Tile<{m}, {n}, {stages}, {tf32}>"
+    for t, tf32, tiles in (
+        ("__nv_bfloat16", "false", choice.TILES), ("__half", "false", choice.TILES[:1]),
+        ("float", "false", choice.tiles_of("float32")[:1]),
+        ("float", "true", choice.tiles_of("tf32")[:2]),
+        ("double", "false", choice.tiles_of("float64")[:1]),
+    )
+    for m, n, stages in tiles
 ]  # fmt: skip
 CUTS = [f"{t}, {w}" for t in REAL for w in (64, 128, 256)]
 WIDTHS = [

@@ -47,7 +47,8 @@ class Tile(NamedTuple):
         return f"{name}<{TYPES[code_of(dtype)]}, Tile<{self.m}, {self.n}, {self.stages}, {tf32}>>"
 
 
-TILES = (Tile(128, 128, 3), Tile(128, 64, 3), Tile(64, 64, 4))  # the first is too much for float64
+# The first two are for half and bfloat16, the third is too much for float64.
+TILES = (Tile(256, 128, 3), Tile(256, 64, 3), Tile(128, 128, 3), Tile(128, 64, 3), Tile(64, 64, 4))
 # Up to this K a linear layer's bias costs cuBLAS, which must read and write its results again, more
 # than its faster products win; up to this work (M N K, in whole tiles) a launch costs more.
 _BIAS_K = {"float16": 256, "bfloat16": 256, "tf32": 256, "float32": 128, "float64": 128}
@@ -59,6 +60,11 @@ def kind_of(dtype: np.dtype) -> str:
     """How products of a dtype are made: its name, or tf32."""
     fast = dtype == np.float32 and config.get_float32_matmul_precision() == "high"
     return "tf32" if fast else dtype.name
+
+
+def tiles_of(kind: str) -> tuple[Tile, ...]:
+    """Those that products of a kind can have, the largest first."""
+    return TILES[{"tf32": 2, "float32": 2, "float64": 3}.get(kind, 0) :]
 
 
 def _tuned(kernel: str, dtype: np.dtype, sizes: Sizes) -> list[int] | None:
@@ -73,7 +79,7 @@ def tile(kernel: str, dtype: np.dtype, sizes: Sizes, shared_out: bool) -> Tile:
     if found := _tuned(kernel, dtype, sizes):
         return Tile(*found)
     m, n, k = sizes
-    for made in TILES[1 if dtype == np.float64 else 0 :]:
+    for made in tiles_of(kind_of(dtype)):
         across, down = made.grid(m, n)
         parts = shares(across * down, k, dtype)[1] if shared_out else 1
         if 2 * m > made.m and 2 * n > made.n and 2 * across * down * parts >= BLOCKS:

@@ -1,27 +1,27 @@
-"""Convolutions on the GPU as products without a copy of their windows (src/conv.cu)."""
+"""Convolutions on the GPU as products without a copy of their windows (src/conv.cu).
 
-from typing import Any
+Where a window is one pixel the windows are the image itself, and the product is cuBLAS's.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.backend.cuda import choice, depthwise
+from minidl.backend.cuda import choice, depthwise, linalg
 from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
 from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.reduce import accumulator, sum
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 
-_SIDE, _CHUNK, _DEEP = (
-    128,
-    16,
-    64,
-)  # of gemm.cuh: results of a block; bytes of a chunk, of a tile's K
-_SHARED = 3 * 2 * 8192  # bytes: STAGES tiles of both operands
-_BLOCKS = 264  # that a weight gradient should have: two for each multiprocessor of an H200
 Pair = tuple[int, int]
+Triple = tuple[int, int, int]
+Window = tuple[Pair, Pair, Pair]  # stride, padding, dilation
 
-_INTS = "n h w c oh ow r s sh sw ph pw dh dw uph upw ld".split()
+_INTS = "n h w c oh ow r s sh sw ph pw dh dw ld yn yh yw".split()
 _DIVISOR = np.dtype([("d", "i4"), ("m", "u4"), ("s", "i4")])
-_DIVISORS = {f"by_{of}": of for of in ("ow", "oh", "c", "s", "uph", "upw")}
+_DIVISORS = {f"by_{of}": of for of in ("ow", "oh", "c", "s")}
 _WINDOWS = np.dtype([*((k, "i4") for k in _INTS), *((k, _DIVISOR) for k in _DIVISORS)])
 
 
@@ -31,13 +31,15 @@ def _divisor(d: int) -> tuple[int, int, int]:
     return d, (((1 << shift) - d) << 32) // d + 1, shift
 
 
-def _windows(**sizes: int) -> np.ndarray:
+def _windows(x: Array, ld: int, results: Pair, taps: Pair, window: Window,
+             apart: Triple = (0, 0, 0)) -> np.ndarray:  # fmt: skip
     """struct Windows of conv.cu, as an argument."""
     made = np.zeros(1, _WINDOWS)
-    for key in _INTS:
-        made[key] = sizes[key]
+    sizes = (*x.shape, *results, *taps, *itertools.chain(*window), ld, *apart)
+    for key, size in zip(_INTS, sizes, strict=True):
+        made[key] = size
     for key, of in _DIVISORS.items():
-        made[key] = _divisor(sizes[of])
+        made[key] = _divisor(int(made[of][0]))
     return made.view(f"V{_WINDOWS.itemsize}")
 
 
@@ -59,24 +61,21 @@ def _in_chunks(x: Array, ld: int) -> tuple[Array, int]:
     return x, ld
 
 
-def _correlate(x: Array, ldx: int, w: Array, b: Maybe, y: Array, ldy: int, stride: Pair,
-               padding: Pair, dilation: Pair, up: Pair = (1, 1)) -> None:  # fmt: skip
-    """y (N, OH, OW, K) = windows of x (N, H, W, C), spread out by `up`, times w (K, R, S, C) + b.
+def _correlate(
+    x: Array, ldx: int, w: Array, b: Maybe, y: Array, apart: Triple, window: Window
+) -> None:
+    """y (N, OH, OW, K) = windows of x (N, H, W, C) times w (K, R, S, C) + b.
 
-    x and y may be some of the channels of larger arrays, whose pixels are ldx and ldy apart.
+    x may be some of the channels of a larger array, whose pixels are ldx apart, and y any pixels of
+    one: `apart` are the distances of its images, rows and pixels.
     """
     if not y.size:
         return
     (x, ldx), w = _in_chunks(x, ldx), _whole_chunks(w)
-    (n, oh, ow, k), (r, s) = y.shape, w.shape[1:3]
-    v = _windows(
-        n=n, h=x.shape[1], w=x.shape[2], c=x.shape[3], oh=oh, ow=ow, r=r, s=s, sh=stride[0],
-        sw=stride[1], ph=padding[0], pw=padding[1], dh=dilation[0], dw=dilation[1], uph=up[0],
-        upw=up[1], ld=ldx,
-    )  # fmt: skip
-    pixels = n * oh * ow
-    tile = choice.tile("convolve", x.dtype, (pixels, k, r * s * x.shape[3]), False)
-    given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, ldy, int(b is not None))
+    v = _windows(x, ldx, y.shape[1:3], w.shape[1:3], window, apart)
+    pixels, k = math.prod(y.shape[:3]), y.shape[3]
+    tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
+    given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
     run = kernel("conv.cu", tile.of("convolve", x.dtype))
     launch(run, tile.grid(pixels, k), *given, shared=tile.shared)
 
@@ -97,6 +96,9 @@ def conv2d(
 ) -> Array:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
     xs, (r, s) = nhwc(x), w.shape[2:]
+    if _of_pixels(w, padding, groups):
+        y = linalg.linear(_seen(x, stride), contiguous(w[:, :, 0, 0]), b)
+        return y.transpose(0, 3, 1, 2)
     oh, ow = (
         (n + 2 * p - d * (taps - 1) - 1) // step + 1
         for n, p, d, taps, step in zip(x.shape[2:], padding, dilation, (r, s), stride)
@@ -106,27 +108,79 @@ def conv2d(
         depthwise.correlate(xs, w[:, 0], b, nhwc(y), stride, padding, dilation)
         return y
     for xg, wg, bg, yg in _groups(groups, (xs, 3), (w, 0), (b, 0), (nhwc(y), 3)):
-        taps = wg.transpose(0, 2, 3, 1)
-        _correlate(xg, x.shape[1], taps, bg, yg, len(w), stride, padding, dilation)
+        apart = (oh * ow * len(w), ow * len(w), len(w))
+        window = stride, padding, dilation
+        _correlate(xg, x.shape[1], wg.transpose(0, 2, 3, 1), bg, yg, apart, window)
     return y
+
+
+def _of_pixels(w: Array, padding: Pair, groups: int) -> bool:
+    """Whether every window is one pixel, with all of its channels."""
+    return groups == 1 and w.shape[2:] == (1, 1) and padding == (0, 0)
+
+
+def _seen(x: Array, stride: Pair) -> Array:
+    """The pixels (N, OH, OW, C) of x (N, C, H, W) that windows of one pixel see."""
+    return contiguous(nhwc(x)[:, :: stride[0], :: stride[1]])
+
+
+class _Phase(NamedTuple):
+    """Of an axis of x those places, `stride` apart, whose gradient comes from the same taps.
+
+    They are places of a correlation of g with `taps`, which are turned round.
+    """
+
+    first: int
+    taps: slice
+    padding: int
+    dilation: int
+
+
+def _phases(taps: int, stride: int, padding: int, dilation: int) -> list[_Phase]:
+    """All phases of an axis that have taps at all.
+
+    Place i of x meets tap t at row (i + padding - t dilation) / stride of g where that is whole.
+    """
+    found = []
+    for i in range(stride):
+        met = [t for t in range(taps) if (i + padding - t * dilation) % stride == 0]
+        if met:
+            step = met[1] - met[0] if len(met) > 1 else stride  # of taps; any, of one
+            turned = slice(met[-1], met[0] - 1 if met[0] else None, -step)
+            around = (met[-1] * dilation - i - padding) // stride
+            found.append(_Phase(i, turned, around, step * dilation // stride))
+    return found
 
 
 def conv2d_input_grad(g: Array, w: Array, x_shape: tuple[int, ...], stride: Pair, padding: Pair,
                       dilation: Pair, groups: int) -> Array:  # fmt: skip
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
     n, c, h, wide = x_shape
-    dx = empty_nchw(n, c, h, wide, g.dtype)
-    around = tuple(
-        (taps - 1) * d - p for taps, d, p in zip(w.shape[2:], dilation, padding, strict=True)
-    )
-    turned = w[:, :, ::-1, ::-1]
     if 1 < groups == c:
-        depthwise.correlate(nhwc(g), turned[:, 0], None, nhwc(dx), (1, 1), around, dilation, stride)
+        dx = empty_nchw(n, c, h, wide, g.dtype)
+        over = [(t - 1) * d - p for t, d, p in zip(w.shape[2:], dilation, padding, strict=True)]
+        turned, around = w[:, 0, ::-1, ::-1], (over[0], over[1])
+        depthwise.correlate(nhwc(g), turned, None, nhwc(dx), (1, 1), around, dilation, stride)
         return dx
-    for gg, wg, xg in _groups(groups, (nhwc(g), 3), (turned, 0), (nhwc(dx), 3)):
-        sizes, taps = (g.shape[1], x_shape[1]), wg.transpose(1, 2, 3, 0)
-        _correlate(gg, sizes[0], taps, None, xg, sizes[1], (1, 1), around, dilation, stride)
-    return dx
+    if _of_pixels(w, padding, groups):
+        found = linalg.matmul(nhwc(g), contiguous(w[:, :, 0, 0]))
+        if stride == (1, 1):
+            return found.transpose(0, 3, 1, 2)
+        dx = zeros((n, h, wide, c), g.dtype)
+        write(IDENTITY, [found], dx[:, :: stride[0], :: stride[1]])
+        return dx.transpose(0, 3, 1, 2)
+    phases = [_phases(*axis) for axis in zip(w.shape[2:], stride, padding, dilation, strict=True)]
+    whole = len(phases[0]) * len(phases[1]) == stride[0] * stride[1]
+    made = (empty if whole else zeros)((n, h, wide, c), g.dtype)
+    for (gg, wg, xg), (down, right) in itertools.product(
+        _groups(groups, (nhwc(g), 3), (w, 0), (made, 3)), itertools.product(*phases)
+    ):
+        part = xg[:, down.first :: stride[0], right.first :: stride[1]]
+        taps = wg[:, :, down.taps, right.taps].transpose(1, 2, 3, 0)
+        apart = (h * wide * c, stride[0] * wide * c, stride[1] * c)
+        around, dilated = zip(down[2:], right[2:], strict=True)
+        _correlate(gg, g.shape[1], taps, None, part, apart, ((1, 1), around, dilated))
+    return made.transpose(0, 3, 1, 2)
 
 
 def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair,
@@ -135,30 +189,29 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pai
     if not (g.size and x.size):
         return zeros(w_shape, g.dtype)
     dw = empty(w_shape, g.dtype)
+    if _of_pixels(dw, padding, groups):
+        seen = _seen(x, stride).reshape(-1, x.shape[1])
+        return linalg.matmul(nhwc(g).reshape(-1, g.shape[1]).T, seen).reshape(w_shape)
     if 1 < groups == x.shape[1]:
         taps = (w_shape[2], w_shape[3])
         found = depthwise.weight_grad(nhwc(x), nhwc(g), taps, stride, padding, dilation)
         write(IDENTITY, [found], dw[:, 0])
         return dw
     for gg, xg, wg in _groups(groups, (nhwc(g), 3), (nhwc(x), 3), (dw, 0)):
-        _weight_grad(gg, g.shape[1], xg, x.shape[1], wg, stride, padding, dilation)
+        _weight_grad(gg, g.shape[1], xg, x.shape[1], wg, (stride, padding, dilation))
     return dw
 
 
-def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, stride: Pair, padding: Pair,
-                 dilation: Pair) -> None:  # fmt: skip
+def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, window: Window) -> None:
     """dw (K, C, R, S) from g (N, OH, OW, K) and x (N, H, W, C), split over the pixels.
 
     g and x may be some of the channels of larger arrays, whose pixels are ldg and ldx apart.
     """
     k, c, r, s = dw.shape
     (g, ldg), (x, ldx) = _in_chunks(g, ldg), _in_chunks(x, ldx)
-    (n, oh, ow, rows), (h, w, channels) = g.shape, x.shape[1:]
-    v = _windows(
-        n=n, h=h, w=w, c=channels, oh=oh, ow=ow, r=r, s=s, sh=stride[0], sw=stride[1],
-        ph=padding[0], pw=padding[1], dh=dilation[0], dw=dilation[1], uph=1, upw=1, ld=ldx,
-    )  # fmt: skip
-    deep, pixels, name = r * s * channels, n * oh * ow, "convolve_weight_grad"
+    v = _windows(x, ldx, g.shape[1:3], (r, s), window)
+    pixels, rows, channels = math.prod(g.shape[:3]), g.shape[3], x.shape[3]
+    deep, name = r * s * channels, "convolve_weight_grad"
     tile = choice.tile(name, g.dtype, (rows, deep, pixels), True)
     grid = tile.grid(rows, deep)
     span, parts = choice.shares(grid[0] * grid[1], pixels, g.dtype)

@@ -146,5 +146,7 @@ def launch(function: Any, blocks: int | Sequence[int], *args: Any, threads: int 
     )
     rule = "all tensors must be on one device, with one exception: numbers"
     require(host is None, "cuda", rule, error=DeviceError, host=host)
+    if shared > 48 << 10:  # more must be asked for
+        function.max_dynamic_shared_size_bytes = shared
     if math.prod(grid):
         function(grid, (threads,), args, shared_mem=shared)

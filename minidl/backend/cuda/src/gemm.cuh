@@ -3,17 +3,23 @@
 // and results where they go, so that convolutions and linear layers share it.
 //
 // Tiles are copied by cp.async into Tile::STAGES buffers of shared memory, in chunks of 16 bytes
-// that are permuted so that reading 8 rows meets every bank once. Half and bfloat16 are multiplied
-// by tensor cores (8 warps of 64 x 32, 32 x 32 or 32 x 16), and so are floats rounded to tf32 if
+// that are permuted so that reading 8 rows meets every bank once. A source keeps the place of each
+// thread's chunks and moves it on by a tile, so that the loop neither divides nor multiplies for
+// addresses. Half and bfloat16 are multiplied by tensor cores, and so are floats rounded to tf32 if
 // the tile says so; else float and double by FMAs (up to 8 x 8 results a thread). Sums are Sum<T>.
+//
+// A warp's share of a tile decides what shared memory must deliver: of 64 x 64 (256 x 128) it reads
+// 4 KB for 32 products of 16 x 8 x 16, of 64 x 32 (128 x 128) 3 KB for 16, which is what 128 bytes
+// a clock allow tensor cores, of 32 x 64 (256 x 64) 3 KB for 16, of 32 x 32 (128 x 64) 2 KB for 8.
 //
 // A tile lies with K along its rows (row tiles: M or N rows of 64 bytes), or, if KMAJOR, with a row
 // for each of its K, of M or N elements: as the operands of a weight gradient lie in memory.
 #pragma once
+#include "packs.cuh"
 #include "sums.cuh"
 #include "warpops.cuh"
 
-// M and N: 128 x 128, 128 x 64 or 64 x 64.
+// M and N: 128 x 128, 128 x 64 or 64 x 64; for tensor cores 256 x 128 or 256 x 64 too.
 template <int ROWS, int COLUMNS, int BUFFERS, bool ROUNDED>
 struct Tile {
     static constexpr int M = ROWS, N = COLUMNS, STAGES = BUFFERS;
@@ -25,7 +31,7 @@ struct Tile {
 template <typename T, typename Tile>
 constexpr bool TENSOR = sizeof(T) == 2 || Tile::TF32;
 template <typename T, typename Tile>
-constexpr int RESIDENT = TENSOR<T, Tile> ? 2 : 1;
+constexpr int RESIDENT = TENSOR<T, Tile> && Tile::M * Tile::N * sizeof(T) <= 128 * 128 * 2 ? 2 : 1;
 
 template <typename T>
 struct Chunk {
@@ -39,8 +45,9 @@ struct Divisor {
     unsigned m;
     int s;
     __device__ int of(int n) const {
-        const unsigned high = static_cast<unsigned>((static_cast<unsigned long long>(n) * m) >> 32);
-        return static_cast<int>((high + static_cast<unsigned>(n)) >> s);
+        const unsigned u = static_cast<unsigned>(n);
+        const unsigned high = static_cast<unsigned>((static_cast<unsigned long long>(u) * m) >> 32);
+        return static_cast<int>((high + u) >> s);
     }
 };
 
@@ -61,18 +68,27 @@ __device__ const T& element(const char* tile, int row, int k) {
     return reinterpret_cast<const T*>(tile + place)[(KMAJOR ? row : k) % WIDE];
 }
 
-// Starts to copy one tile. Thread t takes a chunk for each 64 of SIDE; source.chunk(slot, row, k)
-// gives the address of the one from row and k on (KMAJOR: along the rows), or null for zeros.
+// A thread's share in copying a tile: one chunk in each of SLOTS rows, STEP apart.
+template <typename T, int SIDE, bool KMAJOR>
+struct Share {
+    static constexpr int SLOTS = SIDE / 64;
+    static constexpr int LINE = KMAJOR ? SIDE / Chunk<T>::WIDE : 4;  // chunks of a row
+    static constexpr int STEP = 256 / LINE;
+    __device__ static int row() { return threadIdx.x / LINE; }
+    __device__ static int chunk() { return threadIdx.x % LINE; }
+    __device__ static int start() { return chunk() * Chunk<T>::WIDE; }  // its first element
+};
+
+// Starts to copy one tile: a thread's chunk lies at source.chunk(slot), or is zeros unless
+// source.there(slot). Nothing is read from there then, so that the address may be any. Conditions
+// are joined by &, which takes no branch.
 template <typename T, int SIDE, bool KMAJOR, typename Source>
-__device__ void fill(char* tile, Source& source, int k) {
-    constexpr int WIDE = Chunk<T>::WIDE, LINE = KMAJOR ? SIDE / WIDE : 4;  // chunks of a row
+__device__ void fill(char* tile, const Source& source) {
+    typedef Share<T, SIDE, KMAJOR> S;
 #pragma unroll
-    for (int slot = 0; slot < SIDE / 64; slot++) {
-        const int row = threadIdx.x / LINE + slot * (256 / LINE), chunk = threadIdx.x % LINE;
-        const T* from = KMAJOR ? source.chunk(slot, chunk * WIDE, k + row)
-                               : source.chunk(slot, row, k + chunk * WIDE);
-        cp_async16(tile + chunk_offset<T, SIDE, KMAJOR>(row, chunk), from ? from : source.any(),
-                   from ? 16 : 0);
+    for (int slot = 0; slot < S::SLOTS; slot++) {
+        const int to = chunk_offset<T, SIDE, KMAJOR>(S::row() + slot * S::STEP, S::chunk());
+        cp_async16(tile + to, source.chunk(slot), source.there(slot) ? 16 : 0);
     }
 }
 
@@ -120,21 +136,19 @@ struct Sums {
     static constexpr int HIGH = Tile::M / DOWN, WIDE = Tile::N * DOWN / 8;  // results of one
     float v[HIGH / 16][WIDE / 8][4] = {};
 
-    __device__ void add(const char* a, const char* b) {
+    // Of a tile's K the half that `step` says.
+    __device__ void add(const char* a, const char* b, int step) {
         const int warp = threadIdx.x / 32, m0 = warp % DOWN * HIGH, n0 = warp / DOWN * WIDE;
+        unsigned fa[4], fb[WIDE / 16][4];
 #pragma unroll
-        for (int step = 0; step < 2; step++) {
-            unsigned fa[4], fb[WIDE / 16][4];
+        for (int j = 0; j < WIDE / 16; j++) {
+            load_words<T, Tile::N, KMAJOR, false>(fb[j], b, n0 + 16 * j, step);
+        }
 #pragma unroll
-            for (int j = 0; j < WIDE / 16; j++) {
-                load_words<T, Tile::N, KMAJOR, false>(fb[j], b, n0 + 16 * j, step);
-            }
+        for (int i = 0; i < HIGH / 16; i++) {
+            load_words<T, Tile::M, KMAJOR, true>(fa, a, m0 + 16 * i, step);
 #pragma unroll
-            for (int i = 0; i < HIGH / 16; i++) {
-                load_words<T, Tile::M, KMAJOR, true>(fa, a, m0 + 16 * i, step);
-#pragma unroll
-                for (int j = 0; j < WIDE / 8; j++) mma(v[i][j], fa, fb[j / 2] + j % 2 * 2, T());
-            }
+            for (int j = 0; j < WIDE / 8; j++) mma(v[i][j], fa, fb[j / 2] + j % 2 * 2, T());
         }
     }
 
@@ -143,13 +157,14 @@ struct Sums {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         const int m0 = warp % DOWN * HIGH + lane / 4, n0 = warp / DOWN * WIDE + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < HIGH / 16; i++)
+        for (int i = 0; i < HIGH / 8; i++) {
+            const auto line = result.line(m0 + 8 * i);
 #pragma unroll
-            for (int j = 0; j < WIDE / 8; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    result.put(m0 + i * 16 + e / 2 * 8, n0 + j * 8 + e % 2, v[i][j][e]);
-                }
+            for (int j = 0; j < WIDE / 8; j++) {
+                const float* pair = v[i / 2][j] + i % 2 * 2;
+                if (line) result.put(line, n0 + 8 * j, pair[0], pair[1]);
+            }
+        }
     }
 };
 
@@ -173,9 +188,10 @@ struct Sums<T, Tile, KMAJOR, false> {
     __device__ static int column(int j) {
         return KMAJOR ? threadIdx.x % 16 * 4 + j / 4 * 64 + j % 4 : threadIdx.x % 16 + 16 * j;
     }
-    __device__ void add(const char* a, const char* b) {
+    __device__ void add(const char* a, const char* b, int step) {
+        constexpr int HALF = Chunk<T>::DEEP / 2;
 #pragma unroll
-        for (int k = 0; k < Chunk<T>::DEEP; k++) {
+        for (int k = step * HALF; k < step * HALF + HALF; k++) {
             T fa[HIGH], fb[WIDE];
 #pragma unroll
             for (int i = 0; i < HIGH; i += RUN) load<Tile::M>(fa + i, a, row(i), k);
@@ -191,61 +207,68 @@ struct Sums<T, Tile, KMAJOR, false> {
     template <typename Result>
     __device__ void store(const Result& result) const {
 #pragma unroll
-        for (int i = 0; i < HIGH; i++)
+        for (int i = 0; i < HIGH; i++) {
+            const auto line = result.line(row(i));
 #pragma unroll
-            for (int j = 0; j < WIDE; j++) result.put(row(i), column(j), v[i][j]);
+            for (int j = 0; j < WIDE; j++) {
+                if (line) result.put(line, column(j), v[i][j]);
+            }
+        }
     }
 };
 
-// Adds a b over k from first to last (both multiples of DEEP, or last the end) and stores the sums.
-// Beyond the end sources give zeros.
+// Adds a b over `deep` of K from where the sources stand, and stores the sums. Beyond the end of K
+// sources give zeros.
 template <typename T, typename Tile, bool KMAJOR, typename A, typename B, typename Result>
-__device__ void multiply(A& a, B& b, const Result& result, int first, int last) {
+__device__ void multiply(A& a, B& b, const Result& result, int deep) {
     extern __shared__ __align__(128) char tiles[];  // STAGES times a's and b's
     constexpr int DEEP = Chunk<T>::DEEP, STAGES = Tile::STAGES;
-    const auto copy = [&](int stage, int k) {
-        if (k < last) {
-            fill<T, Tile::M, KMAJOR>(tiles + stage * Tile::BOTH, a, k);
-            fill<T, Tile::N, KMAJOR>(tiles + stage * Tile::BOTH + Tile::A, b, k);
-        }
+    const auto copy = [&](int stage) {
+        fill<T, Tile::M, KMAJOR>(tiles + stage * Tile::BOTH, a);
+        fill<T, Tile::N, KMAJOR>(tiles + stage * Tile::BOTH + Tile::A, b);
         cp_async_commit();
+        a.next();
+        b.next();
     };
     Sums<T, Tile, KMAJOR> sums;
 #pragma unroll
-    for (int s = 0; s < STAGES - 1; s++) copy(s, first + s * DEEP);
-    int stage = 0;
-    for (int k = first; k < last; k += DEEP) {
+    for (int s = 0; s < STAGES - 1; s++) copy(s);
+    for (int k = 0, stage = 0; k < deep; k += DEEP) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();  // the tile is there, and all are done with the one to be replaced
-        copy((stage + STAGES - 1) % STAGES, k + (STAGES - 1) * DEEP);
         const char* tile = tiles + stage * Tile::BOTH;
-        sums.add(tile, tile + Tile::A);
-        stage = (stage + 1) % STAGES;
+        sums.add(tile, tile + Tile::A, 0);
+        copy(stage ? stage - 1 : STAGES - 1);  // amid products, which hide what it must reckon
+        sums.add(tile, tile + Tile::A, 1);
+        stage = stage == STAGES - 1 ? 0 : stage + 1;
     }
     sums.store(result);
 }
 
-// A source: the matrix (rows, k) whose rows are contiguous and ld apart; zeros beyond its edges.
-template <typename T>
-struct Rows {
-    const T* in;
-    int first, rows, deep;
+// A source: the matrix (rows, deep), or KMAJOR (deep, rows), whose lines are contiguous and ld
+// apart, from row `first` and k on; zeros beyond its edges.
+template <typename T, int SIDE, bool KMAJOR>
+struct Lines {
+    typedef Share<T, SIDE, KMAJOR> S;
+    const T* at;
+    int line, lines, start, end;  // of this thread's first chunk; of the matrix
     long long ld;
-    __device__ const T* any() const { return in; }
-    __device__ const T* chunk(int slot, int row, int k) const {
-        return first + row < rows && k < deep ? in + (first + row) * ld + k : nullptr;
-    }
-};
 
-// The same, KMAJOR: the matrix (k, rows).
-template <typename T>
-struct Columns {
-    const T* in;
-    int first, rows, deep;
-    long long ld;
-    __device__ const T* any() const { return in; }
-    __device__ const T* chunk(int slot, int row, int k) const {
-        return first + row < rows && k < deep ? in + k * ld + first + row : nullptr;
+    __device__ Lines(const T* in, int first, int rows, int k, int deep, long long ld)
+        : line((KMAJOR ? k : first) + S::row()),
+          lines(KMAJOR ? deep : rows),
+          start((KMAJOR ? first : k) + S::start()),
+          end(KMAJOR ? rows : deep),
+          ld(ld) {
+        at = in + line * ld + start;
+    }
+    __device__ bool there(int slot) const {
+        return (line + slot * S::STEP < lines) & (start < end);
+    }
+    __device__ const T* chunk(int slot) const { return at + slot * S::STEP * ld; }
+    __device__ void next() {
+        (KMAJOR ? line : start) += Chunk<T>::DEEP;
+        at += KMAJOR ? Chunk<T>::DEEP * ld : Chunk<T>::DEEP;
     }
 };
 
@@ -267,16 +290,32 @@ struct AddBias {
 };
 
 // A result: the matrix (rows, columns), of which a block makes those from row and column on, whose
-// rows are ld apart.
+// rows are ld apart. line(i) is where the block's i-th row begins, or null.
 template <typename To, typename Epilogue>
 struct Matrix {
     To* out;
     Epilogue epilogue;
     int row, column, rows, columns;
     long long ld;
+
+    __device__ To* line(int i) const {
+        return row + i < rows ? out + (row + i) * ld + column : nullptr;
+    }
     template <typename A>
-    __device__ void put(int i, int j, A sum) const {
-        if (row + i >= rows || column + j >= columns) return;
-        out[(row + i) * ld + column + j] = static_cast<To>(epilogue.of(sum, column + j));
+    __device__ void put(To* line, int j, A sum) const {
+        if (column + j < columns) line[j] = static_cast<To>(epilogue.of(sum, column + j));
+    }
+    // Two neighbours from an even j on, at once where memory allows it.
+    template <typename A>
+    __device__ void put(To* line, int j, A left, A right) const {
+        const bool even = reinterpret_cast<size_t>(line) % sizeof(Pack<To, 2>) == 0;
+        if (even && column + j + 1 < columns) {
+            const Pack<To, 2> both = {static_cast<To>(epilogue.of(left, column + j)),
+                                      static_cast<To>(epilogue.of(right, column + j + 1))};
+            store_pack<2>(line + j, both);
+        } else {
+            put(line, j, left);
+            put(line, j + 1, right);
+        }
     }
 };

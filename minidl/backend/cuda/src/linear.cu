@@ -12,10 +12,11 @@ __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
            T* __restrict__ y, long long m, long long n, long long k, long long ldx, long long ldw) {
     const int row = blockIdx.x * Tile::M, column = blockIdx.y * Tile::N;
     const int rows = static_cast<int>(m), columns = static_cast<int>(n), deep = static_cast<int>(k);
-    Rows<T> a{x, row, rows, deep, ldx}, b{w, column, columns, deep, ldw};
+    Lines<T, Tile::M, false> a(x, row, rows, 0, deep, ldx);
+    Lines<T, Tile::N, false> b(w, column, columns, 0, deep, ldw);
     const AddBias<T> epilogue{bias};
     const Matrix<T, AddBias<T>> result{y, epilogue, row, column, rows, columns, n};
-    multiply<T, Tile, false>(a, b, result, 0, deep);
+    multiply<T, Tile, false>(a, b, result, deep);
 }
 
 // part (splits, M, N) = x w' over `span` of K each. grid (M, N) by Tile, then splits.
@@ -25,12 +26,14 @@ __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
                  typename Sum<T>::type* __restrict__ part, long long m, long long n, long long k,
                  long long ldx, long long ldw, long long span) {
     const int row = blockIdx.x * Tile::M, column = blockIdx.y * Tile::N;
-    const int rows = static_cast<int>(m), columns = static_cast<int>(n), deep = static_cast<int>(k);
-    const long long first = blockIdx.z * span, last = first + span < k ? first + span : k;
-    Rows<T> a{x, row, rows, deep, ldx}, b{w, column, columns, deep, ldw};
+    const int rows = static_cast<int>(m), columns = static_cast<int>(n);
+    const int first = static_cast<int>(blockIdx.z * span);
+    const int last = min(first + static_cast<int>(span), static_cast<int>(k));
+    Lines<T, Tile::M, false> a(x, row, rows, first, last, ldx);
+    Lines<T, Tile::N, false> b(w, column, columns, first, last, ldw);
     typename Sum<T>::type* own = part + blockIdx.z * m * n;
     const Matrix<typename Sum<T>::type, Bare> result{own, {}, row, column, rows, columns, n};
-    multiply<T, Tile, false>(a, b, result, static_cast<int>(first), static_cast<int>(last));
+    multiply<T, Tile, false>(a, b, result, last - first);
 }
 
 // y (M, N) = the sum of part (splits, M, N) in order, plus bias. A thread makes one of `count`.
