@@ -324,7 +324,7 @@ def all_kernels():
 def seconds_to_compile(k, cache, monkeypatch):
     """Processor time to compile a kernel into a cache folder that is not there yet."""
     monkeypatch.setenv("MINIDL_CACHE", str(cache))
-    fresh = jit.Kernel(k.function, " ".join(k.types), k.fast, k.alias)
+    fresh = jit.Kernel(k.function, " ".join(k.types), k.fast)
     start = time.process_time()
     fresh.address("f4")
     return time.process_time() - start

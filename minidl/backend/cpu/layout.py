@@ -67,8 +67,6 @@ def is_channels_last(x: Array) -> bool:
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """x's elements in logical C order in a new shape: a view where possible."""
-    if x.flags.c_contiguous:
-        return x.reshape(shape)
     seen = view_as(x, shape)
     return contiguous(x).reshape(shape) if seen is None else seen
 

@@ -288,9 +288,8 @@ def _columns_grad(
     dx = empty(v.shape, x.dtype)
     factors = (p.spread(k, x.dtype) for k in slopes(sums))
     p.run(column_grad, gated, v, dx, spread, *vectors, *factors, gate)
-    dw, db = (sums[1] * rstd).sum(0), sums[0].sum(0)
-    shaped = (uncolumns(a, x.shape) for a in (dx, gated))
-    return next(shaped), dw.astype(x.dtype), db.astype(x.dtype), next(shaped)
+    dw, db = (a.sum(0).astype(x.dtype) for a in (sums[1] * rstd, sums[0]))
+    return uncolumns(dx, x.shape), dw, db, uncolumns(gated, x.shape)
 
 
 def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool) -> Three:
