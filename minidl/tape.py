@@ -15,7 +15,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
 from typing import Any
 
@@ -216,22 +215,14 @@ def _fresh(x: Tensor) -> None:
 # ---- modes ---------------------------------------------------------------------------------------
 
 
-class set_grad_enabled(ContextDecorator):
+class set_grad_enabled(bound):
     """Turn recording on or off: a context manager and a decorator."""
 
     def __init__(self, mode: bool) -> None:
-        self.mode = mode
-        self.tokens: list[Any] = []
-
-    def __enter__(self) -> set_grad_enabled:
-        self.tokens.append(_recording.set(self.mode))
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _recording.reset(self.tokens.pop())
+        super().__init__(_recording, mode)
 
     def _recreate_cm(self) -> set_grad_enabled:
-        return set_grad_enabled(self.mode)  # of a decorated function, for each call: threads
+        return set_grad_enabled(self.value)  # of a decorated function, for each call: threads
 
 
 class no_grad(set_grad_enabled):
@@ -256,7 +247,7 @@ def is_grad_enabled() -> bool:
     return _recording.get()
 
 
-def watch(observe: Callable) -> AbstractContextManager[None]:
+def watch(observe: Callable) -> bound:
     """Call `observe(op name, inputs, kwargs, output, seconds)` for every op run inside.
 
     Backward calls come as `NAME_grad`, with the cotangent as the input.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, require, require_one_of
 from minidl.optim.optimizer import Optimizer
 from minidl.optim.schedule import LRScheduler, per_group
 
@@ -296,9 +296,8 @@ class ReduceLROnPlateau:
                  eps: float = 1e-8) -> None:  # fmt: skip
         name = "ReduceLROnPlateau"
         require(factor < 1, name, "factor must be below 1", factor=factor)
-        require(mode in ("min", "max"), name, "mode must be 'min' or 'max'", mode=mode)
-        rule = "threshold_mode must be 'rel' or 'abs'"
-        require(threshold_mode in ("rel", "abs"), name, rule, threshold_mode=threshold_mode)
+        require_one_of(name, ("min", "max"), mode=mode)
+        require_one_of(name, ("rel", "abs"), threshold_mode=threshold_mode)
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode = threshold, threshold_mode
         self.cooldown, self.eps = cooldown, eps
