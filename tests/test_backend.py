@@ -105,7 +105,7 @@ def test_many_chunks():
     n = (1 << 20) + 3
     x, y = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
     words = packed(_add_partials, x, y, 1, n)
-    team.run(_add_partials.address("f4"), words.ctypes.data, n, 1)
+    team.current().run(_add_partials.address("f4"), words.ctypes.data, n, 1)
     assert (x == y).all()
 
 

@@ -159,8 +159,7 @@ class OneCycleLR(LRScheduler):
         rule = "give total_steps, or epochs and steps_per_epoch, as positive integers"
         require(total > 0, name, rule, total_steps=total_steps, epochs=epochs)
         require(0 <= pct_start <= 1, name, "pct_start must lie in [0, 1]", pct_start=pct_start)
-        rule = "anneal_strategy must be 'cos' or 'linear'"
-        require(anneal_strategy in ("cos", "linear"), name, rule, anneal_strategy=anneal_strategy)
+        require_one_of(name, ("cos", "linear"), anneal_strategy=anneal_strategy)
         self.total_steps, self.anneal_strategy = total, anneal_strategy
         self.cycle_momentum = cycle_momentum
         peak = pct_start * total - 1

@@ -87,6 +87,13 @@ class Kernel:
 
 
 @device
+def zero(x, n):
+    """Set n numbers to 0."""
+    for j in range(n):
+        x[j] = R(0)
+
+
+@device
 def sum_of(x, n):
     """Sum of n values as a double, SUM of them at a time in their own precision."""
     total = 0.0

@@ -85,10 +85,7 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Array:
-    if not channels_last:
-        return empty(shape, dtype)
-    n, c, h, w = shape
-    return empty_nchw(n, c, h, w, dtype)
+    return empty_nchw(*shape, dtype=dtype) if channels_last else empty(shape, dtype)
 
 
 def cat(xs: Any, axis: int) -> Array:
