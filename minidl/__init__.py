@@ -38,18 +38,13 @@ long, int, short = int64, int32, int16
 globals().update(methods.TABLE | methods.FUNCTIONS)
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
-_LAZY = {
-    "bfloat16": "minidl.dtypes",
-    **dict.fromkeys(_TOOLS, "minidl.tools"),
-    "save": "minidl.io",
-    "load": "minidl.io",
-}
+_LAZY = dict.fromkeys(_TOOLS, "tools") | {"bfloat16": "dtypes", "save": "io", "load": "io"}
 _ROOMS = ("amp", "data", "io", "models", "nn", "optim", "tools", "train")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        return getattr(importlib.import_module(f"minidl.{_LAZY[name]}"), name)
     if name in _ROOMS:
         return importlib.import_module(f"minidl.{name}")
     raise AttributeError(f"module 'minidl' has no attribute {name!r}")

@@ -5,6 +5,7 @@ that came later, without recursion. Each node is freed as it is passed, unless t
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from typing import Any
 
@@ -249,7 +250,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
     return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in found)
 
 
-class set_detect_anomaly:
+class set_detect_anomaly(AbstractContextManager):
     """Make the op that first yields a NaN, forward or backward, raise and name itself.
 
     A function (on until called with False) and a context manager. Reads every result: slow.
@@ -259,9 +260,6 @@ class set_detect_anomaly:
         self.before = observers.get()
         kept = tuple(o for o in self.before if o is not _refuse_nan)
         observers.set((*kept, _refuse_nan) if mode else kept)
-
-    def __enter__(self) -> None:
-        pass
 
     def __exit__(self, *exc: object) -> None:
         observers.set(self.before)

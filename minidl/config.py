@@ -1,11 +1,10 @@
 """Process-wide switches: threads, sums, precision, the folder of compiled kernels."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from minidl.errors import require
 
@@ -14,14 +13,19 @@ _deterministic = True
 _precision = "highest"
 
 
-@contextmanager
-def bound(variable: ContextVar[Any], value: Any) -> Iterator[None]:
-    """Within it, the context variable has the value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
+class bound(ContextDecorator):
+    """Within it, the context variable has the value; it may be entered again while it is."""
+
+    def __init__(self, variable: ContextVar[Any], value: Any) -> None:
+        self.variable, self.value = variable, value
+        self.tokens: list[Token] = []
+
+    def __enter__(self) -> Self:
+        self.tokens.append(self.variable.set(self.value))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.variable.reset(self.tokens.pop())
 
 
 def threads() -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, require, reworded
 
 float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
@@ -19,11 +19,9 @@ _WEAK = {bool: bool_, int: int64, float: default}
 def __getattr__(name: str) -> np.dtype:
     if name != "bfloat16":
         raise AttributeError(f"module 'minidl.dtypes' has no attribute {name!r}")
-    try:
+    rule = "the package that adds it to NumPy is missing: pip install ml_dtypes"
+    with reworded(DTypeError, f"bfloat16: {rule}", ImportError):
         from ml_dtypes import bfloat16
-    except ImportError as error:
-        rule = "the package that adds it to NumPy is missing: pip install ml_dtypes"
-        raise DTypeError(f"bfloat16: {rule}") from error
     return np.dtype(bfloat16)
 
 

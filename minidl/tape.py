@@ -15,7 +15,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
 from typing import Any
 
@@ -42,20 +41,23 @@ def _on_one_device(name: str, arrays: list, error: Exception) -> None:
 
 
 class Node:
-    """One recorded call of an op."""
+    """One recorded call of an op; most of it is dropped once it is freed."""
 
-    op: Op
-    vjp: Any  # None once freed
-    saved: tuple
-    edges: Any
-    sources: Any
-    versions: Any
-    kwargs: Any
-    definition_inputs: list | None
-    several: int  # number of outputs when the op returns a tuple, else 0
-    order: int
-    hooks: dict | None
-    __slots__ = ("__weakref__", *__annotations__)
+    __slots__ = (
+        "__weakref__", "definition_inputs", "edges", "hooks", "kwargs", "op", "order", "saved",
+        "several", "sources", "versions", "vjp",
+    )  # fmt: skip
+
+    def __init__(
+        self, op: Op, edges: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any
+    ) -> None:
+        self.op, self.vjp, self.saved, self.kwargs = op, vjp, saved, kwargs
+        self.edges, self.order = edges, _number()
+        self.several = len(y) if type(y) is tuple else 0  # number of outputs, of a tuple
+        self.definition_inputs = arrays if op.definition is not None else None
+        self.sources: Any = ()
+        self.versions: Any = ()
+        self.hooks: dict | None = None
 
     name = property(lambda self: self.op.name, doc="Name of the op.")
 
@@ -111,7 +113,7 @@ class Op:
             if touched is not None:
                 touched.update((id(x), x) for x in args if isinstance(x, Tensor) and x.requires)
             if vjp is not None and _recording.get():
-                node = self._node(edges, arrays, kwargs, y, saved, vjp)
+                node = Node(self, edges, arrays, kwargs, y, saved, vjp)
         if type(y) is tuple:
             out: Any = tuple([_output(a, node, k) for k, a in enumerate(y)])
         else:
@@ -122,15 +124,6 @@ class Op:
         if self.view:
             self._link(args, kwargs, out)
         return out
-
-    def _node(self, edges: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any) -> Node:
-        node = Node()
-        node.op, node.vjp, node.saved, node.kwargs = self, vjp, saved, kwargs
-        node.edges, node.order, node.hooks = edges, _number(), None
-        node.several = len(y) if type(y) is tuple else 0
-        node.definition_inputs = arrays if self.definition is not None else None
-        node.sources = node.versions = ()
-        return node
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
         """Tie a view, or each of several, to the tensor whose memory it shows."""
@@ -190,15 +183,13 @@ def observed(
 
     first: the output shown is the first item of what the call returns.
     """
-    inner = _inner.get()
-    mine = [0.0]
-    token = _inner.set(mine)
+    inner, mine = _inner.get(), [0.0]
     start = time.perf_counter()
     try:
-        result = call()
+        with bound(_inner, mine):
+            result = call()
     finally:
         seconds = time.perf_counter() - start
-        _inner.reset(token)
         if inner is not None:
             inner[0] += seconds
     for observe in observers.get():
@@ -224,22 +215,14 @@ def _fresh(x: Tensor) -> None:
 # ---- modes ---------------------------------------------------------------------------------------
 
 
-class set_grad_enabled(ContextDecorator):
+class set_grad_enabled(bound):
     """Turn recording on or off: a context manager and a decorator."""
 
     def __init__(self, mode: bool) -> None:
-        self.mode = mode
-        self.tokens: list[Any] = []
-
-    def __enter__(self) -> set_grad_enabled:
-        self.tokens.append(_recording.set(self.mode))
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _recording.reset(self.tokens.pop())
+        super().__init__(_recording, mode)
 
     def _recreate_cm(self) -> set_grad_enabled:
-        return set_grad_enabled(self.mode)  # of a decorated function, for each call: threads
+        return set_grad_enabled(self.value)  # of a decorated function, for each call: threads
 
 
 class no_grad(set_grad_enabled):
@@ -264,7 +247,7 @@ def is_grad_enabled() -> bool:
     return _recording.get()
 
 
-def watch(observe: Callable) -> AbstractContextManager[None]:
+def watch(observe: Callable) -> bound:
     """Call `observe(op name, inputs, kwargs, output, seconds)` for every op run inside.
 
     Backward calls come as `NAME_grad`, with the cotangent as the input.

@@ -105,7 +105,7 @@ def test_many_chunks():
     n = (1 << 20) + 3
     x, y = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
     words = packed(_add_partials, x, y, 1, n)
-    team.run(_add_partials.address("f4"), words.ctypes.data, n, 1)
+    team.current().run(_add_partials.address("f4"), words.ctypes.data, n, 1)
     assert (x == y).all()
 
 
@@ -324,7 +324,7 @@ def all_kernels():
 def seconds_to_compile(k, cache, monkeypatch):
     """Processor time to compile a kernel into a cache folder that is not there yet."""
     monkeypatch.setenv("MINIDL_CACHE", str(cache))
-    fresh = jit.Kernel(k.function, " ".join(k.types), k.fast, k.alias)
+    fresh = jit.Kernel(k.function, " ".join(k.types), k.fast)
     start = time.process_time()
     fresh.address("f4")
     return time.process_time() - start

@@ -162,7 +162,7 @@ def test_a_token_of_a_model_is_replayed_without_python_between_kernels() -> None
             _, again = replay.record(step)
             (notes,) = [c.cell_contents for c in again.__closure__]
             others = [f for f, _ in notes if not isinstance(f, team.Jobs)]
-            assert set(others) <= {embedding.check_indices} and len(notes) <= 4
+            assert set(others) <= {embedding._check_range} and len(notes) <= 4
 
 
 def test_two_threads_replay_at_once() -> None:

@@ -395,8 +395,8 @@ def test_update_of_many_rows_in_one_launch(dtype, monkeypatch):
     rows.append((array(6, 5).T, array(5, 6), array(5, 6)))
     rows.append((array(8, 6)[:, ::2], array(8, 3), array(8, 3)))
     launches = []
-    run = plans.team.run
-    monkeypatch.setattr(plans.team, "run", lambda *a: (launches.append(a), run(*a)))
+    run = plans.team.Team.run
+    monkeypatch.setattr(plans.team.Team, "run", lambda *a: (launches.append(a), run(*a)))
     for lr, nesterov in ((0.1, False), (0.2, True)):
         want = []
         for p, g, m in rows:

@@ -286,5 +286,5 @@ def test_errors(change, error, words):
 
 def test_unknown_nonlinearity():
     args = drawn("rnn", np.random.default_rng(1), 3, 2, 3, 4)
-    with pytest.raises(ShapeError, match="'tanh' or 'relu'"):
+    with pytest.raises(ShapeError, match="one of .'tanh', 'relu'"):
         recurrent.rnn(*args, nonlinearity="gelu")

@@ -1,10 +1,8 @@
 """Data sets of official files: CIFAR (Krizhevsky 2009), MNIST (LeCun 1998), Fashion-MNIST, pets."""
 
-import codecs
 import gzip
 import io
 import math
-import pickle
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,9 @@ from minidl.data.dataset import check
 from minidl.data.download import Resource, locate
 from minidl.data.images import Function, ImageArrays, ImageFiles, check_labels
 from minidl.errors import DataError, DTypeError, require, require_one_of, reworded
+from minidl.io.torch_files import DAMAGE
+from minidl.io.torch_objects import NumpyArray
+from minidl.io.torch_pickle import Budget, Machine
 
 Root = str | Path | None
 Parts = tuple[np.ndarray, np.ndarray, Sequence[str]]
@@ -37,62 +38,22 @@ class OfficialImages(ImageArrays):
         raise NotImplementedError
 
 
-# What a damaged pickle stream makes the unpickler raise.
-_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError,
-            OverflowError, MemoryError)  # fmt: skip
-
-
-class _Array:
-    """Stands for a pickled ndarray; only bytes (uint8) in C order are accepted."""
-
-    data = np.empty((0, 0), np.uint8)
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran, content = state
-        if not isinstance(dtype, _DType) or dtype.code not in ("u1", b"u1") or fortran:
-            raise pickle.UnpicklingError("the pictures are not uint8 in C order")
-        self.data = np.frombuffer(content, np.uint8).reshape(shape)
-
-
-class _DType:
-    """Stands for a pickled dtype."""
-
-    def __init__(self, code: str | bytes, *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: tuple) -> None:
-        """Byte order and alignment, which single bytes do not have."""
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
-    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): codecs.encode,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds plain containers and byte arrays, and calls nothing that the file names."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is refused")
-        return _ALLOWED[module, name]
-
-
 def read_batch(path: Path, *keys: str) -> list[Any]:
-    """The entries `keys` of a batch file. Raises DataError if it is damaged or lacks one."""
+    """The entries `keys` of a batch file, a pickle that calls nothing but what makes plain data.
+
+    Raises DataError if it is damaged or lacks one.
+    """
     with reworded(DataError, f"CIFAR: cannot read {path}", OSError):
-        content = io.BytesIO(path.read_bytes())
-    with reworded(DataError, f"CIFAR: {path} is damaged or no CIFAR batch", *_DAMAGED):
-        found = _Unpickler(content, encoding="bytes").load()
+        content = path.read_bytes()
+    with reworded(DataError, f"CIFAR: {path} is damaged or no CIFAR batch", *DAMAGE):
+        machine = Machine(Budget(4 * len(content)), {}.__getitem__)  # it has no persistent ids
+        found = machine.run(io.BytesIO(content))
     check(isinstance(found, dict), "CIFAR", f"{path} is no CIFAR batch: it holds no dict")
     batch = {_text(key): value for key, value in found.items()}
     lacking = [key for key in keys if key not in batch]
     check(not lacking, "CIFAR", f"{path} lacks {' and '.join(lacking)}")
-    return [batch[key] for key in keys]
+    values = [batch[key] for key in keys]
+    return [v.array if isinstance(v, NumpyArray) else v for v in values]
 
 
 def _text(name: Any) -> str:
@@ -127,11 +88,12 @@ class CIFAR10(OfficialImages):
     def _batch(self, path: Path, classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (n, 32, 32, 3) and labels (n,) of one file, which has channel planes."""
         data, labels = read_batch(path, "data", self.labels)
-        ok = isinstance(data, _Array) and data.data.size > 0 and data.data.shape[1:] == (3072,)
-        check(ok, "CIFAR", f"data of {path} must be uint8 rows of 3072")
+        ok = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.size > 0
+        ok = ok and data.shape[1:] == (3072,)
+        check(ok, "CIFAR", f"data of {path} are damaged or not uint8 rows of 3072")
         ok = isinstance(labels, list) and all(type(y) is int for y in labels)
         require(ok, "CIFAR", f"labels of {path} must be a list of integers", error=DTypeError)
-        pixels = data.data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
+        pixels = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy()
         return pixels, check_labels(labels, len(pixels), classes, f"CIFAR: {path}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from minidl import functional as F
 from minidl.autograd import Tensor
-from minidl.errors import require
+from minidl.errors import require, require_one_of
 from minidl.nn import init
 from minidl.nn.fields import Layer, Size, Switch
 from minidl.nn.parameter import new_parameter
@@ -31,7 +31,7 @@ class _Conv(Layer, show=_SHOW):
         rule = "groups must divide in_channels and out_channels"
         require(fits, name, rule, groups=groups, in_channels=inner, out_channels=outer)
         modes = ("zeros",) if self._transposed else ("zeros", "reflect", "replicate", "circular")
-        require(mode in modes, name, f"padding_mode must be one of {modes}", padding_mode=mode)
+        require_one_of(name, modes, padding_mode=mode)
         for field in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
             named = field == "padding" and self.padding in ("same", "valid")
             if field in self._fields and not named:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor, no_grad
-from minidl.errors import require
+from minidl.errors import require, require_one_of
 
 _GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4, "linear": 1.0, "sigmoid": 1.0}
 _GAINS |= {f"conv{kind}{n}d": 1.0 for kind in ("", "_transpose") for n in (1, 2, 3)}
@@ -106,7 +106,7 @@ def _uniform(tensor: Tensor, std: float) -> Tensor:
 
 def _kaiming(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     modes = ("fan_in", "fan_out")
-    require(mode in modes, "init.kaiming", f"mode must be one of {modes}", mode=mode)
+    require_one_of("init.kaiming", modes, mode=mode)
     return calculate_gain(nonlinearity, a) / math.sqrt(_fans(tensor)[modes.index(mode)])
 
 

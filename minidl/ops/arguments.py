@@ -7,6 +7,8 @@ import numpy as np
 from minidl.dtypes import is_real
 from minidl.errors import DTypeError, require
 
+Sizes = tuple[int, ...]
+
 
 def axis_of(dim: int, ndim: int, name: str) -> int:
     """dim as an axis 0..ndim-1; a 0-d tensor counts as one axis, as in PyTorch."""

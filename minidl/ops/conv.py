@@ -6,13 +6,11 @@ from minidl import backend
 from minidl.autograd import op, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import check_same_dtype, ints_of
+from minidl.ops.arguments import Sizes, check_same_dtype, ints_of
 from minidl.ops.autocasting import lowered
 from minidl.ops.join import pad_constant
 from minidl.ops.reduce import sum_axes
 from minidl.ops.shape import batched, channels_last, reshape, squeeze, unsqueeze
-
-Sizes = tuple[int, ...]
 
 # ---- window: pairs stride, padding, dilation, and an int groups ----------------------------------
 

@@ -9,14 +9,12 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
-from minidl.errors import require
-from minidl.ops.arguments import check_real, ints_of
+from minidl.errors import require, require_one_of
+from minidl.ops.arguments import Sizes, check_real, ints_of
 from minidl.ops.index import gather, table_rows
 from minidl.ops.join import pad_constant
 from minidl.ops.linalg import matmul
 from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape, squeeze, unsqueeze
-
-Sizes = tuple[int, ...]
 
 
 def geometry(
@@ -99,7 +97,7 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
     samples, unless recompute_scale_factor.
     """
     name, old = "interpolate", tuple(input.shape[2:])
-    require(mode in _AXES, name, f"mode must be one of {[*_AXES]}", mode=mode)
+    require_one_of(name, _AXES, mode=mode)
     rule = f"mode {mode} resizes {_AXES[mode]} axes after (N, C)"
     require(len(old) in _AXES[mode], name, rule, input=input)
     linear = mode.endswith("linear")

@@ -303,18 +303,17 @@ def diag(x: Any, diagonal: int = 0) -> Any:
     return pick(x, key=_diagonal(x.shape[0], x.shape[1], diagonal))
 
 
-def lower_triangle(x: Any, diagonal: int = 0) -> Any:
+def _lower_triangle(name: str, x: Any, diagonal: int) -> Any:
     """True on and below a diagonal of the last two axes (…, N, M) of x: (N, M)."""
+    require(x.ndim >= 2, name, "x must have at least 2 axes", x=x)
     return backend.of(raw(x)).constant(np.tri(x.shape[-2], x.shape[-1], diagonal, bool))
 
 
 def tril(x: Any, diagonal: int = 0) -> Any:
     """x with zeros above the diagonal."""
-    require(x.ndim >= 2, "tril", "x must have at least 2 axes", x=x)
-    return pw.where(lower_triangle(x, diagonal), x, np.zeros((), x.dtype))
+    return pw.where(_lower_triangle("tril", x, diagonal), x, np.zeros((), x.dtype))
 
 
 def triu(x: Any, diagonal: int = 0) -> Any:
     """x with zeros below the diagonal."""
-    require(x.ndim >= 2, "triu", "x must have at least 2 axes", x=x)
-    return pw.where(lower_triangle(x, diagonal - 1), np.zeros((), x.dtype), x)
+    return pw.where(_lower_triangle("triu", x, diagonal - 1), np.zeros((), x.dtype), x)

@@ -276,14 +276,6 @@ def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
     return f.where(x <= -3, 0.0, f.where(x >= 3, 1.0, (x + 3) / 6))
 
 
-def _relu(x: Any, inplace: bool = False) -> Any:
-    return f.relu(x)
-
-
-def _rectified(x: Any, inplace: bool = False) -> Any:
-    return np.maximum(x, 0)
-
-
 def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
     return f.where(x > 0, x, x * negative_slope)
 
@@ -300,7 +292,8 @@ def _softshrink(x: Any, lambd: Any = 0.5) -> Any:
     return f.where(x > lambd, x - lambd, f.where(x < -lambd, x + lambd, x * 0))
 
 
-relu = _op("relu", _relu, "max(x, 0); gradient 0 at 0, NaN stays.", _rectified, saves=True)
+relu = _op("relu", lambda x, inplace=False: f.relu(x), "max(x, 0); gradient 0 at 0, NaN stays.",
+           lambda x, inplace=False: np.maximum(x, 0), saves=True)  # fmt: skip
 relu6 = _op("relu6", lambda x, inplace=False: _hardtanh(x, 0.0, 6.0), "min(max(x, 0), 6).")
 leaky_relu = _op("leaky_relu", _leaky_relu, "x, or negative_slope·x below 0.")
 elu = _op("elu", _elu, "x, or alpha·(exp(x) - 1) below 0.")

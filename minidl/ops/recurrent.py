@@ -10,7 +10,7 @@ from typing import Any
 
 from minidl import backend
 from minidl.autograd import op, raw
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, require, require_one_of
 from minidl.ops import pointwise as pw
 from minidl.ops.join import chunk, stack, unbind
 from minidl.ops.linalg import linear
@@ -139,8 +139,7 @@ def rnn(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     h = tanh or relu of x w_ihᵀ + b_ih + h w_hhᵀ + b_hh. Saves its inputs and y.
     """
     _check("rnn", 1, _sizes(h0), x, h0, None, w_ih, w_hh, b_ih, b_hh)
-    rule = "nonlinearity must be 'tanh' or 'relu'"
-    require(nonlinearity in ("tanh", "relu"), "rnn", rule, nonlinearity=nonlinearity)
+    require_one_of("rnn", ("tanh", "relu"), nonlinearity=nonlinearity)
     be, relu = backend.of(x), nonlinearity == "relu"
     y = be.rnn(x, h0, w_ih, w_hh, b_ih, b_hh, relu, reverse)
     out, saved = (y, be.copy(y[0 if reverse else -1])), (x, h0, w_ih, w_hh, y)

@@ -94,28 +94,19 @@ def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     return pw.masked_fill(pw.pow(pw.masked_fill(s, zero, 1.0), 1 / p), zero, 0.0)
 
 
-def _halves(x: Any, axis: int, combine: Any, empty: float) -> Any:
-    """Combine along an axis by halves: log2(n) calls, differentiable to any order."""
-    x = movedim(x, axis, 0)
-    n = x.shape[0]
-    if n == 0:
-        return pw.add(sum_axes(x, axes=(0,)), empty)
-    while n > 1:
-        half = n // 2
-        y = combine(getitem(x, slice(0, half)), getitem(x, slice(half, 2 * half)))
-        x = cat([y, getitem(x, slice(2 * half, n))]) if n % 2 else y
-        n = x.shape[0]
-    return getitem(x, 0)
-
-
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    """Product of the elements, or along dim."""
+    """Product of the elements, or along dim, by halves: differentiable to any order."""
     x = to_dtype(x, dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype))
     if dim is None or not x.ndim:
         x, axis, keepdim = flatten(x), 0, False
     else:
         axis = axis_of(dim, x.ndim, "prod")
-    y = _halves(x, axis, pw.mul, 1)
+    x = movedim(x, axis, 0)
+    while (n := x.shape[0]) > 1:
+        half = n // 2
+        y = pw.mul(getitem(x, slice(0, half)), getitem(x, slice(half, 2 * half)))
+        x = cat([y, getitem(x, slice(2 * half, n))]) if n % 2 else y
+    y = getitem(x, 0) if n else pw.add(sum_axes(x, axes=(0,)), 1)
     return unsqueeze(y, axis) if keepdim else y
 
 

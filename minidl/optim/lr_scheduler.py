@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, require, require_one_of
 from minidl.optim.optimizer import Optimizer
 from minidl.optim.schedule import LRScheduler, per_group
 
@@ -159,8 +159,7 @@ class OneCycleLR(LRScheduler):
         rule = "give total_steps, or epochs and steps_per_epoch, as positive integers"
         require(total > 0, name, rule, total_steps=total_steps, epochs=epochs)
         require(0 <= pct_start <= 1, name, "pct_start must lie in [0, 1]", pct_start=pct_start)
-        rule = "anneal_strategy must be 'cos' or 'linear'"
-        require(anneal_strategy in ("cos", "linear"), name, rule, anneal_strategy=anneal_strategy)
+        require_one_of(name, ("cos", "linear"), anneal_strategy=anneal_strategy)
         self.total_steps, self.anneal_strategy = total, anneal_strategy
         self.cycle_momentum = cycle_momentum
         peak = pct_start * total - 1
@@ -296,9 +295,8 @@ class ReduceLROnPlateau:
                  eps: float = 1e-8) -> None:  # fmt: skip
         name = "ReduceLROnPlateau"
         require(factor < 1, name, "factor must be below 1", factor=factor)
-        require(mode in ("min", "max"), name, "mode must be 'min' or 'max'", mode=mode)
-        rule = "threshold_mode must be 'rel' or 'abs'"
-        require(threshold_mode in ("rel", "abs"), name, rule, threshold_mode=threshold_mode)
+        require_one_of(name, ("min", "max"), mode=mode)
+        require_one_of(name, ("rel", "abs"), threshold_mode=threshold_mode)
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode = threshold, threshold_mode
         self.cooldown, self.eps = cooldown, eps

@@ -38,11 +38,10 @@ def convert(path: str, out: str, model: str | None = None, classes: int | None =
     """
     rule = "classes needs a model, and must be positive"
     check(classes is None or (model is not None and classes > 0), "convert", rule, classes=classes)
-    network = None if model is None else named(model)
-    if network is None:
+    if model is None:
         arrays = _flat(path)
     else:
-        network = network(**({} if classes is None else {"num_classes": classes}))
+        network = named(model)(**({} if classes is None else {"num_classes": classes}))
         load_weights(path, network)
         arrays = {name: np.asarray(value) for name, value in network.state_dict().items()}
     same = os.path.exists(out) and os.path.samefile(path, out)

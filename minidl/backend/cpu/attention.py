@@ -13,7 +13,12 @@ import math
 
 import numpy as np
 
-from minidl.backend.cpu.jit import ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log
+# isort: off
+from minidl.backend.cpu.jit import (
+    ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log, zero,
+)  # fmt: skip
+
+# isort: on
 from minidl.backend.cpu.layout import copy_into
 from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty
@@ -73,8 +78,7 @@ def scores(sizes, scale, q, k, n, first, rows, cols, s):
 @device
 def clear(p, rows, cols, ld):
     for r in range(rows):
-        for j in range(r * ld, r * ld + cols):
-            p[j] = R(0)
+        zero(at(p, r * ld), cols)
 
 
 @device
@@ -83,7 +87,7 @@ def mix(rows, dv, cols, s, lds, v, ldv, y, ldy):
     if rows > 1:
         gemm(0, 0, rows, dv, cols, R(1), s, lds, v, ldv, R(0), y, ldy)
         return
-    clear(y, 1, dv, ldy)
+    zero(y, dv)
     for j in range(cols):
         row, weight = at(v, j * ldv), s[j]
         for c in range(dv):
@@ -111,8 +115,7 @@ def query_blocks(lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratc
                 e = exp(row[j] - m)
                 row[j] = e
                 total += e
-            for j in range(here, cols):
-                row[j] = R(0)
+            zero(at(row, here), cols - here)
             empty = total == R(0)
             sums[r] = R(0) if empty else R(1) / total
             lse[n * tq + first + r] = R(_INF) if empty else m + log(total)
@@ -140,9 +143,8 @@ def block_grad(sizes, n, first, rows, cols, lse, p, ds):
             mean += e * dr[j]
         for j in range(here):
             dr[j] = pr[j] * (dr[j] - mean)
-        for j in range(here, cols):
-            pr[j] = R(0)
-            dr[j] = R(0)
+        zero(at(pr, here), cols - here)
+        zero(at(dr, here), cols - here)
 
 
 @kernel("i8* R R* R* R* u1* R* R* R* R* R* R* R*", fast=True)

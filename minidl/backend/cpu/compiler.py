@@ -20,26 +20,23 @@ from minidl import config
 from minidl.backend.cpu import blas, maths, panel
 
 FORMAT = 4  # part of every cache key: raise it when the way kernels are built changes
-lock = threading.RLock()
+_lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
-    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release,
-                        after_in_child=lock.release)  # fmt: skip
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release,
+                        after_in_child=_lock.release)  # fmt: skip
 _engines: list[Any] = []  # keeps loaded code alive
 
 
 def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any]:
     """Compile IR text with several entries; give each as a ctypes function that frees the GIL."""
-    with lock:
-        key = digest(name, text, *kinds)
-        engine = _engine(name, key, lambda: text, tuple(kinds))
+    engine = _engine(name, digest(name, text, *kinds), lambda: text, tuple(kinds))
     address = engine.get_function_address
     return {entry: ctypes.CFUNCTYPE(None, *of)(address(entry)) for entry, of in kinds.items()}
 
 
-def compile_ir(text: str, name: str, entry: str = "k") -> int:
-    """Compile LLVM IR text (or load it from the disk cache) and return the address of `entry`."""
-    with lock:
-        return load(name, digest(name, text), lambda: text, entry)
+def compile_ir(text: str, name: str) -> int:
+    """Compile LLVM IR text (or load it from the disk cache) and return the address of its `k`."""
+    return load(name, digest(name, text), lambda: text, "k")
 
 
 @functools.cache
@@ -80,17 +77,18 @@ def load(name: str, key: str, source: Callable[[], str], entry: str) -> int:
 
 def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, ...]) -> Any:
     llvm, _ = _llvm()
-    code = _read(name, key)
-    if code is None:
-        code = _compile(source(), entries)
-        _write(name, key, code)
-    symbols = _symbols() | (_panel() if b"ml_panel" in code and name != "panel" else {})
-    for symbol, address in symbols.items():  # each time: Numba has its own log
-        llvm.add_symbol(symbol, address)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
+    with _lock:
+        code = _read(name, key)
+        if code is None:
+            code = _compile(source(), entries)
+            _write(name, key, code)
+        symbols = _symbols() | (_panel() if b"ml_panel" in code and name != "panel" else {})
+        for symbol, address in symbols.items():  # each time: Numba has its own log
+            llvm.add_symbol(symbol, address)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        _engines.append(engine)
     return engine
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel
+from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel, zero
 from minidl.backend.cpu.linalg import linear, matmul, panels, spill
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_nchw, nhwc, zeros
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc, zeros
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
 
@@ -24,7 +24,6 @@ from minidl.backend.cpu.reduce import add_partials
 Geometry = namedtuple("Geometry", "n h w c oh ow k r s sh sw ph pw dh dw groups")
 # How it is cut: columns copied, images or rows of y in a chunk, chunks, numbers of scratch memory.
 Chunks = namedtuple("Chunks", "cols many band total room")
-Pair = tuple[int, int]
 _SIZES = " ".join(["int"] * (len(Chunks._fields) + len(Geometry._fields)))
 _ROOM = 1 << 16  # numbers of x in a chunk: half of a core's L2
 _POSITIONS = 128  # in a chunk, so that the weights are not read too often
@@ -45,11 +44,9 @@ def _place(p, x, rows, cols, top, left, h, w, c):
         inside = y >= 0 and y < h
         start = min(left, cols) if inside else cols
         end = max(start, min(cols, left + w))
-        for e in range(start * c):
-            row[e] = R(0)
+        zero(row, start * c)
         move(at(row, start * c), at(x, y * w * c), (end - start) * c)
-        for e in range(end * c, cols * c):
-            row[e] = R(0)
+        zero(at(row, end * c), (cols - end) * c)
 
 
 @device
@@ -153,8 +150,7 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
     line = r * (s // joined) * wide
     size = k * line if wide > 0 else k * r * s * c
     p = at(scratch, slot * room)
-    for e in range(lo * size, hi * size):
-        part[e] = R(0)
+    zero(at(part, lo * size), (hi - lo) * size)
     for t in range(lo * span, min(hi * span, total)):
         n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
         for v in range(images * rows * blocks * r if wide == 0 else 0):
@@ -231,7 +227,7 @@ def conv2d(
     xs = nhwc(x)
     if _is_product(v):
         return linear(xs[:, :: v.sh, :: v.sw], w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
-    y = empty_nchw(v.n, v.k, v.oh, v.ow, x.dtype)
+    y = empty_nchw(v.n, v.k, v.oh, v.ow, dtype=x.dtype)
     ys = nhwc(y)
     if _is_depthwise(v):
         depthwise.correlate(xs, w[:, 0], b, ys, stride, padding, dilation)
@@ -255,7 +251,7 @@ def conv2d_input_grad(
             whole = zeros((v.n, v.h, v.w, v.c), g.dtype)
             whole[:, :: v.sh, :: v.sw], seen = seen, whole
         return seen.transpose(0, 3, 1, 2)
-    x = empty_nchw(v.n, v.c, v.h, v.w, g.dtype)
+    x = empty_nchw(v.n, v.c, v.h, v.w, dtype=g.dtype)
     if _is_depthwise(v):
         pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
         turned = w[:, 0, ::-1, ::-1]

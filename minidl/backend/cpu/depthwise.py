@@ -13,8 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, move, special
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, zeros
+# isort: off
+from minidl.backend.cpu.jit import (
+    Kernel, R, Scratch, at, device, kernel, launch, move, special, zero,
+)  # fmt: skip
+
+# isort: on
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, zeros
 from minidl.backend.cpu.reduce import add_partials
 from minidl.backend.cpu.replay import note
 
@@ -23,7 +28,6 @@ WIDE = 128  # channels copied together: their pieces of a pixel are whole pages 
 TILE = 4  # pixels that the inner loops write out
 BAND = 1 << 16  # numbers a band should have at most: half of a core's L2
 PARTS = 32  # partial sums of a weight gradient
-Pair = tuple[int, int]
 
 
 @device
@@ -46,10 +50,8 @@ def _place(p, x, few, c, h, w, rows, cols, top, left, up, over):
         end = max(0, w + left) * BLOCK
         for k in range(0, few, BLOCK):
             row = at(p, (k * rows + u * BLOCK) * cols)
-            for e in range(zeros * BLOCK):
-                row[e] = R(0)
-            for e in range(end, cols * BLOCK):
-                row[e] = R(0)
+            zero(row, zeros * BLOCK)
+            zero(at(row, end), cols * BLOCK - end)
         for j in range(w if inside else 0):
             v = j * over + left
             if v >= 0 and v < cols:
@@ -123,8 +125,7 @@ def _weight_grad(lo, hi, slot, x, g, part, panel, given, span, total, band, band
     p = at(panel, slot * tall * cols * WIDE)
     d = at(given, slot * band * wide * WIDE)
     size = (c + BLOCK - 1) // BLOCK * BLOCK * r * s
-    for e in range(lo * size, hi * size):
-        part[e] = R(0)
+    zero(at(part, lo * size), (hi - lo) * size)
     for u in range(lo * span, min(hi * span, total)):
         n, i0, to = u // bands, u % bands * band, at(part, u // span * size)
         for c0 in range(0, c, WIDE):

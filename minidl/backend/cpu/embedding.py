@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from minidl.backend.cpu.jit import R, at, kernel, launch, launch_rows
+from minidl.backend.cpu.jit import at, kernel, launch, launch_rows, move, zero
 from minidl.backend.cpu.memory import Array, contiguous, empty
-from minidl.backend.cpu.replay import notes
+from minidl.backend.cpu.replay import note
 from minidl.errors import DTypeError, RangeError, require
 
 _CHUNKS = 32  # of a table: each looks at all indices for those of its rows
@@ -14,16 +14,13 @@ _CHUNKS = 32  # of a table: each looks at all indices for those of its rows
 def _take_rows(lo, hi, slot, table, index, y, n):
     """y[i] = table[index[i]]."""
     for i in range(lo, hi):
-        src, dst = at(table, index[i] * n), at(y, i * n)
-        for j in range(n):
-            dst[j] = src[j]
+        move(at(y, i * n), at(table, index[i] * n), n)
 
 
 @kernel("R* i8* R* int int int")
 def _add_rows(lo, hi, slot, g, index, table, count, n, skip):
     """table[index[i]] += g[i] from zero, for rows lo..hi; index `skip` adds nothing."""
-    for e in range(lo * n, hi * n):
-        table[e] = R(0)
+    zero(at(table, lo * n), (hi - lo) * n)
     for i in range(count):
         if index[i] >= lo and index[i] < hi and index[i] != skip:
             src, dst = at(g, i * n), at(table, index[i] * n)
@@ -51,11 +48,12 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
 def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> None:
     """Raise, naming op, range and value, if an index lies outside [0, n) and is not `ignore`."""
     require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
+    note(_check_range, op, index, n, ignore)
+
+
+def _check_range(op: str, index: Array, n: int, ignore: int | None) -> None:
     unsigned = index.view(f"u{index.itemsize}")  # negative ones become the largest
     if index.size and np.maximum.reduce(unsigned, None) >= n:
         bad = index[((index < 0) | (index >= n)) & (index != ignore)]
         rule = f"every index must lie in [0, {n})"
         require(not bad.size, op, rule, error=RangeError, index=int(bad.flat[0]) if bad.size else 0)
-    noted = notes.get()
-    if noted is not None:
-        noted.append((check_indices, (op, index, n, ignore)))

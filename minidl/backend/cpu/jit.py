@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cpu import blas, team
-from minidl.backend.cpu.compiler import digest, load, lock
+from minidl.backend.cpu.compiler import digest, load
 from minidl.backend.cpu.memory import HEADER, empty, word_at
 from minidl.errors import DTypeError, require
 
@@ -62,10 +62,11 @@ def special(function: Any, name: str = "", **names: Any) -> Any:
 class Kernel:
     """A kernel in Python; `kernel.address(dtype)` compiles it on first use."""
 
-    def __init__(self, function: Any, types: str, fast: bool, alias: bool) -> None:
-        self.function, self.types = function, types.split()
+    apart = True  # its pointers never overlap
+
+    def __init__(self, function: Any, types: str, fast: bool) -> None:
+        self.function, self.types, self.fast = function, types.split(), fast
         self.name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-        self.fast, self.alias, self.apart = fast, alias, not alias
         # A table holds addresses, ints, and the bits of doubles.
         kinds = ("d" if t in ("R", "f4", "f8") else "Q" if t == "u8" else "q" for t in self.types)
         self.pack = struct.Struct("".join(kinds)).pack
@@ -80,11 +81,16 @@ class Kernel:
             require(real in ("f4", "f8"), self.function.__name__.strip("_"),
                     "the CPU's kernels take float32 and float64", error=DTypeError, dtype=real,
                     fix="convert with .float()")  # fmt: skip
-            with lock:
-                if real not in self._addresses:
-                    key = digest(self.name, _text(self), real, *self.types, self.fast, self.alias)
-                    self._addresses[real] = load(self.name, key, lambda: _lower(self, real), ENTRY)
+            key = digest(self.name, _text(self), real, *self.types, self.fast)
+            self._addresses[real] = load(self.name, key, lambda: _lower(self, real), ENTRY)
         return self._addresses[real]
+
+
+@device
+def zero(x, n):
+    """Set n numbers to 0."""
+    for j in range(n):
+        x[j] = R(0)
 
 
 @device
@@ -116,14 +122,13 @@ def _own_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
                     row[j] += factor * b[p * ldb + j]
 
 
-def kernel(types: str, *, fast: bool = False, alias: bool = False) -> Callable[[Callable], Kernel]:
+def kernel(types: str, *, fast: bool = False) -> Callable[[Callable], Kernel]:
     """Make a function `f(lo, hi, slot, *args)` a kernel; `types` names the types of args.
 
     Types: `R` `R*` (the real type), `int` (int64), `f4 f8 i1 i4 i8 u1 u4 u8` with or without `*`.
-    fast lets sums be reassociated, so that they vectorise. Pointers must not overlap, unless
-    alias is set.
+    fast lets sums be reassociated, so that they vectorise. Pointers must not overlap.
     """
-    return lambda function: Kernel(function, types, fast, alias)
+    return lambda function: Kernel(function, types, fast)
 
 
 class Scratch(NamedTuple):

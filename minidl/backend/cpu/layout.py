@@ -67,8 +67,6 @@ def is_channels_last(x: Array) -> bool:
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """x's elements in logical C order in a new shape: a view where possible."""
-    if x.flags.c_contiguous:
-        return x.reshape(shape)
     seen = view_as(x, shape)
     return contiguous(x).reshape(shape) if seen is None else seen
 
@@ -87,10 +85,7 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Array:
-    if not channels_last:
-        return empty(shape, dtype)
-    n, c, h, w = shape
-    return empty_nchw(n, c, h, w, dtype)
+    return empty_nchw(*shape, dtype=dtype) if channels_last else empty(shape, dtype)
 
 
 def cat(xs: Any, axis: int) -> Array:

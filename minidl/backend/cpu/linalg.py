@@ -174,8 +174,5 @@ def _offsets(x: Array, batch: tuple[int, ...]) -> Array:
     """Offset in elements of every matrix of x, broadcast to the batch."""
     if not batch:
         return np.zeros(1, np.int64)
-    strides = [s // x.itemsize for s in x.strides[:-2]]
-    places = np.zeros((), np.int64)
-    for n, s in zip(x.shape[:-2], strides):
-        places = places[..., None] + np.arange(n, dtype=np.int64) * s
-    return np.ascontiguousarray(np.broadcast_to(places, batch)).reshape(-1)
+    strides = np.broadcast_to(x, (*batch, *x.shape[-2:])).strides[:-2]
+    return np.tensordot(strides, np.indices(batch), 1).reshape(-1) // x.itemsize

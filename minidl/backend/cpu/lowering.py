@@ -93,17 +93,6 @@ def _move(typing_context: Any, to: Any, of: Any, count: Any) -> Any:
     return types.void(to, of, types.int64), generate
 
 
-def _unary(symbol: str) -> Any:
-    @intrinsic
-    def call(typing_context: Any, x: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _call(builder, symbol, args, args[0].type)
-
-        return x(x), generate
-
-    return call
-
-
 def _gemm(real: str) -> Any:
     bits = blas.integer_bits()
     symbol = _known(f"minidl_{'s' if real == 'f4' else 'd'}gemm")
@@ -142,11 +131,11 @@ def _panel(real: str) -> Any:
     return call
 
 
-def _call(builder: Any, symbol: str, given: Any, result: Any = None) -> Any:
-    """A call of a function that is linked in later, declared by the types of what it is given."""
-    kind = ir.FunctionType(result or ir.VoidType(), [v.type for v in given])
+def _call(builder: Any, symbol: str, given: Any) -> None:
+    """Call a function that is linked in later, declared by the types of what it is given."""
+    kind = ir.FunctionType(ir.VoidType(), [v.type for v in given])
     function = builder.module.globals.get(symbol) or ir.Function(builder.module, kind, symbol)
-    return builder.call(function, given)
+    builder.call(function, given)
 
 
 def _known(symbol: str) -> str:
@@ -164,4 +153,5 @@ def meaning(name: str, real: str) -> Any:
         return _at if name == "at" else _move
     if name in ("gemm", "panel"):
         return _gemm(real) if name == "gemm" else _panel(real)
-    return _unary(_known(f"ml_{name}_f{8 * int(real[1])}"))
+    number = numba_type("R", real)
+    return types.ExternalFunction(_known(f"ml_{name}_f{8 * int(real[1])}"), number(number))

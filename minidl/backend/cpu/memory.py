@@ -24,6 +24,7 @@ from minidl.backend.looping import dense
 
 Array = np.ndarray
 Maybe = Array | None
+Pair = tuple[int, int]
 _SMALL = 1 << 16  # bytes below which NumPy's own allocation is as good
 _PAGE = 1 << 12
 _HUGE = 1 << 22  # blocks from here on ask for huge pages
@@ -160,7 +161,7 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     return full(shape, 0, dtype)
 
 
-def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> Array:
+def empty_nchw(n: int, c: int, h: int, w: int, *, dtype: Any) -> Array:
     """An uninitialised (N, C, H, W) array whose memory is (N, H, W, C)."""
     return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cpu.jit import PIECE, SUM, Kernel, R, at, kernel, launch, sqrt, sum_of
+from minidl.backend.cpu.jit import PIECE, SUM, Kernel, R, at, kernel, launch, sqrt, sum_of, zero
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc
 
 Three = tuple[Array, Array, Array]
@@ -31,8 +31,7 @@ def column_moments(lo, hi, slot, x, part, rows, width, step, pieces):
         src = at(x, (t // pieces * rows + first) * width)
         mean = at(part, t * 2 * width)
         m2 = at(mean, width)
-        for c in range(2 * width):
-            mean[c] = R(0)
+        zero(mean, 2 * width)
         n4 = n // 4 * 4
         for i in range(0, n4, 4):
             x0, x1 = at(src, i * width), at(src, (i + 1) * width)
@@ -104,8 +103,7 @@ def column_grad_sums(
         u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
         p = at(part, t * 2 * width)
         q = at(p, width)
-        for c in range(2 * width):
-            p[c] = R(0)
+        zero(p, 2 * width)
         for i in range(s * rows + first, s * rows + min(first + step, rows)):
             gi, xi = at(g, i * width), at(x, i * width)
             if gate == BY_RESULT:
@@ -173,8 +171,7 @@ def norm_rows_grad(lo, hi, slot, g, x, w, mean, rstd, dx, part, n, chunk, centre
     """dx of norm_rows, and the chunk's sums of g and of g * xhat in part (chunks, 2, n)."""
     p = at(part, lo // chunk * 2 * n)
     q = at(p, n)
-    for j in range(2 * n):
-        p[j] = R(0)
+    zero(p, 2 * n)
     for i in range(lo, hi):
         gi, xi, dst = at(g, i * n), at(x, i * n), at(dx, i * n)
         u, r = mean[i], rstd[i]
@@ -288,9 +285,8 @@ def _columns_grad(
     dx = empty(v.shape, x.dtype)
     factors = (p.spread(k, x.dtype) for k in slopes(sums))
     p.run(column_grad, gated, v, dx, spread, *vectors, *factors, gate)
-    dw, db = (sums[1] * rstd).sum(0), sums[0].sum(0)
-    shaped = (uncolumns(a, x.shape) for a in (dx, gated))
-    return next(shaped), dw.astype(x.dtype), db.astype(x.dtype), next(shaped)
+    dw, db = (a.sum(0).astype(x.dtype) for a in (sums[1] * rstd, sums[0]))
+    return uncolumns(dx, x.shape), dw, db, uncolumns(gated, x.shape)
 
 
 def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool) -> Three:

@@ -61,14 +61,10 @@ def plan_of(program: Program, operands: Signature, dtype: np.dtype) -> Run:
     small = 0 < math.prod(shape) <= LIMITS["pointwise_by_numpy"]
     ready = _numpy_plan(program, operands, dtype, shape) if small else None
     if ready and len(program.high) == 1 and program.high[0][0] in EXACT:
-        return _either(ready, functools.partial(_kernel_plan, program, operands, dtype, shape))
+        # NumPy's call, but in a record the kernel, which gives the same and is replayed natively.
+        kernel = functools.cache(functools.partial(_kernel_plan, program, operands, dtype, shape))
+        return lambda operands: (kernel() if replay.recording() else ready)(operands)
     return ready or _kernel_plan(program, operands, dtype, shape)
-
-
-def _either(ready: Run, make: Callable[[], Run]) -> Run:
-    """NumPy's call, but in a record the kernel, which gives the same and is replayed natively."""
-    kernel = functools.cache(make)
-    return lambda operands: (kernel() if replay.recording() else ready)(operands)
 
 
 def _half(dtype: np.dtype) -> bool:
@@ -210,7 +206,7 @@ def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, word
                 doubles[k] = operands[k]
         for j, y in enumerate(outs, len(kernel.leaves)):
             table[j] = address_of(y)
-        team.run(address, table.tobytes(), total, chunk, (operands, outs))
+        team.current().run(address, table.tobytes(), total, chunk, (operands, outs))
         return outs
 
     return run
@@ -254,7 +250,7 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     if len(blocks):
         address = _compiled(program, kernel, print_update, tuple(inplace))
         chunk = len(blocks) * BLOCK // int(table[:, -1].sum())  # of short rows several
-        team.run(address, words.tobytes(), len(blocks), chunk, (table, blocks, aligned))
+        team.current().run(address, words.tobytes(), len(blocks), chunk, (table, blocks, aligned))
     for given, row in zip(rows, aligned, strict=True):
         for k in inplace if row is not given else ():
             if row[k] is not given[k]:
@@ -264,10 +260,7 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
 def _alike(row: Sequence[Array], dtype: np.dtype) -> bool:
     """Whether all arrays of a row have one shape and dtype and lie in C order."""
     shape = row[0].shape
-    for a in row:
-        if a.shape != shape or a.dtype != dtype or not a.flags.c_contiguous:
-            return False
-    return True
+    return all(a.shape == shape and a.dtype == dtype and a.flags.c_contiguous for a in row)
 
 
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from minidl.backend.cpu.depthwise import correlate
-from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch_rows
-from minidl.backend.cpu.memory import Array, empty, empty_nchw, nhwc, zeros
+from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch_rows, zero
+from minidl.backend.cpu.memory import Array, Pair, empty, empty_nchw, nhwc, zeros
 from minidl.backend.cpu.replay import note
-
-Pair = tuple[int, int]
 
 
 def _max_pool(lo, hi, slot, x, y, arg, scratch, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
@@ -57,8 +55,7 @@ def _max_pool_grad(lo, hi, slot, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph
     """Rows of dx: the sum of the cotangents of the windows whose largest value lies there."""
     for t in range(lo, hi):
         row = at(dx, t * w * c)
-        for j in range(w * c):
-            row[j] = R(0)
+        zero(row, w * c)
         for i in range(kh):
             r = t % h + ph - i * dh
             if r < 0 or r % sh != 0 or r // sh >= oh:

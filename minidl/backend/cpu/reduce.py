@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import PIECE, R, kernel, launch
+from minidl.backend.cpu.jit import PIECE, R, at, kernel, launch, zero
 from minidl.backend.cpu.memory import Array, empty, zeros
 from minidl.backend.cpu.replay import made
 from minidl.backend.looping import sum_form
@@ -31,8 +31,7 @@ def _column_sums(lo, hi, slot, x, y, rows, columns, chunk):
     """y[block, j] = sum over a block of rows of x (outer, rows, columns); blocks by `chunk`."""
     for i in range(lo, hi):
         out = i * columns
-        for j in range(columns):
-            y[out + j] = 0
+        zero(at(y, out), columns)
         for r in range(i * chunk, min(i * chunk + chunk, rows)):
             base = r * columns
             for j in range(columns):

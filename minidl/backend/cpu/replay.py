@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from minidl.config import bound
+
 warm_ups = 0  # calls before a function is recorded
 # What is noted so far, in order; None outside of `record`, and in other threads.
 notes: ContextVar[list[tuple[Callable, tuple]] | None] = ContextVar("notes", default=None)
@@ -47,11 +49,8 @@ def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     Work that Python or NumPy does beside what is noted is not done again.
     """
     noted: list[tuple[Callable, tuple]] = []
-    token = notes.set(noted)
-    try:
+    with bound(notes, noted):
         result = work()
-    finally:
-        notes.reset(token)
 
     def again() -> None:
         with np.errstate(all="ignore"):

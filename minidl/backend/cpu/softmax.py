@@ -10,7 +10,7 @@ import numpy as np
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    SUM, Kernel, R, at, device, exp, kernel, launch, launch_rows, log, sum_of,
+    SUM, Kernel, R, at, device, exp, kernel, launch, launch_rows, log, sum_of, zero,
 )  # fmt: skip
 
 # isort: on
@@ -143,8 +143,7 @@ def _cross_entropy_grad(
         t = label[i]
         src, dst = at(x, i * n), at(dx, i * n)
         if t == ignore:
-            for c in range(n):
-                dst[c] = R(0)
+            zero(dst, n)
             continue
         s = g[i * step] / whole[0]
         hard = s * (R(1) - smoothing) * weight[t]

@@ -141,11 +141,6 @@ def current() -> Team:
     return team
 
 
-def run(address: int, table: int | bytes, total: int, chunk: int, kept: Any = None) -> None:
-    """Run machine code over range(total) in fixed chunks on the team."""
-    current().run(address, table, total, chunk, kept)
-
-
 def _at_exit() -> None:
     """No worker may be in machine code when the interpreter frees it."""
     if _team is not None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from minidl.backend.cpu import jit
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel, special
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
 
 _P, _Q = 0.75, 1.5  # the finite points beside 0, with either sign
@@ -34,7 +34,6 @@ _SUMS = 1 << 18  # numbers up to which a thread's sums of the weight gradient ar
 _DEEP = 64  # terms of a sum that are added together
 _HALF = 40 * BLOCK  # numbers of a half-done tile, and of what lies beyond an edge
 _RUN = 128  # numbers of a point that are moved together: 36 streams of short pieces are slow
-Pair = tuple[int, int]
 # Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
 Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
 _SIZES = " ".join(["int"] * len(Sizes._fields))

@@ -1,4 +1,4 @@
-"""The CUDA backend: functions of backend.cpu, with its arguments, on CuPy's arrays (in work)."""
+"""The CUDA backend: functions of backend.cpu, with its arguments, on CuPy's arrays."""
 
 # isort: off
 from minidl.backend.cuda.attention import attend, attend_grad, put_rows

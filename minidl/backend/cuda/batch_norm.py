@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minidl.backend.cuda.memory import cast, contiguous, nhwc
-from minidl.backend.cuda.plans import PACK, code_of
+from minidl.backend.cuda.plans import PACK, accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous
-from minidl.backend.cuda.plans import PACK, code_of
+from minidl.backend.cuda.plans import PACK, accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 _PACKS = 21  # of taps, outputs and inputs together, that a thread should hold at most

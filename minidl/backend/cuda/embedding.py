@@ -14,9 +14,8 @@ import numpy as np
 from minidl import config
 from minidl.backend.cuda.indexing import Index, add_runs, order_places, walk
 from minidl.backend.cuda.memory import cast, contiguous, flags, index_rule, zeros
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.errors import DTypeError, RangeError, require

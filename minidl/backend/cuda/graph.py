@@ -9,6 +9,7 @@ import numpy as np
 from minidl.backend import live
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.runtime import Array, empty
+from minidl.config import bound
 from minidl.errors import GraphError, require
 
 warm_ups = 2  # calls before a function is recorded: kernels get compiled, constants copied
@@ -48,19 +49,15 @@ def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     """
     cupy, table = runtime.cupy(), Table()
     stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
-    token = live.table.set(table)
-    try:
-        with stream, cupy.cuda.using_allocator(pool.malloc):
-            stream.begin_capture()
-            try:
-                result = work()
-            except BaseException:
-                with contextlib.suppress(Exception):  # it may say that work spoilt the capture
-                    stream.end_capture()
-                raise
-            graph = stream.end_capture()
-    finally:
-        live.table.reset(token)
+    with bound(live.table, table), stream, cupy.cuda.using_allocator(pool.malloc):
+        stream.begin_capture()
+        try:
+            result = work()
+        except BaseException:
+            with contextlib.suppress(Exception):  # it may say that work spoilt the capture
+                stream.end_capture()
+            raise
+        graph = stream.end_capture()
     kept = (pool, result)
 
     def launch() -> None:

@@ -14,9 +14,8 @@ import numpy as np
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.memory import cast, constant, flags, full, to_host, zeros
 from minidl.backend.cuda.order import argsort
-from minidl.backend.cuda.plans import IDENTITY, code_of, write
+from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, write
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.backend.looping import merged, repeated
 from minidl.errors import GraphError, RangeError, require

@@ -1,9 +1,9 @@
 """Layer norm and RMS norm on the GPU, by rows (src/layer_norm.cu)."""
 
 from minidl.backend.cuda.memory import cast, contiguous
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.rows import cut_of, launch_rows
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
 _TILE = 1024  # items that a block sorts

@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda import runtime
-from minidl.backend.cuda.printer import (
-    BLOCK,
-    ROWS,
-    TYPES,
-    Shape,
-    print_kernel,
-    print_update,
-)  # fmt: skip
+from minidl.backend.cuda.printer import BLOCK, ROWS, TYPES, Shape, print_kernel, print_update
 from minidl.backend.cuda.runtime import THREADS, Array
 from minidl.backend.expression import Graph, Program
 from minidl.backend.looping import Loop, Signature, dense, merged, plan_loop, repeated

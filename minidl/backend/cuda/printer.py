@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minidl.backend.expression import Program
+from minidl.backend.expression import BOOLEAN, Program
 
 TYPES = {
     "b1": "bool", "i1": "signed char", "u1": "unsigned char", "i2": "short", "u2": "unsigned short",
@@ -20,7 +20,6 @@ TYPES = {
 _HEADERS = {"f2": "cuda_fp16.h", "bf": "cuda_bf16.h"}
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">",
           "ge": ">=", "eq": "==", "ne": "!=", "and": "&&", "or": "||"}  # fmt: skip
-_BOOLS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 _PREFIX = {"neg": "-", "not": "!"}
 _WHOLE = {  # in arithmetic of integers, where division by zero gives 0
     "abs": "({0} < 0 ? -{0} : {0})",
@@ -92,7 +91,7 @@ def _steps(program: Program, real: str) -> list[str]:
             text = _SPECIAL[op].format(*given, real=real)
         else:
             text = f"{op}({', '.join(given)})"
-        lines.append(f"const {'bool' if op in _BOOLS else real} r{k} = {text};")
+        lines.append(f"const {'bool' if op in BOOLEAN else real} r{k} = {text};")
     return lines
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from minidl.backend.cuda import blas
 from minidl.backend.cuda.linalg import linear, matmul
 from minidl.backend.cuda.memory import cast, cat, contiguous, reshape
-from minidl.backend.cuda.plans import IDENTITY, code_of, write
+from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, write
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.expression import Graph, Program
 

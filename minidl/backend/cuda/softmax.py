@@ -1,9 +1,8 @@
 """Softmax, log softmax and cross entropy on the GPU, by rows (src/softmax.cu)."""
 
 from minidl.backend.cuda.memory import cast, contiguous, full
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import accumulator, code_of
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.rows import launch_rows
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 

@@ -1,7 +1,6 @@
 """What transforms are, the random numbers they draw, and the plain ones among them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,7 +12,7 @@ from minidl.config import bound
 from minidl.data.dataset import raw
 from minidl.data.transforms.fused import Fused
 from minidl.dtypes import is_real
-from minidl.errors import DeviceError, ShapeError, require
+from minidl.errors import DeviceError, require
 
 # Random numbers are keyed by (seed, epoch, sample), never by batch or worker.
 _FRESH = 1 << 63  # draw numbers that no epoch has: for calls that name no sample
@@ -46,7 +45,7 @@ def current_or_fresh(n: int) -> Draws:
     return Draws(np.arange(n), _FRESH | random.default("augmentation").take())
 
 
-def sample(index: int, epoch: int) -> AbstractContextManager[None]:
+def sample(index: int, epoch: int) -> bound:
     """Within it, transforms called on one picture draw that sample's numbers of that epoch."""
     return bound(_current, Draws(np.array([index]), epoch))
 
@@ -165,7 +164,7 @@ def to_dtype(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def pair(value: float | Sequence[float], op: str) -> tuple[Any, Any]:
     """A number as (number, number); a pair as it is."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    require(len(both) == 2, op, "needs a number or a pair", error=ShapeError, value=value)
+    require(len(both) == 2, op, "needs a number or a pair", value=value)
     return both
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from minidl.data.transforms.base import Draws, Transform, about, pair, to_dtype
-from minidl.errors import require
+from minidl.errors import require, require_one_of
 
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision has it
 
@@ -21,8 +21,7 @@ class Grayscale(Transform):
     """Luminance in 1 or 3 equal channels."""
 
     def __init__(self, num_output_channels: int = 1) -> None:
-        ok = num_output_channels in (1, 3)
-        require(ok, "Grayscale", "num_output_channels must be 1 or 3", got=num_output_channels)
+        require_one_of("Grayscale", (1, 3), num_output_channels=num_output_channels)
         self.num_output_channels = num_output_channels
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:

@@ -62,20 +62,17 @@ def erase(x: np.ndarray, boxes: np.ndarray, value: Any) -> np.ndarray:
     return y
 
 
-class Cutout(Transform):
+class Cutout(RandomErasing):
     """Overwrite a square of `size` about a random pixel, cut off at the edges (DeVries 2017)."""
 
     def __init__(self, size: int, value: float = 0) -> None:
         self.size, self.value = size, value
 
-    def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        return erase(x, _box_about(draws.uniform(2), x.shape[1:3], self.size), self.value)
-
-    def plan(self, work: Fused, draws: Draws) -> None:
-        work.erase(_box_about(draws.uniform(2), work.size, self.size), self.value)
+    def _boxes(self, picture: Sequence[int], draws: Draws) -> np.ndarray:
+        return _box_about(draws.uniform(2), picture, self.size)
 
 
-def _box_about(u: np.ndarray, picture: tuple[int, ...], size: Any) -> np.ndarray:
+def _box_about(u: np.ndarray, picture: Sequence[int], size: Any) -> np.ndarray:
     """(N, 4) boxes of a size (N, 2) about uniform pixels, cut off at the picture's edges (h, w)."""
     start = np.floor(u * picture) - size // 2
     low, high = np.clip(start, 0, picture), np.clip(start + size, 0, picture)
