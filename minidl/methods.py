@@ -4,7 +4,6 @@ import itertools
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partialmethod
 from typing import Any
 
 from minidl.autograd import Tensor
@@ -82,6 +81,14 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **option
     return moved if dtype is None else shape.to_dtype(moved, creation.dtype_of(dtype))
 
 
+def _to(name: str) -> Callable:
+    def method(self: Tensor) -> Tensor:
+        return shape.to_dtype(self, name)
+
+    method.__doc__ = f"In dtype {name}."
+    return method
+
+
 def size(self: Tensor, dim: int | None = None) -> Any:
     """The shape, or one of its sizes."""
     return self.shape if dim is None else self.shape[axis_of(dim, self.ndim, "size")]
@@ -152,7 +159,7 @@ EXTRA: dict[str, Any] = {
     **{f.__name__: f for f in (to, size, is_contiguous, retain_grad, register_hook)},
     "cpu": lambda self: to(self, device="cpu"),
     "cuda": lambda self, device=None: to(self, device=f"cuda:{device or 0}"),
-    **{name: partialmethod(shape.to_dtype, dtype) for name, dtype in DTYPES.items()},
+    **{name: _to(dtype) for name, dtype in DTYPES.items()},
     "numel": lambda self: self.array.size,
     "dim": lambda self: self.array.ndim,
     "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),

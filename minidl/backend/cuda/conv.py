@@ -5,14 +5,14 @@ Where a window is one pixel the windows are the image itself, and the product is
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minidl.backend.cuda import choice, depthwise, linalg
 from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
-from minidl.backend.cuda.plans import IDENTITY, write
-from minidl.backend.cuda.reduce import accumulator, sum
+from minidl.backend.cuda.plans import IDENTITY, accumulator, write
+from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 
 Pair = tuple[int, int]
@@ -124,22 +124,13 @@ def _seen(x: Array, stride: Pair) -> Array:
     return contiguous(nhwc(x)[:, :: stride[0], :: stride[1]])
 
 
-class _Phase(NamedTuple):
-    """Of an axis of x those places, `stride` apart, whose gradient comes from the same taps.
+def _phases(
+    taps: int, stride: int, padding: int, dilation: int
+) -> list[tuple[slice, slice, int, int]]:
+    """An axis of x by places whose gradients come from the same taps, if from any at all.
 
-    They are places of a correlation of g with `taps`, which are turned round.
-    """
-
-    first: int
-    taps: slice
-    padding: int
-    dilation: int
-
-
-def _phases(taps: int, stride: int, padding: int, dilation: int) -> list[_Phase]:
-    """All phases of an axis that have taps at all.
-
-    Place i of x meets tap t at row (i + padding - t dilation) / stride of g where that is whole.
+    Place i meets tap t at row (i + padding - t dilation) / stride of g where that is whole. For
+    each: the places, and the taps, padding and dilation of the correlation of g that they are of.
     """
     found = []
     for i in range(stride):
@@ -148,7 +139,7 @@ def _phases(taps: int, stride: int, padding: int, dilation: int) -> list[_Phase]
             step = met[1] - met[0] if len(met) > 1 else stride  # of taps; any, of one
             turned = slice(met[-1], met[0] - 1 if met[0] else None, -step)
             around = (met[-1] * dilation - i - padding) // stride
-            found.append(_Phase(i, turned, around, step * dilation // stride))
+            found.append((slice(i, None, stride), turned, around, step * dilation // stride))
     return found
 
 
@@ -164,22 +155,21 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple[int, ...], stride: Pair
         return dx
     if _of_pixels(w, padding, groups):
         found = linalg.matmul(nhwc(g), contiguous(w[:, :, 0, 0]))
-        if stride == (1, 1):
-            return found.transpose(0, 3, 1, 2)
-        dx = zeros((n, h, wide, c), g.dtype)
-        write(IDENTITY, [found], dx[:, :: stride[0], :: stride[1]])
-        return dx.transpose(0, 3, 1, 2)
+        if stride != (1, 1):
+            seen, found = found, zeros((n, h, wide, c), g.dtype)
+            write(IDENTITY, [seen], found[:, :: stride[0], :: stride[1]])
+        return found.transpose(0, 3, 1, 2)
     phases = [_phases(*axis) for axis in zip(w.shape[2:], stride, padding, dilation, strict=True)]
     whole = len(phases[0]) * len(phases[1]) == stride[0] * stride[1]
     made = (empty if whole else zeros)((n, h, wide, c), g.dtype)
     for (gg, wg, xg), (down, right) in itertools.product(
         _groups(groups, (nhwc(g), 3), (w, 0), (made, 3)), itertools.product(*phases)
     ):
-        part = xg[:, down.first :: stride[0], right.first :: stride[1]]
-        taps = wg[:, :, down.taps, right.taps].transpose(1, 2, 3, 0)
+        places, taps, around, dilated = zip(down, right, strict=True)
+        turned = wg[:, :, *taps].transpose(1, 2, 3, 0)
         apart = (h * wide * c, stride[0] * wide * c, stride[1] * c)
-        around, dilated = zip(down[2:], right[2:], strict=True)
-        _correlate(gg, g.shape[1], taps, None, part, apart, ((1, 1), around, dilated))
+        window = (1, 1), around, dilated
+        _correlate(gg, g.shape[1], turned, None, xg[:, *places], apart, window)
     return made.transpose(0, 3, 1, 2)
 
 

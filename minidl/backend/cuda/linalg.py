@@ -7,9 +7,8 @@ import numpy as np
 
 from minidl.backend.cuda import blas, choice
 from minidl.backend.cuda.memory import contiguous, copy, reshape, zeros
-from minidl.backend.cuda.plans import IDENTITY, code_of, plan_pointwise, write
+from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, plan_pointwise, write
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.expression import Graph, Program
 from minidl.backend.looping import matrix_form, merged, repeated
