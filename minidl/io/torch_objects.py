@@ -249,7 +249,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 ALLOWED: Mapping[tuple[str, str], Any] = _allowed()
-FIX = "only tensors, arrays and plain data are read; of a PyTorch model save its state_dict()"
+FIX = "only tensors, arrays and plain data are read; in PyTorch, save model.state_dict()"
 REASONS = {  # a part of a refused name -> what it stands for
     "sparse": "sparse tensors are not read; in PyTorch, save x.to_dense()",
     "nested": "nested tensors are not read; in PyTorch, save their parts",
