@@ -97,7 +97,7 @@ PRESETS: dict[str, tuple[str, Fields]] = {
                           epochs=12),
     "a-vit-scratch": _of("the ViT on few pictures of five others, from scratch", FEW_VIT),
     "a-vit-head": _of("from a-vit-backbone, head only", TAUGHT_VIT, strategy="head"),
-    "a-vit": _of("from a-vit-backbone, all sections", TAUGHT_VIT),
+    "a-vit": _of("from a-vit-backbone, all sections", TAUGHT_VIT, backbone=0.2),
     "a-vit-lora": _of("from a-vit-backbone, LoRA of attention", TAUGHT_VIT, strategy="lora",
                       pattern=r"blocks\..*attn.*", lr=3e-3),
 }  # fmt: skip
