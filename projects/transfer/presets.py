@@ -89,7 +89,7 @@ PRESETS: dict[str, tuple[str, Fields]] = {
                     sparsity=0.95),
     "a-prune": _of("a fifth of the weights pruned after training", LAST, prune=0.2),
     "a-sparse": _of("a fifth pruned before training", LAST, sparse=0.2),
-    "a-sparse-full": _of("half pruned before training of all sections", TUNED, sparse=0.5),
+    "a-sparse-full": _of("a fifth pruned before training of all sections", TUNED, sparse=0.2),
     "a-quantize": _of("int8 after training", LAST, quantize=True),
     "a-student": _of("half the width on shapes, to be compared", SCRATCH, width=4),
     "a-distill": _of("the same, told by the finetuned network", SCRATCH, width=4, teacher="quick"),
