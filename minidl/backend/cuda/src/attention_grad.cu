@@ -1,6 +1,7 @@
 // The gradients of attention (attention.cu): scores are made again, once for dq and once for dk and
 // dv, so that nothing is summed by atomics: dk and dv add up the heads that share them in order.
 #include "attention.cuh"
+#include "packs.cuh"
 
 // delta (count, tq) = the rows' sums of g y, a warp each. Bytes: g and y once. grid (8 rows).
 template <typename T>
@@ -34,11 +35,11 @@ __global__ void __launch_bounds__(128, 2)
     typedef Cut<T, W, 2, 1> C;
     extern __shared__ __align__(128) char tiles[];  // q, g; twice k and v
     const Work work(C::PARTS, 1, s.tiles, s.causal);
-    const long long b = work.n / s.heads, h = work.n % s.heads;
-    const auto keys = rows_of(k, s.k, b, h / s.shared, s.d);
-    const auto values = rows_of(v, s.v, b, h / s.shared, s.e);
+    const int heads = s.heads, b = work.n / heads, h = work.n % heads;
+    const int group = h / static_cast<int>(s.shared);
+    const auto keys = rows_of(k, s.k, b, group, s.d), values = rows_of(v, s.v, b, group, s.e);
     const Seen<T> seen(mask, s, b, h, scale);
-    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16, tq = s.tq;
+    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16 * C::R, tq = s.tq;
     const int end = seen.visible(min(first + C::M, tq) - 1);
     const auto fetch = [&](int key, int stage) {
         char* to = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
@@ -49,32 +50,38 @@ __global__ void __launch_bounds__(128, 2)
     load_rows<C, C::M>(tiles, rows_of(q, s.q, b, h, s.d), first, tq);
     load_rows<C, C::M>(tiles + C::KEPT, rows_of(g, s.g, b, h, s.e), first, tq);
     fetch(0, 0);
-    A sums[1][C::OUT / 8][4] = {}, level[2] = {}, mean[2] = {};
-    for (int i = 0; i < 2; i++) {
+    A sums[C::R][C::OUT / 8][4] = {}, level[2 * C::R] = {}, mean[2 * C::R] = {};
+    const long long line = static_cast<long long>(work.n) * tq;
+    for (int i = 0; i < 2 * C::R; i++) {
         const int row = first + m + threadIdx.x % 32 / 4 + 8 * i;
         if (row >= tq) continue;
-        level[i] = lse[work.n * tq + row] * A(LOG2E);
-        mean[i] = delta[work.n * tq + row];
+        level[i] = lse[line + row] * A(LOG2E);
+        mean[i] = delta[line + row];
     }
     for (int key = 0, stage = 0; key < end; key += C::N, stage ^= 1) {
         cp_async_wait<0>();
         __syncthreads();  // the tiles are there, and all are done with those to be replaced
         if (key + C::N < end) fetch(key + C::N, stage ^ 1);
-        if (first + m >= tq || key >= seen.visible(first + m + 15)) continue;
+        if (first + m >= tq || key >= seen.visible(first + m + 16 * C::R - 1)) continue;
         const char* passing = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
-        A x[1][C::N / 8][4] = {}, dp[1][C::N / 8][4] = {};
+        A x[C::R][C::N / 8][4] = {}, dp[C::R][C::N / 8][4] = {};
         Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
         Products<T>::template row_products<C>(dp, tiles + C::KEPT, m, passing + C::PASSING, s.e);
-        seen.template score<false, C>(x, first + m, key);
+        const A left = seen.template score<false, C>(x, first + m, key);
 #pragma unroll
-        for (int j = 0; j < C::N / 8; j++)
+        for (int r = 0; r < C::R; r++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                x[0][j][i] = exp2(x[0][j][i] - level[i / 2]) * (dp[0][j][i] - mean[i / 2]);
-            }
+            for (int j = 0; j < C::N / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int row = 2 * r + i / 2;
+                    const A p = exp2(x[r][j][i] * left - level[row]);
+                    x[r][j][i] = p * (dp[r][j][i] - mean[row]);
+                }
         Products<T>::template mix_rows<C>(sums, x, passing, work.part * C::OUT);
     }
-    const A factor[1][2] = {{A(scale), A(scale)}};
+    A factor[C::R][2];
+    for (int r = 0; r < 2 * C::R; r++) factor[r / 2][r % 2] = scale;
     store_rows<C>(tiles, m, sums, factor, rows_of(dq, s.dq, b, h, s.d), first, tq,
                   work.part * C::OUT);
 }
@@ -101,12 +108,13 @@ __global__ void __launch_bounds__(128, 2)
     A* levels = reinterpret_cast<A*>(tiles + 2 * C::KEPT + 4 * C::PASSING);
     const Work work(C::PARTS, 1, s.tiles, false);
     const int groups = s.heads / s.shared, shared = s.shared, tq = s.tq, tk = s.tk;
-    const long long b = work.n / groups, group = work.n % groups;
-    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16;
+    const int b = work.n / groups, group = work.n % groups;
+    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16 * C::R;
     const int top = s.causal ? first / C::N * C::N : 0;  // the first query that sees the block
     const auto fetch = [&](int head, int query, int stage) {
         char* to = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
-        const long long h = group * shared + head, line = (b * s.heads + h) * tq + query;
+        const int h = group * shared + head;
+        const long long line = (b * s.heads + h) * tq + query;
         load_rows<C, C::N>(to, rows_of(q, s.q, b, h, s.d), query, tq);
         load_rows<C, C::N>(to + C::PASSING, rows_of(g, s.g, b, h, s.e), query, tq);
         for (int i = threadIdx.x; i < C::N; i += 32 * C::WARPS) {
@@ -117,7 +125,7 @@ __global__ void __launch_bounds__(128, 2)
         }
         cp_async_commit();
     };
-    A dks[1][C::OUT / 8][4] = {}, dvs[1][C::OUT / 8][4] = {};
+    A dks[C::R][C::OUT / 8][4] = {}, dvs[C::R][C::OUT / 8][4] = {};
     if (top < tq) {
         load_rows<C, C::M>(tiles, rows_of(k, s.k, b, group, s.d), first, tk);
         load_rows<C, C::M>(tiles + C::KEPT, rows_of(v, s.v, b, group, s.e), first, tk);
@@ -132,27 +140,33 @@ __global__ void __launch_bounds__(128, 2)
         const char* passing = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
         const A *level = levels + 2 * stage * C::N, *mean = level + C::N;
         if (first + m < tk && !(s.causal && query + C::N <= first + m)) {
-            A x[1][C::N / 8][4] = {}, dp[1][C::N / 8][4] = {};
+            A x[C::R][C::N / 8][4] = {}, dp[C::R][C::N / 8][4] = {};
             Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
             Products<T>::template row_products<C>(dp, tiles + C::KEPT, m, passing + C::PASSING,
                                                   s.e);
             const Seen<T> seen(mask, s, b, group * shared + head, scale);
-            seen.template score<true, C>(x, first + m, query);
+            const A left = seen.template score<true, C>(x, first + m, query);
 #pragma unroll
-            for (int j = 0; j < C::N / 8; j++)
+            for (int j = 0; j < C::N / 8; j++) {
+                const auto shift = load_pack<2>(level + 8 * j + threadIdx.x % 4 * 2);
+                const auto means = load_pack<2>(mean + 8 * j + threadIdx.x % 4 * 2);
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int at = 8 * j + threadIdx.x % 4 * 2 + i % 2;
-                    x[0][j][i] = exp2(x[0][j][i] - level[at] * A(LOG2E));
-                    dp[0][j][i] = x[0][j][i] * (dp[0][j][i] - mean[at]);
-                }
+                for (int r = 0; r < C::R; r++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const A p = exp2(x[r][j][i] * left - shift.v[i % 2] * A(LOG2E));
+                        x[r][j][i] = p;
+                        dp[r][j][i] = p * (dp[r][j][i] - means.v[i % 2]);
+                    }
+            }
             const int column = work.part * C::OUT;
             Products<T>::template mix_rows<C>(dvs, x, passing + C::PASSING, column);
             Products<T>::template mix_rows<C>(dks, dp, passing, column);
         }
         head = next_head, query = next;
     }
-    const A factor[1][2] = {{A(scale), A(scale)}}, one[1][2] = {{A(1), A(1)}};
+    A factor[C::R][2], one[C::R][2];
+    for (int r = 0; r < 2 * C::R; r++) factor[r / 2][r % 2] = scale, one[r / 2][r % 2] = A(1);
     store_rows<C>(tiles, m, dks, factor, rows_of(dk, s.dk, b, group, s.d), first, tk,
                   work.part * C::OUT);
     store_rows<C>(tiles + C::KEPT, m, dvs, one, rows_of(dv, s.dv, b, group, s.e), first, tk,
