@@ -37,11 +37,11 @@ def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> 
     width, size = max(64, 1 << (columns - 1).bit_length()), accumulator(dtype).itemsize
     line = width * dtype.itemsize
     warps = 4 if line <= 512 else 2048 // line
-    repeat = 2 if scores == 1 and dtype.itemsize == 2 and width <= 128 else 1
-    out, kept, passing = min(width, 1024 // (results * size)), 16 * repeat * warps, 64
-    while passing > 8 and (
-        passing * line > 1 << 14 or (out * results + passing * scores) * repeat * size > 1280
-    ):
+    half = dtype.itemsize == 2
+    repeat = 2 if half and width * results <= 128 else 1
+    out, room = min(width, 1024 // (results * size)), (384 if half else 1280 // size) // repeat
+    kept, passing = 16 * repeat * warps, 64
+    while passing > 8 and (passing * line > 1 << 14 or out * results + passing * scores > room):
         passing //= 2
     shared = (scores * kept + 4 * passing) * line  # a kernel keeps as many arrays as it has scores
     if results == 2:  # lse and delta, twice

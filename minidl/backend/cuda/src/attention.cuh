@@ -37,6 +37,19 @@ struct Cut {
     static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
 
+// x, of which the compiler knows nothing: what is computed from it is not kept from one tile to the
+// next in registers.
+__device__ inline unsigned anew(unsigned x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+template <typename T>
+__device__ T* anew(T* x) {
+    asm volatile("" : "+l"(x));
+    return x;
+}
+
 // Where a chunk of 16 bytes of a tile lies: 8 rows' chunks of one number meet every bank once.
 template <int BYTES>
 __device__ int place(int row, int chunk) {
@@ -58,7 +71,7 @@ struct Strides {
 
 template <typename T>
 __device__ Rows<T> rows_of(T* x, const Strides& s, long long b, long long h, long long width) {
-    return {x + b * s.batch + h * s.head, s.row, static_cast<int>(width),
+    return {anew(x + b * s.batch + h * s.head), s.row, static_cast<int>(width),
             static_cast<int>(s.whole)};
 }
 
@@ -69,22 +82,28 @@ __device__ void load_rows(char* tile, const Rows<const T>& x, int first, int lim
     constexpr int THREADS = 32 * C::WARPS, ACROSS = C::CHUNKS < THREADS ? C::CHUNKS : THREADS;
     constexpr int DOWN = THREADS / ACROSS;
     static_assert(COUNT % DOWN == 0, "all threads copy as many chunks");
-    const int row = threadIdx.x / ACROSS;
-    for (int c = threadIdx.x % ACROSS; c < C::CHUNKS; c += ACROSS) {
-        const T* from = x.at + (first + row) * x.ld + c * C::WIDE;
-        const int width = x.width - c * C::WIDE, end = width > 0 ? limit - first - row : 0;
+    const int row = anew(threadIdx.x) / ACROSS, step = static_cast<int>(x.ld), end = limit - first;
+#pragma unroll 1
+    for (int n = 0; n < C::CHUNKS / ACROSS; n++) {
+        const int c = n * ACROSS + static_cast<int>(anew(threadIdx.x) % ACROSS), to = place<C::BYTES>(row, c);
+        const int width = x.width - c * C::WIDE, start = row * step + c * C::WIDE;
+        const T* from = anew(x.at + first * x.ld);
         if (x.whole) {
 #pragma unroll
-            for (int i = 0; i < COUNT; i += DOWN, from += DOWN * x.ld) {
-                cp_async16(tile + place<C::BYTES>(row + i, c), from, i < end ? 16 : 0);
+            for (int i = 0; i < COUNT; i += DOWN) {
+                cp_async16(tile + (to ^ i % 8 * 16) + i * C::BYTES, from + (start + i * step),
+                           row + i < end && width > 0 ? 16 : 0);
             }
             continue;
         }
 #pragma unroll 1
-        for (int i = 0; i < COUNT; i += DOWN, from += DOWN * x.ld) {
-            T* to = reinterpret_cast<T*>(tile + place<C::BYTES>(row + i, c));
+        for (int i = 0; i < COUNT; i += DOWN) {
+            T* chunk = reinterpret_cast<T*>(tile + (to ^ i % 8 * 16) + i * C::BYTES);
 #pragma unroll 1
-            for (int e = 0; e < C::WIDE; e++) to[e] = i < end && e < width ? from[e] : T(0.0f);
+            for (int e = 0; e < C::WIDE; e++) {
+                const bool there = row + i < end && e < width;
+                chunk[e] = there ? from[(row + i) * x.ld + c * C::WIDE + e] : T(0.0f);
+            }
         }
     }
 }
@@ -106,13 +125,6 @@ constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
 template <typename A>
 __device__ A lowest() {
     return static_cast<A>(__int_as_float(0xff800000));
-}
-
-// x, of which the compiler knows nothing: what is computed from it is not kept from one tile to the
-// next in registers.
-__device__ inline int anew(int x) {
-    asm volatile("" : "+r"(x));
-    return x;
 }
 
 // What a block is to do.
@@ -175,7 +187,8 @@ struct Seen {
     // Calls act(score, where the mask has it); behind the last query or key with the last one's.
     template <bool TURNED, typename C, typename Do>
     __device__ void each(A (&s)[C::R][C::N / 8][4], int first, int other, const Do& act) const {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const int t = threadIdx.x % 4;
+        const int g = __shfl_sync(0xffffffff, first, 0) + threadIdx.x % 32 / 4;
 #pragma unroll
         for (int j = 0; j < C::N / 8; j++) {
             if (other + 8 * j >= (TURNED ? tq : tk)) return;
@@ -183,7 +196,7 @@ struct Seen {
             for (int r = 0; r < C::R; r++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    const int kept = anew(first) + 16 * r + g + i / 2 * 8;
+                    const int kept = g + 16 * r + i / 2 * 8;
                     const int passing = other + 8 * j + 2 * t + i % 2;
                     const int query = min(TURNED ? passing : kept, tq - 1);
                     const int key = min(TURNED ? kept : passing, tk - 1);
