@@ -20,20 +20,21 @@ constexpr int rows_passing(int n, int line, int results, int scores, int most) {
     return n == 8 || fits ? n : rows_passing(n / 2, line, results, scores, most);
 }
 
-// How rows of W elements are cut up for a kernel with SCORES arrays of products and RESULTS ones of
-// W columns. cut_of of attention.py says the same.
+// How rows of W elements are cut up for a kernel whose warps hold SCORES arrays of products and one
+// of W columns of results; RESULTS warps share the rows kept. cut_of of attention.py says the same.
 template <typename T, int W, int SCORES, int RESULTS>
 struct Cut {
     typedef typename Sum<T>::type A;
+    static constexpr bool HALF = sizeof(T) == 2;
     static constexpr int BYTES = W * sizeof(T);  // of a row
     static constexpr int CHUNKS = BYTES / 16, WIDE = 16 / sizeof(T);
-    static constexpr bool HALF = sizeof(T) == 2;
-    static constexpr int R = HALF && W * RESULTS <= 128 ? 2 : 1;  // of all that is read, twice used
-    static constexpr int WARPS = BYTES <= 512 ? 4 : 2048 / BYTES, M = 16 * R * WARPS;
-    static constexpr int MOST = 1024 / (RESULTS * sizeof(A));  // columns that registers can hold
+    static constexpr int R = HALF && W <= 128 ? 2 : 1;  // what is read is used R times
+    static constexpr int WARPS = BYTES <= 512 ? 4 : BYTES <= 1024 ? 2 : RESULTS;
+    static constexpr int M = 16 * R * WARPS / RESULTS;
+    static constexpr int MOST = 1024 / sizeof(A);  // columns that registers can hold
     static constexpr int OUT = W < MOST ? W : MOST, PARTS = W / OUT;  // of a block; blocks
     static constexpr int ROOM = (HALF ? 384 : 1280 / sizeof(A)) / R;  // results and scores of a row
-    static constexpr int N = rows_passing(64, BYTES, OUT * RESULTS, SCORES, ROOM);
+    static constexpr int N = rows_passing(64, BYTES, OUT, SCORES, ROOM);
     static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
 
@@ -85,7 +86,8 @@ __device__ void load_rows(char* tile, const Rows<const T>& x, int first, int lim
     const int row = anew(threadIdx.x) / ACROSS, step = static_cast<int>(x.ld), end = limit - first;
 #pragma unroll 1
     for (int n = 0; n < C::CHUNKS / ACROSS; n++) {
-        const int c = n * ACROSS + static_cast<int>(anew(threadIdx.x) % ACROSS), to = place<C::BYTES>(row, c);
+        const int c = n * ACROSS + static_cast<int>(anew(threadIdx.x) % ACROSS),
+                  to = place<C::BYTES>(row, c);
         const int width = x.width - c * C::WIDE, start = row * step + c * C::WIDE;
         const T* from = anew(x.at + first * x.ld);
         if (x.whole) {
