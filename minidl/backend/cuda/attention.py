@@ -114,7 +114,7 @@ def _strides(x: Array) -> list[int]:
     """struct Strides of x (B, H, T, D)."""
     steps = [s if n > 1 else 0 for s, n in zip(x.strides[:3], x.shape[:3])]
     whole = not any(n % _CHUNK for n in (x.data.ptr, x.shape[3] * x.itemsize, *steps))
-    return [*(s // x.itemsize for s in steps), int(whole)]
+    return [*(s // x.itemsize for s in steps), int(whole and abs(steps[2]) < 1 << 24)]
 
 
 class _Call(NamedTuple):

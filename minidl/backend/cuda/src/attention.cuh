@@ -38,8 +38,8 @@ struct Cut {
     static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
 
-// x, of which the compiler knows nothing: what is computed from it is not kept from one tile to the
-// next in registers.
+// x, of which the compiler knows nothing: what is computed from it is computed where it is needed,
+// not kept in registers that the products have to themselves.
 __device__ inline unsigned anew(unsigned x) {
     asm volatile("" : "+r"(x));
     return x;
@@ -57,7 +57,8 @@ __device__ int place(int row, int chunk) {
     return row * BYTES + ((chunk ^ (row & 7)) * 16);
 }
 
-// Some of an array's rows, ld elements apart; `whole` if they are made of aligned chunks.
+// Some of an array's rows, ld elements apart; `whole` if they are made of aligned chunks and less
+// than 2^24 elements apart.
 template <typename T>
 struct Rows {
     T* at;
