@@ -150,11 +150,12 @@ __global__ void __launch_bounds__(128, 2)
         const long long line = (work.n * s.shared + head) * tq + query;
         load_rows<C, C::N>(to, rows_of(q, s.q, b, h, s.d), query, tq);
         load_rows<C, C::N>(to + C::PASSING, rows_of(g, s.g, b, h, s.e), query, tq);
-        for (int i = threadIdx.x; i < C::N; i += 32 * C::WARPS) {
+        static_assert(C::N <= 32 * C::WARPS, "a thread for each query");
+        if (const int i = threadIdx.x; i < C::N) {
             const bool there = query + i < tq;
             A* at = levels + 2 * stage * C::N + i;
-            load_one(at, there ? lse + line + i : lse, there);
-            load_one(at + C::N, there ? delta + line + i : delta, there);
+            load_one(at, lse + line + i, there);
+            load_one(at + C::N, delta + line + i, there);
         }
         cp_async_commit();
     };
