@@ -19,8 +19,8 @@ __device__ A join_row(A value) {
 
 // Rows whose highest score is far above their level are levelled anew: what has been summed fades.
 template <typename C, typename A>
-__device__ void raise(const A (&high)[C::R][2], A (&y)[C::R][C::OUT / 8][4], A (&level)[C::R][2],
-                      A (&sum)[C::R][2], A far) {
+__device__ void raise_levels(const A (&high)[C::R][2], A (&y)[C::R][C::OUT / 8][4],
+                             A (&level)[C::R][2], A (&sum)[C::R][2], A far) {
 #pragma unroll
     for (int r = 0; r < C::R; r++)
 #pragma unroll
@@ -37,8 +37,8 @@ __device__ void raise(const A (&high)[C::R][2], A (&y)[C::R][C::OUT / 8][4], A (
         }
 }
 
-// Scores, divided by `factor`, become weights relative to the row's level: one of its highest
-// scores, so that no weight is above 2^8, and seldom another one than for the tile before.
+// Scores, divided by `factor`, become weights relative to the row's level. That is a score no
+// further than 2^8 below the highest so far: seldom another one than for the tile before.
 template <typename C, typename A>
 __device__ void soften(A (&s)[C::R][C::N / 8][4], A factor, A (&y)[C::R][C::OUT / 8][4],
                        A (&level)[C::R][2], A (&sum)[C::R][2]) {
@@ -57,7 +57,7 @@ __device__ void soften(A (&s)[C::R][C::N / 8][4], A factor, A (&y)[C::R][C::OUT 
             high[r][h] *= factor;
             higher = higher || high[r][h] > level[r][h] + far;
         }
-    if (__any_sync(0xffffffff, higher)) raise<C>(high, y, level, sum, far);
+    if (__any_sync(0xffffffff, higher)) raise_levels<C>(high, y, level, sum, far);
 #pragma unroll
     for (int r = 0; r < C::R; r++)
 #pragma unroll
