@@ -38,10 +38,12 @@ def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> 
     line, half = width * dtype.itemsize, dtype.itemsize == 2
     warps = 4 if line <= 512 else 2 if line <= 1024 else results
     repeat = 2 if half and width <= 128 else 1
-    out, room = min(width, 1024 // size), (384 if half else 1280 // size) // repeat
+    out, room = min(width, 1024 // size), 1280 // size
+    if half:  # attend needs more registers for other things
+        room = (352 if scores + results == 2 else 384) // repeat
     kept, passing = 16 * repeat * warps // results, 64
     while passing > 8 and (passing * line > 1 << 14 or out + passing * scores > room):
-        passing //= 2
+        passing = passing * 3 // 4 if passing % 3 else passing * 2 // 3
     shared = (max(scores, results) * kept + 4 * passing) * line
     if results == 2:  # scores for another warp; lse and delta, twice
         shared += kept * passing * dtype.itemsize + 4 * passing * size

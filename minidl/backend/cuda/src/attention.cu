@@ -91,14 +91,14 @@ __global__ void __launch_bounds__(128, 2)
     const auto keys = rows_of(k, s.k, b, group, s.d), values = rows_of(v, s.v, b, group, s.e);
     Seen<T> seen(mask, s, b, h, scale);
     if (s.moved) seen.past = static_cast<int>(*static_cast<const long long*>(before));
-    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16 * C::R, tq = s.tq;
+    const int first = work.tile * C::M, tq = s.tq;
     const int limit = seen.visible(min(first + C::M, tq) - 1);  // what is behind may be undefined
     const int start = work.split * static_cast<int>(s.span);
     const int end = min(limit, start + static_cast<int>(s.span));
     const auto fetch = [&](int key, int stage) {
         char* to = tiles + C::KEPT + 2 * stage * C::PASSING;
-        load_rows<C, C::N>(to, keys, key, limit);
-        load_rows<C, C::N>(to + C::PASSING, values, key, limit);
+        load_rows<C, C::N>(to, keys, key, end);
+        load_rows<C, C::N>(to + C::PASSING, values, key, end);
         cp_async_commit();
     };
     A sums[C::R][C::OUT / 8][4] = {}, level[C::R][2], sum[C::R][2] = {};
@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(128, 2)
         cp_async_wait<0>();
         __syncthreads();  // the tiles are there, and all are done with those to be replaced
         if (key + C::N < end) fetch(key + C::N, stage ^ 1);
+        const int m = anew(threadIdx.x) / 32 * 16 * C::R;
         if (first + m >= tq || key >= seen.visible(first + m + 16 * C::R - 1)) continue;
         const char* passing = tiles + C::KEPT + 2 * stage * C::PASSING;
         A x[C::R][C::N / 8][4] = {};
@@ -119,8 +120,8 @@ __global__ void __launch_bounds__(128, 2)
         soften<C>(x, left, sums, level, sum);
         Products<T>::template mix_rows<C>(sums, x, passing + C::PASSING, work.part * C::OUT);
     }
-    const int lane = threadIdx.x % 32;
-    const long long line = (work.split * s.count + work.n) * tq + first + m + lane / 4;
+    const int lane = threadIdx.x % 32, m = threadIdx.x / 32 * 16 * C::R, n = anew(work.n);
+    const long long line = (work.split * s.count + n) * tq + first + m + lane / 4;
     A factor[C::R][2];
     for (int r = 0; r < C::R; r++)
         for (int i = 0; i < 2; i++) {
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(128, 2)
                                                         : -lowest<A>();
         }
     if (s.splits == 1) {
-        store_rows<C>(tiles, m, sums, factor, rows_of(y, s.y, b, h, s.e), first, tq,
+        store_rows<C>(tiles, m, sums, factor, rows_of(y, s.y, n / heads, n % heads, s.e), first, tq,
                       work.part * C::OUT);
         return;
     }

@@ -17,11 +17,12 @@
 #include "sums.cuh"
 #include "warpops.cuh"
 
-// The most rows passing by, up to n, whose tile takes 16 KiB and whose products fit in `most`:
-// `results` columns of sums and `scores` numbers for each of the rows.
+// The most rows passing by, of 64, 48, 32, 24 and so on from n, whose tile takes 16 KiB and whose
+// products fit in `most`: `results` columns of sums and `scores` numbers for each of the rows.
 constexpr int rows_passing(int n, int line, int results, int scores, int most) {
     const bool fits = n * line <= 16384 && results + n * scores <= most;
-    return n == 8 || fits ? n : rows_passing(n / 2, line, results, scores, most);
+    const int next = n % 3 ? n * 3 / 4 : n * 2 / 3;
+    return n == 8 || fits ? n : rows_passing(next, line, results, scores, most);
 }
 
 // How rows of W elements are cut up for a kernel whose warps hold SCORES arrays of products and one
@@ -37,7 +38,8 @@ struct Cut {
     static constexpr int M = 16 * R * WARPS / RESULTS;
     static constexpr int MOST = 1024 / sizeof(A);  // columns that registers can hold
     static constexpr int OUT = W < MOST ? W : MOST, PARTS = W / OUT;  // of a block; blocks
-    static constexpr int ROOM = (HALF ? 384 : 1280 / sizeof(A)) / R;  // results and scores of a row
+    static constexpr int ALL = HALF ? SCORES + RESULTS == 2 ? 352 : 384 : 1280 / sizeof(A);
+    static constexpr int ROOM = ALL / R;  // results and scores of a row; attend needs more besides
     static constexpr int N = rows_passing(64, BYTES, OUT, SCORES, ROOM);
     static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
