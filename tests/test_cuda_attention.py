@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,13 @@ def drawn_mask(rng: Any, kind: str, shape: tuple[int, ...]) -> Any:
     return None
 
 
-def both_ways(dtype: Any, q: Any, k: Any, v: Any, g: Any, mask: Any, causal: bool) -> None:
+def both_ways(
+    dtype: Any, q: Any, k: Any, v: Any, g: Any, mask: Any, causal: bool, scale: Any = None
+) -> None:
     """Forward and backward agree with the CPU's; gradients to the scale of the largest of them."""
     narrow = [x.astype(dtype) for x in (g, q, k, v)]
     mask = mask.astype(dtype) if mask is not None and mask.dtype != bool else mask
-    scale = q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     y, lse = agree("attend", dtype, *narrow[1:], mask, causal, scale)
     got = cuda.attend_grad(
         *map(there, narrow), there(mask), there(y), there(lse), causal, scale
@@ -76,6 +79,41 @@ def test_rows_longer_than_a_tile_of_the_other_kind(causal):
         both_ways(dtype, *drawn(rng, *sizes), None, causal)
     q, k, v, _ = drawn(rng, 70, 150, 8, 8)
     agree("attend", np.float16, q, k, v, None, True, 0.3, np.array([45]))
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "bool", "float"])
+@pytest.mark.parametrize("d", [64, 128, 256])
+def test_drawn_shapes_of_half_types(d, kind):
+    """Of heads of each width: warps some or all of whose rows are outside, and several tiles."""
+    rng = np.random.default_rng([d, *kind.encode()])
+    tq, tk = rng.integers(1, 17000 // d, 2)
+    groups, width, e = rng.integers(1, 3), *rng.integers(d // 2 + 1, d + 1, 2)
+    heads = int(groups * rng.integers(1, 3))
+    mask = drawn_mask(rng, kind, (heads, tq, tk))
+    width, e = (width // 8 * 8, e // 8 * 8) if kind in ("none", "causal") else (width, e)
+    given = drawn(rng, tq, tk, width, e, heads, groups)
+    both_ways(np.float16, *(x[:1] for x in given), mask, kind == "causal")
+
+
+@FLOATS
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+def test_scales_that_are_not_positive(dtype, scale):
+    """The highest product of a row is then not its highest score."""
+    for causal in (False, True):
+        both_ways(dtype, *drawn(np.random.default_rng(12), 35, 70, 8, 8), None, causal, scale)
+
+
+@FLOATS
+def test_levels_rise_along_the_keys(dtype):
+    """By more than 2^8 or less, in some rows or all, once or at every tile; and they may fall."""
+    rng = np.random.default_rng(13)
+    q, k = rng.standard_normal((1, 1, 40, 8)), rng.standard_normal((1, 1, 300, 8)) / 10
+    v = rng.standard_normal((1, 1, 300, 8))
+    q[..., 0] = np.linspace(-1, 1, 40)
+    for rise in (3, 12, 60):  # of the highest score, from one end to the other
+        k[..., 0] = np.linspace(0, rise, 300)
+        for causal in (False, True):
+            agree("attend", dtype, q, k, v, None, causal, 1.0)
 
 
 WIDE = [(np.float16, 128, 96), (np.float16, 136, 200), (np.float32, 9, 256), (np.float64, 130, 4)]
@@ -178,6 +216,14 @@ def test_any_leading_axes_and_strides():
         given = (plain[0], plain[1], plain[1], None, expected, level)
         for a, b in zip(grads, cpu.attend_grad(expected, *given, False, 0.3), strict=True):
             np.testing.assert_allclose(cuda.to_host(a), b, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_lie_far_apart_are_not_copied_in_chunks():
+    """Offsets within a tile are 32 bits in the kernels."""
+    x = types.SimpleNamespace(shape=(2, 1, 3, 8), itemsize=2, data=types.SimpleNamespace(ptr=256))
+    for row, whole in ((32, 1), (2**24 - 16, 1), (2**24, 0), (-(2**24), 0), (40, 0)):
+        x.strides = (2**40, 2**30, row, 2)
+        assert attention._strides(x) == [2**39, 0, row // 2, whole]
 
 
 @pytest.mark.parametrize("shape", [

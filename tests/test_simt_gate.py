@@ -185,8 +185,8 @@ INSTANCES = {
 }  # fmt: skip
 POOL = ThreadPoolExecutor(2)
 MULTIPLIED = max(t.shared for t in choice.TILES)
-ATTENDED = max(attention.cut_of(np.dtype(t), w, 2, 2).shared for t in ("f2", "f4", "f8")
-               for w in (64, 128, 256))  # fmt: skip
+ATTENDED = max(attention.cut_of(np.dtype(t), w, *arrays).shared for t in ("f2", "f4", "f8")
+               for w in (64, 128, 256) for arrays in ((1, 1), (2, 1), (1, 2)))  # fmt: skip
 SHARED = {"conv.cu": MULTIPLIED, "linear.cu": MULTIPLIED, "attention.cu": ATTENDED,
           "attention_grad.cu": ATTENDED}  # fmt: skip
 # Two blocks a multiprocessor, as launch bounds of packed rows have it; but layer_norm_grad, which

@@ -33,19 +33,20 @@ class Cut(NamedTuple):
 
 
 def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> Cut:
-    """The cut of a kernel with so many arrays of scores and of results, as attention.cuh has it."""
+    """The cut of a kernel with so many arrays of scores a warp and of results, as attention.cuh."""
     width, size = max(64, 1 << (columns - 1).bit_length()), accumulator(dtype).itemsize
-    line = width * dtype.itemsize
-    warps = 4 if line <= 512 else 2048 // line
-    repeat = 2 if scores == 1 and dtype.itemsize == 2 and width <= 128 else 1
-    out, kept, passing = min(width, 1024 // (results * size)), 16 * repeat * warps, 64
-    while passing > 8 and (
-        passing * line > 1 << 14 or (out * results + passing * scores) * repeat * size > 1280
-    ):
-        passing //= 2
-    shared = (scores * kept + 4 * passing) * line  # a kernel keeps as many arrays as it has scores
-    if results == 2:  # lse and delta, twice
-        shared += 4 * passing * size
+    line, half = width * dtype.itemsize, dtype.itemsize == 2
+    warps = 4 if line <= 512 else 2 if line <= 1024 else results
+    repeat = 2 if half and width <= 128 else 1
+    out, room = min(width, 1024 // size), 1280 // size
+    if half:  # attend needs more registers for other things
+        room = (352 if scores + results == 2 else 384) // repeat
+    kept, passing = 16 * repeat * warps // results, 64
+    while passing > 8 and (passing * line > 1 << 14 or out + passing * scores > room):
+        passing = passing * 3 // 4 if passing % 3 else passing * 2 // 3
+    shared = (max(scores, results) * kept + 4 * passing) * line
+    if results == 2:  # scores for another warp; lse and delta, twice
+        shared += kept * passing * dtype.itemsize + 4 * passing * size
     return Cut(width, 32 * warps, kept, passing, width // out, shared)
 
 
@@ -115,7 +116,7 @@ def _strides(x: Array) -> list[int]:
     """struct Strides of x (B, H, T, D)."""
     steps = [s if n > 1 else 0 for s, n in zip(x.strides[:3], x.shape[:3])]
     whole = not any(n % _CHUNK for n in (x.data.ptr, x.shape[3] * x.itemsize, *steps))
-    return [*(s // x.itemsize for s in steps), int(whole)]
+    return [*(s // x.itemsize for s in steps), int(whole and abs(steps[2]) < 1 << 24)]
 
 
 class _Call(NamedTuple):
@@ -204,7 +205,7 @@ def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, y: Array, l
         launch(run, -(-delta.size // 8), g4, y4, delta, call.shape(1, arrays))
         given = (q4, k4, v4, seen, g4, lse, delta)
         for name, results, heads, rows in (("query_grad", 1, h, tq), ("key_grad", 2, groups, tk)):
-            cut = cut_of(q.dtype, wide, 2, results)
+            cut = cut_of(q.dtype, wide, 3 - results, results)
             tiles, out = -(-rows // cut.kept), made[:1] if results == 1 else made[1:]
             last = (call.shape(tiles, arrays), float(scale))
             _launch("attention_grad.cu", name, cut, b * heads * tiles * cut.parts, *given, *out,

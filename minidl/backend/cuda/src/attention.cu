@@ -17,33 +17,57 @@ __device__ A join_row(A value) {
     return Join::of(value, __shfl_xor_sync(0xffffffff, value, 2));
 }
 
-// Scores become weights relative to the highest one so far; what has been summed fades to match.
+// Rows whose highest score is far above their level are levelled anew: what has been summed fades.
 template <typename C, typename A>
-__device__ void soften(A (&s)[C::R][C::N / 8][4], A (&y)[C::R][C::OUT / 8][4], A (&top)[C::R][2],
-                       A (&sum)[C::R][2]) {
+__device__ void raise_levels(const A (&high)[C::R][2], A (&y)[C::R][C::OUT / 8][4],
+                             A (&level)[C::R][2], A (&sum)[C::R][2], A far) {
 #pragma unroll
     for (int r = 0; r < C::R; r++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            A high = top[r][h];
-#pragma unroll
-            for (int j = 0; j < C::N / 8; j++) {
-                high = fmax(high, fmax(s[r][j][2 * h], s[r][j][2 * h + 1]));
-            }
-            high = join_row<Higher>(high);
-            const A shift = high == lowest<A>() ? A(0) : high, fade = exp2(top[r][h] - shift);
-            top[r][h] = high;
+            const A top = join_row<Higher>(high[r][h]), old = level[r][h];
+            if (top > old + far) level[r][h] = top;
+            const A fade = top > old + far ? exp2(old - top) : A(1);
             sum[r][h] *= fade;
 #pragma unroll
             for (int c = 0; c < C::OUT / 8; c++) {
                 y[r][c][2 * h] *= fade;
                 y[r][c][2 * h + 1] *= fade;
             }
+        }
+}
+
+// Scores, divided by `factor`, become weights relative to the row's level. That is a score no
+// further than 2^8 below the highest so far: seldom another one than for the tile before.
+template <typename C, typename A>
+__device__ void soften(A (&s)[C::R][C::N / 8][4], A factor, A (&y)[C::R][C::OUT / 8][4],
+                       A (&level)[C::R][2], A (&sum)[C::R][2]) {
+    const A far = A(8);
+    A high[C::R][2];
+    bool higher = false;
+#pragma unroll
+    for (int r = 0; r < C::R; r++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            high[r][h] = lowest<A>();
+#pragma unroll
+            for (int j = 0; j < C::N / 8; j++) {
+                high[r][h] = fmax(high[r][h], fmax(s[r][j][2 * h], s[r][j][2 * h + 1]));
+            }
+            high[r][h] *= factor;
+            higher = higher || high[r][h] > level[r][h] + far;
+        }
+    if (__any_sync(0xffffffff, higher)) raise_levels<C>(high, y, level, sum, far);
+#pragma unroll
+    for (int r = 0; r < C::R; r++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const A shift = level[r][h] == lowest<A>() ? A(0) : level[r][h];
 #pragma unroll
             for (int j = 0; j < C::N / 8; j++)
 #pragma unroll
                 for (int i = 2 * h; i < 2 * h + 2; i++) {
-                    s[r][j][i] = exp2(s[r][j][i] - shift);
+                    s[r][j][i] = exp2(s[r][j][i] * factor - shift);
                     sum[r][h] += s[r][j][i];
                 }
         }
@@ -62,23 +86,23 @@ __global__ void __launch_bounds__(128, 2)
     typedef Cut<T, W, 1, 1> C;
     extern __shared__ __align__(128) char tiles[];  // q; twice k and v
     const Work work(C::PARTS, s.splits, s.tiles, s.causal);
-    const long long b = work.n / s.heads, h = work.n % s.heads;
-    const auto keys = rows_of(k, s.k, b, h / s.shared, s.d);
-    const auto values = rows_of(v, s.v, b, h / s.shared, s.e);
+    const int heads = s.heads, b = work.n / heads, h = work.n % heads;
+    const int group = h / static_cast<int>(s.shared);
+    const auto keys = rows_of(k, s.k, b, group, s.d), values = rows_of(v, s.v, b, group, s.e);
     Seen<T> seen(mask, s, b, h, scale);
     if (s.moved) seen.past = static_cast<int>(*static_cast<const long long*>(before));
-    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16 * C::R, tq = s.tq;
+    const int first = work.tile * C::M, tq = s.tq;
     const int limit = seen.visible(min(first + C::M, tq) - 1);  // what is behind may be undefined
     const int start = work.split * static_cast<int>(s.span);
     const int end = min(limit, start + static_cast<int>(s.span));
     const auto fetch = [&](int key, int stage) {
         char* to = tiles + C::KEPT + 2 * stage * C::PASSING;
-        load_rows<C, C::N>(to, keys, key, limit);
-        load_rows<C, C::N>(to + C::PASSING, values, key, limit);
+        load_rows<C, C::N>(to, keys, key, end);
+        load_rows<C, C::N>(to + C::PASSING, values, key, end);
         cp_async_commit();
     };
-    A sums[C::R][C::OUT / 8][4] = {}, top[C::R][2], sum[C::R][2] = {};
-    for (int r = 0; r < 2 * C::R; r++) top[r / 2][r % 2] = lowest<A>();
+    A sums[C::R][C::OUT / 8][4] = {}, level[C::R][2], sum[C::R][2] = {};
+    for (int r = 0; r < 2 * C::R; r++) level[r / 2][r % 2] = lowest<A>();
     if (start < end) {
         load_rows<C, C::M>(tiles, rows_of(q, s.q, b, h, s.d), first, tq);
         fetch(start, 0);
@@ -87,28 +111,29 @@ __global__ void __launch_bounds__(128, 2)
         cp_async_wait<0>();
         __syncthreads();  // the tiles are there, and all are done with those to be replaced
         if (key + C::N < end) fetch(key + C::N, stage ^ 1);
+        const int m = anew(threadIdx.x) / 32 * 16 * C::R;
         if (first + m >= tq || key >= seen.visible(first + m + 16 * C::R - 1)) continue;
         const char* passing = tiles + C::KEPT + 2 * stage * C::PASSING;
         A x[C::R][C::N / 8][4] = {};
         Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
-        seen.template score<false, C>(x, first + m, key);
-        soften<C>(x, sums, top, sum);
+        const A left = seen.template score<false, C>(x, first + m, key);
+        soften<C>(x, left, sums, level, sum);
         Products<T>::template mix_rows<C>(sums, x, passing + C::PASSING, work.part * C::OUT);
     }
-    const int lane = threadIdx.x % 32;
-    const long long line = (work.split * s.count + work.n) * tq + first + m + lane / 4;
+    const int lane = threadIdx.x % 32, m = threadIdx.x / 32 * 16 * C::R, n = anew(work.n);
+    const long long line = (work.split * s.count + n) * tq + first + m + lane / 4;
     A factor[C::R][2];
     for (int r = 0; r < C::R; r++)
         for (int i = 0; i < 2; i++) {
             const A total = join_row<Add>(sum[r][i]);
             factor[r][i] = total == A(0) ? A(0) : 1 / total;
             if (lane % 4 || work.part || first + m + lane / 4 + 16 * r + 8 * i >= tq) continue;
-            lse[line + 16 * r + 8 * i] = total != A(0)  ? top[r][i] * A(LN2) + log(total)
+            lse[line + 16 * r + 8 * i] = total != A(0)  ? level[r][i] * A(LN2) + log(total)
                                          : s.splits > 1 ? lowest<A>()
                                                         : -lowest<A>();
         }
     if (s.splits == 1) {
-        store_rows<C>(tiles, m, sums, factor, rows_of(y, s.y, b, h, s.e), first, tq,
+        store_rows<C>(tiles, m, sums, factor, rows_of(y, s.y, n / heads, n % heads, s.e), first, tq,
                       work.part * C::OUT);
         return;
     }

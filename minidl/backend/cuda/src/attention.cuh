@@ -7,33 +7,55 @@
 // the products: y (16 R, OUT) += s b. Half and bfloat16 take tensor cores, float and double FMAs;
 // sums are Sum<T>.
 //
+// An H100 takes at least 1.6 clocks for an mma.sync of 16 x 8 x 16 (its four tensor cores
+// together), in which shared memory gives 205 bytes. The right operand alone is 256: hence R = 2
+// products for each, where the results of 32 rows leave room in a warp's registers.
+//
 // A warp's results are spread over its lanes as those of mma.m16n8k16: with lane = 4 g + t, element
 // (r, j, i) is row 16 r + g + 8 (i >> 1) of the products, and their column 8 j + 2 t + (i & 1).
 #pragma once
 #include "sums.cuh"
 #include "warpops.cuh"
 
-// The most rows passing by, up to n, whose tile takes 16 KiB and whose products leave room in the
-// registers: `results` columns of sums and `scores` numbers for each of the rows, of `size` bytes.
-constexpr int rows_passing(int n, int line, int results, int scores, int size) {
-    const bool fits = n * line <= 16384 && (results + n * scores) * size <= 1280;
-    return n == 8 || fits ? n : rows_passing(n / 2, line, results, scores, size);
+// The most rows passing by, of 64, 48, 32, 24 and so on from n, whose tile takes 16 KiB and whose
+// products fit in `most`: `results` columns of sums and `scores` numbers for each of the rows.
+constexpr int rows_passing(int n, int line, int results, int scores, int most) {
+    const bool fits = n * line <= 16384 && results + n * scores <= most;
+    const int next = n % 3 ? n * 3 / 4 : n * 2 / 3;
+    return n == 8 || fits ? n : rows_passing(next, line, results, scores, most);
 }
 
-// How rows of W elements are cut up for a kernel with SCORES arrays of products and RESULTS ones of
-// W columns. cut_of of attention.py says the same.
+// How rows of W elements are cut up for a kernel whose warps hold SCORES arrays of products and one
+// of W columns of results; RESULTS warps share the rows kept. cut_of of attention.py says the same.
 template <typename T, int W, int SCORES, int RESULTS>
 struct Cut {
     typedef typename Sum<T>::type A;
+    static constexpr bool HALF = sizeof(T) == 2;
     static constexpr int BYTES = W * sizeof(T);  // of a row
     static constexpr int CHUNKS = BYTES / 16, WIDE = 16 / sizeof(T);
-    static constexpr int R = SCORES == 1 && sizeof(T) == 2 && W <= 128 ? 2 : 1;
-    static constexpr int WARPS = BYTES <= 512 ? 4 : 2048 / BYTES, M = 16 * R * WARPS;
-    static constexpr int MOST = 1024 / (RESULTS * sizeof(A));  // columns that registers can hold
+    static constexpr int R = HALF && W <= 128 ? 2 : 1;  // what is read is used R times
+    static constexpr int WARPS = BYTES <= 512 ? 4 : BYTES <= 1024 ? 2 : RESULTS;
+    static constexpr int M = 16 * R * WARPS / RESULTS;
+    static constexpr int MOST = 1024 / sizeof(A);  // columns that registers can hold
     static constexpr int OUT = W < MOST ? W : MOST, PARTS = W / OUT;  // of a block; blocks
-    static constexpr int N = rows_passing(64, BYTES, OUT* RESULTS, SCORES, R * sizeof(A));
+    static constexpr int ALL = HALF ? SCORES + RESULTS == 2 ? 352 : 384 : 1280 / sizeof(A);
+    static constexpr int ROOM = ALL / R;  // results and scores of a row; attend needs more besides
+    static constexpr int N = rows_passing(64, BYTES, OUT, SCORES, ROOM);
     static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
+
+// x, of which the compiler knows nothing: what is computed from it is computed where it is needed,
+// not kept in registers that the products have to themselves.
+__device__ inline unsigned anew(unsigned x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+template <typename T>
+__device__ T* anew(T* x) {
+    asm volatile("" : "+l"(x));
+    return x;
+}
 
 // Where a chunk of 16 bytes of a tile lies: 8 rows' chunks of one number meet every bank once.
 template <int BYTES>
@@ -41,7 +63,8 @@ __device__ int place(int row, int chunk) {
     return row * BYTES + ((chunk ^ (row & 7)) * 16);
 }
 
-// Some of an array's rows, ld elements apart; `whole` if they are made of aligned chunks.
+// Some of an array's rows, ld elements apart; `whole` if they are made of aligned chunks and less
+// than 2^24 elements apart.
 template <typename T>
 struct Rows {
     T* at;
@@ -56,7 +79,7 @@ struct Strides {
 
 template <typename T>
 __device__ Rows<T> rows_of(T* x, const Strides& s, long long b, long long h, long long width) {
-    return {x + b * s.batch + h * s.head, s.row, static_cast<int>(width),
+    return {anew(x + b * s.batch + h * s.head), s.row, static_cast<int>(width),
             static_cast<int>(s.whole)};
 }
 
@@ -64,28 +87,33 @@ __device__ Rows<T> rows_of(T* x, const Strides& s, long long b, long long h, lon
 // the array's width.
 template <typename C, int COUNT, typename T>
 __device__ void load_rows(char* tile, const Rows<const T>& x, int first, int limit) {
-    const auto chunk_of = [&](int i) {
-        return tile + place<C::BYTES>(i / C::CHUNKS, i % C::CHUNKS);
-    };
-    const auto source = [&](int i) {
-        return x.at + (first + i / C::CHUNKS) * x.ld + i % C::CHUNKS * C::WIDE;
-    };
-    const auto there = [&](int i) {
-        return first + i / C::CHUNKS < limit ? x.width - i % C::CHUNKS * C::WIDE : 0;
-    };
-    constexpr int STEP = 32 * C::WARPS, ALL = COUNT * C::CHUNKS;
-    if (x.whole) {
-#pragma unroll 4
-        for (int i = threadIdx.x; i < ALL; i += STEP) {
-            cp_async16(chunk_of(i), there(i) > 0 ? source(i) : x.at, there(i) > 0 ? 16 : 0);
+    constexpr int THREADS = 32 * C::WARPS, ACROSS = C::CHUNKS < THREADS ? C::CHUNKS : THREADS;
+    constexpr int DOWN = THREADS / ACROSS;
+    static_assert(COUNT % DOWN == 0, "all threads copy as many chunks");
+    const int row = anew(threadIdx.x) / ACROSS, step = static_cast<int>(x.ld), end = limit - first;
+#pragma unroll 1
+    for (int n = 0; n < C::CHUNKS / ACROSS; n++) {
+        const int c = n * ACROSS + static_cast<int>(anew(threadIdx.x) % ACROSS),
+                  to = place<C::BYTES>(row, c);
+        const int width = x.width - c * C::WIDE, start = row * step + c * C::WIDE;
+        const T* from = anew(x.at + first * x.ld);
+        if (x.whole) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i += DOWN) {
+                cp_async16(tile + (to ^ i % 8 * 16) + i * C::BYTES, from + (start + i * step),
+                           row + i < end && width > 0 ? 16 : 0);
+            }
+            continue;
         }
-        return;
-    }
 #pragma unroll 1
-    for (int i = threadIdx.x; i < ALL; i += STEP) {
-        T* to = reinterpret_cast<T*>(chunk_of(i));
+        for (int i = 0; i < COUNT; i += DOWN) {
+            T* chunk = reinterpret_cast<T*>(tile + (to ^ i % 8 * 16) + i * C::BYTES);
 #pragma unroll 1
-        for (int e = 0; e < C::WIDE; e++) to[e] = e < there(i) ? source(i)[e] : T(0.0f);
+            for (int e = 0; e < C::WIDE; e++) {
+                const bool there = row + i < end && e < width;
+                chunk[e] = there ? from[(row + i) * x.ld + c * C::WIDE + e] : T(0.0f);
+            }
+        }
     }
 }
 
@@ -110,8 +138,7 @@ __device__ A lowest() {
 
 // What a block is to do.
 struct Work {
-    int part, split, tile;
-    long long n;  // head
+    int part, split, tile, n;  // n: head
     __device__ Work(int parts, long long splits, long long tiles, bool last_first) {
         const unsigned s = splits, t = tiles;
         unsigned id = blockIdx.x;
@@ -145,41 +172,70 @@ struct Seen {
 
     __device__ int visible(int query) const { return causal ? min(tk, past + query + 1) : tk; }
 
-    // Products of rows with rows passing by become scores: rows are queries, or, TURNED, keys;
-    // `first` and `other` are the first ones of the warp.
+    // Products of rows with rows passing by become scores divided by the number that is returned:
+    // rows are queries, or, TURNED, keys; `first` and `other` are the first ones of the warp.
     template <bool TURNED, typename C>
-    __device__ void score(A (&s)[C::R][C::N / 8][4], int first, int other) const {
-        each<TURNED, C>(s, first, other, [&](A& x, int, int) { x *= factor; });
-        if (kind) {
-            each<TURNED, C>(s, first, other, [&](A& x, int query, int key) {
-                if (query < tq && key < tk) x = masked(x, base + query * row + key * column);
+    __device__ A score(A (&s)[C::R][C::N / 8][4], int first, int other) const {
+        const bool plain = kind == 0 && factor > A(0);
+        if (!plain) each<TURNED, C>(s, first, other, [&](A& x, long long) { x *= factor; });
+        if (kind == 1) {
+            const bool* seen = static_cast<const bool*>(mask);
+            each<TURNED, C>(s, first, other, [&](A& x, long long at) {
+                if (!seen[at]) x = lowest<A>();
             });
         }
-        const int query = TURNED ? other : first, end = TURNED ? first + 16 * C::R : other + C::N;
-        if (end <= visible(query)) return;
-        each<TURNED, C>(s, first, other, [&](A& x, int query, int key) {
-            if (key >= tk || (causal && key > past + query)) x = lowest<A>();
-        });
+        if (kind == 2) {
+            const T* added = static_cast<const T*>(mask);
+            each<TURNED, C>(s, first, other,
+                            [&](A& x, long long at) { x += static_cast<A>(added[at]) * A(LOG2E); });
+        }
+        hide<TURNED, C>(s, first, other);
+        return plain ? factor : A(1);
     }
 
-    __device__ A masked(A x, long long at) const {
-        if (kind == 2) return x + static_cast<A>(static_cast<const T*>(mask)[at]) * A(LOG2E);
-        return static_cast<const bool*>(mask)[at] ? x : lowest<A>();
-    }
-
+    // Calls act(score, where the mask has it); behind the last query or key with the last one's.
     template <bool TURNED, typename C, typename Do>
-    __device__ static void each(A (&s)[C::R][C::N / 8][4], int first, int other, const Do& act) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    __device__ void each(A (&s)[C::R][C::N / 8][4], int first, int other, const Do& act) const {
+        const int t = threadIdx.x % 4;
+        const int g = __shfl_sync(0xffffffff, first, 0) + threadIdx.x % 32 / 4;
+#pragma unroll
+        for (int j = 0; j < C::N / 8; j++) {
+            if (other + 8 * j >= (TURNED ? tq : tk)) return;
+#pragma unroll
+            for (int r = 0; r < C::R; r++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int kept = g + 16 * r + i / 2 * 8;
+                    const int passing = other + 8 * j + 2 * t + i % 2;
+                    const int query = min(TURNED ? passing : kept, tq - 1);
+                    const int key = min(TURNED ? kept : passing, tk - 1);
+                    act(s[r][j][i], base + query * row + key * column);
+                }
+        }
+    }
+
+    // Keys that a query does not see. (A key behind the last one needs no hiding from itself.)
+    template <bool TURNED, typename C>
+    __device__ void hide(A (&s)[C::R][C::N / 8][4], int first, int other) const {
+        if (TURNED ? !causal || first + 16 * C::R - 1 <= past + other
+                   : other + C::N <= visible(first)) {
+            return;
+        }
 #pragma unroll
         for (int r = 0; r < C::R; r++)
 #pragma unroll
-            for (int j = 0; j < C::N / 8; j++)
+            for (int h = 0; h < 2; h++) {
+                const int kept = first + 16 * r + 8 * h + threadIdx.x % 32 / 4;
+                const int edge = TURNED ? kept - past : visible(kept);
+                const int before = edge - other - 2 * (threadIdx.x % 4);
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int kept = first + 16 * r + g + i / 2 * 8;
-                    const int passing = other + 8 * j + 2 * t + i % 2;
-                    act(s[r][j][i], TURNED ? passing : kept, TURNED ? kept : passing);
-                }
+                for (int j = 0; j < C::N / 8; j++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        const bool hidden = TURNED ? 8 * j + i < before : 8 * j + i >= before;
+                        if (hidden) s[r][j][2 * h + i] = lowest<A>();
+                    }
+            }
     }
 };
 
@@ -204,23 +260,24 @@ template <typename T>
 struct Products {
     static constexpr int NEAR = 2;  // neighbours in a row of results that a lane holds
 
-    // s += a bᵀ, for the rows of a from m on and the first `deep` columns.
+    // s += a bᵀ, for the rows of a from m on. A tile's chunks k elements further on lie where the
+    // bits of k are turned over.
     template <typename C>
     __device__ static void row_products(float (&s)[C::R][C::N / 8][4], const char* a, int m,
-                                        const char* b, int deep) {
+                                        const char* b, int) {
         const int lane = threadIdx.x % 32, part = lane / 8;
-#pragma unroll 2
-        for (int k = 0; k < deep; k += 16) {
+        const int own = place<C::BYTES>(m + lane % 16, lane / 16);
+        const int other = place<C::BYTES>(part / 2 * 8 + lane % 8, part % 2);
+#pragma unroll
+        for (int k = 0; k < C::CHUNKS * C::WIDE; k += 16) {
             unsigned fa[C::R][4], fb[4];
 #pragma unroll
             for (int r = 0; r < C::R; r++) {
-                const int row = m + 16 * r + lane % 16;
-                ldmatrix_x4(fa[r], a + place<C::BYTES>(row, k / 8 + lane / 16));
+                ldmatrix_x4(fa[r], a + (own ^ 2 * k) + 16 * r * C::BYTES);
             }
 #pragma unroll
             for (int j = 0; j < C::N / 8; j += 2) {
-                const int row = 8 * j + part / 2 * 8 + lane % 8;
-                ldmatrix_x4(fb, b + place<C::BYTES>(row, k / 8 + part % 2));
+                ldmatrix_x4(fb, b + (other ^ 2 * k) + 8 * j * C::BYTES);
 #pragma unroll
                 for (int r = 0; r < C::R; r++) {
                     mma(s[r][j], fa[r], fb, T());
@@ -236,6 +293,7 @@ struct Products {
                                     const float (&s)[C::R][C::N / 8][4], const char* b,
                                     int column) {
         const int lane = threadIdx.x % 32, part = lane / 8;
+        const int at = place<C::BYTES>(part % 2 * 8 + lane % 8, part / 2) ^ 2 * column;
 #pragma unroll
         for (int j = 0; j < C::N / 8; j += 2) {
             unsigned fa[C::R][4], fb[4];
@@ -246,10 +304,9 @@ struct Products {
                     const float* pair = s[r][j + i / 2] + i % 2 * 2;
                     fa[r][i] = both(pair[0], pair[1], T());
                 }
-            const int row = 8 * j + part % 2 * 8 + lane % 8;
 #pragma unroll
             for (int c = 0; c < C::OUT / 8; c += 2) {
-                ldmatrix_x4_trans(fb, b + place<C::BYTES>(row, column / 8 + c + part / 2));
+                ldmatrix_x4_trans(fb, b + (at ^ 16 * c) + 8 * j * C::BYTES);
 #pragma unroll
                 for (int r = 0; r < C::R; r++) {
                     mma(y[r][c], fa[r], fb, T());

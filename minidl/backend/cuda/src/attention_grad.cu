@@ -1,6 +1,7 @@
 // The gradients of attention (attention.cu): scores are made again, once for dq and once for dk and
 // dv, so that nothing is summed by atomics: dk and dv add up the heads that share them in order.
 #include "attention.cuh"
+#include "packs.cuh"
 
 // delta (count, tq) = the rows' sums of g y, a warp each. Bytes: g and y once. grid (8 rows).
 template <typename T>
@@ -34,11 +35,11 @@ __global__ void __launch_bounds__(128, 2)
     typedef Cut<T, W, 2, 1> C;
     extern __shared__ __align__(128) char tiles[];  // q, g; twice k and v
     const Work work(C::PARTS, 1, s.tiles, s.causal);
-    const long long b = work.n / s.heads, h = work.n % s.heads;
-    const auto keys = rows_of(k, s.k, b, h / s.shared, s.d);
-    const auto values = rows_of(v, s.v, b, h / s.shared, s.e);
+    const int heads = s.heads, b = work.n / heads, h = work.n % heads;
+    const int group = h / static_cast<int>(s.shared);
+    const auto keys = rows_of(k, s.k, b, group, s.d), values = rows_of(v, s.v, b, group, s.e);
     const Seen<T> seen(mask, s, b, h, scale);
-    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16, tq = s.tq;
+    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16 * C::R, tq = s.tq;
     const int end = seen.visible(min(first + C::M, tq) - 1);
     const auto fetch = [&](int key, int stage) {
         char* to = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
@@ -49,32 +50,38 @@ __global__ void __launch_bounds__(128, 2)
     load_rows<C, C::M>(tiles, rows_of(q, s.q, b, h, s.d), first, tq);
     load_rows<C, C::M>(tiles + C::KEPT, rows_of(g, s.g, b, h, s.e), first, tq);
     fetch(0, 0);
-    A sums[1][C::OUT / 8][4] = {}, level[2] = {}, mean[2] = {};
-    for (int i = 0; i < 2; i++) {
+    A sums[C::R][C::OUT / 8][4] = {}, level[2 * C::R] = {}, mean[2 * C::R] = {};
+    const long long line = static_cast<long long>(work.n) * tq;
+    for (int i = 0; i < 2 * C::R; i++) {
         const int row = first + m + threadIdx.x % 32 / 4 + 8 * i;
         if (row >= tq) continue;
-        level[i] = lse[work.n * tq + row] * A(LOG2E);
-        mean[i] = delta[work.n * tq + row];
+        level[i] = lse[line + row] * A(LOG2E);
+        mean[i] = delta[line + row];
     }
     for (int key = 0, stage = 0; key < end; key += C::N, stage ^= 1) {
         cp_async_wait<0>();
         __syncthreads();  // the tiles are there, and all are done with those to be replaced
         if (key + C::N < end) fetch(key + C::N, stage ^ 1);
-        if (first + m >= tq || key >= seen.visible(first + m + 15)) continue;
+        if (first + m >= tq || key >= seen.visible(first + m + 16 * C::R - 1)) continue;
         const char* passing = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
-        A x[1][C::N / 8][4] = {}, dp[1][C::N / 8][4] = {};
+        A x[C::R][C::N / 8][4] = {}, dp[C::R][C::N / 8][4] = {};
         Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
         Products<T>::template row_products<C>(dp, tiles + C::KEPT, m, passing + C::PASSING, s.e);
-        seen.template score<false, C>(x, first + m, key);
+        const A left = seen.template score<false, C>(x, first + m, key);
 #pragma unroll
-        for (int j = 0; j < C::N / 8; j++)
+        for (int r = 0; r < C::R; r++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                x[0][j][i] = exp2(x[0][j][i] - level[i / 2]) * (dp[0][j][i] - mean[i / 2]);
-            }
+            for (int j = 0; j < C::N / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int row = 2 * r + i / 2;
+                    const A p = exp2(x[r][j][i] * left - level[row]);
+                    x[r][j][i] = p * (dp[r][j][i] - mean[row]);
+                }
         Products<T>::template mix_rows<C>(sums, x, passing, work.part * C::OUT);
     }
-    const A factor[1][2] = {{A(scale), A(scale)}};
+    A factor[C::R][2];
+    for (int r = 0; r < 2 * C::R; r++) factor[r / 2][r % 2] = scale;
     store_rows<C>(tiles, m, sums, factor, rows_of(dq, s.dq, b, h, s.d), first, tq,
                   work.part * C::OUT);
 }
@@ -86,8 +93,40 @@ __device__ void load_one(A* to, const A* from, bool there) {
     if (sizeof(A) == 8) cp_async8(to, from, there ? 8 : 0);
 }
 
+// Scores, rounded to T, for another warp: each lane's for the same lane.
+template <typename C, typename T, typename A>
+__device__ void put_scores(T* to, const A (&s)[C::R][C::N / 8][4]) {
+    constexpr int ROW = C::N / 2;  // scores of a lane
+#pragma unroll
+    for (int i = 0; i < C::R * ROW; i += C::WIDE) {
+        Pack<T, C::WIDE> pack;
+#pragma unroll
+        for (int e = 0; e < C::WIDE; e++) {
+            pack.v[e] = static_cast<T>(s[i / ROW][(i + e) % ROW / 4][(i + e) % 4]);
+        }
+        store_pack(to + i * 32 + threadIdx.x % 32 * C::WIDE, pack);
+    }
+}
+
+// s = p (s - mean), with p as the other warp has put it.
+template <typename C, typename T, typename A>
+__device__ void take_scores(const T* from, A (&s)[C::R][C::N / 8][4], const A* mean) {
+    constexpr int ROW = C::N / 2;
+#pragma unroll
+    for (int i = 0; i < C::R * ROW; i += C::WIDE) {
+        const auto p = load_pack<C::WIDE>(from + i * 32 + threadIdx.x % 32 * C::WIDE);
+#pragma unroll
+        for (int e = 0; e < C::WIDE; e++) {
+            const int j = (i + e) % ROW / 4;
+            A& x = s[i / ROW][j][(i + e) % 4];
+            x = static_cast<A>(p.v[e]) * (x - mean[8 * j + e % 2]);
+        }
+    }
+}
+
 // dv = pᵀ g and dk = scale dsᵀ q, summed over the queries of all heads that share the keys. A
-// block: M keys of a key head. Bytes: k, v, dk and dv once, q and g once a block.
+// block: M keys of a key head. Two warps share 16 R keys: one makes p and dv, the other, which is
+// given p, dk. Bytes: k, v, dk and dv once, q and g once a block.
 template <typename T, int W>
 __global__ void __launch_bounds__(128, 2)
     key_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
@@ -96,65 +135,77 @@ __global__ void __launch_bounds__(128, 2)
              const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dk,
              T* __restrict__ dv, const Shape s, double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 2, 2> C;
-    extern __shared__ __align__(128) char tiles[];  // k, v; twice q and g; twice lse and delta
-    A* levels = reinterpret_cast<A*>(tiles + 2 * C::KEPT + 4 * C::PASSING);
+    typedef Cut<T, W, 1, 2> C;
+    extern __shared__ __align__(128) char tiles[];  // k, v; twice q and g; p; twice lse and delta
+    T* weights = reinterpret_cast<T*>(tiles + 2 * C::KEPT + 4 * C::PASSING);
+    A* levels = reinterpret_cast<A*>(weights + C::M * C::N);
     const Work work(C::PARTS, 1, s.tiles, false);
     const int groups = s.heads / s.shared, shared = s.shared, tq = s.tq, tk = s.tk;
-    const long long b = work.n / groups, group = work.n % groups;
-    const int first = work.tile * C::M, m = threadIdx.x / 32 * 16;
+    const int b = work.n / groups, group = work.n % groups;
+    const int first = work.tile * C::M;
     const int top = s.causal ? first / C::N * C::N : 0;  // the first query that sees the block
     const auto fetch = [&](int head, int query, int stage) {
         char* to = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
-        const long long h = group * shared + head, line = (b * s.heads + h) * tq + query;
+        const int h = group * shared + head;
+        const long long line = (work.n * s.shared + head) * tq + query;
         load_rows<C, C::N>(to, rows_of(q, s.q, b, h, s.d), query, tq);
         load_rows<C, C::N>(to + C::PASSING, rows_of(g, s.g, b, h, s.e), query, tq);
-        for (int i = threadIdx.x; i < C::N; i += 32 * C::WARPS) {
+        static_assert(C::N <= 32 * C::WARPS, "a thread for each query");
+        if (const int i = threadIdx.x; i < C::N) {
             const bool there = query + i < tq;
             A* at = levels + 2 * stage * C::N + i;
-            load_one(at, there ? lse + line + i : lse, there);
-            load_one(at + C::N, there ? delta + line + i : delta, there);
+            load_one(at, lse + line + i, there);
+            load_one(at + C::N, delta + line + i, there);
         }
         cp_async_commit();
     };
-    A dks[1][C::OUT / 8][4] = {}, dvs[1][C::OUT / 8][4] = {};
+    A sums[C::R][C::OUT / 8][4] = {};
     if (top < tq) {
         load_rows<C, C::M>(tiles, rows_of(k, s.k, b, group, s.d), first, tk);
         load_rows<C, C::M>(tiles + C::KEPT, rows_of(v, s.v, b, group, s.e), first, tk);
         fetch(0, top, 0);
     }
     for (int head = 0, query = top, stage = 0; top < tq && head < shared; stage ^= 1) {
-        const bool last = query + C::N >= tq;
-        const int next_head = head + last, next = last ? top : query + C::N;
         cp_async_wait<0>();
         __syncthreads();  // the tiles are there, and all are done with those to be replaced
-        if (next_head < shared) fetch(next_head, next, stage ^ 1);
+        const bool last = query + C::N >= tq;
+        if (head + last < shared) fetch(head + last, last ? top : query + C::N, stage ^ 1);
+        const int second = anew(threadIdx.x) / 32 % 2, m = anew(threadIdx.x) / 64 * 16 * C::R;
         const char* passing = tiles + 2 * C::KEPT + 2 * stage * C::PASSING;
-        const A *level = levels + 2 * stage * C::N, *mean = level + C::N;
-        if (first + m < tk && !(s.causal && query + C::N <= first + m)) {
-            A x[1][C::N / 8][4] = {}, dp[1][C::N / 8][4] = {};
-            Products<T>::template row_products<C>(x, tiles, m, passing, s.d);
-            Products<T>::template row_products<C>(dp, tiles + C::KEPT, m, passing + C::PASSING,
-                                                  s.e);
-            const Seen<T> seen(mask, s, b, group * shared + head, scale);
-            seen.template score<true, C>(x, first + m, query);
-#pragma unroll
-            for (int j = 0; j < C::N / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int at = 8 * j + threadIdx.x % 4 * 2 + i % 2;
-                    x[0][j][i] = exp2(x[0][j][i] - level[at] * A(LOG2E));
-                    dp[0][j][i] = x[0][j][i] * (dp[0][j][i] - mean[at]);
-                }
-            const int column = work.part * C::OUT;
-            Products<T>::template mix_rows<C>(dvs, x, passing + C::PASSING, column);
-            Products<T>::template mix_rows<C>(dks, dp, passing, column);
+        const A* level = levels + (2 * stage + second) * C::N + threadIdx.x % 4 * 2;
+        const bool seen = first + m < tk && !(s.causal && query + C::N <= first + m);
+        A x[C::R][C::N / 8][4] = {};
+        if (seen) {
+            Products<T>::template row_products<C>(
+                x, tiles + second * C::KEPT, m, passing + second * C::PASSING, second ? s.e : s.d);
         }
-        head = next_head, query = next;
+        if (seen && !second) {
+            const Seen<T> keys(mask, s, b, group * shared + head, scale);
+            const A factor = keys.template score<true, C>(x, first + m, query);
+#pragma unroll
+            for (int j = 0; j < C::N / 8; j++) {
+                const auto shift = load_pack<2>(level + 8 * j);
+#pragma unroll
+                for (int r = 0; r < C::R; r++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        x[r][j][i] = exp2(x[r][j][i] * factor - shift.v[i % 2] * A(LOG2E));
+                    }
+            }
+            put_scores<C>(weights + m * C::N, x);
+        }
+        __syncthreads();  // p is there
+        if (seen && second) take_scores<C>(weights + m * C::N, x, level);
+        if (seen) {
+            Products<T>::template mix_rows<C>(sums, x, passing + (1 - second) * C::PASSING,
+                                              work.part * C::OUT);
+        }
+        query += C::N;
+        if (query >= tq) head++, query = top;
     }
-    const A factor[1][2] = {{A(scale), A(scale)}}, one[1][2] = {{A(1), A(1)}};
-    store_rows<C>(tiles, m, dks, factor, rows_of(dk, s.dk, b, group, s.d), first, tk,
-                  work.part * C::OUT);
-    store_rows<C>(tiles + C::KEPT, m, dvs, one, rows_of(dv, s.dv, b, group, s.e), first, tk,
-                  work.part * C::OUT);
+    const int second = threadIdx.x / 32 % 2, m = threadIdx.x / 64 * 16 * C::R;
+    A factor[C::R][2];
+    for (int r = 0; r < 2 * C::R; r++) factor[r / 2][r % 2] = second ? A(scale) : A(1);
+    const auto to = second ? rows_of(dk, s.dk, b, group, s.d) : rows_of(dv, s.dv, b, group, s.e);
+    store_rows<C>(tiles + second * C::KEPT, m, sums, factor, to, first, tk, work.part * C::OUT);
 }
