@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous, reshape
-from minidl.backend.cuda.plans import IDENTITY, code_of, write
+from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, write
 from minidl.backend.cuda.printer import TYPES
-from minidl.backend.cuda.reduce import accumulator
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch, strided
 from minidl.backend.looping import dense, merged, repeated
 from minidl.errors import require
@@ -53,7 +52,6 @@ def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> 
 def _launch(file: str, name: str, cut: Cut, blocks: int, *args: Any) -> None:
     """Launch a kernel of one dtype, that of its first argument, and width."""
     run = kernel(file, f"{name}<{TYPES[code_of(args[0].dtype)]}, {cut.width}>")
-    run.max_dynamic_shared_size_bytes = cut.shared
     launch(run, blocks, *args, threads=cut.threads, shared=cut.shared)
 
 

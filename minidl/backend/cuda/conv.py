@@ -95,21 +95,18 @@ def conv2d(
     x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
-    xs, (r, s) = nhwc(x), w.shape[2:]
     if _of_pixels(w, padding, groups):
-        y = linalg.linear(_seen(x, stride), contiguous(w[:, :, 0, 0]), b)
-        return y.transpose(0, 3, 1, 2)
+        return linalg.linear(_seen(x, stride), contiguous(w[:, :, 0, 0]), b).transpose(0, 3, 1, 2)
     oh, ow = (
         (n + 2 * p - d * (taps - 1) - 1) // step + 1
-        for n, p, d, taps, step in zip(x.shape[2:], padding, dilation, (r, s), stride)
+        for n, p, d, taps, step in zip(x.shape[2:], padding, dilation, w.shape[2:], stride)
     )
     y = empty_nchw(len(x), len(w), oh, ow, x.dtype)
     if 1 < groups == x.shape[1]:
-        depthwise.correlate(xs, w[:, 0], b, nhwc(y), stride, padding, dilation)
+        depthwise.correlate(nhwc(x), w[:, 0], b, nhwc(y), stride, padding, dilation)
         return y
-    for xg, wg, bg, yg in _groups(groups, (xs, 3), (w, 0), (b, 0), (nhwc(y), 3)):
-        apart = (oh * ow * len(w), ow * len(w), len(w))
-        window = stride, padding, dilation
+    apart, window = (oh * ow * len(w), ow * len(w), len(w)), (stride, padding, dilation)
+    for xg, wg, bg, yg in _groups(groups, (nhwc(x), 3), (w, 0), (b, 0), (nhwc(y), 3)):
         _correlate(xg, x.shape[1], wg.transpose(0, 2, 3, 1), bg, yg, apart, window)
     return y
 
@@ -168,8 +165,8 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple[int, ...], stride: Pair
         places, taps, around, dilated = zip(down, right, strict=True)
         turned = wg[:, :, *taps].transpose(1, 2, 3, 0)
         apart = (h * wide * c, stride[0] * wide * c, stride[1] * c)
-        window = (1, 1), around, dilated
-        _correlate(gg, g.shape[1], turned, None, xg[:, *places], apart, window)
+        part, window = xg[:, *places], ((1, 1), around, dilated)
+        _correlate(gg, g.shape[1], turned, None, part, apart, window)
     return made.transpose(0, 3, 1, 2)
 
 
