@@ -145,6 +145,14 @@ def test_wrappings(wrap, child):
     assert same(state_of(model), state)
 
 
+def test_what_lies_beside_a_prefix_is_listed(tmp_path):
+    """An optimizer's names are left out, a tensor that the model lacks never is."""
+    state = {f"model.{k}": v for k, v in drawn_state(small()).items()} | {"head.bias": normal(2)}
+    save_safetensors(state, tmp_path / "x")
+    with pytest.raises(CheckpointError, match=r"unexpected: (.*; )?head\.bias \(2,\)"):
+        load_weights(tmp_path / "x", small())
+
+
 def test_a_part_of_a_model_keeps_its_prefix():
     model = nn.ModuleDict({"net": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     state = drawn_state(model)

@@ -40,8 +40,9 @@ from minidl.io.positions import resampled
 from minidl.io.safetensors import check
 from minidl.io.tflite import Operator
 
-WRAPPERS = ("state_dict.", "model_state_dict.", "model.", "net.", "params.")
-PREFIXES = ("module.", "_orig_mod.")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+BESIDE = "optimizer."  # what else a checkpoint with flat names may have
 KINDS: dict[str, Any] = {
     "conv": nn.Conv2d, "linear": nn.Linear, "embedding": nn.Embedding,
     "lstm": (nn.LSTM, nn.LSTMCell), "gru": (nn.GRU, nn.GRUCell), "rnn": (nn.RNN, nn.RNNCell),
@@ -115,19 +116,25 @@ def flatten(tree: Any, between: str = ".") -> State:
 
 
 def unwrapped(tree: Any, own: Collection[str]) -> State:
-    """The state in a checkpoint: without the dict that it lies in, beside an optimizer's perhaps,
-    and without a prefix of all its names.
+    """The state in a checkpoint, without the dicts and prefixes that may be around all of it.
+
+    Beside a prefix there may be an optimizer's names; any others leave the file as it is.
 
     own: the model's names. Where the file has one of them nothing (more) is around it.
     """
     flat = flatten(tree)
     while flat and flat.keys().isdisjoint(own):
-        around = [w for w in WRAPPERS if any(name.startswith(w) for name in flat)]
-        around += [p for p in PREFIXES if all(name.startswith(p) for name in flat)]
-        if not around:
+        keys = WRAPPERS if isinstance(tree, Mapping) else ()
+        inner = [tree[key] for key in keys if isinstance(tree.get(key), Mapping)]
+        named = [name for name in flat if not name.startswith(BESIDE)]
+        prefix = [p for p in PREFIXES if named and all(name.startswith(p) for name in named)]
+        if inner:
+            tree = inner[0]
+            flat = flatten(tree)
+        elif prefix:
+            flat = {name.removeprefix(prefix[0]): flat[name] for name in named}
+        else:
             break
-        start = around[0]
-        flat = {n.removeprefix(start): a for n, a in flat.items() if n.startswith(start)}
     return flat
 
 
