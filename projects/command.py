@@ -49,19 +49,6 @@ def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:
     return compare
 
 
-def run_once(main: Main, settings: Any, folder: Path, command: str, stop: StopSignal) -> dict:
-    """The result of one of several runs, in a folder of its own: read, gone on with, or trained."""
-    run = RunDir(folder)
-    if (folder / "config.json").exists():
-        if from_json(type(settings), run.read_json("config.json")) != settings:
-            raise UsageError(f"{folder} holds another run; choose another --out")
-        if not (folder / "result.json").exists():
-            main(settings, lambda: run, stop)
-    else:
-        main(settings, lambda: new_run(settings, str(folder), command), stop)
-    return run.read_json("result.json")
-
-
 @dataclasses.dataclass(frozen=True)
 class Project:
     """What the command line needs to know: settings class, presets, the work, and more verbs.

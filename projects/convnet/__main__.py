@@ -1,4 +1,4 @@
-"""The command line: train, resume, compare, predict."""
+"""The command line: train, resume, compare, predict, table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from projects.convnet.config import Config, Dataset
 from projects.convnet.look import compare_runs, predict_images
 from projects.convnet.presets import PRESETS
 from projects.convnet.run import main
+from projects.convnet.tables import table
 
 
 def predict(argv: Sequence[str], stop: StopSignal) -> int:
@@ -28,9 +29,11 @@ def predict(argv: Sequence[str], stop: StopSignal) -> int:
 
 PROJECT = Project(
     "convnet", Config, PRESETS, main, get_args(Dataset),
-    verbs={"compare": comparing("convnet", compare_runs), "predict": predict},
+    verbs={"compare": comparing("convnet", compare_runs), "predict": predict,
+           "table": table},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "
-    "'predict --run DIR IMAGE...' prints the top classes of any picture.",
+    "'predict --run DIR IMAGE...' prints the top classes of any picture; 'table NAME --out DIR' "
+    "trains all runs of a table, some at a time with --jobs, and draws them together.",
 )  # fmt: skip
 cli = PROJECT.cli
 

@@ -1,7 +1,6 @@
 """A search over width, batch and learning rate: `python -m projects.textgen search`.
 
-Every point is a run directory of its own under --out, so that an interrupted search goes on where
-it was: finished points are read, the one in hand is resumed.
+Every point is a run directory of its own under --out.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from minidl.io import write_bytes
 from minidl.random import Generator
 from minidl.train import Report, StopSignal, report
-from projects.command import Parser, run_once
+from projects import several
 from projects.settings import UsageError, assignments, preset_of
 from projects.textgen.config import Config
 from projects.textgen.presets import PRESETS
@@ -28,17 +27,14 @@ FIELDS = ("hidden", "batch", "lr")
 
 def search(argv: Sequence[str], stop: StopSignal) -> int:
     """Train every point, then write the table and the picture."""
-    parser = Parser("python -m projects.textgen search", allow_abbrev=False)
+    parser = several.parser("textgen", "search")
     parser.add_argument("--preset", default="e-lstm1")
     parser.add_argument("--hidden", default="64,128,256", metavar="LIST")
     parser.add_argument("--batch", default="32,64", metavar="LIST")
     parser.add_argument("--lr", default="1e-3,4e-3", metavar="LIST",
                         help="values; with --random N its least and largest")  # fmt: skip
     parser.add_argument("--random", type=int, metavar="N", help="N drawn points in place of a grid")
-    parser.add_argument("--data", default="")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args(argv)
     base = preset_of(Config, PRESETS, args.preset)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
@@ -85,7 +81,7 @@ def drawn_points(lists: dict[str, list[Any]], count: int, seed: int) -> list[dic
 
 def one(cfg: Config, folder: Path, stop: StopSignal) -> dict[str, Any]:
     """The result of a point: read, gone on with, or trained."""
-    return run_once(main, cfg, folder, "python -m projects.textgen search", stop)
+    return several.run_once(main, cfg, folder, "python -m projects.textgen search", stop)
 
 
 def conclude(root: Path, name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from minidl.io import load, write_bytes
 from minidl.models.sampling import Sampler
 from minidl.train import Report, RunDir, StopSignal, report
+from projects import several
 from projects.command import Parser
 from projects.settings import UsageError, assignments, from_json, preset_of
 from projects.textgen import metrics
@@ -28,16 +29,11 @@ LOSSES = {"nats/character": "test_nats_per_character", "bits/character": "test_b
 
 def table(argv: Sequence[str], stop: StopSignal) -> int:
     """Train every model over every kind of token, or go on with it; write the table of metrics."""
-    parser = Parser("python -m projects.textgen table", allow_abbrev=False)
+    parser = several.parser("textgen", "table")
     parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
-    parser.add_argument("--data", default="")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args(argv)
-    names = [name for name in CELLS if args.only in name]
-    if not names:
-        raise UsageError(f"--only {args.only!r} is in no cell's name; there are {', '.join(CELLS)}")
+    names = several.holding(CELLS, args.only)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
     results = {}
     for name in names:

@@ -1,8 +1,7 @@
 """Tables of experiments: `python -m projects.transfer table NAME --out DIR` trains what one needs.
 
-Every run is a directory of its own under --out, so that an interrupted table goes on where it was:
-finished runs are read, the one in hand is resumed. Pictures and the features of frozen beginnings
-are made once for all of them.
+Every run is a directory of its own under --out. Pictures and the features of frozen beginnings are
+made once for all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 
 from minidl.io import write_bytes
 from minidl.train import Report, StopSignal, report
-from projects.command import Parser, run_once
+from projects import several
 from projects.settings import UsageError, assignments, preset_of
 from projects.transfer.config import Config
 from projects.transfer.presets import PRESETS
@@ -72,22 +71,11 @@ TABLES = {
 
 def table(argv: Sequence[str], stop: StopSignal) -> int:
     """Train every run of a table, or go on with it; write table.json and table.html."""
-    parser = Parser("python -m projects.transfer table", allow_abbrev=False)
-    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(TABLES)}")
-    parser.add_argument("--only", default="", metavar="TEXT", help="presets whose name holds this")
+    parser = several.parser("transfer", "table", TABLES)
     parser.add_argument("--seeds", type=int, help="runs of each preset (default: the table's)")
-    parser.add_argument("--data", default="")
     parser.add_argument("--cache", metavar="DIR", help="of pictures and features (default: in DIR)")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args(argv)
-    if args.name not in TABLES:
-        raise UsageError(f"unknown table {args.name!r}; there are {', '.join(TABLES)}")
-    chosen = TABLES[args.name]
-    names = [name for name in chosen.presets if args.only in name]
-    if not names:
-        rule = f"--only {args.only!r} is in no preset's name; there are {', '.join(chosen.presets)}"
-        raise UsageError(rule)
+    chosen, names = several.chosen(TABLES, args.name, args.only)
     seeds = chosen.seeds if args.seeds is None else args.seeds
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1; got {seeds}")
@@ -102,7 +90,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
             for field in ("weights", "teacher"):  # of another run of the table
                 if (other := getattr(cfg, field)) in chosen.presets:
                     cfg = dataclasses.replace(cfg, **{field: str(root / f"{other}-{seed}")})
-            results.append(run_once(main, cfg, root / f"{name}-{seed}", command, stop))
+            results.append(several.run_once(main, cfg, root / f"{name}-{seed}", command, stop))
     about = {"table": args.name, "title": chosen.title, "command": command, "results": results}
     write_bytes(root / "table.json", [in_lines(about).encode()])
     page = Report(chosen.title, f"{len(results)} runs; all at their final epoch")
