@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import struct
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -96,15 +97,15 @@ class Op:
             else:
                 arrays.append(x)
             edges.append(edge)
-        if observers.get():
-            call = functools.partial(self.function, *arrays, **kwargs)
-            y, saved, vjp = observed(self.name, arrays, kwargs, call, True)
-        else:
-            try:
+        try:
+            if observers.get():
+                call = functools.partial(self.function, *arrays, **kwargs)
+                y, saved, vjp = observed(self.name, arrays, kwargs, call, True)
+            else:
                 y, saved, vjp = self.function(*arrays, **kwargs)
-            except (AttributeError, TypeError) as error:
-                _on_one_device(self.name, arrays, error)
-                raise
+        except (AttributeError, TypeError, struct.error) as error:
+            _on_one_device(self.name, arrays, error)
+            raise
         if not tensors:
             return y
         node = None

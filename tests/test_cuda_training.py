@@ -139,7 +139,9 @@ def test_devices_do_not_mix() -> None:
     for mixed in (
         lambda: here + there, lambda: here @ there, lambda: there @ here,
         lambda: F.cross_entropy(there, ml.tensor([0, 1])), lambda: ml.cat([there, here]),
-        lambda: F.embedding(ml.tensor([0]), there),
+        lambda: F.embedding(ml.tensor([0]), there), lambda: nn.Linear(2, 2).cuda()(here),
+        lambda: nn.Conv2d(2, 2, 1).cuda()(ml.ones(1, 2, 2, 2)), lambda: nn.LSTM(2, 2).cuda()(here),
+        lambda: nn.LayerNorm(2).cuda()(here), lambda: nn.BatchNorm1d(2).cuda()(here),
     ):  # fmt: skip
         with pytest.raises(DeviceError, match="one device"):
             mixed()

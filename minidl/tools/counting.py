@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor, arrays_in, no_grad, watch
+from minidl.autograd import arrays_in, no_grad, watch
 from minidl.errors import require
 from minidl.nn.module import Module, kept_modes
+from minidl.ops.creation import tensor
 
 _RECURRENT = {"_lstm": 3, "gru": 2, "rnn": 2}  # where each op takes its first weight
 
@@ -60,15 +61,19 @@ def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float3
 
     input_shape: the whole shape, batch included, or a sequence of shapes for several inputs. dtype:
     of the inputs, or one each; integers are zeros, floats normal. A layer that runs several times
-    is one row with the sum of its FLOPs. The model's modes are put back.
+    is one row with the sum of its FLOPs. The inputs lie where the model's parameters do; its modes
+    are put back.
     """
     ok, kind = isinstance(model, Module), type(model).__name__
     require(ok, "summary", "model must be a Module", model=kind)
     shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     rng = np.random.default_rng(seed)
-    inputs = [Tensor((rng.standard_normal(shape) * (np.dtype(t).kind == "f")).astype(t))
-              for shape, t in zip(shapes, dtypes, strict=True)]  # fmt: skip
+    device = next((p.device for p in (*model.parameters(), *model.buffers())), None)
+    inputs = [
+        tensor((rng.standard_normal(shape) * (np.dtype(t).kind == "f")).astype(t), device=device)
+        for shape, t in zip(shapes, dtypes, strict=True)
+    ]
     counter = _Counter()
     modules = {module: name or "(model)" for name, module in model.named_modules()}
     with ExitStack() as undone, kept_modes(model), no_grad(), watch(counter.observe):

@@ -107,7 +107,7 @@ class ndarray:
     def _refuse(self, *args: Any, **options: Any) -> Any:
         raise TypeError("an array on the GPU is computed with by kernels only")
 
-    __array__ = __bool__ = __float__ = __int__ = __index__ = __iter__ = __setitem__ = _refuse
+    __array__ = __bool__ = __float__ = __int__ = __iter__ = __setitem__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _refuse
     __rtruediv__ = __pow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __matmul__ = _refuse
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __and__ = __or__ = __invert__ = _refuse
