@@ -28,6 +28,7 @@ class Settings(Protocol):
 
 
 S = TypeVar("S", bound=Settings)
+Precision = Literal["float32", "bfloat16", "float16"]
 Presets = Mapping[str, tuple[str, Mapping[str, Any]]]  # name -> what it is, its fields
 
 
@@ -43,6 +44,12 @@ def check_limits(settings: Any, limits: Mapping[str, tuple[float, float]]) -> No
         value = getattr(settings, name)
         if not low <= value <= high:
             raise UsageError(f"{name} must be in [{low:g}, {high:g}]; got {value!r}")
+
+
+def check_precision(settings: Any) -> None:
+    """UsageError where products in a half type are wanted of a CPU."""
+    if settings.precision != "float32" and settings.device == "cpu":
+        raise UsageError(f"precision={settings.precision} needs device=cuda; got device=cpu")
 
 
 def parse(kind: type, field: str, text: str) -> Any:

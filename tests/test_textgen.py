@@ -57,12 +57,12 @@ def test_every_kind_of_network_learns_and_writes(kind: dict) -> None:
     ml.manual_seed(0)
     corpus = load_corpus(cfg)
     model = build(cfg, rows(cfg, corpus.tokenizer))
-    carried, losses = Carried(), []
+    losses = []
     optimizer = ml.optim.Adam(model.parameters(), lr=0.01)
     feed = Feed(cfg, corpus)
     for _ in range(2):
-        for x, y, source, fresh in feed:
-            logits = carried.run(model, x, source, fresh)
+        for x, y in feed:
+            logits = feed.carried.run(model, x)
             loss = ml.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]),
                                                   y.reshape(-1))  # fmt: skip
             optimizer.zero_grad()
@@ -84,16 +84,23 @@ def test_sequences_go_on_in_their_own_text() -> None:
     model, carried = build(cfg, 5), Carried()
     x = ml.tensor(np.arange(16).reshape(2, 8) % 5)
     with ml.no_grad():
-        first = carried.run(model, x, 0, True)
-        second = carried.run(model, x, 0, False)
-        other = carried.run(model, x, 1, True)
-        again = carried.run(model, x, 0, True)
-    assert not np.allclose(first.numpy(), second.numpy())
+        turns = [(0, True), (0, False), (1, True), (0, False), (1, False), (0, True)]
+        made = []
+        for source, fresh in turns:
+            carried.turn(source, fresh)
+            made.append(carried.run(model, x).numpy())
+        copy = Carried()
+        copy.load_state_dict(carried.state_dict())
+        for each in (carried, copy):
+            each.turn(1, False)
+            made.append(each.run(model, x).numpy())
+    first, second, other, third, second_other, again, *thirds = made
+    assert not np.allclose(first, second) and not np.allclose(second, third)
     for same in (other, again):
-        np.testing.assert_array_equal(first.numpy(), same.numpy())
-    copy = Carried()
-    copy.load_state_dict(carried.state_dict())
-    assert [*copy.states] == [0, 1]
+        np.testing.assert_array_equal(first, same)
+    np.testing.assert_array_equal(second, second_other)
+    for same in thirds:
+        np.testing.assert_array_equal(third, same)
 
 
 def test_a_run_leaves_everything_behind(smoke: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minidl import random
+from minidl import dtypes, random
+from minidl.amp import GradScaler, autocast
 from minidl.autograd import Tensor
 from minidl.capturing import capture
 from minidl.data import DataLoader
@@ -42,7 +43,8 @@ class Trainer:
     the loss, each of which makes a GPU wait. unit: what is counted, for the bar and the rows, and
     how many a batch has. state: more that has a state of its own, by name. captured: on a GPU a
     step is replayed as one graph (`ml.capture`), for which forward must be a function of the
-    batch's tensors alone; not with `accumulate`.
+    batch's tensors alone; not with `accumulate`. precision: float32, or on a GPU the half type
+    (float16, bfloat16) that products are made in; float16's losses are scaled.
     """
 
     run: RunDir
@@ -67,6 +69,7 @@ class Trainer:
     count: Callable[[Any], int] = lambda batch: len(batch[0])
     state: dict[str, Any] = field(default_factory=dict)
     captured: bool = False
+    precision: str = "float32"
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,10 @@ class Trainer:
         self.sums: dict[str, float] = dict(SUMS)
         self.seconds = 0.0  # of this epoch's steps, all sessions together
         self._unread: list[tuple[Tensor, Tensor, int, float]] = []
+        low = self.precision != "float32"
+        kind = getattr(dtypes, self.precision if low else "float16")
+        self._cast = autocast("cuda", dtype=kind, enabled=low)
+        self._scaler = GradScaler(enabled=self.precision == "float16")
         whole = self.captured and self.accumulate == 1
         self._step: Callable[..., Any] = capture(self._work, training=True) if whole else self._work
         self._saved_at = time.perf_counter()
@@ -85,6 +92,7 @@ class Trainer:
     def _parts(self) -> dict[str, Any]:
         """Whatever has a state of its own, by name."""
         parts = {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "ema")}
+        parts |= {"scaler": self._scaler} if self._scaler.enabled else {}
         return {name: part for name, part in parts.items() if part is not None} | self.state
 
     def _position(self) -> dict[str, int]:
@@ -163,8 +171,10 @@ class Trainer:
 
     def _work(self, *batch: Any) -> tuple[Tensor, Tensor]:
         """Loss and hits of a batch, its gradients, and the update unless it waits for more."""
-        loss, right = self.forward(self.model, batch)
-        (loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        with self._cast:
+            loss, right = self.forward(self.model, batch)
+        share = loss / self.accumulate if self.accumulate > 1 else loss
+        self._scaler.scale(share).backward()
         if self.accumulate == 1:
             self._update()
         return loss.detach(), right
@@ -172,8 +182,10 @@ class Trainer:
     def _update(self) -> None:
         """One optimizer step from the gradients at hand."""
         if self.clip:
+            self._scaler.unscale_(self.optimizer)
             clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from projects.settings import UsageError, check_limits
+from projects.settings import Precision, UsageError, check_limits, check_precision
 
 Dataset = Literal["cifar10", "cifar100", "mnist", "fashion", "folder", "embedded"]
 
@@ -22,6 +22,7 @@ class Config:
     dataset: Dataset = "cifar10"
     data: str = ""  # root of the official layouts; empty: MINIDL_DATA, else a download
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "float32"  # of products: half types, on a GPU, for training
     seed: int = 0
     epochs: int = 20
 
@@ -81,6 +82,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS)
+        check_precision(self)
         if self.loss == "supcon" and not 0 < self.pretrain < self.epochs:
             got = f"pretrain={self.pretrain}, epochs={self.epochs}"
             raise UsageError(f"loss=supcon needs 0 < pretrain < epochs; got {got}")

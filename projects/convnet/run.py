@@ -89,6 +89,7 @@ def make_trainer(
         patience=cfg.patience,
         read_every=1 if cfg.device == "cpu" else 50,
         captured=cfg.loss != "supcon",  # which does other work in other epochs
+        precision=cfg.precision,
         stop=stop,
     )
     return trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from projects.settings import UsageError, check_limits
+from projects.settings import Precision, UsageError, check_limits, check_precision
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Config:
     dataset: str = "embedded"  # a corpus, a text file, or several joined by +
     data: str = ""  # root of the data; empty: MINIDL_DATA
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "float32"  # of products: half types, on a GPU, for training
     seed: int = 0
     steps: int = 2000
     every: int = 250  # steps between looks at the validation text
@@ -67,6 +68,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS)
+        check_precision(self)
         if self.steps % min(self.every, self.steps):
             got = f"steps={self.steps}, every={self.every}"
             raise UsageError(f"steps must be a multiple of every; got {got}; try --set every=…")

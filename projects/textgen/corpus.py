@@ -13,6 +13,7 @@ from minidl.random import Generator
 from projects.textgen import data, tokens
 from projects.textgen.augment import Augment
 from projects.textgen.config import Config
+from projects.textgen.model import Carried
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ def load_corpus(cfg: Config) -> Corpus:
 class Feed:
     """The batches of a run, x, y (B, T) on its device, `every` of them an iteration.
 
-    With each come the number of the text that it is of, and whether its rows begin anew there.
+    `carried` has the states that each batch goes on from.
     """
 
     def __init__(self, cfg: Config, corpus: Corpus) -> None:
+        self.carried = Carried()
         self.cfg, self.dataset = cfg, range(cfg.each * cfg.batch * cfg.context)
         size, draws = corpus.tokenizer.size, Generator(cfg.seed, "augmentation")
         shares = {"swapped": cfg.swapped, "dropped": cfg.dropped, "masked": cfg.masked}
@@ -99,8 +101,8 @@ class Feed:
             number = self.batches.epoch * self.cfg.each + self.batches.index
             if self.cfg.swapped or self.cfg.dropped or self.cfg.masked:
                 x = self.augment(x, number)
-            given = (ml.tensor(a, device=self.cfg.device) for a in (x, y))
-            yield *given, self.batches.source, self.batches.fresh
+            self.carried.turn(self.batches.source, self.batches.fresh)
+            yield tuple(ml.tensor(a, device=self.cfg.device) for a in (x, y))
 
     def state_dict(self) -> dict[str, int]:
         """Where the batches are."""

@@ -44,31 +44,51 @@ def table(model: Any) -> nn.Parameter:
 
 
 class Carried:
-    """The recurrent state that goes on from one batch of sequences to the next."""
+    """The recurrent states that go on from one batch of sequences to the next.
+
+    Those in use are written in place, so that a step with them can be captured; `turn` puts
+    another text's in their place, outside of the step.
+    """
 
     def __init__(self) -> None:
-        self.states: dict[int, list[ml.Tensor]] = {}  # by the number of a text
+        self.source = 0  # the number of the text in hand
+        self.states: list[ml.Tensor] = []  # after its last batch
+        self.others: dict[int, list[ml.Tensor]] = {}  # those of other texts, by their numbers
 
-    def run(self, model: nn.Module, x: ml.Tensor, source: int, fresh: bool) -> ml.Tensor:
-        """x (B, T) tokens of a text -> logits (B, T, V), from the state that its last batch left.
+    def turn(self, source: int, fresh: bool) -> None:
+        """Go on with a text from the states that its last batch left; fresh: from none."""
+        if source != self.source:
+            self.others[self.source] = [s.clone() for s in self.states]
+            self.source, kept = source, self.others.pop(source, [])
+            for own, s in zip(self.states, kept):
+                own.copy_(s)
+            fresh = fresh or not kept
+        if fresh:
+            for s in self.states:
+                s.zero_()
 
-        fresh: from none, since the rows begin anew.
-        """
+    def run(self, model: nn.Module, x: ml.Tensor) -> ml.Tensor:
+        """x (B, T) tokens -> logits (B, T, V), from the states in hand, which go on."""
         if isinstance(model, GPT):
             return model(x)
-        kept = [] if fresh else [s.to(x.device) for s in self.states.get(source, [])]
-        logits, state = model(x, (tuple(kept) if len(kept) > 1 else kept[0]) if kept else None)
-        parts = state if isinstance(state, tuple) else (state,)
-        self.states[source] = [s.detach() for s in parts]
+        self.states = [s.to(x.device) for s in self.states]  # those of a checkpoint
+        given = [s.clone() for s in self.states]
+        logits, state = model(x, (tuple(given) if len(given) > 1 else given[0]) if given else None)
+        parts = [s.detach() for s in (state if isinstance(state, tuple) else (state,))]
+        if not given:
+            self.states = [s.clone() for s in parts]
+        for own, s in zip(self.states, parts, strict=True):
+            own.copy_(s)
         return logits
 
     def state_dict(self) -> dict[int, Any]:
-        """The states, for a checkpoint."""
-        return {source: list(kept) for source, kept in self.states.items()}
+        """The states by text, for a checkpoint; the text in hand is the last."""
+        return {k: list(kept) for k, kept in (self.others | {self.source: self.states}).items()}
 
     def load_state_dict(self, state: dict[int, Any]) -> None:
         """Go on from a state_dict."""
-        self.states = {source: list(kept) for source, kept in state.items()}
+        self.others = {source: list(kept) for source, kept in state.items()}
+        self.source, self.states = self.others.popitem() if self.others else (0, [])
 
 
 def stream(

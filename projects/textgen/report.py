@@ -76,7 +76,7 @@ def pictures(page: Report, model: nn.Module, corpus: Corpus) -> None:
     if isinstance(model, GPT):
         tokens = tokens[: model.block_size]
     x = ml.tensor(tokens[None, :-1], device=device)
-    logits = Carried().run(model.eval(), x, 0, True)[0, :, : writable(model)]
+    logits = Carried().run(model.eval(), x)[0, :, : writable(model)]
     shares = F.softmax(logits, -1).cpu().numpy()
     text = [corpus.tokenizer.decode([t]) for t in tokens]
     right = shares[np.arange(len(shares)), tokens[1:]]

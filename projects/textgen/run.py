@@ -65,12 +65,11 @@ def make_trainer(
     cfg: Config, run: RunDir, corpus: Corpus, feed: Feed, model: nn.Module, stop: StopSignal
 ) -> Trainer:
     """The loop for this experiment: an epoch of it is `every` steps."""
-    carried = Carried()
     optimizer = make_optimizer(cfg, model)
 
     def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
-        x, y, source, fresh = batch
-        logits = carried.run(model, x, source, fresh)
+        x, y = batch
+        logits = feed.carried.run(model, x)
         flat, label = logits.reshape(-1, logits.shape[-1]), y.reshape(-1)
         return F.cross_entropy(flat, label), (flat.detach().argmax(1) == label).sum()
 
@@ -84,7 +83,7 @@ def make_trainer(
         epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus),
         about={"corpus": corpus.name}, scheduler=schedule(cfg, optimizer), clip=cfg.clip,
         read_every=1 if cfg.device == "cpu" else 50, unit="tokens", count=lambda b: b[0].numel(),
-        state={"carried": carried}, stop=stop,
+        state={"carried": feed.carried}, captured=True, precision=cfg.precision, stop=stop,
     )  # fmt: skip
 
 
@@ -153,7 +152,7 @@ def judge(
     part = part[: cfg.judged + 1] if cfg.judged else part
     for x, y in windows(part, cfg.context, cfg.batch, name=corpus.name):
         check()
-        logits = Carried().run(model, ml.tensor(x, device=cfg.device), 0, True)
+        logits = Carried().run(model, ml.tensor(x, device=cfg.device))
         flat, label = logits.reshape(-1, logits.shape[-1]), ml.tensor(y, device=cfg.device)
         total += F.cross_entropy(flat, label.reshape(-1), reduction="sum").item()
         count += y.size

@@ -85,7 +85,7 @@ def make_trainer(
         Buckets(source, target, cfg.batch, Generator(cfg.seed, "data"), every=cfg.each),
         lambda model, batch: translator.losses(*batch, "mean"), judged,
         epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus), about={"corpus": corpus.name},
-        scheduler=schedule(cfg, optimizer), clip=cfg.clip,
+        scheduler=schedule(cfg, optimizer), clip=cfg.clip, precision=cfg.precision,
         read_every=1 if cfg.device == "cpu" else 50, unit="tokens",
         count=lambda batch: int((batch[1][:, 1:] != PAD).sum()), stop=stop,
     )  # fmt: skip

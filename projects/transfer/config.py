@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from projects.settings import UsageError, check_limits
+from projects.settings import Precision, UsageError, check_limits, check_precision
 
 Dataset = Literal["pets", "species", "flowers", "folder", "cifar10", "cifar100",
                   "shapes", "embedded"]  # fmt: skip
@@ -24,6 +24,7 @@ class Config:
     dataset: Dataset = "pets"  # species: as cats and dogs; shapes, embedded: five shapes each
     data: str = ""  # root of the official layouts; empty: MINIDL_DATA, else a download
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "float32"  # of products: half types, on a GPU, for training
     cache: str = ""  # a folder that keeps decoded pictures and features between runs; empty: none
     seed: int = 0
     epochs: int = 20
@@ -96,6 +97,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_limits(self, LIMITS)
+        check_precision(self)
         if self.views and (self.cutmix or self.mixup or self.teacher):
             rule = "cutmix, mixup and a teacher need the pictures themselves in every epoch"
             raise UsageError(f"{rule}: views=0; got views={self.views}")

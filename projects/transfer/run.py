@@ -117,7 +117,8 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
         run, model, optimizer, loader, forward, judged, epochs=cfg.epochs,
         identity=identity(cfg, images),
         about=about | {"mean": [*images.mean], "std": [*images.std]},
-        scheduler=schedule, clip=cfg.clip,
+        scheduler=schedule, clip=cfg.clip, precision=cfg.precision,
+        captured=not (cfg.sparse or cfg.strategy in ("gradual", "masked") or cfg.semi == "pseudo"),
         read_every=1 if cfg.device == "cpu" else 50, stop=stop,
     )  # fmt: skip
     return trainer
