@@ -1,6 +1,6 @@
 """Proves and measures the CUDA backend on a machine with a GPU.
 
-    python -m benchmarks.gpu_check [--stage tests|kernels|steps] [--json FILE]
+    python -m benchmarks.gpu_check [--stage tests|kernels|steps] [--only NAME,NAME] [--json FILE]
 
 tests: the instructions that the kernels are written in, bit by bit, then every family of kernels
 and what is built on them, as tests/ has them for the emulator. kernels: each against PyTorch on the
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tests", "kernels", "steps")
 LIMIT = 420  # seconds of a family
 TOGETHER = 6  # families of tests that run at once: they mostly compile
-DTYPES = ("bfloat16", "float32")
+DTYPES = "bfloat16,float32"
 
 
 def run(command: list[str], **env: str) -> tuple[int, str, float]:
@@ -50,10 +50,18 @@ def run(command: list[str], **env: str) -> tuple[int, str, float]:
     return status, output, time.perf_counter() - start
 
 
-def tests() -> Iterator[dict[str, Any]]:
+def chosen(names: Iterable[str], only: str) -> list[str]:
+    """The names that hold one of the texts in `only`, separated by commas."""
+    return [name for name in names if any(text in name for text in only.split(","))]
+
+
+def tests(only: str) -> Iterator[dict[str, Any]]:
     """Every family of tests on the device, the instructions first."""
     files = sorted((ROOT / "tests").glob("test_cuda*.py"))
-    yield family("instructions", ["tests/test_simt_numbers.py", "-k", "mma or ldmatrix or async"])
+    files = [file for file in files if file.stem in chosen([file.stem], only)]
+    if chosen(["instructions"], only):
+        what = ["tests/test_simt_numbers.py", "-k", "mma or ldmatrix or async"]
+        yield family("instructions", what)
     with ThreadPoolExecutor(TOGETHER) as pool:
         waiting = [pool.submit(family, file.stem[5:], [f"tests/{file.name}"]) for file in files]
         for done in as_completed(waiting):
@@ -70,12 +78,12 @@ def family(name: str, what: list[str]) -> dict[str, Any]:
             "failed": failed[:40], "seconds": round(seconds, 1)}  # fmt: skip
 
 
-def measured(stage: str) -> Iterator[dict[str, Any]]:
+def measured(stage: str, only: str) -> Iterator[dict[str, Any]]:
     """Lines of the workers of a stage, one after the other; the best tiles go into the table."""
     best = dict(choice.TUNED)
-    pairs = [(name, dtype) for name in KERNELS for dtype in DTYPES]
-    pairs.remove(("adamw_50M", "bfloat16"))  # parameters are float32
-    for name, dtype in pairs if stage == "kernels" else [(name, "mixed") for name in STEPS]:
+    for name in chosen(KERNELS if stage == "kernels" else STEPS, only):
+        alone = "float32" if name == "adamw_50M" else DTYPES  # parameters are float32
+        dtype = alone if stage == "kernels" else "mixed"
         status, output, seconds = run(["-m", "benchmarks.gpu_worker", stage, name, dtype])
         lines = output.strip().splitlines()
         for line in lines:
@@ -110,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         "python -m benchmarks.gpu_check", description=__doc__, formatter_class=form
     )
     parser.add_argument("--stage", choices=STAGES, help="one of them (otherwise all)")
+    parser.add_argument("--only", default="", metavar="NAMES", help="families that hold one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here")
     args = parser.parse_args(argv)
     try:
@@ -122,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         "-m",
         "benchmarks.gpu_check",
         *(["--stage", args.stage] * bool(args.stage)),
+        *(["--only", args.only] * bool(args.only)),
     ]
     facts = {k: v for k, v in environment.info().items() if k != "kernel cache"}
     name = runtime.cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -133,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     lines: list[dict[str, Any]] = []
     for stage in [args.stage] if args.stage else STAGES:
-        for line in tests() if stage == "tests" else measured(stage):
+        for line in tests(args.only) if stage == "tests" else measured(stage, args.only):
             lines.append(line)
             print(shown(line), flush=True)
             if args.json:

@@ -1,4 +1,4 @@
-"""One family on a GPU in a process of its own: `python -m benchmarks.gpu_worker STAGE NAME DTYPE`.
+"""One family on a GPU in a process of its own: `python -m benchmarks.gpu_worker STAGE NAME DTYPES`.
 
 kernels: a workload against PyTorch by device events, its share of the measured limits, its error
 against PyTorch's result in float32. steps: whole training steps. Prints a line of JSON for each.
@@ -6,6 +6,7 @@ against PyTorch's result in float32. steps: whole training steps. Prints a line 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -49,6 +50,7 @@ STEPS: dict[str, tuple[str, str, int, Any, bool]] = {
 }
 
 
+@functools.cache
 def ceilings() -> dict[str, float]:
     """Measured limits: bytes a second of a copy, FLOPs a second of a bfloat16 product."""
     import torch
@@ -179,10 +181,11 @@ def training(lib: Any, name: str, compiles: bool = False) -> tuple[Callable, Cal
     return step, lambda: float(step().item())
 
 
-def main(stage: str, name: str, dtype: str) -> int:
+def main(stage: str, name: str, dtypes: str) -> int:
     """Print what was measured."""
-    for line in (kernels if stage == "kernels" else steps)(name, dtype):
-        print(json.dumps(line), flush=True)
+    for dtype in dtypes.split(","):
+        for line in (kernels if stage == "kernels" else steps)(name, dtype):
+            print(json.dumps(line), flush=True)
     return 0
 
 

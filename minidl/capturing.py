@@ -88,9 +88,7 @@ class _Step:
 
 
 def _all(result: Any) -> tuple[Tensor, ...]:
-    if result is None:
-        return ()
-    return result if isinstance(result, tuple) else (result,)
+    return result if isinstance(result, tuple) else () if result is None else (result,)
 
 
 def _same(xs: tuple[Tensor, ...], ys: Any) -> bool:

@@ -1,12 +1,13 @@
 """The benchmarks: every case is right at a small size, the command's errors, the reports."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report, roofline, suite, table, tune, worker
+from benchmarks import gpu_train, report, roofline, suite, table, tune, worker
 from benchmarks.case import Cost, Expected, WrongResult, agree
 from benchmarks.library import Minidl, settings
 from minidl.autograd import raw
@@ -249,3 +250,29 @@ def test_algorithms_agree(contest, monkeypatch):
         monkeypatch.setitem(choice.LIMITS, contest.limit, forced)
         found.append(np.array(raw(contest.build(contest.sizes[1])())))
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4 * np.abs(found[0]).max())
+
+
+def test_trainings_side_by_side_go_on(tmp_path, monkeypatch, capsys):
+    """Cut off by time, gone on with, packed; what is finished is left alone."""
+    tiny = ["dataset=embedded", "train_images=256", "heldout=64", "width=4", "dense=8", "batch=32"]
+    long = ["--set", "steps=4000", "every=10", "hidden=8", "layers=1", "batch=2", "context=8",
+            "judged=32", "written=0"]  # fmt: skip
+    runs = {
+        "table": ("convnet", ["table", "e", "--only", "e-a", "--jobs", "2", "--epochs", "1",
+                              "--set", *tiny]),
+        "text": ("textgen", ["--preset", "smoke", *long]),
+    }  # fmt: skip
+    monkeypatch.setattr(gpu_train, "RUNS", runs)
+    args = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert gpu_train.main([*args, "--only", "text", "--minutes", "0.07"]) == 1
+    assert "text: status 143; stopped by SIGTERM" in capsys.readouterr().out
+    config = tmp_path / "out" / "text" / "config.json"
+    rows = (config.parent / "metrics.jsonl").read_text().count("\n")
+    assert 0 < rows < 400
+    assert gpu_train.main(args) == 0
+    assert "3 runs in" in capsys.readouterr().out
+    assert (config.parent / "metrics.jsonl").read_text().count("\n") == 400
+    with tarfile.open(tmp_path / "out" / "FINISHED.tar.gz") as archive:
+        assert {n.rpartition("/")[0] for n in archive.getnames()} == {
+            "table/e-all", "table/e-augment", "text"}  # fmt: skip
+    assert gpu_train.main(args) == 0  # again

@@ -38,7 +38,7 @@ class autocast(ContextDecorator):
         require(fits, "autocast", rule, error=DeviceError, fix=fix, device_type=device_type)
         self.dtype, self.enabled, self.cache = np.dtype(dtype), enabled, cache_enabled
         rule = "dtype must be float16 or bfloat16"
-        fits = self.dtype.itemsize == 2 and self.dtype.kind in "fV"
+        fits = not enabled or (self.dtype.itemsize == 2 and self.dtype.kind in "fV")
         require(fits, "autocast", rule, error=DTypeError, dtype=self.dtype)
         self.converted: dict[tuple[int, bool], tuple[Tensor, int, Tensor]] = {}
         self.tokens: list[Token] = []

@@ -136,8 +136,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return (1 + math.cos(math.pi * t / length)) / 2
 
     def get_lr(self) -> list[float]:
-        factor, floor = self.factor(self.last_epoch), self.eta_min
-        return [floor + (base - floor) * factor for base in self.base_lrs]
+        share, low = self.factor(self.last_epoch), self.eta_min
+        return [low + (base - low) * share for base in self.base_lrs]
 
 
 class OneCycleLR(LRScheduler):
@@ -161,8 +161,7 @@ class OneCycleLR(LRScheduler):
         require(0 <= pct_start <= 1, name, "pct_start must lie in [0, 1]", pct_start=pct_start)
         require_one_of(name, ("cos", "linear"), anneal_strategy=anneal_strategy)
         self.total_steps, self.anneal_strategy = total, anneal_strategy
-        self.cycle_momentum = cycle_momentum
-        peak = pct_start * total - 1
+        self.cycle_momentum, peak = cycle_momentum, pct_start * total - 1
         ends, rates = [peak, total - 1], ["initial_lr", "max_lr", "min_lr"]
         momenta = ["max_momentum", "base_momentum", "max_momentum"]
         if three_phase:
@@ -189,19 +188,16 @@ class OneCycleLR(LRScheduler):
             group |= {"base_momentum": low, "max_momentum": high}
 
     def get_lr(self) -> list[float]:
-        t = self.last_epoch
-        rule = f"all {self.total_steps} steps were taken"
-        require(t <= self.total_steps, "OneCycleLR", rule, step=t)
+        t, most = self.last_epoch, self.total_steps
+        require(t <= most, "OneCycleLR", f"all {most} steps were taken", step=t)
         passed = [end for end, *_ in self.phases[:-1] if t > end]
         start, (end, rates, momenta) = [0.0, *passed][-1], self.phases[len(passed)]
         share = (t - start) / (end - start) if end != start else 1.0
         groups = self.optimizer.param_groups
         for group in groups if self.cycle_momentum else ():
             momentum = self._between(group, momenta, share)
-            if "betas" in group:
-                group["betas"] = (momentum, *group["betas"][1:])
-            else:
-                group["momentum"] = momentum
+            rest = group.get("betas", ())[1:]
+            group |= {"betas": (momentum, *rest)} if rest else {"momentum": momentum}
         return [self._between(group, rates, share) for group in groups]
 
     def _between(self, group: dict[str, Any], names: tuple[str, str], share: float) -> float:

@@ -64,16 +64,14 @@ def summary(model: Module, input_shape: Sequence[Any], *, dtype: Any = np.float3
     is one row with the sum of its FLOPs. The inputs lie where the model's parameters do; its modes
     are put back.
     """
-    ok, kind = isinstance(model, Module), type(model).__name__
-    require(ok, "summary", "model must be a Module", model=kind)
+    require(isinstance(model, Module), "summary", "model must be a Module", model=type(model))
     shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
     dtypes = list(dtype) if isinstance(dtype, (list, tuple)) else [dtype] * len(shapes)
     rng = np.random.default_rng(seed)
     device = next((p.device for p in (*model.parameters(), *model.buffers())), None)
-    inputs = [
-        tensor((rng.standard_normal(shape) * (np.dtype(t).kind == "f")).astype(t), device=device)
-        for shape, t in zip(shapes, dtypes, strict=True)
-    ]
+    drawn = ((rng.standard_normal(s) * (np.dtype(t).kind == "f")).astype(t)
+             for s, t in zip(shapes, dtypes, strict=True))  # fmt: skip
+    inputs = [tensor(x, device=device) for x in drawn]
     counter = _Counter()
     modules = {module: name or "(model)" for name, module in model.named_modules()}
     with ExitStack() as undone, kept_modes(model), no_grad(), watch(counter.observe):

@@ -78,9 +78,8 @@ class Trainer:
         self.sums: dict[str, float] = dict(SUMS)
         self.seconds = 0.0  # of this epoch's steps, all sessions together
         self._unread: list[tuple[Tensor, Tensor, int, float]] = []
-        low = self.precision != "float32"
-        kind = getattr(dtypes, self.precision if low else "float16")
-        self._cast = autocast("cuda", dtype=kind, enabled=low)
+        kind = getattr(dtypes, self.precision)
+        self._cast = autocast("cuda", dtype=kind, enabled=kind != dtypes.float32)
         self._scaler = GradScaler(enabled=self.precision == "float16")
         whole = self.captured and self.accumulate == 1
         self._step: Callable[..., Any] = capture(self._work, training=True) if whole else self._work
@@ -129,10 +128,9 @@ class Trainer:
         """Train to the last epoch or to early stopping; Interrupted after a signal, all saved."""
         size = len(self.loader.dataset)
         done = self.epoch * size + self.sums["seen"]
-        look: dict[str, Any] = {"unit": f" {self.unit}", "unit_scale": True}
-        look["disable"] = None  # but on a terminal
+        look: dict[str, Any] = {"unit": f" {self.unit}", "unit_scale": True, "initial": done}
         try:
-            with tqdm(total=self.epochs * size, initial=done, **look) as self.bar:
+            with tqdm(total=self.epochs * size, disable=None, **look) as self.bar:  # on a terminal
                 while not self.finished:
                     self._train_epoch()
                     self._finish_epoch()
@@ -173,8 +171,7 @@ class Trainer:
         """Loss and hits of a batch, its gradients, and the update unless it waits for more."""
         with self._cast:
             loss, right = self.forward(self.model, batch)
-        share = loss / self.accumulate if self.accumulate > 1 else loss
-        self._scaler.scale(share).backward()
+        self._scaler.scale(loss / self.accumulate if self.accumulate > 1 else loss).backward()
         if self.accumulate == 1:
             self._update()
         return loss.detach(), right
