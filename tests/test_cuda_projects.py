@@ -20,7 +20,7 @@ PICTURES = ["--preset", "smoke", "--dataset", "folder", "--epochs", "2", "--data
 VGG = ["size=8", "width=4", "dense=8", "batch=4", "train_images=0", "norm=batch", "dropout=0.2",
        "flip=true", "crop=1", "clip=1"]  # fmt: skip
 TEXT = ["every=4", "hidden=8", "layers=1", "batch=2", "context=6", "written=8", "heads=2"]
-SMALL = ["size=16", "batch=4", "last=2"]
+SMALL = ["size=8", "batch=4", "last=2"]
 WAYS = [
     ["strategy=last", "flip=true"],
     ["strategy=head", "flip=true", "views=2"],
