@@ -258,6 +258,32 @@ def test_the_loader_copies_ahead() -> None:
         assert got[0].device.type == got[1].device.type == "cuda"
 
 
+def test_small_pictures_there_are_made_several_batches_at_once() -> None:
+    """The same batches as one by one, from the middle of an epoch too: views of one array."""
+    transforms = ml.data.transforms
+    rng, steps = np.random.default_rng(0), [transforms.RandomCrop((4, 4), padding=1)]
+    steps += [transforms.RandomHorizontalFlip(), transforms.Normalize([0.5] * 3, [0.2] * 3)]
+    pixels = rng.integers(0, 256, (23, 4, 4, 3), dtype=np.uint8)
+    data = ml.data.ImageArrays(pixels, [*range(10)] * 2 + [3, 4, 5], "0123456789",
+                               transforms.Compose(steps))  # fmt: skip
+    expected = [(x.numpy(), y.numpy()) for x, y in ml.data.DataLoader(data, 4, shuffle=True)]
+    data.to("cuda")
+    assert data.together == (1 << 22) // 48
+    for first in (0, 2):
+        loader = ml.data.DataLoader(data, 4, shuffle=True)
+        loader.load_state_dict(loader.state_dict() | {"batch": first})
+        seen = []
+        for k, (x, y) in enumerate(loader, first):
+            assert loader.batch_index == k + 1 and x.device.type == y.device.type == "cuda"
+            seen.append((x.cpu().numpy(), y.cpu().numpy()))
+        for got, own in zip(seen, expected[first:], strict=True):
+            np.testing.assert_array_equal(got[1], own[1])
+            np.testing.assert_allclose(got[0], own[0], rtol=1e-6, atol=1e-6)
+    assert len({x.array.base.data.ptr for x, _ in ml.data.DataLoader(data, 4)}) == 1
+    data.to("cpu")
+    assert data.together == 0
+
+
 @pytest.mark.parametrize("name", ["e-all", "a-mixes", "speedrun"])
 def test_the_convnet_project_learns_there(name: str) -> None:
     """Pictures, augmentation, loss and gradients of a first batch are the CPU's."""

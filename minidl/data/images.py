@@ -26,6 +26,8 @@ class LabelledImages(Dataset):
     are out of range or not as many as the pictures, DTypeError where they are not integers.
     """
 
+    together = 0  # pictures that are best transformed at once; 0: any number
+
     def __init__(self, images: Any, targets: Any, classes: Sequence[str],
                  transform: Function = None,
                  target_transform: Function = None) -> None:  # fmt: skip
@@ -82,6 +84,7 @@ class ImageArrays(LabelledImages):
     def to(self, device: Any) -> Self:
         """Keep the pictures in a device's memory: batches are taken and transformed there."""
         self.images = raw(moved(Tensor(self.images), device))
+        self.together = (1 << 22) // self.images[0].size if backend.of(self.images).warm_ups else 0
         return self
 
     def _taken(self, rows: np.ndarray, epoch: int | None) -> np.ndarray:

@@ -1,10 +1,10 @@
 """DataLoader: batches of a data set, in a seeded order, ahead of time on threads, resumable."""
 
 import collections
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,9 +110,11 @@ class DataLoader:
         return itertools.islice(batches, self.batch_index, len(self) if self.drop_last else None)
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
-        load = functools.partial(self._load, epoch)
-        loaded = self._ahead(load, batches) if self.num_workers else map(load, batches)
-        for batch in self._there(loaded):
+        load = partial(self._load, epoch)
+        count = getattr(self.dataset, "together", 0) // self.batch_size
+        alone = count < 2 or self.mix or self.collate_fn or self.batch_sampler
+        make = self._ahead if self.num_workers else map if alone else partial(self._several, count)
+        for batch in self._there(make(load, batches)):
             if self.epoch == epoch:
                 self.batch_index += 1
             yield batch
@@ -128,6 +130,12 @@ class DataLoader:
                 batch = waiting.popleft().result()
                 waiting.extend(pool.submit(load, i) for i in itertools.islice(batches, 1))
                 yield batch
+
+    def _several(self, count: int, load: Callable, batches: Iterator[Any]) -> Iterator[Any]:
+        """Load several batches at once, for a GPU by few launches; each is then a view."""
+        while some := list(itertools.islice(batches, count)):
+            whole, ends = load(np.concatenate(some)), np.cumsum([0, *map(len, some)])
+            yield from ([Tensor(x.array[a:b]) for x in whole] for a, b in itertools.pairwise(ends))
 
     def _there(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches with their arrays in the device's memory."""
@@ -203,10 +211,9 @@ class WeightedRandomSampler:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        draws = epoch_draws(self.generator, self.epoch)
+        draws, again = epoch_draws(self.generator, self.epoch), self.replacement
         self.epoch += 1
-        order = draws.choice(self.weights, self.num_samples, replacement=self.replacement)
-        return iter(order.tolist())
+        return iter(draws.choice(self.weights, self.num_samples, replacement=again).tolist())
 
     def __len__(self) -> int:
         return self.num_samples

@@ -1,7 +1,9 @@
 """Modules without parameters: identity, dropouts, pads, and those that hold F's arguments."""
 
 import inspect
+import re
 from collections.abc import Callable
+from functools import partial
 from types import new_class
 from typing import Any
 
@@ -99,7 +101,8 @@ def thin(name: str, of: Callable[..., Any] | None = None, show: str | None = Non
 
     Its fields are those parameters of `of`, with their defaults, that come after the inputs.
     """
-    of = of or getattr(F, name.lower())
+    snake = re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
+    of = of or getattr(F, name.lower(), None) or getattr(F, snake)
     known = inspect.signature(of).parameters
     names = fields.split() or [*known][inputs:]
 
@@ -134,34 +137,25 @@ class _Upsample(Fields):
 ReLU, ReLU6, ELU, CELU, SELU, GELU = map(thin, "ReLU ReLU6 ELU CELU SELU GELU".split())
 SiLU, Mish, GLU, Softsign, Softplus = map(thin, "SiLU Mish GLU Softsign Softplus".split())
 Sigmoid, LogSigmoid, Hardsigmoid = map(thin, "Sigmoid LogSigmoid Hardsigmoid".split())
-Tanh, Tanhshrink, Hardtanh = map(thin, "Tanh Tanhshrink Hardtanh".split())
-Hardswish, Threshold, Unfold, Fold = map(thin, "Hardswish Threshold Unfold Fold".split())
+Tanh, Tanhshrink, Hardtanh, Hardswish = map(thin, "Tanh Tanhshrink Hardtanh Hardswish".split())
+Threshold, Unfold, Fold, PixelShuffle = map(thin, "Threshold Unfold Fold PixelShuffle".split())
 LeakyReLU = thin("LeakyReLU", F.leaky_relu)
 Softshrink, Hardshrink = (thin(name, show="{lambd}") for name in ("Softshrink", "Hardshrink"))
-Softmax, Softmin = (thin(name, fields="dim") for name in ("Softmax", "Softmin"))
-LogSoftmax = thin("LogSoftmax", F.log_softmax, fields="dim")
+Softmax, Softmin, LogSoftmax = (thin(n, fields="dim") for n in "Softmax Softmin LogSoftmax".split())
 
-CrossEntropyLoss = thin("CrossEntropyLoss", F.cross_entropy, "", inputs=2)
-NLLLoss = thin("NLLLoss", F.nll_loss, "", inputs=2)
-BCELoss = thin("BCELoss", F.binary_cross_entropy, "", inputs=2)
-BCEWithLogitsLoss = thin("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits, "", inputs=2)
-MSELoss = thin("MSELoss", F.mse_loss, "", inputs=2)
-L1Loss = thin("L1Loss", F.l1_loss, "", inputs=2)
-SmoothL1Loss = thin("SmoothL1Loss", F.smooth_l1_loss, "", inputs=2)
-HuberLoss = thin("HuberLoss", F.huber_loss, "", inputs=2)
-KLDivLoss = thin("KLDivLoss", F.kl_div, "", inputs=2)
-CosineSimilarity = thin("CosineSimilarity", F.cosine_similarity, "", inputs=2)
+_loss = partial(thin, show="", inputs=2)
+_ALIKE = "NLLLoss MSELoss L1Loss SmoothL1Loss HuberLoss CosineSimilarity"
+NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, CosineSimilarity = map(_loss, _ALIKE.split())
+CrossEntropyLoss = _loss("CrossEntropyLoss", F.cross_entropy)
+BCEWithLogitsLoss = _loss("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits)
+BCELoss, KLDivLoss = _loss("BCELoss", F.binary_cross_entropy), _loss("KLDivLoss", F.kl_div)
 
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"
 _BEST = "kernel_size stride padding dilation return_indices ceil_mode"
-MaxPool1d = thin("MaxPool1d", F.max_pool1d, _MAX, fields=_BEST, base=_Pool)
-MaxPool2d = thin("MaxPool2d", F.max_pool2d, _MAX, fields=_BEST, base=_Pool)
-AvgPool1d = thin("AvgPool1d", F.avg_pool1d, _AVG, base=_Pool)
-AvgPool2d = thin("AvgPool2d", F.avg_pool2d, _AVG, base=_Pool)
+MaxPool1d, MaxPool2d = (thin(f"MaxPool{n}d", show=_MAX, fields=_BEST, base=_Pool) for n in (1, 2))
+AvgPool1d, AvgPool2d = (thin(f"AvgPool{n}d", show=_AVG, base=_Pool) for n in (1, 2))
 AvgPool1d._axes = 1
-AdaptiveAvgPool1d = thin("AdaptiveAvgPool1d", F.adaptive_avg_pool1d)
-AdaptiveAvgPool2d = thin("AdaptiveAvgPool2d", F.adaptive_avg_pool2d)
+AdaptiveAvgPool1d, AdaptiveAvgPool2d = map(thin, ("AdaptiveAvgPool1d", "AdaptiveAvgPool2d"))
 _SIZES = "size scale_factor mode align_corners"
 Upsample = thin("Upsample", F.interpolate, fields=_SIZES, base=_Upsample)
-PixelShuffle = thin("PixelShuffle", F.pixel_shuffle)
