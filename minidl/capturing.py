@@ -64,9 +64,8 @@ class _Step:
         record = backend.of(inputs[0].array).record
         self.result, self.replay = record(lambda: function(*self.inputs))
         fits = all(isinstance(y, Tensor) for y in _all(self.result))
-        fits = fits and (proven or self.result is not None)
         rule = "the function must give a tensor or a tuple of tensors"
-        require(fits, "capture", rule, error=GraphError)
+        require(fits and (proven or self.result is not None), "capture", rule, error=GraphError)
         # inputs that had the same values so far
         self.unproven = set() if proven else {*range(len(inputs))}
 

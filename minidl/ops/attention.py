@@ -103,9 +103,8 @@ def _inputs(q: Any, k: Any, v: Any, *, gqa: bool) -> list[Any]:
     require(fits, _NAME, rule, error=DTypeError, **got)
     if gqa:
         heads = k.shape[-3]
-        fits = v.shape[-3] == heads > 0 and q.shape[-3] % heads == 0
         rule = "key and value must have as many heads, a divisor of query's"
-        require(fits, _NAME, rule, **got)
+        require(v.shape[-3] == heads > 0 and q.shape[-3] % heads == 0, _NAME, rule, **got)
     lead = broadcast_shapes(*(tuple(x.shape[:-cut]) for x in (q, k, v)), name=_NAME)
     wide = [(*lead, *x.shape[-cut:]) for x in (q, k, v)]
     return [x if x.shape == s else broadcast_to(x, s) for x, s in zip((q, k, v), wide)]

@@ -16,6 +16,7 @@ from minidl.data import DataLoader
 from minidl.errors import MinidlError, require
 from minidl.nn import Module
 from minidl.nn.utils import clip_grad_norm_
+from minidl.ops.join import stack
 from minidl.optim import Optimizer
 from minidl.train.rundir import RunDir
 from minidl.train.signals import Interrupted, StopSignal
@@ -197,16 +198,17 @@ class Trainer:
 
     def _read(self) -> None:
         """Add up the losses not yet looked at, and refuse a NaN."""
-        for i, (loss, right, count, lr) in enumerate(self._unread, 1 - len(self._unread)):
-            value = float(loss.item())
+        kept = self._unread
+        read = [stack([step[k] for step in kept]).tolist() for k in (0, 1) if kept]  # two copies
+        for i, (value, right, (*_, count, lr)) in enumerate(zip(*read, kept), 1 - len(kept)):
             at = f"epoch {self.epoch + 1}, batch {self.batch + i} of {len(self.loader)}"
             rule = f"the loss became {value} in {at}, at learning rate {lr:.3g}"
             require(math.isfinite(value), "train", rule, error=TrainingError,
                     fix="try a smaller learning rate, warm-up or gradient clipping")  # fmt: skip
-            for name, more in zip(SUMS, (value * count, float(right.item()), count), strict=True):
+            for name, more in zip(SUMS, (value * count, float(right), count), strict=True):
                 self.sums[name] += more
             self.bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
-        self._unread.clear()
+        kept.clear()
 
     def _finish_epoch(self) -> None:
         """Evaluate, log a row, move to the next epoch, save."""
