@@ -12,6 +12,8 @@ from test_convnet import images_of
 import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
+from minidl.backend import cuda
+from minidl.backend.cuda import memory, runtime
 from minidl.errors import DeviceError, GraphError, ShapeError
 from minidl.train import RunDir, Trainer
 from projects.convnet.data import loader_for
@@ -339,3 +341,29 @@ def test_gradients_are_proven_there() -> None:
 
     assert ml.gradcheck(function, (x,)) and {*seen} == {"cuda"}
     assert ml.gradgradcheck(function, (x,))
+
+
+def test_a_gradient_with_axes_in_another_order_is_not_copied() -> None:
+    """A leaf keeps the very array that a kernel made, though that is a view of its memory."""
+    x = ml.randn(2, 8, 4, 4, device="cuda").requires_grad_()
+    backward, places = cuda.max_pool2d_grad, []
+
+    def noted(*args: Any, **window: Any) -> Any:
+        dx = backward(*args, **window)
+        places.append(dx.data.ptr)
+        return dx
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "max_pool2d_grad", noted)
+        patch.setattr(cuda, "sole_owner", memory.sole_owner)  # itself: it counts references
+        F.max_pool2d(x, 2).sum().backward()
+    assert places == [x.grad.array.data.ptr] and cuda.is_channels_last(x.grad.array)
+
+
+def test_a_count_goes_up_by_two_launches() -> None:
+    """What every batch norm does in a step: integers need no copy for the graph."""
+    count, seen, launch = ml.zeros((), dtype=ml.int64, device="cuda"), [], runtime.launch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "launch", lambda *a, **o: seen.append(a[0]) or launch(*a, **o))
+        count.add_(1)
+    assert count.item() == 1 and len(seen) == 2

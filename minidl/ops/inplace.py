@@ -45,7 +45,7 @@ def write(
     x: Tensor, compute: Callable[[Tensor], Any], name: str, *, narrow: bool = False
 ) -> Tensor:
     """Replace x's values by compute(x), in place; floats into integers only if `narrow`."""
-    records, base = is_grad_enabled(), x
+    records, base = is_grad_enabled() and x.dtype.kind in "fV", x
     while base.parent is not None:
         base = base.parent[0]
     leaf = base.requires and base.node is None

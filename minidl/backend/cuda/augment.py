@@ -57,7 +57,7 @@ def blend_pictures(x: Array, partner: np.ndarray, share: np.ndarray, boxes: np.n
     dtype, channels-last, and soft labels (N, classes) float32.
     """
     n, c, h, w = x.shape
-    y, soft = empty_nchw(n, c, h, w, dtype), empty((n, classes), np.float32)
+    y, soft = empty_nchw(n, c, h, w, dtype=dtype), empty((n, classes), np.float32)
     table = np.zeros(n, _BLEND)
     table["partner"], table["share"], table["label"] = partner, share, label
     table["box"] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)

@@ -101,7 +101,7 @@ def conv2d(
         (n + 2 * p - d * (taps - 1) - 1) // step + 1
         for n, p, d, taps, step in zip(x.shape[2:], padding, dilation, w.shape[2:], stride)
     )
-    y = empty_nchw(len(x), len(w), oh, ow, x.dtype)
+    y = empty_nchw(len(x), len(w), oh, ow, dtype=x.dtype)
     if 1 < groups == x.shape[1]:
         depthwise.correlate(nhwc(x), w[:, 0], b, nhwc(y), stride, padding, dilation)
         return y
@@ -145,7 +145,7 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple[int, ...], stride: Pair
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
     n, c, h, wide = x_shape
     if 1 < groups == c:
-        dx = empty_nchw(n, c, h, wide, g.dtype)
+        dx = empty_nchw(n, c, h, wide, dtype=g.dtype)
         over = [(t - 1) * d - p for t, d, p in zip(w.shape[2:], dilation, padding, strict=True)]
         turned, around = w[:, 0, ::-1, ::-1], (over[0], over[1])
         depthwise.correlate(nhwc(g), turned, None, nhwc(dx), (1, 1), around, dilation, stride)

@@ -75,7 +75,8 @@ def to_host(x: Array) -> np.ndarray:
 
 def sole_owner(x: Array, others: int) -> bool:
     """Whether nobody but `others` references, the argument among them, hold x and its memory."""
-    return sys.getrefcount(x) <= others and x.base is None  # a view refers to what it shows
+    base, alone = x.base, sys.getrefcount(x) <= others
+    return alone and (base is None or (base.size == x.size and sys.getrefcount(base) <= 3))
 
 
 def empty_like(x: Array, dtype: Any = None) -> Array:
@@ -104,7 +105,7 @@ def full_like(x: Array, value: Any) -> Array:
     return y
 
 
-def empty_nchw(n: int, c: int, h: int, w: int, dtype: Any = np.float32) -> Array:
+def empty_nchw(n: int, c: int, h: int, w: int, *, dtype: Any) -> Array:
     """An uninitialised (N, C, H, W) array whose memory is (N, H, W, C)."""
     return empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
 
@@ -170,10 +171,7 @@ def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Array:
-    if not channels_last:
-        return empty(shape, dtype)
-    n, c, h, w = shape
-    return empty_nchw(n, c, h, w, dtype)
+    return empty_nchw(*shape, dtype=dtype) if channels_last else empty(shape, dtype)
 
 
 def cat(xs: Any, axis: int) -> Array:
