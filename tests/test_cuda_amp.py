@@ -49,6 +49,37 @@ def test_autocast_chooses_dtypes_as_torch(dtype: Any) -> None:
     assert layer.weight.grad.dtype == layer.weight.dtype == np.float32
 
 
+NORMS = {
+    "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+    "group_norm": lambda x, w, b: F.group_norm(x, 2, w, b),
+    "instance_norm": lambda x, w, b: F.instance_norm(x, None, None, w, b),
+    "layer_norm": lambda x, w, b: F.layer_norm(x, (4,), w, b),
+    "rms_norm": lambda x, w, b: F.rms_norm(x, (4,), w, 1e-5) + 0 * b.to(x.dtype),
+}
+
+
+@HALVES
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_of_half_types_take_weights_in_float32(name: str, dtype: Any) -> None:
+    """And give their gradients in it, not rounded to the half type on the way."""
+    rng = np.random.default_rng(0)
+    x, g = (ml.tensor(rng.standard_normal((5, 4, 3, 4)).astype(dtype)) for _ in range(2))
+    w, b = (ml.tensor(rng.integers(1, 9, 4) / 4.0) for _ in range(2))  # exact in half types
+    wide = [a.double().requires_grad_() for a in (x, w, b)]
+    (NORMS[name](*wide) * g.double()).sum().backward()
+    there = [a.detach().cuda().requires_grad_() for a in (x, w.float(), b.float())]
+    y = NORMS[name](*there)
+    y.backward(g.cuda())
+    assert y.dtype == dtype and [a.grad.dtype for a in there[1:]] == [np.float32] * 2
+    kept = there[1:] if name != "rms_norm" else there[1:2]
+    for a, exact in zip(kept, wide[1:]):
+        np.testing.assert_allclose(a.grad.cpu().numpy(), exact.grad.numpy(), rtol=1e-4, atol=1e-4)
+    rounding = 2e-2 if dtype == np.float16 else 1e-1
+    np.testing.assert_allclose(
+        there[0].grad.float().cpu().numpy(), wide[0].grad.numpy(), rtol=rounding, atol=rounding
+    )
+
+
 @HALVES
 def test_training_under_autocast_follows_float32(dtype: Any) -> None:
     """To the half type's rounding, for three steps with the scaler."""

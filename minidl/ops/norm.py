@@ -17,10 +17,14 @@ from minidl.ops.shape import expand, flatten, reshape
 
 
 def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> None:
-    """x is floating; weight and bias, where given, have its dtype and the shape."""
+    """x is floating; weight and bias, where given, have the shape and its dtype.
+
+    Those of an x in a half type may be float32.
+    """
     check_real(name, x)
+    fitting = (x.dtype, np.float32) if x.dtype.itemsize == 2 else (x.dtype,)
     for what, v in (("weight", weight), ("bias", bias)):
-        if v is not None and (v.shape != shape or v.dtype != x.dtype):
+        if v is not None and (v.shape != shape or v.dtype not in fitting):
             require(v.shape == shape, name, f"{what} must have shape {shape}", x=x, **{what: v})
             check_same_dtype(name, x=x, weight=weight, bias=bias)
 
@@ -85,7 +89,7 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
                     bias: Any, training: bool, momentum: float, eps: float) -> Any:  # fmt: skip
     """relu(batch_norm(x, …) + more) in one pass over memory; more is like x or None."""
     name = "batch_norm"
-    weight, bias, more = alike(x, weight, bias, more)
+    (more,) = alike(x, more)
     require(x.ndim >= 2, name, "x must have at least 2 axes (N, C, ...)", x=x)
     _fit(name, x, weight, bias, (x.shape[1],))
     for v in (running_mean, running_var):
@@ -94,7 +98,8 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
     if not training:
         given = running_mean is not None and running_var is not None
         require(given, name, "running_mean and running_var are needed unless training")
-        vectors = (_over_channels(v, x) for v in (running_mean, running_var, weight, bias))
+        channels = running_mean, running_var, *alike(x, weight, bias)
+        vectors = (_over_channels(v, x) for v in channels)
         return _affine(x, *vectors, more, eps=eps, relu=relu)
     count = math.prod(x.shape) // max(x.shape[1], 1)
     require(count != 1, name, "training needs more than one value per channel", x=x)
@@ -156,7 +161,6 @@ def group_norm(
     require(input.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=input)
     fits = num_groups > 0 and input.shape[1] % num_groups == 0
     require(fits, "group_norm", "C must be divisible by num_groups", x=input, num_groups=num_groups)
-    weight, bias = alike(input, weight, bias)
     _fit("group_norm", input, weight, bias, (input.shape[1],))
     return normalise_groups(input, weight, bias, groups=num_groups, eps=eps)[0]
 
@@ -174,7 +178,6 @@ def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None,
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     count = math.prod(input.shape[2:])
     require(count != 1, "instance_norm", "needs more than one value per channel", x=input)
-    weight, bias = alike(input, weight, bias)
     _fit("instance_norm", input, weight, bias, (input.shape[1],))
     y, m, var = normalise_groups(input, weight, bias, groups=input.shape[1], eps=eps)
     if count and input.shape[0] and not (running_mean is None is running_var):
@@ -213,7 +216,6 @@ def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: boo
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if not (shape and tuple(x.shape[-len(shape) :]) == shape):
         require(False, name, f"the last axes of x must be normalized_shape {shape}", x=x)
-    w, b = alike(x, w, b)
     _fit(name, x, w, b, shape)
     return normalise_rows(x, w, b, count=len(shape), eps=eps, centre=centre)
 

@@ -73,9 +73,10 @@ def _uncolumns(y: Array, shape: tuple[int, ...]) -> Array:
     return there.transpose(0, len(shape) - 1, *range(1, len(shape) - 1))
 
 
-def _affine(x: Array, w: Maybe, b: Maybe) -> tuple[list, list]:
-    """w and b (x where they are missing), and whether they are there."""
-    return [x if a is None else contiguous(a) for a in (w, b)], [int(a is not None) for a in (w, b)]
+def _affine(like: Array, w: Maybe, b: Maybe) -> tuple[list, list]:
+    """w and b in the dtype of sums (like, where they are missing), and whether they are there."""
+    given = [like if a is None else cast(contiguous(a), like.dtype) for a in (w, b)]
+    return given, [int(a is not None) for a in (w, b)]
 
 
 def _normalise(
@@ -94,7 +95,7 @@ def _normalise(
     y = empty(v.shape, x.dtype)
     launch(_of("moments", kind), grid, v, part, *cut[:3])
     _combine("combine_moments", part, (mean, var), *cut, cut.pieces)
-    affine, flags = _affine(v, w, b)
+    affine, flags = _affine(mean, w, b)
     given = (v, added, y, mean, var, *affine, *cut, float(eps), *flags)
     launch(_of("normalise", kind), grid, *given, int(more is not None), int(relu))
     return _uncolumns(y, x.shape), mean, var
@@ -106,7 +107,7 @@ def _gradients(
 ) -> Three:  # fmt: skip
     """dx, sums of g and of g xhat (segments, 2, C), and g behind the gate of a relu."""
     v, gv, wide, (segments, groups) = _columns(x), _columns(g), accumulator(x.dtype), mean.shape
-    results, (affine, flags) = v if y is None else _columns(y), _affine(v, w, b)
+    results, (affine, flags) = v if y is None else _columns(y), _affine(mean, w, b)
     cut, grid, kind = _cut(segments, groups, v, gv, results)
     gated = empty(v.shape, x.dtype) if gate == _BY_RESULT else gv
     part = empty((segments, cut.pieces, 2, cut.columns), wide)
@@ -138,7 +139,7 @@ def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Ar
     """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
     gate = 0 if not relu else _BY_INPUT if y is None else _BY_RESULT
     dx, sums, gated = _gradients(g, x, w, b, mean[None], var[None], eps, gate, y)
-    both = cast(sums[0], x.dtype)
+    both = cast(sums[0], x.dtype if w is None else w.dtype)
     return dx, both[1], both[0], gated
 
 
@@ -150,5 +151,5 @@ def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:
 def group_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: float) -> Three:
     """Gradients of group_norm's x, w and b."""
     dx, sums, _ = _gradients(g, x, w, None, mean, var, eps)
-    both = cast(sum(sums, (0,)), x.dtype)
+    both = cast(sum(sums, (0,)), x.dtype if w is None else w.dtype)
     return dx, both[1], both[0]

@@ -18,7 +18,7 @@ def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -
     rows, wide = x.size // max(n, 1), accumulator(x.dtype)
     x, y = contiguous(x), empty(x.shape, x.dtype)
     mean, rstd = empty((rows,), wide), empty((rows,), wide)
-    affine = [x if a is None else contiguous(a) for a in (w, b)]
+    affine = [x if a is None else cast(contiguous(a), x.dtype) for a in (w, b)]
     flags = (int(centre), int(w is not None), int(b is not None))
     given = (x, *affine, y)
     launch_rows("layer_norm.cu", "layer_norm", rows, n, given, mean, rstd, float(eps), *flags)
@@ -30,7 +30,8 @@ def layer_norm_grad(
 ) -> Three:
     """Gradients of layer_norm's x, w and b, the last two as (n,)."""
     g, x, rows, dx = contiguous(g), contiguous(x), mean.size, empty(x.shape, x.dtype)
-    scale, flags = x if w is None else contiguous(w), (int(centre), int(w is not None))
+    scale = x if w is None else cast(contiguous(w), x.dtype)
+    flags = int(centre), int(w is not None)
     arrays, wide, kind = (g, x, scale, dx), accumulator(x.dtype), TYPES[code_of(x.dtype)]
     cut = cut_of(n, arrays, _CUTS)
     if cut.held:
@@ -44,5 +45,5 @@ def layer_norm_grad(
         part = empty((-(-rows // piece), 2, n), wide)
         run = kernel("layer_norm.cu", f"layer_norm_weight_grad<{kind}>")
         launch(run, (-(-n // 32), len(part)), g, x, mean, rstd, part, rows, n, piece)
-    both = cast(sum(part, (0,)), x.dtype)
+    both = cast(sum(part, (0,)), x.dtype if w is None else w.dtype)
     return dx, both[0], both[1]

@@ -58,11 +58,11 @@ template <typename T>
 struct Factors {
     typedef typename Sum<T>::type A;
     const A *means, *vars;
-    const T *w, *b;
+    const A *w, *b;
     unsigned channels, groups, per;  // channels a group
     A eps;
     bool scaled, shifted;
-    __device__ Factors(const A* means, const A* vars, const T* w, const T* b, long long channels,
+    __device__ Factors(const A* means, const A* vars, const A* w, const A* b, long long channels,
                        long long groups, double eps, long long scaled, long long shifted)
         : means(means),
           vars(vars),
@@ -80,8 +80,8 @@ struct Factors {
         return segment * groups + (per == 1 ? c : c / per);
     }
     __device__ A rstd(long long group) const { return A(1) / sqrt(vars[group] + eps); }
-    __device__ A scale(unsigned c) const { return scaled ? static_cast<A>(w[c]) : A(1); }
-    __device__ A shift(unsigned c) const { return shifted ? static_cast<A>(b[c]) : A(0); }
+    __device__ A scale(unsigned c) const { return scaled ? w[c] : A(1); }
+    __device__ A shift(unsigned c) const { return shifted ? b[c] : A(0); }
 };
 
 // What y is made of in a thread's columns: (x - mean) slope + shift.
@@ -187,10 +187,11 @@ template <typename T, int WIDE>
 __global__ void __launch_bounds__(256)
     normalise(const T* __restrict__ x, const T* __restrict__ more, T* __restrict__ y,
               const typename Sum<T>::type* __restrict__ mean,
-              const typename Sum<T>::type* __restrict__ var, const T* __restrict__ w,
-              const T* __restrict__ b, long long rows, long long columns, long long piece,
-              long long channels, long long groups, double eps, long long scaled, long long shifted,
-              long long adds, long long relu) {
+              const typename Sum<T>::type* __restrict__ var,
+              const typename Sum<T>::type* __restrict__ w,
+              const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
+              long long piece, long long channels, long long groups, double eps, long long scaled,
+              long long shifted, long long adds, long long relu) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece, true);
     if (!p.inside()) return;
@@ -219,10 +220,11 @@ __global__ void __launch_bounds__(256, 2)
     gradient_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ y,
                   T* __restrict__ gated, typename Sum<T>::type* __restrict__ part,
                   const typename Sum<T>::type* __restrict__ mean,
-                  const typename Sum<T>::type* __restrict__ var, const T* __restrict__ w,
-                  const T* __restrict__ b, long long rows, long long columns, long long piece,
-                  long long channels, long long groups, double eps, long long scaled,
-                  long long shifted, long long gate) {
+                  const typename Sum<T>::type* __restrict__ var,
+                  const typename Sum<T>::type* __restrict__ w,
+                  const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
+                  long long piece, long long channels, long long groups, double eps,
+                  long long scaled, long long shifted, long long gate) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece);
     const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
@@ -280,7 +282,8 @@ __global__ void __launch_bounds__(256)
 // totals (segments, 2, groups) = sums of w sums over a group's channels. A warp each.
 template <typename T>
 __global__ void __launch_bounds__(256)
-    weigh_sums(const typename Sum<T>::type* __restrict__ sums, const T* __restrict__ w,
+    weigh_sums(const typename Sum<T>::type* __restrict__ sums,
+               const typename Sum<T>::type* __restrict__ w,
                typename Sum<T>::type* __restrict__ totals, long long segments, long long channels,
                long long groups, long long scaled) {
     typedef typename Sum<T>::type A;
@@ -289,7 +292,7 @@ __global__ void __launch_bounds__(256)
     const long long per = channels / groups, first = t % groups * per;
     double sum = 0;
     for (long long c = first + threadIdx.x % 32; c < first + per; c += 32) {
-        const A scale = scaled ? static_cast<A>(w[c]) : A(1);
+        const A scale = scaled ? w[c] : A(1);
         sum += scale * sums[t / groups * channels + c];
     }
     sum = join_warp<Add>(sum);
@@ -303,10 +306,11 @@ __global__ void __launch_bounds__(256)
     input_gradient(const T* __restrict__ g, const T* __restrict__ x, T* __restrict__ dx,
                    const typename Sum<T>::type* __restrict__ totals,
                    const typename Sum<T>::type* __restrict__ mean,
-                   const typename Sum<T>::type* __restrict__ var, const T* __restrict__ w,
-                   const T* __restrict__ b, long long rows, long long columns, long long piece,
-                   long long channels, long long groups, double eps, long long scaled,
-                   long long shifted, long long gate) {
+                   const typename Sum<T>::type* __restrict__ var,
+                   const typename Sum<T>::type* __restrict__ w,
+                   const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
+                   long long piece, long long channels, long long groups, double eps,
+                   long long scaled, long long shifted, long long gate) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece, true);
     if (!p.inside()) return;
