@@ -63,6 +63,11 @@ def holding(presets: Sequence[str], text: str) -> list[str]:
     return names
 
 
+def at_a_time(found: Parser) -> None:
+    """Add the argument that says how many runs are trained at a time."""
+    found.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
+
+
 def begun(settings: Any, folder: Path) -> bool:
     """Whether the folder holds this run; UsageError if it holds another one."""
     if not (folder / "config.json").exists():
@@ -85,6 +90,17 @@ def run_once(main: Main, settings: Any, folder: Path, command: str, stop: StopSi
     elif not finished(folder):
         main(settings, lambda: run, stop)
     return run.read_json("result.json")
+
+
+def train_all(
+    project: str, main: Main, runs: Sequence[tuple[Any, Path, str]], jobs: int, stop: StopSignal
+) -> list[dict[str, Any]]:
+    """The results of runs (settings, folder, command), trained `jobs` at a time."""
+    if jobs < 1:
+        raise UsageError(f"--jobs must be at least 1; got {jobs}")
+    if jobs > 1:
+        side_by_side(project, runs, jobs)
+    return [run_once(main, *run, stop) for run in runs]
 
 
 def side_by_side(project: str, runs: Sequence[tuple[Any, Path, str]], jobs: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 from projects.convnet.__main__ import cli
 from projects.convnet.presets import PRESETS
 from projects.convnet.tables import TABLES
+from projects.textgen.__main__ import cli as textgen
 
 TINY = ["dataset=embedded", "train_images=128", "heldout=64", "width=4", "dense=8", "batch=32"]
 ROWS = ["e-baseline", "e-dropout"]
@@ -100,3 +101,14 @@ def test_a_signal_stops_all_and_loses_nothing(tmp_path):
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
     both = [tmp_path / side / "e-augment" / "checkpoint.safetensors" for side in ("cut", "whole")]
     assert len({path.read_bytes() for path in both}) == 1
+
+
+def test_a_search_side_by_side_finds_the_same(tmp_path, capsys):
+    args = ["search", "--preset", "smoke", "--hidden", "8,16", "--batch", "4", "--lr", "1e-3"]
+    fields = ["--set", "steps=4", "every=2", "context=16", "written=0"]
+    for jobs in ("1", "2"):
+        assert textgen([*args, "--jobs", jobs, "--out", str(tmp_path / jobs), *fields]) == 0
+    for name in ("point-01", "point-02"):
+        both = [tmp_path / jobs / name / "checkpoint.safetensors" for jobs in ("1", "2")]
+        assert len({path.read_bytes() for path in both}) == 1
+    assert capsys.readouterr().out.count("hidden      batch       lr") == 2

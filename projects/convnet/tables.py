@@ -16,7 +16,7 @@ from projects.convnet.config import Config
 from projects.convnet.look import compare_runs
 from projects.convnet.presets import PRESETS
 from projects.convnet.run import main
-from projects.settings import UsageError, assignments, preset_of
+from projects.settings import assignments, preset_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,8 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     parser = several.parser("convnet", "table", TABLES)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--epochs", type=int, help="of every run (default: the table's)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
+    several.at_a_time(parser)
     args = parser.parse_args(argv)
-    if args.jobs < 1:
-        raise UsageError(f"--jobs must be at least 1; got {args.jobs}")
     chosen, names = several.chosen(TABLES, args.name, args.only)
     epochs = args.epochs if args.epochs is not None else chosen.epochs or None
     given = {"device": args.device, "data": args.data, "epochs": epochs}
@@ -65,10 +63,6 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
         cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed)
         command = " ".join([f"python -m projects.convnet --preset {name}{changed}", *args.set])
         runs.append((cfg, Path(args.out) / name, command))
-    if args.jobs > 1:
-        several.side_by_side("convnet", runs, args.jobs)
-    else:
-        for cfg, folder, command in runs:
-            several.run_once(main, cfg, folder, command, stop)
+    several.train_all("convnet", main, runs, args.jobs, stop)
     compare_runs([str(folder) for _, folder, _ in runs], str(Path(args.out) / "table.html"))
     return 0

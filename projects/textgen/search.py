@@ -33,6 +33,7 @@ def search(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--batch", default="32,64", metavar="LIST")
     parser.add_argument("--lr", default="1e-3,4e-3", metavar="LIST",
                         help="values; with --random N its least and largest")  # fmt: skip
+    several.at_a_time(parser)
     parser.add_argument("--random", type=int, metavar="N", help="N drawn points in place of a grid")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -41,12 +42,13 @@ def search(argv: Sequence[str], stop: StopSignal) -> int:
     base = dataclasses.replace(base, **fixed)
     lists = {name: listed(name, getattr(args, name)) for name in FIELDS}
     points = drawn_points(lists, args.random, args.seed) if args.random else grid(lists)
-    root, found = Path(args.out), []
+    root, runs = Path(args.out), []
     for k, point in enumerate(points):
-        cfg = dataclasses.replace(base, **point)
-        print(f"point {k + 1} of {len(points)}: {point}")
-        found.append((point, one(cfg, root / f"point-{k + 1:02d}", stop)))
-    conclude(root, args.preset, found)
+        cfg, name = dataclasses.replace(base, **point), f"point-{k + 1:02d}"
+        print(f"{name} of {len(points)}: {point}")
+        runs.append((cfg, root / name, "python -m projects.textgen search"))
+    results = several.train_all("textgen", main, runs, args.jobs, stop)
+    conclude(root, args.preset, list(zip(points, results, strict=True)))
     return 0
 
 
@@ -77,11 +79,6 @@ def drawn_points(lists: dict[str, list[Any]], count: int, seed: int) -> list[dic
         }
         for a, b, c in u
     ]
-
-
-def one(cfg: Config, folder: Path, stop: StopSignal) -> dict[str, Any]:
-    """The result of a point: read, gone on with, or trained."""
-    return several.run_once(main, cfg, folder, "python -m projects.textgen search", stop)
 
 
 def conclude(root: Path, name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:

@@ -20,7 +20,7 @@ from projects.textgen.config import Config
 from projects.textgen.corpus import load_corpus, rows
 from projects.textgen.model import build, generate
 from projects.textgen.presets import PRESETS
-from projects.textgen.search import one
+from projects.textgen.run import main
 
 CELLS = [name for name in PRESETS if name.startswith("t-")]
 LOSSES = {"nats/character": "test_nats_per_character", "bits/character": "test_bits_per_character",
@@ -30,20 +30,21 @@ LOSSES = {"nats/character": "test_nats_per_character", "bits/character": "test_b
 def table(argv: Sequence[str], stop: StopSignal) -> int:
     """Train every model over every kind of token, or go on with it; write the table of metrics."""
     parser = several.parser("textgen", "table")
+    several.at_a_time(parser)
     parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name holds this")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     names = several.holding(CELLS, args.only)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
-    results = {}
-    for name in names:
-        cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed)
-        results[name[2:]] = one(cfg, Path(args.out) / name, stop)
-    kinds = [*next(iter(results.values()))["written"]]
+    cells = [dataclasses.replace(preset_of(Config, PRESETS, name), **fixed) for name in names]
+    command = "python -m projects.textgen table"
+    runs = [(cfg, Path(args.out) / cfg.preset, command) for cfg in cells]
+    results = several.train_all("textgen", main, runs, args.jobs, stop)
+    kinds = [*results[0]["written"]]
     head = ("model", *LOSSES, *kinds)
-    lines = [(name, *(f"{r[key]:.3f}" for key in LOSSES.values()),
+    lines = [(name[2:], *(f"{r[key]:.3f}" for key in LOSSES.values()),
               *(f"{r['written'][kind]:.3g}" for kind in kinds))
-             for name, r in results.items()]  # fmt: skip
+             for name, r in zip(names, results, strict=True)]  # fmt: skip
     finish("Models by tokens", head, lines, Path(args.out) / "table.html")
     return 0
 
