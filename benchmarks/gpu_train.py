@@ -23,9 +23,9 @@ from benchmarks.gpu_check import ROOT, chosen
 KEPT = ("config.json", "metrics.jsonl", "result.json")
 # name: the project's package and its arguments; a table has its runs within
 RUNS: dict[str, tuple[str, list[str]]] = {
-    "e": ("convnet", ["table", "e", "--jobs", "5"]),
-    "e-compared": ("convnet", ["table", "e-compared", "--jobs", "10"]),
-    "vgg-bn": ("convnet", ["--preset", "vgg-bn"]),
+    "e": ("convnet", ["table", "e", "--jobs", "5", "--set", "precision=tf32"]),
+    "e-compared": ("convnet", ["table", "e-compared", "--jobs", "10", "--set", "precision=tf32"]),
+    "vgg-bn": ("convnet", ["--preset", "vgg-bn", "--set", "precision=tf32"]),
     "resnet18": ("convnet", ["--preset", "a-resnet18", "--epochs", "30", "--set",
                              "precision=bfloat16"]),
     "charlstm": ("textgen", ["--preset", "e-lstm2-512"]),

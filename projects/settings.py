@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+import minidl as ml
 from minidl.errors import MinidlError
 from minidl.train import RunDir
 
@@ -28,7 +29,7 @@ class Settings(Protocol):
 
 
 S = TypeVar("S", bound=Settings)
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Presets = Mapping[str, tuple[str, Mapping[str, Any]]]  # name -> what it is, its fields
 
 
@@ -46,8 +47,20 @@ def check_limits(settings: Any, limits: Mapping[str, tuple[float, float]]) -> No
             raise UsageError(f"{name} must be in [{low:g}, {high:g}]; got {value!r}")
 
 
+def start(settings: Any) -> None:
+    """Seed the random streams and choose how float32 is multiplied; raises without the device."""
+    ml.manual_seed(settings.seed)
+    ml.empty(0, device=settings.device)
+    ml.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+
+
+def dtype_of(settings: Any) -> str:
+    """The dtype that training makes its products in: tf32 is a way to multiply float32."""
+    return "float32" if settings.precision == "tf32" else settings.precision
+
+
 def check_precision(settings: Any) -> None:
-    """UsageError where products in a half type are wanted of a CPU."""
+    """UsageError where products are wanted of a CPU that only a GPU makes."""
     if settings.precision != "float32" and settings.device == "cpu":
         raise UsageError(f"precision={settings.precision} needs device=cuda; got device=cpu")
 

@@ -15,7 +15,7 @@ from projects.transfer.__main__ import cli as transfer
 
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 
-HALVES = ["bfloat16", "float16"]
+LOWER = ["tf32", "bfloat16", "float16"]
 PICTURES = ["--preset", "smoke", "--dataset", "folder", "--epochs", "2", "--data"]
 VGG = ["size=8", "width=4", "dense=8", "batch=4", "train_images=0", "norm=batch", "dropout=0.2",
        "flip=true", "crop=1", "clip=1"]  # fmt: skip
@@ -77,7 +77,7 @@ def test_convnet(pictures: Path, tmp_path: Path) -> None:
     ours = run(convnet, tmp_path / "cuda", [*args, "--device", "cuda"], *VGG)
     alike(ours, theirs, "test_loss", 2e-3)
     assert ours["flops"] == theirs["flops"]
-    for kind in HALVES:
+    for kind in LOWER:
         fields = [*VGG, f"precision={kind}"]
         half = run(convnet, tmp_path / kind, [*args, "--device", "cuda"], *fields)
         assert half["test_loss"] != ours["test_loss"]
@@ -92,7 +92,7 @@ def test_textgen(model: str, texts: str, tmp_path: Path) -> None:
     theirs = run(textgen, tmp_path / "cpu", args, *fields)
     ours = run(textgen, tmp_path / "cuda", [*args, "--device", "cuda"], *fields)
     alike(ours, theirs, "test_loss", 1e-4)
-    for kind in HALVES:
+    for kind in LOWER:
         more = [*fields, f"precision={kind}"]
         half = run(textgen, tmp_path / kind, [*args, "--device", "cuda"], *more)
         assert half["test_loss"] != ours["test_loss"]
@@ -135,6 +135,6 @@ def test_transfer(way: list[str], pictures: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cli", [convnet, textgen, transfer])
-def test_half_types_need_a_gpu(cli: Any, capsys: Any) -> None:
+def test_lower_precision_needs_a_gpu(cli: Any, capsys: Any) -> None:
     assert cli(["--preset", "smoke", "--set", "precision=bfloat16"]) == 2
     assert "precision=bfloat16 needs device=cuda; got device=cpu" in capsys.readouterr().err

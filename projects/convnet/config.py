@@ -22,7 +22,7 @@ class Config:
     dataset: Dataset = "cifar10"
     data: str = ""  # root of the official layouts; empty: MINIDL_DATA, else a download
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Precision = "float32"  # of products: half types, on a GPU, for training
+    precision: Precision = "float32"  # of training's products; others on a GPU
     seed: int = 0
     epochs: int = 20
 

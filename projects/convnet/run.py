@@ -20,7 +20,7 @@ from projects.convnet.data import Images, Split, batches, load_images, loader_fo
 from projects.convnet.look import write_report
 from projects.convnet.model import Contrastive, build
 from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
-from projects.settings import commit
+from projects.settings import commit, dtype_of, start
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -29,8 +29,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     The run is opened when device, data and network are there: a new one leaves nothing behind
     if one of them fails.
     """
-    ml.manual_seed(cfg.seed)
-    ml.empty(0, device=cfg.device)  # raises where there is none
+    start(cfg)
     images = load_images(cfg)
     model = build(cfg, images.shape, len(images.classes))
     if cfg.model == "speedrun":
@@ -89,7 +88,7 @@ def make_trainer(
         patience=cfg.patience,
         read_every=1 if cfg.device == "cpu" else 50,
         captured=cfg.loss != "supcon",  # which does other work in other epochs
-        precision=cfg.precision,
+        precision=dtype_of(cfg),
         stop=stop,
     )
     return trainer

@@ -20,7 +20,7 @@ class Config:
     dataset: str = "embedded"  # a corpus, a text file, or several joined by +
     data: str = ""  # root of the data; empty: MINIDL_DATA
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Precision = "float32"  # of products: half types, on a GPU, for training
+    precision: Precision = "float32"  # of training's products; others on a GPU
     seed: int = 0
     steps: int = 2000
     every: int = 250  # steps between looks at the validation text

@@ -18,7 +18,7 @@ from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.tools.environment import processor
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.settings import UsageError, commit
+from projects.settings import UsageError, commit, dtype_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
@@ -29,8 +29,7 @@ from projects.textgen.report import write_report
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     """Train `cfg` in the run from where it stands, judge once, write samples, result and report."""
-    ml.manual_seed(cfg.seed)
-    ml.empty(0, device=cfg.device)  # raises where there is none
+    start(cfg)
     corpus = load_corpus(cfg)
     model = build(cfg, rows(cfg, corpus.tokenizer)).to(cfg.device)
     given, feed = vectors_of(cfg, model), Feed(cfg, corpus)
@@ -83,7 +82,7 @@ def make_trainer(
         epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus),
         about={"corpus": corpus.name}, scheduler=schedule(cfg, optimizer), clip=cfg.clip,
         read_every=1 if cfg.device == "cpu" else 50, unit="tokens", count=lambda b: b[0].numel(),
-        state={"carried": feed.carried}, captured=True, precision=cfg.precision, stop=stop,
+        state={"carried": feed.carried}, captured=True, precision=dtype_of(cfg), stop=stop,
     )  # fmt: skip
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import minidl as ml
 from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.io import load
 from minidl.random import Generator
 from minidl.tools.environment import processor
 from minidl.train import RunDir, StopSignal, Trainer
 from projects.command import Parser
-from projects.settings import UsageError, commit, from_json
+from projects.settings import UsageError, commit, dtype_of, from_json, start
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.run import identity, make_optimizer, schedule
@@ -38,8 +37,7 @@ BEAMS = 4  # those of the second BLEU of a test
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     """Train `cfg` in the run from where it stands, judge once, write result and report."""
-    ml.manual_seed(cfg.seed)
-    ml.empty(0, device=cfg.device)  # raises where there is none
+    start(cfg)
     corpus = load_translations(cfg)
     translator = build(cfg, corpus.english, corpus.french)
     run = open_run()
@@ -85,7 +83,7 @@ def make_trainer(
         Buckets(source, target, cfg.batch, Generator(cfg.seed, "data"), every=cfg.each),
         lambda model, batch: translator.losses(*batch, "mean"), judged,
         epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus), about={"corpus": corpus.name},
-        scheduler=schedule(cfg, optimizer), clip=cfg.clip, precision=cfg.precision,
+        scheduler=schedule(cfg, optimizer), clip=cfg.clip, precision=dtype_of(cfg),
         read_every=1 if cfg.device == "cpu" else 50, unit="tokens",
         count=lambda batch: int((batch[1][:, 1:] != PAD).sum()), stop=stop,
     )  # fmt: skip

@@ -24,7 +24,7 @@ class Config:
     dataset: Dataset = "pets"  # species: as cats and dogs; shapes, embedded: five shapes each
     data: str = ""  # root of the official layouts; empty: MINIDL_DATA, else a download
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Precision = "float32"  # of products: half types, on a GPU, for training
+    precision: Precision = "float32"  # of training's products; others on a GPU
     cache: str = ""  # a folder that keeps decoded pictures and features between runs; empty: none
     seed: int = 0
     epochs: int = 20

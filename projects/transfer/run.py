@@ -15,7 +15,7 @@ from minidl.io.weights import kind_of
 from minidl.models import Classifier
 from minidl.tools.environment import processor
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
-from projects.settings import UsageError, commit
+from projects.settings import UsageError, commit, dtype_of, start
 from projects.transfer.config import Config
 from projects.transfer.data import Images, Split, batches, load_images, plain
 from projects.transfer.features import Prepared, prepare
@@ -35,8 +35,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     The run is opened when device, data and network are there: a new one leaves nothing behind
     if one of them fails.
     """
-    ml.manual_seed(cfg.seed)
-    ml.empty(0, device=cfg.device)  # raises where there is none
+    start(cfg)
     file = weights_file(cfg)
     if file is not None:
         kind_of(file)  # raises, before the pictures are read
@@ -117,7 +116,7 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
         run, model, optimizer, loader, forward, judged, epochs=cfg.epochs,
         identity=identity(cfg, images),
         about=about | {"mean": [*images.mean], "std": [*images.std]},
-        scheduler=schedule, clip=cfg.clip, precision=cfg.precision,
+        scheduler=schedule, clip=cfg.clip, precision=dtype_of(cfg),
         captured=not (cfg.sparse or cfg.strategy in ("gradual", "masked") or cfg.semi == "pseudo"),
         read_every=1 if cfg.device == "cpu" else 50, stop=stop,
     )  # fmt: skip
