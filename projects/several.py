@@ -110,9 +110,8 @@ def side_by_side(project: str, runs: Sequence[tuple[Any, Path, str]], jobs: int)
     others go on, and MinidlError says which did; a signal stops all of them, with their state
     saved. Runs that saved nothing leave nothing behind.
     """
-    for settings, folder, command in runs:
-        if not begun(settings, folder):
-            new_run(settings, str(folder), command)
+    fresh = [run for run in runs if not begun(*run[:2])]  # raises before anything is written
+    folders = [folder for _, folder, _ in runs if not finished(folder)]
     threads = max(ml.get_num_threads() // jobs, 1)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     env = os.environ | {"MINIDL_NUM_THREADS": str(threads), "PYTHONPATH": path}
@@ -131,8 +130,9 @@ def side_by_side(project: str, runs: Sequence[tuple[Any, Path, str]], jobs: int)
                 print(f"{folder.name}: {line}", end="", flush=True)
         return child.returncode == 0
 
-    folders = [folder for _, folder, _ in runs if not finished(folder)]
     try:
+        for settings, folder, command in fresh:
+            new_run(settings, str(folder), command)
         with ThreadPoolExecutor(jobs) as pool:
             waiting = [pool.submit(trained, folder) for folder in folders]
             try:
@@ -146,7 +146,7 @@ def side_by_side(project: str, runs: Sequence[tuple[Any, Path, str]], jobs: int)
     finally:
         for folder in folders:
             if not RunDir(folder).checkpoint.exists():
-                (folder / "config.json").unlink()
+                (folder / "config.json").unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # it holds something else
                     folder.rmdir()
     failed = [folder.name for folder, good in zip(folders, well, strict=True) if not good]

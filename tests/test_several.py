@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_side_by_side_trains_what_one_after_the_other_does(two_rows, tmp_path, c
         both = [tmp_path / side / name for side in "ab"]
         assert len({(run / "checkpoint.safetensors").read_bytes() for run in both}) == 1
         command = json.loads((both[1] / "config.json").read_text())["command"]
-        assert command.startswith(f"python -m projects.convnet --preset {name} --device cpu")
+        assert command.startswith(f"python -m projects.convnet --preset {name} --device=cpu")
     before = (tmp_path / "b" / "e-dropout" / "result.json").stat().st_mtime_ns
     (tmp_path / "b" / "table.html").unlink()
     assert cli(table(tmp_path / "b", "--jobs", "2")) == 0  # finished runs are read
@@ -54,8 +55,10 @@ def test_side_by_side_trains_what_one_after_the_other_does(two_rows, tmp_path, c
 def test_a_folder_with_another_run_is_left_alone(two_rows, tmp_path, capsys):
     assert cli(table(tmp_path, "--jobs", "2")) == 0
     capsys.readouterr()
+    shutil.rmtree(tmp_path / "e-baseline")
     assert cli(table(tmp_path, "--jobs", "2", epochs=3)) == 2
-    assert "e-baseline holds another run" in capsys.readouterr().err
+    assert "e-dropout holds another run" in capsys.readouterr().err
+    assert not (tmp_path / "e-baseline").exists()  # nothing was begun
 
 
 def test_runs_that_cannot_begin_leave_nothing(two_rows, tmp_path, capsys):

@@ -12,7 +12,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.data import DataLoader, TensorDataset
-from minidl.errors import CheckpointError
+from minidl.errors import CheckpointError, MinidlError
 from minidl.io import load
 from minidl.train import (
     Evaluation,
@@ -79,6 +79,11 @@ def states_equal(a, b):
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing is saved on the way out."""
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(MinidlError, match="precision must be .*float16.*got .*int8"):
+        toy(tmp_path, precision="int8")
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

@@ -144,8 +144,8 @@ Softshrink, Hardshrink = (thin(name, show="{lambd}") for name in ("Softshrink", 
 Softmax, Softmin, LogSoftmax = (thin(n, fields="dim") for n in "Softmax Softmin LogSoftmax".split())
 
 _loss = partial(thin, show="", inputs=2)
-_ALIKE = "NLLLoss MSELoss L1Loss SmoothL1Loss HuberLoss CosineSimilarity"
-NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, CosineSimilarity = map(_loss, _ALIKE.split())
+_NAMES = "NLLLoss MSELoss L1Loss SmoothL1Loss HuberLoss CosineSimilarity"
+NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, CosineSimilarity = map(_loss, _NAMES.split())
 CrossEntropyLoss = _loss("CrossEntropyLoss", F.cross_entropy)
 BCEWithLogitsLoss = _loss("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits)
 BCELoss, KLDivLoss = _loss("BCELoss", F.binary_cross_entropy), _loss("KLDivLoss", F.kl_div)

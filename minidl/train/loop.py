@@ -13,7 +13,7 @@ from minidl.amp import GradScaler, autocast
 from minidl.autograd import Tensor
 from minidl.capturing import capture
 from minidl.data import DataLoader
-from minidl.errors import MinidlError, require
+from minidl.errors import MinidlError, require, require_one_of
 from minidl.nn import Module
 from minidl.nn.utils import clip_grad_norm_
 from minidl.ops.join import stack
@@ -79,6 +79,7 @@ class Trainer:
         self.sums: dict[str, float] = dict(SUMS)
         self.seconds = 0.0  # of this epoch's steps, all sessions together
         self._unread: list[tuple[Tensor, Tensor, int, float]] = []
+        require_one_of("Trainer", ("float32", "float16", "bfloat16"), precision=self.precision)
         kind = getattr(dtypes, self.precision)
         self._cast = autocast("cuda", dtype=kind, enabled=kind != dtypes.float32)
         self._scaler = GradScaler(enabled=self.precision == "float16")

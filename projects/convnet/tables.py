@@ -7,6 +7,7 @@ table's and the command's.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,12 +57,12 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     epochs = args.epochs if args.epochs is not None else chosen.epochs or None
     given = {"device": args.device, "data": args.data, "epochs": epochs}
     fixed = {k: v for k, v in given.items() if v not in (None, "")}
-    changed = "".join(f" --{k} {v}" for k, v in fixed.items()) + " --set" * bool(args.set)
+    changed = [f"--{k}={v}" for k, v in fixed.items()] + [*["--set"] * bool(args.set), *args.set]
     fixed |= assignments(Config, args.set)
     runs = []
     for name in names:
         cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed)
-        command = " ".join([f"python -m projects.convnet --preset {name}{changed}", *args.set])
+        command = shlex.join(["python", "-m", "projects.convnet", "--preset", name, *changed])
         runs.append((cfg, Path(args.out) / name, command))
     several.train_all("convnet", main, runs, args.jobs, stop)
     compare_runs([str(folder) for _, folder, _ in runs], str(Path(args.out) / "table.html"))
