@@ -1,5 +1,10 @@
 ; The machine code of `panel` (panel.py), for one precision. What stands between { and } with stars
-; is written once for each of ROWS rows, # being its number.
+; is written once for each of ROWS rows, # being its number; with pluses, for every third of them.
+; ^ is the third row at or before the #-th, ~ the distance from there.
+;
+; Rows of a are reached from every third one, through a register and an addressing mode. How these
+; begin is hidden from the compiler by an empty assembly text: it would walk from row to row by an
+; addition each, and a multiply-add of AVX-512 takes half as long as that.
 
 ; c (ROWS, BLOCK) = a (ROWS, k) b (k, BLOCK), plus c where add is set.
 define internal void @NAME_ROWS(i64 %k, ptr noalias %a, i64 %up, i64 %over, ptr noalias %b,
@@ -7,8 +12,13 @@ define internal void @NAME_ROWS(i64 %k, ptr noalias %a, i64 %up, i64 %over, ptr 
 entry:
 *{ %oc# = mul i64 %ldc, #
   %c# = getelementptr REAL, ptr %c, i64 %oc#
-  %q# = mul i64 %up, #
-}*  br i1 %add, label %given, label %head
+}*+{  %q# = mul i64 %up, #
+  %a# = getelementptr REAL, ptr %a, i64 %q#
+  %row# = call ptr asm "", "=r,0"(ptr %a#)
+}+  %up0 = mul i64 %up, 0
+  %up1 = mul i64 %up, 1
+  %up2 = mul i64 %up, 2
+  br i1 %add, label %given, label %head
 given:
 *{  %s# = load VECTOR, ptr %c#, align 4
 }*  br label %head
@@ -18,18 +28,18 @@ head:
   br i1 %some, label %loop, label %done
 loop:
   %p = phi i64 [ 0, %head ], [ %p1, %loop ]
-  %pa = phi ptr [ %a, %head ], [ %pa1, %loop ]
-  %pb = phi ptr [ %b, %head ], [ %pb1, %loop ]
++{  %pa# = phi ptr [ %row#, %head ], [ %next#, %loop ]
+}+  %pb = phi ptr [ %b, %head ], [ %pb1, %loop ]
 *{  %t# = phi VECTOR [ %z#, %head ], [ %n#, %loop ]
 }*  %v = load VECTOR, ptr %pb, align 4
-*{  %g# = getelementptr REAL, ptr %pa, i64 %q#
+*{  %g# = getelementptr REAL, ptr %pa^, i64 %up~
   %e# = load REAL, ptr %g#
   %h# = insertelement VECTOR poison, REAL %e#, i64 0
   %w# = shufflevector VECTOR %h#, VECTOR poison, <BLOCK x i32> zeroinitializer
   %n# = call VECTOR @llvm.fmuladd.SUFFIX(VECTOR %w#, VECTOR %v, VECTOR %t#)
 }*  %p1 = add nuw nsw i64 %p, 1
-  %pa1 = getelementptr REAL, ptr %pa, i64 %over
-  %pb1 = getelementptr REAL, ptr %pb, i64 %ldb
++{  %next# = getelementptr REAL, ptr %pa#, i64 %over
+}+  %pb1 = getelementptr REAL, ptr %pb, i64 %ldb
   %more = icmp slt i64 %p1, %k
   br i1 %more, label %loop, label %done
 done:
@@ -38,7 +48,7 @@ done:
 }*  ret void
 }
 
-;---- The same for m rows: tiles of ROWS, and one of those that are left.
+;---- The same for m rows: tiles of ROWS, and two halves or one of those that are left.
 declare VECTOR @llvm.fmuladd.SUFFIX(VECTOR, VECTOR, VECTOR)
 
 define void @NAME(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %ldb, ptr %c,
@@ -49,8 +59,12 @@ entry:
 loop:
   %i = phi i64 [ 0, %entry ], [ %i1, %next ]
   %left = sub i64 %m, %i
-  %whole = icmp slt i64 %left, ROWS
-  %n = select i1 %whole, i64 %left, i64 ROWS
+  %up1 = add i64 %left, 1
+  %half = lshr i64 %up1, 1
+  %one = icmp sle i64 %left, ROWS
+  %two = icmp slt i64 %half, ROWS
+  %few = select i1 %one, i64 %left, i64 %half
+  %n = select i1 %two, i64 %few, i64 ROWS
   %oa = mul i64 %i, %up
   %pa = getelementptr REAL, ptr %a, i64 %oa
   %oc = mul i64 %i, %ldc
@@ -63,7 +77,7 @@ loop:
       i1 %add)
   br label %next
 }*next:
-  %i1 = add i64 %i, ROWS
+  %i1 = add i64 %i, %n
   %more = icmp slt i64 %i1, %m
   br i1 %more, label %loop, label %out
 out:
