@@ -55,9 +55,8 @@ def recur(tb, rows, cols, hidden, h, w, ldw, gate, j, out, ldo):
 def add_panels(rows, cols, k, a, w, j, out, ldo):
     """out (rows, cols) += a (rows, k) times the columns of w from j on, panels (…, k, BLOCK)."""
     for p in range(0, k, DEEP):
-        for b in range(0, cols, BLOCK):
-            panel(rows, min(DEEP, k - p), at(a, p), k, 1, at(w, (j + b) * k + p * BLOCK), BLOCK,
-                  at(out, b), ldo, True)  # fmt: skip
+        panel(rows, cols // BLOCK, min(DEEP, k - p), at(a, p), k, 1, at(w, j * k + p * BLOCK),
+              k * BLOCK, BLOCK, out, ldo, True)  # fmt: skip
 
 
 @device

@@ -14,10 +14,10 @@ import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel, zero
-from minidl.backend.cpu.linalg import linear, matmul, panels, spill
+from minidl.backend.cpu.jit import Scratch, at, device, kernel, launch, move, panel, zero
+from minidl.backend.cpu.linalg import linear, matmul, panels
 from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc, zeros
-from minidl.backend.cpu.panel import BLOCK
+from minidl.backend.cpu.panel import BLOCK, PAIR
 from minidl.backend.cpu.reduce import add_partials
 
 # Sizes of a 2-d convolution; the order is that of the kernels' arguments.
@@ -62,10 +62,29 @@ def _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw):
 
 
 @device
-def _block(q, blocks, size):
-    """First channel and width of the q-th block, of groups of `size` channels in `blocks` each."""
-    first = q // blocks * size + q % blocks * BLOCK
-    return first, min(BLOCK, (q // blocks + 1) * size - first)
+def _pairs(size):
+    """Pairs of blocks that `size` channels are made of."""
+    return (size + PAIR * BLOCK - 1) // (PAIR * BLOCK)
+
+
+@device
+def _pair(q, size):
+    """Group, block, first channel and channels of the q-th pair of blocks, and those of its panels.
+
+    The channels are in groups of `size`.
+    """
+    group, place = q // _pairs(size), q % _pairs(size) * PAIR
+    few = min(PAIR * BLOCK, size - place * BLOCK)
+    block = group * ((size + BLOCK - 1) // BLOCK) + place
+    return group, block, group * size + place * BLOCK, few, (few + BLOCK - 1) // BLOCK * BLOCK
+
+
+@device
+def _spill(y, p, wide, rows, n, apart):
+    """n columns of p (rows, wide) to y, whose rows are so far apart."""
+    for j in range(rows):
+        for e in range(n):
+            y[j * apart + e] = p[j * wide + e]
 
 
 @kernel("R* R* R* R* R* int " + _SIZES)
@@ -73,31 +92,32 @@ def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, to
              n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """y = x * wt (groups, blocks, r, s, c/groups, BLOCK) + bias, for chunks lo..hi."""
     cg, kg = c // groups, k // groups
-    tall, blocks = (band - 1) * sh + (r - 1) * dh + 1, (kg + BLOCK - 1) // BLOCK
+    tall, panes = (band - 1) * sh + (r - 1) * dh + 1, groups * _pairs(kg)
     p = at(scratch, slot * room)
     rest = at(p, many * tall * cols * c)
     joined = s if dw == 1 and groups == 1 else 1  # taps that lie side by side
     for t in range(lo, hi):
         n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
-        count, panes = images * rows, groups * blocks
+        count = images * rows
         for v in range(count * panes):
             u, q = v % count, v // count
             if r * s * cg * k <= _SMALL:
                 u, q = v // panes, v % panes
-            first, few = _block(q, blocks, kg)
+            group, block, first, few, wide = _pair(q, kg)
             m, i = u // rows, u % rows
             out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
-            to, apart = (out, k) if few == BLOCK else (rest, BLOCK)
-            for e in range(ow * few if biased else 0):
-                to[e // few * apart + e % few] = bias[first + e % few]
+            to, apart = (out, k) if few == wide else (rest, wide)
+            for j in range(ow if biased else 0):
+                for e in range(few):
+                    to[j * apart + e] = bias[first + e]
             for a in range(r):
-                row = at(p, (m * tall + i * sh + a * dh) * cols * c + q // blocks * cg)
+                row = at(p, (m * tall + i * sh + a * dh) * cols * c + group * cg)
                 for b in range(0, s, joined):
-                    panel(ow, joined * cg, at(row, b * dw * c), sw * c, 1,
-                          at(wt, ((q * r + a) * s + b) * cg * BLOCK), BLOCK, to, apart,
-                          biased or a + b > 0)  # fmt: skip
-            if few < BLOCK:
-                spill(out, rest, ow, few, k)
+                    panel(ow, wide // BLOCK, joined * cg, at(row, b * dw * c), sw * c, 1,
+                          at(wt, ((block * r + a) * s + b) * cg * BLOCK), r * s * cg * BLOCK, BLOCK,
+                          to, apart, biased or a + b > 0)  # fmt: skip
+            if few < wide:
+                _spill(out, rest, wide, ow, few, k)
 
 
 @kernel("R* R* R* R* int int int " + _SIZES)
@@ -108,33 +128,32 @@ def _input_grad(lo, hi, slot, g, wt, x, scratch, left, wide, room, cols, many, b
     g lies behind `left` of `wide` columns, the rest of which are zeros.
     """
     cg, kg = c // groups, k // groups
-    blocks = (cg + BLOCK - 1) // BLOCK
     p = at(scratch, slot * room)
     rest = at(p, oh * wide * k)
     for m in range(lo, hi):
         _place(p, at(g, m * oh * ow * k), oh, wide, 0, left, oh, ow, k)
-        for q in range(groups * blocks):
-            first, few = _block(q, blocks, cg)
+        for q in range(groups * _pairs(cg)):
+            group, block, first, few, some = _pair(q, cg)
             for u in range(h * min(sw, w)):
                 y, j = u // min(sw, w), u % min(sw, w)  # the columns j, j + sw, … of row y
                 count = (w - j + sw - 1) // sw
                 out = at(x, ((m * h + y) * w + j) * c + first)
-                to, apart = (out, sw * c) if few == BLOCK else (rest, BLOCK)
+                to, apart = (out, sw * c) if few == some else (rest, some)
                 add = False
                 for a in range(r):
                     i = y + ph - a * dh
                     for b in range(s if i >= 0 and i % sh == 0 and i // sh < oh else 0):
                         v = j + pw - b * dw
                         if v % sw == 0:
-                            panel(count, kg,
-                                  at(p, (i // sh * wide + left + v // sw) * k + q // blocks * kg),
-                                  k, 1, at(wt, ((q * r + a) * s + b) * kg * BLOCK), BLOCK,
-                                  to, apart, add)  # fmt: skip
+                            panel(count, some // BLOCK, kg,
+                                  at(p, (i // sh * wide + left + v // sw) * k + group * kg), k, 1,
+                                  at(wt, ((block * r + a) * s + b) * kg * BLOCK),
+                                  r * s * kg * BLOCK, BLOCK, to, apart, add)  # fmt: skip
                             add = True
-                for e in range(0 if add else count * few):
-                    to[e // few * apart + e % few] = R(0)
-                if few < BLOCK:
-                    spill(out, rest, count, few, sw * c)
+                for e in range(0 if add else count):
+                    zero(at(to, e * apart), few)
+                if few < some:
+                    _spill(out, rest, some, count, few, sw * c)
 
 
 @kernel("R* R* R* R* int int " + _SIZES)
@@ -153,23 +172,25 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
     zero(at(part, lo * size), (hi - lo) * size)
     for t in range(lo * span, min(hi * span, total)):
         n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
-        for v in range(images * rows * blocks * r if wide == 0 else 0):
-            u, q, a = v // (blocks * r), v // r % blocks * BLOCK, v % r
+        for v in range(images * rows * r if wide == 0 else 0):
+            u, a = v // r, v % r
             m, i = u // rows, u % rows
-            panel(s * c, ow, at(p, (m * tall + i * sh + a * dh) * cols * c), 1, sw * c,
-                  at(g, ((n0 + m) * oh + i0 + i) * ow * k + q), k,
-                  at(part, (t // span * r + a) * s * c * k + q), k, True)  # fmt: skip
+            panel(s * c, blocks, ow, at(p, (m * tall + i * sh + a * dh) * cols * c), 1, sw * c,
+                  at(g, ((n0 + m) * oh + i0 + i) * ow * k), BLOCK, k,
+                  at(part, (t // span * r + a) * s * c * k), k, True)  # fmt: skip
         for q in range(groups * blocks if wide > 0 else 0):
-            first, few = _block(q, blocks, kg)
+            first = q // blocks * kg + q % blocks * BLOCK
+            few = min(BLOCK, (q // blocks + 1) * kg - first)
             to = at(part, (t // span * k + first) * line)
             for v in range(r * (s // joined)):
                 a, b = v // (s // joined), v % (s // joined)
-                for c0 in range(0, joined * cg, BLOCK):
+                for c0 in range(0, joined * cg, PAIR * BLOCK):
+                    pair = min(PAIR, (joined * cg - c0 + BLOCK - 1) // BLOCK)
                     for u in range(images * rows):
                         m, i = u // rows, u % rows
                         of = ((m * tall + i * sh + a * dh) * cols + b * dw) * c
-                        panel(few, ow, at(g, ((n0 + m) * oh + i0 + i) * ow * k + first), 1, k,
-                              at(p, of + q // blocks * cg + c0), sw * c,
+                        panel(few, pair, ow, at(g, ((n0 + m) * oh + i0 + i) * ow * k + first), 1,
+                              k, at(p, of + q // blocks * cg + c0), BLOCK, sw * c,
                               at(to, v * wide + c0), line, True)  # fmt: skip
 
 
@@ -189,7 +210,7 @@ def _plan(
     size = ((band - 1) * stride[0] + reach) * line
     many = max(1, min(n, _ROOM // size, _POSITIONS // max(oh * ow, 1))) if band == oh else 1
     total = -(-n // many) * -(-oh // band)
-    room = many * size + max(ow, 1) * BLOCK
+    room = many * size + max(ow, 1) * PAIR * BLOCK
     sizes = Geometry(n, h, wide, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups)
     return sizes, Chunks(cols, many, band, total, room)
 
@@ -261,7 +282,7 @@ def conv2d_input_grad(
     else:
         left = max(0, -(-((v.s - 1) * v.dw - v.pw) // v.sw))
         wide = left + max(v.ow, (v.w - 1 + v.pw) // v.sw + 1)
-        room = v.oh * wide * v.k + v.w * BLOCK
+        room = v.oh * wide * v.k + v.w * PAIR * BLOCK
         args = (nhwc(g), _panels(w, groups, True), nhwc(x), Scratch(room), left, wide, room)
         launch(_input_grad, v.n, 1, *args, *cut, *v)
     return x

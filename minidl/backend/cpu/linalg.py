@@ -78,14 +78,6 @@ def panels(
     return made
 
 
-@device
-def spill(y, p, rows, n, apart):
-    """n columns of p (rows, BLOCK) to y, whose rows are so far apart."""
-    for j in range(rows):
-        for e in range(n):
-            y[j * apart + e] = p[j * BLOCK + e]
-
-
 def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
     m, k = x.shape[-2:]

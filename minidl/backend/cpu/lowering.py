@@ -118,10 +118,10 @@ def _gemm(real: str) -> Any:
 def _panel(real: str) -> Any:
     symbol = _known(f"ml_panel_f{8 * int(real[1])}")
     word, pointer = types.int64, numba_type("R*", real)
-    wanted = [word, word, pointer, word, word, pointer, word, pointer, word, types.boolean]
+    wanted = [*[word] * 3, *[pointer, word, word] * 2, pointer, word, types.boolean]
 
     @intrinsic
-    def call(typing_context: Any, m, k, a, up, over, b, ldb, c, ldc, add) -> Any:
+    def call(typing_context: Any, m, n, k, a, up, over, b, apart, ldb, c, ldc, add) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             _call(builder, symbol, args)
             return context.get_dummy_value()

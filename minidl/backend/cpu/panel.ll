@@ -1,16 +1,16 @@
-; The machine code of `panel` (panel.py), for one precision. What stands between { and } with stars
-; is written once for each of ROWS rows, # being its number; with pluses, for every third of them.
-; ^ is the third row at or before the #-th, ~ the distance from there.
+; The machine code of `panel` (panel.py), for one precision, in three templates. What stands between
+; { and } with stars is written once for each of ROWS rows, # being its number; with pluses, for
+; every third of them. ^ is the third row at or before the #-th, ~ the distance from there.
 ;
 ; Rows of a are reached from every third one, through a register and an addressing mode. How these
 ; begin is hidden from the compiler by an empty assembly text: it would walk from row to row by an
 ; addition each, and a multiply-add of AVX-512 takes half as long as that.
 
-; c (ROWS, BLOCK) = a (ROWS, k) b (k, BLOCK), plus c where add is set.
-define internal void @NAME_ROWS(i64 %k, ptr noalias %a, i64 %up, i64 %over, ptr noalias %b,
-    i64 %ldb, ptr noalias %c, i64 %ldc, i1 %add) noinline nounwind {
+; c (ROWS, COLUMNS) = a (ROWS, k) b (k, COLUMNS), plus c where add is set.
+define internal void @NAME_PANELS_ROWS(i64 %k, ptr noalias %a, i64 %up, i64 %over, ptr noalias %b,
+    i64 %apart, i64 %ldb, ptr noalias %c, i64 %ldc, i1 %add) noinline nounwind {
 entry:
-*{ %oc# = mul i64 %ldc, #
+*{  %oc# = mul i64 %ldc, #
   %c# = getelementptr REAL, ptr %c, i64 %oc#
 }*+{  %q# = mul i64 %up, #
   %a# = getelementptr REAL, ptr %a, i64 %q#
@@ -31,11 +31,14 @@ loop:
 +{  %pa# = phi ptr [ %row#, %head ], [ %next#, %loop ]
 }+  %pb = phi ptr [ %b, %head ], [ %pb1, %loop ]
 *{  %t# = phi VECTOR [ %z#, %head ], [ %n#, %loop ]
-}*  %v = load VECTOR, ptr %pb, align 4
+}*  %left = load PANEL, ptr %pb, align 4
+  %pr = getelementptr REAL, ptr %pb, i64 %apart
+  %right = load PANEL, ptr %pr, align 4
+  %v = shufflevector PANEL %left, PANEL %right, <COLUMNS x i32> <PLACES>
 *{  %g# = getelementptr REAL, ptr %pa^, i64 %up~
   %e# = load REAL, ptr %g#
   %h# = insertelement VECTOR poison, REAL %e#, i64 0
-  %w# = shufflevector VECTOR %h#, VECTOR poison, <BLOCK x i32> zeroinitializer
+  %w# = shufflevector VECTOR %h#, VECTOR poison, <COLUMNS x i32> zeroinitializer
   %n# = call VECTOR @llvm.fmuladd.SUFFIX(VECTOR %w#, VECTOR %v, VECTOR %t#)
 }*  %p1 = add nuw nsw i64 %p, 1
 +{  %next# = getelementptr REAL, ptr %pa#, i64 %over
@@ -48,19 +51,19 @@ done:
 }*  ret void
 }
 
-;---- The same for m rows: tiles of ROWS, and two halves or one of those that are left.
+;---- The same for m rows: tiles of ROWS, and one or two halves of those that are left.
 declare VECTOR @llvm.fmuladd.SUFFIX(VECTOR, VECTOR, VECTOR)
 
-define void @NAME(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %ldb, ptr %c,
-    i64 %ldc, i1 %add) nounwind {
+define internal void @NAME_PANELS(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %apart,
+    i64 %ldb, ptr %c, i64 %ldc, i1 %add) nounwind {
 entry:
   %some = icmp sgt i64 %m, 0
   br i1 %some, label %loop, label %out
 loop:
   %i = phi i64 [ 0, %entry ], [ %i1, %next ]
   %left = sub i64 %m, %i
-  %up1 = add i64 %left, 1
-  %half = lshr i64 %up1, 1
+  %more1 = add i64 %left, 1
+  %half = lshr i64 %more1, 1
   %one = icmp sle i64 %left, ROWS
   %two = icmp slt i64 %half, ROWS
   %few = select i1 %one, i64 %left, i64 %half
@@ -73,12 +76,44 @@ loop:
 *{    i64 #, label %rows#
 }*  ]
 *{rows#:
-  call void @NAME_#(i64 %k, ptr %pa, i64 %up, i64 %over, ptr %b, i64 %ldb, ptr %pc, i64 %ldc,
-      i1 %add)
+  call void @NAME_PANELS_#(i64 %k, ptr %pa, i64 %up, i64 %over, ptr %b, i64 %apart, i64 %ldb,
+      ptr %pc, i64 %ldc, i1 %add)
   br label %next
 }*next:
   %i1 = add i64 %i, %n
   %more = icmp slt i64 %i1, %m
+  br i1 %more, label %loop, label %out
+out:
+  ret void
+}
+
+;---- The same for n panels: PANELS at a time, then one by one.
+define void @NAME(i64 %m, i64 %n, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %apart,
+    i64 %ldb, ptr %c, i64 %ldc, i1 %add) nounwind {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %loop, label %out
+loop:
+  %j = phi i64 [ 0, %entry ], [ %j1, %next ]
+  %ob = mul i64 %j, %apart
+  %pb = getelementptr REAL, ptr %b, i64 %ob
+  %oc = mul i64 %j, BLOCK
+  %pc = getelementptr REAL, ptr %c, i64 %oc
+  %left = sub i64 %n, %j
+  %enough = icmp sge i64 %left, PANELS
+  %step = select i1 %enough, i64 PANELS, i64 1
+  br i1 %enough, label %several, label %one
+several:
+  call void @NAME_PANELS(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %pb, i64 %apart, i64 %ldb,
+      ptr %pc, i64 %ldc, i1 %add)
+  br label %next
+one:
+  call void @NAME_1(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %pb, i64 %apart, i64 %ldb,
+      ptr %pc, i64 %ldc, i1 %add)
+  br label %next
+next:
+  %j1 = add i64 %j, %step
+  %more = icmp slt i64 %j1, %n
   br i1 %more, label %loop, label %out
 out:
   ret void

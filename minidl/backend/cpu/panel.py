@@ -1,9 +1,10 @@
 """The product that kernels call `panel`, with its sums in registers, for any processor.
 
-panel(m, k, a, up, over, b, ldb, c, ldc, add): c (m, BLOCK) = a (m, k) b (k, BLOCK) (+ c), where
-a[i, p] lies at a[i * up + p * over], and rows of b and c are contiguous and ldb and ldc apart. It
-packs nothing, so that it serves the small products whose operands a kernel lays out itself; every
-sum runs over k in sequence, whatever the processor. The machine code is in panel.ll.
+panel(m, n, k, a, up, over, b, apart, ldb, c, ldc, add): c (m, n BLOCK) = a (m, k) b (k, n BLOCK)
+(+ c), where a[i, p] lies at a[i * up + p * over], rows of b and c are ldb and ldc apart, and b's
+panels of BLOCK columns, whose rows are contiguous, so far apart as that says. It packs nothing, so
+that it serves products whose operands a kernel lays out itself; every sum runs over k in sequence,
+whatever the processor. The machine code is in panel.ll.
 """
 
 import re
@@ -11,22 +12,27 @@ from functools import cache
 from pathlib import Path
 
 BLOCK = 16  # columns of a panel: in float32, a line of the cache
-ROWS = 6  # rows of c in registers: with AVX2, 12 of 16; half as many in float64
-WIDE_ROWS = 12  # with AVX-512: a row is a register, and 8 are in the making at any time
+PAIR = 2  # panels that are best given together
+# Rows of c in registers, by the panels side by side: with AVX2 12 of 16 registers. With AVX-512 8
+# sums must be in the making at any time, and a pair needs a load for two of them instead of each.
+NARROW = {"float": {1: 6}, "double": {1: 3}}
+WIDE = {"float": {1: 12, PAIR: 8}, "double": {1: 8}}
 ENTRIES = ("ml_panel_f32", "ml_panel_f64")
 
 
-def _written(text: str, real: str, rows: range) -> str:
-    """The template for a precision and for as many rows."""
+def _written(text: str, real: str, panels: int, rows: range) -> str:
+    """The template for a precision, so many panels side by side, and rows."""
     for mark, part in re.findall(r"([*+])\{(.*?)\}[*+]", text, re.DOTALL):
         chosen, lines = rows[::3] if mark == "+" else rows, ""
         for i in chosen:
-            numbers = {"#": i, "^": i - i % 3, "~": i % 3}
-            lines += re.sub("[#~^]", lambda found: str(numbers[found[0]]), part)
+            numbers = {"#": str(i), "^": str(i - i % 3), "~": str(i % 3)}
+            lines += part.translate(str.maketrans(numbers))
         text = text.replace(f"{mark}{{{part}}}{mark}", lines, 1)
-    bits = "f32" if real == "float" else "f64"
-    words = {"VECTOR": f"<{BLOCK} x {real}>", "NAME": f"ml_panel_{bits}", "REAL": real,
-             "SUFFIX": f"v{BLOCK}{bits}", "BLOCK": str(BLOCK)}  # fmt: skip
+    bits, columns = "f32" if real == "float" else "f64", panels * BLOCK
+    words = {"VECTOR": f"<{columns} x {real}>", "PANELS": str(panels), "COLUMNS": str(columns),
+             "PANEL": f"<{BLOCK} x {real}>", "SUFFIX": f"v{columns}{bits}", "BLOCK": str(BLOCK),
+             "PLACES": ", ".join(f"i32 {i}" for i in range(columns)),
+             "NAME": f"ml_panel_{bits}", "REAL": real}  # fmt: skip
     for word, meaning in words.items():
         text = text.replace(word, meaning)
     return text
@@ -35,11 +41,13 @@ def _written(text: str, real: str, rows: range) -> str:
 @cache
 def library(wide: bool) -> str:
     """LLVM IR of both precisions; wide: for a processor with AVX-512."""
-    tile, whole = Path(__file__).with_name("panel.ll").read_text().split(";----")
+    tile, tiles, whole = Path(__file__).with_name("panel.ll").read_text().split(";----")
     text = ""
-    most = WIDE_ROWS if wide else ROWS
-    for real, most in (("float", most), ("double", most // 2)):
-        for rows in range(1, most + 1):
-            text += _written(tile.replace("ROWS", str(rows)), real, range(rows))
-        text += _written(";" + whole.replace("ROWS", str(most)), real, range(1, most + 1))
+    for real, kinds in (WIDE if wide else NARROW).items():
+        for panels, most in kinds.items():
+            for rows in range(1, most + 1):
+                text += _written(tile.replace("ROWS", str(rows)), real, panels, range(rows))
+            some = ";" + tiles.replace("ROWS", str(most))
+            text += _written(some, real, panels, range(1, most + 1))
+        text += _written(";" + whole, real, max(kinds), range(0))
     return text

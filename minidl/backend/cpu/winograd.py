@@ -19,7 +19,7 @@ import numpy as np
 from minidl.backend.cpu import jit
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel, special
 from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty
-from minidl.backend.cpu.panel import BLOCK
+from minidl.backend.cpu.panel import BLOCK, PAIR
 
 _P, _Q = 0.75, 1.5  # the finite points beside 0, with either sign
 _P2, _Q2 = _P * _P, _Q * _Q
@@ -201,7 +201,7 @@ def _weights_to_points(lo, hi, slot, g, w, u, taps, k, c, far, turned):
                     of = at(w, ((i0 + i) * k + f if turned else f * c + i0 + i) * 9)
                     for e in range(9):
                         t[e * BLOCK + o] = of[e] if f < k else R(0)
-                panel(36, 9, g, 9, 1, t, BLOCK, at(some, i * BLOCK), _RUN, False)
+                panel(36, 1, 9, g, 9, 1, t, 0, BLOCK, at(some, i * BLOCK), _RUN, False)
             for e in range(36):
                 move(at(u, (b * 36 + e) * far + i0 * BLOCK), at(some, e * _RUN), n * BLOCK)
 
@@ -214,7 +214,7 @@ def _weights_from_points(lo, hi, slot, g, m, w, taps, parts, k, c, to):
         for c0 in range(0, c, BLOCK):
             for j in range(parts):
                 of = at(m, (j * k + i) * 36 * to + c0)
-                panel(9, 36, g, 1, 9, of, to, t, BLOCK, j > 0)
+                panel(9, 1, 36, g, 1, 9, of, 0, to, t, BLOCK, j > 0)
             for j in range(min(BLOCK, c - c0)):
                 for e in range(9):
                     w[(i * c + c0 + j) * 9 + e] = t[e * BLOCK + j]
@@ -224,9 +224,8 @@ def _weights_from_points(lo, hi, slot, g, m, w, taps, parts, k, c, to):
 def _multiply(v, u, m, n, c, blocks, far, of, to):
     """m = v u at one point for n tiles, whose channels are taken in parts that stay in L1."""
     for p in range(0, c, _DEEP):
-        for b in range(blocks):
-            panel(n, min(_DEEP, c - p), at(v, p), 36 * of, 1, at(u, b * 36 * far + p * BLOCK),
-                  BLOCK, at(m, b * BLOCK), 36 * to, p > 0)  # fmt: skip
+        panel(n, blocks, min(_DEEP, c - p), at(v, p), 36 * of, 1, at(u, p * BLOCK), 36 * far,
+              BLOCK, m, 36 * to, p > 0)  # fmt: skip
 
 
 @kernel("R* R* R* R* R* R* int int int int int int " + _SIZES)
@@ -257,21 +256,23 @@ _stage_gradients = _points(special(_stage_points, "_stage_gradients", TILES=_out
 
 
 @device
-def _sums(g, x, m, n, k, most, to, add):
-    """m (k, BLOCK) (+)= products of n tiles of g (blocks, most, BLOCK) and of a block of x."""
+def _sums(g, x, m, n, k, blocks, most, to, add):
+    """m (k, blocks of x) (+)= products of n tiles of g and x (blocks, most, BLOCK)."""
     for p in range(0, n, 2 * _DEEP):
         for f in range(0, k, BLOCK):
-            panel(min(BLOCK, k - f), min(2 * _DEEP, n - p), at(g, f * most + p * BLOCK), 1, BLOCK,
-                  at(x, p * BLOCK), BLOCK, at(m, f * 36 * to), 36 * to, add or p > 0)  # fmt: skip
+            panel(min(BLOCK, k - f), blocks, min(2 * _DEEP, n - p), at(g, f * most + p * BLOCK), 1,
+                  BLOCK, at(x, p * BLOCK), most * BLOCK, BLOCK, at(m, f * 36 * to), 36 * to,
+                  add or p > 0)  # fmt: skip
 
 
 @kernel("R* R* R*" + " int" * 8)
 def _stage_sums(lo, hi, slot, g, x, m, k, blocks, count, most, of_g, of_x, to, add):
-    """The second stage for m (k, 36, to), for the panels (point, block of x) lo..hi."""
+    """The second stage for m (k, 36, to), for the products (point, pair of x's blocks) lo..hi."""
+    pairs = (blocks + PAIR - 1) // PAIR
     for i in range(lo, hi):
-        e, b = i // blocks, i % blocks
+        e, b = i // pairs, i % pairs * PAIR
         _sums(at(g, e * of_g), at(x, e * of_x + b * most * BLOCK), at(m, e * to + b * BLOCK),
-              count, k, most, to, add != 0)  # fmt: skip
+              count, k, min(PAIR, blocks - b), most, to, add != 0)  # fmt: skip
 
 
 @kernel("R* R* R* R* R*" + " int" * 8 + " " + _SIZES)
@@ -289,10 +290,8 @@ def _tile_sums(lo, hi, slot, g, x, m, zero, scratch, size, span, total, most, bl
             _output_tiles(g, gs, half, zero, t, end, t, oh, ow, k, th, tw, 0, 0,
                           BLOCK, most * BLOCK, of_g)  # fmt: skip
             for e in range(36):
-                for b in range(blocks):
-                    _sums(at(gs, e * of_g), at(xs, e * of_x + b * most * BLOCK),
-                          at(m, (i * k * 36 + e) * to + b * BLOCK), end - t, k, most, to,
-                          t > i * span)  # fmt: skip
+                _sums(at(gs, e * of_g), at(xs, e * of_x), at(m, (i * k * 36 + e) * to), end - t,
+                      k, blocks, most, to, t > i * span)  # fmt: skip
 
 
 # ---- launchers -----------------------------------------------------------------------------------
@@ -365,7 +364,7 @@ def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
             _at_points(_stage_inputs, x, xs, zero, t, n, (BLOCK, most * BLOCK, of_x), v)
             _at_points(_stage_gradients, g, gs, zero, t, n, (BLOCK, most * BLOCK, of_g), v)
             sizes = (v.k, blocks, n, most, of_g, of_x, to, t > 0)
-            launch(_stage_sums, 36 * blocks, 1, gs, xs, m, *sizes)
+            launch(_stage_sums, 36 * -(-blocks // PAIR), 1, gs, xs, m, *sizes)
     w = empty((v.k, v.c, 3, 3), x.dtype)
     taps = Scratch(9 * BLOCK)
     launch(_weights_from_points, v.k, _SHARE, _G, m, w, taps, parts, v.k, v.c, to)
