@@ -60,8 +60,11 @@ class _Normed(nn.Module):
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
 
-    def _run_op(self, x: Tensor, states: Any, suffix: str = "") -> tuple[Tensor, ...]:
+    def _run_op(
+        self, x: Tensor, states: Any, suffix: str = "", tokens: Any = None
+    ) -> tuple[Tensor, ...]:
         """x (T, B, I) and first states (B, H) -> y (T, B, H), *last states."""
+        x = x if tokens is None else F.embedding(tokens, x)
         order = slice(None, None, -1 if suffix.endswith("reverse") else 1)
         steps, outputs = zip(*map(unbind, self._gates_of(x, "ih" + suffix))), []
         for given in [*steps][order]:
@@ -131,7 +134,10 @@ class CharRNN(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
-        y, state = self.rnn(self.embedding(x.T), state)  # step by step in memory: no copies
+        if x.numel() > self.embedding.num_embeddings:  # a table of fewer products
+            y, state = self.rnn(self.embedding.weight, state, tokens=x.T)
+        else:
+            y, state = self.rnn(self.embedding(x.T), state)  # step by step in memory: no copies
         return self.head(self.dropout(y)).transpose(0, 1), state
 
     def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,

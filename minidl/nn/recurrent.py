@@ -40,13 +40,15 @@ class _Recurrent(Layer):
     def reset_parameters(self) -> None:
         init.fan_in_uniform_(self.parameters(), self.hidden_size)
 
-    def _run_op(self, x: Tensor, states: States, suffix: str = "") -> tuple[Tensor, ...]:
-        """x (T, B, I) and first states -> y, *last states."""
+    def _run_op(
+        self, x: Tensor, states: States, suffix: str = "", tokens: Any = None
+    ) -> tuple[Tensor, ...]:
+        """x (T, B, I), or rows (V, I) that tokens (T, B) name, first states -> y, *last states."""
         names = self._weights[: 4 + bool(self.proj_size)]
         weights = [getattr(self, name + suffix) for name in names]
         kind = {"nonlinearity": self.nonlinearity} if "nonlinearity" in self._fields else {}
         given = lowered(x, *states, *weights)
-        return self._op(*given, reverse=suffix.endswith("reverse"), **kind)
+        return self._op(*given, reverse=suffix.endswith("reverse"), tokens=tokens, **kind)
 
     def _first(self, given: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> States:
         """The first states h, or h and c, checked; zeros where not given."""
@@ -95,54 +97,64 @@ class _Layers(_Recurrent, show=""):
     def flatten_parameters(self) -> None:
         """Nothing to do: weights need no special memory here."""
 
-    def forward(self, x: Any, hx: Any = None) -> Any:
+    def forward(self, x: Any, hx: Any = None, tokens: Any = None) -> Any:
         """Sequence and first state (h, or for an LSTM (h, c)) -> outputs and last state.
 
-        States are (layers · directions, B, width), without B for an unbatched sequence.
+        States are (layers · directions, B, width), without B for an unbatched sequence. With tokens
+        (T, B), or (B, T) with batch_first, the sequence is of rows of x (V, input_size), which is
+        multiplied once: what an embedding before the layer would give, with V products for T·B.
         """
-        data, axes = (x.data, (2,)) if isinstance(x, PackedSequence) else (x, (2, 3))
+        single = isinstance(x, PackedSequence) or tokens is not None
+        data, axes = (x.data if isinstance(x, PackedSequence) else x), (2,) if single else (2, 3)
         fits = data.ndim in axes and data.shape[-1] == self.input_size
         rule = f"x must have {' or '.join(map(str, axes))} axes, the last of {self.input_size}"
         require(fits, type(self).__name__, rule, x=data)
         if isinstance(x, PackedSequence):
             y, states = self._run(x.data, hx, x.batch_sizes.tolist(), *x[2:])
             y = x._replace(data=y)
-        elif x.ndim == 2:
+        elif x.ndim == 2 and tokens is None:
             given = (hx,) if isinstance(hx, Tensor) else hx
             hx = None if given is None else [s.unsqueeze(1) for s in given]
             y, states = self._run(x.unsqueeze(1), hx)
             y, states = y.squeeze(1), tuple(s.squeeze(1) for s in states)
         else:
-            y, states = self._run(x.transpose(0, 1) if self.batch_first else x, hx)
+            if self.batch_first and tokens is None:
+                x = x.transpose(0, 1)
+            elif self.batch_first:
+                tokens = tokens.transpose(0, 1)
+            y, states = self._run(x, hx, tokens=tokens)
             y = y.transpose(0, 1) if self.batch_first else y
         return y, states if self._states > 1 else states[0]
 
     def _run(self, x: Tensor, given: Any, sizes: list[int] | None = None, order: Any = None,
-             back: Any = None) -> tuple[Any, States]:  # fmt: skip
+             back: Any = None, tokens: Any = None) -> tuple[Any, States]:  # fmt: skip
         """All layers over x (T, B, I), or over packed rows (total, I) with their batch sizes.
 
         order and back are how packing sorted the sequences, and how to undo it.
         """
-        batch, rows = sizes[0] if sizes else x.shape[1], self.num_layers * (1 + self.bidirectional)
+        batch = sizes[0] if sizes else (x if tokens is None else tokens).shape[1]
+        rows = self.num_layers * (1 + self.bidirectional)
         widths = (self.proj_size or self.hidden_size, self.hidden_size)[: self._states]
         states = self._first(given, x, [(rows, batch, width) for width in widths])
         states = states if order is None else tuple(s[:, order] for s in states)
-        x, last = self.run_layers(x, [tuple(s[k] for s in states) for k in range(rows)], sizes)
+        each = [tuple(s[k] for s in states) for k in range(rows)]
+        x, last = self.run_layers(x, each, sizes, tokens)
         ends = [stack(parts, 0) for parts in zip(*last)]
         return x, tuple(ends if back is None else [s[:, back] for s in ends])
 
     def run_layers(
-        self, x: Tensor, states: Sequence[States], sizes: list[int] | None = None
-    ) -> tuple[Any, list[States]]:
+        self, x: Tensor, states: Sequence[States], sizes: list[int] | None = None,
+        tokens: Any = None,
+    ) -> tuple[Any, list[States]]:  # fmt: skip
         """x (T, B, I) and the first states (B, ·) of every layer and direction -> y, the last ones.
 
         What `forward` does without joining the states: for a loop over single steps.
         """
         last: list[States] = []
         for layer in range(self.num_layers):
-            outs = []
+            outs, rows = [], None if layer else tokens
             for suffix in self._suffixes(layer):
-                run: Any = partial(self._run_op, suffix=suffix)
+                run: Any = partial(self._run_op, suffix=suffix, tokens=rows)
                 if sizes:
                     run = partial(run_packed, run, sizes, suffix.endswith("reverse"))
                 y, *ends = run(x, states[len(last)])

@@ -18,19 +18,13 @@ entry:
 }+  %up0 = mul i64 %up, 0
   %up1 = mul i64 %up, 1
   %up2 = mul i64 %up, 2
-  br i1 %add, label %given, label %head
-given:
-*{  %s# = load VECTOR, ptr %c#, align 4
-}*  br label %head
-head:
-*{  %z# = phi VECTOR [ zeroinitializer, %entry ], [ %s#, %given ]
-}*  %some = icmp sgt i64 %k, 0
+  %some = icmp sgt i64 %k, 0
   br i1 %some, label %loop, label %done
 loop:
-  %p = phi i64 [ 0, %head ], [ %p1, %loop ]
-+{  %pa# = phi ptr [ %row#, %head ], [ %next#, %loop ]
-}+  %pb = phi ptr [ %b, %head ], [ %pb1, %loop ]
-*{  %t# = phi VECTOR [ %z#, %head ], [ %n#, %loop ]
+  %p = phi i64 [ 0, %entry ], [ %p1, %loop ]
++{  %pa# = phi ptr [ %row#, %entry ], [ %next#, %loop ]
+}+  %pb = phi ptr [ %b, %entry ], [ %pb1, %loop ]
+*{  %t# = phi VECTOR [ zeroinitializer, %entry ], [ %n#, %loop ]
 }*  %left = load PANEL, ptr %pb, align 4
   %pr = getelementptr REAL, ptr %pb, i64 %apart
   %right = load PANEL, ptr %pr, align 4
@@ -46,8 +40,15 @@ loop:
   %more = icmp slt i64 %p1, %k
   br i1 %more, label %loop, label %done
 done:
-*{  %f# = phi VECTOR [ %z#, %head ], [ %n#, %loop ]
-}**{  store VECTOR %f#, ptr %c#, align 4
+*{  %f# = phi VECTOR [ zeroinitializer, %entry ], [ %n#, %loop ]
+}*  br i1 %add, label %sum, label %alone
+alone:
+*{  store VECTOR %f#, ptr %c#, align 4
+}*  ret void
+sum:
+*{  %o# = load VECTOR, ptr %c#, align 4
+  %s# = fadd VECTOR %f#, %o#
+  store VECTOR %s#, ptr %c#, align 4
 }*  ret void
 }
 

@@ -1,7 +1,7 @@
-"""Recurrent layers over whole sequences: one input GEMM, then one launch of a cell kernel a step.
+"""Recurrent layers over whole sequences: one launch of a cell kernel a step.
 
-x is (T, B, I), states (B, H), gates (T, B, G·H). Backward takes the steps from the last; the
-weights' gradients are then one GEMM over all steps. Tiles depend on shapes alone.
+a (T, B, G·H) is what the inputs give to the gates, states are (B, H). Backward takes the steps from
+the last; W_hh's gradient is then one GEMM over all steps. Tiles depend on shapes alone.
 """
 
 import functools
@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cpu import cells, team
-from minidl.backend.cpu.jit import Kernel, kernel, launch
-from minidl.backend.cpu.layout import copy, copy_into
-from minidl.backend.cpu.linalg import linear, matmul, panels
+from minidl.backend.cpu.jit import Kernel
+from minidl.backend.cpu.linalg import matmul, panels
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
 from minidl.backend.cpu.panel import BLOCK
-from minidl.backend.cpu.replay import note
+from minidl.backend.cpu.reduce import sum
 
 _WORTHWHILE = 1 << 16  # multiply-adds of one gate in a chunk, some 5 us of work
 
@@ -77,51 +76,23 @@ def _run(cell: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False) 
         row += table.strides[0]
 
 
-def _made(x: Array, *widths: int) -> Iterator[Array]:
-    """Empty arrays (T, B, width) for the steps of x (T, B, …)."""
-    return (empty((*x.shape[:2], width), x.dtype) for width in widths)
+def _made(a: Array, *widths: int) -> Iterator[Array]:
+    """Empty arrays (T, B, width) for the steps of a (T, B, …)."""
+    return (empty((*a.shape[:2], width), a.dtype) for width in widths)
 
 
-@kernel("R* R* R*")
-def _add(lo, hi, slot, a, b, y):
-    """y = a + b."""
-    for j in range(lo, hi):
-        y[j] = a[j] + b[j]
+def _weights(w_hh: Array, y: Array, back: bool = False) -> tuple[bool, Array]:
+    """Whether W_hh is packed for the steps of y, and so, by rows or (back) columns, or as it is.
 
-
-def _inputs(x: Array, w: Array, b_ih: Maybe, b_hh: Maybe) -> Array:
-    """x w_ihᵀ + b_ih + b_hh (T, B, G·H), for all steps at once."""
-    if b_ih is None or b_hh is None:
-        return linear(x, w, b_hh if b_ih is None else b_ih)
-    bias = empty(b_ih.shape, b_ih.dtype)
-    launch(_add, bias.size, bias.size, contiguous(b_ih), contiguous(b_hh), bias)
-    return linear(x, w, bias)
-
-
-def _worth_a_copy(y: Array) -> bool:
-    """Whether the steps of y multiply by a copy of W_hh in the order that does so fastest."""
-    return y.size > 0 and y.shape[1] > 1 and len(y) >= 4
-
-
-def _tiled(y: Array) -> bool:
-    """Whether an LSTM's gates lie tile after tile: where tiles are whole panels."""
-    return _worth_a_copy(y) and _columns(y.shape[2]) % BLOCK == 0
-
-
-def _recurrent(w_hh: Array, y: Array) -> tuple[int, int, Array]:
-    """Whether W_hh's rows are gates as the steps read it, its row length, and W_hh so."""
-    if _worth_a_copy(y):
-        return 0, w_hh.shape[0], contiguous(w_hh.T)
-    return 1, w_hh.shape[1], contiguous(w_hh)
-
-
-def _regrouped(w: Any, groups: int, y: Array) -> Any:
-    """w (4H, …) from gate after gate (4 groups) to tile after tile, where that pays, or back."""
-    if w is None or not _tiled(y):
-        return w
-    columns = _columns(y.shape[2])
-    apart = w.reshape(groups, len(w) // (groups * columns), columns, *w.shape[1:])
-    return contiguous(apart.swapaxes(0, 1)).reshape(w.shape)
+    That pays where several rows meet it several times, and tiles must be whole panels.
+    """
+    (steps, batch, hidden), rows = y.shape, len(w_hh)
+    w = contiguous(w_hh)
+    if batch < 2 or steps < 4 or not hidden or _columns(hidden) % BLOCK:
+        return False, w
+    if back:
+        return True, panels(w, 1, hidden, rows, 1, 1, hidden)
+    return True, panels(w, 1, rows, hidden, 1, hidden, 1)
 
 
 def _start(g: Maybe, like: Array) -> Array:
@@ -129,20 +100,10 @@ def _start(g: Maybe, like: Array) -> Array:
     return zeros(like.shape, like.dtype) if g is None else np.array(g, like.dtype, order="C")
 
 
-def _backward_arrays(gy: Maybe, y: Array, gates: int) -> tuple[Array, Array, Array]:
-    """dy; room for the pre-activations' gradients; zeros for the biases', a row a row of tiles."""
-    _, batch, hidden = y.shape
-    dy = zeros(y.shape, y.dtype) if gy is None else contiguous(gy)
-    (dgates,) = _made(y, gates * hidden)
-    return dy, dgates, np.zeros((-(-batch // cells.ROWS), gates * hidden))
-
-
-def _through_input(dgates: Array, x: Array, w: Array, need_x: bool, need_w: bool) -> tuple:
-    """Gradients of x (T, B, I) and W_ih from those of the pre-activations (T, B, G·H)."""
-    rows = x.shape[0] * x.shape[1]
-    flat = dgates.reshape(rows, len(w))
-    dx = matmul(flat, w).reshape(x.shape) if need_x else None
-    return dx, matmul(flat.T, x.reshape(rows, w.shape[1])) if need_w else None
+def _backward_arrays(gy: Maybe, y: Array, gates: int) -> tuple[Array, Array]:
+    """dy, and room for the gradients of so many gates."""
+    (dgates,) = _made(y, gates * y.shape[2])
+    return zeros(y.shape, y.dtype) if gy is None else contiguous(gy), dgates
 
 
 def _through_state(dh: Array, w: Array, dgates: Array, y: Array, h0: Array, reverse: bool) -> Array:
@@ -158,88 +119,64 @@ def _through_state(dh: Array, w: Array, dgates: Array, y: Array, h0: Array, reve
     return dw
 
 
-def lstm(x: Array, h0: Array, c0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe,
-         reverse: bool) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Run an LSTM: x (T, B, I) -> y, c (T, B, H) and the activated gates (T, B, 4H) i, f, g, o.
-
-    Where they pay, the gates are tiled (cells.py).
-    """
+def lstm(a: Array, h0: Array, c0: Array, w_hh: Array, reverse: bool) -> tuple[Array, Array, Array]:
+    """Run an LSTM: a (T, B, 4H) -> y, c (T, B, H) and the activated gates (T, B, 4H) i, f, g, o."""
     hidden = w_hh.shape[1]
-    y, c = _made(x, hidden, hidden)
-    w_ih, w, b_ih, b_hh = (_regrouped(a, 4, y) for a in (w_ih, w_hh, b_ih, b_hh))
-    gates = _inputs(x, w_ih, b_ih, b_hh)
-    w = panels(w, 1, 4 * hidden, hidden, 1, hidden, 1) if _tiled(y) else contiguous(w)
+    y, c, gates = _made(a, hidden, hidden, 4 * hidden)
     before = _Each(y, contiguous(h0)), _Each(c, contiguous(c0))
-    args = (_tiled(y), w, *before, _Each(gates), _Each(y), _Each(c))
+    args = (*_weights(w_hh, y), _Each(contiguous(a)), *before, _Each(gates), _Each(y), _Each(c))
     _run(cells.lstm_step, y, reverse, *args)
     return y, c, gates
 
 
-def lstm_grad(gy: Maybe, gh: Maybe, gc: Maybe, x: Array, h0: Array, c0: Array, w_ih: Array,
-              w_hh: Array, y: Array, c: Array, gates: Array, reverse: bool,
-              need: tuple) -> tuple:  # fmt: skip
-    """Gradients of x, h0, c0, w_ih, w_hh, b_ih, b_hh from those of y, the last h, the last c."""
-    dh, dc, tiles = _start(gh, h0), _start(gc, c0), y.shape[2] // max(_columns(y.shape[2]), 1)
-    w, w_ih, hidden = contiguous(_regrouped(w_hh, 4, y)), _regrouped(w_ih, 4, y), y.shape[2]
-    packed = panels(w, 1, hidden, 4 * hidden, 1, 1, hidden) if _tiled(y) else w
-    dy, dgates, db = _backward_arrays(gy, y, 4)
-    args = (_tiled(y), packed, _Each(dgates, after=True), _Each(dy), _Each(gates))
-    more = (_Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates), db)
+def lstm_grad(gy: Maybe, gh: Maybe, gc: Maybe, h0: Array, c0: Array, w_hh: Array, y: Array,
+              c: Array, gates: Array, reverse: bool) -> tuple:  # fmt: skip
+    """Gradients of a, h0, c0, w_hh from those of y, the last h, the last c."""
+    dh, dc, (dy, dgates) = _start(gh, h0), _start(gc, c0), _backward_arrays(gy, y, 4)
+    args = (*_weights(w_hh, y, True), _Each(dgates, after=True), _Each(dy), _Each(gates))
+    more = (_Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates))
     _run(cells.lstm_step_grad, y, reverse, *args, *more, back=True)
-    dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[3])
-    dw_hh = _through_state(dh, w, dgates, y, h0, reverse)
-    dw_ih, dw_hh, bias = (_regrouped(a, tiles, y) for a in (dw_ih, dw_hh, db.sum(0)))
-    bias = bias.astype(y.dtype)
-    return dx, dh, dc, dw_ih, dw_hh, bias, bias
+    dw = _through_state(dh, w_hh, dgates, y, h0, reverse)
+    return dgates, dh, dc, dw
 
 
-def gru(
-    x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe, reverse: bool
-) -> tuple[Array, Array]:
-    """Run a GRU: x (T, B, I) -> y (T, B, H), and r, z, n, W_hn h + b_hn as gates (T, B, 4H)."""
+def gru(a: Array, h0: Array, w_hh: Array, b_hn: Maybe, reverse: bool) -> tuple[Array, Array]:
+    """Run a GRU: a (T, B, 3H) -> y (T, B, H), and r, z, n, W_hn h + b_hn as gates (T, B, 4H)."""
     hidden = w_hh.shape[1]
-    gates, y = _made(x, 4 * hidden, hidden)
-    last = zeros((hidden,), x.dtype)  # b_hn stays with its product, which r multiplies
-    if b_hh is not None:
-        last, b_hh = contiguous(b_hh[2 * hidden :]), copy(b_hh)
-        note(b_hh[2 * hidden :].fill, 0)
-    copy_into(gates[:, :, : 3 * hidden], _inputs(x, w_ih, b_ih, b_hh))
-    args = (*_recurrent(w_hh, y), last, _Each(y, contiguous(h0)), _Each(gates), _Each(y))
-    _run(cells.gru_step, y, reverse, *args)
+    y, gates = _made(a, hidden, 4 * hidden)
+    bias = (h0 if b_hn is None else contiguous(b_hn)), b_hn is not None
+    args = (*_weights(w_hh, y), _Each(contiguous(a)), *bias, _Each(y, contiguous(h0)))
+    _run(cells.gru_step, y, reverse, *args, _Each(gates), _Each(y))
     return y, gates
 
 
-def gru_grad(gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array,
-             gates: Array, reverse: bool, need: tuple) -> tuple:  # fmt: skip
-    """Gradients of x, h0, w_ih, w_hh, b_ih, b_hh from those of y and the last h."""
-    hidden, dh, w = y.shape[2], _start(gh, h0), contiguous(w_hh)
-    dy, dgates, db = _backward_arrays(gy, y, 4)
-    args = (w, _Each(dgates, after=True), _Each(dy), _Each(gates), _Each(y, contiguous(h0)))
-    _run(cells.gru_step_grad, y, reverse, *args, dh, _Each(dgates), db, back=True)
-    dx, dw_ih = _through_input(dgates[:, :, : 3 * hidden], x, w_ih, need[0], need[2])
-    bias, n, m = db.sum(0).astype(y.dtype), 2 * hidden, 3 * hidden  # where n's and m's rows begin
-    parts = (w[:n], dgates[:, :, :n]), (w[n:], dgates[:, :, m:])
-    dw_hh = np.concatenate([_through_state(dh, *part, y, h0, reverse) for part in parts])
-    return dx, dh, dw_ih, dw_hh, bias[:m], np.concatenate((bias[:n], bias[m:]))
+def gru_grad(gy: Maybe, gh: Maybe, h0: Array, w_hh: Array, y: Array, gates: Array,
+             reverse: bool) -> tuple:  # fmt: skip
+    """Gradients of a, h0, w_hh, b_hn from those of y and the last h."""
+    hidden, dh, (dy, dgates) = y.shape[2], _start(gh, h0), _backward_arrays(gy, y, 4)
+    args = (*_weights(w_hh, y, True), _Each(dgates, after=True), _Each(dy), _Each(gates))
+    more = (_Each(y, contiguous(h0)), dh, _Each(dgates))
+    _run(cells.gru_step_grad, y, reverse, *args, *more, back=True)
+    n, m = 2 * hidden, 3 * hidden  # where n's and m's columns begin
+    parts = (w_hh[:n], dgates[:, :, :n]), (w_hh[n:], dgates[:, :, m:])
+    dw = np.concatenate([_through_state(dh, *part, y, h0, reverse) for part in parts])
+    return dgates[:, :, :m], dh, dw, sum(dgates[:, :, m:], (0, 1))
 
 
-def rnn(x: Array, h0: Array, w_ih: Array, w_hh: Array, b_ih: Maybe, b_hh: Maybe, relu: bool,
-        reverse: bool) -> Array:  # fmt: skip
-    """Run a plain recurrent layer with tanh or relu: x (T, B, I) -> y (T, B, H)."""
-    y = _inputs(x, w_ih, b_ih, b_hh)
-    args = (*_recurrent(w_hh, y), relu, _Each(y, contiguous(h0)), _Each(y))
+def rnn(a: Array, h0: Array, w_hh: Array, relu: bool, reverse: bool) -> Array:
+    """Run a plain recurrent layer with tanh or relu: a (T, B, H) -> y (T, B, H)."""
+    y = empty(a.shape, a.dtype)
+    packed, w = _weights(w_hh, y)
+    args = (packed, relu, w, _Each(contiguous(a)), _Each(y, contiguous(h0)), _Each(y))
     _run(cells.rnn_step, y, reverse, *args)
     return y
 
 
-def rnn_grad(gy: Maybe, gh: Maybe, x: Array, h0: Array, w_ih: Array, w_hh: Array, y: Array,
-             relu: bool, reverse: bool, need: tuple) -> tuple:  # fmt: skip
-    """Gradients of x, h0, w_ih, w_hh, b_ih, b_hh from those of y and the last h."""
-    dh, w = _start(gh, h0), contiguous(w_hh)
-    dy, dgates, db = _backward_arrays(gy, y, 1)
-    args = (relu, w, _Each(dgates, after=True), _Each(dy), _Each(y), dh, _Each(dgates), db)
+def rnn_grad(gy: Maybe, gh: Maybe, h0: Array, w_hh: Array, y: Array, relu: bool,
+             reverse: bool) -> tuple:  # fmt: skip
+    """Gradients of a, h0, w_hh from those of y and the last h."""
+    dh, (dy, dgates) = _start(gh, h0), _backward_arrays(gy, y, 1)
+    packed, w = _weights(w_hh, y, True)
+    args = (packed, relu, w, _Each(dgates, after=True), _Each(dy), _Each(y), dh, _Each(dgates))
     _run(cells.rnn_step_grad, y, reverse, *args, back=True)
-    dx, dw_ih = _through_input(dgates, x, w_ih, need[0], need[2])
-    dw_hh = _through_state(dh, w, dgates, y, h0, reverse)
-    bias = db.sum(0).astype(y.dtype)
-    return dx, dh, dw_ih, dw_hh, bias, bias
+    return dgates, dh, _through_state(dh, w_hh, dgates, y, h0, reverse)
