@@ -279,6 +279,13 @@ RECURRENT = [
         normal((T, B, I), (B, H), *_weights(3), scale=0.5),
     ),
     case(
+        "gru_of_a_table",
+        lambda x, h, *w: recurrent.gru(
+            x, h, *w, tokens=ml.tensor([[1, 0], [2, 1], [1, 4]], device=x.device)
+        )[0],
+        normal((5, I), (B, H), *_weights(3), scale=0.5),
+    ),
+    case(
         "rnn",
         lambda x, h, *w: recurrent.rnn(x, h, *w, nonlinearity="tanh")[0],
         normal((T, B, I), (B, H), *_weights(1), scale=0.5),

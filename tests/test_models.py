@@ -238,6 +238,19 @@ def test_char_rnn(kind):
     np.testing.assert_allclose(both, whole.detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_more_characters_than_rows(kind, layer_norm):
+    """Texts longer than the table is high: rows are multiplied before they are looked up."""
+    model = CharRNN(5, kind=kind, hidden_size=8, layer_norm=layer_norm).double()
+    x = ml.randint(0, 5, (3, 6))
+    y, _ = model.rnn(model.embedding(x.T))
+    expected = model.head(y).transpose(0, 1).detach()
+    np.testing.assert_allclose(model(x)[0].detach(), expected, rtol=1e-12, atol=1e-13)
+    F.cross_entropy(model(x)[0].reshape(-1, 5), x.reshape(-1)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_mistakes():
     """Options out of range are named."""
     with pytest.raises(ShapeError, match="depth must be 6n"):

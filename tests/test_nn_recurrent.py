@@ -44,6 +44,26 @@ def test_packed_as_pytorch(name):
         np.testing.assert_allclose(value.detach().numpy(), golden[key], 1e-10, 1e-12, err_msg=key)
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_tokens_are_rows_of_a_table(kind, first):
+    """Both directions and a second layer give what they give after an embedding."""
+    layer = kind(3, 4, 2, bidirectional=True, batch_first=first)
+    table, tokens = ml.randn(5, 3), ml.tensor([[0, 3, 1], [4, 4, 2]])
+    y, state = layer(table, tokens=tokens)
+    expected, other = layer(ml.functional.embedding(tokens, table))
+    np.testing.assert_allclose(y.detach(), expected.detach(), rtol=1e-6, atol=1e-7)
+    again, same = (layer(table, h, tokens)[0].detach() for h in (state, other))
+    np.testing.assert_allclose(again, same, rtol=1e-6, atol=1e-7)
+
+
+def test_tokens_beside_a_sequence():
+    packed = pack_padded_sequence(ml.randn(3, 1, 3), [3])
+    for x in (ml.randn(5, 2, 3), packed):
+        with pytest.raises(ShapeError, match="LSTM"):
+            nn.LSTM(3, 4)(x, tokens=ml.tensor([[0, 1]]))
+
+
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 def test_unbatched_is_a_batch_of_one(kind):
     """(T, I) gives what (T, 1, I) gives, without the batch axis; so do states."""

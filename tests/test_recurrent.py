@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from minidl import config
 from minidl.autograd import Tensor, grad
-from minidl.errors import DTypeError, ShapeError
-from minidl.ops import recurrent
+from minidl.errors import DTypeError, RangeError, ShapeError
+from minidl.ops import index, recurrent
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "recurrent.npz")
 KINDS = ("lstm", "gru", "rnn", "relu")
@@ -50,10 +50,11 @@ def oracle(kind, args, reverse):
     return (np.stack(y), h) + ((c,) if kind == "lstm" else ())
 
 
-def layer(kind, args, reverse, definition=False):
+def layer(kind, args, reverse, definition=False, **more):
     """The op, or its definition, on tensors or arrays."""
     name = "rnn" if kind == "relu" else kind
-    more = {"nonlinearity": "relu" if kind == "relu" else "tanh"} if name == "rnn" else {}
+    if name == "rnn":
+        more["nonlinearity"] = "relu" if kind == "relu" else "tanh"
     with pytest.MonkeyPatch.context() as patch:
         if definition:
             patch.setattr(recurrent, f"_{name}", getattr(recurrent, f"{name}_by_elementary_ops"))
@@ -204,6 +205,43 @@ def test_pytorch(name):
     names = [k for k, t in zip(keys, tensors) if t is not None]
     for k, g in zip(names, grad(outputs, present, cotangents), strict=True):
         np.testing.assert_allclose(g.array, part["grad"][k], rtol=1e-11, atol=1e-12, err_msg=k)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_table(kind, reverse):
+    """With tokens, x is an embedding's table: values and gradients are the embedding's."""
+    rng = np.random.default_rng(4)
+    table, *rest = drawn(kind, rng, 1, 7, 5, 6)
+    states = [rng.standard_normal((3, 6)) for _ in range(STATES[kind])]
+    rest[: STATES[kind]] = states
+    tokens = rng.integers(0, 7, (4, 3))
+
+    def grads(through_embedding):
+        x, *others = leaves([table[0], *rest])
+        if through_embedding:
+            outputs = layer(kind, [index.embedding(tokens, x), *others], reverse)
+        else:
+            outputs = layer(kind, [x, *others], reverse, tokens=tokens)
+        cotangents = [Tensor(np.cos(np.arange(y.array.size).reshape(y.shape))) for y in outputs]
+        return [*outputs, *grad(outputs, [x, *others], cotangents)]
+
+    for a, b in zip(grads(False), grads(True), strict=True):
+        np.testing.assert_allclose(a.array, b.array, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("tokens, axes, error, words", [
+    (np.zeros((2, 3, 1), int), 2, ShapeError, "x must be (V, I) and tokens (T, B)"),
+    (np.zeros((2, 2), int), 3, ShapeError, "x must be (V, I) and tokens (T, B)"),
+    (np.zeros((0, 2), int), 2, ShapeError, "at least one step"),
+    (np.zeros((2, 3), int), 2, ShapeError, "h0 must be (3, 4)"),
+    (np.full((2, 2), 9), 2, RangeError, "[0, 9)"),
+])  # fmt: skip
+def test_errors_of_tokens(tokens, axes, error, words):
+    x, *rest = drawn("gru", np.random.default_rng(1), 9, 2, 3, 4)
+    with pytest.raises(error) as caught:
+        recurrent.gru(x[:, 0] if axes == 2 else x, *rest, tokens=tokens)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -60,9 +60,7 @@ class _Normed(nn.Module):
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
 
-    def _run_op(
-        self, x: Tensor, states: Any, suffix: str = "", tokens: Any = None
-    ) -> tuple[Tensor, ...]:
+    def _run_op(self, x: Tensor, states: Any, suffix: str = "", tokens: Any = None) -> Any:
         """x (T, B, I) and first states (B, H) -> y (T, B, H), *last states."""
         x = x if tokens is None else F.embedding(tokens, x)
         order = slice(None, None, -1 if suffix.endswith("reverse") else 1)
@@ -127,17 +125,15 @@ class CharRNN(nn.Module):
         require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)
         width = embedding_dim or hidden_size
         self.embedding = nn.Embedding(vocab_size, width)
-        between = dropout if num_layers > 1 else 0.0
-        self.rnn = kinds[kind](width, hidden_size, num_layers, dropout=between)
+        self.rnn = kinds[kind](width, hidden_size, num_layers, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
-        if x.numel() > self.embedding.num_embeddings:  # a table of fewer products
-            y, state = self.rnn(self.embedding.weight, state, tokens=x.T)
-        else:
-            y, state = self.rnn(self.embedding(x.T), state)  # step by step in memory: no copies
+        tokens, table = x.T, self.embedding.weight  # step by step in memory: no copies
+        fewer = len(table) < x.numel()  # products, where rows are multiplied before the look-up
+        y, state = self.rnn(*((table, state, tokens) if fewer else (self.embedding(tokens), state)))
         return self.head(self.dropout(y)).transpose(0, 1), state
 
     def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,

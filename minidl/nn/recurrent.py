@@ -104,24 +104,24 @@ class _Layers(_Recurrent, show=""):
         (T, B), or (B, T) with batch_first, the sequence is of rows of x (V, input_size), which is
         multiplied once: what an embedding before the layer would give, with V products for T·B.
         """
-        single = isinstance(x, PackedSequence) or tokens is not None
-        data, axes = (x.data if isinstance(x, PackedSequence) else x), (2,) if single else (2, 3)
+        packed, table = isinstance(x, PackedSequence), tokens is not None
+        data, axes = x.data if packed else x, (2,) if packed or table else (2, 3)
+        rule = "tokens name rows of a table, not of a PackedSequence"
+        require(not (packed and table), type(self).__name__, rule, tokens=tokens)
         fits = data.ndim in axes and data.shape[-1] == self.input_size
         rule = f"x must have {' or '.join(map(str, axes))} axes, the last of {self.input_size}"
         require(fits, type(self).__name__, rule, x=data)
-        if isinstance(x, PackedSequence):
+        if packed:
             y, states = self._run(x.data, hx, x.batch_sizes.tolist(), *x[2:])
             y = x._replace(data=y)
-        elif x.ndim == 2 and tokens is None:
+        elif x.ndim == 2 and not table:
             given = (hx,) if isinstance(hx, Tensor) else hx
             hx = None if given is None else [s.unsqueeze(1) for s in given]
             y, states = self._run(x.unsqueeze(1), hx)
             y, states = y.squeeze(1), tuple(s.squeeze(1) for s in states)
         else:
-            if self.batch_first and tokens is None:
-                x = x.transpose(0, 1)
-            elif self.batch_first:
-                tokens = tokens.transpose(0, 1)
+            if self.batch_first:
+                x, tokens = (x, tokens.transpose(0, 1)) if table else (x.transpose(0, 1), None)
             y, states = self._run(x, hx, tokens=tokens)
             y = y.transpose(0, 1) if self.batch_first else y
         return y, states if self._states > 1 else states[0]

@@ -7,21 +7,11 @@ import numpy as np
 
 from minidl.backend.cuda import blas, choice
 from minidl.backend.cuda.memory import contiguous, copy, reshape, zeros
-from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, plan_pointwise, write
+from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, code_of, plan_pointwise, write
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
-from minidl.backend.expression import Graph, Program
 from minidl.backend.looping import matrix_form, merged, repeated
 from minidl.errors import DTypeError, require
-
-
-def _sum() -> Program:
-    graph = Graph()
-    x, y = graph.leaf(), graph.leaf()
-    return Program([x, y], [x + y])
-
-
-_SUM = _sum()
 
 
 def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
@@ -36,7 +26,7 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
         out = empty((*batch, m, n), x.dtype)
         (x, ta, lda, sx), (y, tb, ldb, sy) = _operand(x, batch), _operand(y, batch)
         blas.gemm(ta, tb, (m, n, k), x, lda, y, ldb, out, math.prod(batch), (sx, sy, m * n))
-    return out if bias is None else plan_pointwise(_SUM, [out, bias], out.dtype)([out, bias])[0]
+    return out if bias is None else plan_pointwise(SUM, [out, bias], out.dtype)([out, bias])[0]
 
 
 def linear(x: Array, w: Array, b: Maybe) -> Array:

@@ -6,6 +6,7 @@ programs too, with a result that is already there.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,12 +23,13 @@ PACK = 16  # bytes that a thread reads at once
 Run = Callable[[Sequence[Any]], tuple]
 
 
-def _identity() -> Program:
-    leaf = Graph().leaf()
-    return Program([leaf], [leaf])
+def _sum_of(many: int) -> Program:
+    graph = Graph()
+    leaves = [graph.leaf() for _ in range(many)]
+    return Program(leaves, [functools.reduce(operator.add, leaves)])
 
 
-IDENTITY = _identity()
+IDENTITY, SUM = _sum_of(1), _sum_of(2)
 
 
 def code_of(dtype: np.dtype) -> str:

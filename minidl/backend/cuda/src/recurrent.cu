@@ -1,11 +1,11 @@
 // One step of an LSTM, GRU or RNN after its product with W_hh, and one step of their gradients. A
 // thread takes one unit of one row, `at` of a state's B H, so that neighbours read neighbours.
 // Arrays of a step are row-major: states (B, H), gates (B, G H) with a row's gates side by side.
-//   Forward: part = x W_ih^T and product = h W_hh^T (B, G H); bias (G H) is the sum of both.
+//   Forward: a, what the inputs give to the gates, and product = h W_hh^T (B, G H).
 //   Backward: product (B, H) = what reaches h from later steps, dy (B, H) from y, if `given`.
 // Computed in Sum<T>, as is what goes from step to step: c of an LSTM, h of a GRU, and their
-// gradients. Bytes: each array once; with T of s bytes and sums of a bytes, a unit has, forward and
-// backward, 14 s + 2 a and 12 s + 2 a (LSTM), 11 s + 2 a and 13 s + 2 a (GRU), 3 s and 4 s (RNN).
+// gradients. Bytes: each array once; with T of s bytes and sums of A bytes, a unit has, forward and
+// backward, 14 s + 2 A and 12 s + 2 A (LSTM), 11 s + 2 A and 13 s + 2 A (GRU), 3 s and 4 s (RNN).
 // grid (B H / 256).
 #include "sums.cuh"
 
@@ -19,22 +19,21 @@ __device__ inline long long gate_of(long long at, long long hidden, int many) {
     return at / hidden * many * hidden + at % hidden;
 }
 
-// gates: part, then i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of part + product + bias;
-// c = f c + i g, kept in `state`; h = o tanh(c).
+// gates: i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of a + product; c = f c + i g, kept in
+// `state`; h = o tanh(c).
 template <typename T>
 __global__ void __launch_bounds__(256)
-    lstm_step(T* __restrict__ gates, const T* __restrict__ product,
-              const typename Sum<T>::type* __restrict__ bias,
-              typename Sum<T>::type* __restrict__ state, T* __restrict__ c, T* __restrict__ h,
-              long long hidden, long long count) {
+    lstm_step(const T* __restrict__ a, const T* __restrict__ product,
+              typename Sum<T>::type* __restrict__ state, T* __restrict__ gates, T* __restrict__ c,
+              T* __restrict__ h, long long hidden, long long count) {
     typedef typename Sum<T>::type A;
     const long long at = blockIdx.x * 256LL + threadIdx.x;
     if (at >= count) return;
-    const long long first = gate_of(at, hidden, 4), column = at % hidden;
+    const long long first = gate_of(at, hidden, 4);
     A v[4];
     for (int k = 0; k < 4; k++) {  // all reads before the first write, which they might wait for
         const long long j = first + k * hidden;
-        v[k] = static_cast<A>(gates[j]) + static_cast<A>(product[j]) + bias[column + k * hidden];
+        v[k] = static_cast<A>(a[j]) + static_cast<A>(product[j]);
     }
     for (int k = 0; k < 4; k++) {
         v[k] = k == 2 ? tanh(v[k]) : sigmoid(v[k]);
@@ -70,25 +69,22 @@ __global__ void __launch_bounds__(256)
     dc[at] = e * f;
 }
 
-// r, z = sigmoid of part + product + bias; m = product + its bias; n = tanh(part + bias + r m);
-// h = n + z (h - n), kept in `state`. gates (B, 4 H): r, z, n, m; bias (4 H) likewise, where n's
-// and m's are b_ih's and b_hh's.
+// r, z = sigmoid of a + product; m = product + bias (H), if `biased`; n = tanh(a + r m);
+// h = n + z (h - n), kept in `state`. gates (B, 4 H): r, z, n, m.
 template <typename T>
 __global__ void __launch_bounds__(256)
-    gru_step(const T* __restrict__ part, const T* __restrict__ product,
-             const typename Sum<T>::type* __restrict__ bias,
-             typename Sum<T>::type* __restrict__ state, T* __restrict__ gates, T* __restrict__ h,
-             long long hidden, long long count) {
+    gru_step(const T* __restrict__ a, const T* __restrict__ product, const T* __restrict__ bias,
+             long long biased, typename Sum<T>::type* __restrict__ state, T* __restrict__ gates,
+             T* __restrict__ h, long long hidden, long long count) {
     typedef typename Sum<T>::type A;
     const long long at = blockIdx.x * 256LL + threadIdx.x;
     if (at >= count) return;
-    const long long first = gate_of(at, hidden, 4), column = at % hidden;
-    const long long from = gate_of(at, hidden, 3);
-    A v[4];
+    const long long first = gate_of(at, hidden, 4), from = gate_of(at, hidden, 3);
+    A v[4] = {};
+    if (biased) v[3] = static_cast<A>(bias[at % hidden]);
     for (int k = 0; k < 4; k++) {
         const long long j = from + k * hidden;
-        v[k] = bias[column + k * hidden];
-        if (k < 3) v[k] += static_cast<A>(part[j]);
+        if (k < 3) v[k] += static_cast<A>(a[j]);
         if (k != 2) v[k] += static_cast<A>(product[k < 3 ? j : j - hidden]);
         if (k < 2) v[k] = sigmoid(v[k]);
     }
@@ -99,13 +95,13 @@ __global__ void __launch_bounds__(256)
     h[at] = static_cast<T>(now);
 }
 
-// d = dy + product + dh; dn = d (1 - z) (1 - n^2); dinput (B, 3 H): dn m r (1 - r),
+// d = dy + product + dh; dn = d (1 - z) (1 - n^2); da (B, 3 H): dn m r (1 - r),
 // d (h_before - n) z (1 - z), dn; dstate (B, 3 H) likewise, with r dn the last; dh = d z.
 template <typename T>
 __global__ void __launch_bounds__(256)
     gru_step_grad(const T* __restrict__ dy, long long given, const T* __restrict__ product,
                   const T* __restrict__ gates, const T* __restrict__ before,
-                  typename Sum<T>::type* __restrict__ dh, T* __restrict__ dinput,
+                  typename Sum<T>::type* __restrict__ dh, T* __restrict__ da,
                   T* __restrict__ dstate, long long hidden, long long count) {
     typedef typename Sum<T>::type A;
     const long long at = blockIdx.x * 256LL + threadIdx.x;
@@ -117,22 +113,22 @@ __global__ void __launch_bounds__(256)
     const A d = dh[at] + static_cast<A>(product[at]) + (given ? static_cast<A>(dy[at]) : A(0));
     const A dn = d * (A(1) - z) * (A(1) - n * n);
     const A dz = d * (static_cast<A>(before[at]) - n) * z * (A(1) - z);
-    dinput[to] = dstate[to] = static_cast<T>(dn * m * r * (A(1) - r));
-    dinput[to + hidden] = dstate[to + hidden] = static_cast<T>(dz);
-    dinput[to + 2 * hidden] = static_cast<T>(dn);
+    da[to] = dstate[to] = static_cast<T>(dn * m * r * (A(1) - r));
+    da[to + hidden] = dstate[to + hidden] = static_cast<T>(dz);
+    da[to + 2 * hidden] = static_cast<T>(dn);
     dstate[to + 2 * hidden] = static_cast<T>(dn * r);
     dh[at] = d * z;
 }
 
-// h: part, then tanh of part + product + bias, or its relu, which keeps NaN.
+// h = tanh of a + product, or its relu, which keeps NaN.
 template <typename T>
-__global__ void __launch_bounds__(256) rnn_step(T* __restrict__ h, const T* __restrict__ product,
-                                                const typename Sum<T>::type* __restrict__ bias,
-                                                long long relu, long long hidden, long long count) {
+__global__ void __launch_bounds__(256)
+    rnn_step(const T* __restrict__ a, const T* __restrict__ product, T* __restrict__ h,
+             long long relu, long long count) {
     typedef typename Sum<T>::type A;
     const long long at = blockIdx.x * 256LL + threadIdx.x;
     if (at >= count) return;
-    const A v = static_cast<A>(h[at]) + static_cast<A>(product[at]) + bias[at % hidden];
+    const A v = static_cast<A>(a[at]) + static_cast<A>(product[at]);
     h[at] = static_cast<T>(!relu ? tanh(v) : v <= A(0) ? A(0) : v);
 }
 
