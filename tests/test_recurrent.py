@@ -57,7 +57,9 @@ def layer(kind, args, reverse, definition=False, **more):
         more["nonlinearity"] = "relu" if kind == "relu" else "tanh"
     with pytest.MonkeyPatch.context() as patch:
         if definition:
-            patch.setattr(recurrent, f"_{name}", getattr(recurrent, f"{name}_by_elementary_ops"))
+            patch.setattr(
+                recurrent, f"{name}_steps", getattr(recurrent, f"{name}_by_elementary_ops")
+            )
         return getattr(recurrent, name)(*args, reverse=reverse, **more)
 
 

@@ -81,7 +81,7 @@ def lstm(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh:
     _check("lstm", 4, sizes, tokens, x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     a = _given(x, w_ih, _sum(b_ih, b_hh), tokens)
     if w_hr is None:
-        return _lstm(a, h0, c0, w_hh, reverse=reverse)
+        return lstm_steps(a, h0, c0, w_hh, reverse=reverse)
     return lstm_by_elementary_ops(a, h0, c0, w_hh, w_hr, reverse=reverse)
 
 
@@ -100,7 +100,7 @@ def lstm_by_elementary_ops(
 
 
 @op(definition=lstm_by_elementary_ops)
-def _lstm(a: Any, h0: Any, c0: Any, w_hh: Any, *, reverse: bool) -> Any:
+def lstm_steps(a: Any, h0: Any, c0: Any, w_hh: Any, *, reverse: bool) -> Any:
     """The LSTM without projection. Saves the states, w_hh, y, and per step c and the four gates."""
     be, last = backend.of(a), 0 if reverse else -1
     y, c, gates = be.lstm(a, h0, c0, w_hh, reverse)
@@ -119,7 +119,7 @@ def gru(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     if b_hh is not None:  # b_hn stays with its product, which r multiplies
         first, own = split(b_hh, (2 * hidden, hidden))
         b_hh = pad_constant(first, widths=((0, hidden),))
-    return _gru(_given(x, w_ih, _sum(b_ih, b_hh), tokens), h0, w_hh, own, reverse=reverse)
+    return gru_steps(_given(x, w_ih, _sum(b_ih, b_hh), tokens), h0, w_hh, own, reverse=reverse)
 
 
 def gru_by_elementary_ops(
@@ -137,7 +137,7 @@ def gru_by_elementary_ops(
 
 
 @op(definition=gru_by_elementary_ops)
-def _gru(a: Any, h0: Any, w_hh: Any, b_hn: Any, *, reverse: bool) -> Any:
+def gru_steps(a: Any, h0: Any, w_hh: Any, b_hn: Any, *, reverse: bool) -> Any:
     """The GRU, b_hn (H,) or None. Saves h0, w_hh, y, and per step r, z, n and w_hn h + b_hn."""
     be = backend.of(a)
     y, gates = be.gru(a, h0, w_hh, b_hn, reverse)
@@ -155,7 +155,7 @@ def rnn(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     _check("rnn", 1, _sizes(h0), tokens, x, h0, None, w_ih, w_hh, b_ih, b_hh)
     require_one_of("rnn", ("tanh", "relu"), nonlinearity=nonlinearity)
     a, relu = _given(x, w_ih, _sum(b_ih, b_hh), tokens), nonlinearity == "relu"
-    return _rnn(a, h0, w_hh, relu=relu, reverse=reverse)
+    return rnn_steps(a, h0, w_hh, relu=relu, reverse=reverse)
 
 
 def rnn_by_elementary_ops(
@@ -170,7 +170,7 @@ def rnn_by_elementary_ops(
 
 
 @op(definition=rnn_by_elementary_ops)
-def _rnn(a: Any, h0: Any, w_hh: Any, *, relu: bool, reverse: bool) -> Any:
+def rnn_steps(a: Any, h0: Any, w_hh: Any, *, relu: bool, reverse: bool) -> Any:
     """The plain recurrent layer. Saves h0, w_hh and y."""
     be = backend.of(a)
     y = be.rnn(a, h0, w_hh, relu, reverse)

@@ -12,7 +12,7 @@ from minidl.errors import require
 from minidl.nn.module import Module, kept_modes
 from minidl.ops.creation import tensor
 
-_RECURRENT = {"_lstm": 3, "gru": 2, "rnn": 2}  # where each op takes its first weight
+_RECURRENT = {"lstm_steps": 3, "gru_steps": 2, "rnn_steps": 2}  # where each takes W_hh
 
 
 class Layer(NamedTuple):
@@ -120,9 +120,8 @@ def flops(name: str, inputs: Sequence[Any], output: Any) -> int:
         return 2 * (y if name == "convolve" else inputs[0]).size * math.prod(inputs[1].shape[1:])
     if name in ("product", "affine"):
         return 2 * y.size * inputs[0].shape[-1]
-    if name in _RECURRENT:  # x (T, B, I), weights (G H, I) and (G H, H) at every step
-        w_ih, w_hh = inputs[_RECURRENT[name] :][:2]
-        return 2 * math.prod(inputs[0].shape[:2]) * (w_ih.size + w_hh.size)
+    if name in _RECURRENT:  # (T, B, G H), and W_hh (G H, H) at every step
+        return 2 * math.prod(inputs[0].shape[:2]) * inputs[_RECURRENT[name]].size
     if name == "attention":  # q (..., L, E), k (..., S, E), v (..., S, V)
         q, k, v = inputs[:3]
         return 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
