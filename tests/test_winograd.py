@@ -80,14 +80,18 @@ def relative(a, b):
 
 @given(
     st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.integers(1, 14),
-    st.integers(1, 14), st.integers(0, 2), st.integers(0, 2), st.booleans(), st.integers(0, 99),
+    st.integers(1, 14), st.integers(0, 2), st.integers(0, 2), st.booleans(), st.booleans(),
+    st.integers(0, 99),
 )  # fmt: skip
-def test_all_passes_at_any_size(n, c, k, h, w, ph, pw, biased, seed):
+def test_all_passes_at_any_size(n, c, k, h, w, ph, pw, biased, few, seed):
+    """Whether tiles are few, and go through stages, or not."""
     if min(h + 2 * ph, w + 2 * pw) < 3:
         return
     x, weights, g = problem(seed, n, c, k, h, w, ph, pw)
     bias = drawn(seed, k) if biased else None
-    found = by_winograd(x, weights, g, (ph, pw), bias)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "_FEW", 1 << 30 if few else 0)
+        found = by_winograd(x, weights, g, (ph, pw), bias)
     for i, (a, b) in enumerate(terms(*(v.astype(np.float64) for v in (x, weights, g)), (ph, pw))):
         want = shaped(i, a @ b, x, weights, g)
         want = want + bias[:, None, None] if biased and i == 0 else want

@@ -6,7 +6,8 @@ and B are exact in float32, and the error is half that of the usual 0, 1, -1, 2,
 
 Channels are taken in blocks of BLOCK, a line of memory; strides are odd numbers of lines, since
 powers of two would share few places of a cache. Each thread transforms some tiles, multiplies them
-in 36 small products and transforms them back in its own cache. The input gradient is the same
+in 36 small products and transforms them back in its own cache; where tiles are few, these are three
+stages that all threads share, and the weights are read once. The input gradient is the same
 convolution with turned weights. The weight gradient multiplies tiles of x by tiles of g: each
 thread for itself where its sums stay in its cache, else in stages that all threads share. Images
 have any size: what lies beyond their edges reads as zeros and is not written.
@@ -16,8 +17,8 @@ from collections import namedtuple
 
 import numpy as np
 
-from minidl.backend.cpu import jit
-from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch, move, panel, special
+from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, panel, special
+from minidl.backend.cpu.linalg import panels
 from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK, PAIR
 
@@ -26,14 +27,13 @@ _P2, _Q2 = _P * _P, _Q * _Q
 _P3, _Q3 = _P2 * _P, _Q2 * _Q
 _SUM, _PRODUCT = _P2 + _Q2, _P2 * _Q2
 _TILES = 24  # tiles that a thread transforms and multiplies together
-_FEW = 512  # tiles up to which it takes twice as many, so that the weights are read less often
+_FEW = 512  # tiles up to which all are transformed first, so that weights are read just once
 _SHARE = 8  # tiles, or filters, a chunk of a stage
 _MOST = 48  # tiles, at least, whose products the weight gradient adds at a time …
 _BUFFER = 1 << 17  # … and numbers at the points that they have at most otherwise
 _SUMS = 1 << 18  # numbers up to which a thread's sums of the weight gradient are its own
 _DEEP = 64  # terms of a sum that are added together
 _HALF = 40 * BLOCK  # numbers of a half-done tile, and of what lies beyond an edge
-_RUN = 128  # numbers of a point that are moved together: 36 streams of short pieces are slow
 # Of x (N, h, w, c), y (N, oh, ow, k), tiles an image (th, tw), padding; the kernels' order.
 Sizes = namedtuple("Sizes", "h w c oh ow k th tw ph pw")
 _SIZES = " ".join(["int"] * len(Sizes._fields))
@@ -184,26 +184,12 @@ def _to_outputs(m, y, half, bias, zero, lo, hi, first, oh, ow, k, th, tw, tile, 
                     _outputs(m0, m1, m2, m3, m4, m5, at(bias, k0), y0, y1, y2, y3, few)
 
 
-@kernel("R* R* R* R* int int int int")
-def _weights_to_points(lo, hi, slot, g, w, u, taps, k, c, far, turned):
-    """Blocks lo..hi of u (blocks, 36, c, BLOCK): g (36, 9) times w, c inputs to k outputs.
-
-    w is (k, c, 9), or (c, k, 9) where it is turned.
-    """
-    t = at(taps, slot * 45 * _RUN)
-    some = at(t, 9 * _RUN)
+@kernel("R* R* R* int int")
+def _weights_to_points(lo, hi, slot, g, w, u, c, far):
+    """Blocks lo..hi of u (blocks, 36, far): g (36, 9) times w (blocks, 9, c, BLOCK)."""
     for b in range(lo, hi):
-        for i0 in range(0, c, _RUN // BLOCK):
-            n = min(_RUN // BLOCK, c - i0)
-            for i in range(n):
-                for o in range(BLOCK):
-                    f = b * BLOCK + o
-                    of = at(w, ((i0 + i) * k + f if turned else f * c + i0 + i) * 9)
-                    for e in range(9):
-                        t[e * BLOCK + o] = of[e] if f < k else R(0)
-                panel(36, 1, 9, g, 9, 1, t, 0, BLOCK, at(some, i * BLOCK), _RUN, False)
-            for e in range(36):
-                move(at(u, (b * 36 + e) * far + i0 * BLOCK), at(some, e * _RUN), n * BLOCK)
+        panel(36, c, 9, g, 9, 1, at(w, b * 9 * c * BLOCK), BLOCK, c * BLOCK, at(u, b * 36 * far),
+              far, False)  # fmt: skip
 
 
 @kernel("R* R* R* R* int int int int")
@@ -221,11 +207,11 @@ def _weights_from_points(lo, hi, slot, g, m, w, taps, parts, k, c, to):
 
 
 @device
-def _multiply(v, u, m, n, c, blocks, far, of, to):
-    """m = v u at one point for n tiles, whose channels are taken in parts that stay in L1."""
-    for p in range(0, c, _DEEP):
-        panel(n, blocks, min(_DEEP, c - p), at(v, p), 36 * of, 1, at(u, p * BLOCK), 36 * far,
-              BLOCK, m, 36 * to, p > 0)  # fmt: skip
+def _multiply(v, u, m, n, c, blocks, far, of, to, deep):
+    """m = v u at one point for n tiles, so far apart, whose channels are taken in parts."""
+    for p in range(0, c, deep):
+        panel(n, blocks, min(deep, c - p), at(v, p), of, 1, at(u, p * BLOCK), 36 * far, BLOCK, m,
+              to, p > 0)  # fmt: skip
 
 
 @kernel("R* R* R* R* R* R* int int int int int int " + _SIZES)
@@ -237,7 +223,8 @@ def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, most, blocks, fa
     m = at(v, 36 * most * of)
     _input_tiles(x, v, half, zero, lo, hi, lo, h, w, c, th, tw, ph, pw, 36 * of, BLOCK, of)
     for e in range(36):
-        _multiply(at(v, e * of), at(u, e * far), at(m, e * to), hi - lo, c, blocks, far, of, to)
+        _multiply(at(v, e * of), at(u, e * far), at(m, e * to), hi - lo, c, blocks, far, 36 * of,
+                  36 * to, _DEEP)  # fmt: skip
     _to_outputs(m, y, half, bias, zero, lo, hi, lo, oh, ow, k, th, tw, 36 * to, to)
 
 
@@ -253,6 +240,24 @@ def _stage_points(
 _points = kernel("R* R* R* R*" + " int" * 11)
 _stage_inputs = _points(special(_stage_points, "_stage_inputs", TILES=_input_tiles))
 _stage_gradients = _points(special(_stage_points, "_stage_gradients", TILES=_output_tiles))
+
+
+@kernel("R* R* R*" + " int" * 6)
+def _stage_products(lo, hi, slot, v, u, m, tiles, c, blocks, far, of, to):
+    """m (36, tiles, to) = v (36, tiles, of) u, for the products (point, pair of blocks) lo..hi."""
+    pairs = (blocks + PAIR - 1) // PAIR
+    for i in range(lo, hi):
+        e, b = i // pairs, i % pairs * PAIR
+        out = at(m, e * tiles * to + b * BLOCK)
+        _multiply(at(v, e * tiles * of), at(u, (b * 36 + e) * far), out, tiles, c,
+                  min(PAIR, blocks - b), far, of, to, 4 * _DEEP)  # fmt: skip
+
+
+@kernel("R* R* R* R* R*" + " int" * 7)
+def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, oh, ow, k, th, tw, tile, point):
+    """The last stage: the tiles lo..hi of y from m, so far apart as the points."""
+    half = at(scratch, slot * _HALF)
+    _to_outputs(at(m, lo * tile), y, half, bias, zero, lo, hi, lo, oh, ow, k, th, tw, tile, point)
 
 
 @device
@@ -309,14 +314,21 @@ def correlate(
     of, to, far = _odd(v.c), _odd(v.k), (v.c + 1) * BLOCK
     u = empty((blocks, 36, far), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
-    taps = Scratch(45 * _RUN)
-    launch(_weights_to_points, blocks, 1, g, contiguous(w), u, taps, v.k, v.c, far, turned)
+    apart = (9, v.k * 9) if turned else (v.c * 9, 9)
+    packed = panels(contiguous(w), 1, v.k, v.c, 9, *apart)
+    launch(_weights_to_points, blocks, 1, g, packed, u, v.c, far)
     zero = np.zeros(max(v.c, to), x.dtype)
     shift = zero if bias is None else contiguous(bias)
-    most = _TILES if tiles > _FEW else max(1, min(2 * _TILES, tiles // 4))
-    size = _HALF + 36 * most * (of + to)
-    args = (x, u, shift, zero, y, Scratch(size), size, most, blocks, far, of, to)
-    launch(_convolve, tiles, most, *args, *v)
+    if tiles > _FEW:
+        size = _HALF + 36 * _TILES * (of + to)
+        args = (x, u, shift, zero, y, Scratch(size), size, _TILES, blocks, far, of, to)
+        launch(_convolve, tiles, _TILES, *args, *v)
+        return
+    xs, m = empty((36, tiles, of), x.dtype), empty((36, tiles, to), x.dtype)
+    _at_points(_stage_inputs, x, xs, zero, 0, tiles, (of, BLOCK, tiles * of), v)
+    launch(_stage_products, 36 * -(-blocks // PAIR), 1, xs, u, m, tiles, v.c, blocks, far, of, to)
+    sizes = (v.oh, v.ow, v.k, v.th, v.tw, to, tiles * to)
+    launch(_stage_outputs, tiles, _SHARE, m, y, shift, zero, Scratch(_HALF), *sizes)
 
 
 def _odd(n: int) -> int:
@@ -331,7 +343,7 @@ def _sizes(x: Array, y: Array, padding: Pair) -> tuple[Sizes, int]:
     return Sizes(h, w, c, oh, ow, k, th, tw, *padding), n * th * tw
 
 
-def _at_points(stage: jit.Kernel, x: Array, to: Array, zero: Array, first: int, count: int,
+def _at_points(stage: Kernel, x: Array, to: Array, zero: Array, first: int, count: int,
                strides: tuple, v: Sizes) -> None:  # fmt: skip
     """Tiles of x (an input, or a gradient of outputs) from `first` on, put at the points."""
     sizes = (*v[:3], *v[6:]) if stage is _stage_inputs else (v.oh, v.ow, v.k, v.th, v.tw, 0, 0)
