@@ -16,7 +16,7 @@ from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import Scratch, at, device, kernel, launch, move, panel, zero
 from minidl.backend.cpu.linalg import linear, matmul, panels
-from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc, zeros
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.panel import BLOCK, PAIR
 from minidl.backend.cpu.reduce import add_partials
 
@@ -197,22 +197,30 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
 # ---- launchers -----------------------------------------------------------------------------------
 
 
-def _plan(
-    x: tuple, w: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> tuple[Geometry, Chunks]:
-    """The sizes for x (N, C, H, W) and w (K, C/groups, R, S), and how the work is cut."""
+def _sizes(x: tuple, w: tuple, stride: Pair, padding: Pair, dilation: Pair,
+           groups: int) -> Geometry:  # fmt: skip
+    """The sizes for x (N, C, H, W) and w (K, C/groups, R, S)."""
     (n, c, h, wide), (k, _, r, s) = x, w
     oh = out_size(h, r, stride[0], padding[0], dilation[0])
     ow = out_size(wide, s, stride[1], padding[1], dilation[1])
-    cols, reach = (ow - 1) * stride[1] + (s - 1) * dilation[1] + 1, (r - 1) * dilation[0] + 1
-    line = max(cols * c, 1)
-    band = max(1, min(oh, (_ROOM // line - reach) // stride[0] + 1))
-    size = ((band - 1) * stride[0] + reach) * line
-    many = max(1, min(n, _ROOM // size, _POSITIONS // max(oh * ow, 1))) if band == oh else 1
-    total = -(-n // many) * -(-oh // band)
-    room = many * size + max(ow, 1) * PAIR * BLOCK
-    sizes = Geometry(n, h, wide, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups)
-    return sizes, Chunks(cols, many, band, total, room)
+    return Geometry(n, h, wide, c, oh, ow, k, r, s, *stride, *padding, *dilation, groups)
+
+
+def _in_rows(v: Geometry) -> tuple[Geometry, Chunks]:
+    """The sizes that the kernels take, and how the work is cut.
+
+    Where every pixel stands for itself, an image or some are one long row.
+    """
+    if _is_product(v) and v.sh == v.sw == 1 and v.h * v.w and v.n:
+        some = max([m for m in range(1, _POSITIONS // (v.h * v.w) + 1) if v.n % m == 0] or [1])
+        v = v._replace(n=v.n // some, h=1, w=some * v.h * v.w, oh=1, ow=some * v.h * v.w)
+    cols, reach = (v.ow - 1) * v.sw + (v.s - 1) * v.dw + 1, (v.r - 1) * v.dh + 1
+    line = max(cols * v.c, 1)
+    band = max(1, min(v.oh, (_ROOM // line - reach) // v.sh + 1))
+    size = ((band - 1) * v.sh + reach) * line
+    many = max(1, min(v.n, _ROOM // size, _POSITIONS // max(v.oh * v.ow, 1))) if band == v.oh else 1
+    total = -(-v.n // many) * -(-v.oh // band)
+    return v, Chunks(cols, many, band, total, many * size + max(v.ow, 1) * PAIR * BLOCK)
 
 
 def _panels(w: Array, groups: int, turned: bool) -> Array:
@@ -236,6 +244,11 @@ def _is_product(v: Geometry) -> bool:
     return (v.r, v.s, v.ph, v.pw, v.groups) == (1, 1, 0, 0, 1)
 
 
+def _is_small(v: Geometry) -> bool:
+    """Whether too few pixels meet the weights for these to be packed."""
+    return _is_product(v) and v.sh == v.sw == 1 and v.n * v.h * v.w < 2 * _POSITIONS
+
+
 def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
@@ -244,10 +257,9 @@ def conv2d(
     x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
-    v, cut = _plan(x.shape, w.shape, stride, padding, dilation, groups)
-    xs = nhwc(x)
-    if _is_product(v):
-        return linear(xs[:, :: v.sh, :: v.sw], w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
+    v, xs = _sizes(x.shape, w.shape, stride, padding, dilation, groups), nhwc(x)
+    if _is_small(v):
+        return linear(xs, w[:, :, 0, 0], b).transpose(0, 3, 1, 2)
     y = empty_nchw(v.n, v.k, v.oh, v.ow, dtype=x.dtype)
     ys = nhwc(y)
     if _is_depthwise(v):
@@ -255,7 +267,7 @@ def conv2d(
     elif _is_winograd(v, x.dtype):
         winograd.correlate(xs, w, b, ys, padding)
     else:
-        bias = xs if b is None else contiguous(b)
+        bias, (v, cut) = xs if b is None else contiguous(b), _in_rows(v)
         args = (xs, _panels(w, groups, False), bias, ys, Scratch(cut.room), b is not None)
         launch(_forward, cut.total, 1, *args, *cut, *v)
     return y
@@ -265,13 +277,9 @@ def conv2d_input_grad(
     g: Array, w: Array, x_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
-    v, cut = _plan(x_shape, w.shape, stride, padding, dilation, groups)
-    if _is_product(v):
-        seen = linear(nhwc(g), w[:, :, 0, 0].T, None)
-        if max(stride) > 1:
-            whole = zeros((v.n, v.h, v.w, v.c), g.dtype)
-            whole[:, :: v.sh, :: v.sw], seen = seen, whole
-        return seen.transpose(0, 3, 1, 2)
+    v = _sizes(x_shape, w.shape, stride, padding, dilation, groups)
+    if _is_small(v):
+        return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
     x = empty_nchw(v.n, v.c, v.h, v.w, dtype=g.dtype)
     if _is_depthwise(v):
         pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
@@ -280,6 +288,7 @@ def conv2d_input_grad(
     elif _is_winograd(v, x.dtype):
         winograd.correlate(nhwc(g), w, None, nhwc(x), (2 - v.ph, 2 - v.pw), turned=True)
     else:
+        v, cut = _in_rows(v)
         left = max(0, -(-((v.s - 1) * v.dw - v.pw) // v.sw))
         wide = left + max(v.ow, (v.w - 1 + v.pw) // v.sw + 1)
         room = v.oh * wide * v.k + v.w * PAIR * BLOCK
@@ -292,7 +301,7 @@ def conv2d_weight_grad(
     g: Array, x: Array, w_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Array:
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
-    v, cut = _plan(x.shape, w_shape, stride, padding, dilation, groups)
+    v = _sizes(x.shape, w_shape, stride, padding, dilation, groups)
     xs, gs = nhwc(x), nhwc(g)
     if _is_depthwise(v):
         found = depthwise.weight_grad(xs, gs, (v.r, v.s), stride, padding, dilation)
@@ -302,6 +311,7 @@ def conv2d_weight_grad(
     if _is_product(v):
         rows, seen = v.n * v.oh * v.ow, xs[:, :: v.sh, :: v.sw]
         return matmul(gs.reshape(rows, v.k).T, seen.reshape(rows, v.c)).reshape(w_shape)
+    v, cut = _in_rows(v)
     joined = v.s if v.dw == 1 and groups == 1 else 1
     few = joined * w_shape[1]
     colours = joined == v.s and few < BLOCK and v.k % BLOCK == 0

@@ -52,7 +52,8 @@ sum:
 }*  ret void
 }
 
-;---- The same for m rows: tiles of ROWS, and one or two halves of those that are left.
+;----
+; The same for m rows: tiles of ROWS, and one or two halves of those that are left.
 declare VECTOR @llvm.fmuladd.SUFFIX(VECTOR, VECTOR, VECTOR)
 
 define internal void @NAME_PANELS(i64 %m, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %apart,
@@ -88,7 +89,8 @@ out:
   ret void
 }
 
-;---- The same for n panels: PANELS at a time, then one by one.
+;----
+; The same for n panels: PANELS at a time, then one by one.
 define void @NAME(i64 %m, i64 %n, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %apart,
     i64 %ldb, ptr %c, i64 %ldc, i1 %add) nounwind {
 entry:

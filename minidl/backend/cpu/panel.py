@@ -47,7 +47,6 @@ def library(wide: bool) -> str:
         for panels, most in kinds.items():
             for rows in range(1, most + 1):
                 text += _written(tile.replace("ROWS", str(rows)), real, panels, range(rows))
-            some = ";" + tiles.replace("ROWS", str(most))
-            text += _written(some, real, panels, range(1, most + 1))
-        text += _written(";" + whole, real, max(kinds), range(0))
+            text += _written(tiles.replace("ROWS", str(most)), real, panels, range(1, most + 1))
+        text += _written(whole, real, max(kinds), range(0))
     return text
