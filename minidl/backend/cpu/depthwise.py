@@ -67,13 +67,6 @@ def _taps(y0, y1, y2, y3, p0, p1, p2, p3, gap, f):
         y0[e], y1[e], y2[e], y3[e] = a0, a1, a2, a3
 
 
-def _tap(y, p, gap, f, n):
-    """The same for n channels of one pixel."""
-    for b in range(GROUP):
-        for e in range(n):
-            y[e] += p[b * DILATION * gap + e] * f[b * BLOCK + e]
-
-
 def _taps_grad(g0, g1, g2, g3, p0, p1, p2, p3, gap, f):
     """The adjoint of _taps in f, for cotangents g of y."""
     for e in range(BLOCK):
@@ -82,29 +75,28 @@ def _taps_grad(g0, g1, g2, g3, p0, p1, p2, p3, gap, f):
             f[b * BLOCK + e] += p0[q] * g0[e] + p1[q] * g1[e] + p2[q] * g2[e] + p3[q] * g3[e]
 
 
-def _tap_grad(g, p, gap, f, n):
-    """The same for n channels of one pixel."""
-    for b in range(GROUP):
-        for e in range(n):
-            f[b * BLOCK + e] += p[b * DILATION * gap + e] * g[e]
+@device
+def _alone(rest, x, c, ow, n):
+    """rest (whole tiles, BLOCK) = n channels of the row x, pixels of which are c apart; zeros."""
+    zero(rest, (ow + TILE - 1) // TILE * TILE * BLOCK)
+    for j in range(ow):
+        move(at(rest, j * BLOCK), at(x, j * c), n)
 
 
-def _row(y, c, row, gap, f, b, ow, n):
-    """FOUR and ONE: n channels of the row y, or its cotangent, and of the taps f, b being first."""
-    whole = ow // TILE * TILE if n == BLOCK else 0
-    for j in range(0, whole, TILE):
+def _row(y, c, row, gap, f, b, ow):
+    """TAPS for BLOCK channels of the row y, or its cotangent, in whole tiles, from the tap b."""
+    for j in range(0, ow, TILE):
         y0, y1, y2, y3 = _four(at(y, j * c), c)
         p0, p1, p2, p3 = _four(at(row, (j * STRIDE + b * DILATION) * gap), STRIDE * gap)
-        FOUR(y0, y1, y2, y3, p0, p1, p2, p3, gap, f)
-    for j in range(whole, ow):
-        ONE(at(y, j * c), at(row, (j * STRIDE + b * DILATION) * gap), gap, f, n)
+        TAPS(y0, y1, y2, y3, p0, p1, p2, p3, gap, f)
 
 
 def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, band, bands, cols, gap,
              h, w, c, oh, ow, r, s, sh, ph, pw, dh, up, over):  # fmt: skip
     """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), for bands (n, rows) lo..hi."""
     tall = (band - 1) * sh + (r - 1) * dh + 1
-    p = at(scratch, slot * tall * cols * gap)
+    p = at(scratch, slot * (tall * cols * gap + (ow + TILE) * BLOCK))
+    rest = at(p, tall * cols * gap)
     for t in range(lo, hi):
         n, i0 = t // bands, t % bands * band
         for c0 in range(0, c, WIDE):
@@ -119,18 +111,25 @@ def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, band, bands, cols, g
                         zero(at(line, j * c), few)
                 for k in range(0, few, BLOCK):
                     out, wide = at(line, k), min(BLOCK, few - k)
+                    alone = wide < BLOCK or ow % TILE > 0
+                    to, apart = (rest, BLOCK) if alone else (out, c)
+                    if alone:
+                        _alone(rest, out, c, ow, wide)
                     for a in range(r):
                         row = at(p, (i * sh + a * dh) * cols * gap + k)
                         for b in range(0, s, GROUP):
                             f = at(wt, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
-                            ROW(out, c, row, gap, f, b, ow, wide)
+                            ROW(to, apart, row, gap, f, b, ow)
+                    for j in range(ow if alone else 0):
+                        move(at(out, j * c), at(rest, j * BLOCK), wide)
 
 
 def _weight_grad(lo, hi, slot, x, g, part, scratch, span, total, band, bands, cols, gap,
                  h, w, c, oh, ow, r, s, sh, ph, pw, dh):  # fmt: skip
     """part[m] (blocks, r, s, BLOCK) = sum of x·g over the m-th span of bands (n, rows)."""
     tall = (band - 1) * sh + (r - 1) * dh + 1
-    p = at(scratch, slot * tall * cols * gap)
+    p = at(scratch, slot * (tall * cols * gap + (ow + TILE) * BLOCK))
+    rest = at(p, tall * cols * gap)
     size = (c + BLOCK - 1) // BLOCK * BLOCK * r * s
     zero(at(part, lo * size), (hi - lo) * size)
     for u in range(lo * span, min(hi * span, total)):
@@ -140,12 +139,15 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, total, band, bands, co
             _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, 1, 1)
             for i in range(min(band, oh - i0)):
                 for k in range(0, few, BLOCK):
-                    out = at(g, (n * oh + i0 + i) * ow * c + c0 + k)
+                    out, apart = at(g, (n * oh + i0 + i) * ow * c + c0 + k), c
+                    if few - k < BLOCK or ow % TILE > 0:
+                        _alone(rest, out, c, ow, min(BLOCK, few - k))
+                        out, apart = rest, BLOCK
                     for a in range(r):
                         row = at(p, (i * sh + a * dh) * cols * gap + k)
                         for b in range(0, s, GROUP):
                             f = at(to, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
-                            ROW(out, c, row, gap, f, b, ow, min(BLOCK, few - k))
+                            ROW(out, apart, row, gap, f, b, ow)
 
 
 @functools.cache
@@ -153,9 +155,8 @@ def _special(body: FunctionType, taps: int, stride: int, dilation: int) -> Kerne
     """The kernel for constants GROUP, the most of a row's taps that divide it, STRIDE, DILATION."""
     group = max(k for k in range(1, 8) if taps % k == 0)
     names: dict[str, Any] = {"GROUP": group, "STRIDE": stride, "DILATION": dilation}
-    inner = (_taps, _tap) if body is _forward else (_taps_grad, _tap_grad)
-    four, one = (device(special(f, **names), apart=True) for f in inner)
-    row = device(special(_row, FOUR=four, ONE=one, **names))
+    taps_of = device(special(_taps if body is _forward else _taps_grad, **names), apart=True)
+    row = device(special(_row, TAPS=taps_of, **names))
     pointers = 5 if body is _forward else 4
     types = "R* " * pointers + "int " * (body.__code__.co_argcount - 3 - pointers)
     return kernel(types)(special(body, ROW=row, **names))
@@ -169,13 +170,14 @@ def _plan(
     For x (N, H, W, C) and y (N, OH, OW, C).
     """
     (n, oh, ow, c), reach = y.shape, (taps[0] - 1) * dilation[0] + 1
-    cols = max(ow - 1, 0) * stride[1] + (taps[1] - 1) * dilation[1] + 1  # of x that y reaches
+    wide = -(-ow // TILE) * TILE  # columns of y, rounded up to whole tiles
+    cols = max(wide - 1, 0) * stride[1] + (taps[1] - 1) * dilation[1] + 1  # of x that they reach
     gap = (-(-min(c, WIDE) // BLOCK) | 1) * BLOCK
     line = gap * cols * stride[0]
     fewest = -(-oh // max(TILE, BAND // line - reach))
     band = -(-oh // max(fewest, 1))  # rows of y in a band
     bands = -(-oh // max(band, 1))  # in an image
-    scratch = Scratch(((band - 1) * stride[0] + reach) * cols * gap)
+    scratch = Scratch(((band - 1) * stride[0] + reach) * cols * gap + (ow + TILE) * BLOCK)
     sizes = (band, bands, cols, gap, *x.shape[1:], oh, ow, *taps)
     return n * bands, scratch, (*sizes, stride[0], *padding, dilation[0])
 
