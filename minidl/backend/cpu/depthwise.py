@@ -102,16 +102,17 @@ def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, band, bands, cols, g
         for c0 in range(0, c, WIDE):
             few, top = min(WIDE, c - c0), i0 * sh - ph
             _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, up, over)
-            for i in range(min(band, oh - i0)):
-                line = at(y, (n * oh + i0 + i) * ow * c + c0)
-                for j in range(ow):  # as memory lies: the rest meets it in the cache
-                    if biased:
-                        move(at(line, j * c), at(bias, c0), few)
-                    else:
-                        zero(at(line, j * c), few)
-                for k in range(0, few, BLOCK):
-                    out, wide = at(line, k), min(BLOCK, few - k)
-                    alone = wide < BLOCK or ow % TILE > 0
+            rows, own = min(band, oh - i0), at(y, (n * oh + i0) * ow * c + c0)
+            for j in range(rows * ow):  # as memory lies: the rest meets it in the cache
+                if biased:
+                    move(at(own, j * c), at(bias, c0), few)
+                else:
+                    zero(at(own, j * c), few)
+            for k in range(0, few, BLOCK):
+                wide = min(BLOCK, few - k)
+                alone = wide < BLOCK or ow % TILE > 0
+                for i in range(rows):
+                    out = at(own, i * ow * c + k)
                     to, apart = (rest, BLOCK) if alone else (out, c)
                     if alone:
                         _alone(rest, out, c, ow, wide)
@@ -137,8 +138,8 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, total, band, bands, co
         for c0 in range(0, c, WIDE):
             few, top = min(WIDE, c - c0), i0 * sh - ph
             _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, 1, 1)
-            for i in range(min(band, oh - i0)):
-                for k in range(0, few, BLOCK):
+            for k in range(0, few, BLOCK):
+                for i in range(min(band, oh - i0)):
                     out, apart = at(g, (n * oh + i0 + i) * ow * c + c0 + k), c
                     if few - k < BLOCK or ow % TILE > 0:
                         _alone(rest, out, c, ow, min(BLOCK, few - k))
