@@ -21,12 +21,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_name
+
 import minidl
 from benchmarks import report, suite
 from benchmarks.case import Case
 from benchmarks.library import SETTINGS, settings, threads
 from benchmarks.roofline import flops_bound, limit
 from benchmarks.worker import WRONG
+from minidl.backend.cpu import blas
 from minidl.errors import MinidlError
 from minidl.tools import environment
 
@@ -118,6 +121,14 @@ def measure_roofline() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def processor() -> str:
+    """The processor's name, what a compiler calls it, and BLAS with what it takes it for."""
+    text = blas.describe()
+    found = re.search(r"(OpenBLAS \S+).* (\w+) MAX_THREADS", text)
+    product = f"{found[1]} for {found[2]}" if found else text
+    return f"{environment.processor()} ({get_host_cpu_name()}), {product}"
+
+
 def head(args: argparse.Namespace) -> report.Report:
     """Device, versions, date and commit; the roofline."""
     where = Path(__file__).parent
@@ -132,7 +143,7 @@ def head(args: argparse.Namespace) -> report.Report:
         f"--rounds {args.rounds} --seconds {args.seconds}",
         "date": date.today().isoformat(),
         "commit": git[0] + ("-changed" if git[1] else ""),
-        "device": environment.processor(),
+        "device": processor(),
         "threads": threads(),
         "rounds": args.rounds,
         "versions": versions,
