@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minidl.functional as F
+from minidl.backend import cpu
 from minidl.errors import DTypeError, ShapeError
 from minidl.ops.norm import batch_norm_with
 
@@ -160,7 +161,7 @@ def test_long_rows():
 
 
 def test_variance_of_large_mean():
-    """Two looks at the data: no cancellation in float32."""
+    """No cancellation in float32."""
     x = (1000 + rng.normal(size=(64, 3, 8, 8))).astype(np.float32)
     wide = x.astype(np.float64)
     for got, axes in (
@@ -169,6 +170,30 @@ def test_variance_of_large_mean():
         (F.layer_norm(tensor(x), (3, 8, 8)), (1, 2, 3)),
     ):
         np.testing.assert_allclose(got.detach().numpy(), standardised(wide, axes), atol=4e-4)
+
+
+@pytest.mark.parametrize("rows, c", [(64, 256), (1021, 5), (3, 300)])
+@pytest.mark.parametrize("far", [0.0, 1e3])
+def test_moments_beside_a_first_row_far_off(rows, c, far):
+    """Deviations are summed from a piece's first row: its rows are the factor that may be lost."""
+    x = rng.normal(size=(rows, c)).astype(np.float32)
+    x[0] += np.float32(far)
+    _, mean, var = cpu.batch_norm(x[:, :, None, None], None, None, None, 0.0, False)
+    wide, eps = x.astype(np.float64), np.finfo(np.float32).eps
+    np.testing.assert_allclose(var, wide.var(0), rtol=4 * 64 * eps)
+    np.testing.assert_allclose(mean, wide.mean(0), rtol=0, atol=8 * eps * np.abs(wide).max())
+    same = np.full((rows, c, 1, 1), 0.1, np.float32)
+    y, mean, var = cpu.batch_norm(same, None, None, None, 1e-5, False)
+    assert not y.any() and not var.any() and (mean == np.float32(0.1)).all()
+
+
+def test_moments_keep_nan():
+    x = np.zeros((8, 4, 3, 3), np.float32)
+    x[5, 1, 0, 2] = np.nan
+    y, mean, var = cpu.batch_norm(x, None, None, None, 1e-5, True)
+    for a in (y[:, 1], mean[1], var[1]):
+        assert np.isnan(a).all()
+    assert not np.isnan(var[[0, 2, 3]]).any()
 
 
 def test_empty_batches():

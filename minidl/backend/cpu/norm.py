@@ -1,10 +1,12 @@
 """Normalisation kernels: batch, group and instance norm by columns, layer and RMS norm by rows.
 
 Columns: x is (segments, rows, C) with C contiguous; a segment is the whole batch (batch norm) or
-one sample (group norm). Rows are taken in pieces of some 16,000 elements, which stay in cache
-between the two looks that a variance needs: mean of the piece, then squared deviations from it.
-Pieces are combined in order, in double precision (Chan et al. 1979). Narrow tensors are folded: f
-adjacent rows are treated as one row of f*C columns, so that the inner loops vectorise.
+one sample (group norm). Rows are taken in pieces of some 16,000 elements and at most 64 rows. A
+piece's moments come from sums of deviations from its first row, so that memory is read once: the
+square of that row's distance from the mean of n rows is at most n - 1 variances, so that a variance
+loses a factor of 64 of its precision at most. Pieces are combined in order, in double (Chan et al.
+1979). Narrow tensors are folded: f adjacent rows are treated as one row of f*C columns, so that the
+inner loops vectorise.
 """
 
 import math
@@ -37,19 +39,19 @@ def column_moments(lo, hi, slot, x, part, rows, width, step, pieces):
             x0, x1 = at(src, i * width), at(src, (i + 1) * width)
             x2, x3 = at(src, (i + 2) * width), at(src, (i + 3) * width)
             for c in range(width):
-                mean[c] += (x0[c] + x1[c]) + (x2[c] + x3[c])
+                d0, d1, d2, d3 = x0[c] - src[c], x1[c] - src[c], x2[c] - src[c], x3[c] - src[c]
+                mean[c] += (d0 + d1) + (d2 + d3)
+                m2[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
         for i in range(n4, n):
             x0 = at(src, i * width)
             for c in range(width):
-                mean[c] += x0[c]
-        scale = R(1) / R(n)
-        for c in range(width):
-            mean[c] *= scale
-        for i in range(n):
-            x0 = at(src, i * width)
-            for c in range(width):
-                d = x0[c] - mean[c]
+                d = x0[c] - src[c]
+                mean[c] += d
                 m2[c] += d * d
+        for c in range(width):
+            v = m2[c] - mean[c] * (mean[c] / R(n))
+            m2[c] = R(0) if v < R(0) else v  # NaN stays
+            mean[c] = src[c] + mean[c] / R(n)
 
 
 @kernel("R* f8* f8* int int int int int")
@@ -216,7 +218,7 @@ def plan(segments: int, rows: int, c: int) -> Plan:
     while 2 * fold * c <= _WIDE and rows % (2 * fold) == 0 and rows:
         fold *= 2
     width = fold * c
-    step = min(max(PIECE // max(width, 1), 8), 1024)
+    step = min(max(PIECE // max(width, 1), 8), 64)
     return Plan(segments, rows // fold, width, step, max(-(-rows // fold // step), 1), fold, c)
 
 
