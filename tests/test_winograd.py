@@ -90,6 +90,7 @@ def test_all_passes_at_any_size(n, c, k, h, w, ph, pw, biased, few, seed):
     x, weights, g = problem(seed, n, c, k, h, w, ph, pw)
     bias = drawn(seed, k) if biased else None
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "_LARGE", 0)
         patch.setattr(winograd, "_FEW", 1 << 30 if few else 0)
         found = by_winograd(x, weights, g, (ph, pw), bias)
     for i, (a, b) in enumerate(terms(*(v.astype(np.float64) for v in (x, weights, g)), (ph, pw))):
@@ -103,6 +104,7 @@ def test_all_passes_at_any_size(n, c, k, h, w, ph, pw, biased, few, seed):
 @pytest.mark.parametrize("c", [16, 64, 256])
 def test_error_beside_plain_sums(c, few, monkeypatch):
     """On N(0, 1): at most 3 times the error of sums taken in order, at most 6 times sgemm's."""
+    monkeypatch.setattr(winograd, "_LARGE", 0)
     monkeypatch.setattr(winograd, "_FEW", 1 << 30 if few else 0)
     x, w, g = problem(c, 1, c, c, 13, 12, 1, 1)
     found = by_winograd(x, w, g, (1, 1))

@@ -27,7 +27,8 @@ _P2, _Q2 = _P * _P, _Q * _Q
 _P3, _Q3 = _P2 * _P, _Q2 * _Q
 _SUM, _PRODUCT = _P2 + _Q2, _P2 * _Q2
 _TILES = 24  # tiles that a thread transforms and multiplies together
-_FEW = 512  # tiles up to which all are transformed first, so that weights are read just once
+_FEW = 512  # tiles up to which all are transformed first, so that weights are read just once, …
+_LARGE = 1 << 20  # … if these are so many numbers at the points; else only where threads lack tiles
 _SHARE = 8  # tiles, or filters, a chunk of a stage
 _MOST = 48  # tiles, at least, whose products the weight gradient adds at a time …
 _BUFFER = 1 << 17  # … and numbers at the points that they have at most otherwise
@@ -314,12 +315,11 @@ def correlate(
     of, to, far = _odd(v.c), _odd(v.k), (v.c + 1) * BLOCK
     u = empty((blocks, 36, far), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
-    apart = (9, v.k * 9) if turned else (v.c * 9, 9)
-    packed = panels(contiguous(w), 1, v.k, v.c, 9, *apart)
+    packed = panels(contiguous(w), 1, v.k, v.c, 9, *((9, v.k * 9) if turned else (v.c * 9, 9)))
     launch(_weights_to_points, blocks, 1, g, packed, u, v.c, far)
     zero = np.zeros(max(v.c, to), x.dtype)
     shift = zero if bias is None else contiguous(bias)
-    if tiles > _FEW:
+    if tiles > (_FEW if u.size > _LARGE else 4 * _TILES):
         size = _HALF + 36 * _TILES * (of + to)
         args = (x, u, shift, zero, y, Scratch(size), size, _TILES, blocks, far, of, to)
         launch(_convolve, tiles, _TILES, *args, *v)
