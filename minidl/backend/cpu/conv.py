@@ -108,8 +108,7 @@ def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, to
             out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
             to, apart = (out, k) if few == wide else (rest, wide)
             for j in range(ow if biased else 0):
-                for e in range(few):
-                    to[j * apart + e] = bias[first + e]
+                move(at(to, j * apart), at(bias, first), few)
             for a in range(r):
                 row = at(p, (m * tall + i * sh + a * dh) * cols * c + group * cg)
                 for b in range(0, s, joined):
@@ -209,11 +208,12 @@ def _sizes(x: tuple, w: tuple, stride: Pair, padding: Pair, dilation: Pair,
 def _in_rows(v: Geometry) -> tuple[Geometry, Chunks]:
     """The sizes that the kernels take, and how the work is cut.
 
-    Where every pixel stands for itself, an image or some are one long row.
+    Where every pixel stands for itself, some rows are one of up to _POSITIONS, of 16 or more.
     """
-    if _is_product(v) and v.sh == v.sw == 1 and v.h * v.w and v.n:
-        some = max([m for m in range(1, _POSITIONS // (v.h * v.w) + 1) if v.n % m == 0] or [1])
-        v = v._replace(n=v.n // some, h=1, w=some * v.h * v.w, oh=1, ow=some * v.h * v.w)
+    if _is_product(v) and v.sh == v.sw == 1 and v.n * v.h * v.w:
+        lines, most = v.n * v.h, min(_POSITIONS // v.w, v.n * v.h // 16)
+        some = max([m for m in range(1, most + 1) if lines % m == 0] or [1])
+        v = v._replace(n=lines // some, h=1, w=some * v.w, oh=1, ow=some * v.w)
     cols, reach = (v.ow - 1) * v.sw + (v.s - 1) * v.dw + 1, (v.r - 1) * v.dh + 1
     line = max(cols * v.c, 1)
     band = max(1, min(v.oh, (_ROOM // line - reach) // v.sh + 1))
