@@ -110,7 +110,8 @@ def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, band, bands, cols, g
                     zero(at(own, j * c), few)
             for k in range(0, few, BLOCK):
                 wide = min(BLOCK, few - k)
-                alone = wide < BLOCK or ow % TILE > 0
+                # No whole tiles, or pixels that share few places of a cache: a row of its own.
+                alone = wide < BLOCK or ow % TILE > 0 or (c % 256 == 0 and c * ow > 1 << 13)
                 for i in range(rows):
                     out = at(own, i * ow * c + k)
                     to, apart = (rest, BLOCK) if alone else (out, c)
