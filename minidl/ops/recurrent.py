@@ -48,15 +48,11 @@ def _sizes(state: Any) -> tuple[int, int]:
     return (state.shape[-1],) * 2 if state.ndim else (0, 0)
 
 
-def _given(x: Any, w_ih: Any, bias: Any, tokens: Any) -> Any:
-    """a (T, B, G·H) = x w_ihᵀ + bias, or the rows of that which are named by tokens."""
+def _given(x: Any, w_ih: Any, b_ih: Any, b_hh: Any, tokens: Any) -> Any:
+    """a (T, B, G·H) = x w_ihᵀ + the biases, or the rows of that which are named by tokens."""
+    bias = b_hh if b_ih is None else b_ih if b_hh is None else pw.add(b_ih, b_hh)
     a = affine(x, w_ih, bias)
     return a if tokens is None else embedding(tokens, a)
-
-
-def _sum(b_ih: Any, b_hh: Any) -> Any:
-    """The biases' sum; one may be None, or both."""
-    return b_hh if b_ih is None else b_ih if b_hh is None else pw.add(b_ih, b_hh)
 
 
 def _run(step: Callable, a: Any, state: tuple, reverse: bool) -> tuple:
@@ -79,7 +75,7 @@ def lstm(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh:
     require(w_hr is None or w_hr.ndim == 2, "lstm", "w_hr must be (P, H)", w_hr=w_hr)
     sizes = _sizes(c0) if w_hr is None else w_hr.shape[::-1]
     _check("lstm", 4, sizes, tokens, x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    a = _given(x, w_ih, _sum(b_ih, b_hh), tokens)
+    a = _given(x, w_ih, b_ih, b_hh, tokens)
     if w_hr is None:
         return lstm_steps(a, h0, c0, w_hh, reverse=reverse)
     return lstm_by_elementary_ops(a, h0, c0, w_hh, w_hr, reverse=reverse)
@@ -119,7 +115,7 @@ def gru(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     if b_hh is not None:  # b_hn stays with its product, which r multiplies
         first, own = split(b_hh, (2 * hidden, hidden))
         b_hh = pad_constant(first, widths=((0, hidden),))
-    return gru_steps(_given(x, w_ih, _sum(b_ih, b_hh), tokens), h0, w_hh, own, reverse=reverse)
+    return gru_steps(_given(x, w_ih, b_ih, b_hh, tokens), h0, w_hh, own, reverse=reverse)
 
 
 def gru_by_elementary_ops(
@@ -154,7 +150,7 @@ def rnn(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     """
     _check("rnn", 1, _sizes(h0), tokens, x, h0, None, w_ih, w_hh, b_ih, b_hh)
     require_one_of("rnn", ("tanh", "relu"), nonlinearity=nonlinearity)
-    a, relu = _given(x, w_ih, _sum(b_ih, b_hh), tokens), nonlinearity == "relu"
+    a, relu = _given(x, w_ih, b_ih, b_hh, tokens), nonlinearity == "relu"
     return rnn_steps(a, h0, w_hh, relu=relu, reverse=reverse)
 
 

@@ -14,6 +14,7 @@ from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.panel import BLOCK
 
 ROWS = 64  # batch rows of a tile
+PANELS, TURNED = 1, 2  # forms of weights
 DEEP = 256  # terms that a tile adds at a time: BLOCK columns of weights stay in L1
 
 
@@ -46,11 +47,17 @@ def add_panels(rows, cols, k, a, lda, w, deep, out, ldo):
 
 
 @device
-def recur(packed, rows, cols, hidden, h, w, gate, j, out, ldo):
-    """out (rows, cols) += h (rows, H) W_hh[gate, j:j+cols]ᵀ; w: W_hh, or panels of its rows."""
-    pw = at(w, (gate * hidden + j) * hidden)
-    if packed:
+def recur(form, rows, cols, hidden, gates, h, w, gate, j, out, ldo):
+    """out (rows, cols) += h (rows, H) W_hh[gate, j:j+cols]ᵀ.
+
+    w: W_hh, or in the form PANELS those of its rows, TURNED its transpose.
+    """
+    first = gate * hidden + j
+    pw = at(w, first if form == TURNED else first * hidden)
+    if form == PANELS:
         add_panels(rows, cols, hidden, h, hidden, pw, hidden, out, ldo)
+    elif form == TURNED:
+        gemm(0, 0, rows, cols, hidden, R(1), h, hidden, pw, gates * hidden, R(1), out, ldo)
     elif rows == 1:
         for q in range(cols):
             out[q] += dot(h, at(pw, q * hidden), hidden)
@@ -59,12 +66,12 @@ def recur(packed, rows, cols, hidden, h, w, gate, j, out, ldo):
 
 
 @device
-def flow_back(packed, rows, cols, hidden, gates, dgates, ldg, w, first, all_gates, j, dh):
+def flow_back(form, rows, cols, hidden, gates, dgates, ldg, w, first, all_gates, j, dh):
     """dh (rows, cols) += dgates (rows, gates·H) W_hh[first…, j:j+cols].
 
     w: W_hh of all_gates, or panels of its columns.
     """
-    if packed:
+    if form == PANELS:
         pw = at(w, (j * all_gates + first * BLOCK) * hidden)
         add_panels(rows, cols, gates * hidden, dgates, ldg, pw, all_gates * hidden, dh, hidden)
     else:
@@ -87,7 +94,7 @@ def four_gates(row, hidden, j):
 
 
 @kernel("int int int int R* R* R* R* R* R* R*", fast=True)
-def lstm_step(lo, hi, slot, batch, hidden, tc, packed, w, a, h_in, c_in, gates, h, c):
+def lstm_step(lo, hi, slot, batch, hidden, tc, form, w, a, h_in, c_in, gates, h, c):
     """i, f, g, o = σ, σ, tanh, σ of a + h_in W_hhᵀ; c = f c_in + i g; h = o tanh(c)."""
     for tile in range(lo, hi):
         r0, j, rows = tile_at(tile, batch, hidden, tc)
@@ -95,7 +102,7 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, packed, w, a, h_in, c_in, gates, 
             place = (r0 * 4 + gate) * hidden + j
             out = at(gates, place)
             start(rows, tc, at(a, place), out, 4 * hidden)
-            recur(packed, rows, tc, hidden, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
+            recur(form, rows, tc, hidden, 4, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
         for r in range(r0, r0 + rows):
             pi, pf, pg, po = four_gates(r, hidden, j)
             ph = r * hidden + j
@@ -111,13 +118,13 @@ def lstm_step(lo, hi, slot, batch, hidden, tc, packed, w, a, h_in, c_in, gates, 
 
 @kernel("int int int int int R* R* R* R* R* R* R* R* R*", fast=True)
 def lstm_step_grad(
-    lo, hi, slot, batch, hidden, tc, first, packed, w, dlater, dy, gates, c_in, c, dh, dc, dgates
+    lo, hi, slot, batch, hidden, tc, first, form, w, dlater, dy, gates, c_in, c, dh, dc, dgates
 ):
     """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f."""
     for tile in range(lo, hi):
         r0, j, rows = tile_at(tile, batch, hidden, tc)
         if first == 0:
-            flow_back(packed, rows, tc, hidden, 4, at(dlater, r0 * 4 * hidden), 4 * hidden, w, 0, 4,
+            flow_back(form, rows, tc, hidden, 4, at(dlater, r0 * 4 * hidden), 4 * hidden, w, 0, 4,
                       j, at(dh, r0 * hidden + j))  # fmt: skip
         for r in range(r0, r0 + rows):
             pi, pf, pg, po = four_gates(r, hidden, j)
@@ -142,22 +149,20 @@ def lstm_step_grad(
 
 
 @kernel("int int int int R* R* R* int R* R* R*")
-def gru_step(lo, hi, slot, batch, hidden, tc, packed, w, a, bias, biased, h_in, gates, h):
+def gru_step(lo, hi, slot, batch, hidden, tc, form, w, a, bias, biased, h_in, gates, h):
     """gates r, z, n, m: σ, σ, tanh(n + r m), m = h_in W_hnᵀ + bias; h = n + z (h_in - n)."""
     for tile in range(lo, hi):
         r0, j, rows = tile_at(tile, batch, hidden, tc)
         for k in range(r0, r0 + rows):
             pr, pz, pn, pm = four_gates(k, hidden, j)
-            pa = k * 3 * hidden + j
-            move(at(gates, pr), at(a, pa), tc)
-            move(at(gates, pz), at(a, pa + hidden), tc)
-            move(at(gates, pn), at(a, pa + 2 * hidden), tc)
+            for gate in range(3):
+                move(at(gates, pr + gate * hidden), at(a, (k * 3 + gate) * hidden + j), tc)
             for q in range(tc):
                 gates[pm + q] = bias[j + q] if biased else R(0)
         for gate in range(3):
             place = gate + gate // 2  # r, z where they are, the third product into m
             out = at(gates, (r0 * 4 + place) * hidden + j)
-            recur(packed, rows, tc, hidden, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
+            recur(form, rows, tc, hidden, 3, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
         for k in range(r0, r0 + rows):
             pr, pz, pn, pm = four_gates(k, hidden, j)
             ph = k * hidden + j
@@ -171,16 +176,16 @@ def gru_step(lo, hi, slot, batch, hidden, tc, packed, w, a, bias, biased, h_in, 
 
 @kernel("int int int int int R* R* R* R* R* R* R*")
 def gru_step_grad(
-    lo, hi, slot, batch, hidden, tc, first, packed, w, dlater, dy, gates, h_in, dh, dgates
+    lo, hi, slot, batch, hidden, tc, first, form, w, dlater, dy, gates, h_in, dh, dgates
 ):
     """dh += dy + dlater[r, z, m] W_hh (not at the first step taken); dgates; dh *= z."""
     for tile in range(lo, hi):
         r0, j, rows = tile_at(tile, batch, hidden, tc)
         if first == 0:
             block, later = at(dh, r0 * hidden + j), at(dlater, r0 * 4 * hidden)
-            flow_back(packed, rows, tc, hidden, 2, later, 4 * hidden, w, 0, 3, j, block)
+            flow_back(form, rows, tc, hidden, 2, later, 4 * hidden, w, 0, 3, j, block)
             later = at(later, 3 * hidden)
-            flow_back(packed, rows, tc, hidden, 1, later, 4 * hidden, w, 2, 3, j, block)
+            flow_back(form, rows, tc, hidden, 1, later, 4 * hidden, w, 2, 3, j, block)
         for k in range(r0, r0 + rows):
             pr, pz, pn, pm = four_gates(k, hidden, j)
             ph = k * hidden + j
@@ -196,13 +201,13 @@ def gru_step_grad(
 
 
 @kernel("int int int int int R* R* R* R*")
-def rnn_step(lo, hi, slot, batch, hidden, tc, packed, relu, w, a, h_in, h):
+def rnn_step(lo, hi, slot, batch, hidden, tc, form, relu, w, a, h_in, h):
     """h = tanh or relu of a + h_in W_hhᵀ."""
     for tile in range(lo, hi):
         r0, j, rows = tile_at(tile, batch, hidden, tc)
         place = r0 * hidden + j
         start(rows, tc, at(a, place), at(h, place), hidden)
-        recur(packed, rows, tc, hidden, at(h_in, r0 * hidden), w, 0, j, at(h, place), hidden)
+        recur(form, rows, tc, hidden, 1, at(h_in, r0 * hidden), w, 0, j, at(h, place), hidden)
         for r in range(r0, r0 + rows):
             ph = r * hidden + j
             if relu:
@@ -214,13 +219,13 @@ def rnn_step(lo, hi, slot, batch, hidden, tc, packed, relu, w, a, h_in, h):
 
 
 @kernel("int int int int int int R* R* R* R* R* R*")
-def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, packed, relu, w, dlater, dy, h, dh,
+def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, form, relu, w, dlater, dy, h, dh,
                   dgates):  # fmt: skip
     """dh += dy + dlater W_hh (not at the first step taken); dgates = dh (1 - h²) or dh [h > 0]."""
     for tile in range(lo, hi):
         r0, j, rows = tile_at(tile, batch, hidden, tc)
         if first == 0:
-            flow_back(packed, rows, tc, hidden, 1, at(dlater, r0 * hidden), hidden, w, 0, 1, j,
+            flow_back(form, rows, tc, hidden, 1, at(dlater, r0 * hidden), hidden, w, 0, 1, j,
                       at(dh, r0 * hidden + j))  # fmt: skip
         for r in range(r0, r0 + rows):
             ph = r * hidden + j

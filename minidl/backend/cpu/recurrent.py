@@ -70,9 +70,8 @@ def _run(cell: Kernel, y: Array, reverse: bool, *args: Any, back: bool = False) 
     # Tiles too small to be worth waking a thread for go together.
     tiles = -(-batch // cells.ROWS) * (hidden // columns)
     chunk = -(-_WORTHWHILE // (min(batch, cells.ROWS) * columns * hidden))
-    kept = table, args
     for _ in range(steps):
-        crew.run(entry, row, tiles, chunk, kept)
+        crew.run(entry, row, tiles, chunk, (table, args))
         row += table.strides[0]
 
 
@@ -81,18 +80,20 @@ def _made(a: Array, *widths: int) -> Iterator[Array]:
     return (empty((*a.shape[:2], width), a.dtype) for width in widths)
 
 
-def _weights(w_hh: Array, y: Array, back: bool = False) -> tuple[bool, Array]:
-    """Whether W_hh is packed for the steps of y, and so, by rows or (back) columns, or as it is.
+def _weights(w_hh: Array, y: Array, back: bool = False) -> tuple[int, Array]:
+    """The form (cells.py) in which the steps of y, or (back) of its gradient, read W_hh, and that.
 
-    That pays where several rows meet it several times, and tiles must be whole panels.
+    Panels, for tiles of whole ones, pay where several rows meet them several times; its transpose,
+    for BLAS, from 32 rows on.
     """
-    (steps, batch, hidden), rows = y.shape, len(w_hh)
-    w = contiguous(w_hh)
-    if batch < 2 or steps < 4 or not hidden or _columns(hidden) % BLOCK:
-        return False, w
-    if back:
-        return True, panels(w, 1, hidden, rows, 1, 1, hidden)
-    return True, panels(w, 1, rows, hidden, 1, hidden, 1)
+    (steps, batch, hidden), rows, w = y.shape, len(w_hh), contiguous(w_hh)
+    whole = hidden > 0 and _columns(hidden) % BLOCK == 0
+    if batch < 2 or steps < 4 or not (whole or (batch >= 32 and not back)):
+        return 0, w
+    if whole:
+        sizes = (hidden, rows, 1, 1, hidden) if back else (rows, hidden, 1, hidden, 1)
+        return cells.PANELS, panels(w, 1, *sizes)
+    return cells.TURNED, contiguous(w_hh.T)
 
 
 def _start(g: Maybe, like: Array) -> Array:
@@ -100,10 +101,10 @@ def _start(g: Maybe, like: Array) -> Array:
     return zeros(like.shape, like.dtype) if g is None else np.array(g, like.dtype, order="C")
 
 
-def _backward_arrays(gy: Maybe, y: Array, gates: int) -> tuple[Array, Array]:
+def _backward_arrays(gy: Maybe, y: Array, gates: int) -> tuple[Array, ...]:
     """dy, and room for the gradients of so many gates."""
-    (dgates,) = _made(y, gates * y.shape[2])
-    return zeros(y.shape, y.dtype) if gy is None else contiguous(gy), dgates
+    dy = zeros(y.shape, y.dtype) if gy is None else contiguous(gy)
+    return dy, *_made(y, gates * y.shape[2])
 
 
 def _through_state(dh: Array, w: Array, dgates: Array, y: Array, h0: Array, reverse: bool) -> Array:
@@ -136,8 +137,7 @@ def lstm_grad(gy: Maybe, gh: Maybe, gc: Maybe, h0: Array, c0: Array, w_hh: Array
     args = (*_weights(w_hh, y, True), _Each(dgates, after=True), _Each(dy), _Each(gates))
     more = (_Each(c, contiguous(c0)), _Each(c), dh, dc, _Each(dgates))
     _run(cells.lstm_step_grad, y, reverse, *args, *more, back=True)
-    dw = _through_state(dh, w_hh, dgates, y, h0, reverse)
-    return dgates, dh, dc, dw
+    return dgates, dh, dc, _through_state(dh, w_hh, dgates, y, h0, reverse)
 
 
 def gru(a: Array, h0: Array, w_hh: Array, b_hn: Maybe, reverse: bool) -> tuple[Array, Array]:
@@ -166,8 +166,8 @@ def gru_grad(gy: Maybe, gh: Maybe, h0: Array, w_hh: Array, y: Array, gates: Arra
 def rnn(a: Array, h0: Array, w_hh: Array, relu: bool, reverse: bool) -> Array:
     """Run a plain recurrent layer with tanh or relu: a (T, B, H) -> y (T, B, H)."""
     y = empty(a.shape, a.dtype)
-    packed, w = _weights(w_hh, y)
-    args = (packed, relu, w, _Each(contiguous(a)), _Each(y, contiguous(h0)), _Each(y))
+    form, w = _weights(w_hh, y)
+    args = (form, relu, w, _Each(contiguous(a)), _Each(y, contiguous(h0)), _Each(y))
     _run(cells.rnn_step, y, reverse, *args)
     return y
 
@@ -176,7 +176,7 @@ def rnn_grad(gy: Maybe, gh: Maybe, h0: Array, w_hh: Array, y: Array, relu: bool,
              reverse: bool) -> tuple:  # fmt: skip
     """Gradients of a, h0, w_hh from those of y and the last h."""
     dh, (dy, dgates) = _start(gh, h0), _backward_arrays(gy, y, 1)
-    packed, w = _weights(w_hh, y, True)
-    args = (packed, relu, w, _Each(dgates, after=True), _Each(dy), _Each(y), dh, _Each(dgates))
+    form, w = _weights(w_hh, y, True)
+    args = (form, relu, w, _Each(dgates, after=True), _Each(dy), _Each(y), dh, _Each(dgates))
     _run(cells.rnn_step_grad, y, reverse, *args, back=True)
     return dgates, dh, _through_state(dh, w_hh, dgates, y, h0, reverse)
