@@ -1,7 +1,8 @@
 """What the machine allows: its float32 matrix product and its memory, measured by NumPy.
 
 `python -m benchmarks.roofline THREADS` prints them as JSON; `limit` is the least time that passes
-of given FLOPs and bytes can take. exp, tanh and erf count as free; Winograd's product may go below.
+of given FLOPs and bytes can take. exp, tanh and erf count as free; Winograd's product may go below,
+as an LSTM may that multiplies a table's rows instead of a text's.
 """
 
 from __future__ import annotations

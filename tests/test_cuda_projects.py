@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_stand_in import NEEDED, gpu  # noqa: F401
+from cuda_stand_in import NEEDED, gpu
 from PIL import Image
 
 from projects.convnet.__main__ import cli as convnet
 from projects.textgen.__main__ import cli as textgen
 from projects.transfer.__main__ import cli as transfer
 
+__all__ = ["gpu"]  # the fixture
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 
 LOWER = ["tf32", "bfloat16", "float16"]

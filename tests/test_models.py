@@ -245,8 +245,12 @@ def test_more_characters_than_rows(kind, layer_norm):
     model = CharRNN(5, kind=kind, hidden_size=8, layer_norm=layer_norm).double()
     x = ml.randint(0, 5, (3, 6))
     y, _ = model.rnn(model.embedding(x.T))
+    seen: list[tuple] = []
+    model.embedding.register_forward_hook(lambda module, args, y: seen.append(tuple(y.shape)))
     expected = model.head(y).transpose(0, 1).detach()
     np.testing.assert_allclose(model(x)[0].detach(), expected, rtol=1e-12, atol=1e-13)
+    assert seen == [(5, 8)]  # the module itself is called, for its table
+    assert "tokens" not in model.state_dict()
     F.cross_entropy(model(x)[0].reshape(-1, 5), x.reshape(-1)).backward()
     assert all(p.grad is not None for p in model.parameters())
 

@@ -13,6 +13,7 @@ from minidl.errors import require
 from minidl.fusion import pointwise, sigmoid, tanh
 from minidl.models.sampling import Choose, Sampler, chooser
 from minidl.nn.parameter import new_parameter
+from minidl.ops.creation import arange
 from minidl.ops.join import cat, stack, unbind
 
 
@@ -43,19 +44,17 @@ class _Normed(nn.Module):
     _groups: ClassVar[tuple[int, ...]]  # gates that are normalised together
 
     def _make(self, suffix: str, width: int, size: int, *where: Any) -> None:
-        hidden, gates = self.hidden_size, sum(self._groups)
+        hidden, rows = self.hidden_size, sum(self._groups) * self.hidden_size
         norm: Any = partial(nn.LayerNorm, **dict(zip(("device", "dtype"), where)))
         for name, inputs in (("ih", width), ("hh", hidden)):
-            weight = new_parameter((gates * hidden, inputs), *where)
-            self.register_parameter(f"weight_{name}{suffix}", weight)
+            self.register_parameter(f"weight_{name}{suffix}", new_parameter((rows, inputs), *where))
             norms = nn.ModuleList(norm(n * hidden) for n in self._groups)
             self.register_module(f"norm_{name}{suffix}", norms)
         if self._states > 1:
             self.register_module(f"norm_c{suffix}", norm(hidden))
 
     def reset_parameters(self) -> None:
-        weights = [p for p in self.parameters() if p.ndim == 2]
-        nn.init.fan_in_uniform_(weights, self.hidden_size)
+        nn.init.fan_in_uniform_([p for p in self.parameters() if p.ndim == 2], self.hidden_size)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
@@ -125,15 +124,16 @@ class CharRNN(nn.Module):
         require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)
         width = embedding_dim or hidden_size
         self.embedding = nn.Embedding(vocab_size, width)
+        self.register_buffer("tokens", arange(vocab_size), persistent=False)
         self.rnn = kinds[kind](width, hidden_size, num_layers, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
-        tokens, table = x.T, self.embedding.weight  # step by step in memory: no copies
-        fewer = len(table) < x.numel()  # products, where rows are multiplied before the look-up
-        y, state = self.rnn(*((table, state, tokens) if fewer else (self.embedding(tokens), state)))
+        fewer, steps = len(self.tokens) < x.numel(), x.T  # in memory step by step: no copies
+        rows = self.embedding(self.tokens if fewer else steps)  # each is multiplied but once, if so
+        y, state = self.rnn(rows, state, steps if fewer else None)
         return self.head(self.dropout(y)).transpose(0, 1), state
 
     def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
