@@ -43,7 +43,7 @@ def draw(found: report.Report, source: str) -> str:
         f"medians of {rounds} round{'s' * (rounds > 1)}, {found['date']}, "
         f"commit {found['commit'][:7]}; kernels forward+backward. "
         "The limit: arithmetic at a matrix product's peak, or compulsory bytes at the bandwidth, "
-        "both measured in the same run; Winograd, and a char-LSTM that multiplies its table's rows, "
+        "both measured in the same run; Winograd and a char-LSTM that multiplies its table's rows "
         "do less arithmetic than is counted. "
         f"Drawn by `python -m benchmarks.table` from [{source}](benchmarks/results/{source})."
     )
