@@ -1,6 +1,7 @@
 """Proves and measures the CUDA backend on a machine with a GPU.
 
-    python -m benchmarks.gpu_check [--stage tests|kernels|steps] [--only NAME,NAME] [--json FILE]
+    python -m benchmarks.gpu_check [--stage tests|kernels|steps] [--only NAME,NAME]
+                                   [--dtypes NAME,NAME] [--json FILE]
 
 tests: the instructions that the kernels are written in, bit by bit, then every family of kernels
 and what is built on them, as tests/ has them for the emulator. kernels: each against PyTorch on the
@@ -31,7 +32,7 @@ from minidl.tools import environment
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tests", "kernels", "steps")
 LIMIT = 420  # seconds of a family
-TOGETHER = 6  # families of tests that run at once: they mostly compile
+TOGETHER = 12  # families of tests that run at once: they mostly compile
 DTYPES = "bfloat16,float32"
 
 
@@ -78,11 +79,11 @@ def family(name: str, what: list[str]) -> dict[str, Any]:
             "failed": failed[:40], "seconds": round(seconds, 1)}  # fmt: skip
 
 
-def measured(stage: str, only: str) -> Iterator[dict[str, Any]]:
+def measured(stage: str, only: str, dtypes: str) -> Iterator[dict[str, Any]]:
     """Lines of the workers of a stage, one after the other; the best tiles go into the table."""
     best = dict(choice.TUNED)
     for name in chosen(KERNELS if stage == "kernels" else STEPS, only):
-        alone = "float32" if name == "adamw_50M" else DTYPES  # parameters are float32
+        alone = "float32" if name == "adamw_50M" else dtypes  # parameters are float32
         dtype = alone if stage == "kernels" else "mixed"
         status, output, seconds = run(["-m", "benchmarks.gpu_worker", stage, name, dtype])
         lines = output.strip().splitlines()
@@ -119,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--stage", choices=STAGES, help="one of them (otherwise all)")
     parser.add_argument("--only", default="", metavar="NAMES", help="families that hold one")
+    parser.add_argument("--dtypes", default=DTYPES, metavar="NAMES", help=f"of kernels ({DTYPES})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here")
     args = parser.parse_args(argv)
     try:
@@ -132,6 +134,7 @@ def main(argv: list[str] | None = None) -> int:
         "benchmarks.gpu_check",
         *(["--stage", args.stage] * bool(args.stage)),
         *(["--only", args.only] * bool(args.only)),
+        *(["--dtypes", args.dtypes] * (args.dtypes != DTYPES)),
     ]
     facts = {k: v for k, v in environment.info().items() if k != "kernel cache"}
     name = runtime.cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -143,7 +146,9 @@ def main(argv: list[str] | None = None) -> int:
     }
     lines: list[dict[str, Any]] = []
     for stage in [args.stage] if args.stage else STAGES:
-        for line in tests(args.only) if stage == "tests" else measured(stage, args.only):
+        for line in (
+            tests(args.only) if stage == "tests" else measured(stage, args.only, args.dtypes)
+        ):
             lines.append(line)
             print(shown(line), flush=True)
             if args.json:
