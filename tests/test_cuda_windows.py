@@ -7,7 +7,7 @@ import pytest
 from cuda_stand_in import FLOATS, NEEDED, agree, gpu, layouts
 
 from minidl.backend import cpu
-from minidl.backend.cuda import conv
+from minidl.backend.cuda import plans
 
 __all__ = ["gpu"]  # the fixture
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
@@ -151,6 +151,6 @@ def test_division_by_a_known_number():
     """The multiplier and shift divide every number below 2**31."""
     rng = np.random.default_rng(14)
     for d in (1, 2, 3, 5, 7, 10, 12, 127, 128, 129, 1000, 2**30 + 1, 2**31 - 1):
-        _, m, s = conv._divisor(d)
+        _, m, s = plans._divisor(d)
         n = np.concatenate([rng.integers(0, 2**31, 1000), [0, d - 1, d, 2**31 - 1]])
         assert m < 2**32 and np.array_equal(((n * m >> 32) + n) >> s, n // d)

@@ -73,7 +73,6 @@ def test_what_does_not_compile_is_reported():
 # ---- the CUDA backend's own kernels --------------------------------------------------------------
 
 REAL = ("float", "double", "__half", "__nv_bfloat16")
-SUMS = ("row_sums", "column_sums", "row_extremes")
 ROWS = ("softmax", "softmax_grad", "log_softmax", "log_softmax_grad", "cross_entropy")
 WIDE = ("float", "double", "float", "float", "long long", "long long")
 KEYS = [
@@ -120,7 +119,9 @@ INSTANCES = {
         *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS),
         *(f"row_dots<{t}>" for t in REAL),
     ],
-    "reduce.cu": [f"{k}<{t}>" for k in SUMS for t in (*REAL, "int", "bool")],
+    "reduce.cu": [f"{k}>" for t in (*REAL, "int", "bool")
+                  for k in (f"row_sums<{t}, 32", f"row_sums<{t}, 256", f"column_sums<{t}",
+                            f"row_extremes<{t}")],
     "softmax.cu": [
         *(f"{k}<{c}>" for k in (*ROWS, "cross_entropy_grad") for c in ROW_CUTS),
         *(f"weighted_mean<{t}>" for t in REAL),
@@ -143,7 +144,9 @@ INSTANCES = {
         *(f"{k}<{t}>" for k in ("mean_pool", "mean_pool_grad", "unfold", "fold") for t in REAL),
         *(f"max_positions<{i}>" for i in ("unsigned char", "int")),
     ],
-    "embedding.cu": [f"{k}<{t}>" for k in ("take_rows", "add_rows") for t in REAL],
+    "embedding.cu": [
+        *(f"take_rows<{t}, {w}>" for t, w in WIDTHS), *(f"add_rows<{t}>" for t in REAL),
+    ],
     "indexing.cu": [
         *(f"{k}<{t}>" for k in ("pick", "put") for t in (*REAL, "int", "bool")),
         *(f"add_runs<{t}, {t}, true, 1>" for t in (*REAL, "int", "bool")),
@@ -166,7 +169,10 @@ INSTANCES = {
           for cut in ("8, 3, 1, 1, 2", "4, 7, 1, 1, 1")),
         *(f"weight_grad<{t}, {p}, 4, 3, 3, 4, 1>" for t, p in PACKS),
     ],
-    "conv.cu": [f"{k}<{p}>" for k in ("convolve", "convolve_weight_grad") for p in PRODUCTS],
+    "conv.cu": [
+        *(f"{k}<{p}>" for k in ("convolve", "convolve_weight_grad") for p in PRODUCTS),
+        *(f"join_weight_grad<{t}>" for t in REAL),
+    ],
     "linear.cu": [
         *(f"{k}<{p}>" for k in ("linear", "linear_parts") for p in PRODUCTS),
         *(f"add_parts<{t}>" for t in REAL),

@@ -88,11 +88,11 @@ def repeated(s: tuple, shape: tuple) -> list[int]:
     return [0] * (len(shape) - len(own)) + own
 
 
-def sum_form(x: Any, axes: tuple[int, ...]) -> tuple[bool, int, int] | None:
-    """x as (rows, columns) with its columns summed (True) or its rows (False), or None.
+def sum_form(x: Any, axes: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """x as (outer, rows, columns), whose rows are summed, or None.
 
-    Only for dense x whose kept axes lie, in memory, wholly before or wholly behind the summed ones
-    and keep their logical order.
+    Only for dense x whose summed axes lie side by side in memory and whose kept ones keep their
+    logical order.
     """
     order = sorted(range(x.ndim), key=lambda i: -x.strides[i])
     if any(s < 0 for s in x.strides) or not x.transpose(order).flags.c_contiguous:
@@ -100,12 +100,12 @@ def sum_form(x: Any, axes: tuple[int, ...]) -> tuple[bool, int, int] | None:
     real = [i for i in order if x.shape[i] != 1]
     gone = [i in axes for i in real]
     kept = [i for i in real if i not in axes]
-    if kept != sorted(kept) or gone not in (sorted(gone), sorted(gone, reverse=True)):
+    first = gone.index(True) if any(gone) else len(real)
+    stop = first + sum(gone)
+    if kept != sorted(kept) or not all(gone[first:stop]):
         return None
-    count = math.prod(x.shape[i] for i in kept)
-    total = x.size // max(count, 1)
-    by_row = gone == sorted(gone)  # kept axes first
-    return (by_row, count, total) if by_row else (by_row, total, count)
+    outer, rows = (math.prod(x.shape[i] for i in part) for part in (real[:first], real[first:stop]))
+    return outer, rows, x.size // max(outer * rows, 1)
 
 
 def matrix_form(x: Any) -> tuple[int, int] | None:

@@ -46,20 +46,20 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
     ours = x.size > LIMITS["sum_by_numpy"] and x.dtype.str[1:] in ("f4", "f8")
     form = sum_form(x, axes) if ours else None
-    if form is None:
+    if form is None or 1 not in (form[0], form[2]):
         dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
         wide = np.float32 if dtype.itemsize == 2 else dtype
         return made(_sum, x, axes, keepdims, wide, dtype)
-    by_row, rows, columns = form
-    if by_row:
-        pieces = -(-columns // PIECE)
-        part = empty((rows, pieces), np.float64)
-        launch(_row_sums, rows * pieces, max(1, PIECE // columns), x, part, columns, pieces)
+    outer, rows, columns = form
+    if columns == 1:
+        pieces = -(-rows // PIECE)
+        part = empty((outer, pieces), np.float64)
+        launch(_row_sums, outer * pieces, max(1, PIECE // rows), x, part, rows, pieces)
     else:
         chunk = max(1, PIECE * 4 // columns)
         part = empty((-(-rows // chunk), columns), np.float64)
         launch(_column_sums, len(part), 1, x, part, rows, columns, chunk)
-    return made(_sum, part, int(by_row), False, np.float64, x.dtype).reshape(kept)
+    return made(_sum, part, int(columns == 1), False, np.float64, x.dtype).reshape(kept)
 
 
 def _sum(x: Array, axes: Any, keepdims: bool, wide: Any, dtype: np.dtype) -> Array:

@@ -11,36 +11,22 @@ import numpy as np
 
 from minidl.backend.cuda import choice, depthwise, linalg
 from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
-from minidl.backend.cuda.plans import IDENTITY, accumulator, write
-from minidl.backend.cuda.reduce import sum
-from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
+from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, struct, write
+from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
 Window = tuple[Pair, Pair, Pair]  # stride, padding, dilation
 
-_INTS = "n h w c oh ow r s sh sw ph pw dh dw ld yn yh yw".split()
-_DIVISOR = np.dtype([("d", "i4"), ("m", "u4"), ("s", "i4")])
-_DIVISORS = {f"by_{of}": of for of in ("ow", "oh", "c", "s")}
-_WINDOWS = np.dtype([*((k, "i4") for k in _INTS), *((k, _DIVISOR) for k in _DIVISORS)])
-
-
-def _divisor(d: int) -> tuple[int, int, int]:
-    """d, and the multiplier and shift that divide by it (Granlund and Montgomery 1994)."""
-    shift = (d - 1).bit_length()
-    return d, (((1 << shift) - d) << 32) // d + 1, shift
-
 
 def _windows(x: Array, ld: int, results: Pair, taps: Pair, window: Window,
              apart: Triple = (0, 0, 0)) -> np.ndarray:  # fmt: skip
     """struct Windows of conv.cu, as an argument."""
-    made = np.zeros(1, _WINDOWS)
-    sizes = (*x.shape, *results, *taps, *itertools.chain(*window), ld, *apart)
-    for key, size in zip(_INTS, sizes, strict=True):
-        made[key] = size
-    for key, of in _DIVISORS.items():
-        made[key] = _divisor(int(made[of][0]))
-    return made.view(f"V{_WINDOWS.itemsize}")
+    c, deep, whole = x.shape[3], choice.DEEP // x.itemsize, math.prod(taps)
+    run = c if c % deep else deep
+    sizes = (*x.shape, *results, *taps, *itertools.chain(*window), ld, *apart, run, whole)
+    return struct(sizes, (results[1], results[0], c, taps[1], *window[2], run, whole))
 
 
 def _whole_chunks(x: Array) -> Array:
@@ -77,7 +63,7 @@ def _correlate(
     tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
     given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
     run = kernel("conv.cu", tile.of("convolve", x.dtype))
-    launch(run, tile.grid(pixels, k), *given, shared=tile.shared)
+    launch(run, math.prod(tile.grid(pixels, k)), *given, shared=tile.shared)
 
 
 def _groups(groups: int, *arrays: Any) -> Any:
@@ -205,5 +191,5 @@ def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, window: Wind
     part = empty((parts, rows, deep), accumulator(g.dtype))
     given = (g, x, part, v, pixels, rows, ldg, span)
     launch(kernel("conv.cu", tile.of(name, g.dtype)), (*grid, parts), *given, shared=tile.shared)
-    whole = (sum(part, (0,)) if parts > 1 else part).reshape(rows, r, s, channels)
-    write(IDENTITY, [whole[:k, :, :, :c].transpose(0, 3, 1, 2)], dw)
+    run = kernel("conv.cu", f"join_weight_grad<{TYPES[code_of(g.dtype)]}>")
+    launch(run, -(-dw.size // THREADS), part, dw, c, r * s, channels, rows, parts, dw.size)

@@ -27,9 +27,13 @@ def _of(name: str, x: Array) -> Any:
 
 def take_rows(table: Array, index: Array) -> Array:
     """table (V, D) at index (...) int64 in [0, V): (..., D)."""
-    y = empty((*index.shape, table.shape[1]), table.dtype)
-    given = (contiguous(table), contiguous(index), y, *table.shape)
-    launch(_of("take_rows", table), index.size, *given)
+    (rows, n), table = table.shape, contiguous(table)
+    y = empty((*index.shape, n), table.dtype)
+    wide = width_of(n, table, y)
+    team = min(THREADS, 1 << max(-(-n // wide) - 1, 0).bit_length())  # a power of two
+    run = kernel("embedding.cu", f"take_rows<{TYPES[code_of(table.dtype)]}, {wide}>")
+    given = (table, contiguous(index), y, rows, n, index.size, team)
+    launch(run, -(-index.size * team // THREADS), *given)
     return y
 
 

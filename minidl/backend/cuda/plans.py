@@ -32,6 +32,18 @@ def _sum_of(many: int) -> Program:
 IDENTITY, SUM = _sum_of(1), _sum_of(2)
 
 
+@functools.lru_cache(maxsize=4096)
+def _divisor(d: int) -> tuple[int, int, int]:
+    shift = (d - 1).bit_length()
+    return d, (((1 << shift) - d) << 32) // d + 1, shift
+
+
+def struct(ints: Sequence[int], divisors: Sequence[int] = ()) -> np.ndarray:
+    """A struct of ints and of struct Divisor (src/divisor.cuh), as an argument of a kernel."""
+    words = np.array([*ints, *(word for d in divisors for word in _divisor(d))], np.int64)
+    return words.astype(np.uint32).view(f"V{4 * words.size}")
+
+
 def code_of(dtype: np.dtype) -> str:
     """The printer's code of a dtype."""
     return "bf" if dtype.name == "bfloat16" else dtype.str[1:]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc
-from minidl.backend.cuda.plans import code_of
+from minidl.backend.cuda.plans import code_of, struct
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
@@ -23,9 +23,10 @@ def _launch(name: str, kinds: tuple, count: int, *args: Any) -> None:
     launch(run, -(-count // THREADS), *args, count)
 
 
-def _sizes(n: int, c: int, size: Pair, out: Pair, *window: Pair) -> np.ndarray:
+def _sizes(n: int, c: int, size: Pair, out: Pair, *window: Pair, packs: int = 1) -> np.ndarray:
     """struct Pool, as an argument: size of the image, of the result, then the window's pairs."""
-    return np.array([n, *size, c, *out, *sum(window, ())], np.int32).view("V56")
+    ints = n, *size, c, *out, *sum(window, ()), packs
+    return struct(ints, (*size, *out, *window[1], packs))
 
 
 def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
@@ -34,9 +35,9 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
     n, c, h, w = x.shape
     kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
     y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
-    sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, dilation)
     given = nhwc(x), nhwc(y), nhwc(place)
-    wide = width_of(c, *given)
+    wide, window = width_of(c, *given), (kernel, stride, padding, dilation)
+    sizes = _sizes(n, c, (h, w), out, *window, packs=c // wide)
     _launch("max_pool", (x.dtype, kind, wide), y.size // wide, *given, sizes)
     return y, place
 
@@ -46,9 +47,9 @@ def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pa
     """Gradient of max_pool2d's x (N, C, *size), given the places it returned."""
     n, c, *out = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
-    sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, dilation)
     given = nhwc(g), nhwc(place), nhwc(dx)
-    wide = width_of(c, *given)
+    wide, window = width_of(c, *given), (kernel, stride, padding, dilation)
+    sizes = _sizes(n, c, size, tuple(out), *window, packs=c // wide)
     _launch("max_pool_grad", (g.dtype, place.dtype, wide), dx.size // wide, *given, sizes)
     return dx
 
@@ -68,7 +69,7 @@ def avg_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, out: Pair, w
     """Means over windows of x (N, C, H, W); divisor replaces their size unless 0."""
     n, c, h, w = x.shape
     y = empty_nchw(n, c, *out, dtype=x.dtype)
-    sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, (1, 1))
+    sizes = _sizes(n, c, (h, w), out, kernel, stride, padding, (1, 1), packs=c)
     _launch("mean_pool", (x.dtype,), y.size, nhwc(x), nhwc(y), sizes, int(with_pad), divisor)
     return y
 
@@ -78,7 +79,7 @@ def avg_pool2d_grad(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: P
     """Gradient of avg_pool2d's x (N, C, *size)."""
     n, c, *out = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
-    sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, (1, 1))
+    sizes = _sizes(n, c, size, tuple(out), kernel, stride, padding, (1, 1), packs=c)
     _launch("mean_pool_grad", (g.dtype,), dx.size, nhwc(g), nhwc(dx), sizes, int(with_pad), divisor)
     return dx
 

@@ -8,10 +8,11 @@ import numpy as np
 from minidl.backend.cuda.memory import cast, contiguous, zeros
 from minidl.backend.cuda.plans import accumulator, code_of, table_of
 from minidl.backend.cuda.printer import ROWS, TYPES
-from minidl.backend.cuda.runtime import Array, empty, kernel, launch
+from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.backend.looping import sum_form
 
 _PIECE, _ROWS = 1 << 13, 1 << 9  # elements of a row, or rows, that a block adds up
+_SHORT = 1 << 10  # elements of a row that a warp adds up
 _MOST = 65535  # blocks along the second axis of a grid
 
 
@@ -29,30 +30,25 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
         x = contiguous(x.transpose(*(i for i in range(x.ndim) if i not in axes), *axes))
         form = sum_form(x, tuple(range(x.ndim - len(axes), x.ndim)))
         assert form is not None
-    by_row, rows, columns = form
-    add = _row_sums if by_row else _column_sums
-    part, left = x, columns if by_row else rows
+    part, (outer, left, columns) = x, form
     while left > 1 or part is x:
-        part, left = add(part, *((rows, left) if by_row else (left, columns)))
+        part, left = _piece_sums(part, outer, left, columns)
     return cast(part, dtype).reshape(kept)
 
 
-def _row_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:
-    """Sums of the pieces of every row (rows, pieces), and how many pieces there are."""
-    pieces = -(-columns // _PIECE)
-    part = empty((rows * pieces,), accumulator(x.dtype))
-    run = kernel("reduce.cu", f"row_sums<{TYPES[code_of(x.dtype)]}>")
-    launch(run, rows * pieces, x, part, columns, _PIECE, pieces)
-    return part, pieces
-
-
-def _column_sums(x: Array, rows: int, columns: int) -> tuple[Array, int]:
-    """Sums of pieces of the rows (pieces, columns), and how many pieces there are."""
-    piece = max(_ROWS, -(-rows // _MOST))
-    pieces = -(-rows // piece)
-    part = empty((pieces * columns,), accumulator(x.dtype))
-    run = kernel("reduce.cu", f"column_sums<{TYPES[code_of(x.dtype)]}>")
-    launch(run, (-(-columns // 32), pieces), x, part, rows, columns, piece)
+def _piece_sums(x: Array, outer: int, rows: int, columns: int) -> tuple[Array, int]:
+    """Sums of pieces of the rows (outer, pieces, columns), and how many pieces there are."""
+    piece = _PIECE if columns == 1 else max(_ROWS, -(-rows // _MOST))
+    pieces, kind = -(-rows // piece), TYPES[code_of(x.dtype)]
+    part = empty((outer * pieces * columns,), accumulator(x.dtype))
+    if columns == 1:
+        team = 32 if rows <= _SHORT else THREADS
+        run = kernel("reduce.cu", f"row_sums<{kind}, {team}>")
+        blocks = -(-part.size * team // THREADS)
+        launch(run, blocks, x, part, rows, piece, pieces, part.size)
+    else:
+        run = kernel("reduce.cu", f"column_sums<{kind}>")
+        launch(run, (outer * -(-columns // 32), pieces), x, part, rows, columns, piece)
     return part, pieces
 
 

@@ -2,15 +2,17 @@
 // Arrays are channels-last, x (N, H, W, C), y (N, OH, OW, K), weights (K, R, S, C). The channels of
 // what is read are a multiple of a chunk (16 bytes), so that a chunk lies within one pixel. Bytes:
 // y once, x R S times through the caches.
+#include "divisor.cuh"
 #include "gemm.cuh"
 
 // What is walked: windows of `in` (n, h, w, c) at the pixels of (n, oh, ow). Row y of a window's
-// top is oh sh - ph + r dh. Pixels of the result lie yn, yh and yw apart.
+// top is oh sh - ph + r dh, r < 127 and s < 127. Pixels of the result lie yn, yh and yw apart.
 struct Windows {
     int n, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw;
     int ld;  // from one pixel to the next, more than c in a group
     int yn, yh, yw;
-    Divisor by_ow, by_oh, by_c, by_s;
+    int run, taps;  // channels of a tap that are neighbours in K; r s
+    Divisor by_ow, by_oh, by_c, by_s, by_dh, by_dw, by_run, by_taps;
 
     __device__ bool within(int y, int x) const {
         return (static_cast<unsigned>(y) < static_cast<unsigned>(h)) &
@@ -18,42 +20,24 @@ struct Windows {
     }
 };
 
-constexpr int NOWHERE = -(1 << 30);  // a row above every image, whatever the tap
-
-// The windows as a matrix (pixels of the result, R S C): SIDE rows from `first` on, for row tiles.
-template <typename T, int SIDE>
-struct WindowRows {
-    typedef Share<T, SIDE, false> S;
-    const T* in;
+// A thread's chunk of K, for row tiles: a tap and a channel. Some channels (a run) of all taps
+// follow one another, then the next ones: taps that overlap are near in time, and in L1.
+template <typename T>
+struct Taps {
     const Windows& v;
-    int at[S::SLOTS];  // the pixel where a window begins
-    int top[S::SLOTS], left[S::SLOTS];
-    int k, channel, down, right;  // of the chunk in hand
-    bool inside;                  // whether k is
+    int k, weight;    // of the chunk; where it is in a row of the weights
+    unsigned met;     // r, -r, s and -s in four bytes, to be added
+    long long place;  // where it is in `in`, from the top left pixel on
+    bool inside;      // whether K has it
 
-    __device__ WindowRows(const T* in, const Windows& v, int first) : in(in), v(v), k(S::start()) {
-#pragma unroll
-        for (int slot = 0; slot < S::SLOTS; slot++) {
-            const int pixel = first + S::row() + slot * S::STEP;
-            const int line = v.by_ow.of(pixel), image = v.by_oh.of(line);
-            top[slot] = (line - image * v.oh) * v.sh - v.ph;
-            left[slot] = (pixel - line * v.ow) * v.sw - v.pw;
-            at[slot] = (image * v.h + top[slot]) * v.w + left[slot];
-            if (image >= v.n) top[slot] = NOWHERE;
-        }
-        locate();
-    }
+    __device__ explicit Taps(const Windows& v) : v(v), k(Share<T, 64, false>::start()) { locate(); }
     __device__ void locate() {
-        const int taps = v.by_c.of(k), r = v.by_s.of(taps);
-        channel = k - taps * v.c, inside = r < v.r;
-        down = r * v.dh, right = (taps - r * v.s) * v.dw;
-    }
-    __device__ bool there(int slot) const {
-        return inside & v.within(top[slot] + down, left[slot] + right);
-    }
-    __device__ const T* chunk(int slot) const {
-        const long long pixel = at[slot] + down * v.w + right;
-        return in + pixel * v.ld + channel;
+        const int runs = v.by_run.of(k), block = v.by_taps.of(runs), tap = runs - block * v.taps;
+        const int channel = block * v.run + k - runs * v.run, r = v.by_s.of(tap), s = tap - r * v.s;
+        inside = channel < v.c;
+        weight = tap * v.c + channel;
+        met = static_cast<unsigned>(r) * 0xffffff01u + static_cast<unsigned>(s) * 0xff010000u;
+        place = static_cast<long long>(r * v.dh * v.w + s * v.dw) * v.ld + channel;
     }
     __device__ void next() {
         k += Chunk<T>::DEEP;
@@ -61,10 +45,67 @@ struct WindowRows {
     }
 };
 
+// The first and the last tap t of `all` with 0 <= start + t apart < size, as the two bytes 128 -
+// first and 128 + last: bit 7 of both remains set where (t, -t) is added to them, if t is between.
+__device__ inline unsigned met_by(int start, Divisor apart, int size, int all) {
+    const int first = start < 0 ? apart.of(apart.d - 1 - start) : 0;
+    const int last = start < size ? apart.of(size - 1 - start) : -1;
+    return 128 - min(first, 127) + ((128 + min(last, all - 1)) << 8);
+}
+
+// The windows as a matrix (pixels of the result, R S C): SIDE rows from `first` on, for row tiles.
+template <typename T, int SIDE>
+struct WindowRows {
+    typedef Share<T, SIDE, false> S;
+    static constexpr bool AGAIN = true;
+    Taps<T>& taps;
+    const T* at[S::SLOTS];     // the pixel where a window begins
+    unsigned meets[S::SLOTS];  // met_by of its rows, and of its columns
+
+    __device__ WindowRows(const T* in, Taps<T>& taps, int first) : taps(taps) {
+        const Windows& v = taps.v;
+#pragma unroll
+        for (int slot = 0; slot < S::SLOTS; slot++) {
+            const int pixel = first + S::row() + slot * S::STEP;
+            const int line = v.by_ow.of(pixel), image = v.by_oh.of(line);
+            const int top = (line - image * v.oh) * v.sh - v.ph;
+            const int left = (pixel - line * v.ow) * v.sw - v.pw;
+            at[slot] = in + static_cast<long long>((image * v.h + top) * v.w + left) * v.ld;
+            meets[slot] = met_by(top, v.by_dh, image < v.n ? v.h : top, v.r) +
+                          (met_by(left, v.by_dw, v.w, v.s) << 16);
+        }
+    }
+    __device__ bool there(int slot) const {
+        return taps.inside & ((~(meets[slot] + taps.met) & 0x80808080u) == 0);
+    }
+    __device__ const T* chunk(int slot) const { return at[slot] + taps.place; }
+    __device__ void next() { taps.next(); }
+};
+
+// Rows of the weights (K, R S C), beside WindowRows, which moves the taps on.
+template <typename T, int SIDE>
+struct WeightRows {
+    typedef Share<T, SIDE, false> S;
+    static constexpr bool AGAIN = false;
+    const Taps<T>& taps;
+    const T* at;
+    int row, rows;
+    long long ld;
+
+    __device__ WeightRows(const T* w, const Taps<T>& taps, int first, int rows)
+        : taps(taps), row(first + S::row()), rows(rows), ld(taps.v.taps * taps.v.c) {
+        at = w + row * ld;
+    }
+    __device__ bool there(int slot) const { return taps.inside & (row + slot * S::STEP < rows); }
+    __device__ const T* chunk(int slot) const { return at + slot * S::STEP * ld + taps.weight; }
+    __device__ void next() {}
+};
+
 // Its transpose, for KMAJOR tiles: SIDE of R S C from `first` on, and pixels from k to `last` as K.
 template <typename T, int SIDE>
 struct WindowColumns {
     typedef Share<T, SIDE, true> S;
+    static constexpr bool AGAIN = false;
     const T* in;
     const Windows& v;
     int pixel, last, channel, down, right;  // of this thread's first chunk
@@ -110,18 +151,38 @@ struct Pixels : Matrix<T, AddBias<T>> {
     }
 };
 
-// y (pixels, K) = windows of x (pixels, R S C) times w (K, R S C) + bias. grid (pixels, K) by Tile.
+// y (pixels, K) = windows of x (pixels, R S C) times w (K, R S C) + bias. grid (pixels K) by Tile,
+// those of a pixel side by side, so that its window is read while it is in L2.
 template <typename T, typename Tile>
 __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
     convolve(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
              T* __restrict__ y, const Windows v, long long pixels, long long k, long long biased) {
-    const int row = blockIdx.x * Tile::M, column = blockIdx.y * Tile::N, deep = v.r * v.s * v.c;
     const int rows = static_cast<int>(pixels), columns = static_cast<int>(k);
-    WindowRows<T, Tile::M> a(x, v, row);
-    Lines<T, Tile::N, false> b(w, column, columns, 0, deep, deep);
+    const int across = (columns + Tile::N - 1) / Tile::N, block = static_cast<int>(blockIdx.x);
+    const int row = block / across * Tile::M, column = block % across * Tile::N;
+    Taps<T> taps(v);
+    WindowRows<T, Tile::M> a(x, taps, row);
+    WeightRows<T, Tile::N> b(w, taps, column, columns);
     const AddBias<T> epilogue{biased ? bias : nullptr};
     const Pixels<T> result({y, epilogue, row, column, rows, columns, 0}, v);
-    multiply<T, Tile, false>(a, b, result, deep);
+    multiply<T, Tile, false>(a, b, result, v.taps * v.c);
+}
+
+// dw (K, C, R S) = the sum of part (splits, rows, R S channels) in order, rows and channels that
+// are padding left out. A thread makes one of `count`.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    join_weight_grad(const typename Sum<T>::type* __restrict__ part, T* __restrict__ dw,
+                     long long c, long long taps, long long channels, long long rows,
+                     long long splits, long long count) {
+    const long long i = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+    if (i >= count) return;
+    const unsigned at = static_cast<unsigned>(i), tap = at % static_cast<unsigned>(taps);
+    const unsigned line = at / static_cast<unsigned>(taps), k = line / static_cast<unsigned>(c);
+    part += (k * taps + tap) * channels + (line - k * static_cast<unsigned>(c));
+    typename Sum<T>::type sum = 0;
+    for (long long s = 0; s < splits; s++) sum += part[s * rows * taps * channels];
+    dw[i] = static_cast<T>(sum);
 }
 
 // part (splits, K, R S C) = g (pixels, K), transposed, times windows of x (pixels, R S C), over

@@ -1,22 +1,29 @@
 // Rows of a table by index, and adding rows into a table in any order (in a fixed one:
-// indexing.cu). A block takes one row, thread t its elements t, t + 256 and so on. Bytes: each row
-// once.
+// indexing.cu). Bytes: each row once.
+#include "packs.cuh"
 #include "sums.cuh"
 
-// y[i] = table[index[i]], 0 where there is no such row. grid (indices).
-template <typename T>
+// y[i] = table[index[i]], 0 where there is no such row. A team of threads takes a row, thread t its
+// packs t, t + team and so on. grid (count team / 256).
+template <typename T, int WIDE>
 __global__ void __launch_bounds__(256)
     take_rows(const T* __restrict__ table, const long long* __restrict__ index, T* __restrict__ y,
-              long long rows, long long n) {
-    const long long row = index[blockIdx.x];
+              long long rows, long long n, long long count, long long team) {
+    const int t = threadIdx.x % static_cast<int>(team), own = threadIdx.x / static_cast<int>(team);
+    const long long i = blockIdx.x * (256 / team) + own;
+    if (i >= count) return;
+    const long long row = index[i];
     const bool inside = row >= 0 && row < rows;
-    for (long long j = threadIdx.x; j < n; j += 256) {
-        y[blockIdx.x * n + j] = inside ? table[row * n + j] : T(0);
+    for (long long j = t * WIDE; j < n; j += team * WIDE) {
+        Pack<T, WIDE> pack = {};
+        if (inside) pack = load_pack<WIDE>(table + row * n + j);
+        store_pack(y + i * n + j, pack);
     }
 }
 
 // table[index[i]] += g[i], in an order of chance, where deterministic algorithms are not asked for;
-// indices out of range and `skip` add nothing. A block: one row of g. The table holds sums: float
+// indices out of range and `skip` add nothing. A block: one row of g, thread t its elements t, t +
+// 256 and so on. The table holds sums: float
 // for half types. Bytes: g once, the table's rows once a row of g. grid (indices).
 template <typename T>
 __global__ void __launch_bounds__(256)

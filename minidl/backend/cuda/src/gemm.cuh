@@ -39,18 +39,6 @@ struct Chunk {
     static constexpr int DEEP = 64 / sizeof(T);  // K of a tile
 };
 
-// Division by a number that the host knows: n / d for 0 <= n < 2^31.
-struct Divisor {
-    int d;
-    unsigned m;
-    int s;
-    __device__ int of(int n) const {
-        const unsigned u = static_cast<unsigned>(n);
-        const unsigned high = static_cast<unsigned>((static_cast<unsigned long long>(u) * m) >> 32);
-        return static_cast<int>((high + u) >> s);
-    }
-};
-
 // Where a chunk lies in a tile of SIDE rows or, KMAJOR, of SIDE elements a row.
 template <typename T, int SIDE, bool KMAJOR>
 __device__ int chunk_offset(int row, int chunk) {
@@ -81,14 +69,19 @@ struct Share {
 
 // Starts to copy one tile: a thread's chunk lies at source.chunk(slot), or is zeros unless
 // source.there(slot). Nothing is read from there then, so that the address may be any. Conditions
-// are joined by &, which takes no branch.
+// are joined by &, which takes no branch. A source that is read again soon is kept in L1.
 template <typename T, int SIDE, bool KMAJOR, typename Source>
 __device__ void fill(char* tile, const Source& source) {
     typedef Share<T, SIDE, KMAJOR> S;
 #pragma unroll
     for (int slot = 0; slot < S::SLOTS; slot++) {
         const int to = chunk_offset<T, SIDE, KMAJOR>(S::row() + slot * S::STEP, S::chunk());
-        cp_async16(tile + to, source.chunk(slot), source.there(slot) ? 16 : 0);
+        const int bytes = source.there(slot) ? 16 : 0;
+        if constexpr (Source::AGAIN) {
+            cp_async16_cached(tile + to, source.chunk(slot), bytes);
+        } else {
+            cp_async16(tile + to, source.chunk(slot), bytes);
+        }
     }
 }
 
@@ -136,26 +129,51 @@ struct Sums {
     static constexpr int HIGH = Tile::M / DOWN, WIDE = Tile::N * DOWN / 8;  // results of one
     float v[HIGH / 16][WIDE / 8][4] = {};
 
-    // Of a tile's K the half that `step` says.
-    __device__ void add(const char* a, const char* b, int step) {
-        const int warp = threadIdx.x / 32, m0 = warp % DOWN * HIGH, n0 = warp / DOWN * WIDE;
-        unsigned fa[4], fb[WIDE / 16][4];
+    // What a warp multiplies of half a tile, which of the two `step` says.
+    struct Words {
+        unsigned a[HIGH / 16][4], b[WIDE / 16][4];
+    };
+    __device__ static int row() { return threadIdx.x / 32 % DOWN * HIGH; }
+    __device__ static int column() { return threadIdx.x / 32 / DOWN * WIDE; }
+    __device__ static void load_b(Words& words, const char* b, int step) {
 #pragma unroll
         for (int j = 0; j < WIDE / 16; j++) {
-            load_words<T, Tile::N, KMAJOR, false>(fb[j], b, n0 + 16 * j, step);
+            load_words<T, Tile::N, KMAJOR, false>(words.b[j], b, column() + 16 * j, step);
         }
+    }
+    __device__ static void load(Words& words, const char* a, const char* b, int step) {
+        load_b(words, b, step);
 #pragma unroll
         for (int i = 0; i < HIGH / 16; i++) {
-            load_words<T, Tile::M, KMAJOR, true>(fa, a, m0 + 16 * i, step);
+            load_words<T, Tile::M, KMAJOR, true>(words.a[i], a, row() + 16 * i, step);
+        }
+    }
+    __device__ void add(const Words& words) {
 #pragma unroll
-            for (int j = 0; j < WIDE / 8; j++) mma(v[i][j], fa, fb[j / 2] + j % 2 * 2, T());
+        for (int i = 0; i < HIGH / 16; i++)
+#pragma unroll
+            for (int j = 0; j < WIDE / 8; j++) {
+                mma(v[i][j], words.a[i], words.b[j / 2] + j % 2 * 2, T());
+            }
+    }
+    // The same with a's words loaded one after the other, for blocks with fewer registers.
+    __device__ void add(const char* a, const char* b, int step) {
+        Words words;
+        load_b(words, b, step);
+#pragma unroll
+        for (int i = 0; i < HIGH / 16; i++) {
+            load_words<T, Tile::M, KMAJOR, true>(words.a[i], a, row() + 16 * i, step);
+#pragma unroll
+            for (int j = 0; j < WIDE / 8; j++) {
+                mma(v[i][j], words.a[i], words.b[j / 2] + j % 2 * 2, T());
+            }
         }
     }
 
     template <typename Result>
     __device__ void store(const Result& result) const {
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        const int m0 = warp % DOWN * HIGH + lane / 4, n0 = warp / DOWN * WIDE + lane % 4 * 2;
+        const int lane = threadIdx.x % 32;
+        const int m0 = row() + lane / 4, n0 = column() + lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < HIGH / 8; i++) {
             const auto line = result.line(m0 + 8 * i);
@@ -218,7 +236,8 @@ struct Sums<T, Tile, KMAJOR, false> {
 };
 
 // Adds a b over `deep` of K from where the sources stand, and stores the sums. Beyond the end of K
-// sources give zeros.
+// sources give zeros. Where a block has a multiprocessor's registers to itself, few warps are there
+// to hide a barrier: what is multiplied after one has been loaded before it.
 template <typename T, typename Tile, bool KMAJOR, typename A, typename B, typename Result>
 __device__ void multiply(A& a, B& b, const Result& result, int deep) {
     extern __shared__ __align__(128) char tiles[];  // STAGES times a's and b's
@@ -230,17 +249,48 @@ __device__ void multiply(A& a, B& b, const Result& result, int deep) {
         a.next();
         b.next();
     };
-    Sums<T, Tile, KMAJOR> sums;
+    typedef Sums<T, Tile, KMAJOR> S;
+    S sums;
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) copy(s);
-    for (int k = 0, stage = 0; k < deep; k += DEEP) {
+    const auto arrive = [&] {  // the next tile is there, and all are done with the last one
         cp_async_wait<STAGES - 2>();
-        __syncthreads();  // the tile is there, and all are done with the one to be replaced
-        const char* tile = tiles + stage * Tile::BOTH;
-        sums.add(tile, tile + Tile::A, 0);
-        copy(stage ? stage - 1 : STAGES - 1);  // amid products, which hide what it must reckon
-        sums.add(tile, tile + Tile::A, 1);
-        stage = stage == STAGES - 1 ? 0 : stage + 1;
+        __syncthreads();
+    };
+    if constexpr (TENSOR<T, Tile> && RESIDENT<T, Tile> == 1) {
+        typename S::Words first, second;
+        int stage = 0;
+        const auto load = [&](typename S::Words& words, int step) {
+            const char* tile = tiles + stage * Tile::BOTH;
+            S::load(words, tile, tile + Tile::A, step);
+        };
+        const auto turn = [&] {
+            copy(stage ? stage - 1 : STAGES - 1);  // amid products, which hide what it must reckon
+            arrive();
+            stage = stage == STAGES - 1 ? 0 : stage + 1;
+        };
+        arrive();
+        load(first, 0);
+        load(second, 1);
+        sums.add(first);
+        turn();
+        for (int k = DEEP; k < deep; k += DEEP) {  // the barrier is the last, or else ptxas moves
+            load(first, 0);                        // products before it that are to follow it
+            sums.add(second);
+            load(second, 1);
+            sums.add(first);
+            turn();
+        }
+        sums.add(second);
+    } else {
+        for (int k = 0, stage = 0; k < deep; k += DEEP) {
+            arrive();
+            const char* tile = tiles + stage * Tile::BOTH;
+            sums.add(tile, tile + Tile::A, 0);
+            copy(stage ? stage - 1 : STAGES - 1);
+            sums.add(tile, tile + Tile::A, 1);
+            stage = stage == STAGES - 1 ? 0 : stage + 1;
+        }
     }
     sums.store(result);
 }
@@ -250,6 +300,7 @@ __device__ void multiply(A& a, B& b, const Result& result, int deep) {
 template <typename T, int SIDE, bool KMAJOR>
 struct Lines {
     typedef Share<T, SIDE, KMAJOR> S;
+    static constexpr bool AGAIN = false;
     const T* at;
     int line, lines, start, end;  // of this thread's first chunk; of the matrix
     long long ld;

@@ -2,31 +2,35 @@
 // for the largest of windows WIDE channels, 16 bytes (1 where arrays do not allow it). Windows
 // overlap at will; gradients gather, so that nothing is added in an order of chance. Sums are
 // Sum<T>. Bytes: each array once, windows that overlap through the caches.
+#include "divisor.cuh"
 #include "packs.cuh"
 #include "sums.cuh"
 
-// x (n, h, w, c), y (n, oh, ow, c); taps (r, s), strides, paddings, dilations.
+// x (n, h, w, c), y (n, oh, ow, c); taps (r, s), strides, paddings, dilations. `packs` are those of
+// a pixel's channels.
 struct Pool {
-    int n, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw;
+    int n, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw, packs;
+    Divisor by_h, by_w, by_oh, by_ow, by_sh, by_sw, by_packs;
 };
 
+// Of the i-th pack in an array (n, height, width, packs).
 struct Place {
     int image, y, x, c;
-    __device__ Place(long long i, int height, int width, int channels) {
+    __device__ Place(long long i, Divisor height, Divisor width, Divisor packs) {
         if (i >> 31) {
-            split(i, height, width, channels);
-        } else {  // 32 bits divide several times faster
-            split(static_cast<unsigned>(i), height, width, channels);
+            c = i % packs.d;
+            i /= packs.d;
+            x = i % width.d;
+            i /= width.d;
+            y = i % height.d;
+            image = i / height.d;
+        } else {
+            const int at = static_cast<int>(i), pixel = packs.of(at), row = width.of(pixel);
+            c = at - pixel * packs.d;
+            x = pixel - row * width.d;
+            image = height.of(row);
+            y = row - image * height.d;
         }
-    }
-    template <typename N>
-    __device__ void split(N i, int height, int width, int channels) {
-        c = i % static_cast<N>(channels);
-        i /= static_cast<N>(channels);
-        x = i % static_cast<N>(width);
-        i /= static_cast<N>(width);
-        y = i % static_cast<N>(height);
-        image = i / static_cast<N>(height);
     }
 };
 
@@ -49,31 +53,40 @@ __device__ void walk_window(const Pool& v, const Place& at, Take take) {
     }
 }
 
-// take(tap, place) for every window along one axis that has an element as one of its taps, in the
-// order of the taps.
-template <typename Take>
-__device__ void walk_axis(int place, int taps, int stride, int padding, int dilation, int out,
-                          Take take) {
-    const int from = place + padding, last = from / stride;
-    for (int window = last < out ? last : out - 1; window >= 0; window--) {
-        const int offset = from - window * stride;
-        if (offset > (taps - 1) * dilation) return;
-        const int tap = dilation == 1 ? offset : offset / dilation;
-        if (tap * dilation == offset) take(tap, window);
+// The windows along one axis that meet a place, from the last to the first: in the order of taps.
+struct Span {
+    int from, last, count;
+    __device__ Span(int place, int taps, Divisor stride, int padding, int dilation, int out)
+        : from(place + padding), last(min(stride.of(from), out - 1)) {
+        const int first = from - (taps - 1) * dilation;
+        count = last + 1 - (first > 0 ? stride.of(first + stride.d - 1) : 0);
     }
-}
+    // The tap by which a window does so, or -1 where it lies between two.
+    __device__ int tap(int window, Divisor stride, int dilation) const {
+        const int offset = from - window * stride.d;
+        const int tap = dilation == 1 ? offset : offset / dilation;
+        return tap * dilation == offset ? tap : -1;
+    }
+};
 
 // take(tap, row, column) for every window of y that has x's element `at` as one of its taps.
 template <typename Take>
 __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
-    walk_axis(at.y, v.r, v.sh, v.ph, v.dh, v.oh, [&](int a, int row) {
-        walk_axis(at.x, v.s, v.sw, v.pw, v.dw, v.ow,
-                  [&](int b, int column) { take(a * v.s + b, row, column); });
-    });
+    const Span rows(at.y, v.r, v.by_sh, v.ph, v.dh, v.oh);
+    const Span columns(at.x, v.s, v.by_sw, v.pw, v.dw, v.ow);
+    for (int row = rows.last; row > rows.last - rows.count; row--) {
+        const int a = rows.tap(row, v.by_sh, v.dh);
+        for (int column = columns.last; column > columns.last - columns.count; column--) {
+            const int b = columns.tap(column, v.by_sw, v.dw);
+            if (a >= 0 && b >= 0) take(a * v.s + b, row, column);
+        }
+    }
 }
 
+constexpr int TOGETHER = 3;  // taps or windows that a thread asks for before it looks at the first
+
 // The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
-// Padding is never chosen: -inf and 0 where there is nothing else. Four taps are asked for at once.
+// Padding is never chosen: -inf and 0 where there is nothing else.
 template <typename T, typename I, int WIDE>
 __global__ void __launch_bounds__(256)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
@@ -81,20 +94,20 @@ __global__ void __launch_bounds__(256)
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.oh, v.ow, v.c / WIDE);
+    const Place at(i, v.by_oh, v.by_ow, v.by_packs);
     x += index_of(at.image, 0, 0, at.c * WIDE, v.h, v.w, v.c);
     A best[WIDE];
-    int chosen[WIDE];
+    int chosen[WIDE], start = -1;  // the first tap that is not padding
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         best[e] = static_cast<A>(__int_as_float(0xff800000));
         chosen[e] = -1;
     }
-    for (int first = 0, a = 0, b = 0; a < v.r; first += 4) {
-        Pack<T, WIDE> taps[4];
-        bool inside[4];
+    for (int first = 0, a = 0, b = 0; a < v.r; first += TOGETHER) {
+        Pack<T, WIDE> taps[TOGETHER];
+        bool inside[TOGETHER];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < TOGETHER; k++) {
             const int row = at.y * v.sh - v.ph + a * v.dh, column = at.x * v.sw - v.pw + b * v.dw;
             inside[k] = a < v.r && row >= 0 && row < v.h && column >= 0 && column < v.w;
             if (inside[k])
@@ -103,12 +116,13 @@ __global__ void __launch_bounds__(256)
             a += b == 0;
         }
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < TOGETHER; k++) {
+            if (!inside[k]) continue;
+            if (start < 0) start = first + k;
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A value = static_cast<A>(taps[k].v[e]);
-                const bool beats = chosen[e] < 0 || value > best[e] || value != value;
-                if (inside[k] && beats) {
+                if (value > best[e] || value != value) {
                     best[e] = value;
                     chosen[e] = first + k;
                 }
@@ -120,32 +134,54 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         largest.v[e] = static_cast<T>(best[e]);
-        where.v[e] = static_cast<I>(chosen[e] < 0 ? 0 : chosen[e]);
+        where.v[e] = static_cast<I>(chosen[e] < 0 ? max(start, 0) : chosen[e]);
     }
     store_pack(y + i * WIDE, largest);
     store_pack(place + i * WIDE, where);
 }
 
-// dx = the gradients of the windows that chose this place.
+// dx = the gradients of the windows that chose this place. Without a bound of blocks here,
+// registers are spilled.
 template <typename T, typename I, int WIDE>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 3)
     max_pool_grad(const T* __restrict__ g, const I* __restrict__ place, T* __restrict__ dx,
                   const Pool v, long long count) {
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.h, v.w, v.c / WIDE);
+    const Place at(i, v.by_h, v.by_w, v.by_packs);
+    const Span rows(at.y, v.r, v.by_sh, v.ph, v.dh, v.oh);
+    const Span columns(at.x, v.s, v.by_sw, v.pw, v.dw, v.ow);
     const long long first = index_of(at.image, 0, 0, at.c * WIDE, v.oh, v.ow, v.c);
     A sum[WIDE] = {};
-    walk_windows_over(v, at, [&](int tap, int row, int column) {
-        const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
-        const Pack<I, WIDE> chosen = load_pack<WIDE>(place + from);
-        const Pack<T, WIDE> given = load_pack<WIDE>(g + from);
+    for (int a = 0, b = 0; a < rows.count && columns.count > 0;) {
+        Pack<I, WIDE> chosen[TOGETHER];
+        Pack<T, WIDE> given[TOGETHER];
+        int tap[TOGETHER];
 #pragma unroll
-        for (int e = 0; e < WIDE; e++) {
-            if (static_cast<int>(chosen.v[e]) == tap) sum[e] += static_cast<A>(given.v[e]);
+        for (int k = 0; k < TOGETHER; k++) {
+            const int row = rows.last - a, column = columns.last - b;
+            const int r = rows.tap(row, v.by_sh, v.dh), s = columns.tap(column, v.by_sw, v.dw);
+            tap[k] = a < rows.count && r >= 0 && s >= 0 ? r * v.s + s : -1;
+            if (tap[k] >= 0) {
+                const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
+                chosen[k] = load_pack<WIDE>(place + from);
+                given[k] = load_pack<WIDE>(g + from);
+            }
+            b = b + 1 < columns.count ? b + 1 : 0;
+            a += b == 0;
         }
-    });
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k++) {
+            if (tap[k] < 0) continue;
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) {
+                if (static_cast<int>(chosen[k].v[e]) == tap[k]) {
+                    sum[e] += static_cast<A>(given[k].v[e]);
+                }
+            }
+        }
+    }
     Pack<T, WIDE> out;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
@@ -159,7 +195,7 @@ __global__ void __launch_bounds__(256)
                   long long count) {
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.oh, v.ow, 1);  // its image is a plane, of an image's c
+    const Place at(i, v.by_oh, v.by_ow, v.by_packs);  // its image is a plane, of an image's c
     const int tap = place[index_of(at.image / v.c, at.y, at.x, at.image % v.c, v.oh, v.ow, v.c)];
     const int row = at.y * v.sh - v.ph + tap / v.s * v.dh;
     positions[i] = static_cast<long long>(row) * v.w + at.x * v.sw - v.pw + tap % v.s * v.dw;
@@ -187,7 +223,7 @@ __global__ void __launch_bounds__(256)
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.oh, v.ow, v.c);
+    const Place at(i, v.by_oh, v.by_ow, v.by_packs);
     A sum = A(0);
     walk_window(v, at, [&](int, long long from) {
         if (from >= 0) sum += static_cast<A>(x[from]);
@@ -195,7 +231,7 @@ __global__ void __launch_bounds__(256)
     y[i] = static_cast<T>(sum / A(share(v, at.y, at.x, padded, divisor)));
 }
 
-// Without the bound of two blocks, registers are spilled.
+// Likewise.
 template <typename T>
 __global__ void __launch_bounds__(256, 2)
     mean_pool_grad(const T* __restrict__ g, T* __restrict__ dx, const Pool v, long long padded,
@@ -203,7 +239,7 @@ __global__ void __launch_bounds__(256, 2)
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.h, v.w, v.c);
+    const Place at(i, v.by_h, v.by_w, v.by_packs);
     A sum = A(0);
     walk_windows_over(v, at, [&](int, int row, int column) {
         const A d = static_cast<A>(g[index_of(at.image, row, column, at.c, v.oh, v.ow, v.c)]);
@@ -219,7 +255,7 @@ __global__ void __launch_bounds__(256)
     unfold(const T* __restrict__ x, T* __restrict__ columns, const Pool v, long long count) {
     const long long i = element(), apart = static_cast<long long>(v.oh) * v.ow;
     if (i >= count) return;
-    const Place at(i, v.oh, v.ow, 1);
+    const Place at(i, v.by_oh, v.by_ow, v.by_packs);
     T* to = columns + (at.image * (v.r * v.s - 1LL)) * apart + i;
     walk_window(v, at, [&](int tap, long long from) {
         to[tap * apart] = from < 0 ? static_cast<T>(0) : x[from];
@@ -233,7 +269,7 @@ __global__ void __launch_bounds__(256)
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
-    const Place at(i, v.h, v.w, 1);
+    const Place at(i, v.by_h, v.by_w, v.by_packs);
     A sum = A(0);
     walk_windows_over(v, at, [&](int tap, int row, int column) {
         const long long plane = static_cast<long long>(at.image) * v.r * v.s + tap;

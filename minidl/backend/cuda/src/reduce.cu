@@ -1,36 +1,44 @@
-// Sums over rows or columns of a dense array (rows, columns), in two launches: partial sums of
-// fixed pieces, then their sum. Which thread adds what depends on the sizes alone, so a result is
+// Sums over rows of dense arrays (outer, rows, columns), in two launches: partial sums of fixed
+// pieces, then their sum. Which thread adds what depends on the sizes alone, so a result is
 // the same every time. Sums are float for float, half and bfloat16, double for double, long long
 // for integers and bools. Bytes: x once.
 #include "sums.cuh"
 
-// part[row, p] = sum of the p-th piece of a row. A block: one piece, thread t its elements t, t +
-// 256 and so on. grid (rows * pieces).
-template <typename T>
+// Of one column: part[outer, p] = sum of the p-th piece of n rows. A team of threads, a warp or a
+// block, takes a piece, thread t its elements t, t + TEAM and so on. grid (count TEAM / 256).
+template <typename T, int TEAM>
 __global__ void __launch_bounds__(256)
-    row_sums(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long columns,
-             long long piece, long long pieces) {
+    row_sums(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long n,
+             long long piece, long long pieces, long long count) {
     typedef typename Sum<T>::type A;
-    const long long start = blockIdx.x % pieces * piece;
-    const long long stop = start + piece < columns ? start + piece : columns;
-    const T* row = x + blockIdx.x / pieces * columns;
+    const long long i = blockIdx.x * (256LL / TEAM) + threadIdx.x / TEAM;
+    if (i >= count) return;
+    const int t = threadIdx.x % TEAM;
+    const long long start = i % pieces * piece, stop = start + piece < n ? start + piece : n;
+    const T* row = x + i / pieces * n;
     A sum = A(0);
-    for (long long j = start + threadIdx.x; j < stop; j += 256) sum += static_cast<A>(row[j]);
-    sum = join_block<Add, 256>(sum);
-    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+    for (long long j = start + t; j < stop; j += TEAM) sum += static_cast<A>(row[j]);
+    if constexpr (TEAM == 32) {
+        sum = join_warp<Add>(sum);
+    } else {
+        sum = join_block<Add, TEAM>(sum);
+    }
+    if (t == 0) part[i] = sum;
 }
 
-// part[p, j] = sum of the p-th piece of the rows in column j. A block: 32 columns by 8 rows at a
-// time. grid (32 columns, pieces).
+// part[outer, p, j] = sum of the p-th piece of the rows in column j. A block: 32 columns by 8 rows
+// at a time. grid (outer columns / 32, pieces). Without the bound of 4 blocks, registers spill.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     column_sums(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long rows,
                 long long columns, long long piece) {
     typedef typename Sum<T>::type A;
     __shared__ A sums[8][33];
     const int lane = threadIdx.x % 32, level = threadIdx.x / 32;
-    const long long j = blockIdx.x * 32LL + lane, start = blockIdx.y * piece;
+    const unsigned across = (columns + 31) / 32, outer = blockIdx.x / across;
+    const long long j = blockIdx.x % across * 32LL + lane, start = blockIdx.y * piece;
     const long long stop = start + piece < rows ? start + piece : rows;
+    x += outer * rows * columns;
     A sum = A(0);
     if (j < columns)
         for (long long i = start + level; i < stop; i += 8) {
@@ -40,7 +48,7 @@ __global__ void __launch_bounds__(256)
     __syncthreads();
     if (level == 0 && j < columns) {
         for (int k = 1; k < 8; k++) sum += sums[k][lane];
-        part[blockIdx.y * columns + j] = sum;
+        part[(static_cast<long long>(outer) * gridDim.y + blockIdx.y) * columns + j] = sum;
     }
 }
 
