@@ -8,10 +8,10 @@ from minidl.backend.cuda import runtime
 from simt.faults import Fault
 
 pytestmark = [NEEDED, EMULATED, pytest.mark.usefixtures("gpu")]
-BARRIER = "__syncthreads();  // the tile is there, and all are done with the one to be replaced"
+BARRIER = "cp_async_wait<STAGES - 2>();\n        __syncthreads();"
 FAULTS = {  # the function, its arguments, the file, what is there and what is put in its place
     "product without its wait": ("linear", "gemm.cuh", "cp_async_wait<STAGES - 2>();", ""),
-    "product without its barrier": ("linear", "gemm.cuh", BARRIER, ""),
+    "product without its barrier": ("linear", "gemm.cuh", BARRIER, "cp_async_wait<STAGES - 2>();"),
     "sum without its barrier": ("softmax", "sums.cuh", "[threadIdx.x / 32] = value;\n"
                                 "    __syncthreads();", "[threadIdx.x / 32] = value;"),
     "rows without their mask": ("take_rows", "embedding.cu", "row >= 0 && row < rows", "true"),

@@ -11,7 +11,7 @@ from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
-_BLOCKS = 1056  # that a launch has if it can: eight on each multiprocessor of an H100 or H200
+_BLOCKS = 528  # that a launch has if it can: four on each multiprocessor of an H100 or H200
 _PIECE = 64  # rows of a piece at least
 _WARPS = THREADS // 32  # of a block
 _BY_RESULT, _BY_INPUT = 1, 2  # how a relu's gradient is gated
@@ -112,7 +112,7 @@ def _gradients(
     gated = empty(v.shape, x.dtype) if gate == _BY_RESULT else gv
     part = empty((segments, cut.pieces, 2, cut.columns), wide)
     sums = totals = empty((segments, 2, cut.channels), wide)
-    statistics = (mean, var, *affine, *cut, float(eps), *flags, gate)
+    statistics, kind = (mean, var, *affine, *cut, float(eps), *flags), f"{kind}, {gate}"
     launch(_of("gradient_sums", kind), grid, gv, v, results, gated, part, *statistics)
     _combine("combine_sums", part, (sums,), cut.columns, cut.pieces, cut.channels)
     if groups != cut.channels:

@@ -17,7 +17,8 @@ from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
 
 CHUNK, DEEP = 16, 64  # of gemm.cuh: bytes of a chunk, and of the K of a tile's row
-BLOCKS = 264  # that a product should have: two for each multiprocessor
+BLOCKS = 264  # that a product shares K out for: two for each multiprocessor
+_ENOUGH = 119  # that it should have: for nine tenths of them
 Sizes = tuple[int, int, int]  # M, N, K
 
 TABLE = Path(__file__).with_name("tuned.json")  # written by `python -m benchmarks.gpu_check`
@@ -82,7 +83,7 @@ def tile(kernel: str, dtype: np.dtype, sizes: Sizes, shared_out: bool) -> Tile:
     for made in tiles_of(kind_of(dtype)):
         across, down = made.grid(m, n)
         parts = shares(across * down, k, dtype)[1] if shared_out else 1
-        if 2 * m > made.m and 2 * n > made.n and 2 * across * down * parts >= BLOCKS:
+        if 2 * m > made.m and 2 * n > made.n and across * down * parts >= _ENOUGH:
             return made
     return TILES[-1]
 

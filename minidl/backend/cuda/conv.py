@@ -23,10 +23,8 @@ Window = tuple[Pair, Pair, Pair]  # stride, padding, dilation
 def _windows(x: Array, ld: int, results: Pair, taps: Pair, window: Window,
              apart: Triple = (0, 0, 0)) -> np.ndarray:  # fmt: skip
     """struct Windows of conv.cu, as an argument."""
-    c, deep, whole = x.shape[3], choice.DEEP // x.itemsize, math.prod(taps)
-    run = c if c % deep else deep
-    sizes = (*x.shape, *results, *taps, *itertools.chain(*window), ld, *apart, run, whole)
-    return struct(sizes, (results[1], results[0], c, taps[1], *window[2], run, whole))
+    sizes = (*x.shape, *results, *taps, *itertools.chain(*window), ld, *apart)
+    return struct(sizes, (results[1], results[0], x.shape[3], taps[1], *window[2]))
 
 
 def _whole_chunks(x: Array) -> Array:

@@ -40,7 +40,6 @@ SIMT_LDMATRIX(ldmatrix_x4_trans, 4, true)
 SIMT_CP_ASYNC(cp_async4, 4)
 SIMT_CP_ASYNC(cp_async8, 8)
 SIMT_CP_ASYNC(cp_async16, 16)
-SIMT_CP_ASYNC(cp_async16_cached, 16)
 
 static inline void cp_async_commit() { simt::cp_async_commit(); }
 template <int groups>

@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(256)
     if (!p.inside()) return;
     const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
     const Columns<A, WIDE> column(f, p);
-#pragma unroll 2
+#pragma unroll 1
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
         const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
@@ -213,9 +213,9 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// part = sums of g and of g xhat over the piece. gate 1: g counts where y > 0, and is kept in
-// gated; gate 2: where the normalised x is. Without the bound of 2 blocks, registers are spilled.
-template <typename T, int WIDE>
+// part = sums of g and of g xhat over the piece. GATE 1: g counts where y > 0, and is kept in
+// gated; GATE 2: where the normalised x is. Without the bound of 2 blocks, registers are spilled.
+template <typename T, int WIDE, int GATE>
 __global__ void __launch_bounds__(256, 2)
     gradient_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ y,
                   T* __restrict__ gated, typename Sum<T>::type* __restrict__ part,
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(256, 2)
                   const typename Sum<T>::type* __restrict__ w,
                   const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
                   long long piece, long long channels, long long groups, double eps,
-                  long long scaled, long long shifted, long long gate) {
+                  long long scaled, long long shifted) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece);
     const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
@@ -236,16 +236,16 @@ __global__ void __launch_bounds__(256, 2)
             const long long at = i * columns + p.j;
             const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
             Pack<T, WIDE> d = load_pack<WIDE>(g + at), result;
-            if (gate == 1) result = load_pack<WIDE>(y + at);
+            if (GATE == 1) result = load_pack<WIDE>(y + at);
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A value = static_cast<A>(v.v[e]);
-                if (gate == 1 && static_cast<A>(result.v[e]) <= A(0)) d.v[e] = static_cast<T>(0);
-                if (gate == 2 && column.affine(e, value) <= A(0)) d.v[e] = static_cast<T>(0);
+                if (GATE == 1 && static_cast<A>(result.v[e]) <= A(0)) d.v[e] = static_cast<T>(0);
+                if (GATE == 2 && column.affine(e, value) <= A(0)) d.v[e] = static_cast<T>(0);
                 first[e] += static_cast<A>(d.v[e]);
                 second[e] += static_cast<A>(d.v[e]) * (value - column.mean[e]);
             }
-            if (gate == 1) store_pack(gated + at, d);
+            if (GATE == 1) store_pack(gated + at, d);
         }
     }
     A one, other;
@@ -299,10 +299,10 @@ __global__ void __launch_bounds__(256)
     if (threadIdx.x % 32 == 0) totals[t] = static_cast<A>(sum);
 }
 
-// dx = rstd (w g - mean(w g) - xhat mean(w g xhat)), means over a group; g is gated by x for gate
+// dx = rstd (w g - mean(w g) - xhat mean(w g xhat)), means over a group; g is gated by x for GATE
 // 2, else it has been. totals (segments, 2, groups), not yet weighted for groups of one channel.
-template <typename T, int WIDE>
-__global__ void __launch_bounds__(256)
+template <typename T, int WIDE, int GATE>
+__global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 4)
     input_gradient(const T* __restrict__ g, const T* __restrict__ x, T* __restrict__ dx,
                    const typename Sum<T>::type* __restrict__ totals,
                    const typename Sum<T>::type* __restrict__ mean,
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(256)
                    const typename Sum<T>::type* __restrict__ w,
                    const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
                    long long piece, long long channels, long long groups, double eps,
-                   long long scaled, long long shifted, long long gate) {
+                   long long scaled, long long shifted) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece, true);
     if (!p.inside()) return;
@@ -327,7 +327,7 @@ __global__ void __launch_bounds__(256)
         level[e] = factor * of[0];
         along[e] = factor * of[groups] * rstd;
     }
-#pragma unroll 2
+#pragma unroll 1
     for (long long i = p.start + p.level; i < p.stop; i += 8) {
         const long long at = i * columns + p.j;
         const Pack<T, WIDE> v = load_pack<WIDE>(x + at), given = load_pack<WIDE>(g + at);
@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(256)
         for (int e = 0; e < WIDE; e++) {
             const A value = static_cast<A>(v.v[e]);
             A d = static_cast<A>(given.v[e]);
-            if (gate == 2 && column.affine(e, value) <= A(0)) d = A(0);
+            if (GATE == 2 && column.affine(e, value) <= A(0)) d = A(0);
             d = column.slope[e] * d - level[e] - (value - column.mean[e]) * along[e];
             out.v[e] = static_cast<T>(d);
         }

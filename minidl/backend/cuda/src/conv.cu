@@ -11,8 +11,7 @@ struct Windows {
     int n, h, w, c, oh, ow, r, s, sh, sw, ph, pw, dh, dw;
     int ld;  // from one pixel to the next, more than c in a group
     int yn, yh, yw;
-    int run, taps;  // channels of a tap that are neighbours in K; r s
-    Divisor by_ow, by_oh, by_c, by_s, by_dh, by_dw, by_run, by_taps;
+    Divisor by_ow, by_oh, by_c, by_s, by_dh, by_dw;
 
     __device__ bool within(int y, int x) const {
         return (static_cast<unsigned>(y) < static_cast<unsigned>(h)) &
@@ -20,24 +19,21 @@ struct Windows {
     }
 };
 
-// A thread's chunk of K, for row tiles: a tap and a channel. Some channels (a run) of all taps
-// follow one another, then the next ones: taps that overlap are near in time, and in L1.
+// A thread's chunk of K, for row tiles: a tap and a channel.
 template <typename T>
 struct Taps {
     const Windows& v;
-    int k, weight;    // of the chunk; where it is in a row of the weights
+    int k;
     unsigned met;     // r, -r, s and -s in four bytes, to be added
-    long long place;  // where it is in `in`, from the top left pixel on
+    long long place;  // of the chunk in `in`, from the window's first pixel on
     bool inside;      // whether K has it
 
     __device__ explicit Taps(const Windows& v) : v(v), k(Share<T, 64, false>::start()) { locate(); }
     __device__ void locate() {
-        const int runs = v.by_run.of(k), block = v.by_taps.of(runs), tap = runs - block * v.taps;
-        const int channel = block * v.run + k - runs * v.run, r = v.by_s.of(tap), s = tap - r * v.s;
-        inside = channel < v.c;
-        weight = tap * v.c + channel;
+        const int tap = v.by_c.of(k), r = v.by_s.of(tap), s = tap - r * v.s;
+        inside = r < v.r;
         met = static_cast<unsigned>(r) * 0xffffff01u + static_cast<unsigned>(s) * 0xff010000u;
-        place = static_cast<long long>(r * v.dh * v.w + s * v.dw) * v.ld + channel;
+        place = static_cast<long long>(r * v.dh * v.w + s * v.dw) * v.ld + k - tap * v.c;
     }
     __device__ void next() {
         k += Chunk<T>::DEEP;
@@ -57,7 +53,6 @@ __device__ inline unsigned met_by(int start, Divisor apart, int size, int all) {
 template <typename T, int SIDE>
 struct WindowRows {
     typedef Share<T, SIDE, false> S;
-    static constexpr bool AGAIN = true;
     Taps<T>& taps;
     const T* at[S::SLOTS];     // the pixel where a window begins
     unsigned meets[S::SLOTS];  // met_by of its rows, and of its columns
@@ -82,30 +77,10 @@ struct WindowRows {
     __device__ void next() { taps.next(); }
 };
 
-// Rows of the weights (K, R S C), beside WindowRows, which moves the taps on.
-template <typename T, int SIDE>
-struct WeightRows {
-    typedef Share<T, SIDE, false> S;
-    static constexpr bool AGAIN = false;
-    const Taps<T>& taps;
-    const T* at;
-    int row, rows;
-    long long ld;
-
-    __device__ WeightRows(const T* w, const Taps<T>& taps, int first, int rows)
-        : taps(taps), row(first + S::row()), rows(rows), ld(taps.v.taps * taps.v.c) {
-        at = w + row * ld;
-    }
-    __device__ bool there(int slot) const { return taps.inside & (row + slot * S::STEP < rows); }
-    __device__ const T* chunk(int slot) const { return at + slot * S::STEP * ld + taps.weight; }
-    __device__ void next() {}
-};
-
 // Its transpose, for KMAJOR tiles: SIDE of R S C from `first` on, and pixels from k to `last` as K.
 template <typename T, int SIDE>
 struct WindowColumns {
     typedef Share<T, SIDE, true> S;
-    static constexpr bool AGAIN = false;
     const T* in;
     const Windows& v;
     int pixel, last, channel, down, right;  // of this thread's first chunk
@@ -157,15 +132,16 @@ template <typename T, typename Tile>
 __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
     convolve(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
              T* __restrict__ y, const Windows v, long long pixels, long long k, long long biased) {
-    const int rows = static_cast<int>(pixels), columns = static_cast<int>(k);
+    const int rows = static_cast<int>(pixels), columns = static_cast<int>(k),
+              deep = v.r * v.s * v.c;
     const int across = (columns + Tile::N - 1) / Tile::N, block = static_cast<int>(blockIdx.x);
     const int row = block / across * Tile::M, column = block % across * Tile::N;
     Taps<T> taps(v);
     WindowRows<T, Tile::M> a(x, taps, row);
-    WeightRows<T, Tile::N> b(w, taps, column, columns);
+    Lines<T, Tile::N, false> b(w, column, columns, 0, deep, deep);
     const AddBias<T> epilogue{biased ? bias : nullptr};
     const Pixels<T> result({y, epilogue, row, column, rows, columns, 0}, v);
-    multiply<T, Tile, false>(a, b, result, v.taps * v.c);
+    multiply<T, Tile, false>(a, b, result, deep);
 }
 
 // dw (K, C, R S) = the sum of part (splits, rows, R S channels) in order, rows and channels that

@@ -33,6 +33,10 @@ constexpr bool TENSOR = sizeof(T) == 2 || Tile::TF32;
 template <typename T, typename Tile>
 constexpr int RESIDENT = TENSOR<T, Tile> && Tile::M * Tile::N * sizeof(T) <= 128 * 128 * 2 ? 2 : 1;
 
+// Whether there are registers for the operands of a whole tile beside the sums.
+template <typename T, typename Tile>
+constexpr bool AHEAD = TENSOR<T, Tile> && (RESIDENT<T, Tile> == 1 || Tile::M * Tile::N <= 128 * 64);
+
 template <typename T>
 struct Chunk {
     static constexpr int WIDE = 16 / sizeof(T);  // elements of a chunk
@@ -69,19 +73,14 @@ struct Share {
 
 // Starts to copy one tile: a thread's chunk lies at source.chunk(slot), or is zeros unless
 // source.there(slot). Nothing is read from there then, so that the address may be any. Conditions
-// are joined by &, which takes no branch. A source that is read again soon is kept in L1.
+// are joined by &, which takes no branch.
 template <typename T, int SIDE, bool KMAJOR, typename Source>
 __device__ void fill(char* tile, const Source& source) {
     typedef Share<T, SIDE, KMAJOR> S;
 #pragma unroll
     for (int slot = 0; slot < S::SLOTS; slot++) {
         const int to = chunk_offset<T, SIDE, KMAJOR>(S::row() + slot * S::STEP, S::chunk());
-        const int bytes = source.there(slot) ? 16 : 0;
-        if constexpr (Source::AGAIN) {
-            cp_async16_cached(tile + to, source.chunk(slot), bytes);
-        } else {
-            cp_async16(tile + to, source.chunk(slot), bytes);
-        }
+        cp_async16(tile + to, source.chunk(slot), source.there(slot) ? 16 : 0);
     }
 }
 
@@ -236,8 +235,7 @@ struct Sums<T, Tile, KMAJOR, false> {
 };
 
 // Adds a b over `deep` of K from where the sources stand, and stores the sums. Beyond the end of K
-// sources give zeros. Where a block has a multiprocessor's registers to itself, few warps are there
-// to hide a barrier: what is multiplied after one has been loaded before it.
+// sources give zeros. What is multiplied after a barrier has been loaded before it, if AHEAD.
 template <typename T, typename Tile, bool KMAJOR, typename A, typename B, typename Result>
 __device__ void multiply(A& a, B& b, const Result& result, int deep) {
     extern __shared__ __align__(128) char tiles[];  // STAGES times a's and b's
@@ -257,7 +255,7 @@ __device__ void multiply(A& a, B& b, const Result& result, int deep) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
     };
-    if constexpr (TENSOR<T, Tile> && RESIDENT<T, Tile> == 1) {
+    if constexpr (AHEAD<T, Tile>) {
         typename S::Words first, second;
         int stage = 0;
         const auto load = [&](typename S::Words& words, int step) {
@@ -300,7 +298,6 @@ __device__ void multiply(A& a, B& b, const Result& result, int deep) {
 template <typename T, int SIDE, bool KMAJOR>
 struct Lines {
     typedef Share<T, SIDE, KMAJOR> S;
-    static constexpr bool AGAIN = false;
     const T* at;
     int line, lines, start, end;  // of this thread's first chunk; of the matrix
     long long ld;

@@ -83,10 +83,8 @@ __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
     }
 }
 
-constexpr int TOGETHER = 3;  // taps or windows that a thread asks for before it looks at the first
-
 // The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
-// Padding is never chosen: -inf and 0 where there is nothing else.
+// Padding is never chosen: -inf and 0 where there is nothing else. Four taps are asked for at once.
 template <typename T, typename I, int WIDE>
 __global__ void __launch_bounds__(256)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
@@ -97,17 +95,17 @@ __global__ void __launch_bounds__(256)
     const Place at(i, v.by_oh, v.by_ow, v.by_packs);
     x += index_of(at.image, 0, 0, at.c * WIDE, v.h, v.w, v.c);
     A best[WIDE];
-    int chosen[WIDE], start = -1;  // the first tap that is not padding
+    int chosen[WIDE];
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         best[e] = static_cast<A>(__int_as_float(0xff800000));
         chosen[e] = -1;
     }
-    for (int first = 0, a = 0, b = 0; a < v.r; first += TOGETHER) {
-        Pack<T, WIDE> taps[TOGETHER];
-        bool inside[TOGETHER];
+    for (int first = 0, a = 0, b = 0; a < v.r; first += 4) {
+        Pack<T, WIDE> taps[4];
+        bool inside[4];
 #pragma unroll
-        for (int k = 0; k < TOGETHER; k++) {
+        for (int k = 0; k < 4; k++) {
             const int row = at.y * v.sh - v.ph + a * v.dh, column = at.x * v.sw - v.pw + b * v.dw;
             inside[k] = a < v.r && row >= 0 && row < v.h && column >= 0 && column < v.w;
             if (inside[k])
@@ -116,13 +114,12 @@ __global__ void __launch_bounds__(256)
             a += b == 0;
         }
 #pragma unroll
-        for (int k = 0; k < TOGETHER; k++) {
-            if (!inside[k]) continue;
-            if (start < 0) start = first + k;
+        for (int k = 0; k < 4; k++) {
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A value = static_cast<A>(taps[k].v[e]);
-                if (value > best[e] || value != value) {
+                const bool beats = chosen[e] < 0 || value > best[e] || value != value;
+                if (inside[k] && beats) {
                     best[e] = value;
                     chosen[e] = first + k;
                 }
@@ -134,54 +131,32 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         largest.v[e] = static_cast<T>(best[e]);
-        where.v[e] = static_cast<I>(chosen[e] < 0 ? max(start, 0) : chosen[e]);
+        where.v[e] = static_cast<I>(chosen[e] < 0 ? 0 : chosen[e]);
     }
     store_pack(y + i * WIDE, largest);
     store_pack(place + i * WIDE, where);
 }
 
-// dx = the gradients of the windows that chose this place. Without a bound of blocks here,
-// registers are spilled.
+// dx = the gradients of the windows that chose this place.
 template <typename T, typename I, int WIDE>
-__global__ void __launch_bounds__(256, 3)
+__global__ void __launch_bounds__(256)
     max_pool_grad(const T* __restrict__ g, const I* __restrict__ place, T* __restrict__ dx,
                   const Pool v, long long count) {
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
     const Place at(i, v.by_h, v.by_w, v.by_packs);
-    const Span rows(at.y, v.r, v.by_sh, v.ph, v.dh, v.oh);
-    const Span columns(at.x, v.s, v.by_sw, v.pw, v.dw, v.ow);
     const long long first = index_of(at.image, 0, 0, at.c * WIDE, v.oh, v.ow, v.c);
     A sum[WIDE] = {};
-    for (int a = 0, b = 0; a < rows.count && columns.count > 0;) {
-        Pack<I, WIDE> chosen[TOGETHER];
-        Pack<T, WIDE> given[TOGETHER];
-        int tap[TOGETHER];
+    walk_windows_over(v, at, [&](int tap, int row, int column) {
+        const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
+        const Pack<I, WIDE> chosen = load_pack<WIDE>(place + from);
+        const Pack<T, WIDE> given = load_pack<WIDE>(g + from);
 #pragma unroll
-        for (int k = 0; k < TOGETHER; k++) {
-            const int row = rows.last - a, column = columns.last - b;
-            const int r = rows.tap(row, v.by_sh, v.dh), s = columns.tap(column, v.by_sw, v.dw);
-            tap[k] = a < rows.count && r >= 0 && s >= 0 ? r * v.s + s : -1;
-            if (tap[k] >= 0) {
-                const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
-                chosen[k] = load_pack<WIDE>(place + from);
-                given[k] = load_pack<WIDE>(g + from);
-            }
-            b = b + 1 < columns.count ? b + 1 : 0;
-            a += b == 0;
+        for (int e = 0; e < WIDE; e++) {
+            if (static_cast<int>(chosen.v[e]) == tap) sum[e] += static_cast<A>(given.v[e]);
         }
-#pragma unroll
-        for (int k = 0; k < TOGETHER; k++) {
-            if (tap[k] < 0) continue;
-#pragma unroll
-            for (int e = 0; e < WIDE; e++) {
-                if (static_cast<int>(chosen[k].v[e]) == tap[k]) {
-                    sum[e] += static_cast<A>(given[k].v[e]);
-                }
-            }
-        }
-    }
+    });
     Pack<T, WIDE> out;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
@@ -231,7 +206,7 @@ __global__ void __launch_bounds__(256)
     y[i] = static_cast<T>(sum / A(share(v, at.y, at.x, padded, divisor)));
 }
 
-// Likewise.
+// Without the bound of two blocks, registers are spilled.
 template <typename T>
 __global__ void __launch_bounds__(256, 2)
     mean_pool_grad(const T* __restrict__ g, T* __restrict__ dx, const Pool v, long long padded,
@@ -264,7 +239,7 @@ __global__ void __launch_bounds__(256)
 
 // y (n, h, w) = each element's taps in columns (n, r, s, oh, ow), added up.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     fold(const T* __restrict__ columns, T* __restrict__ y, const Pool v, long long count) {
     typedef typename Sum<T>::type A;
     const long long i = element();

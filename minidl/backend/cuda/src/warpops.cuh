@@ -60,8 +60,7 @@ MINIDL_LDMATRIX(ldmatrix_x4_trans, "x4.trans", "{%0,%1,%2,%3}", "%4", "=r"(r[0])
                 "=r"(r[2]), "=r"(r[3]))
 
 // Starts to copy from global to shared memory, both aligned to the size; bytes from source_bytes on
-// are zero, and with source_bytes 0 nothing is read. 16 bytes go past L1 unless they are to be
-// cached.
+// are zero, and with source_bytes 0 nothing is read. 16 bytes go past L1.
 #define MINIDL_CP_ASYNC(name, cache, bytes)                                   \
     __device__ __forceinline__ void name(void* shared, const void* global,    \
                                          int source_bytes = bytes) {          \
@@ -73,7 +72,6 @@ MINIDL_LDMATRIX(ldmatrix_x4_trans, "x4.trans", "{%0,%1,%2,%3}", "%4", "=r"(r[0])
 MINIDL_CP_ASYNC(cp_async4, "ca", 4)
 MINIDL_CP_ASYNC(cp_async8, "ca", 8)
 MINIDL_CP_ASYNC(cp_async16, "cg", 16)
-MINIDL_CP_ASYNC(cp_async16_cached, "ca", 16)
 
 // Closes a group of copies, which may be empty.
 __device__ __forceinline__ void cp_async_commit() {
