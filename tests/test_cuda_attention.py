@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, there
 
+import minidl as ml
 from minidl.autograd import Tensor, grad
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import attention, runtime
@@ -282,6 +283,21 @@ def test_gradients_of_the_op():
     for move in (np.asarray, there):
         tensors = [Tensor(move(x), requires_grad=True) for x in (q, k, v)]
         y = scaled_dot_product_attention(*tensors, is_causal=True, enable_gqa=True)
+        got = grad(y, tensors, Tensor(move(g)))
+        found.append([x.detach().numpy() for x in (y, *got)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_of_causal_weights():
+    """Through the whole array of weights, with the CPU's bits: nanoGPT's training once died here,
+    of a mask in the host's memory."""
+    rng, found = np.random.default_rng(12), []
+    q, k, v, g = drawn(rng, 3, 5, 5, 4, 2, 2)
+    for move in (np.asarray, there):
+        ml.manual_seed(5)
+        tensors = [Tensor(move(x), requires_grad=True) for x in (q, k, v)]
+        y = scaled_dot_product_attention(*tensors, is_causal=True, dropout_p=0.4)
         got = grad(y, tensors, Tensor(move(g)))
         found.append([x.detach().numpy() for x in (y, *got)])
     for ours, theirs in zip(*found, strict=True):

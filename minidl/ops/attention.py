@@ -49,15 +49,15 @@ def attention_by_elementary_ops(
     """Attention through the whole array of weights (..., H, T, S)."""
     k, v = _shared_heads(k, q), _shared_heads(v, q)
     scores = pw.mul(matmul(q, transpose(k, -2, -1)), scale)
-    rows, columns = scores.shape[-2:]
-    if not columns:
+    if not scores.shape[-1]:
         return matmul(scores, v)
     if mask is not None and mask.dtype == np.bool_:
         scores = pw.where(mask, scores, -math.inf)
     elif mask is not None:
         scores = pw.add(scores, mask)
     if causal:
-        scores = pw.where(np.tri(rows, columns, dtype=np.bool_), scores, -math.inf)
+        past = backend.of(raw(q)).constant(np.tri(*scores.shape[-2:], dtype=bool))
+        scores = pw.where(past, scores, -math.inf)
     # The shift is a constant: the result does not depend on it. Rows of -inf stay whole.
     top = amax(raw(scores), -1, True)
     top = pw.where(pw.eq(top, -math.inf), 0.0, top)

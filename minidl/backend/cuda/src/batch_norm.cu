@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(256, 2)
     A first[WIDE] = {}, second[WIDE] = {};
     if (p.inside()) {
         const Columns<A, WIDE> column(f, p);
-#pragma unroll 2
+#pragma unroll(GATE == 1 ? 1 : 4)
         for (long long i = p.start + p.level; i < p.stop; i += 8) {
             const long long at = i * columns + p.j;
             const Pack<T, WIDE> v = load_pack<WIDE>(x + at);

@@ -83,8 +83,11 @@ __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
     }
 }
 
+// Loads are not conditional, so that they are asked for together: what is no tap is read elsewhere.
+constexpr int TAPS = 3, WINDOWS = 2;  // of a row, at once
+
 // The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
-// Padding is never chosen: -inf and 0 where there is nothing else. Four taps are asked for at once.
+// Padding is never chosen: -inf and 0 where there is nothing else.
 template <typename T, typename I, int WIDE>
 __global__ void __launch_bounds__(256)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
@@ -94,34 +97,39 @@ __global__ void __launch_bounds__(256)
     if (i >= count) return;
     const Place at(i, v.by_oh, v.by_ow, v.by_packs);
     x += index_of(at.image, 0, 0, at.c * WIDE, v.h, v.w, v.c);
+    const int top = at.y * v.sh - v.ph, left = at.x * v.sw - v.pw;
     A best[WIDE];
-    int chosen[WIDE];
+    int chosen[WIDE], start = -1;  // the first tap that is not padding
+    Pack<T, WIDE> lowest;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         best[e] = static_cast<A>(__int_as_float(0xff800000));
+        lowest.v[e] = static_cast<T>(best[e]);
         chosen[e] = -1;
     }
-    for (int first = 0, a = 0, b = 0; a < v.r; first += 4) {
-        Pack<T, WIDE> taps[4];
-        bool inside[4];
+    for (int a = 0; a < v.r; a++) {
+        const int row = top + a * v.dh;
+        if (row < 0 || row >= v.h) continue;
+        const T* line = x + static_cast<long long>(row) * v.w * v.c;
+        for (int b = 0; b < v.s; b += TAPS) {
+            Pack<T, WIDE> taps[TAPS];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int row = at.y * v.sh - v.ph + a * v.dh, column = at.x * v.sw - v.pw + b * v.dw;
-            inside[k] = a < v.r && row >= 0 && row < v.h && column >= 0 && column < v.w;
-            if (inside[k])
-                taps[k] = load_pack<WIDE>(x + index_of(0, row, column, 0, v.h, v.w, v.c));
-            b = b + 1 < v.s ? b + 1 : 0;
-            a += b == 0;
-        }
+            for (int k = 0; k < TAPS; k++) {
+                const int column = left + (b + k) * v.dw, within = max(0, min(column, v.w - 1));
+                taps[k] = load_pack<WIDE>(line + static_cast<long long>(within) * v.c);
+            }
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
+            for (int k = 0; k < TAPS; k++) {
+                const int column = left + (b + k) * v.dw, tap = a * v.s + b + k;
+                const bool inside = b + k < v.s && column >= 0 && column < v.w;
+                if (!inside) taps[k] = lowest;
+                if (inside && start < 0) start = tap;
 #pragma unroll
-            for (int e = 0; e < WIDE; e++) {
-                const A value = static_cast<A>(taps[k].v[e]);
-                const bool beats = chosen[e] < 0 || value > best[e] || value != value;
-                if (inside[k] && beats) {
-                    best[e] = value;
-                    chosen[e] = first + k;
+                for (int e = 0; e < WIDE; e++) {
+                    const A value = static_cast<A>(taps[k].v[e]);
+                    const bool beats = value > best[e] || value != value;
+                    best[e] = beats ? value : best[e];
+                    chosen[e] = beats ? tap : chosen[e];
                 }
             }
         }
@@ -131,7 +139,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         largest.v[e] = static_cast<T>(best[e]);
-        where.v[e] = static_cast<I>(chosen[e] < 0 ? 0 : chosen[e]);
+        where.v[e] = static_cast<I>(chosen[e] < 0 ? max(start, 0) : chosen[e]);
     }
     store_pack(y + i * WIDE, largest);
     store_pack(place + i * WIDE, where);
@@ -146,17 +154,36 @@ __global__ void __launch_bounds__(256)
     const long long i = element();
     if (i >= count) return;
     const Place at(i, v.by_h, v.by_w, v.by_packs);
+    const Span rows(at.y, v.r, v.by_sh, v.ph, v.dh, v.oh);
+    const Span columns(at.x, v.s, v.by_sw, v.pw, v.dw, v.ow);
     const long long first = index_of(at.image, 0, 0, at.c * WIDE, v.oh, v.ow, v.c);
     A sum[WIDE] = {};
-    walk_windows_over(v, at, [&](int tap, int row, int column) {
-        const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
-        const Pack<I, WIDE> chosen = load_pack<WIDE>(place + from);
-        const Pack<T, WIDE> given = load_pack<WIDE>(g + from);
+    for (int row = rows.last; row > rows.last - rows.count; row--) {
+        const int r = rows.tap(row, v.by_sh, v.dh);
+        if (r < 0) continue;
+        const long long line = first + static_cast<long long>(row) * v.ow * v.c;
+        for (int next = columns.last; next > columns.last - columns.count; next -= WINDOWS) {
+            Pack<I, WIDE> chosen[WINDOWS];
+            Pack<T, WIDE> given[WINDOWS];
 #pragma unroll
-        for (int e = 0; e < WIDE; e++) {
-            if (static_cast<int>(chosen.v[e]) == tap) sum[e] += static_cast<A>(given.v[e]);
+            for (int k = 0; k < WINDOWS; k++) {
+                const long long from = line + static_cast<long long>(max(next - k, 0)) * v.c;
+                chosen[k] = load_pack<WIDE>(place + from);
+                given[k] = load_pack<WIDE>(g + from);
+            }
+#pragma unroll
+            for (int k = 0; k < WINDOWS; k++) {
+                const int s = columns.tap(next - k, v.by_sw, v.dw);
+                const bool meets = next - k > columns.last - columns.count && s >= 0;
+                const int tap = meets ? r * v.s + s : -1;
+#pragma unroll
+                for (int e = 0; e < WIDE; e++) {
+                    const A d = static_cast<A>(given[k].v[e]);
+                    sum[e] += static_cast<int>(chosen[k].v[e]) == tap ? d : A(0);
+                }
+            }
         }
-    });
+    }
     Pack<T, WIDE> out;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
