@@ -166,7 +166,8 @@ def test_bfloat16():
     tile, y = TILES[3], there(np.zeros((70, 66), np.uint16))
     run = runtime.kernel("linear.cu", "linear<__nv_bfloat16, Tile<128, 64, 3, false>>")
     sizes = (70, 66, 72, 72, 72)
-    runtime.launch(run, tile.grid(70, 66), *map(there, bits), y, *sizes, shared=tile.shared)
+    block = {"threads": 128, "shared": tile.shared}
+    runtime.launch(run, tile.grid(70, 66), *map(there, bits), y, *sizes, **block)
     expected = x @ w.T + b
     error = np.abs(from_bfloat16(cuda.to_host(y)) - expected)
     assert (error <= 2**-8 * np.abs(expected) + 1e-4).all()

@@ -56,7 +56,7 @@ def attention_by_elementary_ops(
     elif mask is not None:
         scores = pw.add(scores, mask)
     if causal:
-        past = backend.of(raw(q)).constant(np.tri(*scores.shape[-2:], dtype=bool))
+        past = backend.of(raw(q)).constant(np.tri(*scores.shape[-2:], dtype=np.bool_))
         scores = pw.where(past, scores, -math.inf)
     # The shift is a constant: the result does not depend on it. Rows of -inf stay whole.
     top = amax(raw(scores), -1, True)

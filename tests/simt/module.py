@@ -120,9 +120,10 @@ class Module:
         if not names:
             raise BuildError(f"{name} has no kernel")
         self._texts = {n: found[n.partition("<")[0].strip()] for n in names}
-        entries = "".join(
-            f"SIMT_ENTRY({i}, ({k.launch_bound}), {n})\n"
-            for i, (n, k) in enumerate(self._texts.items())
+        bounds = {k.name: f"{k.template} constexpr unsigned simt_bound_{k.name} = {k.launch_bound};"
+                  for k in self._texts.values()}  # fmt: skip
+        entries = "\n".join(bounds.values()) + "".join(
+            f"\nSIMT_ENTRY({i}, (simt_bound_{n}), {n})" for i, n in enumerate(self._texts)
         )
         text = f'#include "simt.h"\n{source.rewrite_shared(text)}\n{entries}'
         self._library, self.path = build.build(text, check, self.options.contract)

@@ -21,12 +21,15 @@ _MARKER = re.compile(r'^# (\d+) "(?:[^"]*/)?([^"/]*)".*$', re.MULTILINE)
 
 @dataclass(frozen=True)
 class KernelText:
-    """A kernel as its text declares it; launch_bound is an expression, or "0" without one."""
+    """A kernel as its text declares it.
+
+    launch_bound: an expression, or "0" without one. template: `template <…>`, or "".
+    """
 
     name: str
     parameters: tuple[str, ...]
     launch_bound: str
-    template: bool
+    template: str
 
 
 def name_lines(text: str) -> str:
@@ -95,8 +98,9 @@ def find_kernels(text: str) -> dict[str, KernelText]:
         end = _end(text, match.end(), ")")
         names = [re.findall(r"\w+", p) for p in split_commas(text[match.end() : end])]
         before = text[: match.start()].rstrip().removesuffix('extern "C"').rstrip()
+        template = before[before.rfind("template") :] if before.endswith(">") else ""
         bound = next(split_commas(match["bound"][1:-1])) if match["bound"] else "0"
         found[match["name"]] = KernelText(
-            match["name"], tuple(n[-1] for n in names if n), bound, before.endswith(">")
+            match["name"], tuple(n[-1] for n in names if n), bound, template
         )
     return found

@@ -18,7 +18,8 @@ from minidl.backend.cuda.printer import TYPES
 
 CHUNK, DEEP = 16, 64  # of gemm.cuh: bytes of a chunk, and of the K of a tile's row
 BLOCKS = 264  # that a product shares K out for: two for each multiprocessor
-_ENOUGH = 119  # that it should have: for nine tenths of them
+_ENOUGH = 115 * 256  # threads that it should have: for seven eighths of them
+_TENSOR = ("float16", "bfloat16", "tf32")  # what tensor cores multiply
 Sizes = tuple[int, int, int]  # M, N, K
 
 TABLE = Path(__file__).with_name("tuned.json")  # written by `python -m benchmarks.gpu_check`
@@ -37,6 +38,11 @@ class Tile(NamedTuple):
     def shared(self) -> int:
         """Bytes of shared memory of a block."""
         return self.stages * (self.m + self.n) * DEEP
+
+    def threads(self, dtype: np.dtype) -> int:
+        """Of a block: THREADS of gemm.cuh."""
+        small = self.m * self.n * dtype.itemsize < 256 * 128 * 2
+        return 128 if small and kind_of(dtype) in _TENSOR else 256
 
     def grid(self, m: int, n: int) -> tuple[int, int]:
         """Blocks for m x n results."""
@@ -83,7 +89,8 @@ def tile(kernel: str, dtype: np.dtype, sizes: Sizes, shared_out: bool) -> Tile:
     for made in tiles_of(kind_of(dtype)):
         across, down = made.grid(m, n)
         parts = shares(across * down, k, dtype)[1] if shared_out else 1
-        if 2 * m > made.m and 2 * n > made.n and across * down * parts >= _ENOUGH:
+        threads = across * down * parts * made.threads(dtype)
+        if 2 * m > made.m and 2 * n > made.n and threads >= _ENOUGH:
             return made
     return TILES[-1]
 

@@ -11,13 +11,15 @@ import numpy as np
 
 from minidl.backend.cuda import choice, depthwise, linalg
 from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
-from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, struct, write
+from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, code_of, struct, write
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
+from minidl.errors import require
 
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
 Window = tuple[Pair, Pair, Pair]  # stride, padding, dilation
+_TAPS = 126  # along an axis, that src/conv.cu knows at most
 
 
 def _windows(x: Array, ld: int, results: Pair, taps: Pair, window: Window,
@@ -55,13 +57,35 @@ def _correlate(
     """
     if not y.size:
         return
+    for axis in (0, 1):
+        if w.shape[1 + axis] > _TAPS:
+            return _correlate_in_parts(axis, x, ldx, w, b, y, apart, window)
     (x, ldx), w = _in_chunks(x, ldx), _whole_chunks(w)
+    _, h, wide, _ = x.shape
+    (oh, ow), ((sh, _), _, (dh, _)) = y.shape[1:3], window
+    lines = (256 // ow + 2) * sh + (256 // (oh * ow) + 1) * max(h - oh * sh + sh, 0)
+    reach = (lines + w.shape[1] * dh) * wide * ldx
+    require(reach < 1 << 31, "conv2d", "a GPU takes windows less than 2**31 numbers apart", x=x)
     v = _windows(x, ldx, y.shape[1:3], w.shape[1:3], window, apart)
     pixels, k = math.prod(y.shape[:3]), y.shape[3]
     tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
     given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
-    run = kernel("conv.cu", tile.of("convolve", x.dtype))
-    launch(run, math.prod(tile.grid(pixels, k)), *given, shared=tile.shared)
+    run, threads = kernel("conv.cu", tile.of("convolve", x.dtype)), tile.threads(x.dtype)
+    launch(run, math.prod(tile.grid(pixels, k)), *given, threads=threads, shared=tile.shared)
+
+
+def _correlate_in_parts(
+    axis: int, x: Array, ldx: int, w: Array, b: Maybe, y: Array, apart: Triple, window: Window
+) -> None:
+    """_correlate as the sum of two: of the first taps along an axis, and of the others."""
+    (stride, padding, dilation), cut = window, (slice(None),) * (1 + axis)
+    _correlate(x, ldx, w[*cut, :_TAPS], b, y, apart, window)
+    left = list(padding)
+    left[axis] -= _TAPS * dilation[axis]
+    more, (_, oh, ow, k) = empty(y.shape, y.dtype), y.shape
+    dense, others = (oh * ow * k, ow * k, k), (stride, (left[0], left[1]), dilation)
+    _correlate(x, ldx, w[*cut, _TAPS:], None, more, dense, others)
+    write(SUM, [y, more], y)
 
 
 def _groups(groups: int, *arrays: Any) -> Any:
@@ -188,6 +212,7 @@ def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, window: Wind
     span, parts = choice.shares(grid[0] * grid[1], pixels, g.dtype)
     part = empty((parts, rows, deep), accumulator(g.dtype))
     given = (g, x, part, v, pixels, rows, ldg, span)
-    launch(kernel("conv.cu", tile.of(name, g.dtype)), (*grid, parts), *given, shared=tile.shared)
+    run, threads = kernel("conv.cu", tile.of(name, g.dtype)), tile.threads(g.dtype)
+    launch(run, (*grid, parts), *given, threads=threads, shared=tile.shared)
     run = kernel("conv.cu", f"join_weight_grad<{TYPES[code_of(g.dtype)]}>")
     launch(run, -(-dw.size // THREADS), part, dw, c, r * s, channels, rows, parts, dw.size)

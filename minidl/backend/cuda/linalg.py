@@ -51,14 +51,14 @@ def _with_bias(x: Array, w: Array, b: Array) -> Maybe:
     tile, y, b = choice.tile("linear", dtype, (m, n, k), True), empty((m, n), dtype), contiguous(b)
     grid = tile.grid(m, n)
     span, parts = choice.shares(grid[0] * grid[1], k, dtype)
-    sizes = (m, n, k, ldx, ldw)
+    sizes, threads = (m, n, k, ldx, ldw), tile.threads(dtype)
     if parts == 1:
         run = kernel("linear.cu", tile.of("linear", dtype))
-        launch(run, grid, x, w, b, y, *sizes, shared=tile.shared)
+        launch(run, grid, x, w, b, y, *sizes, threads=threads, shared=tile.shared)
         return y
     part = empty((parts, m, n), accumulator(dtype))
     run = kernel("linear.cu", tile.of("linear_parts", dtype))
-    launch(run, (*grid, parts), x, w, part, *sizes, span, shared=tile.shared)
+    launch(run, (*grid, parts), x, w, part, *sizes, span, threads=threads, shared=tile.shared)
     run = kernel("linear.cu", f"add_parts<{TYPES[code_of(dtype)]}>")
     launch(run, -(-m * n // THREADS), part, b, y, m * n, n, parts)
     return y

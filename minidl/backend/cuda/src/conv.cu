@@ -20,20 +20,22 @@ struct Windows {
 };
 
 // A thread's chunk of K, for row tiles: a tap and a channel.
-template <typename T>
+template <typename T, typename Tile>
 struct Taps {
     const Windows& v;
     int k;
-    unsigned met;     // r, -r, s and -s in four bytes, to be added
-    long long place;  // of the chunk in `in`, from the window's first pixel on
-    bool inside;      // whether K has it
+    unsigned met;  // r, -r, s and -s in four bytes, to be added
+    int place;     // of the chunk in `in`, from the window's first pixel on
+    bool inside;   // whether K has it
 
-    __device__ explicit Taps(const Windows& v) : v(v), k(Share<T, 64, false>::start()) { locate(); }
+    __device__ explicit Taps(const Windows& v) : v(v), k(Share<T, Tile, Tile::M, false>::start()) {
+        locate();
+    }
     __device__ void locate() {
         const int tap = v.by_c.of(k), r = v.by_s.of(tap), s = tap - r * v.s;
         inside = r < v.r;
         met = static_cast<unsigned>(r) * 0xffffff01u + static_cast<unsigned>(s) * 0xff010000u;
-        place = static_cast<long long>(r * v.dh * v.w + s * v.dw) * v.ld + k - tap * v.c;
+        place = (r * v.dh * v.w + s * v.dw) * v.ld + k - tap * v.c;
     }
     __device__ void next() {
         k += Chunk<T>::DEEP;
@@ -49,38 +51,51 @@ __device__ inline unsigned met_by(int start, Divisor apart, int size, int all) {
     return 128 - min(first, 127) + ((128 + min(last, all - 1)) << 8);
 }
 
-// The windows as a matrix (pixels of the result, R S C): SIDE rows from `first` on, for row tiles.
-template <typename T, int SIDE>
+// The windows as a matrix (pixels of the result, R S C): Tile::M rows from `first` on.
+template <typename T, typename Tile>
 struct WindowRows {
-    typedef Share<T, SIDE, false> S;
-    Taps<T>& taps;
-    const T* at[S::SLOTS];     // the pixel where a window begins
+    typedef Share<T, Tile, Tile::M, false> S;
+    Taps<T, Tile>& taps;
+    const T* in;               // where the first row's window begins,
+    int at[S::SLOTS];          // and how far from there each one does: conv.py sees that it fits
     unsigned meets[S::SLOTS];  // met_by of its rows, and of its columns
 
-    __device__ WindowRows(const T* in, Taps<T>& taps, int first) : taps(taps) {
+    __device__ WindowRows(const T* x, Taps<T, Tile>& taps, int first) : taps(taps) {
         const Windows& v = taps.v;
+        const int origin = locate(first, [](int, int, int) {});
+        in = x + static_cast<long long>(origin) * v.ld;
 #pragma unroll
         for (int slot = 0; slot < S::SLOTS; slot++) {
             const int pixel = first + S::row() + slot * S::STEP;
-            const int line = v.by_ow.of(pixel), image = v.by_oh.of(line);
-            const int top = (line - image * v.oh) * v.sh - v.ph;
-            const int left = (pixel - line * v.ow) * v.sw - v.pw;
-            at[slot] = in + static_cast<long long>((image * v.h + top) * v.w + left) * v.ld;
-            meets[slot] = met_by(top, v.by_dh, image < v.n ? v.h : top, v.r) +
-                          (met_by(left, v.by_dw, v.w, v.s) << 16);
+            const auto see = [&](int image, int top, int left) {
+                meets[slot] = met_by(top, v.by_dh, image < v.n ? v.h : top, v.r) +
+                              (met_by(left, v.by_dw, v.w, v.s) << 16);
+            };
+            at[slot] = (locate(pixel, see) - origin) * v.ld;
         }
+    }
+    // The pixel of x where the window of a pixel of the result begins.
+    template <typename See>
+    __device__ int locate(int pixel, See see) const {
+        const Windows& v = taps.v;
+        const int line = v.by_ow.of(pixel), image = v.by_oh.of(line);
+        const int top = (line - image * v.oh) * v.sh - v.ph;
+        const int left = (pixel - line * v.ow) * v.sw - v.pw;
+        see(image, top, left);
+        return (image * v.h + top) * v.w + left;
     }
     __device__ bool there(int slot) const {
         return taps.inside & ((~(meets[slot] + taps.met) & 0x80808080u) == 0);
     }
-    __device__ const T* chunk(int slot) const { return at[slot] + taps.place; }
+    __device__ const T* chunk(int slot) const { return in + (at[slot] + taps.place); }
     __device__ void next() { taps.next(); }
 };
 
-// Its transpose, for KMAJOR tiles: SIDE of R S C from `first` on, and pixels from k to `last` as K.
-template <typename T, int SIDE>
+// Its transpose, for KMAJOR tiles: Tile::N of R S C from `first` on, and pixels from k to `last` as
+// K.
+template <typename T, typename Tile>
 struct WindowColumns {
-    typedef Share<T, SIDE, true> S;
+    typedef Share<T, Tile, Tile::N, true> S;
     const T* in;
     const Windows& v;
     int pixel, last, channel, down, right;  // of this thread's first chunk
@@ -129,16 +144,16 @@ struct Pixels : Matrix<T, AddBias<T>> {
 // y (pixels, K) = windows of x (pixels, R S C) times w (K, R S C) + bias. grid (pixels K) by Tile,
 // those of a pixel side by side, so that its window is read while it is in L2.
 template <typename T, typename Tile>
-__global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
+__global__ void __launch_bounds__(THREADS<T, Tile>, RESIDENT<T, Tile>)
     convolve(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
              T* __restrict__ y, const Windows v, long long pixels, long long k, long long biased) {
     const int rows = static_cast<int>(pixels), columns = static_cast<int>(k),
               deep = v.r * v.s * v.c;
     const int across = (columns + Tile::N - 1) / Tile::N, block = static_cast<int>(blockIdx.x);
     const int row = block / across * Tile::M, column = block % across * Tile::N;
-    Taps<T> taps(v);
-    WindowRows<T, Tile::M> a(x, taps, row);
-    Lines<T, Tile::N, false> b(w, column, columns, 0, deep, deep);
+    Taps<T, Tile> taps(v);
+    WindowRows<T, Tile> a(x, taps, row);
+    Lines<T, Tile, Tile::N, false> b(w, column, columns, 0, deep, deep);
     const AddBias<T> epilogue{biased ? bias : nullptr};
     const Pixels<T> result({y, epilogue, row, column, rows, columns, 0}, v);
     multiply<T, Tile, false>(a, b, result, deep);
@@ -164,7 +179,7 @@ __global__ void __launch_bounds__(256)
 // part (splits, K, R S C) = g (pixels, K), transposed, times windows of x (pixels, R S C), over
 // some of the pixels each. grid (K, R S C) by Tile, then splits.
 template <typename T, typename Tile>
-__global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
+__global__ void __launch_bounds__(THREADS<T, Tile>, RESIDENT<T, Tile>)
     convolve_weight_grad(const T* __restrict__ g, const T* __restrict__ x,
                          typename Sum<T>::type* __restrict__ part, const Windows v,
                          long long pixels, long long k, long long ld, long long span) {
@@ -172,8 +187,8 @@ __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
     const int rows = static_cast<int>(k), all = static_cast<int>(pixels);
     const int first = static_cast<int>(blockIdx.z * span);
     const int last = min(first + static_cast<int>(span), all);
-    Lines<T, Tile::M, true> a(g, row, rows, first, last, ld);
-    WindowColumns<T, Tile::N> b(x, v, column, first, last);
+    Lines<T, Tile, Tile::M, true> a(g, row, rows, first, last, ld);
+    WindowColumns<T, Tile> b(x, v, column, first, last);
     typename Sum<T>::type* own = part + blockIdx.z * k * deep;
     const Matrix<typename Sum<T>::type, Bare> result{own, {}, row, column, rows, deep, deep};
     multiply<T, Tile, true>(a, b, result, last - first);

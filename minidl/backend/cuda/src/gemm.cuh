@@ -1,6 +1,6 @@
-// The main loop of our own products: c (M, N) += a (M, K) b (K, N), for a block of 256 threads that
-// makes Tile::M x Tile::N results from 64 bytes of K at a time. Sources say where the operands lie
-// and results where they go, so that convolutions and linear layers share it.
+// The main loop of our own products: c (M, N) += a (M, K) b (K, N), for a block of 128 or 256
+// threads that makes Tile::M x Tile::N results from 64 bytes of K at a time. Sources say where the
+// operands lie and results where they go, so that convolutions and linear layers share it.
 //
 // Tiles are copied by cp.async into Tile::STAGES buffers of shared memory, in chunks of 16 bytes
 // that are permuted so that reading 8 rows meets every bank once. A source keeps the place of each
@@ -9,8 +9,8 @@
 // the tile says so; else float and double by FMAs (up to 8 x 8 results a thread). Sums are Sum<T>.
 //
 // For each product of 16 x 8 x 16 a warp reads 128 bytes of shared memory if 64 x 64 results are
-// its own (256 x 128), 192 for 64 x 32 (128 x 128) or 32 x 64 (256 x 64), 256 for 32 x 32 (128 x
-// 64). An H100 takes at least 1.6 clocks for one, in which shared memory gives 205.
+// its own, as in the large tiles, 192 for 64 x 32 (128 x 64), 256 for 32 x 32 (64 x 64). An H100
+// takes at least 1.6 clocks for one, in which shared memory gives 205.
 //
 // A tile lies with K along its rows (row tiles: M or N rows of 64 bytes), or, if KMAJOR, with a row
 // for each of its K, of M or N elements: as the operands of a weight gradient lie in memory.
@@ -27,15 +27,17 @@ struct Tile {
     static constexpr int A = M * 64, BOTH = A + N * 64;  // bytes of a's tile, and with b's
 };
 
-// Whether tensor cores multiply, and for how many blocks a multiprocessor must have registers.
+// Whether tensor cores multiply, with what threads, and for how many blocks a multiprocessor must
+// have registers.
 template <typename T, typename Tile>
 constexpr bool TENSOR = sizeof(T) == 2 || Tile::TF32;
 template <typename T, typename Tile>
-constexpr int RESIDENT = TENSOR<T, Tile> && Tile::M * Tile::N * sizeof(T) <= 128 * 128 * 2 ? 2 : 1;
-
-// Whether there are registers for the operands of a whole tile beside the sums.
+constexpr int THREADS =
+    TENSOR<T, Tile> && Tile::M * Tile::N * sizeof(T) < 256 * 128 * 2 ? 128 : 256;
 template <typename T, typename Tile>
-constexpr bool AHEAD = TENSOR<T, Tile> && (RESIDENT<T, Tile> == 1 || Tile::M * Tile::N <= 128 * 64);
+constexpr int RESIDENT = THREADS<T, Tile> == 256                        ? 1
+                         : Tile::M * Tile::N * sizeof(T) > 128 * 64 * 2 ? 2
+                                                                        : 3;
 
 template <typename T>
 struct Chunk {
@@ -61,11 +63,11 @@ __device__ const T& element(const char* tile, int row, int k) {
 }
 
 // A thread's share in copying a tile: one chunk in each of SLOTS rows, STEP apart.
-template <typename T, int SIDE, bool KMAJOR>
+template <typename T, typename Tile, int SIDE, bool KMAJOR>
 struct Share {
-    static constexpr int SLOTS = SIDE / 64;
+    static constexpr int SLOTS = SIDE * 4 / THREADS<T, Tile>;
     static constexpr int LINE = KMAJOR ? SIDE / Chunk<T>::WIDE : 4;  // chunks of a row
-    static constexpr int STEP = 256 / LINE;
+    static constexpr int STEP = THREADS<T, Tile> / LINE;
     __device__ static int row() { return threadIdx.x / LINE; }
     __device__ static int chunk() { return threadIdx.x % LINE; }
     __device__ static int start() { return chunk() * Chunk<T>::WIDE; }  // its first element
@@ -74,9 +76,9 @@ struct Share {
 // Starts to copy one tile: a thread's chunk lies at source.chunk(slot), or is zeros unless
 // source.there(slot). Nothing is read from there then, so that the address may be any. Conditions
 // are joined by &, which takes no branch.
-template <typename T, int SIDE, bool KMAJOR, typename Source>
+template <typename T, typename Tile, int SIDE, bool KMAJOR, typename Source>
 __device__ void fill(char* tile, const Source& source) {
-    typedef Share<T, SIDE, KMAJOR> S;
+    typedef Share<T, Tile, SIDE, KMAJOR> S;
 #pragma unroll
     for (int slot = 0; slot < S::SLOTS; slot++) {
         const int to = chunk_offset<T, SIDE, KMAJOR>(S::row() + slot * S::STEP, S::chunk());
@@ -124,8 +126,9 @@ __device__ void load_words(unsigned* words, const char* tile, int row, int step)
 // The sums of one thread, for tensor cores: fragments of its warp's results.
 template <typename T, typename Tile, bool KMAJOR, bool = TENSOR<T, Tile>>
 struct Sums {
-    static constexpr int DOWN = 2 * Tile::M / Tile::N;                      // warps
-    static constexpr int HIGH = Tile::M / DOWN, WIDE = Tile::N * DOWN / 8;  // results of one
+    static constexpr int DOWN = Tile::M > 64 ? Tile::M / 64 : 2;  // warps
+    static constexpr int ACROSS = THREADS<T, Tile> / 32 / DOWN;
+    static constexpr int HIGH = Tile::M / DOWN, WIDE = Tile::N / ACROSS;  // results of one
     float v[HIGH / 16][WIDE / 8][4] = {};
 
     // What a warp multiplies of half a tile, which of the two `step` says.
@@ -134,14 +137,11 @@ struct Sums {
     };
     __device__ static int row() { return threadIdx.x / 32 % DOWN * HIGH; }
     __device__ static int column() { return threadIdx.x / 32 / DOWN * WIDE; }
-    __device__ static void load_b(Words& words, const char* b, int step) {
+    __device__ static void load(Words& words, const char* a, const char* b, int step) {
 #pragma unroll
         for (int j = 0; j < WIDE / 16; j++) {
             load_words<T, Tile::N, KMAJOR, false>(words.b[j], b, column() + 16 * j, step);
         }
-    }
-    __device__ static void load(Words& words, const char* a, const char* b, int step) {
-        load_b(words, b, step);
 #pragma unroll
         for (int i = 0; i < HIGH / 16; i++) {
             load_words<T, Tile::M, KMAJOR, true>(words.a[i], a, row() + 16 * i, step);
@@ -155,20 +155,6 @@ struct Sums {
                 mma(v[i][j], words.a[i], words.b[j / 2] + j % 2 * 2, T());
             }
     }
-    // The same with a's words loaded one after the other, for blocks with fewer registers.
-    __device__ void add(const char* a, const char* b, int step) {
-        Words words;
-        load_b(words, b, step);
-#pragma unroll
-        for (int i = 0; i < HIGH / 16; i++) {
-            load_words<T, Tile::M, KMAJOR, true>(words.a[i], a, row() + 16 * i, step);
-#pragma unroll
-            for (int j = 0; j < WIDE / 8; j++) {
-                mma(v[i][j], words.a[i], words.b[j / 2] + j % 2 * 2, T());
-            }
-        }
-    }
-
     template <typename Result>
     __device__ void store(const Result& result) const {
         const int lane = threadIdx.x % 32;
@@ -235,14 +221,14 @@ struct Sums<T, Tile, KMAJOR, false> {
 };
 
 // Adds a b over `deep` of K from where the sources stand, and stores the sums. Beyond the end of K
-// sources give zeros. What is multiplied after a barrier has been loaded before it, if AHEAD.
+// sources give zeros. What tensor cores multiply after a barrier has been loaded before it.
 template <typename T, typename Tile, bool KMAJOR, typename A, typename B, typename Result>
 __device__ void multiply(A& a, B& b, const Result& result, int deep) {
     extern __shared__ __align__(128) char tiles[];  // STAGES times a's and b's
     constexpr int DEEP = Chunk<T>::DEEP, STAGES = Tile::STAGES;
     const auto copy = [&](int stage) {
-        fill<T, Tile::M, KMAJOR>(tiles + stage * Tile::BOTH, a);
-        fill<T, Tile::N, KMAJOR>(tiles + stage * Tile::BOTH + Tile::A, b);
+        fill<T, Tile, Tile::M, KMAJOR>(tiles + stage * Tile::BOTH, a);
+        fill<T, Tile, Tile::N, KMAJOR>(tiles + stage * Tile::BOTH + Tile::A, b);
         cp_async_commit();
         a.next();
         b.next();
@@ -255,7 +241,7 @@ __device__ void multiply(A& a, B& b, const Result& result, int deep) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
     };
-    if constexpr (AHEAD<T, Tile>) {
+    if constexpr (TENSOR<T, Tile>) {
         typename S::Words first, second;
         int stage = 0;
         const auto load = [&](typename S::Words& words, int step) {
@@ -295,9 +281,9 @@ __device__ void multiply(A& a, B& b, const Result& result, int deep) {
 
 // A source: the matrix (rows, deep), or KMAJOR (deep, rows), whose lines are contiguous and ld
 // apart, from row `first` and k on; zeros beyond its edges.
-template <typename T, int SIDE, bool KMAJOR>
+template <typename T, typename Tile, int SIDE, bool KMAJOR>
 struct Lines {
-    typedef Share<T, SIDE, KMAJOR> S;
+    typedef Share<T, Tile, SIDE, KMAJOR> S;
     const T* at;
     int line, lines, start, end;  // of this thread's first chunk; of the matrix
     long long ld;

@@ -7,13 +7,13 @@
 
 // y = x w' + bias. grid (M, N) by Tile.
 template <typename T, typename Tile>
-__global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
+__global__ void __launch_bounds__(THREADS<T, Tile>, RESIDENT<T, Tile>)
     linear(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
            T* __restrict__ y, long long m, long long n, long long k, long long ldx, long long ldw) {
     const int row = blockIdx.x * Tile::M, column = blockIdx.y * Tile::N;
     const int rows = static_cast<int>(m), columns = static_cast<int>(n), deep = static_cast<int>(k);
-    Lines<T, Tile::M, false> a(x, row, rows, 0, deep, ldx);
-    Lines<T, Tile::N, false> b(w, column, columns, 0, deep, ldw);
+    Lines<T, Tile, Tile::M, false> a(x, row, rows, 0, deep, ldx);
+    Lines<T, Tile, Tile::N, false> b(w, column, columns, 0, deep, ldw);
     const AddBias<T> epilogue{bias};
     const Matrix<T, AddBias<T>> result{y, epilogue, row, column, rows, columns, n};
     multiply<T, Tile, false>(a, b, result, deep);
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
 
 // part (splits, M, N) = x w' over `span` of K each. grid (M, N) by Tile, then splits.
 template <typename T, typename Tile>
-__global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
+__global__ void __launch_bounds__(THREADS<T, Tile>, RESIDENT<T, Tile>)
     linear_parts(const T* __restrict__ x, const T* __restrict__ w,
                  typename Sum<T>::type* __restrict__ part, long long m, long long n, long long k,
                  long long ldx, long long ldw, long long span) {
@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(256, RESIDENT<T, Tile>)
     const int rows = static_cast<int>(m), columns = static_cast<int>(n);
     const int first = static_cast<int>(blockIdx.z * span);
     const int last = min(first + static_cast<int>(span), static_cast<int>(k));
-    Lines<T, Tile::M, false> a(x, row, rows, first, last, ldx);
-    Lines<T, Tile::N, false> b(w, column, columns, first, last, ldw);
+    Lines<T, Tile, Tile::M, false> a(x, row, rows, first, last, ldx);
+    Lines<T, Tile, Tile::N, false> b(w, column, columns, first, last, ldw);
     typename Sum<T>::type* own = part + blockIdx.z * m * n;
     const Matrix<typename Sum<T>::type, Bare> result{own, {}, row, column, rows, columns, n};
     multiply<T, Tile, false>(a, b, result, last - first);
