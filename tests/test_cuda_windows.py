@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_stand_in import FLOATS, NEEDED, agree, gpu, layouts
+from cuda_stand_in import FLOATS, NEEDED, agree, gpu, layouts, there
 
-from minidl.backend import cpu
-from minidl.backend.cuda import plans
+from minidl.backend import cpu, cuda
+from minidl.backend.cuda import conv, plans
+from minidl.errors import ShapeError
 
 __all__ = ["gpu"]  # the fixture
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
@@ -138,6 +139,48 @@ def test_convolutions(dtype, sizes):
     g = rng.standard_normal(y.shape)
     agree("conv2d_input_grad", dtype, g, w, x.shape, *more)
     agree("conv2d_weight_grad", dtype, g, x, w.shape, *more)
+
+
+@pytest.mark.parametrize("taps", [(1, 126), (1, 127), (130, 2), (2, 260)])
+def test_more_taps_than_a_kernel_knows(taps):
+    """They are those of several convolutions, whose results are added."""
+    rng = np.random.default_rng(15)
+    size = (taps[0] + 2, taps[1] + 4)
+    x, w = rng.standard_normal((2, 8, *size)), rng.standard_normal((3, 8, *taps))
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    more = ((2, 1), (1, 3), (1, 1), 1)
+    for dtype in (np.float64, np.float32):
+        (y,) = agree("conv2d", dtype, x, w, rng.standard_normal(3), *more)
+        g = rng.standard_normal(y.shape)
+        agree("conv2d_input_grad", dtype, g, w, x.shape, *more)
+        agree("conv2d_weight_grad", dtype, g, x, w.shape, *more)
+
+
+def test_windows_that_lie_too_far_apart(monkeypatch):
+    """Distances that do not fit in 32 bits are refused, not wrapped round; large images have none.
+
+    The reach is no less than what a drawn convolution's blocks span.
+    """
+    assert (
+        conv._reach((1 << 15, 1 << 15), (1 << 15, 1 << 15), 3, ((1, 1), (1, 1), (1, 1))) < 1 << 18
+    )
+    rng = np.random.default_rng(16)
+    for _ in range(300):
+        h, w, taps, step, dilation = (int(rng.integers(1, top)) for top in (40, 9, 5, 6, 4))
+        padding = int(rng.integers(0, taps * dilation))
+        span = dilation * (taps - 1) + 1
+        if h + 2 * padding < span:
+            continue
+        oh, n = (h + 2 * padding - span) // step + 1, 600
+        begins = [(i * h + y * step - padding) * w + x
+                  for i in range(n) for y in range(oh) for x in range(w)][:600]  # fmt: skip
+        most = max(begins[i : i + 256][-1] - begins[i] for i in range(0, len(begins), 256))
+        window = ((step, 1), (padding, 0), (dilation, 1))
+        assert most + (taps - 1) * dilation * w <= conv._reach((h, w), (oh, w), taps, window)
+    monkeypatch.setattr(conv, "_reach", lambda *a: 1 << 28)
+    x, w = np.zeros((1, 8, 3, 3), np.float32), np.zeros((8, 8, 2, 2), np.float32)
+    with pytest.raises(ShapeError, match=r"a GPU takes windows less than 2\*\*31 numbers apart"):
+        cuda.conv2d(there(x), there(w), None, (1, 1), (0, 0), (1, 1), 1)
 
 
 def test_a_weight_gradient_is_split_over_many_pixels():

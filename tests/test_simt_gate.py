@@ -90,7 +90,7 @@ PRODUCTS = [  # every tile for bfloat16, those that take most registers for the 
     for t, tf32, tiles in (
         ("__nv_bfloat16", "false", choice.TILES), ("__half", "false", choice.TILES[:1]),
         ("float", "false", choice.tiles_of("float32")[:1]),
-        ("float", "true", choice.tiles_of("tf32")[:2]),
+        ("float", "true", choice.tiles_of("tf32")),
         ("double", "false", choice.tiles_of("float64")[:1]),
     )
     for m, n, stages in tiles
@@ -140,8 +140,9 @@ INSTANCES = {
         *(f"{k}<{t}>" for k in ("combine_moments", "combine_sums") for t in REAL[:2]),
     ],
     "pool.cu": [
-        *(f"{k}<{t}, {i}, {w}>" for k in ("max_pool", "max_pool_grad") for t, w in WIDTHS
-          for i in ("unsigned char", "int")),
+        *(f"max_pool<{t}, {i}, {w}, {k}>" for t, w in WIDTHS for i in ("unsigned char", "int")
+          for k in ("2, 2", "1, 3")),
+        *(f"max_pool_grad<{t}, {i}, {w}>" for t, w in WIDTHS for i in ("unsigned char", "int")),
         *(f"{k}<{t}>" for k in ("mean_pool", "mean_pool_grad", "unfold", "fold") for t in REAL),
         *(f"max_positions<{i}>" for i in ("unsigned char", "int")),
     ],

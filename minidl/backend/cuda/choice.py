@@ -17,7 +17,8 @@ from minidl.backend.cuda.plans import code_of
 from minidl.backend.cuda.printer import TYPES
 
 CHUNK, DEEP = 16, 64  # of gemm.cuh: bytes of a chunk, and of the K of a tile's row
-BLOCKS = 264  # that a product shares K out for: two for each multiprocessor
+ROWS = 256  # of a tile, at most
+BLOCKS = 264  # that a product shares K out for: two for each multiprocessor, or more small ones
 _ENOUGH = 115 * 256  # threads that it should have: for seven eighths of them
 _TENSOR = ("float16", "bfloat16", "tf32")  # what tensor cores multiply
 Sizes = tuple[int, int, int]  # M, N, K
@@ -39,6 +40,11 @@ class Tile(NamedTuple):
         """Bytes of shared memory of a block."""
         return self.stages * (self.m + self.n) * DEEP
 
+    @property
+    def most(self) -> int:
+        """Blocks that K is shared out for."""
+        return BLOCKS * (1 if self.m * self.n > 64 * 64 else 2)
+
     def threads(self, dtype: np.dtype) -> int:
         """Of a block: THREADS of gemm.cuh."""
         small = self.m * self.n * dtype.itemsize < 256 * 128 * 2
@@ -54,8 +60,8 @@ class Tile(NamedTuple):
         return f"{name}<{TYPES[code_of(dtype)]}, Tile<{self.m}, {self.n}, {self.stages}, {tf32}>>"
 
 
-# The first two are for half and bfloat16, the third is too much for float64.
-TILES = (Tile(256, 128, 3), Tile(256, 64, 3), Tile(128, 128, 3), Tile(128, 64, 3), Tile(64, 64, 4))
+# The first is for weight gradients of half and bfloat16, the second is too much for float64.
+TILES = (Tile(256, 128, 3), Tile(128, 128, 4), Tile(128, 64, 3), Tile(64, 64, 4))
 # Up to this K a linear layer's bias costs cuBLAS, which must read and write its results again, more
 # than its faster products win; up to this work (M N K, in whole tiles) a launch costs more.
 _BIAS_K = {"float16": 256, "bfloat16": 256, "tf32": 256, "float32": 128, "float64": 128}
@@ -71,7 +77,7 @@ def kind_of(dtype: np.dtype) -> str:
 
 def tiles_of(kind: str) -> tuple[Tile, ...]:
     """Those that products of a kind can have, the largest first."""
-    return TILES[{"tf32": 2, "float32": 2, "float64": 3}.get(kind, 0) :]
+    return TILES[{"tf32": 1, "float32": 1, "float64": 2}.get(kind, 0) :]
 
 
 def _tuned(kernel: str, dtype: np.dtype, sizes: Sizes) -> list[int] | None:
@@ -87,21 +93,23 @@ def tile(kernel: str, dtype: np.dtype, sizes: Sizes, shared_out: bool) -> Tile:
         return Tile(*found)
     m, n, k = sizes
     for made in tiles_of(kind_of(dtype)):
+        if made == TILES[0] and kernel != "convolve_weight_grad":
+            continue
         across, down = made.grid(m, n)
-        parts = shares(across * down, k, dtype)[1] if shared_out else 1
+        parts = shares(across * down, k, dtype, made.most)[1] if shared_out else 1
         threads = across * down * parts * made.threads(dtype)
         if 2 * m > made.m and 2 * n > made.n and threads >= _ENOUGH:
             return made
     return TILES[-1]
 
 
-def shares(blocks: int, k: int, dtype: np.dtype) -> tuple[int, int]:
-    """How much of K blocks take, and how many shares that makes, so that there are enough blocks.
+def shares(blocks: int, k: int, dtype: np.dtype, most: int) -> tuple[int, int]:
+    """How much of K blocks take, and how many shares that makes: for `most` blocks, if possible.
 
     A share is at least 8 tiles deep.
     """
     step = DEEP // dtype.itemsize
-    parts = max(1, min(BLOCKS // blocks, k // (8 * step)))
+    parts = max(1, min(most // blocks, k // (8 * step)))
     span = -(-k // (parts * step)) * step
     return span, -(-k // span)
 

@@ -61,17 +61,21 @@ def _correlate(
         if w.shape[1 + axis] > _TAPS:
             return _correlate_in_parts(axis, x, ldx, w, b, y, apart, window)
     (x, ldx), w = _in_chunks(x, ldx), _whole_chunks(w)
-    _, h, wide, _ = x.shape
-    (oh, ow), ((sh, _), _, (dh, _)) = y.shape[1:3], window
-    lines = (256 // ow + 2) * sh + (256 // (oh * ow) + 1) * max(h - oh * sh + sh, 0)
-    reach = (lines + w.shape[1] * dh) * wide * ldx
+    (n, *size, _), (_, oh, ow, k) = x.shape, y.shape
+    reach = _reach((size[0], size[1]), (oh, ow), w.shape[1], window) * ldx
     require(reach < 1 << 31, "conv2d", "a GPU takes windows less than 2**31 numbers apart", x=x)
-    v = _windows(x, ldx, y.shape[1:3], w.shape[1:3], window, apart)
-    pixels, k = math.prod(y.shape[:3]), y.shape[3]
+    v, pixels = _windows(x, ldx, (oh, ow), w.shape[1:3], window, apart), n * oh * ow
     tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
     given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
     run, threads = kernel("conv.cu", tile.of("convolve", x.dtype)), tile.threads(x.dtype)
     launch(run, math.prod(tile.grid(pixels, k)), *given, threads=threads, shared=tile.shared)
+
+
+def _reach(size: Pair, results: Pair, taps: int, window: Window) -> int:
+    """Pixels at most from where a block's first window begins to where its last one ends."""
+    (h, wide), (oh, ow), step, dilation = size, results, window[0][0], window[2][0]
+    images = (choice.ROWS // (oh * ow) + 1) * max(h - (oh - 1) * step, 0)
+    return ((choice.ROWS // ow + 2) * step + images + taps * dilation) * wide
 
 
 def _correlate_in_parts(
@@ -80,10 +84,9 @@ def _correlate_in_parts(
     """_correlate as the sum of two: of the first taps along an axis, and of the others."""
     (stride, padding, dilation), cut = window, (slice(None),) * (1 + axis)
     _correlate(x, ldx, w[*cut, :_TAPS], b, y, apart, window)
-    left = list(padding)
+    left, more, (_, oh, ow, k) = [*padding], empty(y.shape, y.dtype), y.shape
     left[axis] -= _TAPS * dilation[axis]
-    more, (_, oh, ow, k) = empty(y.shape, y.dtype), y.shape
-    dense, others = (oh * ow * k, ow * k, k), (stride, (left[0], left[1]), dilation)
+    others, dense = (stride, (left[0], left[1]), dilation), (oh * ow * k, ow * k, k)
     _correlate(x, ldx, w[*cut, _TAPS:], None, more, dense, others)
     write(SUM, [y, more], y)
 
@@ -209,7 +212,7 @@ def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, window: Wind
     deep, name = r * s * channels, "convolve_weight_grad"
     tile = choice.tile(name, g.dtype, (rows, deep, pixels), True)
     grid = tile.grid(rows, deep)
-    span, parts = choice.shares(grid[0] * grid[1], pixels, g.dtype)
+    span, parts = choice.shares(grid[0] * grid[1], pixels, g.dtype, tile.most)
     part = empty((parts, rows, deep), accumulator(g.dtype))
     given = (g, x, part, v, pixels, rows, ldg, span)
     run, threads = kernel("conv.cu", tile.of(name, g.dtype)), tile.threads(g.dtype)

@@ -50,7 +50,7 @@ def _with_bias(x: Array, w: Array, b: Array) -> Maybe:
     (x, ldx), (w, ldw) = mine, theirs
     tile, y, b = choice.tile("linear", dtype, (m, n, k), True), empty((m, n), dtype), contiguous(b)
     grid = tile.grid(m, n)
-    span, parts = choice.shares(grid[0] * grid[1], k, dtype)
+    span, parts = choice.shares(grid[0] * grid[1], k, dtype, tile.most)
     sizes, threads = (m, n, k, ldx, ldw), tile.threads(dtype)
     if parts == 1:
         run = kernel("linear.cu", tile.of("linear", dtype))

@@ -83,13 +83,11 @@ __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
     }
 }
 
-// Loads are not conditional, so that they are asked for together: what is no tap is read elsewhere.
-constexpr int TAPS = 3, WINDOWS = 2;  // of a row, at once
-
 // The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
-// Padding is never chosen: -inf and 0 where there is nothing else.
-template <typename T, typename I, int WIDE>
-__global__ void __launch_bounds__(256)
+// Padding is never chosen: -inf and 0 where there is nothing else. LINES x TAPS of a window are
+// asked for at once: loads are not conditional, what is no tap is read elsewhere.
+template <typename T, typename I, int WIDE, int LINES, int TAPS>
+__global__ void __launch_bounds__(256, 4)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
              long long count) {
     typedef typename Sum<T>::type A;
@@ -107,23 +105,23 @@ __global__ void __launch_bounds__(256)
         lowest.v[e] = static_cast<T>(best[e]);
         chosen[e] = -1;
     }
-    for (int a = 0; a < v.r; a++) {
-        const int row = top + a * v.dh;
-        if (row < 0 || row >= v.h) continue;
-        const T* line = x + static_cast<long long>(row) * v.w * v.c;
+    for (int a = 0; a < v.r; a += LINES) {
         for (int b = 0; b < v.s; b += TAPS) {
-            Pack<T, WIDE> taps[TAPS];
+            Pack<T, WIDE> taps[LINES * TAPS];
+            bool inside[LINES * TAPS];
 #pragma unroll
-            for (int k = 0; k < TAPS; k++) {
-                const int column = left + (b + k) * v.dw, within = max(0, min(column, v.w - 1));
-                taps[k] = load_pack<WIDE>(line + static_cast<long long>(within) * v.c);
+            for (int k = 0; k < LINES * TAPS; k++) {
+                const int r = a + k / TAPS, s = b + k % TAPS;
+                const int row = top + r * v.dh, column = left + s * v.dw;
+                const int near = max(0, min(row, v.h - 1)), by = max(0, min(column, v.w - 1));
+                inside[k] = r < v.r && s < v.s && near == row && by == column;
+                taps[k] = load_pack<WIDE>(x + (static_cast<long long>(near) * v.w + by) * v.c);
             }
 #pragma unroll
-            for (int k = 0; k < TAPS; k++) {
-                const int column = left + (b + k) * v.dw, tap = a * v.s + b + k;
-                const bool inside = b + k < v.s && column >= 0 && column < v.w;
-                if (!inside) taps[k] = lowest;
-                if (inside && start < 0) start = tap;
+            for (int k = 0; k < LINES * TAPS; k++) {
+                const int tap = (a + k / TAPS) * v.s + b + k % TAPS;
+                if (!inside[k]) taps[k] = lowest;
+                if (inside[k] && start < 0) start = tap;
 #pragma unroll
                 for (int e = 0; e < WIDE; e++) {
                     const A value = static_cast<A>(taps[k].v[e]);
@@ -147,43 +145,25 @@ __global__ void __launch_bounds__(256)
 
 // dx = the gradients of the windows that chose this place.
 template <typename T, typename I, int WIDE>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     max_pool_grad(const T* __restrict__ g, const I* __restrict__ place, T* __restrict__ dx,
                   const Pool v, long long count) {
     typedef typename Sum<T>::type A;
     const long long i = element();
     if (i >= count) return;
     const Place at(i, v.by_h, v.by_w, v.by_packs);
-    const Span rows(at.y, v.r, v.by_sh, v.ph, v.dh, v.oh);
-    const Span columns(at.x, v.s, v.by_sw, v.pw, v.dw, v.ow);
     const long long first = index_of(at.image, 0, 0, at.c * WIDE, v.oh, v.ow, v.c);
     A sum[WIDE] = {};
-    for (int row = rows.last; row > rows.last - rows.count; row--) {
-        const int r = rows.tap(row, v.by_sh, v.dh);
-        if (r < 0) continue;
-        const long long line = first + static_cast<long long>(row) * v.ow * v.c;
-        for (int next = columns.last; next > columns.last - columns.count; next -= WINDOWS) {
-            Pack<I, WIDE> chosen[WINDOWS];
-            Pack<T, WIDE> given[WINDOWS];
+    walk_windows_over(v, at, [&](int tap, int row, int column) {
+        const long long from = first + index_of(0, row, column, 0, v.oh, v.ow, v.c);
+        const Pack<I, WIDE> chosen = load_pack<WIDE>(place + from);
+        const Pack<T, WIDE> given = load_pack<WIDE>(g + from);
 #pragma unroll
-            for (int k = 0; k < WINDOWS; k++) {
-                const long long from = line + static_cast<long long>(max(next - k, 0)) * v.c;
-                chosen[k] = load_pack<WIDE>(place + from);
-                given[k] = load_pack<WIDE>(g + from);
-            }
-#pragma unroll
-            for (int k = 0; k < WINDOWS; k++) {
-                const int s = columns.tap(next - k, v.by_sw, v.dw);
-                const bool meets = next - k > columns.last - columns.count && s >= 0;
-                const int tap = meets ? r * v.s + s : -1;
-#pragma unroll
-                for (int e = 0; e < WIDE; e++) {
-                    const A d = static_cast<A>(given[k].v[e]);
-                    sum[e] += static_cast<int>(chosen[k].v[e]) == tap ? d : A(0);
-                }
-            }
+        for (int e = 0; e < WIDE; e++) {
+            const A d = static_cast<A>(given.v[e]);
+            sum[e] += static_cast<int>(chosen.v[e]) == tap ? d : A(0);
         }
-    }
+    });
     Pack<T, WIDE> out;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
