@@ -9,7 +9,7 @@ import pytest
 from cuda_stand_in import EPS, NEEDED, agree, gpu, layouts, there
 
 from minidl.backend import cpu, cuda
-from minidl.backend.cuda import norm, rows, runtime
+from minidl.backend.cuda import norm, plans, rows, runtime
 
 __all__ = ["gpu"]  # the fixture
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
@@ -114,9 +114,12 @@ def test_max_pool_of_packs(dtype, c):
 
 
 FIND = """
-extern "C" __global__ void find(long long* found, long long i, long long h, long long w,
-                                long long c) {
-    const Place at(i, h, w, c);
+struct Sizes {
+    Divisor h, w, c;
+};
+extern "C" __global__ void find(long long* found, long long i, const Sizes by) {
+    const Place at(i, by.h, by.w, by.c);
+    const long long h = by.h.d, w = by.w.d, c = by.c.d;
     found[0] = ((static_cast<long long>(at.image) * h + at.y) * w + at.x) * c + at.c;
     found[1] = at.y < h && at.x < w && at.c < c && at.y >= 0 && at.x >= 0 && at.c >= 0;
 }"""
@@ -127,7 +130,7 @@ def test_places_beyond_32_bits():
     find = runtime.compiled(runtime.text_of("pool.cu") + FIND, "find")
     found = cuda.empty((2,), np.int64)
     for i in (0, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40 + 12345):
-        runtime.launch(find, 1, found, i, 7, 300, 1024, threads=1)
+        runtime.launch(find, 1, found, i, plans.struct((), (7, 300, 1024)), threads=1)
         np.testing.assert_array_equal(cuda.to_host(found), [i, 1])
 
 
