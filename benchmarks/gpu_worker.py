@@ -74,7 +74,7 @@ def kernels(name: str, dtype: str) -> list[dict[str, Any]]:
     case, limits = KERNELS[name](), ceilings()
     libs = [open_gpu_library(which, dtype) for which in ("minidl", "torch")]
     works = [case.build(lib) for lib in libs]
-    lines, tuned = [], tune(next(reversed(works[0].run.values())))
+    lines, tuned = [], tune(libs[0], next(reversed(works[0].run.values())))
     for phase, costs in case.costs.items():
         runs = [work.run[phase] for work in works]
         comparable = phase != "step" and case.family != "recurrent"  # equal weights
@@ -108,8 +108,11 @@ class Seen(dict):
         return super().get(key, default)
 
 
-def tune(run: Callable[[], Any]) -> dict[str, list[int]]:
-    """The fastest tiles of every product that a workload makes; they are in force afterwards."""
+def tune(lib: GpuMinidl, run: Callable[[], Any]) -> dict[str, list[int]]:
+    """The fastest tiles of every product that a workload makes; they are in force afterwards.
+
+    By graphs: Python's time between two launches would hide that of the tiles.
+    """
     table = choice.TUNED = Seen(choice.TUNED)
     run()
     for key in sorted(table.keys_seen):
@@ -118,7 +121,7 @@ def tune(run: Callable[[], Any]) -> dict[str, list[int]]:
         times = []
         for way in ways:
             table[key] = way
-            times.append(milliseconds([run], 5)[0]["median"])
+            times.append(milliseconds([lib.captured(run)], 5)[0]["median"])
         table[key] = ways[times.index(min(times))]
     return dict(table)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import minidl as ml
+from minidl.backend.cuda import runtime
 from minidl.errors import MinidlError
+from minidl.tools.environment import processor
 from minidl.train import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,6 +157,14 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def device_name(device: str) -> str:
+    """What computes, in words."""
+    if device == "cpu":
+        return f"{processor()}, {ml.get_num_threads()} threads"
+    cuda = runtime.cupy().cuda
+    return cuda.runtime.getDeviceProperties(cuda.get_device_id())["name"].decode()
 
 
 def clock(seconds: float) -> str:

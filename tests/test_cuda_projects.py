@@ -10,6 +10,7 @@ from cuda_stand_in import NEEDED, gpu
 from PIL import Image
 
 from projects.convnet.__main__ import cli as convnet
+from projects.settings import device_name
 from projects.textgen.__main__ import cli as textgen
 from projects.transfer.__main__ import cli as transfer
 
@@ -67,7 +68,7 @@ def last_row(out: Path) -> dict[str, Any]:
 
 def alike(ours: dict, theirs: dict, key: str, tolerance: float) -> None:
     """Equal but for the device, times, and how sums are rounded."""
-    assert ours["device"] == "cuda" and theirs["device"] != "cuda"
+    assert ours["device"] == device_name("cuda") and theirs["device"] == device_name("cpu")
     np.testing.assert_allclose(ours[key], theirs[key], rtol=tolerance)
     assert ours["parameters"] == theirs["parameters"]
 

@@ -105,7 +105,7 @@ def curves(runs: dict[str, Rows]) -> Any:
             for key in (f"train_{what}", f"heldout_{what}", what):
                 shown = [row for row in rows if key in row]
                 values = [row[key] * (100 if what == "accuracy" else 1) for row in shown]
-                look = ".:" if key.startswith("train") else ".-"
+                look = "." * (len(shown) < 60) + (":" if key.startswith("train") else "-")
                 label = name if key.startswith("heldout") else None
                 at = [row["epoch"] for row in shown]
                 place.plot(at, values, look, color=RUNS[i % len(RUNS)], label=label)

@@ -13,14 +13,13 @@ import minidl as ml
 from minidl import nn, optim
 from minidl.data.transforms import Normalize
 from minidl.tools import summary
-from minidl.tools.environment import processor
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
 from projects.convnet.config import Config
 from projects.convnet.data import Images, Split, batches, load_images, loader_for
 from projects.convnet.look import write_report
 from projects.convnet.model import Contrastive, build
 from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
-from projects.settings import commit, dtype_of, start
+from projects.settings import commit, device_name, dtype_of, start
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -162,11 +161,6 @@ def conclude(
         "images_per_second": round(seen / max(seconds, 1e-9), 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "flops": about.flops,
-        "device": device_name(cfg),
+        "device": device_name(cfg.device),
         "commit": commit(),
     }
-
-
-def device_name(cfg: Config) -> str:
-    """What computed, in words."""
-    return f"{processor()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device

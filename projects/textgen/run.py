@@ -16,9 +16,8 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.models.sampling import Sampler
-from minidl.tools.environment import processor
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.settings import UsageError, commit, dtype_of, start
+from projects.settings import UsageError, commit, device_name, dtype_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
@@ -205,7 +204,7 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Corpus, tested:
         "seconds": round(seconds, 2),
         "tokens_per_second": round(trainer.steps * cfg.batch * cfg.context / max(seconds, 1e-9)),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "device": processor() if cfg.device == "cpu" else cfg.device,
+        "device": device_name(cfg.device),
         "commit": commit(),
     }
 

@@ -10,10 +10,9 @@ from typing import Any
 from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.io import load
 from minidl.random import Generator
-from minidl.tools.environment import processor
 from minidl.train import RunDir, StopSignal, Trainer
 from projects.command import Parser
-from projects.settings import UsageError, commit, dtype_of, from_json, start
+from projects.settings import UsageError, commit, device_name, dtype_of, from_json, start
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.run import identity, make_optimizer, schedule
@@ -111,7 +110,7 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Translations,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(tokens / max(seconds, 1e-9)),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "device": processor() if cfg.device == "cpu" else cfg.device,
+        "device": device_name(cfg.device),
         "commit": commit(),
     }
 

@@ -13,9 +13,8 @@ import minidl as ml
 import minidl.functional as F
 from minidl.io.weights import kind_of
 from minidl.models import Classifier
-from minidl.tools.environment import processor
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
-from projects.settings import UsageError, commit, dtype_of, start
+from projects.settings import UsageError, commit, device_name, dtype_of, start
 from projects.transfer.config import Config
 from projects.transfer.data import Images, Split, batches, load_images, plain
 from projects.transfer.features import Prepared, prepare
@@ -188,7 +187,7 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, tuning: Tuning, tested:
         "tuned_parameters": tuning.tuned_parameters(),
         "weights": "" if file is None else file.name,
         "weights_sha256": weights_hash(cfg),
-        "device": device_name(cfg),
+        "device": device_name(cfg.device),
         "commit": commit(),
     }
 
@@ -212,8 +211,3 @@ def shrunk(cfg: Config, run: RunDir, images: Images, check: Callable[[], None]) 
         sizes = {"bytes": state_bytes(small), "dense_bytes": state_bytes(model)}
         result["quantized"] = sizes | {"accuracy": accuracy(small)}
     return result
-
-
-def device_name(cfg: Config) -> str:
-    """What computed, in words."""
-    return f"{processor()}, {ml.get_num_threads()} threads" if cfg.device == "cpu" else cfg.device
