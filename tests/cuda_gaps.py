@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-KERNEL = re.compile(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(")
+BOUNDS = r"__launch_bounds__\((?:[^()]|\([^()]*\))*\)"
+KERNEL = re.compile(rf"__global__ void\s+(?:{BOUNDS}\s*)?(\w+)\(")
 MACRO = re.compile(r"#define \w+\((?:.|\\\n)*?(?<!\\)\n")
 ran: set[str] = set()  # kernels and launchers, over all processes
 expected: set[str] = set()  # empty where no judgement is possible

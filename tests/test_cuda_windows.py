@@ -141,7 +141,7 @@ def test_convolutions(dtype, sizes):
     agree("conv2d_weight_grad", dtype, g, x, w.shape, *more)
 
 
-@pytest.mark.parametrize("taps", [(1, 126), (1, 127), (130, 2), (2, 260)])
+@pytest.mark.parametrize("taps", [(1, 126), (1, 127), (130, 2), (1, 260)])
 def test_more_taps_than_a_kernel_knows(taps):
     """They are those of several convolutions, whose results are added."""
     rng = np.random.default_rng(15)
