@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import gpu_train, report, roofline, suite, table, tune, worker
+from benchmarks import gpu_profile, gpu_train, report, roofline, suite, table, tune, worker
 from benchmarks.case import Cost, Expected, WrongResult, agree
 from benchmarks.library import Minidl, settings
 from minidl.autograd import raw
 from minidl.backend.cpu import choice
+from minidl.errors import DeviceError
 
 SMALL = suite.cases(small=True)
 ROOF = {"gflops": 100.0, "gbytes": [[2**20, 160.0], [2**24, 80.0]]}
@@ -292,3 +293,34 @@ def test_trainings_side_by_side_go_on(tmp_path, monkeypatch, capsys):
         assert {n.rpartition("/")[0] for n in archive.getnames()} == {
             "table/e-all", "table/e-augment", "text"}  # fmt: skip
     assert gpu_train.main(args) == 0  # again
+
+
+def test_variants_of_kernels_are_copies(tmp_path):
+    """An edit changes a copy of the sources; one that fits nowhere, or in no file, is refused."""
+    there = gpu_profile.runtime.SOURCES
+    before = (there / "pool.cu").read_text()
+    copied = gpu_profile.edited([("pool.cu", r"max_(pool)\b", r"most_\1")], tmp_path / "a")
+    assert "most_pool" in (copied / "pool.cu").read_text() and copied != there
+    assert (there / "pool.cu").read_text() == before
+    with pytest.raises(ValueError, match="pool.cu has nothing that matches 'nowhere'"):
+        gpu_profile.edited([("pool.cu", "nowhere", "")], tmp_path / "b")
+    with pytest.raises(OSError, match=r"none\.cu"):
+        gpu_profile.edited([("none.cu", "a", "b")], tmp_path / "c")
+
+
+def test_kernels_are_summed_by_name():
+    """Median time of a launch, launches of a call, the dearest first."""
+    events = [("a", 1.0), ("b", 5.0), ("a", 2.0), ("a", 9.0), ("b", 7.0), ("a", 2.0)]
+    assert gpu_profile.summed(events, 2) == {"b": (6.0, 1.0), "a": (2.0, 2.0)}
+    assert [*gpu_profile.summed(events, 2)] == ["b", "a"]
+
+
+def test_profile_without_a_gpu(capsys, monkeypatch):
+    def refuse():
+        raise DeviceError("no GPU here")
+
+    monkeypatch.setattr(gpu_profile.runtime, "cupy", refuse)
+    assert gpu_profile.main(["--only", "pool"]) == 2
+    assert capsys.readouterr().err == "gpu_profile: no GPU here\n"
+    assert gpu_profile.main(["--edit", "pool.cu", "nowhere", ""]) == 2
+    assert "pool.cu has nothing that matches" in capsys.readouterr().err
