@@ -27,13 +27,12 @@ def _of(name: str, x: Array) -> Any:
 
 def take_rows(table: Array, index: Array) -> Array:
     """table (V, D) at index (...) int64 in [0, V): (..., D)."""
-    (rows, n), table = table.shape, contiguous(table)
+    (rows, n), table, index = table.shape, contiguous(table), contiguous(index)
     y = empty((*index.shape, n), table.dtype)
     wide = width_of(n, table, y)
     team = min(THREADS, 1 << max(-(-n // wide) - 1, 0).bit_length())  # a power of two
     run = kernel("embedding.cu", f"take_rows<{TYPES[code_of(table.dtype)]}, {wide}>")
-    given = (table, contiguous(index), y, rows, n, index.size, team)
-    launch(run, -(-index.size * team // THREADS), *given)
+    launch(run, -(-index.size * team // THREADS), table, index, y, rows, n, index.size, team)
     return y
 
 

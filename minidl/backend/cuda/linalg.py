@@ -18,6 +18,8 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     """x (…, M, K) @ y (…, K, N) + bias (N,) -> (…, M, N); the leading axes broadcast."""
     require(x.dtype.kind in "fV", "matmul", "a GPU multiplies matrices of floats only",
             error=DTypeError, x=x, y=y)  # fmt: skip
+    if x.ndim > 2 == y.ndim and x.size and x.flags.c_contiguous:  # one product, not many small ones
+        return matmul(x.reshape(-1, x.shape[-1]), y, bias).reshape(*x.shape[:-1], y.shape[1])
     (m, k), n = x.shape[-2:], y.shape[-1]
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     if not (k and m and n and math.prod(batch)):
