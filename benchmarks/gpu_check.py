@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,7 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_worker import KERNELS, STEPS
+from benchmarks.gpu_worker import KERNELS, LOCK, STEPS
 from minidl.backend.cuda import choice, runtime
 from minidl.errors import DeviceError
 from minidl.tools import environment
@@ -82,18 +83,24 @@ def family(name: str, what: list[str]) -> dict[str, Any]:
 def measured(stage: str, only: str, dtypes: str) -> Iterator[dict[str, Any]]:
     """Lines of the workers of a stage, one after the other; the best tiles go into the table."""
     best = dict(choice.TUNED)
-    for name in chosen(KERNELS if stage == "kernels" else STEPS, only):
+    names = chosen(KERNELS if stage == "kernels" else STEPS, only)
+
+    def work(name: str) -> tuple[str, tuple[int, str, float]]:
         alone = "float32" if name == "adamw_50M" else dtypes  # parameters are float32
         dtype = alone if stage == "kernels" else "mixed"
-        status, output, seconds = run(["-m", "benchmarks.gpu_worker", stage, name, dtype])
-        lines = output.strip().splitlines()
-        for line in lines:
-            if line.startswith("{"):
-                found = json.loads(line)
-                best |= found.pop("tuned", {})
-                yield {"stage": stage, "ok": True, "seconds": round(seconds, 1), **found}
-        if status:
-            yield {"stage": stage, "case": name, "dtype": dtype, "ok": False, "failed": lines[-15:]}
+        return dtype, run(["-m", "benchmarks.gpu_worker", stage, name, dtype], **{LOCK: lock.name})
+
+    with tempfile.NamedTemporaryFile() as lock, ThreadPoolExecutor(2) as pool:  # one gets ready
+        for name, (dtype, (status, output, seconds)) in zip(names, pool.map(work, names)):
+            lines = output.strip().splitlines()
+            for line in lines:
+                if line.startswith("{"):
+                    found = json.loads(line)
+                    best |= found.pop("tuned", {})
+                    yield {"stage": stage, "ok": True, "seconds": round(seconds, 1), **found}
+            if status:
+                bad = {"case": name, "dtype": dtype, "ok": False, "failed": lines[-15:]}
+                yield {"stage": stage, **bad}
     if best != choice.TUNED:
         choice.TABLE.write_text(json.dumps(best, indent=1, sort_keys=True) + "\n")
 

@@ -6,11 +6,14 @@ against PyTorch's result in float32. steps: whole training steps. Prints a line 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import math
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ from benchmarks.gpu_library import (
 )
 from minidl.backend.cuda import choice
 
+LOCK = "MINIDL_GPU_LOCK"  # names the file whose lock a worker waits for
 # Sizes that keep an H200 busy, each a few times what its caches hold where memory is the limit.
 KERNELS: dict[str, Callable[[], Case]] = {
     "conv3x3_64c_56": lambda: conv.conv("", (128, 64, 56, 56), 64),
@@ -193,11 +197,24 @@ def training(lib: Any, name: str, compiles: bool = False) -> tuple[Callable, Cal
     return step, lambda: float(step().item())
 
 
+@contextlib.contextmanager
+def turn(lock: str | None) -> Iterator[None]:
+    """Within it no other worker has the GPU that waits for the same file's lock."""
+    with open(lock or os.devnull, "a") as file:
+        if lock:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def main(stage: str, name: str, dtypes: str) -> int:
     """Print what was measured."""
-    for dtype in dtypes.split(","):
-        for line in (kernels if stage == "kernels" else steps)(name, dtype):
-            print(json.dumps(line), flush=True)
+    import cupy  # noqa: F401 - slow imports, while another worker measures
+    import torch  # noqa: F401
+
+    with turn(os.environ.get(LOCK)):
+        for dtype in dtypes.split(","):
+            for line in (kernels if stage == "kernels" else steps)(name, dtype):
+                print(json.dumps(line), flush=True)
     return 0
 
 

@@ -1,5 +1,7 @@
 """The benchmarks: every case is right at a small size, the command's errors, the reports."""
 
+import contextlib
+import fcntl
 import json
 import subprocess
 import tarfile
@@ -9,7 +11,17 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import gpu_profile, gpu_train, report, roofline, suite, table, tune, worker
+from benchmarks import (
+    gpu_profile,
+    gpu_train,
+    gpu_worker,
+    report,
+    roofline,
+    suite,
+    table,
+    tune,
+    worker,
+)
 from benchmarks.case import Cost, Expected, WrongResult, agree
 from benchmarks.library import Minidl, settings
 from minidl.autograd import raw
@@ -293,6 +305,21 @@ def test_trainings_side_by_side_go_on(tmp_path, monkeypatch, capsys):
         assert {n.rpartition("/")[0] for n in archive.getnames()} == {
             "table/e-all", "table/e-augment", "text"}  # fmt: skip
     assert gpu_train.main(args) == 0  # again
+
+
+def test_workers_take_turns(tmp_path):
+    """One at a time has a file's lock, which its end gives back; without a file none waits."""
+    path = tmp_path / "lock"
+
+    def free() -> bool:
+        with open(path, "a") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    with gpu_worker.turn(str(path)), gpu_worker.turn(None):
+        assert not free()
+    assert free()
 
 
 def test_variants_of_kernels_are_copies(tmp_path):

@@ -112,8 +112,10 @@ def test_leading_axes_make_one_product(monkeypatch):
     seen: list[tuple] = []
     monkeypatch.setattr(blas, "gemm", lambda *a: (seen.append(a), product(*a))[1])
     x, y, more = (there(a) for a in drawn((2, 3, 4, 5), (5, 6), (3, 5, 6)))
-    for given, sizes, count in (((x, y), (24, 6, 5), 1), ((x[:, ::2], y), (4, 6, 5), 4),
-                                ((x, more), (4, 6, 5), 6), ((x[0, 0], y), (4, 6, 5), 1)):  # fmt: skip
+    for given, sizes, count in (
+        ((x, y), (24, 6, 5), 1), ((x[:, ::2], y), (4, 6, 5), 4), ((x, more), (4, 6, 5), 6),
+        ((x[0, 0], y), (4, 6, 5), 1),
+    ):  # fmt: skip
         found = cuda.to_host(cuda.matmul(*given))
         np.testing.assert_allclose(found, np.matmul(*map(cuda.to_host, given)), atol=1e-12)
         assert seen[-1][2] == sizes and seen[-1][8] == count
