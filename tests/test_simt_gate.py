@@ -135,7 +135,7 @@ INSTANCES = {
     "batch_norm.cu": [
         *(f"{k}<{t}, {w}>" for k in ("moments", "normalise") for t, w in WIDTHS),
         *(f"{k}<{t}, {w}, {gate}>" for k in ("gradient_sums", "input_gradient")
-          for t, w in WIDTHS for gate in (1, 2)),
+          for t, w in WIDTHS for gate in (0, 1, 2)),
         *(f"weigh_sums<{t}>" for t in REAL),
         *(f"{k}<{t}>" for k in ("combine_moments", "combine_sums") for t in REAL[:2]),
     ],

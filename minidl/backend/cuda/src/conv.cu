@@ -60,29 +60,29 @@ struct WindowRows {
     int at[S::SLOTS];          // and how far from there each one does: conv.py sees that it fits
     unsigned meets[S::SLOTS];  // met_by of its rows, and of its columns
 
+    // Where the window of a pixel of the result begins: image, row, column, and pixel of x.
+    struct Corner {
+        int image, top, left, pixel;
+        __device__ Corner(const Windows& v, int of) {
+            const int line = v.by_ow.of(of);
+            image = v.by_oh.of(line);
+            top = (line - image * v.oh) * v.sh - v.ph;
+            left = (of - line * v.ow) * v.sw - v.pw;
+            pixel = (image * v.h + top) * v.w + left;
+        }
+    };
+
     __device__ WindowRows(const T* x, Taps<T, Tile>& taps, int first) : taps(taps) {
         const Windows& v = taps.v;
-        const int origin = locate(first, [](int, int, int) {});
-        in = x + static_cast<long long>(origin) * v.ld;
+        const Corner origin(v, first);
+        in = x + static_cast<long long>(origin.pixel) * v.ld;
 #pragma unroll
         for (int slot = 0; slot < S::SLOTS; slot++) {
-            const int pixel = first + S::row() + slot * S::STEP;
-            const auto see = [&](int image, int top, int left) {
-                meets[slot] = met_by(top, v.by_dh, image < v.n ? v.h : top, v.r) +
-                              (met_by(left, v.by_dw, v.w, v.s) << 16);
-            };
-            at[slot] = (locate(pixel, see) - origin) * v.ld;
+            const Corner own(v, first + S::row() + slot * S::STEP);
+            at[slot] = (own.pixel - origin.pixel) * v.ld;
+            meets[slot] = met_by(own.top, v.by_dh, own.image < v.n ? v.h : own.top, v.r) +
+                          (met_by(own.left, v.by_dw, v.w, v.s) << 16);
         }
-    }
-    // The pixel of x where the window of a pixel of the result begins.
-    template <typename See>
-    __device__ int locate(int pixel, See see) const {
-        const Windows& v = taps.v;
-        const int line = v.by_ow.of(pixel), image = v.by_oh.of(line);
-        const int top = (line - image * v.oh) * v.sh - v.ph;
-        const int left = (pixel - line * v.ow) * v.sw - v.pw;
-        see(image, top, left);
-        return (image * v.h + top) * v.w + left;
     }
     __device__ bool there(int slot) const {
         return taps.inside & ((~(meets[slot] + taps.met) & 0x80808080u) == 0);
@@ -91,8 +91,7 @@ struct WindowRows {
     __device__ void next() { taps.next(); }
 };
 
-// Its transpose, for KMAJOR tiles: Tile::N of R S C from `first` on, and pixels from k to `last` as
-// K.
+// Its transpose, for KMAJOR tiles: Tile::N of R S C from `first` on; K are pixels from k to `last`.
 template <typename T, typename Tile>
 struct WindowColumns {
     typedef Share<T, Tile, Tile::N, true> S;
@@ -147,8 +146,8 @@ template <typename T, typename Tile>
 __global__ void __launch_bounds__(THREADS<T, Tile>, RESIDENT<T, Tile>)
     convolve(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
              T* __restrict__ y, const Windows v, long long pixels, long long k, long long biased) {
-    const int rows = static_cast<int>(pixels), columns = static_cast<int>(k),
-              deep = v.r * v.s * v.c;
+    const int rows = static_cast<int>(pixels), columns = static_cast<int>(k);
+    const int deep = v.r * v.s * v.c;
     const int across = (columns + Tile::N - 1) / Tile::N, block = static_cast<int>(blockIdx.x);
     const int row = block / across * Tile::M, column = block % across * Tile::N;
     Taps<T, Tile> taps(v);

@@ -9,8 +9,8 @@
 // the tile says so; else float and double by FMAs (up to 8 x 8 results a thread). Sums are Sum<T>.
 //
 // For each product of 16 x 8 x 16 a warp reads 128 bytes of shared memory if 64 x 64 results are
-// its own, as in the large tiles, 192 for 64 x 32 (128 x 64), 256 for 32 x 32 (64 x 64). An H100
-// takes at least 1.6 clocks for one, in which shared memory gives 205.
+// its own, as in the large tiles, 192 for 64 x 32 (128 x 64, 128 x 128 of floats), 256 for 32 x 32
+// (64 x 64). An H100 takes at least 1.6 clocks for one, in which shared memory gives 205.
 //
 // A tile lies with K along its rows (row tiles: M or N rows of 64 bytes), or, if KMAJOR, with a row
 // for each of its K, of M or N elements: as the operands of a weight gradient lie in memory.
@@ -19,7 +19,7 @@
 #include "sums.cuh"
 #include "warpops.cuh"
 
-// M and N: 128 x 128, 128 x 64 or 64 x 64; for half and bfloat16 256 x 128 or 256 x 64 too.
+// M and N: 128 x 128, 128 x 64 or 64 x 64; for half and bfloat16 256 x 128 too.
 template <int ROWS, int COLUMNS, int BUFFERS, bool ROUNDED>
 struct Tile {
     static constexpr int M = ROWS, N = COLUMNS, STAGES = BUFFERS;
