@@ -134,6 +134,46 @@ def test_a_stopped_run_ends_the_same(smoke: Path, tmp_path: Path, monkeypatch) -
         np.testing.assert_array_equal(ours["model"][key].numpy(), value.numpy(), key)
 
 
+def test_the_best_weights_are_kept(tmp_path: Path, monkeypatch) -> None:
+    """keep=best: the result, the checkpoint and what is judged are those of the least loss, also
+    of a run that was stopped behind it."""
+    from minidl.train import Interrupted, Trainer
+
+    fields = "hidden=16 judged=500 written=0 keep=best steps=12 every=2 lr=0.3 final=1".split()
+
+    def run(name: str) -> int:
+        return cli(["--preset", "smoke", "--out", str(tmp_path / name), "--set", *fields])
+
+    assert run("whole") == 0
+    kept = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in kept]
+    losses = [row["validation_loss"] for row in rows]
+    assert min(losses) < losses[-1]  # at this rate
+    result = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert result["validation_loss"] == min(losses)
+    assert result["kept_step"] == 2 * (losses.index(min(losses)) + 1) and result["steps"] == 12
+    advance, calls = Trainer._advance, []
+
+    def stopping(self: Trainer) -> None:
+        advance(self)
+        calls.append(1)
+        if len(calls) == 11:
+            self.save()
+            raise Interrupted(2)
+
+    monkeypatch.setattr(Trainer, "_advance", stopping)
+    assert run("stopped") == 130
+    monkeypatch.undo()
+    assert cli(["--resume", str(tmp_path / "stopped")]) == 0
+    ours, theirs = (ml.load(tmp_path / n / "checkpoint.safetensors") for n in ("stopped", "whole"))
+    for key, value in theirs["model"].items():
+        np.testing.assert_array_equal(ours["model"][key].numpy(), value.numpy(), key)
+        np.testing.assert_array_equal(theirs["best"]["weights"][key].numpy(), value.numpy(), key)
+    again = json.loads((tmp_path / "stopped" / "result.json").read_text())
+    for key in ("test_loss", "validation_loss", "kept_step"):
+        assert again[key] == result[key]
+
+
 def test_sample_writes_prompt_and_continuation(smoke: Path, capsys) -> None:
     """Nothing else, a line's end at the end, and the same for the same seed."""
     texts = []

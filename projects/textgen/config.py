@@ -24,6 +24,7 @@ class Config:
     seed: int = 0
     steps: int = 2000
     every: int = 250  # steps between looks at the validation text
+    keep: Literal["last", "best"] = "last"  # weights in the end; best: of least validation loss
 
     # text
     tokens: Literal["characters", "bytes", "words", "bpe"] = "characters"
@@ -101,7 +102,7 @@ class Config:
 
 PAIRS = "english-french"  # sentences, for seq2seq alone
 TRANSLATION = {"dataset": PAIRS, "tokens": "words", "dropped": 0, "swapped": 0, "masked": 0,
-               "vectors": ""}  # fmt: skip
+               "vectors": "", "keep": "last"}  # fmt: skip
 LIMITS: dict[str, tuple[float, float]] = {
     "steps": (1, 10**8), "every": (1, 10**8), "vocabulary": (257, 10**6), "dropped": (0, 0.9),
     "swapped": (0, 0.9), "masked": (0, 0.9), "judged": (0, 10**9), "hidden": (1, 8192),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,33 @@ class Carried:
         """Go on from a state_dict."""
         self.others = {source: list(kept) for source, kept in state.items()}
         self.source, self.states = self.others.popitem() if self.others else (0, [])
+
+
+class Best:
+    """The weights of a model when its loss was least so far; has a state of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.loss, self.weights = math.inf, dict[str, ml.Tensor]()
+
+    def look(self, loss: float) -> None:
+        """Keep a copy of the weights as they are if this loss is less than all before."""
+        if loss < self.loss:
+            self.loss = loss
+            self.weights = {name: w.clone() for name, w in self.model.state_dict().items()}
+
+    def put(self) -> None:
+        """Put them into the model, if there are any."""
+        if self.weights:
+            self.model.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loss and the weights, for a checkpoint."""
+        return {"loss": self.loss, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state_dict."""
+        self.loss, self.weights = state["loss"], state["weights"]
 
 
 def stream(

@@ -56,7 +56,7 @@ PRESETS: dict[str, tuple[str, Fields]] = {
     "a-nanogpt-cpu": _of("nanoGPT's CPU setting: 4 layers, 4 heads, 128", GPT, hidden=128, layers=4,
                          batch=12, context=64, steps=2000),
     "a-nanogpt": _of("nanoGPT's GPU setting: 6 layers, 6 heads, 384", GPT, hidden=384, layers=6,
-                     heads=6, batch=64, context=256, steps=5000, dropout=0.2),
+                     heads=6, batch=64, context=256, steps=5000, dropout=0.2, keep="best"),
     "a-llama": _of("rotary positions, RMS norm, SwiGLU, grouped queries", GPT, hidden=128, layers=4,
                    kv_heads=2, positions="rotary", norm="rms", mlp="swiglu", batch=12, context=64,
                    steps=2000),

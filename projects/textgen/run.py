@@ -22,7 +22,7 @@ from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
 from projects.textgen.data import windows
-from projects.textgen.model import Carried, build, generate, table
+from projects.textgen.model import Best, Carried, build, generate, table
 from projects.textgen.report import write_report
 
 
@@ -37,7 +37,8 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     run = open_run()
     if not (run.path / "tokenizer.json").exists():
         corpus.tokenizer.save(run.path / "tokenizer.json")
-    trainer = make_trainer(cfg, run, corpus, feed, model, stop)
+    best = Best(model) if cfg.keep == "best" else None
+    trainer = make_trainer(cfg, run, corpus, feed, model, best, stop)
     resumed = trainer.resume()
     counts = ", ".join(f"{len(part):,} {name}" for name, part in corpus.splits().items())
     print(f"{run.path}: {cfg.preset}, {corpus.name}, {corpus.tokenizer.size} tokens; {counts}")
@@ -46,6 +47,9 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     elif cfg.vectors:
         begin_with_vectors(cfg, corpus, model, given)
     trainer.fit()
+    if best:
+        best.put()
+        trainer.save()
     tested = judge(cfg, model, corpus, corpus.test, stop.check)
     samples = write_samples(cfg, model, corpus)
     result = conclude(cfg, run, trainer, corpus, tested, samples)
@@ -59,10 +63,9 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     return 0
 
 
-def make_trainer(
-    cfg: Config, run: RunDir, corpus: Corpus, feed: Feed, model: nn.Module, stop: StopSignal
-) -> Trainer:
-    """The loop for this experiment: an epoch of it is `every` steps."""
+def make_trainer(cfg: Config, run: RunDir, corpus: Corpus, feed: Feed, model: nn.Module,
+                 best: Best | None, stop: StopSignal) -> Trainer:  # fmt: skip
+    """The loop for this experiment: an epoch of it is `every` steps. `best` sees each look."""
     optimizer = make_optimizer(cfg, model)
 
     def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
@@ -74,6 +77,8 @@ def make_trainer(
     def judged() -> dict[str, float]:
         loss = judge(cfg, model, corpus, corpus.validation, stop.check)
         per = corpus.per_character(loss)
+        if best:
+            best.look(loss)
         return {"validation_loss": loss, "validation_nats_per_character": per}
 
     return Trainer(
@@ -81,7 +86,8 @@ def make_trainer(
         epochs=cfg.steps // cfg.each, identity=identity(cfg, corpus),
         about={"corpus": corpus.name}, scheduler=schedule(cfg, optimizer), clip=cfg.clip,
         read_every=1 if cfg.device == "cpu" else 50, unit="tokens", count=lambda b: b[0].numel(),
-        state={"carried": feed.carried}, captured=True, precision=dtype_of(cfg), stop=stop,
+        state={"carried": feed.carried} | ({"best": best} if best else {}), captured=True,
+        precision=dtype_of(cfg), stop=stop,
     )  # fmt: skip
 
 
@@ -183,8 +189,9 @@ def identity(cfg: Config, corpus: Corpus) -> dict[str, str]:
 
 def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Corpus, tested: float,
              samples: list[str]) -> dict[str, Any]:  # fmt: skip
-    """result.json: all at the last step; nothing was selected on validation or test text."""
+    """result.json, of the weights that are kept: the last, or by least loss on validation text."""
     table = run.rows()
+    kept = min(table, key=lambda row: row["validation_loss"]) if cfg.keep == "best" else table[-1]
     seconds = sum(row["seconds"] for row in table)
     per = corpus.per_character(tested, "test")
     return {
@@ -194,12 +201,13 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Corpus, tested:
         "vocabulary": corpus.tokenizer.size,
         "seed": cfg.seed,
         "steps": trainer.steps,
+        "kept_step": kept["epoch"] * cfg.each,
         "test_loss": tested,
         "test_nats_per_character": per,
         "test_bits_per_character": per / math.log(2),
         "test_perplexity": metrics.perplexity(tested),
-        "validation_nats_per_character": table[-1]["validation_nats_per_character"],
-        "validation_loss": table[-1]["validation_loss"],
+        "validation_nats_per_character": kept["validation_nats_per_character"],
+        "validation_loss": kept["validation_loss"],
         "written": metrics.table(samples, corpus.text) if cfg.written else {},
         "seconds": round(seconds, 2),
         "tokens_per_second": round(trainer.steps * cfg.batch * cfg.context / max(seconds, 1e-9)),

@@ -6,8 +6,8 @@
 // segment's rows: grid (segments columns / (32 WIDE), pieces). Sums are Sum<T> within a piece,
 // pieces are combined in double by a block, always alike (Chan et al. 1979). Bytes: x twice and y
 // once forward; g and x twice, dx once backward. The second reading goes from the last piece to the
-// first, since what was read last may still be in the cache. How many rows are unrolled was measured
-// on an H200: two at a time cost the passes that write a third of their speed.
+// first, since what was read last may still be in the cache. How many rows are unrolled was
+// measured on an H200: two at a time cost the passes that write a third of their speed.
 #include "packs.cuh"
 #include "sums.cuh"
 
