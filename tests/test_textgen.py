@@ -8,6 +8,7 @@ import pytest
 
 import minidl as ml
 from minidl.models.sampling import Sampler
+from minidl.train import Interrupted, Trainer
 from projects.settings import UsageError
 from projects.textgen.__main__ import PROJECT, cli
 from projects.textgen.config import Config
@@ -16,6 +17,20 @@ from projects.textgen.model import Carried, build, generate, stream
 from projects.textgen.presets import PRESETS, preset
 
 SMALL = "--preset smoke --set hidden=16 judged=500 written=40"
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Have training saved and interrupted after so many steps."""
+    advance, calls = Trainer._advance, []
+
+    def stopping(self: Trainer) -> None:
+        advance(self)
+        calls.append(1)
+        if len(calls) == steps:
+            self.save()
+            raise Interrupted(2)
+
+    monkeypatch.setattr(Trainer, "_advance", stopping)
 
 
 def run_in(folder: Path, *more: str) -> int:
@@ -114,18 +129,7 @@ def test_a_run_leaves_everything_behind(smoke: Path) -> None:
 
 def test_a_stopped_run_ends_the_same(smoke: Path, tmp_path: Path, monkeypatch) -> None:
     """Resumed in the middle of an iteration, states and all: the same checkpoint, bit by bit."""
-    from minidl.train import Interrupted, Trainer
-
-    advance, calls = Trainer._advance, []
-
-    def stopping(self: Trainer) -> None:
-        advance(self)
-        calls.append(1)
-        if len(calls) == 13:
-            self.save()
-            raise Interrupted(2)
-
-    monkeypatch.setattr(Trainer, "_advance", stopping)
+    stop_after(monkeypatch, 13)
     assert run_in(tmp_path / "run") == 130
     monkeypatch.undo()
     assert cli(["--resume", str(tmp_path / "run")]) == 0
@@ -137,8 +141,6 @@ def test_a_stopped_run_ends_the_same(smoke: Path, tmp_path: Path, monkeypatch) -
 def test_the_best_weights_are_kept(tmp_path: Path, monkeypatch) -> None:
     """keep=best: the result, the checkpoint and what is judged are those of the least loss, also
     of a run that was stopped behind it."""
-    from minidl.train import Interrupted, Trainer
-
     fields = "hidden=16 judged=500 written=0 keep=best steps=12 every=2 lr=0.3 final=1".split()
 
     def run(name: str) -> int:
@@ -152,16 +154,7 @@ def test_the_best_weights_are_kept(tmp_path: Path, monkeypatch) -> None:
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     assert result["validation_loss"] == min(losses)
     assert result["kept_step"] == 2 * (losses.index(min(losses)) + 1) and result["steps"] == 12
-    advance, calls = Trainer._advance, []
-
-    def stopping(self: Trainer) -> None:
-        advance(self)
-        calls.append(1)
-        if len(calls) == 11:
-            self.save()
-            raise Interrupted(2)
-
-    monkeypatch.setattr(Trainer, "_advance", stopping)
+    stop_after(monkeypatch, 11)
     assert run("stopped") == 130
     monkeypatch.undo()
     assert cli(["--resume", str(tmp_path / "stopped")]) == 0
