@@ -43,12 +43,12 @@ struct Taps {
     }
 };
 
-// The first and the last tap t of `all` with 0 <= start + t apart < size, as the two bytes 128 -
+// The first and the last tap t, up to 126, with 0 <= start + t apart < size, as the two bytes 128 -
 // first and 128 + last: bit 7 of both remains set where (t, -t) is added to them, if t is between.
-__device__ inline unsigned met_by(int start, Divisor apart, int size, int all) {
+__device__ inline unsigned met_by(int start, Divisor apart, int size) {
     const int first = start < 0 ? apart.of(apart.d - 1 - start) : 0;
     const int last = start < size ? apart.of(size - 1 - start) : -1;
-    return 128 - min(first, 127) + ((128 + min(last, all - 1)) << 8);
+    return 128 - min(first, 127) + ((128 + min(last, 126)) << 8);
 }
 
 // The windows as a matrix (pixels of the result, R S C): Tile::M rows from `first` on.
@@ -80,8 +80,8 @@ struct WindowRows {
         for (int slot = 0; slot < S::SLOTS; slot++) {
             const Corner own(v, first + S::row() + slot * S::STEP);
             at[slot] = (own.pixel - origin.pixel) * v.ld;
-            meets[slot] = met_by(own.top, v.by_dh, own.image < v.n ? v.h : own.top, v.r) +
-                          (met_by(own.left, v.by_dw, v.w, v.s) << 16);
+            meets[slot] = met_by(own.top, v.by_dh, own.image < v.n ? v.h : own.top) +
+                          (met_by(own.left, v.by_dw, v.w) << 16);
         }
     }
     __device__ bool there(int slot) const {

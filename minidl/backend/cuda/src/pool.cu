@@ -84,8 +84,8 @@ __device__ void walk_windows_over(const Pool& v, const Place& at, Take take) {
 }
 
 // The largest of each window, and its place r S + s in it; the first of equals, the last NaN.
-// Padding is never chosen: -inf and 0 where there is nothing else. LINES x TAPS of a window are
-// asked for at once: loads are not conditional, what is no tap is read elsewhere.
+// Padding is never chosen: -inf and 0 where there is nothing else. LINES, which divide r, x TAPS of
+// a window are asked for at once: loads are not conditional, what is no tap is read elsewhere.
 template <typename T, typename I, int WIDE, int LINES, int TAPS>
 __global__ void __launch_bounds__(256, 4)
     max_pool(const T* __restrict__ x, T* __restrict__ y, I* __restrict__ place, const Pool v,
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(256, 4)
                 const int r = a + k / TAPS, s = b + k % TAPS;
                 const int row = top + r * v.dh, column = left + s * v.dw;
                 const int near = max(0, min(row, v.h - 1)), by = max(0, min(column, v.w - 1));
-                inside[k] = r < v.r && s < v.s && near == row && by == column;
+                inside[k] = s < v.s && near == row && by == column;
                 taps[k] = load_pack<WIDE>(x + (static_cast<long long>(near) * v.w + by) * v.c);
             }
 #pragma unroll
