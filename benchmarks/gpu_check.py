@@ -111,8 +111,8 @@ def shown(line: dict[str, Any]) -> str:
     name = line.get("family") or " ".join(line[k] for k in ("case", "dtype", "phase") if k in line)
     if "ratio" in line:
         text = f"{line['ratio']:.2f} x PyTorch's speed"
-        if "share_of_copy" in line:
-            copy, cores = line["share_of_copy"], line["share_of_tensor_cores"]
+        if "share_of_copy_moved" in line:
+            copy, cores = line["share_of_copy_moved"], line["share_of_tensor_cores"]
             text += f", {copy:.0%} of copy bandwidth, {cores:.0%} of the tensor cores"
     else:
         text = " ".join(line.get("summary", line.get("failed", [])))
