@@ -29,6 +29,7 @@ from benchmarks.gpu_worker import KERNELS, LOCK, STEPS
 from minidl.backend.cuda import choice, runtime
 from minidl.errors import DeviceError
 from minidl.tools import environment
+from projects.settings import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tests", "kernels", "steps")
@@ -144,18 +145,16 @@ def main(argv: list[str] | None = None) -> int:
         *(["--dtypes", args.dtypes] * (args.dtypes != DTYPES)),
     ]
     facts = {k: v for k, v in environment.info().items() if k != "kernel cache"}
-    name = runtime.cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
     about = {
         "date": date.today().isoformat(),
-        "device": name,
+        "device": device_name("cuda"),
         "command": " ".join(command),
         **facts,
     }
     lines: list[dict[str, Any]] = []
     for stage in [args.stage] if args.stage else STAGES:
-        for line in (
-            tests(args.only) if stage == "tests" else measured(stage, args.only, args.dtypes)
-        ):
+        given = (args.only,) if stage == "tests" else (stage, args.only, args.dtypes)
+        for line in tests(*given) if stage == "tests" else measured(*given):
             lines.append(line)
             print(shown(line), flush=True)
             if args.json:

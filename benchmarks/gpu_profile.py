@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu_worker
 from benchmarks.gpu_check import chosen
+from benchmarks.gpu_library import open_gpu_library
 from minidl.backend.cuda import runtime
 from minidl.errors import DeviceError
 
@@ -72,9 +74,6 @@ def profiled(run: Callable[[], Any]) -> Kernels:
 
 def measured(name: str, dtype: str, peer: bool) -> Iterable[tuple[str, Kernels]]:
     """(library and phase, kernels) of a workload, or of a captured step."""
-    from benchmarks import gpu_worker
-    from benchmarks.gpu_library import open_gpu_library
-
     for which in ("minidl", "torch")[: 1 + peer]:
         if name in gpu_worker.STEPS:
             lib = open_gpu_library(which, "float32")
@@ -107,10 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         except (DeviceError, ValueError, OSError) as error:
             print(f"gpu_profile: {error}", file=sys.stderr)
             return 2
-        from benchmarks.gpu_worker import KERNELS, STEPS
-
         runtime.SOURCES = sources
-        for name in chosen([*KERNELS, *STEPS], args.only):
+        for name in chosen([*gpu_worker.KERNELS, *gpu_worker.STEPS], args.only):
             for what, kernels in measured(name, args.dtype, args.peer):
                 whole = sum(us * launches for us, launches in kernels.values())
                 print(f"{name} {what}: {whole:.1f} us", flush=True)

@@ -5,8 +5,8 @@
 The same command goes on with what time or a signal cut off. FINISHED.tar.gz in --out holds the
 configuration, metrics and result of every run. Kernels share the GPU, so the times of these runs
 are no measure of it: see gpu_check. Processes take turns at a GPU, unless NVIDIA's multi-process
-service is there (`nvidia-cuda-mps-control -d`, before): with it all of this takes 8 minutes on an
-H200.
+service is there (`nvidia-cuda-mps-control -d`, before): with it all but nanoGPT took 8 minutes
+on an H200.
 """
 
 from __future__ import annotations

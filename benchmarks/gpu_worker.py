@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import importlib
 import json
 import math
 import os
@@ -215,9 +216,8 @@ def turn(lock: str | None) -> Iterator[None]:
 
 def main(stage: str, name: str, dtypes: str) -> int:
     """Print what was measured."""
-    import cupy  # noqa: F401 - slow imports, while another worker measures
-    import torch  # noqa: F401
-
+    for slow in ("cupy", "torch"):  # while another worker measures
+        importlib.import_module(slow)
     with turn(os.environ.get(LOCK)):
         for dtype in dtypes.split(","):
             for line in (kernels if stage == "kernels" else steps)(name, dtype):

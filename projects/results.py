@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minidl.io import write_bytes
 from minidl.train import RunDir, report
 
-# Folders of runs that RESULTS.md shows apart, and their headings; the others come first.
-SECTIONS = {
-    "": "",
-    "gpu": "On a GPU",
-    "compared": "Optimizers, schedules and orders at 30 epochs, on a GPU",
-    "input": "Input normalisation at 30 epochs, on a GPU",
-}
+# Folders whose runs RESULTS.md shows apart, and their headings; all other runs come first.
+SECTIONS = {"": "", "gpu": "On a GPU"}
 
 
 def row(*cells: object) -> str:
@@ -23,23 +18,19 @@ def row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
-def section_of(run: RunDir) -> str:
-    """The section that a run is shown in."""
-    name = run.path.resolve().parent.name
-    return name if name in SECTIONS else ""
-
-
 def write(folders: Sequence[str], out: Path, here: Path, head: str, columns: Sequence[str],
-          line: Callable[[RunDir], str], draw: Callable[[list[RunDir]], Any]) -> None:  # fmt: skip
+          line: Callable[[RunDir], str], draw: Callable[[list[RunDir]], Any],
+          sections: Mapping[str, str] = SECTIONS) -> None:  # fmt: skip
     """Write RESULTS.md and results.svg into `out`; here/results/notes.md follows if out is here.
 
-    Runs in a folder called as one of SECTIONS have a section and curves of their own.
+    Runs in a folder that `sections` names have a section and curves of their own.
     """
     import matplotlib as mpl
 
     runs, text = [RunDir(folder) for folder in folders], head
-    for name, title in SECTIONS.items():
-        own = [run for run in runs if section_of(run) == name]
+    folder = {run: run.path.resolve().parent.name for run in runs}
+    for name, title in sections.items():
+        own = [r for r in runs if (folder[r] if folder[r] in sections else "") == name]
         if not own:
             continue
         text += f"\n## {title}\n\n" if name else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minidl.train import RunDir, report
-from projects.results import row, write
+from projects.results import SECTIONS, row, write
 
 HERE = Path(__file__).resolve().parent
 HEAD = """# Results of projects/convnet
@@ -22,6 +22,10 @@ are those of the final epoch; nothing was selected on them. Made by
 `python -m projects.convnet.results`.
 
 """
+COMPARED = {
+    "compared": "Optimizers, schedules and orders at 30 epochs, on a GPU",
+    "input": "Input normalisation at 30 epochs, on a GPU",
+}
 COLUMNS = (
     "preset", "data", "epochs", "held-out %", "test % (images)", "parameters", "MFLOP", "training",
     "images/s", "device", "commit",
@@ -52,7 +56,7 @@ def write_results(folders: Sequence[str], out: Path = HERE) -> None:
     def draw(runs: list[RunDir]) -> Any:
         return report.curves({run.path.name: run.rows() for run in runs})
 
-    write(folders, out, HERE, HEAD, COLUMNS, line, draw)
+    write(folders, out, HERE, HEAD, COLUMNS, line, draw, SECTIONS | COMPARED)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from projects.textgen.compare import drawn
 HERE = Path(__file__).resolve().parent
 HEAD = """# Results of projects/textgen
 
-Single runs, one seed each, losses in nats a character at the last step; nothing was selected on the
-validation or the test text. Made by `python -m projects.textgen.results`.
+Single runs, one seed each, losses in nats a character at the last step, or with keep=best at that
+of the least validation loss; nothing else was selected on the validation text, nothing on the test
+text. Made by `python -m projects.textgen.results`.
 
 """
 COLUMNS = (
