@@ -1,5 +1,8 @@
 """The tape behaves as PyTorch's: what is recorded, kept, freed, shared, refused."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -191,6 +194,24 @@ def test_no_grad_and_enable_grad():
         return x * 2
 
     assert not f(x).requires_grad and (x * 2).requires_grad
+
+
+@pytest.mark.parametrize("mode", [ml.no_grad(), ml.autocast("cpu", enabled=False)])
+def test_a_decorated_function_runs_in_several_threads_at_once(mode):
+    """A thread once took the other's token, of another context, for its own."""
+    inside, first_is_out = threading.Barrier(2, timeout=30), threading.Event()
+
+    @mode
+    def f(first):
+        inside.wait()
+        assert first or first_is_out.wait(30)
+
+    def work(first):
+        f(first)
+        first_is_out.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, [True, False])) == [None, None]
 
 
 def test_no_grad_ends_with_an_exception():

@@ -5,14 +5,14 @@ sums, softmax and losses in float32; the rest follows its inputs. Parameters sta
 their gradients: each is converted where it is used (Micikevicius et al. 2018).
 """
 
-from contextlib import ContextDecorator
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, is_grad_enabled, raw
+from minidl.config import bound
 from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, require
 from minidl.ops.shape import to_dtype
@@ -20,7 +20,7 @@ from minidl.ops.shape import to_dtype
 _current: ContextVar["autocast | None"] = ContextVar("autocast", default=None)
 
 
-class autocast(ContextDecorator):
+class autocast(bound):
     """Within it, products of float32 tensors on the GPU are made in a half type (PyTorch's).
 
         with ml.autocast("cuda", dtype=ml.bfloat16):
@@ -41,15 +41,14 @@ class autocast(ContextDecorator):
         fits = not enabled or (self.dtype.itemsize == 2 and self.dtype.kind in "fV")
         require(fits, "autocast", rule, error=DTypeError, dtype=self.dtype)
         self.converted: dict[tuple[int, bool], tuple[Tensor, int, Tensor]] = {}
-        self.tokens: list[Token] = []
-
-    def __enter__(self) -> "autocast":
-        self.tokens.append(_current.set(self if self.enabled else None))
-        return self
+        super().__init__(_current, self if enabled else None)
 
     def __exit__(self, *exc: object) -> None:
-        _current.reset(self.tokens.pop())
+        super().__exit__(*exc)
         self.converted.clear()
+
+    def _recreate_cm(self) -> "autocast":
+        return autocast("cuda", self.dtype, self.enabled, self.cache)  # as set_grad_enabled's
 
     def low(self, x: Any) -> Any:
         """x in the lower dtype, if it is a tensor that this is for; parameters once."""
