@@ -98,14 +98,14 @@ def test_norms_by_columns(dtype, shape):
 
 @pytest.mark.parametrize("dtype, c", [(np.float32, 8), (np.float16, 16), (BFLOAT16, 8)])
 def test_max_pool_of_packs(dtype, c):
-    """Windows of 4, 6 and 9, beside each other, apart and overlapping, with many ties and NaN."""
+    """Windows of 4 to 21, overlapping, apart, with and without gaps, with many ties and NaN."""
     rng = np.random.default_rng(3)
     x = rng.integers(-9, 9, (2, c, 7, 9)) / 8.0
     x[rng.random(x.shape) < 0.05] = np.nan
     x[:, :2, :3, :3] = -np.inf
     for window in (
         ((2, 2), (2, 2), (0, 0), (1, 1)), ((3, 3), (2, 2), (1, 1), (1, 1)),
-        ((2, 3), (3, 1), (1, 1), (3, 2)),
+        ((2, 3), (3, 1), (1, 1), (3, 2)), ((7, 3), (7, 3), (0, 0), (1, 1)),
     ):  # fmt: skip
         sizes = zip(x.shape[2:], *window)
         out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)

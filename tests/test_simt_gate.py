@@ -23,6 +23,7 @@ TENSOR = {
     "copy_4": "cp.async.ca.shared.global",
     "copy_8": "cp.async.ca.shared.global",
     "copy_16": "cp.async.cg.shared.global",
+    "store_16": "st.global.v4",
     **{f"load_x{n}": f"ldmatrix.sync.aligned.m8n8.x{n}.shared.b16" for n in (1, 2, 4)},
     **{f"load_x{n}_trans": f"ldmatrix.sync.aligned.m8n8.x{n}.trans.shared" for n in (1, 2, 4)},
 }
@@ -142,7 +143,8 @@ INSTANCES = {
     "pool.cu": [
         *(f"max_pool<{t}, {i}, {w}, {k}>" for t, w in WIDTHS for i in ("unsigned char", "int")
           for k in ("2, 2", "1, 3")),
-        *(f"max_pool_grad<{t}, {i}, {w}>" for t, w in WIDTHS for i in ("unsigned char", "int")),
+        *(f"{k}<{t}, {i}, {w}>" for k in ("max_pool_grad", "max_pool_grad_apart")
+          for t, w in WIDTHS for i in ("unsigned char", "int")),
         *(f"{k}<{t}>" for k in ("mean_pool", "mean_pool_grad", "unfold", "fold") for t in REAL),
         *(f"max_positions<{i}>" for i in ("unsigned char", "int")),
     ],

@@ -181,6 +181,13 @@ def test_cp_async_fills_up_with_zeros(size):
     assert np.array_equal(y.reshape(rows.shape), expected)
 
 
+def test_store16_writes_four_words():
+    x = np.random.default_rng(0).integers(0, 2**32, 4 * 40, np.uint32)
+    y = np.zeros_like(x)
+    load("mma.cu").get_function("store_16")((1,), (40,), (x, y))
+    assert np.array_equal(x, y)
+
+
 # ---- Collectives
 
 

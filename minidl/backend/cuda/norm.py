@@ -19,9 +19,8 @@ def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -
     x, y = contiguous(x), empty(x.shape, x.dtype)
     mean, rstd = empty((rows,), wide), empty((rows,), wide)
     affine = [x if a is None else cast(contiguous(a), x.dtype) for a in (w, b)]
-    flags = (int(centre), int(w is not None), int(b is not None))
-    given = (x, *affine, y)
-    launch_rows("layer_norm.cu", "layer_norm", rows, n, given, mean, rstd, float(eps), *flags)
+    more = (mean, rstd, float(eps), int(centre), int(w is not None), int(b is not None))
+    launch_rows("layer_norm.cu", "layer_norm", rows, n, (x, *affine, y), *more)
     return y, mean, rstd
 
 

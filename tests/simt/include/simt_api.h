@@ -73,6 +73,7 @@ void ldmatrix(int count, bool transposed, unsigned* registers, const void* row, 
 void cp_async(void* shared, const void* global, int bytes, int source_bytes, Place at);
 void cp_async_commit();
 void cp_async_wait(int groups);
+void store16(void* global, const void* from, Place at);
 
 }  // namespace simt
 #pragma GCC visibility pop

@@ -46,3 +46,7 @@ template <int groups>
 static inline void cp_async_wait() {
     simt::cp_async_wait(groups);
 }
+
+static inline void store16(void* global, const void* from, simt::Place at = SIMT_HERE) {
+    simt::store16(global, from, at);
+}

@@ -44,3 +44,10 @@ LOAD(load_x4_trans, ldmatrix_x4_trans, 4)
 COPY(copy_4, cp_async4, 4)
 COPY(copy_8, cp_async8, 8)
 COPY(copy_16, cp_async16, 16)
+
+// Thread i stores words 4 i to 4 i + 3.
+extern "C" __global__ void store_16(const unsigned* x, unsigned* y) {
+    unsigned own[4];
+    for (int i = 0; i < 4; i++) own[i] = x[4 * threadIdx.x + i];
+    store16(y + 4 * threadIdx.x, own);
+}

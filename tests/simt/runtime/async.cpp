@@ -29,6 +29,14 @@ void cp_async(void* shared, const void* global, int bytes, int source_bytes, Pla
                           source_bytes, me->group, at});
 }
 
+void store16(void* global, const void* from, Place at) {
+    auto to = reinterpret_cast<uintptr_t>(global);
+    if (is_shared(to)) fault_at(at, kOutOfBounds, "store16 to %#zx, in shared memory", to);
+    if (to % 16) fault_at(at, kMisaligned, "store16 to %#zx, which must be a multiple of 16", to);
+    if (launch->checked) access(current(), to, 16, kWrite, 0, at);
+    memcpy(global, from, 16);
+}
+
 void cp_async_commit() { current()->group++; }
 
 void cp_async_wait(int groups) {

@@ -104,7 +104,7 @@ __device__ void put_scores(T* to, const A (&s)[C::R][C::N / 8][4]) {
         for (int e = 0; e < C::WIDE; e++) {
             pack.v[e] = static_cast<T>(s[i / ROW][(i + e) % ROW / 4][(i + e) % 4]);
         }
-        store_pack(to + i * 32 + threadIdx.x % 32 * C::WIDE, pack);
+        *reinterpret_cast<Pack<T, C::WIDE>*>(to + i * 32 + threadIdx.x % 32 * C::WIDE) = pack;
     }
 }
 

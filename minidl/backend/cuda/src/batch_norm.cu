@@ -27,6 +27,10 @@ struct Piece {
         stop += segment * rows;
     }
     __device__ bool inside() const { return j < columns; }
+    // Where the thread's packs lie: every `step` from the first on.
+    __device__ long long first() const { return (start + level) * columns + j; }
+    __device__ long long end() const { return stop * columns; }
+    __device__ long long step() const { return 8 * columns; }
     // Of part (segments, pieces, 2, columns).
     __device__ long long place(int which, long long column) const {
         return ((segment * gridDim.y + blockIdx.y) * 2 + which) * columns + column;
@@ -75,29 +79,48 @@ struct Factors {
           eps(eps),
           scaled(scaled),
           shifted(shifted) {}
-    __device__ unsigned channel(long long j) const { return static_cast<unsigned>(j) % channels; }
-    // Of all segments' groups.
-    __device__ long long group(long long segment, unsigned c) const {
-        return segment * groups + (per == 1 ? c : c / per);
-    }
-    __device__ A rstd(long long group) const { return A(1) / sqrt(vars[group] + eps); }
     __device__ A scale(unsigned c) const { return scaled ? w[c] : A(1); }
     __device__ A shift(unsigned c) const { return shifted ? b[c] : A(0); }
 };
 
-// What y is made of in a thread's columns: (x - mean) slope + shift.
+// The channel of a column, and its group of all segments'; neighbouring columns by turns.
+struct Channel {
+    unsigned c, within, group, first;
+    template <typename T>
+    __device__ Channel(const Factors<T>& f, long long segment, long long column)
+        : c(static_cast<unsigned>(column) % f.channels), first(segment * f.groups) {
+        group = first + c / f.per;
+        within = c % f.per;
+    }
+    template <typename T>
+    __device__ void next(const Factors<T>& f) {
+        const bool last = ++c == f.channels, leaves = ++within == f.per;
+        c = last ? 0 : c;
+        within = leaves ? 0 : within;
+        group = last ? first : group + leaves;
+    }
+};
+
+// What y is made of in a thread's columns: (x - mean) slope + shift. All that is read is asked for
+// before a root: those have branches, behind which no load is moved.
 template <typename A, int WIDE>
 struct Columns {
-    A mean[WIDE], slope[WIDE], shift[WIDE];
+    A mean[WIDE], rstd[WIDE], slope[WIDE], shift[WIDE];
     template <typename T>
     __device__ Columns(const Factors<T>& f, const Piece<WIDE>& p) {
+        Channel at(f, p.segment, p.j);
 #pragma unroll
         for (int e = 0; e < WIDE; e++) {
-            const unsigned c = f.channel(p.j + e);
-            const long long group = f.group(p.segment, c);
-            mean[e] = f.means[group];
-            slope[e] = f.rstd(group) * f.scale(c);
-            shift[e] = f.shift(c);
+            mean[e] = f.means[at.group];
+            rstd[e] = f.vars[at.group];
+            slope[e] = f.scale(at.c);
+            shift[e] = f.shift(at.c);
+            at.next(f);
+        }
+#pragma unroll
+        for (int e = 0; e < WIDE; e++) {
+            rstd[e] = rsqrt(rstd[e] + f.eps);
+            slope[e] *= rstd[e];
         }
     }
     __device__ A affine(int e, A x) const { return (x - mean[e]) * slope[e] + shift[e]; }
@@ -199,8 +222,7 @@ __global__ void __launch_bounds__(256)
     const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
     const Columns<A, WIDE> column(f, p);
 #pragma unroll 1
-    for (long long i = p.start + p.level; i < p.stop; i += 8) {
-        const long long at = i * columns + p.j;
+    for (long long at = p.first(); at < p.end(); at += p.step()) {
         const Pack<T, WIDE> v = load_pack<WIDE>(x + at);
         Pack<T, WIDE> added, out;
         if (adds) added = load_pack<WIDE>(more + at);
@@ -254,7 +276,7 @@ __global__ void __launch_bounds__(256, 2)
     if (p.level < WIDE && p.inside()) {
         const long long j = p.j + p.level;
         part[p.place(0, j)] = one;
-        part[p.place(1, j)] = other * f.rstd(f.group(p.segment, f.channel(j)));
+        part[p.place(1, j)] = other / sqrt(f.vars[Channel(f, p.segment, j).group] + f.eps);
     }
 }
 
@@ -316,21 +338,20 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 4)
     const Piece<WIDE> p(rows, columns, piece, true);
     if (!p.inside()) return;
     const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
-    const Columns<A, WIDE> column(f, p);
     A level[WIDE], along[WIDE];
+    const A share = A(1) / (A(rows) * A(columns / groups));
+    const Columns<A, WIDE> column(f, p);
+    Channel at(f, p.segment, p.j);
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
-        const unsigned c = f.channel(p.j + e);
-        const long long group = f.group(p.segment, c);
-        const A* of = totals + group + p.segment * groups;
-        const A rstd = f.rstd(group), scale = groups == channels ? f.scale(c) : A(1);
-        const A factor = rstd * scale / (A(rows) * A(columns / groups));
-        level[e] = factor * of[0];
-        along[e] = factor * of[groups] * rstd;
+        const A* of = totals + at.group + p.segment * groups;
+        const A factor = (groups == channels ? column.slope[e] : column.rstd[e]) * share;
+        level[e] = of[0] * factor;
+        along[e] = of[groups] * factor * column.rstd[e];
+        at.next(f);
     }
 #pragma unroll 1
-    for (long long i = p.start + p.level; i < p.stop; i += 8) {
-        const long long at = i * columns + p.j;
+    for (long long at = p.first(); at < p.end(); at += p.step()) {
         const Pack<T, WIDE> v = load_pack<WIDE>(x + at), given = load_pack<WIDE>(g + at);
         Pack<T, WIDE> out;
 #pragma unroll

@@ -4,6 +4,7 @@
 // about once for each row of taps, GROUP of which meet it in registers; rows meet in L1: a block's
 // threads are `lanes` packs by `across` tiles by `down` rows. Sums are Sum<T>. Bytes: x, w and y
 // once, but for the edges where blocks meet.
+#include "packs.cuh"
 #include "sums.cuh"
 
 // With several outputs a channel, `share`, k = share c; with several inputs an output, `fan`, c =
@@ -13,21 +14,11 @@ struct Depthwise {
     int n, h, w, c, oh, ow, k, r, s, sh, ph, pw, dh, up, share, fan, lanes, across, down;
 };
 
-template <typename T, int N>
-struct alignas(N * sizeof(T)) Pack {
-    T v[N];
-};
-
 template <int N, typename T>
 __device__ Pack<T, N> pack_at(const T* from, bool there) {
-    Pack<T, N> pack;
-    if (there) {
-        pack = *reinterpret_cast<const Pack<T, N>*>(from);
-    } else {
-#pragma unroll
-        for (int p = 0; p < N; p++) pack.v[p] = static_cast<T>(0);
-    }
-    return pack;
+    Words<T, N> words = {};
+    if (there) words = load_words<N>(from);
+    return words.pack();
 }
 
 // take(j, e, pack) for the packs of a row that TILE outputs meet with GROUP taps: output j and tap
@@ -101,7 +92,7 @@ __global__ void __launch_bounds__(256, 2)
         Pack<T, PACK> result;
 #pragma unroll
         for (int p = 0; p < PACK; p++) result.v[p] = static_cast<T>(sums[j][p]);
-        *reinterpret_cast<Pack<T, PACK>*>(y + (line * v.ow + first + j) * v.k + k) = result;
+        store_pack(y + (line * v.ow + first + j) * v.k + k, result);
     }
 }
 

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(256)
     constexpr int TEAMS = 256 / C::TEAM;
     const long long step = gridDim.x * static_cast<long long>(TEAMS);
     A scale[C::EACH], dw[C::EACH], db[C::EACH];
-    P next_g[C::PACKS], next_x[C::PACKS];
+    Words<T, C::WIDE> next_g[C::PACKS], next_x[C::PACKS];
     A next_mean = A(0), next_rstd = A(0);
     const auto inside = [&](int p) { return C::place(p) < n; };
     const auto fetch = [&](long long i) {
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int p = 0; p < C::PACKS; p++) {
             if (i < rows && inside(p)) {
-                next_g[p] = load_pack<C::WIDE>(g + i * n + C::place(p));
-                next_x[p] = load_pack<C::WIDE>(x + i * n + C::place(p));
+                next_g[p] = load_words<C::WIDE>(g + i * n + C::place(p));
+                next_x[p] = load_words<C::WIDE>(x + i * n + C::place(p));
             }
         }
     };
@@ -127,15 +127,20 @@ __global__ void __launch_bounds__(256)
         const A m = next_mean, r = next_rstd;
         A d[C::EACH], hat[C::EACH], sum = A(0), along = A(0);
 #pragma unroll
-        for (int k = 0; k < C::EACH; k++) {
-            const bool there = real && inside(k / C::WIDE);
-            d[k] = there ? static_cast<A>(next_g[k / C::WIDE].v[k % C::WIDE]) : A(0);
-            hat[k] = there ? (static_cast<A>(next_x[k / C::WIDE].v[k % C::WIDE]) - m) * r : A(0);
-            dw[k] += d[k] * hat[k];
-            db[k] += d[k];
-            d[k] = there ? d[k] * scale[k] : A(0);
-            sum += d[k];
-            along += d[k] * hat[k];
+        for (int p = 0; p < C::PACKS; p++) {
+            const bool there = real && inside(p);
+            const P own_g = next_g[p].pack(), own_x = next_x[p].pack();
+#pragma unroll
+            for (int e = 0; e < C::WIDE; e++) {
+                const int k = p * C::WIDE + e;
+                d[k] = there ? static_cast<A>(own_g.v[e]) : A(0);
+                hat[k] = there ? (static_cast<A>(own_x.v[e]) - m) * r : A(0);
+                dw[k] += d[k] * hat[k];
+                db[k] += d[k];
+                d[k] = there ? d[k] * scale[k] : A(0);
+                sum += d[k];
+                along += d[k] * hat[k];
+            }
         }
         fetch(i + step);
         join_pairs<C::TEAM>(sum, along, sums[turn]);

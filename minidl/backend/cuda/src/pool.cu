@@ -98,16 +98,17 @@ __global__ void __launch_bounds__(256, 4)
     const int top = at.y * v.sh - v.ph, left = at.x * v.sw - v.pw;
     A best[WIDE];
     int chosen[WIDE], start = -1;  // the first tap that is not padding
-    Pack<T, WIDE> lowest;
+    Pack<T, WIDE> smallest;
 #pragma unroll
     for (int e = 0; e < WIDE; e++) {
         best[e] = static_cast<A>(__int_as_float(0xff800000));
-        lowest.v[e] = static_cast<T>(best[e]);
+        smallest.v[e] = static_cast<T>(best[e]);
         chosen[e] = -1;
     }
+    const Words<T, WIDE> lowest = load_words<WIDE>(smallest.v);
     for (int a = 0; a < v.r; a += LINES) {
         for (int b = 0; b < v.s; b += TAPS) {
-            Pack<T, WIDE> taps[LINES * TAPS];
+            Words<T, WIDE> taps[LINES * TAPS];
             bool inside[LINES * TAPS];
 #pragma unroll
             for (int k = 0; k < LINES * TAPS; k++) {
@@ -115,16 +116,17 @@ __global__ void __launch_bounds__(256, 4)
                 const int row = top + r * v.dh, column = left + s * v.dw;
                 const int near = max(0, min(row, v.h - 1)), by = max(0, min(column, v.w - 1));
                 inside[k] = s < v.s && near == row && by == column;
-                taps[k] = load_pack<WIDE>(x + (static_cast<long long>(near) * v.w + by) * v.c);
+                const T* line = x + static_cast<long long>(near) * (v.w * v.c);
+                taps[k] = load_words<WIDE>(line + by * v.c);
             }
 #pragma unroll
             for (int k = 0; k < LINES * TAPS; k++) {
                 const int tap = (a + k / TAPS) * v.s + b + k % TAPS;
-                if (!inside[k]) taps[k] = lowest;
+                const Pack<T, WIDE> pack = (inside[k] ? taps[k] : lowest).pack();
                 if (inside[k] && start < 0) start = tap;
 #pragma unroll
                 for (int e = 0; e < WIDE; e++) {
-                    const A value = static_cast<A>(taps[k].v[e]);
+                    const A value = static_cast<A>(pack.v[e]);
                     const bool beats = value > best[e] || value != value;
                     best[e] = beats ? value : best[e];
                     chosen[e] = beats ? tap : chosen[e];
@@ -168,6 +170,30 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
     for (int e = 0; e < WIDE; e++) out.v[e] = static_cast<T>(sum[e]);
     store_pack(dx + i * WIDE, out);
+}
+
+// The same where windows share out x without gaps: a thread takes one window.
+template <typename T, typename I, int WIDE>
+__global__ void __launch_bounds__(256)
+    max_pool_grad_apart(const T* __restrict__ g, const I* __restrict__ place, T* __restrict__ dx,
+                        const Pool v, long long count) {
+    const long long i = element();
+    if (i >= count) return;
+    const Place at(i, v.by_oh, v.by_ow, v.by_packs);
+    const Pack<I, WIDE> chosen = load_pack<WIDE>(place + i * WIDE);
+    const Pack<T, WIDE> given = load_pack<WIDE>(g + i * WIDE);
+    dx += index_of(at.image, at.y * v.r, at.x * v.s, at.c * WIDE, v.h, v.w, v.c);
+    for (int a = 0; a < v.r; a++) {
+        for (int b = 0; b < v.s; b++) {
+            Pack<T, WIDE> out;
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) {
+                const bool here = static_cast<int>(chosen.v[e]) == a * v.s + b;
+                out.v[e] = here ? given.v[e] : static_cast<T>(0);
+            }
+            store_pack(dx + index_of(0, a, b, 0, v.h, v.w, v.c), out);
+        }
+    }
 }
 
 // positions (n, c, oh, ow) = h W + w in x of the places (n, oh, ow, c) that max_pool chose.
