@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import minidl as ml
+import minidl.functional as F
 from minidl import config
 from minidl.backend import cpu
 from minidl.backend.cpu import conv
@@ -94,3 +96,48 @@ def test_one_large_picture_is_shared_out(shape):
     v, cut = conv._in_rows(conv._sizes(shape, (8, 64, 1, 1), (1, 1), (0, 0), (1, 1), 1))
     assert v.n * v.h * v.w == shape[0] * shape[2] * shape[3]
     assert cut.total >= min(8, shape[0] * shape[2]) and cut.room <= 1 << 17
+
+
+@pytest.mark.parametrize("groups, c, k, taps", [(4, 8, 8, (1, 1)), (4, 4, 4, (3, 1)),
+                                                (2, 1, 8, (4, 1)), (3, 5, 16, (2, 1))])  # fmt: skip
+def test_groups_whose_outputs_fill_panels(groups, c, k, taps):
+    """Windows one column wide were taken for those of a picture's colours: memory was overrun."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, c * groups, 9, 7))
+    weights, window = rng.standard_normal((k * groups, c, *taps)), ((1, 1), (0, 0), (1, 1), groups)
+    g, *wanted = oracle(x, weights, rng.standard_normal, *window)
+    for want, got in zip(wanted, passes(x, weights, None, g, window), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+@given(
+    stride=PAIRS, dilation=st.tuples(st.integers(1, 5), st.integers(1, 5)), taps=PAIRS,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)), groups=st.integers(1, 2),
+    share=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_transposed_convolution(stride, dilation, taps, padding, groups, share, seed):
+    """Each pixel times the weights, where they fall; output_padding up to stride or dilation."""
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((2, 2 * groups, 3, 4)), rng.standard_normal((2 * groups, 3, *taps))
+    more = tuple(int(u * max(a, d)) for u, a, d in zip(share, stride, dilation))
+    sizes = [a * (m - 1) + d * (t - 1) + 1
+             for m, t, a, d in zip(x.shape[2:], taps, stride, dilation)]  # fmt: skip
+    if any(m + e <= 2 * p for m, e, p in zip(sizes, more, padding)):
+        return
+    wide = np.zeros((2, 3 * groups, *(m + e for m, e in zip(sizes, more))))
+    for i, j, a, b in np.ndindex(3, 4, *taps):
+        row, column = i * stride[0] + a * dilation[0], j * stride[1] + b * dilation[1]
+        pixel = x[:, :, i, j].reshape(2, groups, 2)
+        each = np.einsum("ngc,gck->ngk", pixel, w[..., a, b].reshape(groups, 2, 3))
+        wide[:, :, row, column] += each.reshape(2, -1)
+    inside = (slice(p, m - p + e) for p, m, e in zip(padding, sizes, more))
+    want = wide[(slice(None), slice(None), *inside)]
+    leaves = [ml.tensor(a, requires_grad=True) for a in (x, w)]
+    window = (None, stride, padding, more, groups, dilation)
+    y = F.conv_transpose2d(*leaves, *window)
+    np.testing.assert_allclose(y.detach().numpy(), want, rtol=0, atol=1e-12)
+    g = rng.standard_normal(want.shape)
+    y.backward(ml.tensor(g))
+    for leaf, array in zip(leaves, (x, w)):  # linear in each: <dy/da g, a> = <g, y>
+        assert leaf.grad.shape == leaf.shape
+        np.testing.assert_allclose((leaf.grad.numpy() * array).sum(), (g * want).sum(), atol=1e-10)

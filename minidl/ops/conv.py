@@ -137,6 +137,8 @@ def _conv_transpose(name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padd
         size = [(m - 1) * a - 2 * q + c * (k - 1) + e + 1 for m, a, q, c, k, e in terms]
         require(min(size) > 0, name, "the output would be empty", input=x, weight=w, padding=p)
         shape = (len(x), outputs, *(1,) * (2 - n), *size)
+        if any(e >= a for e, a in zip(more, s)):  # as many windows as convolve has on that shape
+            x = pad_constant(x, widths=((0, 0), (0, 0), *((0, e // a) for e, a in zip(more, s))))
         y = convolve_input_grad(_image(x), _image(w), shape=shape, **_window(s, p, d, groups))
         y = y if b is None else pw.add(y, reshape(b, (1, outputs, 1, 1)))
         return squeeze(y, 2) if n == 1 else y

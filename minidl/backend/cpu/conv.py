@@ -314,7 +314,7 @@ def conv2d_weight_grad(
     v, cut = _in_rows(v)
     joined = v.s if v.dw == 1 and groups == 1 else 1
     few = joined * w_shape[1]
-    colours = joined == v.s and few < BLOCK and v.k % BLOCK == 0
+    colours = groups == 1 and joined == v.s and few < BLOCK and v.k % BLOCK == 0
     wide = 0 if colours else -(-few // BLOCK) * BLOCK
     shape = (v.r, few, v.k) if colours else (v.k, v.r, v.s // joined, wide)
     span = max(1, -(-cut.total // max(4, min(32, _PARTS // max(math.prod(shape), 1)))))
