@@ -186,7 +186,8 @@ struct Seen {
         return plain ? factor : A(1);
     }
 
-    // Calls act(score, where the mask has it); behind the last query or key with the last one's.
+    // Calls act(score, where the mask has it); for rows behind the last query or key, which are not
+    // written, with the last one's, but not for queries behind it, whose scores are added up.
     template <bool TURNED, typename C, typename Do>
     __device__ void each(A (&s)[C::R][C::N / 8][4], int first, int other, const Do& act) const {
         const int t = threadIdx.x % 4;
@@ -200,6 +201,7 @@ struct Seen {
                 for (int i = 0; i < 4; i++) {
                     const int kept = g + 16 * r + i / 2 * 8;
                     const int passing = other + 8 * j + 2 * t + i % 2;
+                    if (TURNED && passing >= tq) continue;
                     const int query = min(TURNED ? passing : kept, tq - 1);
                     const int key = min(TURNED ? kept : passing, tk - 1);
                     act(s[r][j][i], base + query * row + key * column);
