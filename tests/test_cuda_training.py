@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_stand_in import NEEDED, gpu  # noqa: F401
+from cuda_stand_in import EMULATED, NEEDED, gpu, stand_in  # noqa: F401
 from test_convnet import images_of
 
 import minidl as ml
@@ -258,6 +258,19 @@ def test_the_loader_copies_ahead() -> None:
     for got, own in zip(ml.data.DataLoader(data, 2), expected, strict=True):
         np.testing.assert_array_equal(got[0].cpu().numpy(), own[0].numpy())
         assert got[0].device.type == got[1].device.type == "cuda"
+
+
+@EMULATED
+def test_a_loader_left_early_waits_for_its_copies(monkeypatch) -> None:
+    """The next batch was still on its way to memory that was given back."""
+    made = [stand_in.Stream()]
+    monkeypatch.setattr(stand_in.cuda, "Stream", lambda **_: made[0])
+    data = ml.data.ImageArrays(np.ones((6, 2, 3, 4), np.uint8), [0, 1, 2, 0, 1, 2], "abc")
+    batches = iter(ml.data.DataLoader(data, 2, device="cuda"))
+    next(batches)
+    assert any(made[0].late)
+    del batches
+    assert not any(made[0].late)
 
 
 def test_small_pictures_there_are_made_several_batches_at_once() -> None:

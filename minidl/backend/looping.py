@@ -33,6 +33,11 @@ def dense(shape: tuple[int, ...], order: Sequence[int], item: int) -> tuple[int,
     return tuple(strides)
 
 
+def is_channels_last(x: Any) -> bool:
+    """Whether x is (N, C, H, W) over channels-last memory and not in C order as well."""
+    return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
 def order_of(signatures: Sequence[tuple], shape: tuple) -> tuple[int, ...]:
     """Axes of the result from the slowest to the fastest in memory.
 

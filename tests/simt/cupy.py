@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import sys
 import types
@@ -100,9 +101,12 @@ class ndarray:
         return self.host.copy()
 
     def set(self, x: np.ndarray, stream: Any = None) -> None:
-        """Copy the host's values here."""
+        """Copy the host's values here; on a stream that is given, only when it is waited for."""
         assert not _streams[-1].is_capturing(), "the host's values cannot be captured"
-        self.host[...] = x
+        if stream is None:
+            self.host[...] = x
+        else:
+            stream.late.append(functools.partial(np.copyto, self.host, x))
 
     def _refuse(self, *args: Any, **options: Any) -> Any:
         raise TypeError("an array on the GPU is computed with by kernels only")
@@ -225,13 +229,27 @@ def _as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
 
 
+class Event:
+    """A place among a stream's copies from the host, which are done when it is waited for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.late, self.left = stream.late, len(stream.late)
+
+    def synchronize(self) -> None:
+        for k in range(self.left):
+            copy, self.late[k] = self.late[k], None
+            if copy is not None:
+                copy()
+
+
 class Stream:
-    """Work is done at once, or noted for a graph while it is captured."""
+    """Work is done at once, or noted for a graph while it is captured; copies are done late."""
 
     ptr = 0
 
     def __init__(self, non_blocking: bool = False) -> None:
         self.noted: list[Callable[[], None]] | None = None
+        self.late: list[Callable[[], None] | None] = []
 
     def __enter__(self) -> Stream:
         _streams.append(self)
@@ -244,13 +262,14 @@ class Stream:
         """Do it now, or note it."""
         work() if self.noted is None else self.noted.append(work)
 
-    def record(self) -> Any:
-        return object()
+    def record(self) -> Event:
+        return Event(self)
 
-    def wait_event(self, event: Any) -> None:
-        pass
+    def wait_event(self, event: Event) -> None:
+        event.synchronize()
 
-    synchronize = record
+    def synchronize(self) -> None:
+        self.record().synchronize()
 
     def is_capturing(self) -> bool:
         return self.noted is not None

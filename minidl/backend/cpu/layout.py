@@ -9,7 +9,7 @@ from minidl.backend.cpu import memory
 from minidl.backend.cpu.jit import kernel, launch
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_like, empty_nchw
 from minidl.backend.cpu.replay import note, recording
-from minidl.backend.looping import dense, joint_of, padding_of
+from minidl.backend.looping import dense, is_channels_last, joint_of, padding_of
 
 _FEW = 1 << 12  # numbers that a record moves by a kernel, one after the other
 _START = np.zeros(1, np.int64)
@@ -58,11 +58,6 @@ def copy(x: Array) -> Array:
     made = empty_like(x)
     copy_into(made, x)
     return made
-
-
-def is_channels_last(x: Array) -> bool:
-    """Whether x is (N, C, H, W) over channels-last memory and not in C order as well."""
-    return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:

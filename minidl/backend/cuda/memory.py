@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from minidl.backend import looping
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.runtime import Array, empty
-from minidl.backend.looping import dense, joint_of, order_of, padding_of, repeated, reshaped
+from minidl.backend.looping import dense, is_channels_last, joint_of, order_of, padding_of
 from minidl.errors import GraphError, RangeError, require
 
 flags: dict[tuple[str, int], Array] = {}  # set by indices out of range; by op and length
@@ -145,11 +146,6 @@ def nhwc(x: Array) -> Array:
     return contiguous(y)
 
 
-def is_channels_last(x: Array) -> bool:
-    """Whether x is (N, C, H, W) over channels-last memory and not in C order as well."""
-    return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous
-
-
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """x's elements in logical C order in a new shape: a view where possible."""
     seen = view_as(x, shape)
@@ -160,13 +156,13 @@ def view_as(x: Array, shape: tuple[int, ...]) -> Array | None:
     """x's elements in logical C order in a new shape, as a view; None where there is none."""
     if x.flags.c_contiguous:
         return x.reshape(shape)
-    strides = reshaped(x.shape, x.strides, x.dtype, shape)
+    strides = looping.reshaped(x.shape, x.strides, x.dtype, shape)
     return None if strides is None else runtime.seen(x, shape, strides)
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
     """x seen with its axes of size 1 repeated: a view."""
-    strides = repeated((x.dtype, x.shape, x.strides), shape)
+    strides = looping.repeated((x.dtype, x.shape, x.strides), shape)
     return runtime.seen(x, shape, tuple(strides))
 
 

@@ -141,11 +141,9 @@ def launch(function: Any, blocks: int | Sequence[int], *args: Any, threads: int 
            shared: int = 0) -> None:  # fmt: skip
     """Launch a kernel on so many blocks, unless there is none."""
     grid = (blocks,) if isinstance(blocks, int) else tuple(blocks)
-    host = next(
-        (a for a in args if isinstance(a, np.ndarray) and a.dtype.type is not np.void), None
-    )
+    hosts = [a for a in args if isinstance(a, np.ndarray) and a.dtype.type is not np.void]
     rule = "all tensors must be on one device, with one exception: numbers"
-    require(host is None, "cuda", rule, error=DeviceError, host=host)
+    require(not hosts, "cuda", rule, error=DeviceError, host=hosts and hosts[0])
     if shared > 48 << 10:  # more must be asked for
         function.max_dynamic_shared_size_bytes = shared
     if math.prod(grid):

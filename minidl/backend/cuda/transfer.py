@@ -16,34 +16,37 @@ def uploads(batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[Array]]:
     cuda, source = runtime.cupy().cuda, iter(batches)
     stream = cuda.Stream(non_blocking=True)
     slots, turn = (_Slot(stream), _Slot(stream)), 0
-    copied = slots[turn].fill(source)
-    while copied is not None:
-        here = cuda.get_current_stream()
-        here.wait_event(copied)
-        batch = slots[turn].taken()
-        stream.wait_event(here.record())  # the slot is free for the batch after the next
-        turn = 1 - turn
-        copied = slots[turn].fill(source)
-        yield batch
+    try:
+        filled = slots[turn].fill(source)
+        while filled:
+            here = cuda.get_current_stream()
+            here.wait_event(slots[turn].copied)
+            batch = slots[turn].taken()
+            stream.wait_event(here.record())  # the slot is free for the batch after the next
+            turn = 1 - turn
+            filled = slots[turn].fill(source)
+            yield batch
+    finally:
+        stream.synchronize()  # what a copy under way writes to is given back
 
 
 class _Slot:
     """Pinned memory, and memory on the GPU, for the arrays of one batch."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream = stream
+        self.stream, self.copied = stream, stream.record()
         self.pinned: list[np.ndarray] = []
         self.there: list[Array] = []
         self.orders: list[tuple[int, ...]] = []
 
-    def fill(self, source: Iterator[Sequence[np.ndarray]]) -> Any:
-        """Begin to copy the next batch; the event of its arrival, None where there is no batch."""
+    def fill(self, source: Iterator[Sequence[np.ndarray]]) -> bool:
+        """Begin to copy the next batch, if there is one: `copied` is the event of its arrival."""
         arrays = next(source, None)
         if arrays is None:
-            return None
+            return False
         self.orders = [order_of([(a.dtype, a.shape, a.strides)], a.shape) for a in arrays]
         plain = [a.transpose(order) for a, order in zip(arrays, self.orders, strict=True)]
-        self.stream.synchronize()  # the pinned memory has been read
+        self.copied.synchronize()  # the pinned memory has been read
         kinds = [(a.shape, a.dtype) for a in plain]
         if kinds != [(a.shape, a.dtype) for a in self.pinned]:
             self.pinned = [_pinned(*kind) for kind in kinds]
@@ -52,7 +55,8 @@ class _Slot:
         for a, pinned, there in zip(plain, self.pinned, self.there, strict=True):
             np.copyto(pinned, a)
             there.set(pinned, stream=self.stream)
-        return self.stream.record()
+        self.copied = self.stream.record()
+        return True
 
     def taken(self) -> list[Array]:
         """Copies of the arrays, with their axes in memory as the host's."""
