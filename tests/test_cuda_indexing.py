@@ -8,6 +8,7 @@ from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, layouts, there
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import minidl as ml
 from minidl import config
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import runtime
@@ -363,3 +364,21 @@ def test_rows_out_of_range_are_not_added(monkeypatch):
         monkeypatch.setattr(config, "_deterministic", ordered)
         y = cuda.to_host(cuda.add_rows(there(g), there(index), 3, 7))
         np.testing.assert_array_equal(y, [[0, 0], [2, 2], [0, 0]])
+
+
+def test_writing_what_lies_in_the_same_memory():
+    """Threads raced where a tensor was written from another part of itself."""
+    for dtype in (np.float32, np.int64):
+        rows = np.arange(300, dtype=dtype)
+        square = np.arange(36, dtype=dtype).reshape(6, 6)
+        order = np.random.default_rng(0).permutation(300)
+        for own, change in (
+            (rows, lambda x: x.__setitem__(slice(1, None), x[:-1])),
+            (rows, lambda x: x.__setitem__(slice(None, -1), x[1:])),
+            (rows, lambda x: x.__setitem__(ml.tensor(order[:200], device=x.device), x[:200])),
+            (square, lambda x: x.copy_(x.t())),
+            (square, lambda x: x.copy_(x)),
+        ):
+            here, gone = ml.tensor(own), ml.tensor(own, device="cuda")
+            change(here), change(gone)
+            assert gone.tolist() == here.tolist()

@@ -30,7 +30,8 @@ class MemoryPointer:
     """Where an array starts, and the memory it keeps alive."""
 
     def __init__(self, owner: np.ndarray, ptr: int) -> None:
-        self.owner, self.ptr = owner, ptr
+        self.owner = self.mem = owner
+        self.ptr = ptr
 
 
 class ndarray:

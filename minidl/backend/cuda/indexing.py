@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cuda import runtime
-from minidl.backend.cuda.memory import cast, constant, flags, full, to_host, zeros
+from minidl.backend.cuda.memory import cast, constant, copy, flags, full, same_place, to_host, zeros
 from minidl.backend.cuda.order import argsort
 from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, write
 from minidl.backend.cuda.printer import TYPES
@@ -246,6 +246,8 @@ def put(x: Array, key: Key, v: Any) -> None:
     """x[key] = v, an array or number that broadcasts; the last of repeated places stays."""
     p = _parsed(x, key)
     _check_value(p, v)
+    if hasattr(v, "dtype") and v.data.mem is x.data.mem and not same_place(v, p.x):
+        v = copy(v)  # what is read may not be written by another thread before
     if not p.indices:
         write(IDENTITY, [v], p.x)
         return

@@ -192,7 +192,7 @@ def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...
     whole = base is not None and base.flags.c_contiguous and base.dtype == first.dtype
     if whole and base.size == math.prod(shape) and len(given) == len(xs):
         y = runtime.seen(base, shape, laid)
-        if all(_same_place(x, y[key]) for x, key in zip(xs, keys, strict=True)):
+        if all(same_place(x, y[key]) for x, key in zip(xs, keys, strict=True)):
             return y
     y = runtime.strided(shape, laid, first.dtype)
     for x, key in zip(xs, keys, strict=True):
@@ -200,7 +200,7 @@ def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...
     return y
 
 
-def _same_place(x: Array, y: Array) -> bool:
+def same_place(x: Array, y: Array) -> bool:
     """Whether x and y are the same view."""
     return (x.shape, x.strides, x.data.ptr) == (y.shape, y.strides, y.data.ptr)
 
