@@ -51,6 +51,7 @@ def forget() -> None:
         cached.cache_clear()
     memory.flags.clear()
     memory._constant.cache_clear()
+    memory._large.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,29 @@ def test_the_scaler_skips_bad_steps(captured: bool) -> None:
     assert again.state_dict() == scaler.state_dict() and again.get_scale() == 8
 
 
+def test_graphs_and_conversions_kept_by_autocast() -> None:
+    """Half weights of the calls before were replayed; after a captured step, old ones were used."""
+    layer, x = nn.Linear(4, 3).cuda(), ml.ones(2, 4, device="cuda")
+    rules = optim.SGD(layer.parameters(), 0.5)
+
+    def train(x: ml.Tensor) -> ml.Tensor:
+        loss = layer(x).float().square().mean()
+        rules.zero_grad()
+        loss.backward()
+        rules.step()
+        return loss.detach()
+
+    with ml.autocast("cuda", dtype=np.float16):
+        step, run = ml.capture(train, training=True), ml.capture(layer)
+        for k in range(6):
+            step(x)
+            with ml.no_grad():
+                layer.bias.add_(0.25) if k % 2 else None
+                with ml.autocast("cuda", dtype=np.float16):  # has nothing kept yet
+                    fresh = layer(x).tolist()
+                assert run(x).tolist() == layer(x).tolist() == fresh
+
+
 def test_mixed_precision_says_what_is_wrong() -> None:
     with pytest.raises(DeviceError, match="autocast: only a GPU multiplies in half types"):
         ml.autocast("cpu")

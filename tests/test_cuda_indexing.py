@@ -368,10 +368,10 @@ def test_rows_out_of_range_are_not_added(monkeypatch):
 
 def test_writing_what_lies_in_the_same_memory():
     """Threads raced where a tensor was written from another part of itself."""
+    order = np.random.default_rng(0).permutation(300)
     for dtype in (np.float32, np.int64):
         rows = np.arange(300, dtype=dtype)
         square = np.arange(36, dtype=dtype).reshape(6, 6)
-        order = np.random.default_rng(0).permutation(300)
         for own, change in (
             (rows, lambda x: x.__setitem__(slice(1, None), x[:-1])),
             (rows, lambda x: x.__setitem__(slice(None, -1), x[1:])),

@@ -12,6 +12,7 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, is_grad_enabled, raw
+from minidl.backend import live
 from minidl.config import bound
 from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, require
@@ -40,7 +41,7 @@ class autocast(bound):
         rule = "dtype must be float16 or bfloat16"
         fits = not enabled or (self.dtype.itemsize == 2 and self.dtype.kind in "fV")
         require(fits, "autocast", rule, error=DTypeError, dtype=self.dtype)
-        self.converted: dict[tuple[int, bool], tuple[Tensor, int, Tensor]] = {}
+        self.converted: dict[tuple, tuple[Tensor, tuple[int, int], Tensor]] = {}
         super().__init__(_current, self if enabled else None)
 
     def __exit__(self, *exc: object) -> None:
@@ -56,10 +57,11 @@ class autocast(bound):
             return x
         if not (self.cache and isinstance(x, Tensor) and x.requires and x.is_leaf):
             return to_dtype(x, self.dtype)
-        key = id(x), is_grad_enabled()
+        # a graph makes its own copies, anew in each replay
+        key, state = (id(x), is_grad_enabled(), live.table.get()), (x.version, live.replays[0])
         found = self.converted.get(key)
-        if found is None or found[1] != x.version:
-            found = self.converted[key] = (x, x.version, to_dtype(x, self.dtype))
+        if found is None or found[1] != state:
+            found = self.converted[key] = (x, state, to_dtype(x, self.dtype))
         return found[2]
 
 

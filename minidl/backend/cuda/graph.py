@@ -49,6 +49,7 @@ def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     """
     cupy, table = runtime.cupy(), Table()
     stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
+    cupy.get_default_memory_pool().free_all_blocks()  # for the graph's own pool
     with bound(live.table, table), stream, cupy.cuda.using_allocator(pool.malloc):
         stream.begin_capture()
         try:
@@ -66,6 +67,7 @@ def record(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         graph.launch()
 
     def again(kept: Any = kept) -> None:
+        live.replays[0] += 1
         table.renew()
         launch()
 

@@ -49,10 +49,10 @@ def adopted(x: Any) -> Array:
 
 
 def constant(x: np.ndarray) -> Array:
-    """An array of the host's that will not change, on the GPU: copied once, if it is small."""
-    if x.nbytes > 1 << 16:
+    """An array of the host's that will not change, on the GPU: copied once, up to 16 MiB."""
+    if x.nbytes > 1 << 24:
         return from_host(x)
-    there = _constant(x.tobytes(), x.shape, x.dtype)
+    there = (_constant if x.nbytes <= 1 << 16 else _large)(x.tobytes(), x.shape, x.dtype)
     if runtime.recording():
         _captured.append(there)
     return there
@@ -61,9 +61,11 @@ def constant(x: np.ndarray) -> Array:
 _captured: list[Array] = []  # constants that graphs read, which may not go
 
 
-@functools.lru_cache(maxsize=1024)
-def _constant(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+def _copied(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return from_host(np.frombuffer(data, dtype).reshape(shape))
+
+
+_constant, _large = (functools.lru_cache(maxsize=n)(_copied) for n in (1024, 32))
 
 
 def to_host(x: Array) -> np.ndarray:
