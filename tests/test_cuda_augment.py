@@ -47,9 +47,9 @@ def launches(monkeypatch):
     names = []
     kernel = augment_module.kernel
 
-    def noted(file, name):
-        names.append(name.partition("<")[0])
-        return kernel(file, name)
+    def noted(file, name, *kinds):
+        names.append(name)
+        return kernel(file, name, *kinds)
 
     monkeypatch.setattr(augment_module, "kernel", noted)
     return names

@@ -18,6 +18,7 @@ from minidl.backend.cuda.choice import TILES, Tile
 from simt.numbers import from_bfloat16, to_bfloat16
 
 __all__ = ["gpu"]  # the fixture
+BFLOAT16 = pytest.importorskip("ml_dtypes").bfloat16
 pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 KINDS = {"float32": np.float32, "tf32": np.float32, "float64": np.float64, "float16": np.float16}
 
@@ -179,7 +180,7 @@ def test_bfloat16():
     bits = [to_bfloat16(a) for a in drawn((70, 72), (66, 72), (66,))]
     x, w, b = (from_bfloat16(a).astype(np.float64) for a in bits)
     tile, y = TILES[2], there(np.zeros((70, 66), np.uint16))
-    run = runtime.kernel("linear.cu", "linear<__nv_bfloat16, Tile<128, 64, 3, false>>")
+    run = runtime.kernel("linear.cu", "linear", np.dtype(BFLOAT16), "Tile<128, 64, 3, false>")
     sizes = (70, 66, 72, 72, 72)
     block = {"threads": 128, "shared": tile.shared}
     runtime.launch(run, tile.grid(70, 66), *map(there, bits), y, *sizes, **block)

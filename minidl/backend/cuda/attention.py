@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous, reshape
-from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, write
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import IDENTITY, accumulator, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch, strided
 from minidl.backend.looping import dense, merged, repeated
 from minidl.errors import require
@@ -51,7 +50,7 @@ def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> 
 
 def _launch(file: str, name: str, cut: Cut, blocks: int, *args: Any) -> None:
     """Launch a kernel of one dtype, that of its first argument, and width."""
-    run = kernel(file, f"{name}<{TYPES[code_of(args[0].dtype)]}, {cut.width}>")
+    run = kernel(file, name, args[0].dtype, cut.width)
     launch(run, blocks, *args, threads=cut.threads, shared=cut.shared)
 
 
@@ -180,7 +179,7 @@ def attend(
         blocks = b * h * tiles * splits * cut.parts
         _launch("attention.cu", "attend", cut, blocks, *given, float(scale))
         if splits > 1:
-            run = kernel("attention.cu", f"combine<{TYPES[code_of(q.dtype)]}>")
+            run = kernel("attention.cu", "combine", q.dtype)
             launch(run, b * h * tq, some, levels, y, lse, shape, threads=128)
     return y.reshape(*q.shape[:-1], e), lse
 
@@ -199,7 +198,7 @@ def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, y: Array, l
         seen, masked, steps = _mask(mask, q.shape[:-2], tq, tk, q4)
         call, arrays = _Call(masked, steps, causal, False), (q4, k4, v4, y4, g4, *made)
         delta = empty(lse.shape, lse.dtype)
-        run = kernel("attention_grad.cu", f"row_dots<{TYPES[code_of(q.dtype)]}>")
+        run = kernel("attention_grad.cu", "row_dots", q.dtype)
         launch(run, -(-delta.size // 8), g4, y4, delta, call.shape(1, arrays))
         given = (q4, k4, v4, seen, g4, lse, delta)
         for name, results, heads, rows in (("query_grad", 1, h, tq), ("key_grad", 2, groups, tk)):
@@ -225,5 +224,5 @@ def put_rows(room: Array, new: Array, first: Array) -> None:
     for row in rows:
         words += [*row, *[0] * (_AXES - len(row))]
     move = np.array(words, np.int64).view(f"V{8 * len(words)}")
-    run = kernel("attention.cu", f"put_rows<{TYPES[code_of(room.dtype)]}>")
+    run = kernel("attention.cu", "put_rows", room.dtype)
     launch(run, -(-new.size // THREADS), room, new, first, move, new.size)

@@ -3,13 +3,9 @@
 What to do with each picture is drawn on the host and sent there in one array.
 """
 
-from typing import Any
-
 import numpy as np
 
 from minidl.backend.cuda.memory import cast, contiguous, empty_nchw, from_host, nhwc
-from minidl.backend.cuda.plans import code_of
-from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.errors import require
 
@@ -43,7 +39,7 @@ def augment_pictures(x: Array, size: tuple[int, int], channels: np.ndarray, samp
     v["h"], v["w"], v["c"], v["chunks"] = *size, c, chunks
     v["head"], v["boxes"] = len(head), samples.shape[1] - 2
     given = (x, nhwc(y), from_host(table), v.view(f"V{_PICTURES.itemsize}"))
-    launch(_of("augment", x, dtype, wide), n * chunks, *given)
+    launch(kernel("augment.cu", "augment", x.dtype, y.dtype, wide), n * chunks, *given)
     return y
 
 
@@ -64,7 +60,7 @@ def blend_pictures(x: Array, partner: np.ndarray, share: np.ndarray, boxes: np.n
     there = from_host(np.frombuffer(table.tobytes(), np.int32))
     if y.size:
         wide, chunks = _chunks(y)
-        run = _of("blend", x, dtype, wide)
+        run = kernel("augment.cu", "blend", x.dtype, dtype, wide)
         launch(run, n * chunks, nhwc(x), nhwc(y), there, h, w, c, chunks)
     given = (contiguous(cast(labels, np.dtype(np.int64))), there, soft, classes, soft.size)
     launch(kernel("augment.cu", "blend_labels"), -(-soft.size // THREADS), *given)
@@ -78,8 +74,3 @@ def _chunks(y: Array) -> tuple[int, int]:
             pictures=y)  # fmt: skip
     wide = 1 if elements % 4 else 4
     return wide, -(-elements // (wide * THREADS))
-
-
-def _of(name: str, x: Array, dtype: np.dtype, wide: int) -> Any:
-    kinds = ", ".join(TYPES[code_of(t)] for t in (x.dtype, dtype))
-    return kernel("augment.cu", f"{name}<{kinds}, {wide}>")

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minidl.backend.cuda.memory import cast, contiguous, nhwc
-from minidl.backend.cuda.plans import PACK, accumulator, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import PACK, accumulator
 from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
@@ -32,7 +31,7 @@ class _Cut(NamedTuple):
         return -(-self.rows // self.piece)
 
 
-def _cut(segments: int, groups: int, *arrays: Array) -> tuple[_Cut, tuple[int, int], str]:
+def _cut(segments: int, groups: int, *arrays: Array) -> tuple[_Cut, tuple[int, int], tuple]:
     """The cut of arrays (N, S, C), the grid, and the kernels' template arguments.
 
     A thread has one pack of columns (rows.width_of).
@@ -46,17 +45,13 @@ def _cut(segments: int, groups: int, *arrays: Array) -> tuple[_Cut, tuple[int, i
     across = segments * -(-columns // (32 * wide))
     piece = max(_PIECE, -(-rows * across // _BLOCKS))
     cut = _Cut(rows, columns, piece, channels, groups)
-    return cut, (across, cut.pieces), f"{TYPES[code_of(v.dtype)]}, {wide}"
-
-
-def _of(name: str, kind: str) -> Any:
-    return kernel("batch_norm.cu", f"{name}<{kind}>")
+    return cut, (across, cut.pieces), (v.dtype, wide)
 
 
 def _combine(name: str, part: Array, results: Sequence[Array], *given: int) -> None:
     """Have the pieces' results combined, one block a result."""
     each = part.size // max(results[0].size, 1)
-    run = _of(name, TYPES[code_of(part.dtype)])
+    run = kernel("batch_norm.cu", name, part.dtype)
     launch(run, results[0].size, part, *results, *given, threads=32 if each <= 128 else THREADS)
 
 
@@ -89,15 +84,16 @@ def _normalise(
     """
     v, wide = _columns(x), accumulator(x.dtype)
     added = v if more is None else _columns(more)
-    cut, grid, kind = _cut(segments, groups, v, added)
+    cut, grid, kinds = _cut(segments, groups, v, added)
     part = empty((segments, cut.pieces, 2, cut.columns), wide)
     mean, var = empty((segments, groups), wide), empty((segments, groups), wide)
     y = empty(v.shape, x.dtype)
-    launch(_of("moments", kind), grid, v, part, *cut[:3])
+    launch(kernel("batch_norm.cu", "moments", *kinds), grid, v, part, *cut[:3])
     _combine("combine_moments", part, (mean, var), *cut, cut.pieces)
     affine, flags = _affine(mean, w, b)
     given = (v, added, y, mean, var, *affine, *cut, float(eps), *flags)
-    launch(_of("normalise", kind), grid, *given, int(more is not None), int(relu))
+    run = kernel("batch_norm.cu", "normalise", *kinds)
+    launch(run, grid, *given, int(more is not None), int(relu))
     return _uncolumns(y, x.shape), mean, var
 
 
@@ -108,20 +104,22 @@ def _gradients(
     """dx, sums of g and of g xhat (segments, 2, C), and g behind the gate of a relu."""
     v, gv, wide, (segments, groups) = _columns(x), _columns(g), accumulator(x.dtype), mean.shape
     results, (affine, flags) = v if y is None else _columns(y), _affine(mean, w, b)
-    cut, grid, kind = _cut(segments, groups, v, gv, results)
+    cut, grid, kinds = _cut(segments, groups, v, gv, results)
     gated = empty(v.shape, x.dtype) if gate == _BY_RESULT else gv
     part = empty((segments, cut.pieces, 2, cut.columns), wide)
     sums = totals = empty((segments, 2, cut.channels), wide)
-    statistics, kind = (mean, var, *affine, *cut, float(eps), *flags), f"{kind}, {gate}"
-    launch(_of("gradient_sums", kind), grid, gv, v, results, gated, part, *statistics)
+    statistics = (mean, var, *affine, *cut, float(eps), *flags)
+    run = kernel("batch_norm.cu", "gradient_sums", *kinds, gate)
+    launch(run, grid, gv, v, results, gated, part, *statistics)
     _combine("combine_sums", part, (sums,), cut.columns, cut.pieces, cut.channels)
     if groups != cut.channels:
         totals = empty((segments, 2, groups), wide)
         more = (segments, cut.channels, groups, flags[0])
-        run = _of("weigh_sums", TYPES[code_of(x.dtype)])
+        run = kernel("batch_norm.cu", "weigh_sums", x.dtype)
         launch(run, -(-totals.size // _WARPS), sums, affine[0], totals, *more)
     dx = empty(v.shape, x.dtype)
-    launch(_of("input_gradient", kind), grid, gated, v, dx, totals, *statistics)
+    run = kernel("batch_norm.cu", "input_gradient", *kinds, gate)
+    launch(run, grid, gated, v, dx, totals, *statistics)
     return _uncolumns(dx, x.shape), sums, _uncolumns(gated, x.shape)
 
 

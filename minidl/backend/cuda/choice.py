@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from minidl import config
-from minidl.backend.cuda.plans import code_of
-from minidl.backend.cuda.printer import TYPES
 
 CHUNK, DEEP = 16, 64  # of gemm.cuh: bytes of a chunk, and of the K of a tile's row
 ROWS = 256  # of a tile, at most
@@ -54,10 +52,10 @@ class Tile(NamedTuple):
         """Blocks for m x n results."""
         return -(-m // self.m), -(-n // self.n)
 
-    def of(self, name: str, dtype: np.dtype) -> str:
-        """The instance of a kernel for this tile."""
+    def of(self, dtype: np.dtype) -> str:
+        """The type, for products of a dtype."""
         tf32 = str(kind_of(dtype) == "tf32").lower()
-        return f"{name}<{TYPES[code_of(dtype)]}, Tile<{self.m}, {self.n}, {self.stages}, {tf32}>>"
+        return f"Tile<{self.m}, {self.n}, {self.stages}, {tf32}>"
 
 
 # The first is for weight gradients of half and bfloat16, the second is too much for float64.

@@ -11,8 +11,7 @@ import numpy as np
 
 from minidl.backend.cuda import choice, depthwise, linalg
 from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
-from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, code_of, struct, write
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, struct, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.errors import require
 
@@ -67,8 +66,8 @@ def _correlate(
     v, pixels = _windows(x, ldx, (oh, ow), w.shape[1:3], window, apart), n * oh * ow
     tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
     given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
-    run, threads = kernel("conv.cu", tile.of("convolve", x.dtype)), tile.threads(x.dtype)
-    launch(run, math.prod(tile.grid(pixels, k)), *given, threads=threads, shared=tile.shared)
+    run, blocks = kernel("conv.cu", "convolve", x.dtype, tile.of(x.dtype)), tile.grid(pixels, k)
+    launch(run, math.prod(blocks), *given, threads=tile.threads(x.dtype), shared=tile.shared)
 
 
 def _reach(size: Pair, results: Pair, taps: int, window: Window) -> int:
@@ -215,7 +214,7 @@ def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, window: Wind
     span, parts = choice.shares(grid[0] * grid[1], pixels, g.dtype, tile.most)
     part = empty((parts, rows, deep), accumulator(g.dtype))
     given = (g, x, part, v, pixels, rows, ldg, span)
-    run, threads = kernel("conv.cu", tile.of(name, g.dtype)), tile.threads(g.dtype)
-    launch(run, (*grid, parts), *given, threads=threads, shared=tile.shared)
-    run = kernel("conv.cu", f"join_weight_grad<{TYPES[code_of(g.dtype)]}>")
+    run = kernel("conv.cu", name, g.dtype, tile.of(g.dtype))
+    launch(run, (*grid, parts), *given, threads=tile.threads(g.dtype), shared=tile.shared)
+    run = kernel("conv.cu", "join_weight_grad", g.dtype)
     launch(run, -(-dw.size // THREADS), part, dw, c, r * s, channels, rows, parts, dw.size)

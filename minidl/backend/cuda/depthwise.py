@@ -1,12 +1,9 @@
 """Depthwise convolution on the GPU, channels-last, tile by tile (src/depthwise.cu)."""
 
-from typing import Any
-
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous
-from minidl.backend.cuda.plans import PACK, accumulator, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import PACK, accumulator
 from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
@@ -60,11 +57,6 @@ def _sizes(x: Array, y: Array, taps: Pair, *rest: int) -> np.ndarray:
     return np.array(sizes, np.int32).view("V76")
 
 
-def _of(name: str, x: Array, *constants: int) -> Any:
-    types = [TYPES[code_of(x.dtype)], *map(str, constants)]
-    return kernel("depthwise.cu", f"{name}<{', '.join(types)}>")
-
-
 def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pair, dilation: Pair,
               spread: Pair = (1, 1)) -> None:  # fmt: skip
     """y (N, OH, OW, K) = x (N, H, W, C), with spread - 1 zeros between, * w (.., R, S) + b.
@@ -84,8 +76,9 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     v = _sizes(x, y, (r, s), stride[0], *padding, dilation[0], spread[0], *block)
     counts = -(-packs // block[0]), -(-tiles // block[1])
     blocks = counts[0] * counts[1] * -(-lines // block[2])
-    run = _of("correlate", x, pack, tile, group, stride[1], dilation[1], spread[1])
+    constants = (pack, tile, group, stride[1], dilation[1], spread[1])
     given = (x, weights, bias, y, v, *counts, int(b is not None))
+    run = kernel("depthwise.cu", "correlate", x.dtype, *constants)
     launch(run, blocks, *given, threads=int(np.prod(block)))
 
 
@@ -106,7 +99,8 @@ def weight_grad(
     piece = -(-tiles // pieces)
     part = empty((-(-tiles // piece), r * s * k), accumulator(g.dtype))
     v = _sizes(x, g, taps, stride[0], *padding, dilation[0], 1, lanes, across, down)
-    run = _of("weight_grad", x, pack, tile, deep, group, stride[1], dilation[1])
+    constants = (pack, tile, deep, group, stride[1], dilation[1])
+    run = kernel("depthwise.cu", "weight_grad", x.dtype, *constants)
     threads = lanes * across * down
     launch(run, (grid[0], len(part), grid[1]), g, x, part, v, piece, threads=threads)
     return sum(part, (0,)).reshape(r, s, k).transpose(2, 0, 1)

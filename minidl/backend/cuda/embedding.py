@@ -7,22 +7,15 @@ An index out of range reads as zeros and sets a flag on the GPU, which is looked
 next read on the host: RangeError then names the op that was given it.
 """
 
-from typing import Any
-
 import numpy as np
 
 from minidl import config
 from minidl.backend.cuda.indexing import Index, add_runs, order_places, walk
 from minidl.backend.cuda.memory import cast, contiguous, flags, index_rule, zeros
-from minidl.backend.cuda.plans import accumulator, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.errors import DTypeError, RangeError, require
-
-
-def _of(name: str, x: Array) -> Any:
-    return kernel("embedding.cu", f"{name}<{TYPES[code_of(x.dtype)]}>")
 
 
 def take_rows(table: Array, index: Array) -> Array:
@@ -31,7 +24,7 @@ def take_rows(table: Array, index: Array) -> Array:
     y = empty((*index.shape, n), table.dtype)
     wide = width_of(n, table, y)
     team = min(THREADS, 1 << max(-(-n // wide) - 1, 0).bit_length())  # a power of two
-    run = kernel("embedding.cu", f"take_rows<{TYPES[code_of(table.dtype)]}, {wide}>")
+    run = kernel("embedding.cu", "take_rows", table.dtype, wide)
     launch(run, -(-index.size * team // THREADS), table, index, y, rows, n, index.size, team)
     return y
 
@@ -41,7 +34,8 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     n, g, index = g.shape[-1], contiguous(g), contiguous(index)
     if not config.deterministic():
         sums = zeros((rows, n), accumulator(g.dtype))
-        launch(_of("add_rows", g), index.size, g, index, sums, rows, n, skip)
+        run = kernel("embedding.cu", "add_rows", g.dtype)
+        launch(run, index.size, g, index, sums, rows, n, skip)
         return cast(sums, g.dtype)
     table, count = zeros((rows, n), g.dtype), index.size
     taken = Index(index.reshape(count), rows, n, 0, skip=skip)

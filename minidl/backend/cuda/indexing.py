@@ -14,8 +14,7 @@ import numpy as np
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.memory import cast, constant, copy, flags, full, same_place, to_host, zeros
 from minidl.backend.cuda.order import argsort
-from minidl.backend.cuda.plans import IDENTITY, accumulator, code_of, write
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import IDENTITY, accumulator, write
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.backend.looping import merged, repeated
 from minidl.errors import GraphError, RangeError, require
@@ -221,10 +220,6 @@ def _along(index: Index, rows: tuple[int, ...]) -> list[int]:
     return [s // index.at.itemsize for s in strides]
 
 
-def _of(name: str, x: Array, *more: str) -> Any:
-    return kernel("indexing.cu", f"{name}<{', '.join((TYPES[code_of(x.dtype)], *more))}>")
-
-
 # ---- x[key] --------------------------------------------------------------------------------------
 
 
@@ -238,7 +233,8 @@ def pick(x: Array, key: Key) -> Array:
     kept = [steps[i] for i in p.kept]
     along = [(k, [0] * at + _along(k, p.rows) + [0] * behind) for k in p.indices]
     places = walk(shape, kept[:at] + none + kept[at:], [0] * len(shape), along)
-    launch(_of("pick", x), -(-y.size // THREADS), p.x, y, places, y.size)
+    run = kernel("indexing.cu", "pick", x.dtype)
+    launch(run, -(-y.size // THREADS), p.x, y, places, y.size)
     return y
 
 
@@ -253,8 +249,8 @@ def put(x: Array, key: Key, v: Any) -> None:
         return
     v = cast(v, x.dtype) if hasattr(v, "dtype") else full((), v, x.dtype)
     places, rows, columns, count, n = _sorted(p, v)
-    blocks = -(-count * n // THREADS)
-    launch(_of("put", x), blocks, p.x, v, *places, rows, columns, count, n)
+    run, blocks = kernel("indexing.cu", "put", x.dtype), -(-count * n // THREADS)
+    launch(run, blocks, p.x, v, *places, rows, columns, count, n)
 
 
 def add_at(x: Array, key: Key, v: Array) -> None:
@@ -311,13 +307,12 @@ def add_runs(x: Array, v: Array, places: tuple[Array, Array], rows: np.ndarray,
     A thread takes `wide` columns, several only of dense rows that lie at multiples of them.
     """
     sums = accumulator(x.dtype)
-    kinds = [TYPES[code_of(x.dtype)], "true"]
-    place, order = places
+    kinds, (place, order) = (x.dtype, "true"), places
     while count:
         pieces = -(-count // _PIECE)
         shared = pieces * 2 if pieces > 1 else 0  # rows of the next level
         part, following = empty((shared, n), sums), empty((shared,), np.dtype(np.int64))
         given = (x, v, place, order, rows, columns, part, following, count, n)
-        run = _of("add_runs", x, *kinds, str(wide))
+        run = kernel("indexing.cu", "add_runs", x.dtype, *kinds, wide)
         launch(run, -(-pieces * n // (wide * THREADS)), *given)
-        v, place, count, kinds = part, following, shared, [TYPES[code_of(sums)], "false"]
+        v, place, count, kinds = part, following, shared, (sums, "false")

@@ -7,8 +7,7 @@ import numpy as np
 
 from minidl.backend.cuda import blas, choice
 from minidl.backend.cuda.memory import contiguous, copy, reshape, zeros
-from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, code_of, plan_pointwise, write
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, plan_pointwise, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.looping import matrix_form, merged, repeated
 from minidl.errors import DTypeError, require
@@ -55,13 +54,13 @@ def _with_bias(x: Array, w: Array, b: Array) -> Maybe:
     span, parts = choice.shares(grid[0] * grid[1], k, dtype, tile.most)
     sizes, threads = (m, n, k, ldx, ldw), tile.threads(dtype)
     if parts == 1:
-        run = kernel("linear.cu", tile.of("linear", dtype))
+        run = kernel("linear.cu", "linear", dtype, tile.of(dtype))
         launch(run, grid, x, w, b, y, *sizes, threads=threads, shared=tile.shared)
         return y
     part = empty((parts, m, n), accumulator(dtype))
-    run = kernel("linear.cu", tile.of("linear_parts", dtype))
+    run = kernel("linear.cu", "linear_parts", dtype, tile.of(dtype))
     launch(run, (*grid, parts), x, w, part, *sizes, span, threads=threads, shared=tile.shared)
-    run = kernel("linear.cu", f"add_parts<{TYPES[code_of(dtype)]}>")
+    run = kernel("linear.cu", "add_parts", dtype)
     launch(run, -(-m * n // THREADS), part, b, y, m * n, n, parts)
     return y
 

@@ -1,8 +1,7 @@
 """Layer norm and RMS norm on the GPU, by rows (src/layer_norm.cu)."""
 
 from minidl.backend.cuda.memory import cast, contiguous
-from minidl.backend.cuda.plans import accumulator, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.rows import cut_of, launch_rows
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
@@ -31,18 +30,18 @@ def layer_norm_grad(
     g, x, rows, dx = contiguous(g), contiguous(x), mean.size, empty(x.shape, x.dtype)
     scale = x if w is None else cast(contiguous(w), x.dtype)
     flags = int(centre), int(w is not None)
-    arrays, wide, kind = (g, x, scale, dx), accumulator(x.dtype), TYPES[code_of(x.dtype)]
+    arrays, wide = (g, x, scale, dx), accumulator(x.dtype)
     cut = cut_of(n, arrays, _CUTS)
     if cut.held:
         blocks = min(_BLOCKS, -(-rows * cut.team // THREADS))
         part = empty((blocks * THREADS // cut.team, 2, n), wide)
-        run = kernel("layer_norm.cu", f"layer_norm_grad<{kind}, {cut}>")
+        run = kernel("layer_norm.cu", "layer_norm_grad", x.dtype, cut)
         launch(run, blocks, *arrays, rows, n, mean, rstd, part, *flags)
     else:
         launch_rows("layer_norm.cu", "layer_norm_input_grad", rows, n, arrays, mean, rstd, *flags)
         piece = max(64, -(-rows // _MOST))
         part = empty((-(-rows // piece), 2, n), wide)
-        run = kernel("layer_norm.cu", f"layer_norm_weight_grad<{kind}>")
+        run = kernel("layer_norm.cu", "layer_norm_weight_grad", x.dtype)
         launch(run, (-(-n // 32), len(part)), g, x, mean, rstd, part, rows, n, piece)
     both = cast(sum(part, (0,)), x.dtype if w is None else w.dtype)
     return dx, both[0], both[1]

@@ -1,21 +1,15 @@
 """Order and running sums along an axis on the GPU (src/order.cu)."""
 
-from typing import Any
-
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous
-from minidl.backend.cuda.plans import accumulator, code_of
+from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.printer import TYPES
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
 _TILE = 1024  # items that a block sorts
 _PIECE = 512  # elements whose running sums a warp takes
 _WARPS = THREADS // 32
-
-
-def _of(name: str, *kinds: str) -> Any:
-    return kernel("order.cu", f"{name}<{', '.join(kinds)}>")
 
 
 def _rows(x: Array, axis: int) -> tuple[Array, int, int, list[int]]:
@@ -45,12 +39,12 @@ def argsort(x: Array, axis: int, descending: bool) -> Array:
         return y if width >= n else items[0]
 
     to = target(width)
-    sort = _of("sort_runs", TYPES[code_of(x.dtype)], key, kind(width >= n))
+    sort = kernel("order.cu", "sort_runs", x.dtype, key, kind(width >= n))
     given = (moved, to, rows, n, width, runs, int(descending))
     launch(sort, -(-rows * runs * width // _TILE), *given)
     while width < n:
         merged = target(2 * width)
-        merge = _of("merge_runs", key, kind(2 * width >= n))
+        merge = kernel("order.cu", "merge_runs", key, kind(2 * width >= n))
         launch(merge, -(-rows * n // THREADS), to, merged, rows, n, width)
         to, width = merged, 2 * width
     return y.transpose(back)
@@ -68,10 +62,10 @@ def _running_sums(x: Array, y: Array, rows: int, n: int) -> None:
     """y = the running sums of x (rows, n), by pieces of the rows from those of the pieces' sums."""
     pieces, wide = max(1, -(-n // _PIECE)), accumulator(x.dtype)
     before = empty((rows * pieces if pieces > 1 else 0,), wide)
-    blocks, kind = -(-rows * pieces // _WARPS) if n else 0, TYPES[code_of(x.dtype)]
+    blocks = -(-rows * pieces // _WARPS) if n else 0
     if pieces > 1:
         sums = empty(before.shape, wide)
-        launch(_of("piece_sums", kind), blocks, x, sums, rows, n, pieces)
+        launch(kernel("order.cu", "piece_sums", x.dtype), blocks, x, sums, rows, n, pieces)
         _running_sums(sums, before, rows, pieces)
-    run = _of("running_sums", kind, TYPES[code_of(y.dtype)])
+    run = kernel("order.cu", "running_sums", x.dtype, y.dtype)
     launch(run, blocks, x, before, y, rows, n, pieces)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cuda import runtime
-from minidl.backend.cuda.printer import BLOCK, ROWS, TYPES, Shape, print_kernel, print_update
+from minidl.backend.cuda import printer, runtime
+from minidl.backend.cuda.printer import BLOCK, ROWS, TYPES, Shape, code_of
 from minidl.backend.cuda.runtime import THREADS, Array
 from minidl.backend.expression import Graph, Program
 from minidl.backend.looping import Loop, Signature, dense, merged, plan_loop, repeated
@@ -42,11 +42,6 @@ def struct(ints: Sequence[int], divisors: Sequence[int] = ()) -> np.ndarray:
     """A struct of ints and of struct Divisor (src/divisor.cuh), as an argument of a kernel."""
     words = np.array([*ints, *(word for d in divisors for word in _divisor(d))], np.int64)
     return words.astype(np.uint32).view(f"V{4 * words.size}")
-
-
-def code_of(dtype: np.dtype) -> str:
-    """The printer's code of a dtype."""
-    return "bf" if dtype.name == "bfloat16" else dtype.str[1:]
 
 
 def accumulator(dtype: np.dtype) -> np.dtype:
@@ -161,7 +156,7 @@ class Writer:
 @functools.lru_cache(maxsize=4096)
 def compiled(program: Program, shape: Shape) -> Any:
     """The kernel, compiled when first asked for."""
-    return runtime.compiled(print_kernel(program, shape), "k")
+    return runtime.compiled(printer.print_kernel(program, shape), "k")
 
 
 # ---- multi-tensor updates ------------------------------------------------------------------------
@@ -208,7 +203,7 @@ def table_of(rows: Sequence[Sequence[Array]]) -> tuple[np.ndarray, int]:
 @functools.lru_cache(maxsize=256)
 def _update(program: Program, real: str, arrays: int, inplace: tuple[int, ...],
             scalars: tuple[str | None, ...]) -> Any:  # fmt: skip
-    return runtime.compiled(print_update(program, real, arrays, inplace, scalars), "k")
+    return runtime.compiled(printer.print_update(program, real, arrays, inplace, scalars), "k")
 
 
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda.memory import contiguous, empty_nchw, nhwc
-from minidl.backend.cuda.plans import code_of, struct
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import struct
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
@@ -18,8 +17,7 @@ def _launch(name: str, kinds: tuple, count: int, *args: Any) -> None:
 
     Kinds are the template's arguments: dtypes and numbers.
     """
-    names = [str(k) if isinstance(k, int) else TYPES[code_of(np.dtype(k))] for k in kinds]
-    launch(kernel("pool.cu", f"{name}<{', '.join(names)}>"), -(-count // THREADS), *args, count)
+    launch(kernel("pool.cu", name, *kinds), -(-count // THREADS), *args, count)
 
 
 def _sizes(planes: Pair, size: Pair, out: Pair, *window: Pair, packs: int = 1) -> np.ndarray:
@@ -32,8 +30,8 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
                out: Pair) -> tuple[Array, Array]:  # fmt: skip
     """Largest value of each window of x (N, C, H, W) and its place in the window, both NCHW."""
     (n, c), size = x.shape[:2], x.shape[2:]
-    kind = "u1" if kernel[0] * kernel[1] <= 256 else "i4"
-    y, place = empty_nchw(n, c, *out, dtype=x.dtype), empty_nchw(n, c, *out, dtype=np.dtype(kind))
+    kind = np.dtype("u1" if kernel[0] * kernel[1] <= 256 else "i4")
+    y, place = (empty_nchw(n, c, *out, dtype=t) for t in (x.dtype, kind))
     given = nhwc(x), nhwc(y), nhwc(place)
     wide, window = width_of(c, *given), (kernel, stride, padding, dilation)
     sizes = _sizes((n, c), size, out, *window, packs=c // wide)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from minidl.backend.expression import BOOLEAN, Program
 
 TYPES = {
@@ -17,6 +19,13 @@ TYPES = {
     "i4": "int", "u4": "unsigned", "i8": "long long", "u8": "unsigned long long",
     "f2": "__half", "bf": "__nv_bfloat16", "f4": "float", "f8": "double",
 }  # fmt: skip
+
+
+def code_of(dtype: np.dtype) -> str:
+    """A dtype's key among TYPES."""
+    return "bf" if dtype.name == "bfloat16" else dtype.str[1:]
+
+
 _HEADERS = {"f2": "cuda_fp16.h", "bf": "cuda_bf16.h"}
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">",
           "ge": ">=", "eq": "==", "ne": "!=", "and": "&&", "or": "||"}  # fmt: skip

@@ -101,7 +101,7 @@ def _of(name: str, draw: int | Array, *kinds: str) -> tuple[Any, Any]:
         fits, rule = draw.dtype == np.uint64 and draw.shape == (1,), "uint64 (1,)"
         require(fits, "random", f"a draw number on the GPU must be {rule}", error=DTypeError,
                 draw=draw)  # fmt: skip
-    return kernel("random.cu", f"{name}<{', '.join((*kinds, kind))}>"), given
+    return kernel("random.cu", name, *kinds, kind), given
 
 
 def _filled(kind: str, n: int, lanes: int, dtype: Any, key: int, draw: int | Array,

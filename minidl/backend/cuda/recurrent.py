@@ -10,8 +10,7 @@ from typing import Any
 from minidl.backend.cuda import blas
 from minidl.backend.cuda.linalg import matmul
 from minidl.backend.cuda.memory import cast, cat, contiguous
-from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, code_of, write
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, write
 from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
@@ -19,7 +18,7 @@ from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, la
 def _step(name: str, y: Array) -> Callable[..., None]:
     """What launches a kernel on a step of y (T, B, H): a thread a unit, their number last."""
     units = y.shape[1] * y.shape[2]
-    run = kernel("recurrent.cu", f"{name}<{TYPES[code_of(y.dtype)]}>")
+    run = kernel("recurrent.cu", name, y.dtype)
     return lambda *args: launch(run, -(-units // THREADS), *args, units)
 
 

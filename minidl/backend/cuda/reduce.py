@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from minidl.backend.cuda.memory import cast, contiguous, zeros
-from minidl.backend.cuda.plans import accumulator, code_of, table_of
-from minidl.backend.cuda.printer import ROWS, TYPES
+from minidl.backend.cuda.plans import accumulator, table_of
+from minidl.backend.cuda.printer import ROWS
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.backend.looping import sum_form
 
@@ -39,15 +39,15 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 def _piece_sums(x: Array, outer: int, rows: int, columns: int) -> tuple[Array, int]:
     """Sums of pieces of the rows (outer, pieces, columns), and how many pieces there are."""
     piece = _PIECE if columns == 1 else max(_ROWS, -(-rows // _MOST))
-    pieces, kind = -(-rows // piece), TYPES[code_of(x.dtype)]
+    pieces = -(-rows // piece)
     part = empty((outer * pieces * columns,), accumulator(x.dtype))
     if columns == 1:
         team = 32 if rows <= _SHORT else THREADS
-        run = kernel("reduce.cu", f"row_sums<{kind}, {team}>")
+        run = kernel("reduce.cu", "row_sums", x.dtype, team)
         blocks = -(-part.size * team // THREADS)
         launch(run, blocks, x, part, rows, piece, pieces, part.size)
     else:
-        run = kernel("reduce.cu", f"column_sums<{kind}>")
+        run = kernel("reduce.cu", "column_sums", x.dtype)
         launch(run, (outer * -(-columns // 32), pieces), x, part, rows, columns, piece)
     return part, pieces
 
@@ -58,7 +58,7 @@ def square_sum(xs: Sequence[Array]) -> Array:
     tables = [table_of(flat[i : i + ROWS]) for i in range(0, len(flat), ROWS)]
     dtype, wide = xs[0].dtype, accumulator(xs[0].dtype)
     part, first = empty((builtins.sum(blocks for _, blocks in tables),), wide), 0
-    run = kernel("reduce.cu", f"square_sums<{TYPES[code_of(dtype)]}>")
+    run = kernel("reduce.cu", "square_sums", dtype)
     for i, (table, blocks) in enumerate(tables):
         count = min(ROWS, len(flat) - i * ROWS)
         launch(run, blocks, table, count, part[first : first + blocks])
@@ -72,7 +72,7 @@ def _extremes(x: Array, axes: tuple[int, ...], largest: bool) -> tuple[Array, Ar
     rows = contiguous(x.transpose(*left, *axes))
     shape = tuple(x.shape[i] for i in left)
     y, where = empty(shape, x.dtype), empty(shape, np.dtype(np.int64))
-    run = kernel("reduce.cu", f"row_extremes<{TYPES[code_of(x.dtype)]}>")
+    run = kernel("reduce.cu", "row_extremes", x.dtype)
     launch(run, y.size, rows, y, where, x.size // max(y.size, 1), int(largest))
     return y, where
 

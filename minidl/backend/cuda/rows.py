@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from minidl.backend.cuda.plans import PACK, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import PACK
 from minidl.backend.cuda.runtime import THREADS, Array, kernel, launch
 
 CUTS = ((32, 8), (32, 16), (32, 32), (256, 16))  # threads of a row, numbers that each holds
@@ -47,5 +46,5 @@ def launch_rows(file: str, name: str, rows: int, n: int, arrays: Sequence[Array]
                 *more: Any) -> None:  # fmt: skip
     """Launch a kernel that takes arrays of one dtype by rows of n, the number of rows, n, more."""
     cut = cut_of(n, arrays)
-    run = kernel(file, f"{name}<{TYPES[code_of(arrays[0].dtype)]}, {cut}>")
+    run = kernel(file, name, arrays[0].dtype, cut)
     launch(run, -(-rows * cut.team // THREADS), *arrays, rows, n, *more)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from minidl import config
+from minidl.backend.cuda.printer import TYPES, code_of
 from minidl.errors import DeviceError, require
 
 SOURCES = Path(__file__).with_name("src")
@@ -124,9 +125,11 @@ def text_of(file: str) -> str:
 
 
 @functools.cache
-def kernel(file: str, name: str) -> Any:
-    """A kernel of a file of src/, or an instance of a template: `row_sums<float>`."""
-    return compiled(text_of(file), name, "<" in name)
+def kernel(file: str, name: str, *kinds: Any) -> Any:
+    """A kernel of a file of src/; of a template, for dtypes and other arguments."""
+    types = [TYPES[code_of(k)] if isinstance(k, np.dtype) else str(k) for k in kinds]
+    name = f"{name}<{', '.join(types)}>" if kinds else name
+    return compiled(text_of(file), name, bool(kinds))
 
 
 def compiled(text: str, name: str, template: bool = False) -> Any:

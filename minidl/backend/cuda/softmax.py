@@ -1,8 +1,7 @@
 """Softmax, log softmax and cross entropy on the GPU, by rows (src/softmax.cu)."""
 
 from minidl.backend.cuda.memory import cast, contiguous, full
-from minidl.backend.cuda.plans import accumulator, code_of
-from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.rows import launch_rows
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 
@@ -57,7 +56,7 @@ def cross_entropy(
     if not mean:
         return cast(loss, x.dtype), top, total, full((1,), 1, wide)
     both = empty((2,), wide)
-    run = kernel("softmax.cu", f"weighted_mean<{TYPES[code_of(x.dtype)]}>")
+    run = kernel("softmax.cu", "weighted_mean", x.dtype)
     launch(run, 1, loss, label, weights, both, m, n, ignore, weighted)
     return cast(both[:1], x.dtype).reshape(()), top, total, both[1:]
 
