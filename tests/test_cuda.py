@@ -101,6 +101,17 @@ def test_long_sums_are_the_same_in_any_order_of_threads(shape, axes):
         assert y.dtype == np.int64
 
 
+@FLOATS
+@pytest.mark.parametrize("shape", [(300, 72), (3, 170, 24), (2, 1000, 8)])
+def test_sums_of_columns_do_not_depend_on_where_they_lie(shape, dtype):
+    """Columns are read in packs where these start at their size: the same bits as one by one."""
+    x = np.random.default_rng(4).standard_normal(shape).astype(dtype)
+    agree("sum", dtype, x, (len(shape) - 2,))
+    behind = there(np.append(np.zeros(1, dtype), x.reshape(-1)))[1:].reshape(shape)
+    sums = [cuda.to_host(cuda.sum(a, (len(shape) - 2,))) for a in (there(x), behind)]
+    np.testing.assert_array_equal(*sums)
+
+
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), axes=st.integers(1, 7),
     layout=st.integers(0, 1), largest=st.booleans(), keep=st.booleans(),

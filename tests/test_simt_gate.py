@@ -120,9 +120,11 @@ INSTANCES = {
         *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS),
         *(f"row_dots<{t}>" for t in REAL),
     ],
-    "reduce.cu": [f"{k}>" for t in (*REAL, "int", "bool")
-                  for k in (f"row_sums<{t}, 32", f"row_sums<{t}, 256", f"column_sums<{t}",
-                            f"row_extremes<{t}")],
+    "reduce.cu": [
+        *(f"{k}>" for t in (*REAL, "int", "bool")
+          for k in (f"row_sums<{t}, 32", f"row_sums<{t}, 256", f"row_extremes<{t}")),
+        *(f"column_sums<{t}, {w}>" for t, w in (*WIDTHS, ("int", 4), ("bool", 8), ("bool", 1))),
+    ],
     "softmax.cu": [
         *(f"{k}<{c}>" for k in (*ROWS, "cross_entropy_grad") for c in ROW_CUTS),
         *(f"weighted_mean<{t}>" for t in REAL),

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from minidl.backend.cuda.memory import cast, contiguous, zeros
-from minidl.backend.cuda.plans import accumulator, table_of
+from minidl.backend.cuda.plans import PACK, accumulator, table_of
 from minidl.backend.cuda.printer import ROWS
+from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 from minidl.backend.looping import sum_form
 
-_PIECE, _ROWS = 1 << 13, 1 << 9  # elements of a row, or rows, that a block adds up
+_PIECE = 1 << 13  # elements of a row that a block adds up
+_ROWS, _BLOCKS = 64, 528  # rows of a piece at least; blocks that share out columns, if they can
 _SHORT = 1 << 10  # elements of a row that a warp adds up
 _MOST = 65535  # blocks along the second axis of a grid
 
@@ -38,7 +40,9 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
 
 def _piece_sums(x: Array, outer: int, rows: int, columns: int) -> tuple[Array, int]:
     """Sums of pieces of the rows (outer, pieces, columns), and how many pieces there are."""
-    piece = _PIECE if columns == 1 else max(_ROWS, -(-rows // _MOST))
+    across = outer * -(-columns * x.itemsize // (32 * PACK))  # whatever the width of packs
+    shared_out = max(_ROWS, -(-rows // max(1, _BLOCKS // across)), -(-rows // _MOST))
+    piece = _PIECE if columns == 1 else shared_out
     pieces = -(-rows // piece)
     part = empty((outer * pieces * columns,), accumulator(x.dtype))
     if columns == 1:
@@ -47,8 +51,9 @@ def _piece_sums(x: Array, outer: int, rows: int, columns: int) -> tuple[Array, i
         blocks = -(-part.size * team // THREADS)
         launch(run, blocks, x, part, rows, piece, pieces, part.size)
     else:
-        run = kernel("reduce.cu", "column_sums", x.dtype)
-        launch(run, (outer * -(-columns // 32), pieces), x, part, rows, columns, piece)
+        wide = min(8, width_of(columns, x))
+        run = kernel("reduce.cu", "column_sums", x.dtype, wide)
+        launch(run, (outer * -(-columns // (32 * wide)), pieces), x, part, rows, columns, piece)
     return part, pieces
 
 

@@ -2,6 +2,7 @@
 // pieces, then their sum. Which thread adds what depends on the sizes alone, so a result is
 // the same every time. Sums are float for float, half and bfloat16, double for double, long long
 // for integers and bools. Bytes: x once.
+#include "packs.cuh"
 #include "sums.cuh"
 
 // Of one column: part[outer, p] = sum of the p-th piece of n rows. A team of threads, a warp or a
@@ -26,29 +27,34 @@ __global__ void __launch_bounds__(256)
     if (t == 0) part[i] = sum;
 }
 
-// part[outer, p, j] = sum of the p-th piece of the rows in column j. A block: 32 columns by 8 rows
-// at a time. grid (outer columns / 32, pieces). Without the bound of 4 blocks, registers spill.
-template <typename T>
+// part[outer, p, j] = sum of the p-th piece of the rows in column j. A block: 32 threads with WIDE
+// neighbouring columns each by 8 rows at a time. grid (outer columns / (32 WIDE), pieces).
+template <typename T, int WIDE>
 __global__ void __launch_bounds__(256, 4)
     column_sums(const T* __restrict__ x, typename Sum<T>::type* __restrict__ part, long long rows,
                 long long columns, long long piece) {
     typedef typename Sum<T>::type A;
-    __shared__ A sums[8][33];
+    __shared__ A sums[8][WIDE][33];
     const int lane = threadIdx.x % 32, level = threadIdx.x / 32;
-    const unsigned across = (columns + 31) / 32, outer = blockIdx.x / across;
-    const long long j = blockIdx.x % across * 32LL + lane, start = blockIdx.y * piece;
+    const unsigned across = (columns + 32 * WIDE - 1) / (32 * WIDE), outer = blockIdx.x / across;
+    const long long j = (blockIdx.x % across * 32LL + lane) * WIDE, start = blockIdx.y * piece;
     const long long stop = start + piece < rows ? start + piece : rows;
     x += outer * rows * columns;
-    A sum = A(0);
+    A sum[WIDE] = {};
     if (j < columns)
         for (long long i = start + level; i < stop; i += 8) {
-            sum += static_cast<A>(x[i * columns + j]);
+            const Pack<T, WIDE> pack = load_pack<WIDE>(x + i * columns + j);
+#pragma unroll
+            for (int e = 0; e < WIDE; e++) sum[e] += static_cast<A>(pack.v[e]);
         }
-    sums[level][lane] = sum;
+#pragma unroll
+    for (int e = 0; e < WIDE; e++) sums[level][e][lane] = sum[e];
     __syncthreads();
-    if (level == 0 && j < columns) {
-        for (int k = 1; k < 8; k++) sum += sums[k][lane];
-        part[(static_cast<long long>(outer) * gridDim.y + blockIdx.y) * columns + j] = sum;
+    if (level < WIDE && j < columns) {
+        A whole = sums[0][level][lane];
+        for (int k = 1; k < 8; k++) whole += sums[k][level][lane];
+        part[(static_cast<long long>(outer) * gridDim.y + blockIdx.y) * columns + j + level] =
+            whole;
     }
 }
 
