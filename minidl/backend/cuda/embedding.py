@@ -41,7 +41,8 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     taken = Index(index.reshape(count), rows, n, 0, skip=skip)
     along = walk((count,), (0,), (n,), [(taken, (1,))])
     places = order_places(along, count)
-    add_runs(table, g, places, along, walk((n,), (1,), (1,)), count, n, width_of(n, g))
+    columns = walk((n,), (1,), (1,))
+    add_runs(table, g, places, along, columns, count, n, width_of(n, g), fresh=True)
     return table
 
 

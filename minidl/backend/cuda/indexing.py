@@ -255,17 +255,24 @@ def put(x: Array, key: Key, v: Any) -> None:
 
 def add_at(x: Array, key: Key, v: Array) -> None:
     """x[key] += v; repeated places add up, in order."""
+    _add_at(x, key, v, False)
+
+
+def _add_at(x: Array, key: Key, v: Array, fresh: bool) -> None:
+    """The same; fresh: x is 0."""
     p = _parsed(x, key)
     _check_value(p, v)
     v = cast(v, x.dtype) if hasattr(v, "dtype") else full((), v, x.dtype)
-    add_runs(p.x, v, *_sorted(p, v))
+    add_runs(p.x, v, *_sorted(p, v), 1, fresh)
 
 
 def pick_grad(g: Array, key: Key, shape: tuple[int, ...]) -> Array:
     """Zeros of a shape with g added at key; repeated places add up, in order."""
     y = zeros(shape, g.dtype)
-    repeats = any(_is_array(k) and k.dtype != np.bool_ for k in key)
-    (add_at if repeats else put)(y, key, g)
+    if any(_is_array(k) and k.dtype != np.bool_ for k in key):  # places may be repeated
+        _add_at(y, key, g, True)
+    else:
+        put(y, key, g)
     return y
 
 
@@ -301,10 +308,12 @@ def order_places(rows: np.ndarray, count: int) -> tuple[Array, Array]:
 
 
 def add_runs(x: Array, v: Array, places: tuple[Array, Array], rows: np.ndarray,
-             columns: np.ndarray, count: int, n: int, wide: int = 1) -> None:  # fmt: skip
+             columns: np.ndarray, count: int, n: int, wide: int = 1,
+             fresh: bool = False) -> None:  # fmt: skip
     """Add the rows of v to x at ordered places, level by level of what pieces of rows share.
 
-    A thread takes `wide` columns, several only of dense rows that lie at multiples of them.
+    A thread takes `wide` columns, several only of dense rows that lie at multiples of them. fresh:
+    x is 0.
     """
     sums = accumulator(x.dtype)
     kinds, (place, order) = (x.dtype, "true"), places
@@ -312,7 +321,7 @@ def add_runs(x: Array, v: Array, places: tuple[Array, Array], rows: np.ndarray,
         pieces = -(-count // _PIECE)
         shared = pieces * 2 if pieces > 1 else 0  # rows of the next level
         part, following = empty((shared, n), sums), empty((shared,), np.dtype(np.int64))
-        given = (x, v, place, order, rows, columns, part, following, count, n)
+        given = (x, v, place, order, rows, columns, part, following, count, n, int(fresh))
         run = kernel("indexing.cu", "add_runs", x.dtype, *kinds, wide)
         launch(run, -(-pieces * n // (wide * THREADS)), *given)
         v, place, count, kinds = part, following, shared, (sums, "false")

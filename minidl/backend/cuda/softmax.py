@@ -57,7 +57,7 @@ def cross_entropy(
         return cast(loss, x.dtype), top, total, full((1,), 1, wide)
     both = empty((2,), wide)
     run = kernel("softmax.cu", "weighted_mean", x.dtype)
-    launch(run, 1, loss, label, weights, both, m, n, ignore, weighted)
+    launch(run, 1, loss, label, weights, both, m, n, ignore, weighted, threads=1024)
     return cast(both[:1], x.dtype).reshape(()), top, total, both[1:]
 
 

@@ -102,14 +102,15 @@ __global__ void __launch_bounds__(256)
 // before it and of the one that goes on behind it (if that is one run, the second is 0). On the
 // first level rows are v's, in float for half types, double for double, long long for integers,
 // behind it dense sums that are in order. Threads of a warp read columns side by side. WIDE > 1 is
-// for dense rows of x and v that start at multiples of such packs. Bytes: v once, x twice, 2 / 32
-// of v a level. grid (pieces * n / WIDE / 256). Without the bound of 2 blocks, registers spill.
+// for dense rows of x and v that start at multiples of such packs. fresh: x is 0, and need not be
+// read. Bytes: v once, x once or twice, 2 / 32 of v a level. grid (pieces * n / WIDE / 256).
+// Without the bound of 2 blocks, registers spill.
 template <typename T, typename V, bool FIRST, int WIDE>
 __global__ void __launch_bounds__(256, 2)
     add_runs(T* __restrict__ x, const V* __restrict__ v, const long long* __restrict__ place,
              const long long* __restrict__ order, const Walk rows, const Walk columns,
              typename Sum<T>::type* __restrict__ shared, long long* __restrict__ next,
-             long long count, long long n) {
+             long long count, long long n, long long fresh) {
     typedef typename Sum<T>::type A;
     const long long t = blockIdx.x * 256LL + threadIdx.x, piece = t / (n / WIDE);
     const long long j = (t - piece * (n / WIDE)) * WIDE;
@@ -150,7 +151,8 @@ __global__ void __launch_bounds__(256, 2)
                 ends[1] = here;
                 parts[1] = sum;
             } else if (here != NOWHERE) {
-                Pack<T, WIDE> to = load_pack<WIDE>(x + here + column.x);
+                Pack<T, WIDE> to = {};
+                if (!fresh) to = load_pack<WIDE>(x + here + column.x);
 #pragma unroll
                 for (int e = 0; e < WIDE; e++) {
                     to.v[e] = static_cast<T>(static_cast<A>(to.v[e]) + sum.v[e]);

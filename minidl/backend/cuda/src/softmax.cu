@@ -208,24 +208,27 @@ __global__ void __launch_bounds__(256, 2)
         row);
 }
 
-// both[0] = sum of losses / both[1], both[1] = sum of the weights of labels not ignored. One block.
+// both[0] = sum of losses / both[1], both[1] = sum of the weights of labels not ignored. One block,
+// of 1024 threads.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(1024)
     weighted_mean(const typename Sum<T>::type* __restrict__ loss,
                   const long long* __restrict__ label, const T* __restrict__ weight,
                   typename Sum<T>::type* __restrict__ both, long long rows, long long n,
                   long long ignore, long long weighted) {
     typedef typename Sum<T>::type A;
     double total = 0, weights = 0;
-    for (long long i = threadIdx.x; i < rows; i += 256) {
+#pragma unroll 4
+    for (long long i = threadIdx.x; i < rows; i += 1024) {
         const long long t = label[i];
+        const A own = loss[i];
         if (t == ignore) continue;  // of others outside [0, n) the losses are 0
-        total += loss[i];
+        total += own;
         const bool inside = t >= 0 && t < n;
         weights += weighted && inside ? static_cast<double>(static_cast<A>(weight[t])) : 1;
     }
-    total = join_block<Add, 256>(total);
-    weights = join_block<Add, 256>(weights);
+    total = join_block<Add, 1024>(total);
+    weights = join_block<Add, 1024>(weights);
     if (threadIdx.x == 0) {
         both[0] = static_cast<A>(total / weights);
         both[1] = static_cast<A>(weights);
