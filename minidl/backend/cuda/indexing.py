@@ -263,7 +263,8 @@ def _add_at(x: Array, key: Key, v: Array, fresh: bool) -> None:
     p = _parsed(x, key)
     _check_value(p, v)
     v = cast(v, x.dtype) if hasattr(v, "dtype") else full((), v, x.dtype)
-    add_runs(p.x, v, *_sorted(p, v), 1, fresh)
+    places, rows, columns, count, n = _sorted(p, v)
+    add_runs(p.x, v, places, rows, columns, count, n, fresh=fresh)
 
 
 def pick_grad(g: Array, key: Key, shape: tuple[int, ...]) -> Array:
