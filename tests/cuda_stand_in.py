@@ -50,6 +50,7 @@ def forget() -> None:
     for cached in (runtime.cupy, runtime.kernel, plans.compiled, plans._update):
         cached.cache_clear()
     memory.flags.clear()
+    memory._words.cache_clear()
     memory._constant.cache_clear()
     memory._large.cache_clear()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import config
 from minidl.backend.cuda.indexing import Index, add_runs, order_places, walk
-from minidl.backend.cuda.memory import cast, contiguous, flags, index_rule, zeros
+from minidl.backend.cuda.memory import cast, contiguous, flag, index_rule, zeros
 from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.rows import width_of
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
@@ -50,8 +50,6 @@ def check_indices(op: str, index: Array, n: int, ignore: int | None = None) -> N
     """Set a flag if an index lies outside [0, n) and is not `ignore`; see memory.raise_flags."""
     require(index.dtype.kind in "iu", op, "indices must be integers", error=DTypeError, index=index)
     require(n > 0 or not index.size, op, index_rule(n), error=RangeError, length=n)
-    if (op, n) not in flags:
-        flags[op, n] = zeros((1,), np.uint64)
-    given = (contiguous(cast(index, np.dtype(np.int64))), flags[op, n], index.size, n)
+    given = (contiguous(cast(index, np.dtype(np.int64))), flag(op, n), index.size, n)
     ignoring = (0, 0) if ignore is None else (ignore, 1)
     launch(kernel("embedding.cu", "check_indices"), -(-index.size // THREADS), *given, *ignoring)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl.backend.cuda import runtime
-from minidl.backend.cuda.memory import cast, constant, copy, flags, full, same_place, to_host, zeros
+from minidl.backend.cuda.memory import cast, constant, copy, flag, full, same_place, to_host, zeros
 from minidl.backend.cuda.order import argsort
 from minidl.backend.cuda.plans import IDENTITY, accumulator, write
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
@@ -200,18 +200,14 @@ def walk(shape: Sequence[int], x: Sequence[int], v: Sequence[int],
     for name, values in zip(("size", "x", "v"), (sizes, *steps)):
         made[name][0, : len(sizes)] = values
     for slot, (index, _), own in zip(made["index"][0], indices, steps[2:]):
-        slot["at"], slot["bad"] = index.at.data.ptr, 0 if index.checked else _flag(index.size)
+        slot["at"], slot["bad"] = (
+            index.at.data.ptr,
+            0 if index.checked else flag("index", index.size).data.ptr,
+        )
         slot["size"], slot["step"] = index.size, index.step
         slot["lowest"], slot["skip"] = index.lowest, index.skip
         slot["walk"][: len(sizes)] = own
     return made.view(f"V{_WALK.itemsize}")
-
-
-def _flag(n: int) -> int:
-    """Address of the flag for indices into n things."""
-    if ("index", n) not in flags:
-        flags["index", n] = zeros((1,), np.uint64)
-    return flags["index", n].data.ptr
 
 
 def _along(index: Index, rows: tuple[int, ...]) -> list[int]:

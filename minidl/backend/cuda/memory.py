@@ -14,7 +14,8 @@ from minidl.backend.cuda.runtime import Array, empty
 from minidl.backend.looping import dense, is_channels_last, joint_of, order_of, padding_of
 from minidl.errors import GraphError, RangeError, require
 
-flags: dict[tuple[str, int], Array] = {}  # set by indices out of range; by op and length
+_FLAGS = 256
+flags: dict[tuple[str, int], int] = {}  # places of `_words`, by op and length
 
 
 def index_rule(n: int) -> str:
@@ -22,13 +23,28 @@ def index_rule(n: int) -> str:
     return f"every index must lie in [0, {n})"
 
 
+@functools.cache
+def _words() -> Array:
+    """What indices out of range set: (_FLAGS,) uint64."""
+    return zeros((_FLAGS,), np.uint64)
+
+
+def flag(op: str, n: int) -> Array:
+    """What an op's index into n things sets if it is out of range: (1,) uint64."""
+    if len(flags) == _FLAGS:
+        raise_flags()
+        flags.clear()
+    place = flags.setdefault((op, n), len(flags))
+    return _words()[place : place + 1]
+
+
 def raise_flags() -> None:
     """Raise, naming op, range and value, if an index was out of range; waits for the GPU."""
-    for (op, n), flag in flags.items():
-        worst = int(flag.get()[0])
-        if worst:
-            write(IDENTITY, [0], flag)
-            value = worst - (worst >= 1 << 63) * (1 << 64)
+    worst = _words().get() if flags else np.zeros(0)
+    for (op, n), place in flags.items():
+        if worst[place]:
+            write(IDENTITY, [0], _words())
+            value = int(worst[place].astype(np.int64))
             require(False, op, index_rule(n), error=RangeError, index=value)
 
 
