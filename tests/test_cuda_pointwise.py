@@ -11,9 +11,11 @@ from cases import CASES
 from cuda_stand_in import EPS, NEEDED, gpu, layouts, there
 
 import minidl as ml
+import minidl.functional as F
 from minidl import fusion
 from minidl.backend import cpu, cuda, looping
 from minidl.backend.cuda import plans, printer, runtime
+from minidl.errors import ShapeError
 from simt.device import REAL
 
 __all__ = ["gpu"]  # the fixture
@@ -152,3 +154,21 @@ def test_places_of_many_elements():
         loop = looping.plan_loop(program, signature, np.dtype(np.float32), shape)
         packs, _ = plans.Writer(program, signature, loop, "float").shapes
         assert packs.width == 4 and f"{kind} rest = i0;" in printer.print_kernel(program, packs)
+
+
+def test_whole_numbers_are_exact_beside_integers():
+    """They went to kernels as doubles."""
+    big = 2**53 + 1
+    for device in ("cpu", "cuda"):
+        x = ml.tensor([1, -3], device=device)
+        assert (x + big).tolist() == [big + 1, big - 3] and (x * big).tolist() == [big, -3 * big]
+        assert ml.full((2,), big, dtype=ml.int64, device=device).tolist() == [big, big]
+        assert ml.where(x > 0, x, big).tolist() == [1, big]
+
+
+def test_no_channels():
+    """They are divided by, too; a convolution of none is refused."""
+    x, w = ml.ones(2, 0, 4, 4, device="cuda"), ml.ones(3, 0, 2, 2, device="cuda")
+    assert F.max_pool2d(x, 2).shape == F.avg_pool2d(x, 2).shape == (2, 0, 2, 2)
+    with pytest.raises(ShapeError, match="conv2d: a GPU convolves at least one channel"):
+        F.conv2d(x, w)

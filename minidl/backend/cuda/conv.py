@@ -39,8 +39,7 @@ def _whole_chunks(x: Array) -> Array:
 
 def _in_chunks(x: Array, ld: int) -> tuple[Array, int]:
     """x, whose pixels are ld apart, and ld: a copy unless pixels are whole chunks, each at one."""
-    size = x.itemsize
-    if any(n % choice.CHUNK for n in (x.data.ptr, x.shape[-1] * size, ld * size)):
+    if any(n % choice.CHUNK for n in (x.data.ptr, x.shape[-1] * x.itemsize, ld * x.itemsize)):
         x = _whole_chunks(x)
         return x, x.shape[-1]
     return x, ld
@@ -56,6 +55,7 @@ def _correlate(
     """
     if not y.size:
         return
+    require(x.size > 0, "conv2d", "a GPU convolves at least one channel", x=x)
     for axis in (0, 1):
         if w.shape[1 + axis] > _TAPS:
             return _correlate_in_parts(axis, x, ldx, w, b, y, apart, window)

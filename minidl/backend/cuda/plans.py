@@ -34,6 +34,7 @@ IDENTITY, SUM = _sum_of(1), _sum_of(2)
 
 @functools.lru_cache(maxsize=4096)
 def _divisor(d: int) -> tuple[int, int, int]:
+    d = max(d, 1)  # of no channels at all
     shift = (d - 1).bit_length()
     return d, (((1 << shift) - d) << 32) // d + 1, shift
 
@@ -142,7 +143,8 @@ class Writer:
             self.numbers[w] = [n for numbers in walked for n in numbers] if rank else []
 
     def __call__(self, operands: Sequence[Any], outs: tuple) -> None:
-        args = [a if hasattr(a, "dtype") else float(a) for a in (operands[k] for k in self.used)]
+        number = printer.whole if self.shapes[0].real == TYPES["i8"] else float
+        args = [a if hasattr(a, "dtype") else number(a) for a in (operands[k] for k in self.used)]
         width = self.width
         if width > 1:
             arrays = (*(operands[k] for k in self.read), *outs)

@@ -68,11 +68,16 @@ class Shape(NamedTuple):
     integer: str = TYPES["i8"]  # the type that the packs' number fits
 
 
+def whole(value: float) -> int:
+    """A number in arithmetic of integers."""
+    most = (1 << 63) - 1
+    return int(max(-most, min(most, value)))
+
+
 def literal(value: float, real: str) -> str:
     """A constant as C++ has it."""
     if real == TYPES["i8"]:
-        most = (1 << 63) - 1
-        return f"({max(-most, min(most, value)) if math.isinf(value) else int(value)}LL)"
+        return f"({whole(value)}LL)"
     if math.isfinite(value):
         return f"({value!r}{'f' if real == 'float' else ''})"
     if real == "float":
@@ -117,7 +122,7 @@ def _stored(code: str, value: str) -> str:
 def print_kernel(program: Program, shape: Shape, name: str = "k") -> str:
     """CUDA C++ of a kernel that computes a program at every element.
 
-    Arguments: each leaf that is used (a pointer, or a double), the outputs' pointers, the number of
+    Arguments: each leaf that is used (a pointer or a number), the outputs' pointers, the number of
     elements; for rank > 0 the merged sizes and each array's strides in bytes, the last axis in
     packs.
     """
@@ -129,7 +134,7 @@ def print_kernel(program: Program, shape: Shape, name: str = "k") -> str:
     given = []
     for k in range(len(codes)):
         if k in numbers:
-            given.append(f"double s{k}")
+            given.append(f"{shape.real if shape.real == TYPES['i8'] else 'double'} s{k}")
         elif k in arrays:
             const = "const " if k < program.leaves else ""
             given.append(f"{const}{kinds[k]}* __restrict__ a{k}")

@@ -94,14 +94,11 @@ def _signed(word: int) -> int:
 
 def _of(name: str, draw: int | Array, *kinds: str) -> tuple[Any, Any]:
     """A kernel of random.cu for a draw number of this kind, and the number as its argument."""
-    given, kind = draw, f"const {_WORD64}*"
     if isinstance(draw, int):
-        given, kind = _signed(draw), _WORD64
-    else:
-        fits, rule = draw.dtype == np.uint64 and draw.shape == (1,), "uint64 (1,)"
-        require(fits, "random", f"a draw number on the GPU must be {rule}", error=DTypeError,
-                draw=draw)  # fmt: skip
-    return kernel("random.cu", name, *kinds, kind), given
+        return kernel("random.cu", name, *kinds, _WORD64), _signed(draw)
+    fits, rule = draw.dtype == np.uint64 and draw.shape == (1,), "uint64 (1,)"
+    require(fits, "random", f"a draw number on the GPU must be {rule}", error=DTypeError, draw=draw)
+    return kernel("random.cu", name, *kinds, f"const {_WORD64}*"), draw
 
 
 def _filled(kind: str, n: int, lanes: int, dtype: Any, key: int, draw: int | Array,
