@@ -133,6 +133,13 @@ def test_the_scaler_skips_bad_steps(captured: bool) -> None:
     assert again.state_dict() == scaler.state_dict() and again.get_scale() == 8
 
 
+@HALVES
+def test_batch_norm_gives_the_same_dtype_in_training_and_after(dtype: Any) -> None:
+    norm, x = nn.BatchNorm2d(3).cuda(), ml.ones(2, 3, 4, 4, device="cuda", dtype=dtype)
+    for training in (True, False):
+        assert norm.train(training)(x).dtype == dtype
+
+
 def test_graphs_and_conversions_kept_by_autocast() -> None:
     """Half weights of the calls before were replayed; after a captured step, old ones were used."""
     layer, x = nn.Linear(4, 3).cuda(), ml.ones(2, 4, device="cuda")

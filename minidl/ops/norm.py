@@ -13,7 +13,7 @@ from minidl.ops import pointwise as pw
 from minidl.ops.arguments import check_real, check_same_dtype
 from minidl.ops.autocasting import alike
 from minidl.ops.reduce import mean, norm
-from minidl.ops.shape import expand, flatten, reshape
+from minidl.ops.shape import expand, flatten, reshape, to_dtype
 
 
 def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> None:
@@ -100,7 +100,7 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
         require(given, name, "running_mean and running_var are needed unless training")
         channels = running_mean, running_var, *alike(x, weight, bias)
         vectors = (_over_channels(v, x) for v in channels)
-        return _affine(x, *vectors, more, eps=eps, relu=relu)
+        return to_dtype(_affine(x, *vectors, more, eps=eps, relu=relu), x.dtype)
     count = math.prod(x.shape) // max(x.shape[1], 1)
     require(count != 1, name, "training needs more than one value per channel", x=x)
     require(more is None or more.shape == x.shape, name, "what is added must be like x", x=x,
