@@ -172,3 +172,10 @@ def test_no_channels():
     assert F.max_pool2d(x, 2).shape == F.avg_pool2d(x, 2).shape == (2, 0, 2, 2)
     with pytest.raises(ShapeError, match="conv2d: a GPU convolves at least one channel"):
         F.conv2d(x, w)
+
+
+def test_powers_of_integers():
+    """Of negative exponents what is left of 1 / x ** n, as in PyTorch."""
+    x = ml.tensor([2, -3, 1, -1, -1, 0], device="cuda")
+    n = ml.tensor([-1, -2, -5, -3, -4, 3], device="cuda")
+    assert (x**n).tolist() == [0, 0, 1, -1, 1, 0] and (x**3).tolist() == [8, -27, 1, -1, -1, 0]

@@ -43,8 +43,8 @@ _WHOLE = {  # in arithmetic of integers, where division by zero gives 0
     **dict.fromkeys(("floor", "ceil", "rint", "trunc"), "{0}"),
 }
 _POWER = """__device__ long long whole_pow(long long x, long long n) {
-    long long y = 1;
-    for (; n > 0; n /= 2, x *= x) y *= n % 2 ? x : 1;
+    long long y = n < 0 && x != 1 && x != -1 ? 0 : 1;
+    for (n = n < 0 ? -n : n; n > 0; n /= 2, x *= x) y *= n % 2 ? x : 1;
     return y;
 }"""
 _SPECIAL = {
