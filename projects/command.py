@@ -17,11 +17,11 @@ from projects.settings import (
     UsageError,
     assignments,
     check_free,
-    from_json,
     listing,
     new_run,
     parse,
     preset_of,
+    settings_of,
 )
 
 Verb = Callable[[Sequence[str], StopSignal], int]
@@ -125,7 +125,7 @@ class Project:
             rule = f"--resume takes its configuration from {args.resume}; leave out {what}"
             raise UsageError(rule)
         run = RunDir(args.resume)
-        settings = from_json(self.kind, run.read_json("config.json"))
+        settings = settings_of(self.kind, run)
         moved = {name: getattr(args, name) for name in ("data", "device") if getattr(args, name)}
         return self.main(dataclasses.replace(settings, **moved), lambda: run, stop)
 

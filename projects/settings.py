@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -33,6 +34,7 @@ class Settings(Protocol):
 S = TypeVar("S", bound=Settings)
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Presets = Mapping[str, tuple[str, Mapping[str, Any]]]  # name -> what it is, its fields
+NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 @cache
@@ -80,13 +82,12 @@ def parse(kind: type, field: str, text: str) -> Any:
     if wanted is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if text.lower() not in words:
-            raise UsageError(f"{field} must be true or false; got {text!r}")
+            raise UsageError(f"{field} must be {NOUNS[bool]}; got {text!r}")
         return words[text.lower()]
     try:
         return wanted(text)
     except ValueError:
-        noun = {int: "a whole number", float: "a number"}[wanted]
-        raise UsageError(f"{field} must be {noun}; got {text!r}") from None
+        raise UsageError(f"{field} must be {NOUNS[wanted]}; got {text!r}") from None
 
 
 def assignments(kind: type, pairs: Sequence[str]) -> dict[str, Any]:
@@ -96,18 +97,13 @@ def assignments(kind: type, pairs: Sequence[str]) -> dict[str, Any]:
         field, sign, text = pair.partition("=")
         if not sign:
             raise UsageError(f"--set takes field=value; got {pair!r}")
+        if field.strip() == "preset":
+            raise UsageError(f"a preset is chosen by --preset, not by --set; got {pair!r}")
         values[field.strip()] = parse(kind, field.strip(), text.strip())
     return values
 
 
-def from_json(kind: type[S], saved: dict[str, Any]) -> S:
-    """The configuration a run directory was started with; fields made since have their defaults."""
-    names = set(kind.__dataclass_fields__)
-    unknown = sorted(set(saved) - names - {"command", "commit"})
-    if unknown:
-        wrong = ", ".join(unknown)
-        raise UsageError(f"config.json is of another version; fields that differ: {wrong}")
-    return kind(**{name: saved[name] for name in names & set(saved)})
+# ---- presets -------------------------------------------------------------------------------------
 
 
 def preset_of(kind: type[S], presets: Presets, name: str) -> S:
@@ -126,6 +122,51 @@ def listing(presets: Presets) -> str:
 
 
 # ---- runs ----------------------------------------------------------------------------------------
+
+
+def from_json(kind: type[S], saved: Mapping[str, Any], where: object = "config.json") -> S:
+    """The configuration a run directory was started with; fields made since have their defaults."""
+    types = types_of(kind)
+    unknown = sorted(set(saved) - set(types) - {"command", "commit"})
+    if unknown:
+        wrong = ", ".join(unknown)
+        raise UsageError(f"{where} is of another version; fields that differ: {wrong}")
+    given = {name: saved[name] for name in types if name in saved}
+    for name, value in given.items():
+        check_value(f"{where}: {name}", types[name], value)
+    return kind(**given)
+
+
+def check_value(what: str, wanted: Any, value: Any) -> None:
+    """UsageError unless a value read from JSON is one of a field's type."""
+    if get_origin(wanted) is Literal:
+        fits, noun = value in get_args(wanted), f"one of {', '.join(get_args(wanted))}"
+    else:
+        allowed = (int, float) if wanted is float else (wanted,)
+        fits, noun = type(value) in allowed, NOUNS[wanted]
+    if not fits:
+        raise UsageError(f"{what} must be {noun}; got {value!r}")
+
+
+def saved_of(project: str, run: RunDir) -> dict[str, Any]:
+    """config.json of a run of a project; UsageError for a run of another, or one without command.
+
+    A run says which project it is of by the command that began it.
+    """
+    saved, file = run.read_json("config.json"), run.path / "config.json"
+    check_value(f"{file}: command", str, saved.get("command"))
+    found = re.match(r"python -m projects\.(\w+)", saved["command"])
+    if found and found[1] != project:
+        raise UsageError(
+            f"{run.path} holds a run of projects.{found[1]}, not of projects.{project}"
+        )
+    return saved
+
+
+def settings_of(kind: type[S], run: RunDir) -> S:
+    """The configuration of a run, which is of the project that its class belongs to."""
+    project = kind.__module__.split(".")[1]
+    return from_json(kind, saved_of(project, run), run.path / "config.json")
 
 
 def check_free(path: Path) -> None:

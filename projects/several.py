@@ -19,7 +19,7 @@ import minidl as ml
 from minidl.errors import MinidlError
 from minidl.train import RunDir, StopSignal
 from projects.command import Main, Parser
-from projects.settings import ROOT, UsageError, from_json, new_run
+from projects.settings import ROOT, UsageError, new_run, settings_of
 
 
 class Presets(Protocol):
@@ -72,7 +72,7 @@ def begun(settings: Any, folder: Path) -> bool:
     """Whether the folder holds this run; UsageError if it holds another one."""
     if not (folder / "config.json").exists():
         return False
-    if from_json(type(settings), RunDir(folder).read_json("config.json")) != settings:
+    if settings_of(type(settings), RunDir(folder)) != settings:
         raise UsageError(f"{folder} holds another run; choose another --out")
     return True
 

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from projects.convnet.__main__ import cli
+from projects.textgen.__main__ import cli as textgen
+from projects.transfer.__main__ import cli as transfer
 
 TINY = ["--epochs", "1", "--set", "width=4", "dense=8", "heldout=8", "batch=16"]
 
 
-def said(capsys, args, code):
+def said(capsys, args, code, cli=cli):
     """The one line that the command line leaves behind."""
     assert cli([str(a) for a in args]) == code
     err = capsys.readouterr().err
@@ -293,6 +295,39 @@ def test_config_that_is_no_json(capsys, run, tmp_path):
     folder = copied(run, tmp_path / "run")
     (folder / "config.json").write_text("{")
     assert "is damaged" in said(capsys, ["--resume", folder], 1)
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"lr": "x"}, "lr must be a number; got 'x'"),
+    ({"lr": None}, "lr must be a number; got None"),
+    ({"epochs": 2.5}, "epochs must be a whole number; got 2.5"),
+    ({"flip": 1}, "flip must be true or false; got 1"),
+    ({"data": 3}, "data must be a text; got 3"),
+    ({"optimizer": "foo"}, "optimizer must be one of sgd, adam, adamw; got 'foo'"),
+    ({"optimizer": ["sgd"]}, "optimizer must be one of sgd, adam, adamw; got ['sgd']"),
+    ({"command": None}, "command must be a text; got None"),
+])  # fmt: skip
+def test_config_with_values_of_other_types(capsys, run, tmp_path, changed, message):
+    folder = copied(run, tmp_path / "run")
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(saved | changed))
+    for args in (["--resume", folder], ["compare", folder, "--out", tmp_path / "page.html"]):
+        assert f"config.json: {message}" in said(capsys, args, 2)
+
+
+@pytest.mark.parametrize("command, args", [
+    (textgen, ["--resume", "RUN"]), (textgen, ["sample", "--run", "RUN", "--prompt", "a"]),
+    (textgen, ["sweep", "--run", "RUN"]), (textgen, ["compare", "RUN"]),
+    (textgen, ["translate", "--run", "RUN", "--text", "a"]),
+    (transfer, ["--resume", "RUN"]), (transfer, ["compare", "RUN"]),
+    (transfer, ["predict", "--run", "RUN", "a.png"]), (transfer, ["export", "--run", "RUN", "out"]),
+    (transfer, ["forget", "--run", "RUN", "--preset", "quick"]),
+])  # fmt: skip
+def test_a_run_of_another_project_is_called_that(capsys, run, command, args):
+    args = [str(run) if arg == "RUN" else arg for arg in args]
+    line = said(capsys, args, 2, command)
+    name = command.__self__.name
+    assert line == f"{run} holds a run of projects.convnet, not of projects.{name}"
 
 
 def test_predict_without_a_picture(capsys, run, tmp_path):

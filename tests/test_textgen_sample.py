@@ -39,7 +39,7 @@ def a_run(folder: Path, fields: dict, kind: tokens.Tokenizer, seed: int) -> None
         parameter.array[...] *= 3
     if cfg.masked:
         model.head.bias.array[-1] = 50  # all but certain
-    run.write_json("config.json", dataclasses.asdict(cfg))
+    run.write_json("config.json", dataclasses.asdict(cfg) | {"command": "by a test"})
     kind.save(folder / "tokenizer.json")
     ml.save({"model": model.state_dict()}, run.checkpoint)
 

@@ -221,7 +221,7 @@ def test_methods_train_and_come_back(images, tmp_path, more):
     before = {k: v.numpy().copy() for k, v in tuning.model.state_dict().items()}
     ready = prepare(cfg, tuning.model, tuning.cut, few)
     folder = RunDir(tmp_path)
-    folder.write_json("config.json", dataclasses.asdict(cfg))
+    folder.write_json("config.json", dataclasses.asdict(cfg) | {"command": "by a test"})
     trainer = run.make_trainer(cfg, folder, few, ready, tuning, None, run.StopSignal())
     trainer.fit()
     assert np.isfinite(folder.rows()[0]["train_loss"])

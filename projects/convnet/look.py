@@ -17,7 +17,7 @@ from minidl.io import load, write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.convnet.config import Config
 from projects.convnet.model import build
-from projects.settings import UsageError, clock, from_json
+from projects.settings import UsageError, clock, settings_of
 
 
 def write_report(
@@ -92,18 +92,21 @@ def first_filters(model: Any) -> np.ndarray | None:
     return None
 
 
-def compare_runs(folders: Sequence[str], out: str) -> None:
-    """Draw the curves of several runs into the HTML file `out` and print their results."""
+def compare_runs(folders: Sequence[str], out: str, kind: type = Config) -> None:
+    """Draw the curves of several runs into the HTML file `out` and print their results.
+
+    kind: of their settings, which tells of which project they must be.
+    """
     runs = [RunDir(folder) for folder in folders]
     rows = {}
     table = []
     for run in runs:
-        saved = run.read_json("config.json")
+        cfg: Any = settings_of(kind, run)
         kept = run.rows()
         require(bool(kept), "compare", f"{run.path} has no finished epoch yet", error=DataError)
         rows[str(run.path)] = kept
         done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
-        table.append((run.path, saved["preset"], saved["dataset"], saved["seed"], kept[-1]["epoch"],
+        table.append((run.path, cfg.preset, cfg.dataset, cfg.seed, kept[-1]["epoch"],
                       percent(kept[-1]["heldout_accuracy"]), percent(done.get("test_accuracy")),
                       f"{sum(row['seconds'] for row in kept):.0f}"))  # fmt: skip
     head = ("run", "preset", "data", "seed", "epochs", "held-out %", "test %", "seconds")
@@ -127,7 +130,7 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
     if top < 1:
         raise UsageError(f"--top must be at least 1; got {top}")
     run = RunDir(folder)
-    cfg = from_json(Config, run.read_json("config.json"))
+    cfg = settings_of(Config, run)
     require(run.checkpoint.exists(), "predict", f"{folder} has no checkpoint yet", error=DataError)
     state = load(run.checkpoint)
     about = state["about"]

@@ -8,6 +8,8 @@ from typing import Any
 from minidl.errors import DataError, require
 from minidl.io import write_bytes
 from minidl.train import Report, RunDir, report
+from projects.settings import settings_of
+from projects.textgen.config import Config
 
 HEAD = ("run", "preset", "text", "tokens", "steps", "validation", "test", "parameters", "seconds")
 
@@ -18,15 +20,15 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
     table = []
     for folder in folders:
         run = RunDir(folder)
-        saved, rows = run.read_json("config.json"), run.rows()
+        cfg, rows = settings_of(Config, run), run.rows()
         require(bool(rows), "compare", f"{run.path} has no look at its text yet", error=DataError)
         key = "validation_nats_per_character"
-        at = [row["epoch"] * min(saved["every"], saved["steps"]) for row in rows]
+        at = [row["epoch"] * cfg.each for row in rows]
         curves[str(run.path)] = at, [row[key] for row in rows]
         done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
         test = done.get("test_nats_per_character")
         table.append((
-            run.path, saved["preset"], saved["dataset"], saved["tokens"], at[-1],
+            run.path, cfg.preset, cfg.dataset, cfg.tokens, at[-1],
             f"{rows[-1][key]:.3f}", "-" if test is None else f"{test:.3f}",
             f"{done['parameters']:,}" if done else "-",
             f"{sum(row['seconds'] for row in rows):.0f}",

@@ -24,7 +24,7 @@ from minidl.io import load
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal
 from projects.command import Parser
-from projects.settings import UsageError, from_json
+from projects.settings import UsageError, settings_of
 from projects.textgen import tokens
 from projects.textgen.config import Config
 from projects.textgen.convert import load_model
@@ -129,7 +129,7 @@ def _written(
 def trained(folder: str) -> tuple[nn.Module, tokens.Tokenizer]:
     """The network of a run as it stands, and its tokens."""
     run = RunDir(folder)
-    cfg = from_json(Config, run.read_json("config.json"))
+    cfg = settings_of(Config, run)
     if cfg.model == "seq2seq":
         raise UsageError(f"{folder} holds a translator; use translate, not sample")
     require(run.checkpoint.exists(), "sample", f"{folder} has no checkpoint yet", error=DataError)

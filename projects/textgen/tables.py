@@ -14,7 +14,7 @@ from minidl.models.sampling import Sampler
 from minidl.train import Report, RunDir, StopSignal, report
 from projects import several
 from projects.command import Parser
-from projects.settings import UsageError, assignments, from_json, preset_of
+from projects.settings import UsageError, assignments, preset_of, settings_of
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.corpus import load_corpus, rows
@@ -59,7 +59,7 @@ def sweep(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     run = RunDir(args.run)
-    cfg = from_json(Config, run.read_json("config.json"))
+    cfg = settings_of(Config, run)
     corpus = load_corpus(cfg)
     model = build(cfg, rows(cfg, corpus.tokenizer))
     model.load_state_dict(load(run.checkpoint)["model"])

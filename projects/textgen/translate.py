@@ -12,7 +12,7 @@ from minidl.io import load
 from minidl.random import Generator
 from minidl.train import RunDir, StopSignal, Trainer
 from projects.command import Parser
-from projects.settings import UsageError, commit, device_name, dtype_of, from_json, start
+from projects.settings import UsageError, commit, device_name, dtype_of, settings_of, start
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.run import identity, make_optimizer, schedule
@@ -141,7 +141,7 @@ def verb(argv: Sequence[str], stop: StopSignal) -> int:
 def trained(folder: str) -> Translator:
     """The translator of a run as it stands, on the CPU."""
     run = RunDir(folder)
-    cfg = replace(from_json(Config, run.read_json("config.json")), device="cpu")
+    cfg = replace(settings_of(Config, run), device="cpu")
     if cfg.model != "seq2seq":
         raise UsageError(f"{folder} holds a language model; use sample, not translate")
     rule = f"{folder} has no checkpoint yet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import get_args
 
 from minidl.train import StopSignal
@@ -41,7 +42,7 @@ def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
 
 PROJECT = Project(
     "transfer", Config, PRESETS, main, get_args(Dataset),
-    verbs={"compare": comparing("transfer", compare_runs), "predict": predict,
+    verbs={"compare": comparing("transfer", partial(compare_runs, kind=Config)), "predict": predict,
            "export": write_weights, "evaluate": evaluate_weights, "forget": forget,
            "table": table},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "

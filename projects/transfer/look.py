@@ -19,7 +19,7 @@ from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.convnet.look import percent
-from projects.settings import UsageError, clock, commit, from_json
+from projects.settings import UsageError, clock, commit, settings_of
 from projects.transfer.config import Config
 from projects.transfer.data import Images, batches, names_of, plain
 from projects.transfer.features import Prepared
@@ -40,7 +40,7 @@ MAPPED = 1000  # most test images on the map
 def restored(folder: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], Classifier]:
     """A run's configuration, what its checkpoint says of the data, its model in eval mode."""
     run = RunDir(folder)
-    cfg = from_json(Config, run.read_json("config.json"))
+    cfg = settings_of(Config, run)
     require(run.checkpoint.exists(), "run", f"{folder} has no checkpoint yet", error=DataError)
     state = load(run.checkpoint)
     about = state["about"]
