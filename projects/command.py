@@ -65,11 +65,13 @@ class Project:
     verbs: Mapping[str, Verb] = dataclasses.field(default_factory=dict)
     more: str = ""  # about the verbs, for --help
     flags: Sequence[str] = ()  # fields that have a flag of their own
+    own: str = ""  # the preset for data or weights of one's own, in place of quick
 
     def parser(self) -> Parser:
         """The arguments of a training run."""
         parser = Parser(f"python -m projects.{self.name}", epilog=self.more, allow_abbrev=False)
-        parser.add_argument("--preset", help="a named experiment (default: quick)")
+        own = f"; {self.own} with --dataset or --weights" if self.own else ""
+        parser.add_argument("--preset", help=f"a named experiment (default: quick{own})")
         parser.add_argument("--dataset", choices=self.datasets, help="overrides the preset's")
         parser.add_argument(
             "--data", help="root of the official layouts; default: MINIDL_DATA, else a download"
@@ -95,8 +97,10 @@ class Project:
         given = {name: value for name, value in flags.items() if value is not None}
         texts = {name: getattr(args, name) for name in self.flags}
         given |= {k: parse(self.kind, k, text) for k, text in texts.items() if text is not None}
-        base = preset_of(self.kind, self.presets, "quick" if args.preset is None else args.preset)
-        return dataclasses.replace(base, **given | assignments(self.kind, args.set))
+        given |= assignments(self.kind, args.set)
+        usual = self.own if self.own and {"dataset", "weights"} & set(given) else "quick"
+        base = preset_of(self.kind, self.presets, usual if args.preset is None else args.preset)
+        return dataclasses.replace(base, **given)
 
     def train(self, argv: Sequence[str], stop: StopSignal) -> int:
         """Train or resume."""

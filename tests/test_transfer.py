@@ -142,6 +142,8 @@ def test_flowers_in_the_official_layout(tmp_path):
     """Labels count from 1; trnid and valid are trained on, tstid is the test; numbers from 1."""
     savemat = pytest.importorskip("scipy.io").savemat
     folder = tmp_path / "flowers-102"
+    with pytest.raises(DataError, match=r"no folder .*flowers-102, and .* is not downloaded: put"):
+        load_images(Config(dataset="flowers", data=str(tmp_path)))
     (folder / "jpg").mkdir(parents=True)
     y, parts = np.arange(24) % 3 + 1, {"trnid": 1, "valid": 13, "tstid": 19}
     for i in range(24):
@@ -354,6 +356,21 @@ def test_the_ladder_is_complete():
     a-distill a-prune a-sparse a-quantize a-vit a-vit-lora e-size-96
     """.split()
     assert set(wanted) <= set(PRESETS)
+
+
+def test_data_and_weights_of_ones_own_are_used_whole(pictures):
+    """Without --preset they do not begin from quick's few pictures and narrow network."""
+
+    def chosen(*args):
+        return PROJECT.configuration(PROJECT.parser().parse_args(args))
+
+    folder = ["--dataset", "folder", "--data", str(pictures)]
+    cfg = chosen(*folder, "--weights", "w.safetensors", "--model", "resnet18", "--strategy", "last",
+                 "--set", "last=2", "size=16", "scale=imagenet")  # fmt: skip
+    assert (cfg.preset, cfg.width, cfg.cap, cfg.draws, cfg.crop) == ("own", 0, 0, 0, 0)
+    assert len(load_images(cfg).labelled) == 3 * (10 - 2 - 1)  # but for test and held-out ones
+    assert chosen(*folder).preset == chosen("--set", "weights=w.h5").preset == "own"
+    assert chosen().preset == "quick" and chosen("--preset", "smoke", *folder).preset == "smoke"
 
 
 def test_the_main_fields_have_flags():

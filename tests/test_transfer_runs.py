@@ -292,7 +292,9 @@ def said(capsys, args, code):
 
 
 @pytest.mark.parametrize("more, code, message", [
-    (["--weights", "gone.h5"], 1, "cannot read gone.h5"),
+    (["--weights", "gone.h5"], 1, "cannot read gone.h5: there is no such file, nor "),
+    (["--weights", "a-vit-backbone"], 1, "`python -m projects.transfer table transformers --out"),
+    (["--set", "views=0", "teacher=quick"], 1, "`python -m projects.transfer table distilled"),
     (["--set", "model=resnet9"], 2, "model must be one of"),
     (["--set", "model=gpt"], 2, "model must be one of"),
     (["--set", "model=vgg11", "padding=same"], 2, "vgg11 takes no padding"),

@@ -51,7 +51,7 @@ PROJECT = Project(
     "--model NAME --dataset NAME' tests weights as they are; 'forget --run DIR --preset NAME' "
     "measures what a run's model forgets through another task; 'table NAME --out DIR' trains all "
     "runs of a table and writes it.",
-    flags=("weights", "model", "strategy"),
+    flags=("weights", "model", "strategy"), own="own",
 )  # fmt: skip
 cli = PROJECT.cli
 

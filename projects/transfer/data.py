@@ -28,6 +28,7 @@ from projects.transfer.config import Config
 THREADS = 2  # that decode pictures
 PART = 64  # images that go through a network at a time where nothing is learnt
 SHAPES = (10_000, 2000)  # training and test pictures of the generator, for two data sets
+FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 OFFICIAL = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 MEANS = {  # and deviations of the channels, as shares of full intensity
     "tf": ((0.5,) * 3, (0.5,) * 3),
@@ -159,6 +160,9 @@ def read_flowers(root: str | None) -> tuple[ImageFiles, ImageFiles]:
         fix = "pip install 'minidl[flowers]', or sort them into folders and use --dataset folder"
         raise DataError(f"flowers: the lists of Flowers-102 are MATLAB files; {fix}") from error
     folder = Path(root or os.environ.get("MINIDL_DATA") or cache_dir()) / "flowers-102"
+    rule = f"there is no folder {folder}, and Flowers-102 is not downloaded: put into it "
+    rule += "imagelabels.mat, setid.mat and the jpg/ of 102flowers.tgz"
+    check(folder.is_dir(), "flowers", f"{rule} ({FLOWERS})")
     with reworded(DataError, f"flowers: cannot read the lists in {folder}", OSError, ValueError):
         labels = loadmat(folder / "imagelabels.mat")
         parts = loadmat(folder / "setid.mat")

@@ -23,6 +23,7 @@ from projects.transfer.config import Config
 from projects.transfer.methods.lora import add_lora, lora_parameters
 from projects.transfer.methods.norms import set_norms
 from projects.transfer.methods.unfreezing import layer_rates, tune_last, tuned_sections
+from projects.transfer.presets import EARLIER
 
 BACKBONE = Path(__file__).with_name("backbone.safetensors")
 NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
@@ -66,17 +67,26 @@ def make(cfg: Config, classes: int, size: int) -> Classifier:
 def weights_file(cfg: Config) -> Path | None:
     """Where the weights lie that the run begins with; DATA/weights is looked into too.
 
-    A run's folder stands for its checkpoint.
+    A run's folder stands for its checkpoint. Raises CheckpointError where there is nothing.
     """
-    if cfg.weights == "embedded":
-        return BACKBONE
-    root, path = cfg.data or os.environ.get("MINIDL_DATA"), Path(cfg.weights)
-    if cfg.weights and root and not path.exists():
-        beside = Path(root) / "weights" / path
-        path = beside if beside.exists() else path
-    if path.is_dir() and cfg.weights:
-        path = RunDir(path).checkpoint
-    return path if cfg.weights else None
+    if cfg.weights in ("", "embedded"):
+        return BACKBONE if cfg.weights else None
+    roots = filter(None, (cfg.data, os.environ.get("MINIDL_DATA")))
+    beside = [Path(root) / "weights" / cfg.weights for root in roots]
+    there = [path for path in (Path(cfg.weights), *beside) if path.exists()]
+    if not there:
+        check_earlier(cfg.weights)
+        nor = " nor ".join(map(str, beside)) or "weights/ to look into without --data"
+        rule = f"weights: cannot read {cfg.weights}: there is no such file, nor {nor}"
+        raise CheckpointError(rule)
+    return RunDir(there[0]).checkpoint if there[0].is_dir() else there[0]
+
+
+def check_earlier(name: str) -> None:
+    """CheckpointError where a run is not there that presets of a table begin from or learn from."""
+    if name in EARLIER and not Path(name).exists():
+        fix = f"`python -m projects.transfer table {EARLIER[name]} --out DIR` trains it first"
+        raise CheckpointError(f"there is no run {name} here; {fix}")
 
 
 def load(cfg: Config, model: Classifier) -> None:

@@ -43,12 +43,17 @@ def _of(text: str, base: Fields, **fields: Any) -> tuple[str, Fields]:
     return text, base | fields
 
 
+# Runs that presets begin from or are taught by, and the tables that train both.
+EARLIER = {"quick": "distilled", "a-vit-backbone": "transformers"}
 PRESETS: dict[str, tuple[str, Fields]] = {
     "smoke": _of("seconds on embedded data: does everything work?",
                  SCRATCH, draws=0, epochs=2, width=4),
     "quick": _of("the own backbone finetuned on 50 pictures of five shapes", SHAPES),
     "quick-scratch": _of("the same network and budget from scratch", SCRATCH),
     "quick-head": _of("the own backbone, head only", SHAPES, strategy="head", views=8, lr=1e-2),
+    # unfold: weights may come with folded norms, which batch statistics would undo.
+    "own": _of("a base for data and weights of one's own", {}, flip=True, backbone=0.2,
+               unfold=True),
     "backbone": _of("trains the own backbone on five other shapes", BACKBONE, epochs=8),
     "backbone-cifar": _of("the same network on CIFAR-10", BACKBONE, dataset="cifar10", epochs=30),
     "course": _of("the course's full project: e-full, on all images", TUNED, size=224, epochs=30),

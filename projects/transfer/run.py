@@ -24,7 +24,7 @@ from projects.transfer.methods.masking import MaskedUpdate, Masks, select_masks
 from projects.transfer.methods.norms import unfold_norms
 from projects.transfer.methods.pruning import prune
 from projects.transfer.methods.quantize import quantized, state_bytes
-from projects.transfer.model import Rest, Tuning, build, weights_file
+from projects.transfer.model import Rest, Tuning, build, check_earlier, weights_file
 from projects.transfer.recipe import forward_for, make_optimizer, make_schedule
 
 
@@ -81,6 +81,7 @@ def teacher_of(cfg: Config, images: Images) -> Classifier | None:
     """The model of the run that `cfg` names as teacher; UsageError if it sees other images."""
     if not cfg.teacher:
         return None
+    check_earlier(cfg.teacher)
     _, about, model = restored(cfg.teacher)
     own = {"classes": images.classes, "size": images.size, "mean": [*images.mean]}
     for name, value in own.items():

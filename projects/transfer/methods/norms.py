@@ -82,6 +82,8 @@ def unfold_norms(model: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     plain = [name for name, m in found.items() if m.weight is None or m.bias is None]
     require(not plain, "unfold_norms", "folded norms must have scale and shift", without=plain)
     seen = {id(norm): Moments() for norm in found.values()}
+    if not found:
+        return []
 
     def look(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen[id(norm)].add(args[0].float().cpu().numpy())
