@@ -194,6 +194,15 @@ def test_sample_writes_prompt_and_continuation(smoke: Path, capsys) -> None:
         ("sample --weights {binary} --tokenizer {run} --prompt a", "binary"),
         ("compare {empty}", "is not a run directory"),
         ("search --out {run} --hidden 8,8", "names a value twice"),
+        ("search --out {run} --random 0", "--random must be at least 1; got 0"),
+        (
+            "search --out {run} --preset a-seq2seq",
+            "search is of language models; got model=seq2seq",
+        ),
+        ("sweep --run {run} --tokens 1", "--tokens must be at least 20"),
+        ("sweep --run {run} --top-p 1,0", "top_p must lie in (0, 1]"),
+        ("--preset smoke --set top_p=0", "top_p must be in [1e-06, 1]; got 0.0"),
+        ("--preset smoke --set preset=e-rnn", "a preset is chosen by --preset, not by --set"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, message, smoke, tmp_path, capsys) -> None:

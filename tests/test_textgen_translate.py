@@ -227,6 +227,7 @@ def test_runs_of_both_kinds_are_compared_and_written_up(smoke, novelist, tmp_pat
         ("translate --run {novelist} --text a", "a language model; use sample, not translate"),
         ("translate --run {run} --text ''", "--text must hold a word; got ''"),
         ("translate --run {run} --text a --beams 0", "--beams must be at least 1; got 0"),
+        ("sweep --run {run}", "{run} holds a translator; use translate, not sweep"),
         ("translate --run {empty} --text a", "{empty} is not a run directory"),
         ("translate --run {begun} --text a", "{begun} has no checkpoint yet"),
         ("translate --run {damaged} --text a", "{damaged}/vocabulary.json is damaged"),

@@ -122,6 +122,7 @@ MISTAKES = [
     ("--nearest cow", "one of the arguments --dataset --file is required"),
     ("--dataset {book} --steps 3", "--out must be a file in a folder that exists; got None"),
     ("--dataset {book} --out {here}/no/v.txt", "--out must be a file in a folder that exists"),
+    ("--dataset {book} --out {here}", "--out must be a file in a folder that exists; got '{here}'"),
     ("--dataset {book} --out {here}/v.txt --dim 0", "sizes must be integers of at least 1"),
     ("--dataset {book} --out {here}/v.txt --min-count 9999", "needs at least 2 different words"),
     ("--dataset {here}/short --out {here}/v.txt", "is too short to be split"),
@@ -140,7 +141,8 @@ def test_mistakes_are_one_clear_line(arguments, message, book, tmp_path, capsys)
     given(tmp_path / "v8")
     assert cli(["vectors", *arguments.format(book=book, here=tmp_path).split()]) in (1, 2)
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert message.format(here=tmp_path) in error
+    assert error.count("\n") == 1 and error.startswith("error: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short", "v8"]
 
 

@@ -110,5 +110,5 @@ LIMITS: dict[str, tuple[float, float]] = {
     "layers": (1, 48), "dropout": (0, 0.95), "heads": (1, 128), "kv_heads": (0, 128),
     "batch": (1, 65536), "context": (2, 65536), "lr": (0, 1e6), "final": (0, 1),
     "warmup": (0, 10**8), "weight_decay": (0, 100), "clip": (0, 1e9), "written": (0, 10**7),
-    "temperature": (0, 100), "top_k": (0, 10**6), "top_p": (0, 1), "seed": (0, 2**63 - 1),
+    "temperature": (0, 100), "top_k": (0, 10**6), "top_p": (1e-6, 1), "seed": (0, 2**63 - 1),
 }  # fmt: skip

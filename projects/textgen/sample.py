@@ -126,16 +126,16 @@ def _written(
     return (token for new, _ in rounds(*steps, x, args.tokens, sampler) for token in new)
 
 
-def trained(folder: str) -> tuple[nn.Module, tokens.Tokenizer]:
-    """The network of a run as it stands, and its tokens."""
+def trained(folder: str, verb: str = "sample") -> tuple[nn.Module, tokens.Tokenizer]:
+    """The network of a run as it stands, and its tokens, for a verb of the command line."""
     run = RunDir(folder)
     cfg = settings_of(Config, run)
     if cfg.model == "seq2seq":
-        raise UsageError(f"{folder} holds a translator; use translate, not sample")
-    require(run.checkpoint.exists(), "sample", f"{folder} has no checkpoint yet", error=DataError)
+        raise UsageError(f"{folder} holds a translator; use translate, not {verb}")
+    require(run.checkpoint.exists(), verb, f"{folder} has no checkpoint yet", error=DataError)
     kind = tokenizer_of(run)
     model = build(cfg, rows(cfg, kind))
-    with reworded(CheckpointError, f"sample: {folder} has other tokens", CheckpointError):
+    with reworded(CheckpointError, f"{verb}: {folder} has other tokens", CheckpointError):
         model.load_state_dict(load(run.checkpoint)["model"])
     return model, kind
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,18 @@ def search(argv: Sequence[str], stop: StopSignal) -> int:
     base = preset_of(Config, PRESETS, args.preset)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
     base = dataclasses.replace(base, **fixed)
+    if base.model == "seq2seq":
+        rule = "search is of language models"
+        raise UsageError(f"{rule}; got model=seq2seq, preset {args.preset}")
     lists = {name: listed(name, getattr(args, name)) for name in FIELDS}
-    points = drawn_points(lists, args.random, args.seed) if args.random else grid(lists)
+    count = args.random
+    points = grid(lists) if count is None else drawn_points(lists, count, args.seed)
+    command = shlex.join(["python", "-m", "projects.textgen", "search", *argv])
     root, runs = Path(args.out), []
     for k, point in enumerate(points):
         cfg, name = dataclasses.replace(base, **point), f"point-{k + 1:02d}"
         print(f"{name} of {len(points)}: {point}")
-        runs.append((cfg, root / name, "python -m projects.textgen search"))
+        runs.append((cfg, root / name, command))
     results = several.train_all("textgen", main, runs, args.jobs, stop)
     conclude(root, args.preset, list(zip(points, results, strict=True)))
     return 0

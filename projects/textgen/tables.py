@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minidl.io import load, write_bytes
+from minidl.io import write_bytes
 from minidl.models.sampling import Sampler
 from minidl.train import Report, RunDir, StopSignal, report
 from projects import several
@@ -17,11 +18,13 @@ from projects.command import Parser
 from projects.settings import UsageError, assignments, preset_of, settings_of
 from projects.textgen import metrics
 from projects.textgen.config import Config
-from projects.textgen.corpus import load_corpus, rows
-from projects.textgen.model import build, generate
+from projects.textgen.corpus import load_corpus
+from projects.textgen.model import generate
 from projects.textgen.presets import PRESETS
 from projects.textgen.run import main
+from projects.textgen.sample import trained
 
+SHORTEST = 20  # tokens of a text that a sweep measures
 CELLS = [name for name in PRESETS if name.startswith("t-")]
 LOSSES = {"nats/character": "test_nats_per_character", "bits/character": "test_bits_per_character",
           "perplexity": "test_perplexity"}  # fmt: skip
@@ -37,7 +40,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     names = several.holding(CELLS, args.only)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
     cells = [dataclasses.replace(preset_of(Config, PRESETS, name), **fixed) for name in names]
-    command = "python -m projects.textgen table"
+    command = shlex.join(["python", "-m", "projects.textgen", "table", *argv])
     runs = [(cfg, Path(args.out) / cfg.preset, command) for cfg in cells]
     results = several.train_all("textgen", main, runs, args.jobs, stop)
     kinds = [*results[0]["written"]]
@@ -58,19 +61,21 @@ def sweep(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--tokens", type=int, default=2000, help="of each of four texts")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    run = RunDir(args.run)
-    cfg = settings_of(Config, run)
-    corpus = load_corpus(cfg)
-    model = build(cfg, rows(cfg, corpus.tokenizer))
-    model.load_state_dict(load(run.checkpoint)["model"])
+    if args.tokens < SHORTEST:
+        rule = f"--tokens must be at least {SHORTEST}, for texts with words to measure"
+        raise UsageError(f"{rule}; got {args.tokens}")
     points = [("temperature", value) for value in numbers("temperature", args.temperature)]
     points += [("top_p", value) for value in numbers("top-p", args.top_p)]
+    options: list[dict[str, Any]] = [{"seed": args.seed, name: value} for name, value in points]
+    samplers = [Sampler(**given) for given in options]
+    run = RunDir(args.run)
+    model, kind = trained(args.run, "sweep")
+    corpus = load_corpus(settings_of(Config, run))
     prompt, found = np.tile(corpus.opening(), (4, 1)), []
-    for name, value in points:
+    for (name, value), sampler in zip(points, samplers, strict=True):
         stop.check()
-        sampler = Sampler(seed=args.seed, **{name: value})  # type: ignore[arg-type]
         made = generate(model.eval(), prompt, args.tokens, sampler)
-        texts = [corpus.tokenizer.decode(row[prompt.shape[1] :]) for row in made]
+        texts = [kind.decode(row[prompt.shape[1] :]) for row in made]
         found.append((name, value, metrics.table(texts, corpus.text)))
         print(f"{name} {value}: {texts[0][:60]!r}")
     head = ("sampler", "value", *found[0][2])

@@ -312,7 +312,8 @@ def verb(argv: Sequence[str], stop: StopSignal) -> int:
 
 def _trained(args: Any, stop: StopSignal) -> tuple[list[str], np.ndarray]:
     """Train and write by the command's arguments."""
-    if not args.out or not Path(args.out).parent.is_dir():
+    there = bool(args.out) and Path(args.out).parent.is_dir() and not Path(args.out).is_dir()
+    if not there:
         raise UsageError(f"--out must be a file in a folder that exists; got {args.out!r}")
     texts = [text.parts()[0] for text in data.corpora(args.dataset, args.data)]
     options = {name: value if getattr(args, name) is None else getattr(args, name)
