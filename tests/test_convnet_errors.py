@@ -62,6 +62,8 @@ def write_folder(root, size=(40, 40)):
     (["--set", "widht=3"], "unknown field 'widht'; one of: preset, "),
     (["--set", "width=wide"], "width must be a whole number; got 'wide'"),
     (["--set", "norm=bach"], "norm must be one of none, batch, layer, instance, group; got 'bach'"),
+    (["--set", "model=convnext", "kernel=4"], "kernel must be odd: pictures keep their size"),
+    (["--set", "preset=e-all"], "a preset is chosen by --preset, not by --set; got 'preset=e-all'"),
     (["--set", "flip"], "--set takes field=value; got 'flip'"),
     (["--set", "lr=-1"], "lr must be in [0, 1e+06]; got -1.0"),
     (["--resume", "there", "--seed", "1"], "takes its configuration from there; leave out --seed"),
@@ -177,6 +179,16 @@ def test_folder_without_classes(capsys, tmp_path):
         1,
     )
     assert "pictures" in line
+
+
+def test_one_class_is_nothing_to_tell_apart(capsys, tmp_path):
+    write_folder(tmp_path / "all")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "all/ant").rename(tmp_path / "one/ant")
+    args = ["--dataset", "folder", "--data", tmp_path / "one", "--out", tmp_path / "run"]
+    for command in (cli, transfer):
+        line = said(capsys, args, 1, command)
+        assert "there must be 2 classes or more; got ant alone" in line
 
 
 def test_test_classes_differ_from_training_classes(capsys, tmp_path):

@@ -83,6 +83,8 @@ class Config:
     def __post_init__(self) -> None:
         check_limits(self, LIMITS)
         check_precision(self)
+        if self.kernel % 2 == 0:
+            raise UsageError(f"kernel must be odd: pictures keep their size; got {self.kernel}")
         if self.loss == "supcon" and not 0 < self.pretrain < self.epochs:
             got = f"pretrain={self.pretrain}, epochs={self.epochs}"
             raise UsageError(f"loss=supcon needs 0 < pretrain < epochs; got {got}")

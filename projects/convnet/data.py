@@ -21,6 +21,7 @@ from minidl.data import (
     ImageFolder,
     transforms,
 )
+from minidl.data.dataset import check
 from minidl.random import Generator
 from projects.convnet.config import Config
 from projects.settings import UsageError
@@ -58,6 +59,7 @@ def load_images(cfg: Config) -> Images:
     """Read the data set of `cfg` and split off its last training images as held-out."""
     folder = cfg.dataset == "folder"
     train, test, classes = read_folder(cfg) if folder else read(cfg)
+    check(len(classes) > 1, cfg.dataset, f"there must be 2 classes or more; got {classes[0]} alone")
     heldout_count = min(cfg.heldout, len(train.y) // 10) if folder else cfg.heldout
     left = len(train.y) - heldout_count
     if left < 1:

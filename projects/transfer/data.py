@@ -82,6 +82,8 @@ def load_images(cfg: Config) -> Images:
     Raises DataError for pictures that are missing or damaged, naming them.
     """
     source = read(cfg)
+    classes = source.train.classes
+    check(len(classes) > 1, cfg.dataset, f"there must be 2 classes or more; got {classes[0]} alone")
     kept, heldout, used = choose(cfg, source)
     side = cfg.size + 2 * cfg.crop
     train, held, test = (
@@ -93,7 +95,7 @@ def load_images(cfg: Config) -> Images:
     mean, std = MEANS[cfg.scale] if cfg.scale in MEANS else channel_statistics(train.x)
     train.y = np.where(np.isin(kept, used), train.y, -1)
     size = train.x.shape[2] if isinstance(source.train, ImageArrays) else cfg.size
-    return Images(train, labelled, held, test, source.train.classes, size, tuple(mean), tuple(std))
+    return Images(train, labelled, held, test, classes, size, tuple(mean), tuple(std))
 
 
 def read(cfg: Config) -> Source:
