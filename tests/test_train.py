@@ -234,6 +234,30 @@ def test_gradient_clipping(tmp_path):
     assert [row["lr"] for row in trainer.run.rows()] == pytest.approx([0.1 / 7, 0.1 / 13])
 
 
+@pytest.mark.parametrize("accumulate, groups", [(4, [4, 2]), (1000, [6])])
+def test_accumulated_gradients_are_the_mean_of_each_group(tmp_path, accumulate, groups):
+    """Of 6 batches an epoch; the last group of fewer counts as much as any other."""
+    own, sizes = [], []
+    trainer = toy(tmp_path, epochs=1, accumulate=accumulate)
+    parameters, forward = list(trainer.model.parameters()), trainer.forward
+
+    def seen(model, batch):
+        loss, right = forward(model, batch)
+        own.append([g.numpy() for g in ml.grad(loss, parameters, retain_graph=True)])
+        return loss, right
+
+    def update():
+        for p, *each in zip(parameters, *own, strict=True):
+            np.testing.assert_allclose(p.grad.numpy(), np.mean(each, 0), rtol=1e-5, atol=1e-7)
+        sizes.append(len(own))
+        own.clear()
+        trainer.optimizer.zero_grad()
+
+    trainer.forward, trainer._update = seen, update
+    trainer.fit()
+    assert sizes == groups
+
+
 def test_resume_of_other_data_is_refused(tmp_path):
     toy(tmp_path, epochs=1).fit()
     with pytest.raises(CheckpointError, match="the data is not the one this run was started with"):

@@ -173,7 +173,9 @@ class Trainer:
         """Loss and hits of a batch, its gradients, and the update unless it waits for more."""
         with self._cast:
             loss, right = self.forward(self.model, batch)
-        self._scaler.scale(loss / self.accumulate if self.accumulate > 1 else loss).backward()
+        left = len(self.loader) - self.batch // self.accumulate * self.accumulate
+        group = min(left, self.accumulate)  # batches of this update
+        self._scaler.scale(loss / group if group > 1 else loss).backward()
         if self.accumulate == 1:
             self._update()
         return loss.detach(), right
