@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -247,6 +248,16 @@ def test_predict_sees_a_picture_as_the_test_did(finished, pictures, capsys):
         order = np.argsort(-shares, kind="stable")
         said = ", ".join(f"{NAMES[k]} {100 * shares[k]:.1f} %" for k in order)
         assert capsys.readouterr().out.endswith(f": {said}\n")
+
+
+def test_a_run_that_diverged_has_a_report(tmp_path, capsys):
+    """Without the map of embeddings that are no numbers, and it can be resumed."""
+    folder = str(tmp_path / "run")
+    args = ["--preset", "smoke", "--epochs", "1", "--out", folder, "--set", "lr=1e6"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of NumPy, about sums of NaN
+        assert cli(args) == cli(["--resume", folder]) == 0
+    assert "Left out: training diverged" in (tmp_path / "run/report.html").read_text()
 
 
 def test_a_run_learns_from_a_teacher(finished, pictures, tmp_path):

@@ -32,6 +32,7 @@ ARRAYS = ("cifar10", "cifar100", "shapes", "embedded")  # whose pictures have a 
 NEIGHBOURS = 5
 SHOWN = 16  # test images under Grad-CAM
 MAPPED = 1000  # most test images on the map
+LARGEST = 1e15  # number of an embedding: sums of squares stay within float32
 
 
 # ---- models of runs ------------------------------------------------------------------------------
@@ -183,6 +184,10 @@ def add_embeddings(page: Report, images: Images, model: Classifier, prepared: Pr
     known, labels = take(prepared.train, images.labelled), images.train.y[images.labelled]
     train, test = (embedded(model, prepared.cut, last, x, y, prepared.transform)
                    for x, y in ((known, labels), (prepared.test, images.test.y)))  # fmt: skip
+    if not np.abs(np.concatenate([train, test])).max() < LARGEST:
+        page.section("Embeddings", "Left out: training diverged, what the head sees is infinite, "
+                     "not a number, or too large for distances.")  # fmt: skip
+        return
     hits = knn_accuracy(train, labels, test, images.test.y, min(NEIGHBOURS, len(labels)))
     some = np.linspace(0, len(test) - 1, min(MAPPED, len(test))).astype(int)
     maps = maps2d(test[some], 0)
