@@ -208,6 +208,22 @@ def device_name(device: str) -> str:
     return cuda.runtime.getDeviceProperties(cuda.get_device_id())["name"].decode()
 
 
+def short_names(runs: Sequence[RunDir]) -> list[str]:
+    """What runs are called in a legend: their folders' names, or paths where two are alike."""
+    names = [run.path.resolve().name for run in runs]
+    paths = {run.path.resolve() for run in runs}
+    return names if len(set(names)) == len(paths) else [str(run.path) for run in runs]
+
+
+def print_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of cells under a line of headings, each column as wide as its widest cell."""
+    lines = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
 def clock(seconds: float) -> str:
     """Seconds as people say them."""
     minutes, rest = divmod(round(seconds), 60)

@@ -114,4 +114,4 @@ def test_a_search_side_by_side_finds_the_same(tmp_path, capsys):
     for name in ("point-01", "point-02"):
         both = [tmp_path / jobs / name / "checkpoint.safetensors" for jobs in ("1", "2")]
         assert len({path.read_bytes() for path in both}) == 1
-    assert capsys.readouterr().out.count("hidden      batch       lr") == 2
+    assert capsys.readouterr().out.count("hidden  batch  lr") == 2

@@ -354,3 +354,23 @@ def test_report_is_self_contained():
     text = page.html()
     assert "a &lt;title&gt;" in text and text.count("<svg") == 4 and text.count("<img") == 8
     assert "http" not in text.replace("http://www.w3.org/", "")
+
+
+def test_curves_of_many_runs_are_told_apart_beside_the_panels():
+    row = {"train_loss": 1.0, "heldout_accuracy": 0.4, "lr": 0.1}
+    rows = [{"epoch": epoch} | row for epoch in (1, 2, 3, 4)]
+    many = report.curves({f"run {k}": rows for k in range(20)})
+    looks = {(line.get_color(), line.get_linestyle()) for line in many.legends[0].get_lines()}
+    assert len(looks) == 20
+    assert not any(axes.get_legend() for axes in many.axes)
+    shares = report.curves({"short": rows[:2], "long": rows}, by_share=True)
+    ends = [at[-1] for line in shares.axes[2].lines if len(at := line.get_xdata())]
+    assert ends == [1, 1]
+
+
+def test_curves_of_one_epoch_have_one_tick_and_no_rate_below_zero():
+    figure = report.curves({"one": [{"epoch": 1, "train_loss": 1.0, "lr": 0.0}]})
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    assert [at for at in figure.axes[0].get_xticks() if low <= at <= high] == [1]
+    assert figure.axes[2].get_ylim()[0] == 0

@@ -15,6 +15,7 @@ TEXT: Any = {
     "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#e4e8ee", "axes.edgecolor": "#8a94a6", "axes.axisbelow": True,
     "svg.hashsalt": "minidl"}  # fmt: skip
+NAMED = 25  # most classes whose names a confusion matrix has at its axes
 BARE = {"Date": None, "Creator": None, "Format": None, "Type": None}  # no time, no addresses
 
 Rows = Sequence[dict[str, Any]]  # of metrics.jsonl
@@ -85,19 +86,22 @@ def picture(pixels: np.ndarray) -> str:
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
-def panels(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure of axes side by side, without pyplot's global state."""
+def panels(columns: int, width: float, height: float, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of axes side by side, in rows, without pyplot's global state."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(TEXT):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(figure.subplots(1, columns, squeeze=False).flat)
+        return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def curves(runs: dict[str, Rows]) -> Any:
-    """Loss, accuracy and learning rate of every epoch of each run: name -> rows."""
-    figure, axes = panels(3, 11, 3.4)
+def curves(runs: dict[str, Rows], by_share: bool = False) -> Any:
+    """Loss, accuracy and learning rate of every epoch of each run: name -> rows.
+
+    by_share: over the share of each run's own epochs, where runs differ much in length.
+    """
+    figure, axes = panels(3, 11, max(3.4, 0.16 * len(runs) + 0.6))
     titles = {"loss": "loss (nats), training dotted", "accuracy": "accuracy (%), training dotted",
               "lr": "learning rate at the epoch's end"}  # fmt: skip
     for place, (what, title) in zip(axes, titles.items(), strict=True):
@@ -105,13 +109,21 @@ def curves(runs: dict[str, Rows]) -> Any:
             for key in (f"train_{what}", f"heldout_{what}", what):
                 shown = [row for row in rows if key in row]
                 values = [row[key] * (100 if what == "accuracy" else 1) for row in shown]
-                look = "." * (len(shown) < 60) + (":" if key.startswith("train") else "-")
+                again, colour = divmod(i, len(RUNS))
+                line = ":" if key.startswith("train") else ("-", "--", "-.")[again % 3]
                 label = name if key.startswith("heldout") else None
-                at = [row["epoch"] for row in shown]
-                place.plot(at, values, look, color=RUNS[i % len(RUNS)], label=label)
+                whole = rows[-1]["epoch"] if by_share else 1
+                at = [row["epoch"] / whole for row in shown]
+                look = {"marker": "." * (len(shown) < 60), "linestyle": line, "label": label}
+                place.plot(at, values, color=RUNS[colour], **look)
         label_epochs(place, title)
+        if by_share:
+            place.set_xlabel("share of the run's epochs")
+            place.xaxis.get_major_locator().set_params(integer=False)
+    axes[2].set_ylim(bottom=0)
     if len(runs) > 1:
-        axes[1].legend(frameon=False)
+        figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", fontsize=8,
+                      frameon=False)  # fmt: skip
     return figure
 
 
@@ -119,7 +131,7 @@ def label_epochs(axes: Any, title: str) -> None:
     """Title the axes; label the x axis by whole epochs."""
     axes.set_title(title, loc="left")
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
@@ -132,7 +144,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     shades = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(shades, ax=axes, shrink=0.75, label="share of the true class")
     axes.set(xlabel="answer", ylabel="true class")
-    if count <= 25:
+    if count <= NAMED:
         axes.set_xticks(range(count), classes, rotation=45, ha="right")
         axes.set_yticks(range(count), classes)
         for i, j in zip(*np.nonzero(matrix), strict=True):

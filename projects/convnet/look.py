@@ -17,7 +17,7 @@ from minidl.io import load, write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.convnet.config import Config
 from projects.convnet.model import build
-from projects.settings import UsageError, clock, settings_of
+from projects.settings import UsageError, clock, print_table, settings_of, short_names
 
 
 def write_report(
@@ -52,7 +52,11 @@ def write_report(
         "nothing was selected on the held-out images.",
     )
     page.figure(report.curves({saved["preset"]: rows}))
-    page.section("Confusion", f"Counts on the {len(tested.labels):,} test images.")
+    numbers = ", ".join(f"{k} {name}" for k, name in enumerate(classes))
+    note = f"Counts on the {len(tested.labels):,} test images."
+    page.section(
+        "Confusion", f"{note} Classes: {numbers}." if len(classes) > report.NAMED else note
+    )
     page.figure(report.confusion(tested.confusion(), classes))
     wrong = tested.mistakes(24)
     if len(wrong):
@@ -100,11 +104,11 @@ def compare_runs(folders: Sequence[str], out: str, kind: type = Config) -> None:
     runs = [RunDir(folder) for folder in folders]
     rows = {}
     table = []
-    for run in runs:
+    for run, name in zip(runs, short_names(runs), strict=True):
         cfg: Any = settings_of(kind, run)
         kept = run.rows()
         require(bool(kept), "compare", f"{run.path} has no finished epoch yet", error=DataError)
-        rows[str(run.path)] = kept
+        rows[name] = kept
         done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
         table.append((run.path, cfg.preset, cfg.dataset, cfg.seed, kept[-1]["epoch"],
                       percent(kept[-1]["heldout_accuracy"]), percent(done.get("test_accuracy")),
@@ -115,8 +119,7 @@ def compare_runs(folders: Sequence[str], out: str, kind: type = Config) -> None:
     page.section("Results", "At the last finished epoch of each.")
     page.table(table, head)
     write_bytes(out, [page.html().encode()])
-    for line in (head, *table):
-        print("  ".join(f"{cell!s:<{12 if i else 24}}" for i, cell in enumerate(line)).rstrip())
+    print_table(head, table)
     print(f"curves: {out}")
 
 

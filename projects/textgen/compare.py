@@ -8,7 +8,7 @@ from typing import Any
 from minidl.errors import DataError, require
 from minidl.io import write_bytes
 from minidl.train import Report, RunDir, report
-from projects.settings import settings_of
+from projects.settings import print_table, settings_of, short_names
 from projects.textgen.config import Config
 
 HEAD = ("run", "preset", "text", "tokens", "steps", "validation", "test", "parameters", "seconds")
@@ -18,13 +18,13 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
     """Draw the validation curves of several runs into the HTML file `out`; print their results."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     table = []
-    for folder in folders:
-        run = RunDir(folder)
+    runs = [RunDir(folder) for folder in folders]
+    for run, name in zip(runs, short_names(runs), strict=True):
         cfg, rows = settings_of(Config, run), run.rows()
         require(bool(rows), "compare", f"{run.path} has no look at its text yet", error=DataError)
         key = "validation_nats_per_character"
         at = [row["epoch"] * cfg.each for row in rows]
-        curves[str(run.path)] = at, [row[key] for row in rows]
+        curves[name] = at, [row[key] for row in rows]
         done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
         test = done.get("test_nats_per_character")
         table.append((
@@ -38,8 +38,7 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
     page.section("Results", "At the last look at the validation text of each.")
     page.table(table, HEAD)
     write_bytes(out, [page.html().encode()])
-    for line in (HEAD, *table):
-        print("  ".join(f"{cell!s:<{10 if i else 24}}" for i, cell in enumerate(line)).rstrip())
+    print_table(HEAD, table)
     print(f"curves: {out}")
 
 

@@ -63,6 +63,7 @@ def losses(rows: list[dict[str, Any]], every: int) -> Any:
     axes[0].legend(frameon=False)
     axes[1].plot(steps, [row["lr"] for row in rows], ".-")
     axes[1].set_title("learning rate", loc="left")
+    axes[1].set_ylim(bottom=0)
     for place in axes:
         place.set_xlabel("step")
     return figure
@@ -82,8 +83,8 @@ def pictures(page: Report, model: nn.Module, corpus: Corpus) -> None:
     right = shares[np.arange(len(shares)), tokens[1:]]
     page.section(
         "Next characters",
-        "The probability of each character of the validation text, from those before it, and "
-        "below it the characters that were likelier.",
+        "The probability of each character of the validation text, from those before it; the table "
+        "names the three likeliest at each of the first places.",
     )
     page.figure(strip(text[1:], right[None], ["probability"]))
     page.table(_guesses(corpus, text, shares, right), ("text so far", "next", "likeliest"))

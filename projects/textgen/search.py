@@ -18,7 +18,7 @@ from minidl.io import write_bytes
 from minidl.random import Generator
 from minidl.train import Report, StopSignal, report
 from projects import several
-from projects.settings import UsageError, assignments, preset_of
+from projects.settings import UsageError, assignments, preset_of, print_table
 from projects.textgen.config import Config
 from projects.textgen.presets import PRESETS
 from projects.textgen.run import main
@@ -99,8 +99,7 @@ def conclude(root: Path, name: str, found: list[tuple[dict[str, Any], dict[str, 
     page.section("Points", "The best first.")
     page.table(rows, head)
     write_bytes(root / "search.html", [page.html().encode()])
-    for line in (head, *rows):
-        print("  ".join(f"{cell!s:<10}" for cell in line).rstrip())
+    print_table(head, rows)
     print(f"picture: {root / 'search.html'}")
 
 

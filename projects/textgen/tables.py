@@ -15,7 +15,7 @@ from minidl.models.sampling import Sampler
 from minidl.train import Report, RunDir, StopSignal, report
 from projects import several
 from projects.command import Parser
-from projects.settings import UsageError, assignments, preset_of, settings_of
+from projects.settings import UsageError, assignments, preset_of, print_table, settings_of
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.corpus import load_corpus
@@ -24,6 +24,7 @@ from projects.textgen.presets import PRESETS
 from projects.textgen.run import main
 from projects.textgen.sample import trained
 
+ACROSS = 4  # panels beside each other
 SHORTEST = 20  # tokens of a text that a sweep measures
 CELLS = [name for name in PRESETS if name.startswith("t-")]
 LOSSES = {"nats/character": "test_nats_per_character", "bits/character": "test_bits_per_character",
@@ -95,13 +96,16 @@ def numbers(name: str, text: str) -> list[float]:
 def drawn(found: list[tuple[str, float, dict[str, float]]]) -> Any:
     """Every metric by temperature and by top-p, each in its own panel."""
     kinds = [*found[0][2]]
-    figure, axes = report.panels(len(kinds), 2.1 * len(kinds), 2.6)
-    for place, kind in zip(axes, kinds, strict=True):
+    lines = -(-len(kinds) // ACROSS)
+    figure, axes = report.panels(ACROSS, 11, 2.2 * lines, lines)
+    for place in axes[len(kinds) :]:
+        place.set_axis_off()
+    for place, kind in zip(axes, kinds):
         for i, name in enumerate(("temperature", "top_p")):
             some = [(value, row[kind]) for n, value, row in found if n == name]
             place.plot(*zip(*some), ".-", color=report.RUNS[i], label=name)
-        place.set_title(kind, loc="left", fontsize=8)
-    axes[0].legend(frameon=False, fontsize=7)
+        place.set_title(kind, loc="left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 
@@ -113,6 +117,5 @@ def finish(title: str, head: Sequence[str], lines: Sequence[Sequence[Any]], path
         page.figure(figure)
     page.table(lines, head)
     write_bytes(path, [page.html().encode()])
-    for line in (head, *lines):
-        print("  ".join(f"{cell!s:<12}" for cell in line).rstrip())
+    print_table(head, lines)
     print(f"table: {path}")

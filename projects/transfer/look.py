@@ -137,8 +137,8 @@ def add_classes(page: Report, result: dict[str, Any], tested: Evaluation, images
     known = np.bincount(images.train.y[images.labelled], minlength=len(images.classes))
     seen = np.bincount(tested.labels, minlength=len(images.classes))
     each = zip(images.classes, known, seen, result["class_accuracy"], result["class_f1"])
-    table = [(name, n, m, percent(a), percent(f)) for name, n, m, a, f in each]
-    page.table(table, ("class", "labelled", "test images", "accuracy %", "F1 %"))
+    table = [(k, name, n, m, percent(a), percent(f)) for k, (name, n, m, a, f) in enumerate(each)]
+    page.table(table, ("number", "class", "labelled", "test images", "accuracy %", "F1 %"))
 
 
 def pictures(images: Images, rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from minidl.io import write_bytes
 from minidl.train import Report, StopSignal, report
 from projects import several
-from projects.settings import UsageError, assignments, preset_of
+from projects.settings import UsageError, assignments, preset_of, print_table
 from projects.transfer.config import Config
 from projects.transfer.presets import PRESETS
 from projects.transfer.run import main
@@ -97,8 +97,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     page.figure(drawn(about))
     page.table(lines(results), HEAD)
     write_bytes(root / "table.html", [page.html().encode()])
-    for line in (HEAD, *lines(results)):
-        print("  ".join(f"{cell!s:<12}" for cell in line).rstrip())
+    print_table(HEAD, lines(results))
     print(f"table: {root / 'table.html'}")
     return 0
 
