@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minidl.errors import MinidlError
 from minidl.io import write_bytes
 from minidl.train import RunDir, report
+from projects.command import Parser
+from projects.settings import UsageError, saved_of
 
 # Folders whose runs RESULTS.md shows apart, and their headings; all other runs come first.
 SECTIONS = {"": "", "gpu": "On a GPU"}
@@ -18,7 +23,30 @@ def row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
-def write(folders: Sequence[str], out: Path, here: Path, head: str, columns: Sequence[str],
+def chosen(project: str, folders: Sequence[str], here: Path, order: Sequence[str]) -> list[RunDir]:
+    """The finished runs in folders, or without any in here/results, in the order of their presets.
+
+    Raises UsageError or CheckpointError for a folder that holds no finished run of the project.
+    """
+    found = [Path(folder) for folder in folders]
+    found = found or [file.parent for file in (here / "results").rglob("result.json")]
+    if not found:
+        raise UsageError(f"there is no run in {here / 'results'}")
+    runs = [RunDir(folder) for folder in found]
+    names = [saved_of(project, run)["preset"] for run in runs]
+    for run in runs:
+        run.read_json("result.json")
+    places = {name: k for k, name in enumerate(order)}
+    keys = [(places.get(name, len(order)), name, str(run.path)) for name, run in zip(names, runs)]
+    return [run for _, run in sorted(zip(keys, runs), key=lambda pair: pair[0])]
+
+
+def command_of(project: str, folders: Sequence[str]) -> str:
+    """The command line that writes RESULTS.md of these folders."""
+    return shlex.join(["python", "-m", f"projects.{project}.results", *sorted(folders)])
+
+
+def write(runs: Sequence[RunDir], out: Path, here: Path, head: str, columns: Sequence[str],
           line: Callable[[RunDir], str], draw: Callable[[list[RunDir]], Any],
           sections: Mapping[str, str] = SECTIONS) -> None:  # fmt: skip
     """Write RESULTS.md and results.svg into `out`; here/results/notes.md follows if out is here.
@@ -27,20 +55,36 @@ def write(folders: Sequence[str], out: Path, here: Path, head: str, columns: Seq
     """
     import matplotlib as mpl
 
-    runs, text = [RunDir(folder) for folder in folders], head
+    text, commands = head, ""
     folder = {run: run.path.resolve().parent.name for run in runs}
     for name, title in sections.items():
         own = [r for r in runs if (folder[r] if folder[r] in sections else "") == name]
         if not own:
             continue
+        commands += "".join(run.read_json("config.json")["command"] + "\n" for run in own)
         text += f"\n## {title}\n\n" if name else ""
         text += row(*columns) + row(*["---"] * len(columns)) + "".join(map(line, own))
         image = f"results-{name}.svg" if name else "results.svg"
         text += f"\n![Curves of the runs]({image})\n"
         with mpl.rc_context(report.TEXT):
             draw(own).savefig(out / image, metadata={"Date": None})
-    text += "\n## Commands\n\n```\n"
-    text += "".join(run.read_json("config.json")["command"] + "\n" for run in runs) + "```\n"
+    text += f"\n## Commands\n\n```\n{commands}```\n"
     notes = here / "results" / "notes.md"
     text += f"\n{notes.read_text()}" if out == here and notes.exists() else ""
     write_bytes(out / "RESULTS.md", [text.encode()])
+
+
+def main(project: str, write_results: Callable[[Sequence[str]], None]) -> int:
+    """The command `python -m projects.NAME.results`: 0, 2 for a mistake in it, 1 for a failure."""
+    name = f"python -m projects.{project}.results"
+    parser = Parser(name, description="Write RESULTS.md and its curves beside this project's code.")
+    text = (
+        "a finished run: config.json, metrics.jsonl, result.json (default: all those in results/)"
+    )
+    parser.add_argument("runs", nargs="*", metavar="FOLDER", help=text)
+    try:
+        write_results(parser.parse_args(sys.argv[1:]).runs)
+    except MinidlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0

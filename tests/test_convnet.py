@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 import minidl as ml
 import minidl.functional as F
 from minidl.io import load
+from minidl.train import RunDir
 from projects.convnet.__main__ import PROJECT, cli
 from projects.convnet.config import Config
 from projects.convnet.data import Images, Split, batches, load_images, loader_for, with_wrong_labels
@@ -23,8 +26,9 @@ from projects.convnet.recipe import (
     supervised_contrastive,
     symmetric_cross_entropy,
 )
-from projects.convnet.results import write_results
+from projects.convnet.results import HERE, write_results
 from projects.convnet.run import forward_for
+from projects.results import main
 from projects.settings import UsageError, assignments, from_json, parse
 
 
@@ -274,6 +278,30 @@ def test_compare_and_results(smoke, tmp_path, capsys):
     write_results([str(smoke)], tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| smoke | embedded | 2 |" in text and (tmp_path / "results.svg").exists()
+
+
+def test_results_do_not_depend_on_the_order_of_folders(smoke, tmp_path, monkeypatch, capsys):
+    folders, texts = [str(smoke), str(tmp_path / "other")], []
+    shutil.copytree(smoke, folders[1])
+    for name in ("config.json", "result.json"):
+        saved = RunDir(folders[1]).read_json(name)
+        RunDir(folders[1]).write_json(name, saved | {"preset": "quick"})
+    for order in (folders, folders[::-1]):
+        write_results(order, tmp_path)
+        texts.append([(tmp_path / name).read_bytes() for name in ("RESULTS.md", "results.svg")])
+    assert texts[0] == texts[1]
+    text = texts[0][0].decode()
+    assert text.index("| smoke |") < text.index("| quick |")
+    assert f"`python -m projects.convnet.results {' '.join(sorted(folders))}`" in text
+    monkeypatch.setattr(sys, "argv", ["results", str(tmp_path)])
+    assert main("convnet", write_results) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "is not a run directory" in error
+
+
+def test_the_committed_results_are_of_the_committed_runs(tmp_path):
+    write_results([], tmp_path)
+    assert (HERE / "RESULTS.md").read_text().startswith((tmp_path / "RESULTS.md").read_text())
 
 
 def test_list_names_presets_and_fields(capsys):

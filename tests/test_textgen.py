@@ -262,9 +262,11 @@ def test_the_parser_knows_its_fields(capsys) -> None:
 
 
 def test_results_are_written_from_runs(smoke: Path, tmp_path: Path) -> None:
-    from projects.textgen.results import write_results
+    from projects.textgen.results import HERE, write_results
 
     write_results([str(smoke)], tmp_path)
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| smoke |" in text and "python -m projects.textgen" in text
     assert (tmp_path / "results.svg").exists()
+    write_results([], tmp_path)
+    assert (HERE / "RESULTS.md").read_text().startswith((tmp_path / "RESULTS.md").read_text())

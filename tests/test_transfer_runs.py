@@ -24,7 +24,7 @@ from projects.transfer.look import restored
 from projects.transfer.methods.pruning import prune
 from projects.transfer.model import Tuning, build
 from projects.transfer.presets import PRESETS
-from projects.transfer.results import write_results
+from projects.transfer.results import section, write_results
 from projects.transfer.tables import TABLES, lines
 
 
@@ -191,6 +191,20 @@ def test_tables_are_made_of_presets():
     for name, table in TABLES.items():
         assert table.presets and table.seeds >= 1, name
         assert {*table.presets} <= {*PRESETS}, name
+
+
+def test_sections_name_commits_in_order_and_all_counts_of_test_images():
+    """Commits stand as they come first, whatever the hashes of texts."""
+    found = [{"preset": name, "seed": k, "test_images": n, "device": "cpu", "commit": commit}
+             for name, k, n, commit in (("quick", 0, 997, "b" * 40), ("quick", 1, 997, "c" * 40),
+                                        ("backbone", 0, 1003, "a" * 40))]  # fmt: skip
+    for r in found:
+        shares = ("heldout_accuracy", "test_accuracy", "macro_f1", "seconds", "preparation_seconds")
+        r |= dict.fromkeys(shares, 0.5) | {"tuned_parameters": 1}
+    about = {"title": "T", "table": "t", "command": "c", "results": found}
+    assert "997 (quick) and 1,003 (backbone) test images" in section(about)
+    assert "; ".join(f"cpu, commit {letter * 10}" for letter in "bca") in section(about)
+    assert "; 997 test images" in section(about | {"results": found[:2]})
 
 
 def test_lines_of_a_table_give_mean_and_spread():

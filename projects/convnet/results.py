@@ -1,7 +1,8 @@
-"""RESULTS.md from committed result.json files: `python -m projects.convnet.results FOLDER…`.
+"""RESULTS.md from committed result.json files: `python -m projects.convnet.results`.
 
-Each folder holds config.json, metrics.jsonl and result.json of one run. The table, the commands
-and the curves (results.svg) are written beside this file, with what results/notes.md says of them.
+Of all runs in results/, each a folder with config.json, metrics.jsonl and result.json, or of the
+folders given. The table, the commands and the curves (results.svg) are written beside this file,
+with what results/notes.md says of them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from minidl.train import RunDir, report
-from projects.results import SECTIONS, row, write
+from projects.convnet.presets import PRESETS
+from projects.results import SECTIONS, chosen, command_of, main, row, write
 
 HERE = Path(__file__).resolve().parent
 HEAD = """# Results of projects/convnet
 
 Single runs, one seed each. Held-out: the last training images, never trained on. Both accuracies
 are those of the final epoch; nothing was selected on them. Made by
-`python -m projects.convnet.results`.
+`{command}`.
 
 """
 COMPARED = {
@@ -51,15 +53,17 @@ def line(run: RunDir) -> str:
 
 
 def write_results(folders: Sequence[str], out: Path = HERE) -> None:
-    """Write RESULTS.md and results.svg into `out`."""
+    """Write RESULTS.md and results.svg into `out`; without folders of all runs in results/."""
 
     def draw(runs: list[RunDir]) -> Any:
-        return report.curves({run.path.name: run.rows() for run in runs})
+        rows = {run.path.name: run.rows() for run in runs}
+        lengths = [len(kept) for kept in rows.values()]
+        return report.curves(rows, by_share=max(lengths) > 4 * min(lengths))
 
-    write(folders, out, HERE, HEAD, COLUMNS, line, draw, SECTIONS | COMPARED)
+    runs = chosen("convnet", folders, HERE, [*PRESETS])
+    head = HEAD.format(command=command_of("convnet", folders))
+    write(runs, out, HERE, head, COLUMNS, line, draw, SECTIONS | COMPARED)
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    write_results(sys.argv[1:])
+    sys.exit(main("convnet", write_results))

@@ -1,7 +1,8 @@
-"""RESULTS.md from committed runs: `python -m projects.textgen.results FOLDER…`.
+"""RESULTS.md from committed runs: `python -m projects.textgen.results`.
 
-Each folder holds config.json, metrics.jsonl and result.json of one run. The table, the commands
-and the curves (results.svg) are written beside this file, with what results/notes.md says of them.
+Of all runs in results/, each a folder with config.json, metrics.jsonl and result.json, or of the
+folders given. The table, the commands and the curves (results.svg) are written beside this file,
+with what results/notes.md says of them.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from minidl.train import RunDir
-from projects.results import row, write
+from projects.results import chosen, command_of, main, row, write
 from projects.textgen.compare import drawn
+from projects.textgen.presets import PRESETS
 
 HERE = Path(__file__).resolve().parent
 HEAD = """# Results of projects/textgen
 
 Single runs, one seed each, losses in nats a character at the last step, or with keep=best at that
 of the least validation loss; nothing else was selected on the validation text, nothing on the test
-text. Made by `python -m projects.textgen.results`.
+text. Made by `{command}`.
 
 """
 COLUMNS = (
@@ -93,12 +95,11 @@ def draw(runs: list[RunDir]) -> Any:
 
 
 def write_results(folders: Sequence[str], out: Path = HERE) -> None:
-    """Write RESULTS.md and results.svg into `out`."""
-    head = HEAD + translators([*map(RunDir, folders)])
-    write(folders, out, HERE, head, COLUMNS, line, draw)
+    """Write RESULTS.md and results.svg into `out`; without folders of all runs in results/."""
+    runs = chosen("textgen", folders, HERE, [*PRESETS])
+    head = HEAD.format(command=command_of("textgen", folders)) + translators(runs)
+    write(runs, out, HERE, head, COLUMNS, line, draw)
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit(__doc__)
-    write_results(sys.argv[1:])
+    sys.exit(main("textgen", write_results))

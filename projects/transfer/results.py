@@ -7,6 +7,7 @@ gets a section, after what results/notes.md says of all of them.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,21 @@ frozen beginning, or what an earlier run of the table left of them. Made by
 def section(about: dict[str, Any]) -> str:
     """The title, command and lines of one table."""
     found, name = about["results"], about["table"]
-    places = {f"{r['device']}, commit {(r['commit'] or '-')[:10]}" for r in found}
+    places = dict.fromkeys(f"{r['device']}, commit {(r['commit'] or '-')[:10]}" for r in found)
     text = f"## {about['title']}\n\n`{about['command']} --out runs/{name}` ({'; '.join(places)}; "
-    text += f"{found[0]['test_images']:,} test images)\n\n"
+    text += f"{tested(found)} test images)\n\n"
     text += row(*HEAD) + row(*["---"] * len(HEAD))
     return text + "".join(row(*cells) for cells in lines(found)) + "\n"
+
+
+def tested(found: Sequence[dict[str, Any]]) -> str:
+    """How many test images the results are of; where they differ, which are of how many."""
+    presets: dict[int, dict[str, None]] = {}
+    for r in found:
+        presets.setdefault(r["test_images"], {})[r["preset"]] = None
+    if len(presets) == 1:
+        return f"{found[0]['test_images']:,}"
+    return " and ".join(f"{n:,} ({', '.join(names)})" for n, names in presets.items())
 
 
 def write_results(out: Path = HERE) -> None:
