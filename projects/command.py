@@ -65,13 +65,13 @@ class Project:
     verbs: Mapping[str, Verb] = dataclasses.field(default_factory=dict)
     more: str = ""  # about the verbs, for --help
     flags: Sequence[str] = ()  # fields that have a flag of their own
-    own: str = ""  # the preset for data or weights of one's own, in place of quick
+    # The preset that fields begin from which are given without one.
+    usual: Callable[[Mapping[str, Any]], str] = lambda given: "quick"
 
     def parser(self) -> Parser:
         """The arguments of a training run."""
         parser = Parser(f"python -m projects.{self.name}", epilog=self.more, allow_abbrev=False)
-        own = f"; {self.own} with --dataset or --weights" if self.own else ""
-        parser.add_argument("--preset", help=f"a named experiment (default: quick{own})")
+        parser.add_argument("--preset", help="a named experiment (default: quick)")
         parser.add_argument("--dataset", choices=self.datasets, help="overrides the preset's")
         parser.add_argument(
             "--data", help="root of the official layouts; default: MINIDL_DATA, else a download"
@@ -98,9 +98,8 @@ class Project:
         texts = {name: getattr(args, name) for name in self.flags}
         given |= {k: parse(self.kind, k, text) for k, text in texts.items() if text is not None}
         given |= assignments(self.kind, args.set)
-        usual = self.own if self.own and {"dataset", "weights"} & set(given) else "quick"
-        base = preset_of(self.kind, self.presets, usual if args.preset is None else args.preset)
-        return dataclasses.replace(base, **given)
+        name = self.usual(given) if args.preset is None else args.preset
+        return dataclasses.replace(preset_of(self.kind, self.presets, name), **given)
 
     def train(self, argv: Sequence[str], stop: StopSignal) -> int:
         """Train or resume."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minidl.errors import MinidlError
+from minidl.errors import DataError, MinidlError, require
 from minidl.io import write_bytes
 from minidl.train import RunDir, report
 from projects.command import Parser
@@ -36,6 +36,7 @@ def chosen(project: str, folders: Sequence[str], here: Path, order: Sequence[str
     names = [saved_of(project, run)["preset"] for run in runs]
     for run in runs:
         run.read_json("result.json")
+        require(bool(run.rows()), "results", f"{run.path} has no metrics", error=DataError)
     places = {name: k for k, name in enumerate(order)}
     keys = [(places.get(name, len(order)), name, str(run.path)) for name, run in zip(names, runs)]
     return [run for _, run in sorted(zip(keys, runs), key=lambda pair: pair[0])]

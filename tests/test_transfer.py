@@ -370,6 +370,7 @@ def test_data_and_weights_of_ones_own_are_used_whole(pictures):
     assert (cfg.preset, cfg.width, cfg.cap, cfg.draws, cfg.crop) == ("own", 0, 0, 0, 0)
     assert len(load_images(cfg).labelled) == 3 * (10 - 2 - 1)  # but for test and held-out ones
     assert chosen(*folder).preset == chosen("--set", "weights=w.h5").preset == "own"
+    assert chosen("--dataset", "embedded").preset == chosen("--weights", "").preset == "quick"
     assert chosen().preset == "quick" and chosen("--preset", "smoke", *folder).preset == "smoke"
 
 

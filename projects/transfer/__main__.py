@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from minidl.train import StopSignal
 from projects.command import Parser, Project, comparing
@@ -40,6 +40,12 @@ def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
     return 0
 
 
+def usual(given: Mapping[str, Any]) -> str:
+    """The preset of fields given without one: own for data or weights of one's own, else quick."""
+    drawn = given.get("dataset", "embedded") in ("embedded", "shapes")
+    return "quick" if drawn and given.get("weights", "") in ("", "embedded") else "own"
+
+
 PROJECT = Project(
     "transfer", Config, PRESETS, main, get_args(Dataset),
     verbs={"compare": comparing("transfer", partial(compare_runs, kind=Config)), "predict": predict,
@@ -50,8 +56,9 @@ PROJECT = Project(
     "'export --run DIR OUT.safetensors' writes a run's weights; 'evaluate --weights FILE "
     "--model NAME --dataset NAME' tests weights as they are; 'forget --run DIR --preset NAME' "
     "measures what a run's model forgets through another task; 'table NAME --out DIR' trains all "
-    "runs of a table and writes it.",
-    flags=("weights", "model", "strategy"), own="own",
+    "runs of a table and writes it. Without --preset data or weights of one's own begin from the "
+    "preset own.",
+    flags=("weights", "model", "strategy"), usual=usual,
 )  # fmt: skip
 cli = PROJECT.cli
 
