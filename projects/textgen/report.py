@@ -66,6 +66,7 @@ def losses(rows: list[dict[str, Any]], every: int) -> Any:
     axes[1].set_ylim(bottom=0)
     for place in axes:
         place.set_xlabel("step")
+        place.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
 
 
