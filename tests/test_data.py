@@ -162,6 +162,40 @@ def test_default_collate():
         default_collate([None])
 
 
+class TenfoldTensors(TensorDataset):
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0] * 10, "a name"
+
+
+class TenfoldSubset(Subset):
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0] * 10, "a name"
+
+
+class TenfoldPictures(ImageArrays):
+    together = 64  # as if they lay on a GPU
+
+    def __getitem__(self, i):
+        return int(super().__getitem__(i)[1]) * 10, "a name"
+
+
+class TenfoldBatches(TenfoldTensors):
+    def batch(self, indices, epoch):
+        return (self.tensors[0].array[indices] * 10,)
+
+
+@pytest.mark.parametrize("nested", [lambda d: d, lambda d: Subset(d, np.arange(4)),
+                                    lambda d: ConcatDataset([d, d])])  # fmt: skip
+@pytest.mark.parametrize("kind", [TenfoldTensors, TenfoldSubset, TenfoldPictures, TenfoldBatches])
+def test_items_that_a_subclass_changes_are_what_the_loader_gives(kind, nested):
+    """The loader took the whole batches of the base class, without a word."""
+    i = np.arange(4)
+    pixels = np.zeros((4, 2, 2, 3), np.uint8)
+    parts = {TenfoldSubset: (TensorDataset(i), i), TenfoldPictures: (pixels, i, list("abcd"))}
+    data = nested(kind(*parts.get(kind, (i,))))
+    assert sum(order(DataLoader(data, 2)), [])[:4] == [0, 10, 20, 30]
+
+
 def test_worker_errors_and_threads_do_not_linger():
     class Broken(Squares):
         def __getitem__(self, i):

@@ -19,7 +19,10 @@ SPLITS = {"train": (0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1)}  # shares of t
 
 
 class Dataset:
-    """Base of data sets (PyTorch's): give `__len__` and `__getitem__`; `batch` is a fast path."""
+    """Base of data sets (PyTorch's): give `__len__` and `__getitem__`; `batch` is a fast path.
+
+    A subclass that overrides `__getitem__` alone is taken item by item.
+    """
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
         """Arrays of the items `indices` (n,) in one go; None: take them one by one.
@@ -149,9 +152,15 @@ class Text(Dataset):
 # ---- what data sets share ------------------------------------------------------------------------
 
 
+def gives_batches(dataset: Any) -> bool:
+    """Whether a data set has a `batch` of its items: no class below that one changes the items."""
+    ways = ({"batch", "__getitem__"} & vars(kind).keys() for kind in type(dataset).__mro__)
+    return "batch" in next(filter(None, ways), ())
+
+
 def fetch(dataset: Any, indices: np.ndarray, epoch: int) -> Arrays | None:
     """A data set's whole batch, or None if it has only single items."""
-    return dataset.batch(indices, epoch) if hasattr(dataset, "batch") else None
+    return dataset.batch(indices, epoch) if gives_batches(dataset) else None
 
 
 def take(x: Any, rows: np.ndarray) -> Any:

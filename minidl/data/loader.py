@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor, arrays_in
-from minidl.data.dataset import check, fetch, raw, stack
+from minidl.data.dataset import check, fetch, gives_batches, raw, stack
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 from minidl.ops.creation import backend_of
@@ -113,6 +113,7 @@ class DataLoader:
         load = partial(self._load, epoch)
         count = getattr(self.dataset, "together", 0) // self.batch_size
         alone = count < 2 or self.mix or self.collate_fn or self.batch_sampler
+        alone = alone or not gives_batches(self.dataset)
         make = self._ahead if self.num_workers else map if alone else partial(self._several, count)
         for batch in self._there(make(load, batches)):
             if self.epoch == epoch:
