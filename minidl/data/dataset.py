@@ -145,7 +145,7 @@ class Text(Dataset):
         return Tensor(x[0]), Tensor(y[0])
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
-        at = (np.asarray(indices) * self.step)[:, None] + np.arange(self.length)
+        at = (within(self, np.asarray(indices)) * self.step)[:, None] + np.arange(self.length)
         return self.codes[at], self.codes[at + 1]
 
 
@@ -180,11 +180,11 @@ def stack(items: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([x.transpose(1, 2, 0) for x in items]).transpose(0, 3, 1, 2)
 
 
-def within(dataset: Any, index: int) -> int:
-    """An index, perhaps from the end, as 0…n-1. Raises RangeError, an IndexError."""
+def within(dataset: Any, index: Any) -> Any:
+    """An index or an array of them, perhaps from the end, as 0…n-1. Raises RangeError."""
     n = len(dataset)
-    rule = f"the index must lie within the {n} items"
-    require(-n <= index < n, type(dataset).__name__, rule, error=RangeError, index=index)
+    rule, ok = f"the index must lie within the {n} items", (-n <= index) & (index < n)
+    require(bool(np.all(ok)), type(dataset).__name__, rule, error=RangeError, index=index)
     return index % n
 
 
