@@ -241,6 +241,16 @@ def test_samplers():
 # ---- data sets -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("transform", [lambda y: y + 1, lambda y: y / 2, lambda y: np.eye(4)[y]])
+def test_labels_of_items_are_those_of_batches(transform):
+    """Items had int(label): halves were cut off, one-hot rows an error."""
+    data = pictures(8)
+    data.target_transform = transform
+    labels = next(iter(DataLoader(data, 8)))[1]
+    assert all(np.array_equal(data[i][1], labels[i]) for i in range(8))
+    assert labels.dtype == np.asarray(data[3][1]).dtype
+
+
 def test_subset_concat_and_split():
     data = pictures(10)
     both = data + Subset(data, [7, 2])
@@ -309,9 +319,22 @@ def test_text(tmp_path):
     xs, ys = next(iter(DataLoader(data, 4)))
     assert xs.shape == ys.shape == (4, 8) and xs.dtype == np.int64
     assert Text(path, 8, "test").vocabulary == data.vocabulary == list("abcde")
+    with pytest.raises(IndexError, match="24 items"):
+        data.batch(np.array([0, 24]), 0)
     with pytest.raises(DataError, match="shorter"):
         Text(path, 30, "val")
     with pytest.raises(DataError, match=r"vocabulary; got unknown \['z'\]"):
         data.encode("az")
     with pytest.raises(DataError, match="cannot read"):
         Text(tmp_path / "none.txt", 3)
+
+
+def test_indices_from_the_end_of_a_text(tmp_path):
+    """Their windows were the text's end joined to its beginning."""
+    path = tmp_path / "book.txt"
+    path.write_text("".join(map(chr, range(256, 356))), encoding="utf-8")
+    data = Text(path, 8, step=3)
+    xs, ys = next(iter(DataLoader(Subset(data, [-1, -2]), 2)))
+    for i in (1, 2):
+        x, y = data[len(data) - i]
+        assert np.array_equal(xs[i - 1], x) and np.array_equal(ys[i - 1], y)

@@ -39,9 +39,9 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         images, labels = self.batch(np.array([within(self, index)]), None)
-        return Tensor(images[0]), int(labels[0])
+        return Tensor(images[0]), labels[0].item() if labels.ndim == 1 else Tensor(labels[0])
 
     def batch(self, indices: np.ndarray, epoch: int | None) -> Arrays:
         rows = np.asarray(indices)
