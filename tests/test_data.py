@@ -128,6 +128,27 @@ def test_augmentation_does_not_depend_on_workers_or_batches(make):
     assert first_epoch(30, 0, False) == expected
 
 
+class Clips(Squares):
+    def __getitem__(self, i):
+        clip = np.arange(5 * 64, dtype=np.float32).reshape(5, 1, 8, 8)
+        return self.crop(clip), self.crop(clip[:2]), i
+
+
+def test_clips_follow_the_sample():
+    """Several pictures in one item drew from one stream, in the order in which workers came."""
+
+    def loaded(**options):
+        batches = list(DataLoader(Clips(40), 4, **options))
+        return [np.concatenate([np.asarray(b[k]) for b in batches]) for k in range(3)]
+
+    first, second, _ = loaded()
+    assert len({clip.tobytes() for clip in first}) > 30
+    assert not np.array_equal(first[:, :2], second)
+    for _ in range(3):
+        *shuffled, i = loaded(num_workers=3, shuffle=True)
+        assert np.array_equal(shuffled[0], first[i]) and np.array_equal(shuffled[1], second[i])
+
+
 def test_batches_are_channels_last_tensors():
     data = pictures()
     images, labels = next(iter(DataLoader(data, 5)))

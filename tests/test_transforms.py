@@ -65,6 +65,16 @@ def test_a_sample_does_not_depend_on_its_batch(transform):
     assert isinstance(tensor, Tensor) and np.array_equal(tensor.array, whole)
 
 
+@pytest.mark.parametrize("transform", [T.RandomCrop(3), T.RandomErasing(), T.RandAugment()])
+def test_every_picture_needs_an_index(transform):
+    """With too few the rest was uninitialised memory, or an error of NumPy's."""
+    for indices in ([0, 1], [[0], [1], [2]], 0):
+        with pytest.raises(ShapeError, match=f"{type(transform).__name__}: needs one index for"):
+            transform(batch(3), np.array(indices), 0)
+    with pytest.raises(ShapeError, match="MixUp: needs one index"):
+        T.MixUp(num_classes=2)(batch(3), np.zeros(3, int), np.arange(2), 0)
+
+
 RANDOM = [t for t in EVERY if type(t).__name__.startswith("Rand") or isinstance(t, T.ColorJitter)]
 
 

@@ -33,6 +33,8 @@ class DataLoader:
     The order of an epoch is a function of (seed, epoch) alone, the seed being generator's or that
     of the loader's stream; augmentation follows (seed, epoch, sample). So `state_dict()` is
     {epoch, batch, seed}, and after `load_state_dict` the next iteration goes on where it was.
+    What `__getitem__` and collate_fn draw otherwise (by `ml.randn`, say) does not follow the
+    sample: with workers it depends on which of them comes first.
 
     num_workers: threads that prepare batches ahead (0: none), each two of them.
     mix: called as mix(images, labels, indices, epoch) on each batch's arrays (MixUp, CutMix).

@@ -38,15 +38,25 @@ class Draws:
 _current: ContextVar[Draws | None] = ContextVar("draws", default=None)
 
 
-def current_or_fresh(n: int) -> Draws:
-    """The draws of the sample being loaded, if a loader named one; else numbers never used yet."""
-    if (given := _current.get()) is not None and n == len(given.indices):
+def draws_for(op: str, n: int, indices: Any, epoch: int) -> Draws:
+    """The draws of n pictures by their indices, else by the sample being loaded, else new ones.
+
+    Several pictures of one sample (a clip) draw under a number that the sample draws.
+    """
+    given = _current.get() if indices is None else Draws(indices, epoch)
+    if given is not None and given.indices.shape == (n,):
         return given
-    return Draws(np.arange(n), _FRESH | random.default("augmentation").take())
+    require(indices is None, op, "needs one index for each picture", pictures=n, indices=indices)
+    if given is None:
+        number = random.default("augmentation").take()
+    else:
+        high, low = given.uniform(2)[0]
+        number = int((high + low * 2.0**-32) * 2.0**62)
+    return Draws(np.arange(n), _FRESH | number)
 
 
 def sample(index: int, epoch: int) -> bound:
-    """Within it, transforms called on one picture draw that sample's numbers of that epoch."""
+    """Within it, transforms draw that sample's numbers of that epoch."""
     return bound(_current, Draws(np.array([index]), epoch))
 
 
@@ -54,17 +64,16 @@ class Transform:
     """A function of pictures (N, C, H, W) or (C, H, W), arrays or Tensors, uint8 or floating.
 
     Given `indices` (N,) and `epoch`, random transforms draw the numbers of (seed, epoch, index);
-    without them, numbers never used before. Results lie in channels-last memory. Pictures on a GPU
-    become the same there: a chain of crops, flips, Normalize and erasing is one kernel; transforms
-    that run on the CPU only raise DeviceError.
+    without them, those of the sample that a loader loads, else numbers never used before. Results
+    lie in channels-last memory. Pictures on a GPU become the same there: a chain of crops, flips,
+    Normalize and erasing is one kernel; transforms that run on the CPU only raise DeviceError.
     """
 
     def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
         x = raw(images)
         require(x.ndim in (3, 4), type(self).__name__, "pictures must be (N, C, H, W)", images=x)
         batch = x if x.ndim == 4 else x[None]
-        draws = current_or_fresh(len(batch)) if indices is None else Draws(indices, epoch)
-        y = self.batched(batch, draws)
+        y = self.batched(batch, draws_for(type(self).__name__, len(batch), indices, epoch))
         y = y if x.ndim == 4 else y[0]
         return Tensor(y) if isinstance(images, Tensor) else y
 

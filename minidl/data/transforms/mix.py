@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor
-from minidl.data.transforms.base import Draws, Transform, current_or_fresh, raw
+from minidl.data.transforms.base import Draws, Transform, draws_for, raw
 from minidl.data.transforms.fused import Fused
 from minidl.errors import DeviceError, require
 
@@ -99,7 +99,7 @@ class MixUp:
         be, rule = backend.of(x), "images and labels must be on one device"
         require(be is backend.of(y), type(self).__name__, rule, error=DeviceError, images=x)
         be.check_indices(type(self).__name__, y, self.num_classes)
-        draws = current_or_fresh(len(x)) if indices is None else Draws(indices, epoch)
+        draws = draws_for(type(self).__name__, len(x), indices, epoch)
         share, boxes = self._drawn(draws, x.shape[2:])
         label = share if boxes is None else 1 - boxes[:, 2:].prod(1) / math.prod(x.shape[2:])
         mix = _mix if be is backend.cpu else _mix_on_gpu
