@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from minidl import random
 from minidl.autograd import Tensor
 from minidl.data import transforms as T
 from minidl.errors import DTypeError, ShapeError
@@ -241,13 +242,31 @@ def test_mix_up_and_cut_mix():
         T.MixUp(num_classes=5)(x, y * 0.5)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0, 4.0, 4.1, 10.0, 100.0, 1000.0, 1e6])
 def test_shares_follow_the_beta_distribution(alpha):
+    """The larger alpha was, the more shares were uniform: no try had been accepted."""
     n = 20_000
     x, y = np.zeros((n, 1, 1, 1), np.uint8), np.arange(n) % 2
     share = T.MixUp(num_classes=2, alpha=alpha)(x, y, np.arange(n), 0)[1][np.arange(n), y]
-    assert abs(share.mean() - 0.5) < 6 * 0.5 / n**0.5
-    assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
+    var = 1 / (4 * (2 * alpha + 1))
+    square = (share.astype(np.float64) - 0.5) ** 2
+    assert abs(share.mean(dtype=np.float64) - 0.5) < 6 * (var / n) ** 0.5
+    # Beta's kurtosis is below the normal's, so the squares deviate by less than var * sqrt(2).
+    assert abs(square.mean() - var) < 6 * var * (2 / n) ** 0.5
+    fourth = 3 * var**2 * (2 * alpha + 1) / (2 * alpha + 3)
+    assert abs((square**2).mean() - fourth) < 6 * fourth * (96 / 9 / n) ** 0.5
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [
+    (0.2, [0.0010735410032, 0.9865759611130, 0.0000124623293, 0.2234936803579]),
+    (1.0, [0.1805505156517, 0.9806232452393, 0.0223815720528, 0.5134562253952]),
+    (4.0, [0.5737430453300, 0.4954532980919, 0.8527209758759, 0.5134562253952]),
+])  # fmt: skip
+def test_shares_of_small_alphas_stay_as_they_were(alpha, expected, monkeypatch):
+    monkeypatch.setitem(random._streams, "augmentation", Generator(1, "augmentation"))
+    x, y = np.zeros((4, 1, 1, 1), np.uint8), np.arange(4) % 2
+    soft = T.MixUp(num_classes=2, alpha=alpha)(x, y, np.arange(4), 0)[1]
+    np.testing.assert_allclose(soft[np.arange(4), y], expected, rtol=1e-6)
 
 
 def test_policies_need_bytes():

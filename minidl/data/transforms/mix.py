@@ -88,7 +88,8 @@ class MixUp:
     """
 
     def __init__(self, *, num_classes: int, alpha: float = 1.0) -> None:
-        require(alpha > 0, type(self).__name__, "alpha must be positive", alpha=alpha)
+        ok = 0 < alpha < math.inf
+        require(ok, type(self).__name__, "alpha must be positive and finite", alpha=alpha)
         self.num_classes, self.alpha = num_classes, alpha
 
     def __call__(self, images: Any, labels: Any, indices: Any = None, epoch: int = 0) -> Any:
@@ -150,7 +151,9 @@ def _mix_on_gpu(x: Any, y: Any, share: np.ndarray, boxes: Boxes, label: np.ndarr
 def _beta(draws: Draws, alpha: float) -> np.ndarray:
     """(N,) from Beta(alpha, alpha), the first of 32 tries that is accepted.
 
-    Below 1 by Jöhnk's rejection (at least half are accepted), else from under the density's peak.
+    Below 1 by Jöhnk's rejection (at least half are accepted), to 4 from under the density's peak
+    (0.46), above by Cheng's BB (1978, 0.8) for equal parameters: x is logistic. All 32 tries fail
+    with a probability of 3e-9 at most.
     """
     tries = 32
     u, v = np.hsplit(np.maximum(draws.uniform(2 * tries), 2.0**-33), 2)
@@ -158,6 +161,9 @@ def _beta(draws: Draws, alpha: float) -> np.ndarray:
         a, b = np.log(u) / alpha, np.log(v) / alpha
         total = np.logaddexp(a, b)
         value, accepted = np.exp(a - total), total <= 0
-    else:
+    elif alpha <= 4:
         value, accepted = u, v <= (4 * u * (1 - u)) ** (alpha - 1)
+    else:
+        value = 1 / (1 + (1 / u - 1) ** alpha**-0.5)
+        accepted = v * 4 * u * (1 - u) <= (4 * value * (1 - value)) ** alpha
     return value[np.arange(len(u)), np.argmax(accepted, axis=1)]
