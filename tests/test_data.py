@@ -1,5 +1,7 @@
 """Data sets, samplers and the loader: contents, order, resumption, threads, mistakes."""
 
+import collections
+import contextlib
 import threading
 
 import numpy as np
@@ -23,6 +25,7 @@ from minidl.data import (
     transforms,
 )
 from minidl.errors import CheckpointError, DataError, DTypeError, ShapeError
+from minidl.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from minidl.random import Generator
 from projects.shapes import Shapes
 
@@ -233,6 +236,40 @@ def test_worker_errors_and_threads_do_not_linger():
     assert threading.active_count() <= before
 
 
+@pytest.mark.parametrize("left", [lambda it: it.close(), lambda it: it.throw(KeyboardInterrupt)])
+def test_batches_nobody_waits_for_are_not_begun(left):
+    """A loop that was left early, or stopped by Ctrl-C, first loaded all that was asked for."""
+    begun, going_on = [], threading.Event()
+
+    def load(items):
+        begun.append(items)
+        return items if items[0] == 0 else going_on.wait()
+
+    batches = iter(DataLoader(range(20), 1, num_workers=2, collate_fn=load))
+    next(batches)
+    leaving = threading.Timer(0.2, going_on.set)
+    leaving.start()
+    with contextlib.suppress(KeyboardInterrupt):
+        left(batches)
+    assert len(begun) <= 3 and going_on.is_set()
+    leaving.join()
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+def test_named_tuples_stay_what_they_are():
+    """PackedSequence, as a collate_fn makes it, was an error; named samples became lists."""
+    (batch,) = DataLoader([Point(1, 2.5), Point(3, 4.5)], 2)
+    assert isinstance(batch, Point) and batch.y.tolist() == [2.5, 4.5]
+    (batch,) = DataLoader([(1, 2.5), [3, 4.5]], 2)
+    assert type(batch) is list
+    packed = pack_padded_sequence(Tensor(np.ones((3, 2, 1))), [3, 2])
+    ((found, lengths),) = DataLoader([0, 1], 2, collate_fn=lambda items: (packed, [3, 2]))
+    assert isinstance(found, PackedSequence) and lengths == [3, 2]
+    assert found.batch_sizes.tolist() == [2, 2, 1] and found.sorted_indices is None
+
+
 def test_loader_mistakes():
     data = pictures()
     with pytest.raises(ShapeError, match="shuffle"):
@@ -243,6 +280,14 @@ def test_loader_mistakes():
         DataLoader(data, 0)
     with pytest.raises(DataError, match="empty"):
         DataLoader([], 2)
+
+
+class WithoutLength:
+    def __init__(self, indices):
+        self.indices = indices
+
+    def __iter__(self):
+        return iter(self.indices)
 
 
 def test_samplers():
@@ -256,6 +301,8 @@ def test_samplers():
     assert order(loader) == [[1, 2], [5]] and len(loader) == 2
     loader = DataLoader(data, 2, sampler=[3, 1, 4], drop_last=True)
     assert order(loader) == [[3, 1]] and len(loader) == 1
+    loader = DataLoader(data, 2, sampler=WithoutLength([3, 1, 4]), drop_last=True)
+    assert order(loader) == order(loader) == [[3, 1]], "it needed the sampler's length"
     assert len(order(DataLoader(data, 30, sampler=weighted))) == 2
 
 

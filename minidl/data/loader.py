@@ -109,7 +109,9 @@ class DataLoader:
         items = batches = iter(source)
         if self.batch_sampler is None:
             batches = iter(lambda: list(itertools.islice(items, self.batch_size)), [])
-        return itertools.islice(batches, self.batch_index, len(self) if self.drop_last else None)
+        if self.drop_last:
+            batches = (batch for batch in batches if len(batch) == self.batch_size)
+        return itertools.islice(batches, self.batch_index, None)
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         load = partial(self._load, epoch)
@@ -127,12 +129,15 @@ class DataLoader:
     def _ahead(self, load: Callable, batches: Iterator[Any]) -> Iterator[Any]:
         """Load on threads, up to 2 num_workers batches ahead, in order."""
         first = itertools.islice(batches, 2 * self.num_workers)
-        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader") as pool:
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="loader")
+        try:
             waiting = collections.deque(pool.submit(load, indices) for indices in first)
             while waiting:
                 batch = waiting.popleft().result()
                 waiting.extend(pool.submit(load, i) for i in itertools.islice(batches, 1))
                 yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _several(self, count: int, load: Callable, batches: Iterator[Any]) -> Iterator[Any]:
         """Load several batches at once, for a GPU by few launches; each is then a view."""
@@ -169,19 +174,25 @@ class DataLoader:
         return [Tensor(a) for a in arrays]
 
 
+def like(nest: Any, items: list[Any]) -> Any:
+    """Items in a tuple or list of the type of `nest`; named tuples take them one by one."""
+    return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
+
+
 def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
     """Nested tuples, lists and dicts with other arrays in their tensors."""
     if isinstance(nest, dict):
         return {key: _refilled(item, arrays) for key, item in nest.items()}
     if isinstance(nest, (tuple, list)):
-        return type(nest)(_refilled(item, arrays) for item in nest)
+        return like(nest, [_refilled(item, arrays) for item in nest])
     return Tensor(next(arrays)) if isinstance(nest, Tensor) else nest
 
 
 def default_collate(items: Sequence[Any]) -> Any:
     """Stack samples into a batch, through tuples, lists and dicts (PyTorch's default_collate).
 
-    Arrays and Tensors must agree in shape; ints give int64, floats float64; strings stay a list.
+    Arrays and Tensors must agree in shape; ints give int64, floats float64; strings stay a list,
+    tuples become one unless their parts have names.
     """
     first = items[0]
     if isinstance(first, (Tensor, np.ndarray, np.generic)):
@@ -195,7 +206,8 @@ def default_collate(items: Sequence[Any]) -> Any:
     if isinstance(first, (tuple, list)):
         same = len({len(i) for i in items}) == 1
         check(same, "default_collate", "samples must have equally many parts")
-        return [default_collate(column) for column in zip(*items, strict=True)]
+        columns = [default_collate(column) for column in zip(*items, strict=True)]
+        return like(first, columns) if hasattr(first, "_fields") else columns
     raise DataError(f"default_collate: cannot batch {type(first).__name__}; give a collate_fn")
 
 
