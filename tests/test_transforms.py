@@ -159,6 +159,54 @@ def test_affine_maps():
     assert np.array_equal(sheared[:, :, 3, 1:], x[:, :, 3, :-1])
 
 
+@pytest.mark.parametrize("h", [3, 4, 5, 6, 9])
+def test_centre_crops_are_torchvisions(h):
+    """Of an odd number of zeros one more was at the top and the left."""
+    x = batch(2, h, 5)
+    for to_h in range(1, 12):
+        up, down = max(0, to_h - h) // 2, (max(0, to_h - h) + 1) // 2
+        padded = np.pad(x, ((0, 0), (0, 0), (up, down), (1, 2)))
+        top = round((h + up + down - to_h) / 2)
+        assert np.array_equal(T.CenterCrop((to_h, 8))(x), padded[:, :, top : top + to_h])
+
+
+def test_shears_along_both_axes_are_torchvisions():
+    """The shear along y came first: (3, 2) from the middle went to (3, 0)."""
+    x = np.zeros((1, 9, 9), np.uint8)
+    x[0, 4 + 2, 4 + 3] = 1
+    y = T.RandomAffine((0, 0), shear=(30, 30, 30, 30))(x)[0]
+    # x' = 3 - tan(30°) 2 = 1.85, y' = 2 - tan(30°) x' = 0.93
+    assert np.argwhere(y).tolist() == [[4 + 1, 4 + 2]]
+
+
+def test_ratios_of_erased_boxes_are_torchvisions():
+    """They were widths by heights."""
+    x = np.zeros((50, 1, 64, 64), np.float32)
+    erased = T.RandomErasing(1.0, (0.05, 0.1), (3.0, 4.0), value=1)(x)[:, 0]
+    heights, widths = erased.any(2).sum(1), erased.any(1).sum(1)
+    ratio = heights / widths
+    assert len(ratio) == 50 and 2.5 < ratio.min() and ratio.max() < 4.8
+
+
+@pytest.mark.parametrize(("level", "threshold"), [(1, 246.5), (2, 238), (9, 178.5), (30, 0)])
+def test_solarize_takes_half_thresholds(level, threshold, monkeypatch):
+    """Pixels below a threshold stay; it was cut off to an integer."""
+    monkeypatch.setattr(T.RandAugment, "names", ["Solarize"])
+    x = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    expected = np.where(x < threshold, x, 255 - x)
+    assert np.array_equal(T.RandAugment(1, level)(x), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_pillows_pictures_have_their_channels_last(mode):
+    """They were taken for (C, H, W)."""
+    pixels = batch(1, c=4)[0].transpose(1, 2, 0)[..., : len(mode)].squeeze()
+    x = T.Compose([T.CenterCrop((9, 8)), T.ToTensor()])(Image.fromarray(pixels))
+    assert isinstance(x, Tensor) and x.shape == (len(mode), 9, 8)
+    expected = np.atleast_3d(pixels)[2:11, 1:9].transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(x, expected, rtol=1e-6)
+
+
 def test_normalise_and_float():
     x = batch()
     mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from minidl import random
 from minidl.autograd import Tensor
@@ -63,6 +64,8 @@ def sample(index: int, epoch: int) -> bound:
 class Transform:
     """A function of pictures (N, C, H, W) or (C, H, W), arrays or Tensors, uint8 or floating.
 
+    One of Pillow's counts as (C, H, W) and gives a Tensor.
+
     Given `indices` (N,) and `epoch`, random transforms draw the numbers of (seed, epoch, index);
     without them, those of the sample that a loader loads, else numbers never used before. Results
     lie in channels-last memory. Pictures on a GPU become the same there: a chain of crops, flips,
@@ -70,12 +73,13 @@ class Transform:
     """
 
     def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
-        x = raw(images)
+        x, pillow = raw(images), isinstance(images, Image.Image)
+        x = np.atleast_3d(x).transpose(2, 0, 1) if pillow else x
         require(x.ndim in (3, 4), type(self).__name__, "pictures must be (N, C, H, W)", images=x)
         batch = x if x.ndim == 4 else x[None]
         y = self.batched(batch, draws_for(type(self).__name__, len(batch), indices, epoch))
         y = y if x.ndim == 4 else y[0]
-        return Tensor(y) if isinstance(images, Tensor) else y
+        return Tensor(y) if pillow or isinstance(images, Tensor) else y
 
     def batched(self, images: Any, draws: Draws) -> Any:
         """Transform an (N, C, H, W)-shaped array with the given draws."""

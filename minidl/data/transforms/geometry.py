@@ -80,7 +80,10 @@ class RandomTranslate(Transform):
 
 
 class CenterCrop(Transform):
-    """The middle window of `size`; smaller pictures are padded with zeros (torchvision's)."""
+    """The middle window of `size`; smaller pictures are padded with zeros (torchvision's).
+
+    Of an odd number of zeros the bottom and the right get one more.
+    """
 
     def __init__(self, size: int | Sequence[int]) -> None:
         self.size = pair(size, "CenterCrop")
@@ -97,7 +100,7 @@ class CenterCrop(Transform):
     def _place(size: int, length: int) -> tuple[int, int]:
         """Padding at either end of an axis of a length, and where the window begins then."""
         around = max(0, (size - length + 1) // 2)
-        return around, round((length + 2 * around - size) / 2)
+        return around, (size - length) % 2 if around else round((length - size) / 2)
 
 
 class RandomHorizontalFlip(Transform):
@@ -180,15 +183,14 @@ class RandomAffine(Transform):
         u = draws.uniform(6)
         ranges = np.array([self.degrees, self.shear[:2], self.shear[2:]], np.float64)
         low, high = ranges.T[:, :, None]
-        angle, shear_x, shear_y = np.deg2rad(low + (high - low) * u.T[:3])
+        angle, *shears = np.deg2rad(low + (high - low) * u.T[:3])
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 3]
         shift = np.rint(np.multiply(self.translate, (w, h)) * (2 * u[:, 4:] - 1))
-        c, s, zero, one = np.cos(angle), np.sin(angle), np.zeros(len(u)), np.ones(len(u))
-        # On (x, y) with y pointing down: shear in y, then in x, then rotation and scale.
+        (c, s), (x_by_y, y_by_x) = (np.cos(angle), np.sin(angle)), -np.tan(shears)
+        # On (x, y) with y pointing down: shear in x, then in y, then rotation and scale.
         turn = np.array([[c, -s], [s, c]]) * scale
-        along_x = np.array([[one, -np.tan(shear_x)], [zero, one]])
-        along_y = np.array([[one, zero], [-np.tan(shear_y), one]])
-        forward = np.einsum("ijn,jkn,kln->nil", turn, along_x, along_y)
+        skew = np.array([[np.ones(len(u)), x_by_y], [y_by_x, 1 + y_by_x * x_by_y]])
+        forward = np.einsum("ijn,jkn->nik", turn, skew)
         return warp(x, np.linalg.inv(forward), shift, self.fill)
 
 

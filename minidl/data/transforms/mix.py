@@ -18,7 +18,7 @@ Boxes = np.ndarray | None
 class RandomErasing(Transform):
     """Overwrite a random rectangle by `value`, with probability p (Zhong et al. 2017).
 
-    scale: range of its share of the area; ratio: range of its aspect ratio.
+    scale: range of its share of the area; ratio: range of its height by its width (torchvision's).
     """
 
     def __init__(self, p: float = 0.5, scale: Sequence[float] = (0.02, 0.33),
@@ -32,24 +32,19 @@ class RandomErasing(Transform):
         work.erase(self._boxes(work.size, draws), self.value)
 
     def _boxes(self, picture: Sequence[int], draws: Draws) -> np.ndarray:
-        chosen = draws.uniform(1) < self.p
-        return random_boxes(draws, picture[0], picture[1], self.scale, self.ratio) * chosen
-
-
-def random_boxes(draws: Draws, h: int, w: int, scale: Any, ratio: Any) -> np.ndarray:
-    """(N, 4) top, left, height, width; the first of ten tries that fits, else all 0."""
-    tries = 10
-    u = draws.uniform(2 * tries + 2)
-    area = h * w * (scale[0] + (scale[1] - scale[0]) * u[:, :tries])
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = np.exp(low + (high - low) * u[:, tries : 2 * tries])
-    heights, widths = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    fits = (heights >= 1) & (heights <= h) & (widths >= 1) & (widths <= w)
-    rows, first = np.arange(len(u)), np.argmax(fits, axis=1)
-    size = np.stack([heights[rows, first], widths[rows, first]], 1)
-    corner = np.floor(u[:, -2:] * (np.array([h, w]) - size + 1))
-    boxes = np.concatenate([corner, size], 1).astype(np.int64)
-    return np.where(fits.any(axis=1, keepdims=True), boxes, 0)
+        """(N, 4) top, left, height, width; the first of ten tries that fits, else all 0."""
+        chosen, (h, w), tries = draws.uniform(1) < self.p, picture, 10
+        u = draws.uniform(2 * tries + 2)
+        area = h * w * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :tries])
+        low, high = np.log(self.ratio)
+        aspect = np.exp(low + (high - low) * u[:, tries : 2 * tries])
+        heights, widths = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+        fits = (heights >= 1) & (heights <= h) & (widths >= 1) & (widths <= w)
+        rows, first = np.arange(len(u)), np.argmax(fits, axis=1)
+        size = np.stack([heights[rows, first], widths[rows, first]], 1)
+        corner = np.floor(u[:, -2:] * (picture - size + 1))
+        boxes = np.concatenate([corner, size], 1).astype(np.int64)
+        return np.where(chosen & fits.any(axis=1, keepdims=True), boxes, 0)
 
 
 def erase(x: np.ndarray, boxes: np.ndarray, value: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """RandAugment and AutoAugment: random operations on each uint8 picture, done by Pillow."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -29,7 +30,7 @@ OPERATIONS: dict[str, tuple[float, Callable[[Picture, float], Picture]]] = {
     "Rotate": (30, lambda p, m: p.rotate(m)),
     **{name: _enhancement(name) for name in ("Brightness", "Color", "Contrast", "Sharpness")},
     "Posterize": (1, lambda p, m: ImageOps.posterize(p, 8 - round(4 * abs(m)))),
-    "Solarize": (1, lambda p, m: ImageOps.solarize(p, int(255 * (1 - abs(m))))),
+    "Solarize": (1, lambda p, m: ImageOps.solarize(p, math.ceil(255 - 255 * abs(m)))),
     "AutoContrast": (0, lambda p, m: ImageOps.autocontrast(p)),
     "Equalize": (0, lambda p, m: ImageOps.equalize(p)),
     "Invert": (0, lambda p, m: ImageOps.invert(p)),
