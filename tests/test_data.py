@@ -18,16 +18,14 @@ from minidl.data import (
     ImageArrays,
     Subset,
     TensorDataset,
-    Text,
     WeightedRandomSampler,
     default_collate,
     random_split,
     transforms,
 )
-from minidl.errors import CheckpointError, DataError, DTypeError, ShapeError
+from minidl.errors import CheckpointError, DataError, MinidlError, ShapeError
 from minidl.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from minidl.random import Generator
-from projects.shapes import Shapes
 
 
 def pictures(n=20, size=6, classes=4):
@@ -282,6 +280,33 @@ def test_loader_mistakes():
         DataLoader([], 2)
 
 
+@pytest.mark.parametrize("give", [
+    lambda: Subset(range(5), np.arange(5) > 2),
+    lambda: Subset(range(5), [1.9]),
+    lambda: random_split(range(5), [2.7, 3.3]),
+    lambda: list(DataLoader(range(5), sampler=[1.7])),
+    lambda: transforms.RandomCrop(2)(np.zeros((1, 3, 4, 4)), [0.5], 0),
+    lambda: default_collate([2**70]),
+    lambda: default_collate([np.array("a")]),
+])  # fmt: skip
+def test_what_is_no_index_or_number_is_refused(give):
+    """Masks were the indices 0 and 1, fractions were cut off, large integers Python objects."""
+    with pytest.raises(MinidlError, match="integers|64-bit numbers"):
+        give()
+    assert len(Subset(range(5), [])) == 0 and default_collate([np.str_("a")]) == ["a"]
+
+
+@pytest.mark.parametrize("batch", [-1, 6, 99])
+def test_states_of_no_such_batch_are_refused(batch):
+    """They gave an epoch without batches, or an error of itertools."""
+    loader = DataLoader(TensorDataset(np.arange(10)), 2)
+    with pytest.raises(CheckpointError, match="epoch"):
+        loader.load_state_dict(loader.state_dict() | {"batch": batch})
+        iter(loader)
+    loader.load_state_dict(loader.state_dict() | {"batch": 5})
+    assert order(loader) == [] and len(order(loader)) == 5
+
+
 class WithoutLength:
     def __init__(self, indices):
         self.indices = indices
@@ -337,72 +362,6 @@ def test_subset_concat_and_split():
     assert all(np.array_equal(a.indices, b.indices) for a, b in zip(parts, again, strict=True))
     with pytest.raises(ShapeError, match="add up"):
         random_split(data, [3, 3])
-    with pytest.raises(ShapeError, match="within"):
+    with pytest.raises(IndexError, match="within the 10 items"):
         Subset(data, [10])
-
-
-def test_labels_are_checked():
-    pixels = np.zeros((3, 2, 2, 3), np.uint8)
-    with pytest.raises(DTypeError, match="integers; got labels .* float64"):
-        ImageArrays(pixels, np.zeros(3), ["a"])
-    with pytest.raises(DataError, match="0..1; label 2 is 7"):
-        ImageArrays(pixels, [0, 1, 7], ["a", "b"])
-    with pytest.raises(DataError, match="one label"):
-        ImageArrays(pixels, [0, 1], ["a", "b"])
-    with pytest.raises(DataError, match="none of them empty"):
-        ImageArrays(np.zeros((3, 0, 2, 3), np.uint8), [0] * 3, ["a"])
-    with pytest.raises(ShapeError, match="first length"):
-        TensorDataset(np.zeros(2), np.zeros(3))
-
-
-def test_shapes_are_seeded_and_disjoint():
-    a, b = Shapes(True, 60), Shapes(True, 300)
-    assert np.array_equal(a.images, b.images[:60]) and a.images.dtype == np.uint8
-    assert not np.array_equal(a.images, Shapes(False, 60).images)
-    assert not np.array_equal(a.images, Shapes(True, 60, seed=1).images)
-    assert np.bincount(b.targets, minlength=10).min() > 10 and len(a.classes) == 10
-
-
-def test_a_linear_model_cannot_tell_shapes():
-    train, test = Shapes(True, 4000), Shapes(False, 1000)
-
-    def features(data):
-        x = data.images.reshape(len(data), -1).astype(np.float32) / 255 - 0.5
-        return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)
-
-    x, y = features(train), np.eye(10, dtype=np.float32)[train.targets]
-    penalty = 100 * np.eye(x.shape[1], dtype=np.float32)
-    w = np.linalg.solve(x.T @ x + penalty, x.T @ y)
-    accuracy = (np.argmax(features(test) @ w, 1) == test.targets).mean()
-    assert 0.1 < accuracy < 0.6
-
-
-def test_text(tmp_path):
-    path = tmp_path / "book.txt"
-    path.write_text("abcde" * 20, encoding="utf-8")
-    data = Text(path, 8, step=3)
-    x, y = data[1]
-    assert data.decode(x) == "deabcdea" and data.decode(y) == "eabcdeab"
-    assert len(data) == (80 - 9) // 3 + 1
-    xs, ys = next(iter(DataLoader(data, 4)))
-    assert xs.shape == ys.shape == (4, 8) and xs.dtype == np.int64
-    assert Text(path, 8, "test").vocabulary == data.vocabulary == list("abcde")
-    with pytest.raises(IndexError, match="24 items"):
-        data.batch(np.array([0, 24]), 0)
-    with pytest.raises(DataError, match="shorter"):
-        Text(path, 30, "val")
-    with pytest.raises(DataError, match=r"vocabulary; got unknown \['z'\]"):
-        data.encode("az")
-    with pytest.raises(DataError, match="cannot read"):
-        Text(tmp_path / "none.txt", 3)
-
-
-def test_indices_from_the_end_of_a_text(tmp_path):
-    """Their windows were the text's end joined to its beginning."""
-    path = tmp_path / "book.txt"
-    path.write_text("".join(map(chr, range(256, 356))), encoding="utf-8")
-    data = Text(path, 8, step=3)
-    xs, ys = next(iter(DataLoader(Subset(data, [-1, -2]), 2)))
-    for i in (1, 2):
-        x, y = data[len(data) - i]
-        assert np.array_equal(xs[i - 1], x) and np.array_equal(ys[i - 1], y)
+    assert [len(p) for p in random_split(range(1), [0.5, 0.5])] == [1, 0]

@@ -1,4 +1,4 @@
-"""Data sets in their official layouts and pictures in files: contents, damage, mistakes."""
+"""Data sets in their official layouts, pictures and text in files: contents, damage, mistakes."""
 
 import gzip
 import pickle
@@ -16,12 +16,17 @@ from minidl.data import (
     MNIST,
     DataLoader,
     FashionMNIST,
+    ImageArrays,
     ImageFolder,
     OxfordIIITPet,
+    Subset,
+    TensorDataset,
+    Text,
     read_image,
     transforms,
 )
-from minidl.errors import DataError, DTypeError
+from minidl.errors import DataError, DTypeError, ShapeError
+from projects.shapes import Shapes
 
 
 def write_cifar10(root, **changes):
@@ -173,6 +178,17 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path):
     assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(rgb, -1))
 
 
+def test_damaged_tags_of_a_tiff(tmp_path):
+    """Pillow raises TypeError for a tag of another type."""
+    save(tmp_path / "a.tiff", np.zeros((4, 6, 3), np.uint8))
+    content = (tmp_path / "a.tiff").read_bytes()
+    strips, text = struct.pack("<HH", 273, 4), struct.pack("<HH", 273, 2)
+    assert strips in content
+    (tmp_path / "a.tiff").write_bytes(content.replace(strips, text))
+    with pytest.raises(DataError, match="a.tiff cannot be read"):
+        read_image(tmp_path / "a.tiff")
+
+
 def test_image_folder(tmp_path):
     for name, value in (("b", 10), ("a", 20), ("c", 30)):
         for i in range(2):
@@ -218,3 +234,70 @@ def test_pets(tmp_path):
         OxfordIIITPet(tmp_path, "test")
     with pytest.raises(DataError, match="trainval.txt not found"):
         OxfordIIITPet(tmp_path)
+
+
+def test_labels_are_checked():
+    pixels = np.zeros((3, 2, 2, 3), np.uint8)
+    with pytest.raises(DTypeError, match="integers; got labels .* float64"):
+        ImageArrays(pixels, np.zeros(3), ["a"])
+    with pytest.raises(DataError, match="0..1; label 2 is 7"):
+        ImageArrays(pixels, [0, 1, 7], ["a", "b"])
+    with pytest.raises(DataError, match="one label"):
+        ImageArrays(pixels, [0, 1], ["a", "b"])
+    with pytest.raises(DataError, match="none of them empty"):
+        ImageArrays(np.zeros((3, 0, 2, 3), np.uint8), [0] * 3, ["a"])
+    with pytest.raises(ShapeError, match="first length"):
+        TensorDataset(np.zeros(2), np.zeros(3))
+
+
+def test_shapes_are_seeded_and_disjoint():
+    a, b = Shapes(True, 60), Shapes(True, 300)
+    assert np.array_equal(a.images, b.images[:60]) and a.images.dtype == np.uint8
+    assert not np.array_equal(a.images, Shapes(False, 60).images)
+    assert not np.array_equal(a.images, Shapes(True, 60, seed=1).images)
+    assert np.bincount(b.targets, minlength=10).min() > 10 and len(a.classes) == 10
+
+
+def test_a_linear_model_cannot_tell_shapes():
+    train, test = Shapes(True, 4000), Shapes(False, 1000)
+
+    def features(data):
+        x = data.images.reshape(len(data), -1).astype(np.float32) / 255 - 0.5
+        return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)
+
+    x, y = features(train), np.eye(10, dtype=np.float32)[train.targets]
+    penalty = 100 * np.eye(x.shape[1], dtype=np.float32)
+    w = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+    accuracy = (np.argmax(features(test) @ w, 1) == test.targets).mean()
+    assert 0.1 < accuracy < 0.6
+
+
+def test_text(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("abcde" * 20, encoding="utf-8")
+    data = Text(path, 8, step=3)
+    x, y = data[1]
+    assert data.decode(x) == "deabcdea" and data.decode(y) == "eabcdeab"
+    assert len(data) == (80 - 9) // 3 + 1
+    xs, ys = next(iter(DataLoader(data, 4)))
+    assert xs.shape == ys.shape == (4, 8) and xs.dtype == np.int64
+    assert Text(path, 8, "test").vocabulary == data.vocabulary == list("abcde")
+    with pytest.raises(IndexError, match="24 items"):
+        data.batch(np.array([0, 24]), 0)
+    with pytest.raises(DataError, match="shorter"):
+        Text(path, 30, "val")
+    with pytest.raises(DataError, match=r"vocabulary; got unknown \['z'\]"):
+        data.encode("az")
+    with pytest.raises(DataError, match="cannot read"):
+        Text(tmp_path / "none.txt", 3)
+
+
+def test_indices_from_the_end_of_a_text(tmp_path):
+    """Their windows were the text's end joined to its beginning."""
+    path = tmp_path / "book.txt"
+    path.write_text("".join(map(chr, range(256, 356))), encoding="utf-8")
+    data = Text(path, 8, step=3)
+    xs, ys = next(iter(DataLoader(Subset(data, [-1, -2]), 2)))
+    for i in (1, 2):
+        x, y = data[len(data) - i]
+        assert np.array_equal(xs[i - 1], x) and np.array_equal(ys[i - 1], y)

@@ -11,7 +11,7 @@ from PIL import Image
 from minidl import random
 from minidl.autograd import Tensor
 from minidl.data import transforms as T
-from minidl.errors import DTypeError, ShapeError
+from minidl.errors import DTypeError, MinidlError, ShapeError
 from minidl.random import Generator
 
 
@@ -207,6 +207,38 @@ def test_pillows_pictures_have_their_channels_last(mode):
     np.testing.assert_allclose(x, expected, rtol=1e-6)
 
 
+INVALID = {
+    "ranges must ascend": [
+        lambda: T.ColorJitter(brightness=-0.5),
+        lambda: T.ColorJitter(brightness=(2, 1)),
+        lambda: T.ColorJitter(contrast=(-3, -2)),
+        lambda: T.ColorJitter(hue=-0.2),
+        lambda: T.ColorJitter(hue=0.6),
+    ],
+    "odd size and sigma > 0": [
+        lambda: T.GaussianBlur(3, 0),
+        lambda: T.GaussianBlur(3, (-1, 2)),
+        lambda: T.GaussianBlur(3, (2, 1)),
+        lambda: T.GaussianBlur(-1),
+        lambda: T.GaussianBlur(4),
+    ],
+    "uint8 or floating": [
+        lambda: T.ColorJitter(0.5)(batch().astype(np.uint16)),
+        lambda: T.Normalize((0.5,), (0.5,))(batch().astype(np.int32)),
+        lambda: T.ToFloat()(batch() > 100),
+    ],
+    "alpha must": [lambda: T.MixUp(num_classes=2, alpha=np.inf)],
+}
+
+
+@pytest.mark.parametrize("rule", INVALID)
+def test_ranges_and_dtypes_that_mean_nothing_are_refused(rule):
+    """They gave black pictures, others than those asked for, or pixels above white."""
+    for give in INVALID[rule]:
+        with pytest.raises(MinidlError, match=rule):
+            give()
+
+
 def test_normalise_and_float():
     x = batch()
     mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -325,5 +357,6 @@ def test_policies_need_bytes():
     assert len(T.AutoAugment.policies) == 25
     with pytest.raises(ShapeError, match="magnitude"):
         T.RandAugment(magnitude=31)
+    assert np.array_equal(T.RandAugment(3, 0, 1)(batch()).shape, batch().shape)
     identity = T.RandAugment(num_ops=0)
     assert np.array_equal(identity(batch()), batch())

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import backend, random
 from minidl.autograd import Tensor
-from minidl.errors import DataError, RangeError, require, require_one_of, reworded
+from minidl.errors import DataError, DTypeError, RangeError, require, require_one_of, reworded
 
 check = functools.partial(require, error=DataError)
 Arrays = tuple[np.ndarray, ...]
@@ -55,13 +55,11 @@ class TensorDataset(Dataset):
 
 
 class Subset(Dataset):
-    """The items of a data set at `indices`, in that order."""
+    """The items of a data set at `indices`, in that order. Raises DTypeError, RangeError."""
 
     def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray) -> None:
-        self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
-        n = len(dataset)
-        ok = bool(((self.indices >= -n) & (self.indices < n)).all())
-        require(ok, "Subset", f"indices must lie within the {n} items", indices=indices)
+        self.dataset, self.indices = dataset, integers("Subset", indices)
+        within(dataset, self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,16 +91,15 @@ class ConcatDataset(Dataset):
 def random_split(dataset: Any, lengths: Sequence[float],
                  generator: random.Generator | None = None) -> list[Subset]:  # fmt: skip
     """Split at random into parts of the given lengths, or shares that add up to 1 (PyTorch's)."""
-    n = len(dataset)
-    sizes = [int(s) for s in lengths]
-    if math.isclose(sum(lengths), 1) and n != 1:
+    n, sizes = len(dataset), list(lengths)
+    if math.isclose(sum(lengths), 1):
         sizes = [math.floor(n * share) for share in lengths]
-        for i in range(n - sum(sizes)):
-            sizes[i % len(sizes)] += 1
-    rule = f"lengths must add up to the {n} items, or to 1"
-    require(sum(sizes) == n and min(sizes) >= 0, "random_split", rule, lengths=list(lengths))
+        sizes = [size + (i < n - sum(sizes)) for i, size in enumerate(sizes)]
+    ok = sum(sizes) == n and all(s >= 0 and s == int(s) for s in sizes)
+    rule = f"lengths must be integers that add up to the {n} items, or shares that add up to 1"
+    require(ok, "random_split", rule, lengths=list(lengths))
     order = (generator or random.default("loader")).permutation(n)
-    return [Subset(dataset, part) for part in np.split(order, np.cumsum(sizes)[:-1])]
+    return [Subset(dataset, part) for part in np.split(order, np.cumsum(sizes[:-1], dtype=int))]
 
 
 class Text(Dataset):
@@ -178,6 +175,14 @@ def stack(items: Sequence[np.ndarray]) -> np.ndarray:
     if items[0].ndim != 3:
         return np.stack(items)
     return np.stack([x.transpose(1, 2, 0) for x in items]).transpose(0, 3, 1, 2)
+
+
+def integers(op: str, indices: Any) -> np.ndarray:
+    """Indices as int64. Raises DTypeError for others than integers, such as masks."""
+    found = np.asarray(indices)
+    ok = found.dtype.kind in "iu" or not found.size
+    require(ok, op, "indices must be integers", error=DTypeError, indices=found)
+    return found.astype(np.int64, copy=False)
 
 
 def within(dataset: Any, index: Any) -> Any:

@@ -95,13 +95,6 @@ def download(url: str, target: Path, digest: str, *, timeout: float = 30.0,
             time.sleep(pause * 2**attempt)
 
 
-def _reason(e: BaseException) -> str:
-    why = getattr(e, "reason", None) or e
-    if isinstance(why, TimeoutError):
-        return "the server stalled"
-    return str(getattr(why, "strerror", None) or why) or type(e).__name__
-
-
 class _Failed(Exception):
     """Its two arguments: why a transfer failed, and whether asking again is of no use."""
 
@@ -148,7 +141,9 @@ def _receive(url: str, have: int, timeout: float) -> Iterator[Any]:
         final = 400 <= e.code < 500 and e.code not in (408, 429)
         raise _Failed(f"the server answered {e.code} {e.reason}", final) from e
     except (OSError, http.client.HTTPException) as e:  # URLError, timeouts and resets are OSErrors
-        raise _Failed(_reason(e), False) from e
+        why = getattr(e, "reason", None) or e
+        stalled, text = isinstance(why, TimeoutError), str(getattr(why, "strerror", None) or why)
+        raise _Failed("the server stalled" if stalled else text or type(e).__name__, False) from e
     if total is not None and start != total:
         raise _Failed(f"the connection was cut after {start} of {total} bytes", False)
 

@@ -12,6 +12,7 @@ from minidl import backend
 from minidl.autograd import Tensor
 from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
 from minidl.errors import DataError, DTypeError, require, reworded
+from minidl.io.torch_files import DAMAGE
 from minidl.ops.creation import moved
 
 Function = Callable | None
@@ -62,11 +63,8 @@ class LabelledImages(Dataset):
     def _transformed(self, images: np.ndarray, rows: np.ndarray, epoch: int | None) -> np.ndarray:
         """Run the transform; ours are told which samples of which epoch these are."""
         t: Any = self.transform
-        if t is None:
-            return images
-        if epoch is None or not hasattr(t, "batched"):
-            return raw(t(images))
-        return t(images, rows, epoch)
+        names = (rows, epoch) if epoch is not None and hasattr(t, "batched") else ()
+        return images if t is None else raw(t(images, *names))
 
 
 class ImageArrays(LabelledImages):
@@ -133,7 +131,7 @@ class ImageFolder(ImageFiles):
 
 def read_image(path: str | Path) -> np.ndarray:
     """A picture file as RGB (H, W, 3) uint8, turned as its EXIF says. Raises DataError."""
-    kinds = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    kinds = (*DAMAGE, SyntaxError, Image.DecompressionBombError)
     rule = f"read_image: {path} cannot be read as a picture"
     with reworded(DataError, rule, *kinds), Image.open(path) as picture:
         turned = ImageOps.exif_transpose(picture)

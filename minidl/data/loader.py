@@ -11,10 +11,12 @@ import numpy as np
 
 from minidl import random
 from minidl.autograd import Tensor, arrays_in
-from minidl.data.dataset import check, fetch, gives_batches, raw, stack
+from minidl.data.dataset import check, fetch, gives_batches, integers, raw, stack
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 from minidl.ops.creation import backend_of
+
+check_state = partial(require, op="DataLoader", error=CheckpointError)
 
 
 def epoch_draws(generator: random.Generator | None, epoch: int) -> random.Generator:
@@ -61,8 +63,7 @@ class DataLoader:
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.num_workers = num_workers
         self.collate_fn, self.mix, self.generator = collate_fn, mix, generator
-        self.epoch, self.batch_index = 0, 0  # the epoch in hand and how many batches it has given
-        self._begun = False  # whether the epoch in hand has been iterated over
+        self.set_epoch(0)
 
     def __len__(self) -> int:
         if self.batch_sampler is not None:
@@ -74,6 +75,7 @@ class DataLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of the given epoch, from its start."""
+        # The epoch in hand, how many batches it has given, whether it has been iterated over.
         self.epoch, self.batch_index, self._begun = epoch, 0, False
 
     def state_dict(self) -> dict[str, int]:
@@ -82,12 +84,11 @@ class DataLoader:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a state_dict at the next iteration. Raises CheckpointError if seeds differ."""
-        ok = all(isinstance(state.get(k), int) for k in ("epoch", "batch", "seed"))
-        rule = "the state must hold epoch, batch and seed"
-        require(ok, "DataLoader", rule, error=CheckpointError, state=dict(state))
-        rule = "the state's seed is not the one in use, so the order would differ"
+        ok = all(isinstance(v := state.get(k), int) and v >= 0 for k in ("epoch", "batch", "seed"))
+        check_state(ok, rule="the state must hold epoch, batch and seed", state=dict(state))
         saved, used = state["seed"], order_seed(self.generator)
-        require(saved == used, "DataLoader", rule, error=CheckpointError, saved=saved, used=used)
+        rule = "the state's seed is not the one in use, so the order would differ"
+        check_state(saved == used, rule=rule, saved=saved, used=used)
         self.epoch, self.batch_index, self._begun = state["epoch"], state["batch"], False
 
     # ---- iteration ---------------------------------------------------------------------------
@@ -108,17 +109,18 @@ class DataLoader:
             source = epoch_draws(self.generator, epoch).permutation(n) if self.shuffle else range(n)
         items = batches = iter(source)
         if self.batch_sampler is None:
-            batches = iter(lambda: list(itertools.islice(items, self.batch_size)), [])
-        if self.drop_last:
-            batches = (batch for batch in batches if len(batch) == self.batch_size)
-        return itertools.islice(batches, self.batch_index, None)
+            cut = iter(lambda: list(itertools.islice(items, self.batch_size)), [])
+            batches = (b for b in cut if len(b) == self.batch_size or not self.drop_last)
+        n = sum(1 for _ in itertools.islice(batches, self.batch_index))
+        check_state(n == self.batch_index, rule="the state is of a longer epoch", batches=n)
+        return batches
 
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         load = partial(self._load, epoch)
-        count = getattr(self.dataset, "together", 0) // self.batch_size
-        alone = count < 2 or self.mix or self.collate_fn or self.batch_sampler
-        alone = alone or not gives_batches(self.dataset)
-        make = self._ahead if self.num_workers else map if alone else partial(self._several, count)
+        alone = self.mix or self.collate_fn or self.batch_sampler or not gives_batches(self.dataset)
+        count = 0 if alone else getattr(self.dataset, "together", 0) // self.batch_size
+        several = partial(self._several, count) if count > 1 else map
+        make = self._ahead if self.num_workers else several
         for batch in self._there(make(load, batches)):
             if self.epoch == epoch:
                 self.batch_index += 1
@@ -158,7 +160,7 @@ class DataLoader:
             yield _refilled(nests.popleft(), iter(moved))
 
     def _load(self, epoch: int, indices: Any) -> Any:
-        rows = np.asarray(indices, np.int64)
+        rows = integers("DataLoader", indices)
         arrays = fetch(self.dataset, rows, epoch) if self.collate_fn is None else None
         if arrays is None:
             items = []
@@ -174,17 +176,13 @@ class DataLoader:
         return [Tensor(a) for a in arrays]
 
 
-def like(nest: Any, items: list[Any]) -> Any:
-    """Items in a tuple or list of the type of `nest`; named tuples take them one by one."""
-    return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
-
-
 def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
     """Nested tuples, lists and dicts with other arrays in their tensors."""
     if isinstance(nest, dict):
         return {key: _refilled(item, arrays) for key, item in nest.items()}
     if isinstance(nest, (tuple, list)):
-        return like(nest, [_refilled(item, arrays) for item in nest])
+        items = [_refilled(item, arrays) for item in nest]
+        return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
     return Tensor(next(arrays)) if isinstance(nest, Tensor) else nest
 
 
@@ -195,19 +193,20 @@ def default_collate(items: Sequence[Any]) -> Any:
     tuples become one unless their parts have names.
     """
     first = items[0]
-    if isinstance(first, (Tensor, np.ndarray, np.generic)):
-        return Tensor(stack([raw(i) for i in items]))
-    if isinstance(first, (bool, int, float)):
-        return Tensor(np.array(items))
     if isinstance(first, (str, bytes)):
         return list(items)
+    numbers = isinstance(first, (bool, int, float))
+    if numbers or isinstance(first, (Tensor, np.ndarray, np.generic)):
+        batch = np.array(items) if numbers else stack([raw(i) for i in items])
+        check(batch.dtype.kind not in "OUS", "default_collate", "needs 64-bit numbers", batch=batch)
+        return Tensor(batch)
     if isinstance(first, Mapping):
         return {key: default_collate([i[key] for i in items]) for key in first}
     if isinstance(first, (tuple, list)):
         same = len({len(i) for i in items}) == 1
         check(same, "default_collate", "samples must have equally many parts")
         columns = [default_collate(column) for column in zip(*items, strict=True)]
-        return like(first, columns) if hasattr(first, "_fields") else columns
+        return type(first)(*columns) if hasattr(first, "_fields") else columns
     raise DataError(f"default_collate: cannot batch {type(first).__name__}; give a collate_fn")
 
 

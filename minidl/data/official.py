@@ -52,8 +52,7 @@ def read_batch(path: Path, *keys: str) -> list[Any]:
     batch = {_text(key): value for key, value in found.items()}
     lacking = [key for key in keys if key not in batch]
     check(not lacking, "CIFAR", f"{path} lacks {' and '.join(lacking)}")
-    values = [batch[key] for key in keys]
-    return [v.array if isinstance(v, NumpyArray) else v for v in values]
+    return [v.array if isinstance(v, NumpyArray) else v for v in map(batch.get, keys)]
 
 
 def _text(name: Any) -> str:

@@ -10,8 +10,8 @@ from PIL import Image
 from minidl import random
 from minidl.autograd import Tensor
 from minidl.config import bound
-from minidl.data.dataset import raw
-from minidl.data.transforms.fused import Fused
+from minidl.data.dataset import integers, raw
+from minidl.data.transforms.fused import Fused, white
 from minidl.dtypes import is_real
 from minidl.errors import DeviceError, require
 
@@ -26,7 +26,7 @@ class Draws:
     """
 
     def __init__(self, indices: np.ndarray, epoch: int) -> None:
-        self.indices, self.epoch, self._taken = np.asarray(indices, np.int64), epoch, 0
+        self.indices, self.epoch, self._taken = indices, epoch, 0
 
     def uniform(self, count: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
         """(n, count) float64 in [low, high): multiples of 2**-32 of the range."""
@@ -44,15 +44,14 @@ def draws_for(op: str, n: int, indices: Any, epoch: int) -> Draws:
 
     Several pictures of one sample (a clip) draw under a number that the sample draws.
     """
-    given = _current.get() if indices is None else Draws(indices, epoch)
+    given = _current.get() if indices is None else Draws(integers(op, indices), epoch)
     if given is not None and given.indices.shape == (n,):
         return given
     require(indices is None, op, "needs one index for each picture", pictures=n, indices=indices)
     if given is None:
         number = random.default("augmentation").take()
     else:
-        high, low = given.uniform(2)[0]
-        number = int((high + low * 2.0**-32) * 2.0**62)
+        number = int(given.uniform(2)[0] @ (2.0**62, 2.0**30))
     return Draws(np.arange(n), _FRESH | number)
 
 
@@ -137,8 +136,7 @@ class Normalize(Transform):
         n, h, w, c = x.shape
         scale, shift, dtype = self._affine(c, x.dtype)
         # Whole rows of pixels at once: NumPy's inner loops are then w * c long, not c.
-        scale = np.resize(scale, w * c).astype(dtype)
-        shift = np.resize(shift, w * c).astype(dtype)
+        scale, shift = (np.resize(v, w * c).astype(dtype) for v in (scale, shift))
         y = np.multiply(np.ascontiguousarray(x).reshape(n * h, w * c), scale, dtype=dtype)
         y += shift
         return y.reshape(n, h, w, c)
@@ -150,16 +148,16 @@ class Normalize(Transform):
         """The channels' factors and addends, one for all or each its own; the result's dtype."""
         rule = "pictures must have as many channels as mean and std"
         require(len(self.mean) in (1, c), "Normalize", rule, channels=c, mean=self.mean)
-        unit, dtype = (1.0, dtype) if is_real(dtype) else (255.0, np.dtype(np.float32))
-        mean, std = np.array(self.mean), np.array(self.std)
-        return 1.0 / (unit * std), -mean / std, dtype
+        top, mean, std = white(dtype, "Normalize"), np.array(self.mean), np.array(self.std)
+        return 1.0 / (top * std), -mean / std, dtype if top == 1 else np.dtype(np.float32)
 
 
 class ToFloat(Transform):
     """uint8 pixels 0..255 to float32 0..1; floating pixels stay (torchvision's ToTensor)."""
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        return x if x.dtype.kind == "f" else np.multiply(x, np.float32(1 / 255), dtype=np.float32)
+        top = white(x.dtype, "ToFloat")
+        return x if top == 1 else np.multiply(x, np.float32(1 / top), dtype=np.float32)
 
     def plan(self, work: Fused, draws: Draws) -> None:
         if not is_real(work.dtype):

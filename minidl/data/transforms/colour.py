@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from minidl.data.transforms.base import Draws, Transform, about, pair, to_dtype
+from minidl.data.transforms.fused import white
 from minidl.errors import require, require_one_of
 
 LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # ITU-R 601, as torchvision has it
@@ -40,12 +41,13 @@ class ColorJitter(Transform):
         factors = (about(1.0, v, "ColorJitter") for v in (brightness, contrast, saturation))
         turns = about(0.0, hue, "ColorJitter")
         self.ranges = [*((max(0.0, low), high) for low, high in factors), turns]
-        ok = -0.5 <= turns[0] <= turns[1] <= 0.5
-        require(ok, "ColorJitter", "hue must lie within -0.5 and 0.5", hue=hue)
+        ok = all(low <= high for low, high in self.ranges) and max(map(abs, turns)) <= 0.5
+        rule = "ranges must ascend from 0 on, that of hue within -0.5 and 0.5"
+        require(ok, "ColorJitter", rule, ranges=self.ranges)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         u = draws.uniform(8)
-        top = 255.0 if x.dtype == np.uint8 else 1.0
+        top = white(x.dtype, "ColorJitter")
         y = x.astype(np.float32) / np.float32(top)
         order = np.argsort(u[:, 4:], axis=1)
         steps: tuple[Callable, ...] = (np.multiply, _contrast, _saturation, _hue)
@@ -87,9 +89,10 @@ class GaussianBlur(Transform):
     """Blur by an odd kernel of `kernel_size` with sigma drawn from a pair; reflected borders."""
 
     def __init__(self, kernel_size: int, sigma: float | Sequence[float] = (0.1, 2.0)) -> None:
-        ok = isinstance(kernel_size, int) and kernel_size % 2 == 1
-        require(ok, "GaussianBlur", "kernel_size must be odd", kernel_size=kernel_size)
         self.kernel_size, self.sigma = kernel_size, pair(sigma, "GaussianBlur")
+        ok = isinstance(kernel_size, int) and kernel_size % 2 == 1 and kernel_size > 0
+        ok, rule = ok and 0 < self.sigma[0] <= self.sigma[1], "needs an odd size and sigma > 0"
+        require(ok, "GaussianBlur", rule, kernel_size=kernel_size, sigma=sigma)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         n, h, w, c = x.shape

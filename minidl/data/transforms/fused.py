@@ -9,6 +9,13 @@ from minidl.dtypes import is_real
 from minidl.errors import DTypeError, require
 
 
+def white(dtype: np.dtype, op: str) -> float:
+    """White in pictures of a dtype: 255 of uint8, 1 of floating ones. Raises DTypeError."""
+    ok, rule = dtype == np.uint8 or is_real(dtype), "pictures must be uint8 or floating"
+    require(ok, op, rule, error=DTypeError, dtype=dtype)
+    return 255.0 if dtype == np.uint8 else 1.0
+
+
 class Fused:
     """What is to be done with pictures x (N, C, H, W) on a GPU, a kernel for as much as fits.
 
@@ -21,8 +28,7 @@ class Fused:
 
     def start(self, x: Any) -> None:
         """Begin a pass on pictures."""
-        fits, rule = x.dtype == np.uint8 or is_real(x.dtype), "pictures must be uint8 or floating"
-        require(fits, "transforms", rule, error=DTypeError, pictures=x)
+        white(x.dtype, "transforms")
         n, self.channels, *size = x.shape
         self.x, self.size, self.dtype, self.idle = x, (size[0], size[1]), x.dtype, True
         # Result (i, j) is x's pixel (top + i, left + step j), if within low and high.

@@ -42,9 +42,8 @@ class RandomCrop(Transform):
         return y
 
     def plan(self, work: Fused, draws: Draws) -> None:
-        rule = "padding on a GPU must be constant"
-        require(self.padding_mode == "constant", "RandomCrop", rule, error=DeviceError,
-                padding_mode=self.padding_mode)  # fmt: skip
+        ok, rule = self.padding_mode == "constant", "padding on a GPU must be constant"
+        require(ok, "RandomCrop", rule, error=DeviceError, padding_mode=self.padding_mode)
         up, side, corners = self._windows(work.size, draws)
         work.crop(corners - (up, side), self.size, self.fill)
 
@@ -74,9 +73,8 @@ class RandomTranslate(Transform):
         self._crop(work.size).plan(work, draws)
 
     def _crop(self, picture: Sequence[int]) -> RandomCrop:
-        h, w = picture
-        most = round(self.fraction * w), round(self.fraction * h)
-        return RandomCrop((h, w), most, fill=self.fill)
+        up, side = (round(self.fraction * length) for length in picture)
+        return RandomCrop(picture, (side, up), fill=self.fill)
 
 
 class CenterCrop(Transform):
@@ -154,11 +152,9 @@ class Resize(Transform):
         require(ok, "Resize", "size must be one or two positive integers", size=size)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        h, w = x.shape[1:3]
-        if len(self.size) == 2:
-            return resize(x, self.size)
-        (s,) = self.size
-        return resize(x, (s, int(s * w / h)) if h <= w else (int(s * h / w), s))
+        (h, w), s = x.shape[1:3], self.size[0]
+        shorter = (s, int(s * w / h)) if h <= w else (int(s * h / w), s)
+        return resize(x, self.size if len(self.size) == 2 else shorter)
 
 
 class RandomAffine(Transform):
@@ -181,8 +177,8 @@ class RandomAffine(Transform):
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]
         u = draws.uniform(6)
-        ranges = np.array([self.degrees, self.shear[:2], self.shear[2:]], np.float64)
-        low, high = ranges.T[:, :, None]
+        ranges = self.degrees, self.shear[:2], self.shear[2:]
+        low, high = np.array(ranges, np.float64).T[:, :, None]
         angle, *shears = np.deg2rad(low + (high - low) * u.T[:3])
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 3]
         shift = np.rint(np.multiply(self.translate, (w, h)) * (2 * u[:, 4:] - 1))

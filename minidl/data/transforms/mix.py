@@ -83,8 +83,7 @@ class MixUp:
     """
 
     def __init__(self, *, num_classes: int, alpha: float = 1.0) -> None:
-        ok = 0 < alpha < math.inf
-        require(ok, type(self).__name__, "alpha must be positive and finite", alpha=alpha)
+        require(0 < alpha < math.inf, type(self).__name__, "alpha must be positive", alpha=alpha)
         self.num_classes, self.alpha = num_classes, alpha
 
     def __call__(self, images: Any, labels: Any, indices: Any = None, epoch: int = 0) -> Any:
@@ -150,8 +149,7 @@ def _beta(draws: Draws, alpha: float) -> np.ndarray:
     (0.46), above by Cheng's BB (1978, 0.88) for equal parameters: x is logistic. All tries fail
     with a probability of 4e-9 at most.
     """
-    tries = 32
-    u, v = np.hsplit(np.maximum(draws.uniform(2 * tries), 2.0**-33), 2)
+    u, v = np.hsplit(np.maximum(draws.uniform(2 * 32), 2.0**-33), 2)
     if alpha < 1:
         a, b = np.log(u) / alpha, np.log(v) / alpha
         total = np.logaddexp(a, b)

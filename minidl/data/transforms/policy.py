@@ -72,7 +72,7 @@ class RandAugment(_Policy):
         self.num_magnitude_bins = num_magnitude_bins
 
     def augment(self, picture: Picture, u: list[float]) -> Picture:
-        share = self.magnitude / (self.num_magnitude_bins - 1)
+        share = self.magnitude / max(self.num_magnitude_bins - 1, 1)
         for which, sign in zip(u[0::2], u[1::2], strict=True):
             picture = operate(picture, self.names[int(which * len(self.names))], share, sign < 0.5)
         return picture
