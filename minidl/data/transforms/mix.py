@@ -36,7 +36,7 @@ class RandomErasing(Transform):
         chosen, (h, w), tries = draws.uniform(1) < self.p, picture, 10
         u = draws.uniform(2 * tries + 2)
         area = h * w * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :tries])
-        low, high = np.log(self.ratio)
+        low, high = map(math.log, self.ratio)
         aspect = np.exp(low + (high - low) * u[:, tries : 2 * tries])
         heights, widths = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         fits = (heights >= 1) & (heights <= h) & (widths >= 1) & (widths <= w)
@@ -146,8 +146,8 @@ def _beta(draws: Draws, alpha: float) -> np.ndarray:
     """(N,) from Beta(alpha, alpha), the first of 32 tries that is accepted.
 
     Below 1 by Jöhnk's rejection (at least half are accepted), to 4 from under the density's peak
-    (0.46), above by Cheng's BB (1978, 0.88) for equal parameters: x is logistic. All tries fail
-    with a probability of 4e-9 at most.
+    (0.46), above by Cheng's BB (1978; 0.88), where the logit of what is proposed is logistic. All
+    tries fail with a probability of 4e-9 at most.
     """
     u, v = np.hsplit(np.maximum(draws.uniform(2 * 32), 2.0**-33), 2)
     if alpha < 1:
