@@ -179,3 +179,34 @@ def test_pruning_globally():
     assert a.weight.tolist() == [[0, 5], [0, 0], [9, 9]] and b.weight.tolist() == [[0, 0, 7]]
     prune.global_unstructured([(b, "weight")], lambda w: -w, amount=1)
     assert not b.weight.detach().numpy().any()
+
+
+REPARAMETRISED = {  # made, undone, and the name of a parameter behind the weight
+    "weight_norm": (nn.utils.weight_norm, nn.utils.remove_weight_norm, "weight_v"),
+    "spectral_norm": (nn.utils.spectral_norm, nn.utils.remove_spectral_norm, "weight_orig"),
+    "prune": (
+        lambda m: prune.l1_unstructured(m, "weight", 2), lambda m: prune.remove(m, "weight"),
+        "weight_orig",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REPARAMETRISED)
+@pytest.mark.parametrize("change", ["load_state_dict", "step"])
+def test_removal_keeps_the_present_parameters(kind, change):
+    """It once froze the weight of the last forward, and lost whatever came after it."""
+    make, undo, name = REPARAMETRISED[kind]
+    layer, x = make(nn.Linear(4, 3)), ml.randn(2, 4)
+    layer(x)
+    if change == "step":
+        p = getattr(layer, name)
+        p.grad = ml.randn(*p.shape)
+        ml.optim.SGD([p], 0.5).step()
+    else:
+        layer.load_state_dict(make(nn.Linear(4, 3)).state_dict())
+    expected = layer.eval()(x).detach().numpy()
+    with ml.no_grad():
+        layer.weight = ml.zeros(3, 4)  # what the last forward left plays no part
+    undo(layer.train())
+    assert layer.training and layer.weight.requires_grad
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-6)

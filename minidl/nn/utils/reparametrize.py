@@ -7,7 +7,7 @@ from minidl import functional as F
 from minidl.autograd import Tensor, no_grad
 from minidl.errors import require
 from minidl.nn import init
-from minidl.nn.module import Module
+from minidl.nn.module import Module, kept_modes
 from minidl.nn.parameter import Parameter, new_tensor
 
 
@@ -33,11 +33,12 @@ def compute(module: Module, kind: str, name: str, function: Callable[[Module], T
 
 
 def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> Module:
-    """Make the present value a parameter again, drop the hook and what it used; the module."""
+    """Make what the parameters now give a parameter, drop the hook and what it used; the module."""
     hooks = module._forward_pre_hooks
     mine = [key for key, hook in hooks.items() if getattr(hook, "of", None) == (kind, name)]
     require(bool(mine), kind, f"{type(module).__name__}.{name} is not computed so", name=name)
-    del hooks[mine[0]]
+    with kept_modes(module), no_grad():
+        hooks.pop(mine[0])(module.eval(), ())  # a last time, without spectral_norm's iteration
     for suffix in extra:
         delattr(module, name + suffix)
     module.register_parameter(name, Parameter(getattr(module, name).detach().clone()))
