@@ -11,6 +11,7 @@ import pytest
 import minidl as ml
 import minidl.nn as nn
 from minidl.errors import CheckpointError, ShapeError
+from minidl.models.blocks import relu_of
 
 NAMES = json.loads((Path(__file__).parent / "golden" / "nn_names.json").read_text())
 HERE = [text for text in NAMES if hasattr(nn, text.partition("(")[0])]
@@ -356,3 +357,31 @@ def test_batch_norm_and_relu_in_one_pass():
     net[1].register_forward_pre_hook(lambda module, args: calls.append(args))
     np.testing.assert_allclose(net(x).detach().numpy(), y.detach().numpy(), atol=1e-6)
     assert len(calls) == 2
+
+
+class _Sevens(nn.BatchNorm2d):
+    """A subclass whose forward is its own."""
+
+    def forward(self, x):
+        return x * 0 + 7
+
+
+def patched(layer, value):
+    """The layer with a forward assigned to the object."""
+    layer.forward = lambda x: x * 0 + value
+    return layer
+
+
+@pytest.mark.parametrize(
+    "norm, act, expected",
+    [
+        (_Sevens(3), nn.ReLU(), 7),
+        (patched(nn.BatchNorm2d(3), 6), nn.ReLU(), 6),
+        (nn.BatchNorm2d(3), patched(nn.ReLU(), 5), 5),
+    ],
+)
+def test_a_forward_of_ones_own_is_called_before_a_relu(norm, act, expected):
+    """The joined pass of batch norm and ReLU once went by it."""
+    assert nn.Sequential(norm, act)(ml.randn(2, 3, 4, 4)).mean().item() == expected
+    if isinstance(norm, _Sevens):
+        assert relu_of(norm, ml.randn(2, 3, 4, 4)).mean().item() == expected

@@ -40,8 +40,8 @@ class Module:
     # ---- calling and hooks
     @property
     def has_hooks(self) -> bool:
-        """Whether anything waits for this module's inputs or outputs."""
-        return bool(self._forward_hooks or self._forward_pre_hooks)
+        """Whether hooks, or a forward assigned to this very object, come into a call."""
+        return bool(self._forward_hooks or self._forward_pre_hooks or "forward" in vars(self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._forward_hooks and not self._forward_pre_hooks:
