@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from minidl import functional as F
 from minidl.autograd import Tensor
+from minidl.dtypes import is_real
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.containers import ModuleList
@@ -112,7 +113,7 @@ class MultiheadAttention(Layer, show=""):
             inputs = [x.transpose(0, 1) for x in inputs]
         q, k, v = self._project(*(inputs * 3 if shared else inputs))
         k, v, extra = self._extended(k, v)
-        mask = self._mask(key_padding_mask, attn_mask, q, extra)
+        mask = self._mask(key_padding_mask, attn_mask, q, k, extra)
         fast = is_causal and key_padding_mask is None and not extra
         y, weights = self._attend(q, k, v, mask, need_weights, fast)
         y = self.out_proj(y)
@@ -131,22 +132,24 @@ class MultiheadAttention(Layer, show=""):
             k, v = (cat([x, end.expand(len(x), -1, -1)], 1) for x, end in zip((k, v), pair))
         return k, v, len(more)
 
-    def _mask(self, padding: Mask, mask: Mask, q: Tensor, extra: int) -> Mask:
+    def _mask(self, padding: Mask, mask: Mask, q: Tensor, k: Tensor, extra: int) -> Mask:
         """Both masks as numbers to add to the scores (N, heads or 1, L or 1, S + extra)."""
-        n, rows, given = len(q), q.shape[1], []
-        if mask is not None:
-            fits = mask.shape[:-1] in ((rows,), (n * self.num_heads, rows))
-            rule = f"attn_mask must be ({rows}, S) or (N heads, {rows}, S)"
-            require(fits, "MultiheadAttention", rule, attn_mask=mask)
-            heads = self.num_heads if mask.ndim == 3 else 1
-            given.append(mask.reshape(-1, heads, rows, mask.shape[-1]))
-        if padding is not None:
-            fits, rule = padding.shape[:-1] == (n,), f"key_padding_mask must be ({n}, S)"
-            require(fits, "MultiheadAttention", rule, key_padding_mask=padding)
-            given.append(padding.reshape(n, 1, 1, -1))
-        zero = zeros((), like=q)
-        parts = [zero.masked_fill(m, -math.inf) if m.dtype.kind == "b" else m for m in given]
-        parts = [F.pad(m, (0, extra)) for m in parts] if extra else parts
+        n, heads, rows, columns = len(q), self.num_heads, q.shape[1], k.shape[1] - extra
+        known: Any = {  # by name: what is given, and its form by its shape
+            "attn_mask": (mask, {(rows, columns): (1, 1, rows, columns),
+                                 (n * heads, rows, columns): (n, heads, rows, columns)}),
+            "key_padding_mask": (padding, {(n, columns): (n, 1, 1, columns)}),
+        }  # fmt: skip
+        parts = []
+        for name, (given, forms) in known.items():
+            if given is not None:
+                boolean = given.dtype.kind == "b"
+                fits = given.shape in forms and (boolean or is_real(given.dtype))
+                rule = f"{name} must hold booleans or floats, {' or '.join(map(str, forms))}"
+                require(fits, "MultiheadAttention", rule, **{name: given})
+                m = zeros((), like=q).masked_fill(given, -math.inf) if boolean else given
+                m = m.reshape(forms[given.shape])
+                parts.append(F.pad(m, (0, extra)) if extra else m)
         return sum(parts[1:], start=parts[0]) if parts else None
 
     def _attend(
