@@ -176,6 +176,68 @@ def test_mixed_precision_says_what_is_wrong() -> None:
         scaler.unscale_(rules)
 
 
+def weights(*dtypes: Any) -> list[ml.Tensor]:
+    """One leaf of a dtype each, on the GPU."""
+    return [ml.ones(2, device="cuda", dtype=d).requires_grad_() for d in dtypes]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_bad_gradient_stops_only_its_own_optimizer(captured: bool) -> None:
+    """All optimizers of a scaler shared one flag: the second skipped its step as well."""
+    a, b = weights(np.float32, np.float32)
+    rules, scaler = [optim.SGD([w], 0.5) for w in (a, b)], ml.amp.GradScaler(init_scale=4.0)
+
+    def step(factor: ml.Tensor) -> ml.Tensor:
+        loss = (a * factor + b).sum()
+        scaler.scale(loss).backward()
+        for rule in rules:
+            scaler.step(rule)
+            rule.zero_grad()
+        scaler.update()
+        return loss.detach()
+
+    run = ml.capture(step, training=True) if captured else step
+    for factor in (1.0, 1.0, 1.0, np.inf):
+        run(ml.full((2,), factor, device="cuda"))
+    assert a.tolist() == [-0.5, -0.5] and b.tolist() == [-1.0, -1.0]
+    assert scaler.get_scale() == 2
+
+
+@pytest.mark.parametrize("bad", [None, 0, 1])
+def test_gradients_of_several_dtypes_are_all_looked_at(bad: int | None) -> None:
+    """Their squares were summed as if all had the first one's dtype: a read out of bounds."""
+    leaves = weights(np.float64, BFLOAT16, np.float32)
+    scaler, rules = ml.amp.GradScaler(init_scale=2.0), optim.SGD(leaves, 0.5)
+    for k, w in enumerate(leaves):
+        w.grad = ml.full((2,), np.nan if k == bad else 2.0, device="cuda", dtype=w.dtype)
+    scaler.step(rules)
+    assert [w.float().tolist() for w in leaves] == [[0.5 if bad is None else 1.0] * 2] * 3
+
+
+def test_a_scaler_refuses_float16_gradients_and_a_second_step() -> None:
+    """A norm above 256 counted as infinite; a second step was taken without a word."""
+    (half,), (w,) = weights(np.float16), weights(np.float32)
+    scaler = ml.amp.GradScaler(init_scale=1.0)
+    half.grad, w.grad = ml.ones(2, device="cuda", dtype=np.float16), ml.ones(2, device="cuda")
+    with pytest.raises(DTypeError, match="unscale_: float16 gradients lose"):
+        scaler.step(optim.SGD([half], 0.5))
+    rules = optim.SGD([w], 0.5)
+    scaler.step(rules)
+    with pytest.raises(GraphError, match="has taken its step already; call update"):
+        scaler.step(rules)
+    scaler.update()
+    scaler.step(rules)
+    assert w.tolist() == [0.0, 0.0]
+
+
+def test_the_scale_stays_finite() -> None:
+    """It grew to infinity, from where nothing brought it back."""
+    scaler = ml.amp.GradScaler(init_scale=2.0**127, growth_interval=1)
+    for _ in range(2):
+        scaler.update()
+    assert scaler.get_scale() == 2.0**127
+
+
 @HALVES
 def test_half_tensors_are_ordinary(dtype: Any) -> None:
     """Created, converted, computed with, promoted, reduced and printed."""

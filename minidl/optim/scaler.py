@@ -4,11 +4,14 @@ from typing import Any
 
 from minidl import backend
 from minidl.autograd import Tensor, no_grad, raw
-from minidl.errors import GraphError, require
+from minidl.dtypes import float16
+from minidl.errors import CheckpointError, DTypeError, GraphError, require, reworded
 from minidl.fusion import update
 from minidl.ops import pointwise as pw
 from minidl.ops.creation import full
 from minidl.optim.optimizer import Optimizer
+
+_STATE = "scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"
 
 
 @update(inplace=("g",))
@@ -23,8 +26,10 @@ class GradScaler:
         scaler.step(optimizer)  # divides the gradients; no step where one is not finite
         scaler.update()
 
-    The scale is halved after such a step and doubled after growth_interval steps without one. All
-    of it lies on the device, so that a step can be captured.
+    The scale is halved after such a step and doubled after growth_interval steps without one, as
+    long as it stays finite. All of it lies on the device, so that a step can be captured. Where the
+    squares' sum of a dtype's gradients overflows it (in float32: a norm above 1e19), they count as
+    not finite. Gradients in float16 are refused, as PyTorch does: keep such parameters in float32.
     """
 
     def __init__(self, device: str = "cuda", init_scale: float = 2.0**16,
@@ -38,7 +43,8 @@ class GradScaler:
         if enabled:
             self._scale = full((1,), float(init_scale), device=device)
             self._good, self._found = full((1,), 0.0, device=device), full((1,), 0.0, device=device)
-        self._unscaled: list[Optimizer] = []
+        self._bad: dict[Optimizer, Tensor] = {}  # of those unscaled: (1,), 1 where not finite
+        self._stepped: set[Optimizer] = set()
 
     def scale(self, outputs: Tensor) -> Tensor:
         """outputs times the scale."""
@@ -50,27 +56,36 @@ class GradScaler:
         if not self.enabled:
             return
         rule = "the gradients are unscaled already; call update() once a step"
-        require(optimizer not in self._unscaled, "unscale_", rule, error=GraphError)
-        self._unscaled.append(optimizer)
+        require(optimizer not in self._bad, "unscale_", rule, error=GraphError)
         grads = [p.grad.array for p in optimizer._all() if p.grad is not None]
-        if grads:
-            _divided.apply_([(g,) for g in grads], scale=raw(self._scale))
-            total = Tensor(backend.of(grads[0]).square_sum(grads))
-            bad = pw.logical_not(pw.isfinite(total)).float()
-            self._found.copy_(pw.maximum(self._found, bad))
+        dtypes = {g.dtype for g in grads}
+        rule = "float16 gradients lose what the scale has saved; keep the parameters in float32"
+        require(float16 not in dtypes, "unscale_", rule, error=DTypeError)
+        _divided.apply_([(g,) for g in grads], scale=raw(self._scale))
+        be = backend.of(self._scale.array)
+        bad = Tensor(be.zeros((1,), self._scale.dtype))
+        for dtype in dtypes:
+            total = Tensor(be.square_sum([g for g in grads if g.dtype == dtype]))
+            bad = pw.maximum(bad, pw.logical_not(pw.isfinite(total)).float())
+        self._bad[optimizer] = bad
+        self._found.copy_(pw.maximum(self._found, bad))
 
     def step(self, optimizer: Optimizer) -> None:
         """Take the optimizer's step unless a gradient is infinite or NaN."""
         if not self.enabled:
             optimizer.step()
             return
-        if optimizer not in self._unscaled:
+        rule = "the optimizer has taken its step already; call update() once a step"
+        require(optimizer not in self._stepped, "GradScaler", rule, error=GraphError)
+        if optimizer not in self._bad:
             self.unscale_(optimizer)
-        if backend.of(self._found.array).recording():
-            optimizer.skip = self._found.array
+        self._stepped.add(optimizer)
+        bad = self._bad[optimizer]
+        if backend.of(bad.array).recording():
+            optimizer.skip = bad.array
             optimizer.step()
             optimizer.skip = None
-        elif not self._found.item():
+        elif not bad.item():
             optimizer.step()
 
     @no_grad()
@@ -81,10 +96,12 @@ class GradScaler:
         bad = pw.ne(self._found, 0)
         grown = pw.eq(self._good, self.interval - 1)
         factor = pw.where(bad, self.backoff, pw.where(grown, self.growth, 1.0))
-        self._scale.mul_(factor)
+        scale = pw.mul(self._scale, factor)
+        self._scale.copy_(pw.where(pw.isfinite(scale), scale, self._scale))
         self._good.copy_(pw.where(pw.logical_or(bad, grown), 0.0, pw.add(self._good, 1)))
         self._found.zero_()
-        self._unscaled.clear()
+        self._bad.clear()
+        self._stepped.clear()
 
     def get_scale(self) -> float:
         """The scale, read from the device."""
@@ -94,15 +111,15 @@ class GradScaler:
         """PyTorch's: scale, factors, interval and how many steps went well since it changed."""
         if not self.enabled:
             return {}
-        return {"scale": self.get_scale(), "growth_factor": self.growth,
-                "backoff_factor": self.backoff, "growth_interval": self.interval,
-                "_growth_tracker": int(self._good.item())}  # fmt: skip
+        fixed = (self.growth, self.backoff, self.interval)
+        return dict(zip(_STATE, (self.get_scale(), *fixed, int(self._good.item())), strict=True))
 
     @no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state_dict."""
+        """Go on from a state_dict; CheckpointError where it lacks something."""
         if self.enabled:
-            self.growth, self.backoff = state_dict["growth_factor"], state_dict["backoff_factor"]
-            self.interval = state_dict["growth_interval"]
-            self._scale.fill_(float(state_dict["scale"]))
-            self._good.fill_(float(state_dict["_growth_tracker"]))
+            with reworded(CheckpointError, "GradScaler: the saved state lacks", KeyError):
+                scale, *fixed, good = [state_dict[name] for name in _STATE]
+            self.growth, self.backoff, self.interval = fixed
+            self._scale.fill_(float(scale))
+            self._good.fill_(float(good))
