@@ -71,6 +71,28 @@ def test_going_on_at_a_given_epoch():
     assert third.last_epoch == 4 and o.param_groups[0]["lr"] == expected[3]
 
 
+SMOOTH = [
+    lambda o, **k: L.ExponentialLR(o, 0.8, **k), lambda o, **k: L.PolynomialLR(o, 9, 2.0, **k),
+    lambda o, **k: L.LinearLR(o, 0.2, total_iters=6, **k),
+    lambda o, **k: L.CosineAnnealingLR(o, 7, 0.01, **k),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", SMOOTH)
+@pytest.mark.parametrize("done", [1, 4])
+def test_smooth_schedules_go_on_from_the_rates_of_a_loaded_optimizer(make, done):
+    """Made with last_epoch they once took a step too many; the rates are PyTorch's."""
+    o = optimizer()
+    s = make(o)
+    rates(o, s, done)
+    saved = o.state_dict()
+    expected = rates(o, s, 4)
+    o = optimizer()
+    o.load_state_dict(saved)
+    found = rates(o, make(o, last_epoch=done - 1), 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_lambda_functions_are_not_saved_and_the_rest_is():
     s = L.LambdaLR(optimizer(), [lambda t: 1 / (t + 1), lambda t: 0.5**t])
     s.step()
@@ -130,6 +152,9 @@ def test_plateau_reads_a_tensor_and_round_trips(tmp_path):
         (lambda o: L.StepLR(o, 0), ShapeError, "step_size must be positive"),
         (lambda o: L.ConstantLR(o, 2.0), ShapeError, r"factor must lie in \[0, 1\]; got factor 2"),
         (lambda o: L.LinearLR(o, 0.0), ShapeError, "LinearLR: start_factor must"),
+        (lambda o: L.LinearLR(o, total_iters=0), ShapeError, "LinearLR: total_iters must be pos"),
+        (lambda o: L.PolynomialLR(o, 0), ShapeError, "PolynomialLR: total_iters must be positive"),
+        (lambda o: L.CosineAnnealingLR(o, 0), ShapeError, "CosineAnnealingLR: T_max must be pos"),
         (lambda o: L.LambdaLR(o, [abs]), ShapeError, "one value for each of 2 groups"),
         (lambda o: L.CosineAnnealingWarmRestarts(o, 0), ShapeError, "must be positive integers"),
         (lambda o: L.OneCycleLR(o, 1.0), ShapeError, "give total_steps, or epochs and steps_per"),

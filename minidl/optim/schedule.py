@@ -11,10 +11,13 @@ class LRScheduler:
 
     A subclass gives `factor(t)`, the multiple of the first rate at step t. As in PyTorch a step
     multiplies the *current* rate by factor(t) / factor(t - 1), so schedules can be chained;
-    rates fall towards `eta_min` where there is one.
+    rates fall towards `eta_min` where there is one. Made with last_epoch >= 0, a schedule goes to
+    the step after it, but those that are `_smooth` leave the rates as they are (in PyTorch too).
     """
 
     eta_min: float = 0.0
+    _smooth = False
+    _last_lr: list[float] = []
     _hidden: tuple[str, ...] = ("optimizer",)  # attributes that are no state
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -22,6 +25,9 @@ class LRScheduler:
         fits = isinstance(optimizer, Optimizer)
         require(fits, name, "optimizer must be an Optimizer", error=DTypeError, optimizer=optimizer)
         self.optimizer = optimizer
+        for length in ("step_size", "total_iters", "T_max"):
+            value = getattr(self, length, 1)
+            require(value > 0, name, f"{length} must be positive", **{length: value})
         for group in optimizer.param_groups:
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
@@ -42,6 +48,8 @@ class LRScheduler:
         now, lrs = self.factor(t), [group["lr"] for group in self.optimizer.param_groups]
         if t == 0:
             return [lr * now for lr in lrs]
+        if self._smooth and not self._last_lr:  # the constructor's step
+            return lrs
         before = self.factor(t - 1)
         if before == 0:
             pairs = zip(lrs, self.base_lrs, strict=True)
