@@ -192,6 +192,44 @@ def test_a_captured_step_trains_as_an_ordinary_one(name: str) -> None:
     assert steps[0] == steps[1]
 
 
+RULES = {**OPTIMIZERS, "nadam": lambda p: optim.NAdam(p, 0.01)}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_captured_step_goes_on_from_loaded_state(name: str) -> None:
+    """It updated the arrays from before load_state_dict; NAdam counted for one parameter alone."""
+    leaves = [ml.ones(2, device="cuda", requires_grad=True) for _ in range(2)]
+    rules = RULES[name](leaves)
+
+    def step(x: ml.Tensor) -> ml.Tensor:
+        loss = sum(((w - x) ** 2).sum() for w in leaves)
+        rules.zero_grad()
+        loss.backward()
+        rules.step()
+        return loss.detach()
+
+    def now() -> tuple[list, dict]:
+        kept = rules.state_dict()
+        state = {i: {k: np.array(ml.as_tensor(v).cpu()) if hasattr(v, "dtype") else v
+                     for k, v in s.items()} for i, s in kept["state"].items()}  # fmt: skip
+        return [w.tolist() for w in leaves], kept | {"state": state}
+
+    run, x = ml.capture(step, training=True), ml.zeros(2, device="cuda")
+    for _ in range(4):
+        run(x)
+    values, saved = now()
+    run(x), run(x)
+    expected = now()
+    with ml.no_grad():
+        for w, value in zip(leaves, values):
+            w.copy_(ml.tensor(value))
+    rules.load_state_dict(saved)
+    run(x), run(x)
+    np.testing.assert_equal(now(), expected)
+    numbers = [{k: v for k, v in s.items() if type(v) is float} for s in now()[1]["state"].values()]
+    assert numbers[0] == numbers[1]
+
+
 def test_a_trainer_replays_its_steps(tmp_path) -> None:
     """The same rows, weights and averages with a captured step, whose last batch is smaller."""
     kept = []

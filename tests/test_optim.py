@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidl import optim
+from minidl.amp import GradScaler
 from minidl.autograd import Tensor, is_grad_enabled
 from minidl.errors import CheckpointError, DTypeError, GraphError, ShapeError
 from minidl.io import load, save
@@ -267,3 +268,17 @@ def test_ema_averages_and_swaps_without_a_trace():
         twin.load_state_dict(saved)
     with pytest.raises(ShapeError, match=r"decay must lie in \[0, 1\]"):
         optim.EMA(model, decay=1.5)
+
+
+@pytest.mark.parametrize(
+    "make, lacking",
+    [
+        (lambda: optim.SGD([leaf([1.0])]), "SGD: the saved state lacks: 'param_groups'"),
+        (lambda: optim.EMA(Model()), "EMA: the saved state lacks: 'average'"),
+        (lambda: GradScaler("cpu"), "GradScaler: the saved state lacks: 'scale'"),
+    ],
+)
+def test_an_empty_state_is_refused(make, lacking):
+    """With words, not a bare KeyError."""
+    with pytest.raises(CheckpointError, match=lacking):
+        make().load_state_dict({})

@@ -7,7 +7,7 @@ from typing import Any
 from minidl import backend
 from minidl.autograd import Tensor
 from minidl.dtypes import is_real
-from minidl.errors import CheckpointError, require
+from minidl.errors import CheckpointError, require, reworded
 from minidl.fusion import update
 
 
@@ -56,14 +56,15 @@ class EMA:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved average; CheckpointError unless names and shapes are this model's."""
-        saved = state_dict["average"]
+        with reworded(CheckpointError, "EMA: the saved state lacks", KeyError):
+            saved, *counts = [state_dict[name] for name in ("average", "decay", "updates")]
         shapes = [{(name, x.shape) for name, x in part.items()} for part in (saved, self.average)]
         wrong = sorted({name for name, _ in shapes[0] ^ shapes[1]})
         rule = "the saved average belongs to another model"
         require(not wrong, "EMA", rule, error=CheckpointError, differing=wrong)
         for name, array in self.average.items():
             backend.of(array).put(array, (...,), backend.beside(saved[name], array))
-        self.decay, self.updates = state_dict["decay"], state_dict["updates"]
+        self.decay, self.updates = counts
 
 
 def _floats(model: Any) -> dict[str, Tensor]:

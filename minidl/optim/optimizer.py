@@ -10,7 +10,7 @@ from typing import Any
 
 from minidl import backend
 from minidl.autograd import Tensor, enable_grad, no_grad, raw
-from minidl.errors import CheckpointError, DTypeError, GraphError, require
+from minidl.errors import CheckpointError, DTypeError, GraphError, require, reworded
 from minidl.fusion import Update
 
 Params = Iterable[Any]  # Tensors or group dicts
@@ -157,24 +157,25 @@ class Optimizer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over options and state; arrays are copied to each parameter's dtype and device.
 
-        Raises CheckpointError where the number of groups, of parameters or a shape differs.
+        A captured step goes on from it. Raises CheckpointError where the number of groups, of
+        parameters or a shape differs; nothing has been changed then.
         """
         name = type(self).__name__
-        saved = state_dict["param_groups"]
+        with reworded(CheckpointError, f"{name}: the saved state lacks", KeyError):
+            saved, states = state_dict["param_groups"], state_dict["state"]
         sizes = [len(group["params"]) for group in saved]
         ours = [len(group["params"]) for group in self.param_groups]
         rule = "the saved groups must have as many parameters as this optimizer's"
         require(sizes == ours, name, rule, error=CheckpointError, saved=sizes, here=ours)
-        state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
-        pairs = list(zip(self.param_groups, saved, strict=True))
-        for group, new in pairs:
-            for p, number in zip(group["params"], new["params"], strict=True):
-                if number in state_dict["state"]:
-                    entries = state_dict["state"][number].items()
-                    state[p] = {key: self._taken(p, key, value) for key, value in entries}
-        for group, new in pairs:
+        numbers = [number for group in saved for number in group["params"]]
+        taken = {p: {key: self._taken(p, key, value) for key, value in states[number].items()}
+                 for p, number in zip(self._all(), numbers) if number in states}  # fmt: skip
+        for group, new in zip(self.param_groups, saved, strict=True):
             group |= {**copy.deepcopy(new), "params": group["params"]}
-        self.state = state
+        for p in self._all():
+            own = self.state.pop(p, {})
+            if p in taken:
+                self.state[p] = _renewed(own, taken[p])
 
     def _taken(self, p: Tensor, key: str, value: Any) -> Any:
         """One saved entry of `p`'s state, as this optimizer keeps it."""
@@ -196,6 +197,19 @@ class Optimizer:
             lines.append(f"Parameter Group {index}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def _renewed(own: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`own` with the entries of `new`; written into its arrays, which a captured step holds."""
+    for key, value in new.items():
+        there: Any = own.get(key)
+        arrays = hasattr(value, "dtype") and type(there) is type(value)
+        if arrays and (there.shape, there.dtype) == (value.shape, value.dtype):
+            backend.of(there).put(there, (...,), value)
+            new[key] = there
+    own.clear()
+    own.update(new)
+    return own
 
 
 def options(scope: dict[str, Any]) -> dict[str, Any]:

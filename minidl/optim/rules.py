@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import require
+from minidl.fusion import Update, maximum, sqrt, update
 from minidl.fusion import abs as absolute
-from minidl.fusion import maximum, sqrt, update
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 Betas = tuple[float, float]
@@ -225,6 +225,12 @@ class NAdam(_Adaptive):
         rate = lr * following / (1 - product * following)
         rate_g = lr * (1 - mu) / (1 - product)
         return {"rate": rate, "rate_g": rate_g, "root": math.sqrt(1 - b2**step)}
+
+    def _again(self, kernel: Update, group: dict[str, Any], states: list[dict]) -> Scalars:
+        known = super()._again(kernel, group, states)
+        for state in states:
+            state["mu_product"] = states[0]["mu_product"]
+        return known
 
 
 class RAdam(_Adaptive):

@@ -26,7 +26,7 @@ class LRScheduler:
         require(fits, name, "optimizer must be an Optimizer", error=DTypeError, optimizer=optimizer)
         self.optimizer = optimizer
         for length in ("step_size", "total_iters", "T_max"):
-            value = getattr(self, length, 1)
+            value: Any = getattr(self, length, 1)
             require(value > 0, name, f"{length} must be positive", **{length: value})
         for group in optimizer.param_groups:
             if last_epoch == -1:
