@@ -19,7 +19,7 @@ from minidl.models import (
     resnet50,
     vgg3,
 )
-from minidl.models.sampling import sample
+from minidl.models.sampling import Sampler, sample
 from projects.convnet.convnext import ConvNeXt
 from projects.convnet.speedrun import SpeedrunNet
 
@@ -219,6 +219,27 @@ def test_generation_while_training(make):
     """A model in training mode drops units anew for every token."""
     model, x = make(), ml.tensor([[1, 2]])
     assert model.training and model.generate(x, 12).shape == (1, 14)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=8), lambda: CharRNN(11, hidden_size=8)
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"temperature": -1.0}, "temperature must be finite and >= 0; got temperature -1.0"),
+        ({"top_k": 2.5}, "top_k must be an integer >= 1, or None; got top_k 2.5"),
+        ({"temperature": 0.5, "sampler": Sampler()}, "generate: temperature and top_k are the sam"),
+        ({"x": ml.zeros(2, 0, dtype=ml.int64)}, "generate: x must be .B, T., with a token at lea"),
+        ({"max_new_tokens": -1}, "generate: max_new_tokens must be an integer >= 0; got max_new"),
+        ({"max_new_tokens": 1.5}, "generate: max_new_tokens must be an integer >= 0; got max_new"),
+    ],
+)
+def test_generation_refuses_what_it_cannot_do(make, options, text):
+    """A negative temperature drew the least likely token; an empty text was an IndexError."""
+    given = {"x": ml.zeros(2, 3, dtype=ml.int64), "max_new_tokens": 2, **options}
+    with pytest.raises(ShapeError, match=text):
+        make().generate(given.pop("x"), given.pop("max_new_tokens"), **given)
 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])

@@ -1,8 +1,7 @@
 """A recurrent language model over characters (or any tokens), and sampling from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from typing import Any, ClassVar
 
 import minidl.functional as F
@@ -11,10 +10,10 @@ from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
 from minidl.errors import require
 from minidl.fusion import pointwise, sigmoid, tanh
-from minidl.models.sampling import Choose, Sampler, chooser
+from minidl.models.sampling import Choose, LanguageModel
 from minidl.nn.parameter import new_parameter
 from minidl.ops.creation import arange
-from minidl.ops.join import cat, stack, unbind
+from minidl.ops.join import stack, unbind
 
 
 @pointwise
@@ -109,7 +108,7 @@ _PLAIN = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _WITH_NORM = {"rnn": _NormedRNN, "lstm": _NormedLSTM, "gru": _NormedGRU}
 
 
-class CharRNN(nn.Module):
+class CharRNN(LanguageModel):
     """Embedding, a stack of RNN, LSTM or GRU layers, dropout, a classifier over tokens.
 
     layer_norm puts layer norm inside the cells, which then run op by op and slower. Raises
@@ -135,13 +134,6 @@ class CharRNN(nn.Module):
         rows = self.embedding(self.tokens if fewer else steps)  # each is multiplied but once, if so
         y, state = self.rnn(rows, state, steps if fewer else None)
         return self.head(self.dropout(y)).transpose(0, 1), state
-
-    def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
-                 top_k: int | None = None, sampler: Sampler | None = None,
-                 rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
-        """x (B, T) -> (B, T + max_new_tokens), by a sampler or as `sample` draws."""
-        new = self.stream(x, chooser(sampler, temperature, top_k, rows))
-        return cat([x, *islice(new, max_new_tokens)], 1)
 
     def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
         """The next token (B, 1) of texts x (B, T), and the next, without end."""

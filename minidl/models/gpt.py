@@ -1,9 +1,8 @@
 """Transformer language models, from GPT-2's layout to Llama's, and generation with a KV cache."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import minidl.functional as F
 from minidl import backend, nn
 from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
-from minidl.errors import GraphError, require
+from minidl.errors import GraphError, require, require_one_of
 from minidl.fusion import pointwise, where
-from minidl.models.sampling import Choose, Sampler, chooser
+from minidl.models.sampling import Choose, LanguageModel
 from minidl.ops.creation import arange
 from minidl.ops.join import cat
 
@@ -156,7 +155,7 @@ _CHOICES = {
 }
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel):
     """Token and position embeddings, blocks, a last norm and a head that shares the token table.
 
     By default nanoGPT, with its parameter names. GPT-2 is mlp="gelu_tanh"; Llama is rotary, rms,
@@ -171,10 +170,8 @@ class GPT(nn.Module):
                  mlp: str = "gelu", hidden: int | None = None, n_kv_head: int | None = None,
                  tie: bool = True) -> None:  # fmt: skip
         super().__init__()
-        chosen: dict[str, Any] = {"positions": positions, "norm": norm, "mlp": mlp}
-        for name, known in _CHOICES.items():
-            rule = f"{name} must be one of {[*known]}"
-            require(chosen[name] in known, "GPT", rule, **{name: chosen[name]})
+        for name, choice in (("positions", positions), ("norm", norm), ("mlp", mlp)):
+            require_one_of("GPT", _CHOICES[name], **{name: choice})
         shared = n_head if n_kv_head is None else n_kv_head
         rule = "n_kv_head must divide n_head, n_head must divide n_embd"
         fits = 0 < shared <= n_head <= n_embd and n_head % shared == 0 == n_embd % n_head
@@ -242,18 +239,11 @@ class GPT(nn.Module):
         """Logits (B, vocab_size) after tokens x (B, 1) at a place (1,)."""
         return self._logits(x, place, cache)[:, 0]
 
-    def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
-                 top_k: int | None = None, sampler: Sampler | None = None,
-                 rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
-        """x (B, T) -> (B, T + max_new_tokens), by a sampler or as `sample` draws.
+    def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
+        """The next token (B, 1) of texts x (B, T), and the next, without end.
 
         Where the text outgrows block_size the cache is rebuilt from its last half.
         """
-        new = self.stream(x, chooser(sampler, temperature, top_k, rows))
-        return cat([x, *islice(new, max_new_tokens)], 1)
-
-    def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
-        """The next token (B, 1) of texts x (B, T), and the next, without end."""
         text, cache = [x], Cache(0)
         while True:
             with no_grad():  # not over the yield

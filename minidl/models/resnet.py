@@ -92,8 +92,7 @@ class ResNet(Classifier):
             blocks = []
             for j in range(count):
                 stride = 2 if i and not j else 1
-                made = block(inputs, width, stride, squeeze_excite, shortcut, conv, norm)
-                blocks.append(made)
+                blocks.append(block(inputs, width, stride, squeeze_excite, shortcut, conv, norm))
                 inputs = width * block.expansion
             self.register_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.avgpool, self.head_name = GlobalPool(), head_name
@@ -122,14 +121,6 @@ def resnet8(num_classes: int = 10) -> ResNet:
     return ResNet(BasicBlock, (1, 1, 1), (16, 32, 64), num_classes, **options)
 
 
-def _as_in_the_paper(depth: int) -> Callable[..., ResNet]:
-    def make(num_classes: int = 10) -> ResNet:
-        """The network with shortcuts of option A, named as in akamaster/pytorch_resnet_cifar10."""
-        return cifar_resnet(depth, num_classes, shortcut="A", head_name="linear")
-
-    return make
-
-
 def _imagenet(block: type[BasicBlock], layers: Sequence[int]) -> Callable[..., ResNet]:
     def make(num_classes: int = 1000, *, width: int = 64, **options: Any) -> ResNet:
         """The network as torchvision's; stem="cifar" for 32x32 images; options of ResNet."""
@@ -143,5 +134,8 @@ resnet34 = _imagenet(BasicBlock, (3, 4, 6, 3))
 resnet50 = _imagenet(Bottleneck, (3, 4, 6, 3))
 resnet101 = _imagenet(Bottleneck, (3, 4, 23, 3))
 resnet152 = _imagenet(Bottleneck, (3, 8, 36, 3))
-cifar_resnet20, cifar_resnet32, cifar_resnet44 = map(_as_in_the_paper, (20, 32, 44))
-cifar_resnet56, cifar_resnet110 = map(_as_in_the_paper, (56, 110))
+
+# With shortcuts of option A, as in the paper, named as in akamaster/pytorch_resnet_cifar10.
+cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56, cifar_resnet110 = (
+    partial(cifar_resnet, n, shortcut="A", head_name="linear") for n in (20, 32, 44, 56, 110)
+)

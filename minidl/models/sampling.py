@@ -1,8 +1,9 @@
 """How language models choose the next token."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 import minidl.functional as F
 from minidl.autograd import Tensor
 from minidl.errors import RangeError, require
+from minidl.nn import Module
 from minidl.ops.creation import multinomial, tensor
 from minidl.ops.join import cat
 from minidl.random import Generator
@@ -20,14 +22,41 @@ Choose = Callable[[Tensor, list[Tensor]], Tensor]
 def chooser(sampler: "Sampler | None", temperature: float, top_k: int | None,
             rows: Sequence[int] | None) -> Choose:  # fmt: skip
     """How a text's next token is chosen: (logits (B, V), its parts (B, ·) so far) -> (B, 1)."""
+    drawn = Sampler(temperature, top_k)  # refuses what is out of range
     if sampler is None:
         return lambda logits, text: sample(logits, temperature, top_k)
+
+    rule = "temperature and top_k are the sampler's own"
+    require(drawn == Sampler(), "generate", rule, temperature=temperature, top_k=top_k)
 
     def choose(logits: Tensor, text: list[Tensor]) -> Tensor:
         history = cat(text, 1) if sampler.repetition_penalty != 1 else None
         return sampler(logits, history, sum(part.shape[1] for part in text), rows)
 
     return choose
+
+
+class LanguageModel(Module):
+    """A model that goes on with texts; `stream` gives their next tokens."""
+
+    def generate(self, x: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
+                 top_k: int | None = None, sampler: "Sampler | None" = None,
+                 rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
+        """x (B, T) -> (B, T + max_new_tokens), by a sampler or as `sample` draws.
+
+        Raises ShapeError for an x without tokens and for what Sampler refuses.
+        """
+        counted = isinstance(max_new_tokens, int | np.integer) and max_new_tokens >= 0
+        rule = "max_new_tokens must be an integer >= 0"
+        require(counted, "generate", rule, max_new_tokens=max_new_tokens)
+        fits = x.ndim == 2 and x.shape[1] > 0
+        require(fits, "generate", "x must be (B, T), with a token at least", x=x)
+        new = self.stream(x, chooser(sampler, temperature, top_k, rows))
+        return cat([x, *islice(new, max_new_tokens)], 1)
+
+    def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
+        """The next token (B, 1) of texts x (B, T), and the next, without end."""
+        raise NotImplementedError(f"{type(self).__name__} has no stream")
 
 
 def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
