@@ -144,6 +144,65 @@ def test_what_a_checkpoint_cannot_hold_is_named(tmp_path, value, message):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        (
+            {"a": np.ones(2)},
+            {"n": 1},
+            r"metadata must map strings to strings; got metadata .'n': 1",
+        ),
+        ({"__metadata__": np.ones(2)}, None, r"tensor '__metadata__' must be an array .*its name"),
+        ({3: np.ones(2)}, None, r"save_safetensors: tensor 3 must be an array .*its name a string"),
+        ({"a": "text"}, None, r"save_safetensors: tensor 'a' must be an array .*got value 'text'"),
+    ],
+)
+def test_what_safetensors_cannot_hold_is_named(tmp_path, tensors, metadata, message):
+    """Some of it was written, as a file that nothing could read."""
+    with pytest.raises(CheckpointError, match=message):
+        save_safetensors(tensors, tmp_path / "x", metadata)
+    assert not os.listdir(tmp_path)
+
+
+def stored(path, root):
+    """A file whose structure is the JSON text `root`."""
+    save_safetensors({}, path, {"minidl": '{"format":1,"root":' + root + "}"})
+
+
+@pytest.mark.parametrize("root", ["{}", '{"dict":[[{},1]]}', '{"list":[' * 9999 + "]}" * 9999])
+def test_a_crafted_structure_is_damage(tmp_path, root):
+    """An empty object ended as StopIteration, a deep nest as RecursionError."""
+    stored(tmp_path / "x", root)
+    with pytest.raises(CheckpointError, match="the structure stored in .*x is damaged"):
+        load(tmp_path / "x")
+
+
+def test_a_tensor_of_too_many_axes_is_damage(tmp_path):
+    head = b'{"a":{"dtype":"F32","shape":[' + b"1," * 69 + b'1],"data_offsets":[0,4]}}'
+    (tmp_path / "x").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(CheckpointError, match=r"x \(\d+ bytes\) is not a whole safetensors file"):
+        load_safetensors(tmp_path / "x")
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path):
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(CheckpointError, match="save: the object is nested too deeply"):
+        save(endless, tmp_path / "x")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_link_is_followed(tmp_path):
+    """It was replaced by the file, and what it named stayed old."""
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "x", tmp_path / "link"
+    save(1, target)
+    link.symlink_to(target)
+    save(2, link)
+    assert link.is_symlink() and load(target) == 2
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+
 def test_a_full_disk_leaves_the_previous_file_whole(tmp_path):
     path = tmp_path / "state"
     save({"x": np.zeros(100)}, path)

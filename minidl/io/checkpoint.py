@@ -30,7 +30,8 @@ def save(obj: Any, f: str | os.PathLike[str]) -> None:
     (naming its place), and when the file cannot be written; the previous file is then left whole.
     """
     arrays: dict[str, Any] = {}
-    root = _encode(obj, "", arrays)
+    with reworded(CheckpointError, "save: the object is nested too deeply", RecursionError):
+        root = _encode(obj, "", arrays)
     text = json.dumps({"format": FORMAT, "root": root}, separators=(",", ":"), allow_nan=False)
     save_safetensors(arrays, f, {"minidl": text})
 
@@ -44,7 +45,7 @@ def load(f: str | os.PathLike[str]) -> Any:
     fix = "read it with load_safetensors"
     check("minidl" in metadata, "load", f"{f} was not written by save", fix=fix)
     damage = f"load: the structure stored in {f} is damaged"
-    with reworded(CheckpointError, damage, ValueError, KeyError, TypeError):
+    with reworded(CheckpointError, damage, ValueError, KeyError, TypeError, RecursionError):
         header = json.loads(metadata["minidl"])
         rule = f"{f} has another format than {FORMAT}, the one this version reads"
         check(header["format"] == FORMAT, "load", rule, format=header["format"])
@@ -95,7 +96,7 @@ def _store(value: Any, place: str, arrays: dict[str, Any]) -> str:
 def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     if not isinstance(node, dict):
         return node
-    kind, content = next(iter(node.items()))
+    (kind, content), *_ = node.items()
     if kind == "dict":
         return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
     if kind in ("list", "tuple"):

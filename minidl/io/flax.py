@@ -10,12 +10,12 @@ import numpy as np
 
 from minidl.errors import CheckpointError, reworded
 from minidl.io.foreign import DAMAGE, SLACK, head_of, need, nest, read_file, shaped
-from minidl.io.safetensors import _bfloat16, check
+from minidl.io.safetensors import _bfloat16, check, numbers
 
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3  # msgpack extensions of flax/serialization.py
 CHUNKED = "__msgpack_chunked_array__"
 ITEMS, LENGTH, DEPTH = 2**18, 2**16, 64  # of all dicts and lists, of one, of dicts in dicts
-DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in "?bhiqBHIQefdFD"}
+DTYPES = {np.dtype(kind).name: kind for kind in "?bhiqBHIQefdFD"} | {"bfloat16": "bfloat16"}
 
 # ---- msgpack -------------------------------------------------------------------------------------
 
@@ -66,10 +66,7 @@ def _extension(code: int, data: bytes) -> Any:
     if code not in (NDARRAY, SCALAR):
         raise ValueError(f"msgpack extension {code}")
     shape, name, content = parts
-    content = bytearray(memoryview(content))
-    if name == "bfloat16":
-        return shaped(_bfloat16(np.frombuffer(content, "<u2")), shape)
-    return shaped(np.frombuffer(content, DTYPES[name]), shape)
+    return shaped(numbers(bytearray(memoryview(content)), DTYPES[name]), shape)
 
 
 def _joined(pieces: dict[str, Any]) -> np.ndarray:

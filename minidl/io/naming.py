@@ -172,8 +172,7 @@ def _with_heads(layers: Sequence[Layer], convolutions: int) -> Iterator[Layer]:
     for layer in layers:
         weight, convolutions = layer.arrays.get("weight"), convolutions - (layer.kind == "conv")
         if weight is not None and weight.shape[2:] == (1, 1) and convolutions < 0:
-            arrays = layer.arrays | {"weight": weight[:, :, 0, 0]}
-            layer = Layer(layer.name, "linear", arrays)
+            layer = Layer(layer.name, "linear", layer.arrays | {"weight": weight[:, :, 0, 0]})
         yield layer
 
 
@@ -205,8 +204,7 @@ def _turn_flattened(state: State, modules: Sequence[tuple[str, Any]]) -> None:
         if isinstance(before, nn.Conv2d) and isinstance(layer, nn.Linear) and weight.ndim == 2:
             (o, i), c = weight.shape, before.out_channels
             if i % c == 0:
-                turned = weight.reshape(o, i // c, c).swapaxes(1, 2).reshape(o, i)
-                state[f"{name}weight"] = turned
+                state[f"{name}weight"] = weight.reshape(o, i // c, c).swapaxes(1, 2).reshape(o, i)
 
 
 def _squeezenet(model: nn.Module) -> dict[str, str]:

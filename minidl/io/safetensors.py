@@ -27,12 +27,15 @@ def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
     """Write named arrays or Tensors to `path`, atomically and with the same bytes every time.
 
     Arrays of any memory order are stored in logical C order. `metadata` maps strings to strings.
-    Raises CheckpointError (unwritable path, a dtype that the format lacks).
+    Raises CheckpointError (unwritable path, what the format cannot hold).
     """
     from safetensors.numpy import save
 
+    more = dict(metadata or {})
+    strings = all(isinstance(text, str) for text in (*more, *more.values()))
+    check(strings, "save_safetensors", "metadata must map strings to strings", metadata=more)
     header, data = _parts(save({name: _host_array(name, x) for name, x in tensors.items()}))
-    header = {"__metadata__": dict(sorted((metadata or {}).items())), **header}
+    header = {"__metadata__": dict(sorted(more.items())), **header}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data stays aligned to 8 bytes
     write_bytes(path, [struct.pack("<Q", len(text)), text, data])
@@ -54,14 +57,17 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     with reworded(CheckpointError, f"load: cannot read {path}", OSError):
         blob = Path(path).read_bytes()
     rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file"
-    with reworded(CheckpointError, rule, SafetensorError):
+    with reworded(CheckpointError, rule, SafetensorError, ValueError):  # such as 65 axes
         found = dict(deserialize(blob))
-    tensors = {name: _array(path, name, found[name]) for name in sorted(found)}
+        tensors = {name: _array(path, name, found[name]) for name in sorted(found)}
     return tensors, _parts(blob)[0].get("__metadata__", {})
 
 
 def _host_array(name: str, value: Any) -> np.ndarray:
     """`value` as a C-ordered NumPy array of a dtype that the format has."""
+    named = isinstance(name, str) and name != "__metadata__"
+    rule = f"tensor {name!r} must be an array or a Tensor, its name a string (not __metadata__)"
+    check(named and hasattr(value, "dtype"), "save_safetensors", rule, value=value)
     array = value if isinstance(value, np.ndarray) else np.asarray(Tensor(raw(value)))
     dtype = array.dtype.newbyteorder("=")
     fits = dtype in _DTYPES.values() or dtype.name == "bfloat16"
@@ -82,6 +88,12 @@ def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) ->
     rule = f"{path}: tensor {name!r} has a dtype that NumPy lacks"
     check(kind in _DTYPES, "load", rule, dtype=kind)
     return np.frombuffer(data, _DTYPES[kind]).reshape(entry["shape"])
+
+
+def numbers(data: bytearray | memoryview, dtype: str) -> np.ndarray:
+    """The numbers in bytes, of one of NumPy's dtypes or of bfloat16."""
+    half = dtype == "bfloat16"
+    return _bfloat16(np.frombuffer(data, "<u2")) if half else np.frombuffer(data, dtype)
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -105,7 +117,7 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     behind is removed. Raises CheckpointError with the path and the system's reason (disk full,
     folder read-only or missing); the previous file is then untouched.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # what a link names, not the link
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         with reworded(CheckpointError, f"save: cannot write {target}", OSError):

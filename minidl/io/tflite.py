@@ -13,7 +13,7 @@ import numpy as np
 
 from minidl.errors import CheckpointError, reworded
 from minidl.io.foreign import DAMAGE, SLACK, head_of, read_file, shaped
-from minidl.io.safetensors import _bfloat16, check
+from minidl.io.safetensors import check, numbers
 
 TABLES = 2**16  # in one vector at most, and tensors in all
 TEXT = 4096  # bytes of a name at most
@@ -162,11 +162,7 @@ def _constant(what: str, tensor: _Table, stored: np.ndarray) -> np.ndarray:
     kind = tensor.number(1, "b")
     check(kind in DTYPES, "load", f"{what} has a type that NumPy lacks", type=kind)
     check(tensor.table(6) is None, "load", f"{what} is sparse: it is not read")
-    if DTYPES[kind] == "bfloat16":
-        values = _bfloat16(np.frombuffer(bytearray(stored), "<u2"))
-    else:
-        values = np.frombuffer(bytearray(stored), DTYPES[kind])
-    values = shaped(values, tensor.array(0, "<i4").tolist())
+    values = shaped(numbers(bytearray(stored), DTYPES[kind]), tensor.array(0, "<i4").tolist())
     quantization = tensor.table(4)
     if quantization is None or not quantization.array(2, "<f4").size:
         return values

@@ -100,9 +100,8 @@ def _read_zip(file: BinaryIO, budget: Budget) -> Any:
         pickles = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
         must(len(pickles) == 1, "it must have one member FOLDER/data.pkl", names)
         folder = pickles[0].split("/")[0]
-        order = b"little"
-        if f"{folder}/byteorder" in names:
-            order = archive.read(f"{folder}/byteorder")
+        place = f"{folder}/byteorder"
+        order = archive.read(place) if place in names else b"little"
         must(order in (b"little", b"big"), "its byte order is neither little nor big", order)
         claim = functools.partial(_claim, {})
         nest = Machine(budget, claim).run(io.BytesIO(archive.read(pickles[0])))
