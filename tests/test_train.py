@@ -86,6 +86,45 @@ def test_an_unknown_precision_is_refused(tmp_path):
         toy(tmp_path, precision="int8")
 
 
+@pytest.mark.parametrize(
+    "options", [{"accumulate": 0}, {"accumulate": -2}, {"accumulate": 1.5}, {"epochs": 2.5}]
+)
+def test_counts_that_are_none_are_refused(tmp_path, options):
+    """With accumulate = 0 no step was ever taken; 2.5 epochs were three."""
+    with pytest.raises(MinidlError, match="Trainer: epochs must be an integer >= 0, accumulate on"):
+        toy(tmp_path, **options)
+
+
+def test_an_unknown_monitor_is_refused_at_the_first_evaluation(tmp_path):
+    """It stopped the training after `patience` epochs without a word."""
+    trainer = toy(tmp_path, patience=2, monitor="typo")
+    with pytest.raises(MinidlError, match="monitor 'typo', known .'heldout_loss', 'heldout_acc"):
+        trainer.fit()
+    toy(tmp_path / "b", patience=0, monitor="typo", epochs=1).fit()
+
+
+def test_rows_with_other_keys_keep_their_columns(tmp_path):
+    """Values stood under other names in metrics.csv."""
+    run = RunDir(tmp_path)
+    for row in ({"epoch": 1, "loss": 2}, {"epoch": 2, "more": 5, "loss": 1}):
+        run.append_row(row)
+    run.write_csv()
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,loss,more\n1,2,\n2,1,5\n"
+
+
+@pytest.mark.parametrize("lacking", ["seconds", "extra"])
+def test_a_run_that_lacks_something_is_not_resumed(tmp_path, lacking):
+    """With words, not a bare KeyError, and before anything is changed."""
+    toy(tmp_path, epochs=1).fit()
+    if lacking == "seconds":
+        (tmp_path / "clock.json").write_text("{}")
+    extra = {"extra": optim.EMA(nn.Linear(1, 1))} if lacking == "extra" else {}
+    trainer = toy(tmp_path, epochs=2, state=extra)
+    with pytest.raises(CheckpointError, match=f"resume: .* lacks: '{lacking}'"):
+        trainer.resume()
+    assert trainer.epoch == 0
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_killed_and_resumed_three_times_ends_bit_identical(tmp_path, accumulate):
     whole = toy(tmp_path / "whole", accumulate=accumulate)

@@ -13,7 +13,7 @@ from minidl.amp import GradScaler, autocast
 from minidl.autograd import Tensor
 from minidl.capturing import capture
 from minidl.data import DataLoader
-from minidl.errors import MinidlError, require, require_one_of
+from minidl.errors import CheckpointError, MinidlError, require, require_one_of, reworded
 from minidl.nn import Module
 from minidl.nn.utils import clip_grad_norm_
 from minidl.ops.join import stack
@@ -79,6 +79,13 @@ class Trainer:
         self.sums: dict[str, float] = dict(SUMS)
         self.seconds = 0.0  # of this epoch's steps, all sessions together
         self._unread: list[tuple[Tensor, Tensor, int, float]] = []
+        counts = isinstance(self.epochs, int) and isinstance(self.accumulate, int)
+        fits, rule = (
+            counts and self.epochs >= 0,
+            "epochs must be an integer >= 0, accumulate one >= 1",
+        )
+        require(fits and self.accumulate >= 1, "Trainer", rule, epochs=self.epochs,
+                accumulate=self.accumulate)  # fmt: skip
         require_one_of("Trainer", ("float32", "float16", "bfloat16"), precision=self.precision)
         kind = getattr(dtypes, self.precision)
         self._cast = autocast("cuda", dtype=kind, enabled=kind != dtypes.float32)
@@ -115,13 +122,14 @@ class Trainer:
         self.run.cut_rows(state["loop"]["epoch"] if state else 0)
         if state is None:
             return False
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        random.set_state(state["random"])
-        self.loader.load_state_dict(state["loader"])
-        for name in PLACE:
-            setattr(self, name, state["loop"][name])
-        self.seconds = self.run.read_json("clock.json")["seconds"]
+        with reworded(CheckpointError, f"resume: {self.run.path} lacks", KeyError):
+            self.seconds = self.run.read_json("clock.json")["seconds"]
+            kept = [(part, state[name]) for name, part in self._parts().items()]
+            for part, own in [*kept, (self.loader, state["loader"])]:
+                part.load_state_dict(own)
+            random.set_state(state["random"])
+            for name in PLACE:
+                setattr(self, name, state["loop"][name])
         return True
 
     # -- the loop ---------------------------------------------------------------------------------
@@ -222,6 +230,11 @@ class Trainer:
             if not stopped.at_once:
                 self.save()  # at the end of the epoch's batches: resuming evaluates again
             raise
+        watched, rule = (
+            not self.patience or self.monitor in values,
+            "evaluate does not give monitor",
+        )
+        require(watched, "Trainer", rule, monitor=self.monitor, known=[*values])
         seen = max(self.sums["seen"], 1)
         row = {
             "epoch": self.epoch + 1,

@@ -90,9 +90,10 @@ class RunDir:
         return self.metrics.read_bytes().splitlines(True) if self.metrics.exists() else []
 
     def write_csv(self) -> None:
-        """Write metrics.csv, the same rows for spreadsheets."""
+        """Write metrics.csv, the same rows for spreadsheets, cells empty where a row has none."""
         rows = self.rows()
-        lines = [rows[0], *(map(str, row.values()) for row in rows)]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [names, *([str(row.get(name, "")) for name in names] for row in rows)]
         self.write_text("metrics.csv", "".join(",".join(line) + "\n" for line in lines))
 
     def save(self, state: dict[str, Any], identity: dict[str, str]) -> None:
