@@ -1,5 +1,6 @@
 """Linear, LazyLinear, PReLU, and a table of vectors: Embedding."""
 
+from collections.abc import Callable
 from typing import Any
 
 from minidl import functional as F
@@ -45,9 +46,8 @@ class LazyLinear(Linear):
         self.__class__ = Linear  # type: ignore[assignment]
         self.reset_parameters()
 
-    def _before_load(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        if len(shapes.get("weight", ())) == 2:
-            self._materialise(shapes["weight"][1])
+    def _lazy(self) -> dict[str, Callable[[int], None]]:
+        return {"weight": self._materialise}
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) -> (…, out)."""

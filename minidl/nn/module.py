@@ -195,8 +195,9 @@ class Module:
                     state[start + name] = value if keep_vars else value.detach()
         return state
 
-    def _before_load(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Prepare for state of these shapes (lazy modules take theirs from it)."""
+    def _lazy(self) -> dict[str, Callable[[int], None]]:
+        """Parameters whose second axis is that of loaded state, and what gives it to them."""
+        return {}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
@@ -207,31 +208,27 @@ class Module:
         (with strict=False only the wrong shapes), and then nothing has been changed.
         """
         state = {name: as_tensor(value) for name, value in state_dict.items()}
-        optional = set()
+        own, optional = self.state_dict(keep_vars=True), set()
+        shapes = {name: value.shape for name, value in own.items()}
+        makers: dict[str, Callable[[int], None]] = {}
         for path, module in self.named_modules(remove_duplicate=False):
             start = f"{path}." if path else ""
             optional |= {start + name for name in module._optional_state}
-            own = (*module._parameters, *module._buffers)
-            module._before_load({n: state[start + n].shape for n in own if start + n in state})
-        return self._fit(state, optional, strict)
-
-    def _fit(self, state: dict[str, Tensor], optional: set[str], strict: bool) -> IncompatibleKeys:
-        """Copy state into own tensors of the same names; changes nothing where it raises.
-
-        optional: names that the state may lack.
-        """
-        own = self.state_dict(keep_vars=True)
+            makers |= {start + k: v for k, v in module._lazy().items() if start + k in state}
+        shapes |= {k: (shapes[k][0], *(state[k].shape[1:2] or (0,))) for k in makers}
         missing = [k for k in own if k not in state and k not in optional]
         unexpected = [k for k in state if k not in own]
-        wrong = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+        wrong = [k for k, v in state.items() if k in own and v.shape != shapes[k]]
         groups = (
             ("missing", [f"{k} {own[k].shape}" for k in missing if strict]),
             ("unexpected", [f"{k} {state[k].shape}" for k in unexpected if strict]),
-            ("wrong shape", [f"{k} {state[k].shape}, the model has {own[k].shape}" for k in wrong]),
+            ("wrong shape", [f"{k} {state[k].shape}, the model has {shapes[k]}" for k in wrong]),
         )
         listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
         rule = f"the state does not fit {type(self).__name__}{listed}"
         require(not listed, "load_state_dict", rule, error=CheckpointError)
+        for name, make in makers.items():
+            make(shapes[name][1])
         with no_grad():
             for name, value in state.items():
                 if name in own:
