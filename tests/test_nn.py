@@ -275,6 +275,8 @@ def test_containers():
     [
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d: groups must divide"),
         (lambda: nn.Conv2d(3, 4, (3, 3, 3)), "kernel_size must be one or two ints"),
+        (lambda: nn.Conv2d(3, 4, 0), "kernel_size must be one or two ints >= 1"),
+        (lambda: nn.ConvTranspose1d(3, 4, 3, stride=0), "stride must be an int >= 1"),
         (lambda: nn.Conv2d(3, 4, 3, padding="full"), "padding must be one or two ints"),
         (lambda: nn.ConvTranspose2d(3, 4, 3, padding_mode="reflect"), "padding_mode must be one"),
         (lambda: nn.Dropout(1.5), "Dropout: p must be between 0 and 1; got p 1.5"),

@@ -57,6 +57,22 @@ def test_fixed_values():
         np.testing.assert_allclose(small, 4 * np.eye(len(small)), atol=1e-5)
 
 
+@pytest.mark.parametrize("fill", [
+    init.orthogonal_, init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_,
+    init.xavier_normal_, init.trunc_normal_,
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (2, 0, 3)])
+def test_weights_without_elements_stay_so(fill, shape):
+    """There is nothing to divide by or to factor."""
+    assert fill(ml.zeros(*shape)).shape == shape
+
+
+@pytest.mark.parametrize("options", [{"std": 0.0}, {"a": 2.0, "b": 1.0}])
+def test_a_truncated_normal_needs_a_width_and_bounds_in_order(options):
+    with pytest.raises(ShapeError, match="trunc_normal_: std must be positive, a at most b"):
+        init.trunc_normal_(ml.zeros(3), **options)
+
+
 def test_seeded():
     """The same seed gives the same network."""
     made = []

@@ -35,7 +35,8 @@ class _Conv(Layer, show=_SHOW):
         for field in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
             named = field == "padding" and self.padding in ("same", "valid")
             if field in self._fields and not named:
-                setattr(self, field, ints_of(name, field, getattr(self, field), self._axes, 0))
+                least = 0 if "padding" in field else 1
+                setattr(self, field, ints_of(name, field, getattr(self, field), self._axes, least))
         first, second = (inner, outer) if self._transposed else (outer, inner)
         self.weight = new_parameter((first, second // groups, *self.kernel_size), *where)
         self.bias: Any = new_parameter((outer,), *where) if self.bias else None

@@ -40,7 +40,7 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
     """Inputs and outputs of one unit of a weight (out, in, *kernel)."""
     require(tensor.ndim >= 2, "init", "fan in and fan out need at least 2 axes", tensor=tensor)
     field = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * field, tensor.shape[0] * field
+    return max(tensor.shape[1] * field, 1), max(tensor.shape[0] * field, 1)  # 0 of an empty one
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
@@ -64,6 +64,8 @@ def trunc_normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
 ) -> Tensor:
     """Normal cut to [a, b]: uniforms through the inverse of its distribution, tabulated."""
+    rule = "std must be positive, a at most b"
+    require(std > 0 and a <= b, "trunc_normal_", rule, std=std, a=a, b=b)
     nearest = min(max(mean, a), b)
     grid = np.linspace(max(a, nearest - 9 * std), min(b, nearest + 9 * std), 100_001)
     squares = ((grid - mean) / std) ** 2
@@ -137,7 +139,7 @@ def kaiming_normal_(
 def orthogonal_(tensor: Tensor, gain: float = 1) -> Tensor:
     """A random matrix (first axis, all others) with orthonormal rows or columns, times gain."""
     require(tensor.ndim >= 2, "orthogonal_", "tensor must have at least 2 axes", tensor=tensor)
-    flat = _draw(tensor, "normal").reshape(tensor.shape[0], -1)
+    flat = _draw(tensor, "normal").reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
     wide = flat.shape[0] < flat.shape[1]
     q, r = np.linalg.qr(flat.T if wide else flat)
     q = q * np.sign(np.diag(r)) * gain  # uniform over the group: arXiv math-ph/0609050

@@ -75,6 +75,7 @@ class Optimizer:
                 require(fits, name, "betas must be two numbers in [0, 1)", betas=value)
             elif isinstance(value, Real):
                 require(float(value) >= 0, name, f"{key} must not be negative", value=value)
+                require(key != "rho" or value <= 1, name, "rho must lie in [0, 1]", rho=value)
 
     def _all(self) -> list[Any]:
         return [p for group in self.param_groups for p in group["params"]]
