@@ -63,8 +63,7 @@ class Sequential(_Numbered):
         """The last module's output; batch norm and a ReLU behind it work in one pass."""
         modules, done = [*self._modules.values(), None], False
         for module, after in pairwise(modules):
-            joined = type(after) is ReLU and not after.has_hooks
-            joined = joined and isinstance(module, BatchNorm2d) and module.joins_relu
+            joined = isinstance(module, BatchNorm2d) and type(after) is ReLU and not after.has_hooks
             if not done:
                 x = module.relu(x) if joined else module(x)
             done = joined

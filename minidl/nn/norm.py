@@ -75,14 +75,11 @@ class BatchNorm2d(_ChannelNorm):
         """x (N, C, …) -> the same shape."""
         return self._normalise(x, None, False)
 
-    @property
-    def joins_relu(self) -> bool:
-        """Whether `relu` does what a call does: no hooks, no forward of a subclass's own."""
-        return type(self).forward is BatchNorm2d.forward and not self.has_hooks
-
     def relu(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        """relu(self(x) + more), more like x, in one pass; hooks are not called."""
-        return self._normalise(x, more, True)
+        """relu(self(x) + more), more like x; in one pass where self(x) is no more than that."""
+        if type(self).forward is BatchNorm2d.forward and not self.has_hooks:
+            return self._normalise(x, more, True)
+        return F.relu(self(x) if more is None else self(x) + more)
 
     def _normalise(self, x: Tensor, more: Tensor | None, relu: bool) -> Tensor:
         arguments, momentum = self._arguments(x), self.momentum
