@@ -7,6 +7,7 @@ from minidl.autograd import Tensor, no_grad, raw
 from minidl.dtypes import float16
 from minidl.errors import CheckpointError, DTypeError, GraphError, require, reworded
 from minidl.fusion import update
+from minidl.nn.utils.grads import gradients, whole_norm
 from minidl.ops import pointwise as pw
 from minidl.ops.creation import full
 from minidl.optim.optimizer import Optimizer
@@ -43,8 +44,7 @@ class GradScaler:
         if enabled:
             self._scale = full((1,), float(init_scale), device=device)
             self._good, self._found = full((1,), 0.0, device=device), full((1,), 0.0, device=device)
-        self._bad: dict[Optimizer, Tensor] = {}  # of those unscaled: (1,), 1 where not finite
-        self._stepped: set[Optimizer] = set()
+        self._bad: dict[Optimizer, Any] = {}  # (1,), 1 where not finite; None: stepped
 
     def scale(self, outputs: Tensor) -> Tensor:
         """outputs times the scale."""
@@ -57,17 +57,12 @@ class GradScaler:
             return
         rule = "the gradients are unscaled already; call update() once a step"
         require(optimizer not in self._bad, "unscale_", rule, error=GraphError)
-        grads = [p.grad.array for p in optimizer._all() if p.grad is not None]
-        dtypes = {g.dtype for g in grads}
+        grads = gradients(optimizer._all())
         rule = "float16 gradients lose what the scale has saved; keep the parameters in float32"
-        require(float16 not in dtypes, "unscale_", rule, error=DTypeError)
-        _divided.apply_([(g,) for g in grads], scale=raw(self._scale))
-        be = backend.of(self._scale.array)
-        bad = Tensor(be.zeros((1,), self._scale.dtype))
-        for dtype in dtypes:
-            total = Tensor(be.square_sum([g for g in grads if g.dtype == dtype]))
-            bad = pw.maximum(bad, pw.logical_not(pw.isfinite(total)).float())
-        self._bad[optimizer] = bad
+        require(all(g.dtype != float16 for g in grads), "unscale_", rule, error=DTypeError)
+        _divided.apply_([(g.array,) for g in grads], scale=raw(self._scale))
+        norm = whole_norm(grads, 2.0) if grads else self._scale
+        self._bad[optimizer] = bad = pw.logical_not(pw.isfinite(norm)).float().reshape(1)
         self._found.copy_(pw.maximum(self._found, bad))
 
     def step(self, optimizer: Optimizer) -> None:
@@ -75,12 +70,11 @@ class GradScaler:
         if not self.enabled:
             optimizer.step()
             return
-        rule = "the optimizer has taken its step already; call update() once a step"
-        require(optimizer not in self._stepped, "GradScaler", rule, error=GraphError)
         if optimizer not in self._bad:
             self.unscale_(optimizer)
-        self._stepped.add(optimizer)
-        bad = self._bad[optimizer]
+        bad, self._bad[optimizer] = self._bad[optimizer], None
+        rule = "the optimizer has taken its step already; call update() once a step"
+        require(bad is not None, "GradScaler", rule, error=GraphError)
         if backend.of(bad.array).recording():
             optimizer.skip = bad.array
             optimizer.step()
@@ -101,7 +95,6 @@ class GradScaler:
         self._good.copy_(pw.where(pw.logical_or(bad, grown), 0.0, pw.add(self._good, 1)))
         self._found.zero_()
         self._bad.clear()
-        self._stepped.clear()
 
     def get_scale(self) -> float:
         """The scale, read from the device."""

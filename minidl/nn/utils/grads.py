@@ -16,7 +16,8 @@ def _scaled(g, *, factor):
     return g * factor
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+def gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """The gradients that there are."""
     listed = [parameters] if isinstance(parameters, Tensor) else parameters
     return [p.grad for p in listed if p.grad is not None]
 
@@ -29,11 +30,11 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     The norm is that of all gradients as one vector, before scaling. error_if_nonfinite reads it
     on the host and raises GraphError where it is infinite or NaN.
     """
-    grads = _gradients(parameters)
+    grads = gradients(parameters)
     if not grads:
         return new_tensor(())
     order = float(norm_type)
-    norm = _whole_norm(grads, order)
+    norm = whole_norm(grads, order)
     if error_if_nonfinite:
         value, rule = norm.item(), "the gradients' norm is not finite, so they cannot be clipped"
         require(math.isfinite(value), "clip_grad_norm_", rule, error=GraphError, norm=value)
@@ -44,7 +45,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     return norm
 
 
-def _whole_norm(grads: list[Tensor], order: float) -> Tensor:
+def whole_norm(grads: list[Tensor], order: float) -> Tensor:
     """The order-norm of all gradients as one vector, 0-d."""
     arrays = [g.array for g in grads]
     if order == 2 and len({a.dtype for a in arrays}) == 1:
@@ -55,7 +56,7 @@ def _whole_norm(grads: list[Tensor], order: float) -> Tensor:
 @no_grad()
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Clamp every gradient element to ±clip_value."""
-    for g in _gradients(parameters):
+    for g in gradients(parameters):
         g.clamp_(-clip_value, clip_value)
 
 
