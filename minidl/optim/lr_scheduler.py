@@ -8,7 +8,7 @@ from typing import Any
 
 from minidl.errors import DTypeError, require, require_one_of
 from minidl.optim.optimizer import Optimizer
-from minidl.optim.schedule import LRScheduler, per_group
+from minidl.optim.schedule import LRScheduler, SmoothLR, per_group
 
 # ---- a factor of the first rate at each step -----------------------------------------------------
 
@@ -69,10 +69,8 @@ class ConstantLR(LRScheduler):
         return self.start_factor if t < self.total_iters else 1.0
 
 
-class LinearLR(LRScheduler):
+class LinearLR(SmoothLR):
     """From start_factor to end_factor in a straight line of total_iters steps."""
-
-    _smooth = True
 
     def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3,
                  end_factor: float = 1.0, total_iters: int = 5,
@@ -88,19 +86,15 @@ class LinearLR(LRScheduler):
         return self.start_factor + (self.end_factor - self.start_factor) * share
 
 
-class ExponentialLR(StepLR):
+class ExponentialLR(SmoothLR, StepLR):
     """Multiplied by gamma every step."""
-
-    _smooth = True
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
         super().__init__(optimizer, 1, gamma, last_epoch)
 
 
-class PolynomialLR(LRScheduler):
+class PolynomialLR(SmoothLR):
     """(1 - t / total_iters)^power, then 0."""
-
-    _smooth = True
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0,
                  last_epoch: int = -1) -> None:  # fmt: skip
@@ -111,10 +105,8 @@ class PolynomialLR(LRScheduler):
         return (1.0 - min(self.total_iters, t) / self.total_iters) ** self.power
 
 
-class CosineAnnealingLR(LRScheduler):
+class CosineAnnealingLR(SmoothLR):
     """Half a cosine from the first rate to eta_min in T_max steps, and back (no jumps)."""
-
-    _smooth = True
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0,
                  last_epoch: int = -1) -> None:  # fmt: skip

@@ -92,9 +92,7 @@ class Optimizer:
             loss = None if closure is None else closure()
         with no_grad():
             for group in self.param_groups:
-                params = [p for p in group["params"] if p.leaf_grad is not None]
-                if params:
-                    self._update(group, params)
+                self._update(group, [p for p in group["params"] if p.leaf_grad is not None])
         return loss
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
@@ -108,26 +106,24 @@ class Optimizer:
             if self._counted:
                 state["step"] = state.get("step", 0) + 1
             scalars = self._scalars(group, state)
-            for slot in slots:
-                if slot not in state:
-                    state[slot] = backend.of(p.array).full_like(p.array, slots[slot])
+            for slot in [name for name in slots if name not in state]:
+                state[slot] = backend.of(p.array).full_like(p.array, slots[slot])
             row = [p.array, p.leaf_grad.array, *[state[s] for s in slots]]
             alike[*scalars.values()].append((p, row, scalars))
         for same in alike.values():
             known = {**group, **same[0][2]}
             scalars = {name: known[name] for name in kernel.scalars}
-            states = [self.state[p] for p, _, _ in same]
-            again = functools.partial(self._again, kernel, group, states)
+            again = functools.partial(self._again, kernel, group, [p for p, _, _ in same])
             rows = [row for _, row, _ in same]
             kernel.apply_(rows, absent, again, self.skip, **scalars)
             for p, _, _ in same:
                 p.bump()
 
-    def _again(self, kernel: Update, group: dict[str, Any], states: list[dict]) -> Scalars:
+    def _again(self, kernel: Update, group: dict[str, Any], params: list[Any]) -> Scalars:
         """The scalars of a captured launch for the step that is replayed."""
-        for state in states if self._counted else ():
-            state["step"] += 1
-        known = {**group, **self._scalars(group, states[0])}
+        for p in params if self._counted else ():
+            self.state[p]["step"] += 1
+        known = {**group, **self._scalars(group, self.state[params[0]])}
         return {name: known[name] for name in kernel.scalars}
 
     skip: Any = None  # an array (1,): where it is not 0, a step changes nothing but its count
@@ -164,8 +160,7 @@ class Optimizer:
         name = type(self).__name__
         with reworded(CheckpointError, f"{name}: the saved state lacks", KeyError):
             saved, states = state_dict["param_groups"], state_dict["state"]
-        sizes = [len(group["params"]) for group in saved]
-        ours = [len(group["params"]) for group in self.param_groups]
+        sizes, ours = ([len(g["params"]) for g in groups] for groups in (saved, self.param_groups))
         rule = "the saved groups must have as many parameters as this optimizer's"
         require(sizes == ours, name, rule, error=CheckpointError, saved=sizes, here=ours)
         numbers = [number for group in saved for number in group["params"]]
@@ -173,10 +168,9 @@ class Optimizer:
                  for p, number in zip(self._all(), numbers) if number in states}  # fmt: skip
         for group, new in zip(self.param_groups, saved, strict=True):
             group |= {**copy.deepcopy(new), "params": group["params"]}
-        for p in self._all():
-            own = self.state.pop(p, {})
-            if p in taken:
-                self.state[p] = _renewed(own, taken[p])
+        kept = {p: {key: _kept(self.state[p].get(key), value) for key, value in new.items()}
+                for p, new in taken.items()}  # fmt: skip
+        self.state = defaultdict(dict, kept)
 
     def _taken(self, p: Tensor, key: str, value: Any) -> Any:
         """One saved entry of `p`'s state, as this optimizer keeps it."""
@@ -200,17 +194,13 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _renewed(own: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`own` with the entries of `new`; written into its arrays, which a captured step holds."""
-    for key, value in new.items():
-        there: Any = own.get(key)
-        arrays = hasattr(value, "dtype") and type(there) is type(value)
-        if arrays and (there.shape, there.dtype) == (value.shape, value.dtype):
-            backend.of(there).put(there, (...,), value)
-            new[key] = there
-    own.clear()
-    own.update(new)
-    return own
+def _kept(there: Any, value: Any) -> Any:
+    """`value`, written into the array `there` if that is alike: a captured step holds it."""
+    arrays = hasattr(value, "dtype") and type(there) is type(value)
+    if not arrays or (there.shape, there.dtype) != (value.shape, value.dtype):
+        return value
+    backend.of(there).put(there, (...,), value)
+    return there
 
 
 def options(scope: dict[str, Any]) -> dict[str, Any]:

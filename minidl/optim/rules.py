@@ -226,10 +226,10 @@ class NAdam(_Adaptive):
         rate_g = lr * (1 - mu) / (1 - product)
         return {"rate": rate, "rate_g": rate_g, "root": math.sqrt(1 - b2**step)}
 
-    def _again(self, kernel: Update, group: dict[str, Any], states: list[dict]) -> Scalars:
-        known = super()._again(kernel, group, states)
-        for state in states:
-            state["mu_product"] = states[0]["mu_product"]
+    def _again(self, kernel: Update, group: dict[str, Any], params: list[Any]) -> Scalars:
+        known = super()._again(kernel, group, params)
+        for p in params:
+            self.state[p]["mu_product"] = self.state[params[0]]["mu_product"]
         return known
 
 

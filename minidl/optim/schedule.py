@@ -11,12 +11,10 @@ class LRScheduler:
 
     A subclass gives `factor(t)`, the multiple of the first rate at step t. As in PyTorch a step
     multiplies the *current* rate by factor(t) / factor(t - 1), so schedules can be chained;
-    rates fall towards `eta_min` where there is one. Made with last_epoch >= 0, a schedule goes to
-    the step after it, but those that are `_smooth` leave the rates as they are (in PyTorch too).
+    rates fall towards `eta_min` where there is one.
     """
 
     eta_min: float = 0.0
-    _smooth = False
     _last_lr: list[float] = []
     _hidden: tuple[str, ...] = ("optimizer",)  # attributes that are no state
 
@@ -48,8 +46,6 @@ class LRScheduler:
         now, lrs = self.factor(t), [group["lr"] for group in self.optimizer.param_groups]
         if t == 0:
             return [lr * now for lr in lrs]
-        if self._smooth and not self._last_lr:  # the constructor's step
-            return lrs
         before = self.factor(t - 1)
         if before == 0:
             pairs = zip(lrs, self.base_lrs, strict=True)
@@ -84,6 +80,17 @@ class LRScheduler:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put back what `state_dict` gave; the optimizer's rates are its own state."""
         vars(self).update(state_dict)
+
+
+class SmoothLR(LRScheduler):
+    """One that, made with last_epoch >= 0, takes the present rates for those of the next step.
+
+    As in PyTorch, where others then multiply them as any step does.
+    """
+
+    def get_lr(self) -> list[float]:
+        going_on = self.last_epoch > 0 and not self._last_lr
+        return [g["lr"] for g in self.optimizer.param_groups] if going_on else super().get_lr()
 
 
 def per_group(name: str, option: str, optimizer: Optimizer, value: Any) -> list[Any]:
