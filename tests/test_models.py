@@ -231,8 +231,8 @@ def test_generation_while_training(make):
         ({"top_k": 2.5}, "top_k must be an integer >= 1, or None; got top_k 2.5"),
         ({"temperature": 0.5, "sampler": Sampler()}, "generate: temperature and top_k are the sam"),
         ({"x": ml.zeros(2, 0, dtype=ml.int64)}, "generate: x must be .B, T., with a token at lea"),
-        ({"max_new_tokens": -1}, "generate: max_new_tokens must be an integer >= 0; got max_new"),
-        ({"max_new_tokens": 1.5}, "generate: max_new_tokens must be an integer >= 0; got max_new"),
+        ({"max_new_tokens": -1}, "generate: max_new_tokens must be an int >= 0; got max_new"),
+        ({"max_new_tokens": 1.5}, "generate: max_new_tokens must be an int >= 0; got max_new"),
     ],
 )
 def test_generation_refuses_what_it_cannot_do(make, options, text):

@@ -87,12 +87,14 @@ def test_an_unknown_precision_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"accumulate": 0}, {"accumulate": -2}, {"accumulate": 1.5}, {"epochs": 2.5}]
+    "name, value", [("accumulate", 0), ("accumulate", -2), ("accumulate", 1.5), ("epochs", 2.5)]
 )
-def test_counts_that_are_none_are_refused(tmp_path, options):
+def test_counts_that_are_none_are_refused(tmp_path, name, value):
     """With accumulate = 0 no step was ever taken; 2.5 epochs were three."""
-    with pytest.raises(MinidlError, match="Trainer: epochs must be an integer >= 0, accumulate on"):
-        toy(tmp_path, **options)
+    with pytest.raises(
+        MinidlError, match=f"Trainer: {name} must be an int >= .; got {name} {value}"
+    ):
+        toy(tmp_path, **{name: value})
 
 
 def test_an_unknown_monitor_is_refused_at_the_first_evaluation(tmp_path):

@@ -12,6 +12,7 @@ import minidl.functional as F
 from minidl.autograd import Tensor
 from minidl.errors import RangeError, require
 from minidl.nn import Module
+from minidl.ops.arguments import ints_of
 from minidl.ops.creation import multinomial, tensor
 from minidl.ops.join import cat
 from minidl.random import Generator
@@ -46,13 +47,11 @@ class LanguageModel(Module):
 
         Raises ShapeError for an x without tokens and for what Sampler refuses.
         """
-        counted = isinstance(max_new_tokens, int | np.integer) and max_new_tokens >= 0
-        rule = "max_new_tokens must be an integer >= 0"
-        require(counted, "generate", rule, max_new_tokens=max_new_tokens)
+        (count,) = ints_of("generate", "max_new_tokens", max_new_tokens, 1, 0)
         fits = x.ndim == 2 and x.shape[1] > 0
         require(fits, "generate", "x must be (B, T), with a token at least", x=x)
         new = self.stream(x, chooser(sampler, temperature, top_k, rows))
-        return cat([x, *islice(new, max_new_tokens)], 1)
+        return cat([x, *islice(new, count)], 1)
 
     def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
         """The next token (B, 1) of texts x (B, T), and the next, without end."""

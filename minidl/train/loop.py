@@ -16,6 +16,7 @@ from minidl.data import DataLoader
 from minidl.errors import CheckpointError, MinidlError, require, require_one_of, reworded
 from minidl.nn import Module
 from minidl.nn.utils import clip_grad_norm_
+from minidl.ops.arguments import ints_of
 from minidl.ops.join import stack
 from minidl.optim import Optimizer
 from minidl.train.rundir import RunDir
@@ -79,13 +80,8 @@ class Trainer:
         self.sums: dict[str, float] = dict(SUMS)
         self.seconds = 0.0  # of this epoch's steps, all sessions together
         self._unread: list[tuple[Tensor, Tensor, int, float]] = []
-        counts = isinstance(self.epochs, int) and isinstance(self.accumulate, int)
-        fits, rule = (
-            counts and self.epochs >= 0,
-            "epochs must be an integer >= 0, accumulate one >= 1",
-        )
-        require(fits and self.accumulate >= 1, "Trainer", rule, epochs=self.epochs,
-                accumulate=self.accumulate)  # fmt: skip
+        (self.epochs,) = ints_of("Trainer", "epochs", self.epochs, 1, 0)
+        (self.accumulate,) = ints_of("Trainer", "accumulate", self.accumulate, 1, 1)
         require_one_of("Trainer", ("float32", "float16", "bfloat16"), precision=self.precision)
         kind = getattr(dtypes, self.precision)
         self._cast = autocast("cuda", dtype=kind, enabled=kind != dtypes.float32)
@@ -230,11 +226,8 @@ class Trainer:
             if not stopped.at_once:
                 self.save()  # at the end of the epoch's batches: resuming evaluates again
             raise
-        watched, rule = (
-            not self.patience or self.monitor in values,
-            "evaluate does not give monitor",
-        )
-        require(watched, "Trainer", rule, monitor=self.monitor, known=[*values])
+        fits, rule = not self.patience or self.monitor in values, "evaluate gives no such monitor"
+        require(fits, "Trainer", rule, monitor=self.monitor, known=[*values])
         seen = max(self.sums["seen"], 1)
         row = {
             "epoch": self.epoch + 1,
