@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidl import config
+import minidl as ml
+from minidl import config, nn
 from minidl.autograd import Tensor, grad
 from minidl.errors import DTypeError, ShapeError
 from minidl.ops import attention as ops
@@ -296,3 +297,23 @@ def test_gradient_of_a_fused_projection(cut, shape):
     got = grad(y, tensor, Tensor(cotangent), retain_graph=True)[0].array
     for p, e in zip(parts(got)[1], pulled(*(p.array for p in given), cotangent, is_causal=True)):
         np.testing.assert_allclose(p.array, e, rtol=1e-10, atol=1e-12)
+
+
+MASKS = {
+    "integers": ("attn_mask", ml.ones(4, 4).long()),
+    "one column": ("attn_mask", ml.zeros(4, 1)),
+    "one row": ("attn_mask", ml.zeros(1, 4)),
+    "one column a head": ("attn_mask", ml.zeros(6, 4, 1)),
+    "too long": ("attn_mask", ml.zeros(4, 5)),
+    "padding, integers": ("key_padding_mask", ml.zeros(3, 4).long()),
+    "padding, one column": ("key_padding_mask", ml.zeros(3, 1).bool()),
+    "padding, one row": ("key_padding_mask", ml.zeros(1, 4).bool()),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_of_attention_are_not_broadcast_nor_integers(kind):
+    """Axes of one were broadcast once, and integers added to the scores."""
+    (name, mask), x = MASKS[kind], ml.randn(4, 3, 8)
+    with pytest.raises(ShapeError, match=f"MultiheadAttention: {name} must hold booleans or fl"):
+        nn.MultiheadAttention(8, 2)(x, x, x, **{name: mask})

@@ -405,23 +405,3 @@ def test_a_forward_of_ones_own_is_called_before_a_relu(norm, act, expected):
     assert nn.Sequential(norm, act)(ml.randn(2, 3, 4, 4)).mean().item() == expected
     if isinstance(norm, _Sevens):
         assert relu_of(norm, ml.randn(2, 3, 4, 4)).mean().item() == expected
-
-
-MASKS = {
-    "integers": ("attn_mask", ml.ones(4, 4).long()),
-    "one column": ("attn_mask", ml.zeros(4, 1)),
-    "one row": ("attn_mask", ml.zeros(1, 4)),
-    "one column a head": ("attn_mask", ml.zeros(6, 4, 1)),
-    "too long": ("attn_mask", ml.zeros(4, 5)),
-    "padding, integers": ("key_padding_mask", ml.zeros(3, 4).long()),
-    "padding, one column": ("key_padding_mask", ml.zeros(3, 1).bool()),
-    "padding, one row": ("key_padding_mask", ml.zeros(1, 4).bool()),
-}
-
-
-@pytest.mark.parametrize("kind", MASKS)
-def test_masks_of_attention_are_not_broadcast_nor_integers(kind):
-    """Axes of one were broadcast once, and integers added to the scores."""
-    (name, mask), x = MASKS[kind], ml.randn(4, 3, 8)
-    with pytest.raises(ShapeError, match=f"MultiheadAttention: {name} must hold booleans or fl"):
-        nn.MultiheadAttention(8, 2)(x, x, x, **{name: mask})
