@@ -254,8 +254,7 @@ class _Stack(Module):
 class TransformerEncoder(_Stack):
     """A stack of encoder layers (enable_nested_tensor is PyTorch's and changes nothing)."""
 
-    def __init__(self, encoder_layer: TransformerEncoderLayer, num_layers: int,
-                 norm: Module | None = None,
+    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None,
                  enable_nested_tensor: bool = True) -> None:  # fmt: skip
         super().__init__(encoder_layer, num_layers, norm)
 

@@ -40,9 +40,7 @@ class _Recurrent(Layer):
     def reset_parameters(self) -> None:
         init.fan_in_uniform_(self.parameters(), self.hidden_size)
 
-    def _run_op(
-        self, x: Tensor, states: States, suffix: str = "", tokens: Any = None
-    ) -> tuple[Tensor, ...]:
+    def _run_op(self, x: Tensor, states: States, suffix: str = "", tokens: Any = None) -> States:
         """x (T, B, I), or rows (V, I) that tokens (T, B) name, first states -> y, *last states."""
         names = self._weights[: 4 + bool(self.proj_size)]
         weights = [getattr(self, name + suffix) for name in names]

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a flag that the training loop reads between two steps."""
 
+import contextlib
 import signal
 from types import FrameType
 from typing import Self
@@ -33,11 +34,9 @@ class StopSignal:
 
     def __enter__(self) -> Self:
         alarm = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []  # not on Windows
-        for number in (signal.SIGINT, signal.SIGTERM, *alarm):
-            try:
+        with contextlib.suppress(ValueError):  # not the main thread
+            for number in (signal.SIGINT, signal.SIGTERM, *alarm):
                 self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread
-                break
         return self
 
     def __exit__(self, *exc: object) -> None:
