@@ -69,7 +69,7 @@ def test_weights_without_elements_stay_so(fill, shape):
 
 @pytest.mark.parametrize("options", [{"std": 0.0}, {"a": 2.0, "b": 1.0}])
 def test_a_truncated_normal_needs_a_width_and_bounds_in_order(options):
-    with pytest.raises(ShapeError, match="trunc_normal_: std must be positive, a at most b"):
+    with pytest.raises(ShapeError, match="trunc_normal_: must have std > 0, a <= b; got std"):
         init.trunc_normal_(ml.zeros(3), **options)
 
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from minidl import functional as F
 from minidl.autograd import Tensor
-from minidl.dtypes import is_real
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.containers import ModuleList
@@ -135,18 +134,14 @@ class MultiheadAttention(Layer, show=""):
     def _mask(self, padding: Mask, mask: Mask, q: Tensor, k: Tensor, extra: int) -> Mask:
         """Both masks as numbers to add to the scores (N, heads or 1, L or 1, S + extra)."""
         n, heads, rows, columns = len(q), self.num_heads, q.shape[1], k.shape[1] - extra
-        known: Any = {  # by name: what is given, and its form by its shape
-            "attn_mask": (mask, {(rows, columns): (1, 1, rows, columns),
-                                 (n * heads, rows, columns): (n, heads, rows, columns)}),
-            "key_padding_mask": (padding, {(n, columns): (n, 1, 1, columns)}),
-        }  # fmt: skip
-        parts = []
-        for name, (given, forms) in known.items():
+        each, every = (n, heads, rows, columns), (1, 1, rows, columns)
+        known = {(rows, columns): every, (n * heads, rows, columns): each}  # forms by shapes
+        keys, parts = {(n, columns): (n, 1, 1, columns)}, []
+        for name, given, forms in (("attn_mask", mask, known), ("key_padding_mask", padding, keys)):
             if given is not None:
-                boolean = given.dtype.kind == "b"
-                fits = given.shape in forms and (boolean or is_real(given.dtype))
+                boolean, fits = given.dtype.kind == "b", given.dtype.kind in "bfV"
                 rule = f"{name} must hold booleans or floats, {' or '.join(map(str, forms))}"
-                require(fits, "MultiheadAttention", rule, **{name: given})
+                require(fits and given.shape in forms, "MultiheadAttention", rule, mask=given)
                 m = zeros((), like=q).masked_fill(given, -math.inf) if boolean else given
                 m = m.reshape(forms[given.shape])
                 parts.append(F.pad(m, (0, extra)) if extra else m)
@@ -245,9 +240,9 @@ class TransformerDecoderLayer(_Layer):
 class _Stack(Module):
     """num_layers copies of a layer (equal at first, as in PyTorch) and a last norm."""
 
-    def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
-        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
         self.num_layers, self.norm = num_layers, norm
 
 
@@ -268,9 +263,6 @@ class TransformerEncoder(_Stack):
 
 class TransformerDecoder(_Stack):
     """A stack of decoder layers."""
-
-    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
-        super().__init__(decoder_layer, num_layers, norm)
 
     def forward(self, tgt: Tensor, memory: Tensor, *masks: Any, **named: Any) -> Tensor:
         """tgt (T, N, d_model), memory (S, N, d_model) -> the shape of tgt.

@@ -64,8 +64,7 @@ def trunc_normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
 ) -> Tensor:
     """Normal cut to [a, b]: uniforms through the inverse of its distribution, tabulated."""
-    rule = "std must be positive, a at most b"
-    require(std > 0 and a <= b, "trunc_normal_", rule, std=std, a=a, b=b)
+    require(std > 0 and a <= b, "trunc_normal_", "must have std > 0, a <= b", std=std, a=a, b=b)
     nearest = min(max(mean, a), b)
     grid = np.linspace(max(a, nearest - 9 * std), min(b, nearest + 9 * std), 100_001)
     squares = ((grid - mean) / std) ** 2

@@ -230,9 +230,8 @@ class Module:
         for name, make in makers.items():
             make(shapes[name][1])
         with no_grad():
-            for name, value in state.items():
-                if name in own:
-                    own[name].copy_(value)
+            for name in [k for k in state if k in own]:
+                own[name].copy_(state[name])
         return IncompatibleKeys(missing, unexpected)
 
     # ---- changing everything below

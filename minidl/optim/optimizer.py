@@ -114,8 +114,7 @@ class Optimizer:
             known = {**group, **same[0][2]}
             scalars = {name: known[name] for name in kernel.scalars}
             again = functools.partial(self._again, kernel, group, [p for p, _, _ in same])
-            rows = [row for _, row, _ in same]
-            kernel.apply_(rows, absent, again, self.skip, **scalars)
+            kernel.apply_([row for _, row, _ in same], absent, again, self.skip, **scalars)
             for p, _, _ in same:
                 p.bump()
 

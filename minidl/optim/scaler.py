@@ -39,8 +39,7 @@ class GradScaler:
         fits = init_scale > 0 and growth_factor > 1 > backoff_factor > 0 and growth_interval > 0
         rule = "init_scale and growth_interval must be positive, growth_factor above 1, "
         require(fits, "GradScaler", rule + "backoff_factor in (0, 1)", init_scale=init_scale)
-        self.enabled, self.growth, self.backoff = enabled, growth_factor, backoff_factor
-        self.interval = growth_interval
+        self.enabled, self._fixed = enabled, [growth_factor, backoff_factor, growth_interval]
         if enabled:
             self._scale = full((1,), float(init_scale), device=device)
             self._good, self._found = full((1,), 0.0, device=device), full((1,), 0.0, device=device)
@@ -87,10 +86,9 @@ class GradScaler:
         """Choose the next step's scale."""
         if not self.enabled:
             return
-        bad = pw.ne(self._found, 0)
-        grown = pw.eq(self._good, self.interval - 1)
-        factor = pw.where(bad, self.backoff, pw.where(grown, self.growth, 1.0))
-        scale = pw.mul(self._scale, factor)
+        growth, backoff, interval = self._fixed
+        bad, grown = pw.ne(self._found, 0), pw.eq(self._good, interval - 1)
+        scale = pw.mul(self._scale, pw.where(bad, backoff, pw.where(grown, growth, 1.0)))
         self._scale.copy_(pw.where(pw.isfinite(scale), scale, self._scale))
         self._good.copy_(pw.where(pw.logical_or(bad, grown), 0.0, pw.add(self._good, 1)))
         self._found.zero_()
@@ -104,15 +102,14 @@ class GradScaler:
         """PyTorch's: scale, factors, interval and how many steps went well since it changed."""
         if not self.enabled:
             return {}
-        fixed = (self.growth, self.backoff, self.interval)
-        return dict(zip(_STATE, (self.get_scale(), *fixed, int(self._good.item())), strict=True))
+        values = self.get_scale(), *self._fixed, int(self._good.item())
+        return dict(zip(_STATE, values, strict=True))
 
     @no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state_dict; CheckpointError where it lacks something."""
         if self.enabled:
             with reworded(CheckpointError, "GradScaler: the saved state lacks", KeyError):
-                scale, *fixed, good = [state_dict[name] for name in _STATE]
-            self.growth, self.backoff, self.interval = fixed
+                scale, *self._fixed, good = [state_dict[name] for name in _STATE]
             self._scale.fill_(float(scale))
             self._good.fill_(float(good))

@@ -48,8 +48,7 @@ class LRScheduler:
             return [lr * now for lr in lrs]
         before = self.factor(t - 1)
         if before == 0:
-            pairs = zip(lrs, self.base_lrs, strict=True)
-            return [lr + (base - floor) * now for lr, base in pairs]
+            return [lr + (base - floor) * now for lr, base in zip(lrs, self.base_lrs, strict=True)]
         return [floor + (lr - floor) * (now / before) for lr in lrs]
 
     def step(self) -> None:

@@ -33,8 +33,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     grads = gradients(parameters)
     if not grads:
         return new_tensor(())
-    order = float(norm_type)
-    norm = whole_norm(grads, order)
+    norm = whole_norm(grads, float(norm_type))
     if error_if_nonfinite:
         value, rule = norm.item(), "the gradients' norm is not finite, so they cannot be clipped"
         require(math.isfinite(value), "clip_grad_norm_", rule, error=GraphError, norm=value)
