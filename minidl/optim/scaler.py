@@ -28,9 +28,9 @@ class GradScaler:
         scaler.update()
 
     The scale is halved after such a step and doubled after growth_interval steps without one, as
-    long as it stays finite. All of it lies on the device, so that a step can be captured. Where the
-    squares' sum of a dtype's gradients overflows it (in float32: a norm above 1e19), they count as
-    not finite. Gradients in float16 are refused, as PyTorch does: keep such parameters in float32.
+    long as it stays finite. All of it lies on the device, so that a step can be captured. Gradients
+    whose squares' sum overflows (in float32: of a norm above 1e19) count as not finite. Those in
+    float16 are refused, as in PyTorch: keep such parameters in float32.
     """
 
     def __init__(self, device: str = "cuda", init_scale: float = 2.0**16,
