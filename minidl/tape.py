@@ -92,8 +92,8 @@ class Op:
                 if x.requires:
                     track = True
                     edge = edge_of(x)
-                    if x.parent is not None and _recording.get():
-                        _fresh(x)
+                if x.parent is not None and _recording.get():
+                    check_fresh(x)
             else:
                 arrays.append(x)
             edges.append(edge)
@@ -207,7 +207,7 @@ def edge_of(x: Tensor) -> Edge:
     return (x, -1) if x.node is None else (x.node, x.index)
 
 
-def _fresh(x: Tensor) -> None:
+def check_fresh(x: Tensor) -> None:
     """Refuse a view whose base was written through another view since it was made."""
     rule = "this view's base was changed in place through another tensor; take the view again"
     require(x.cell is None or x.seen == x.cell.rebased, "autograd", rule, error=GraphError, view=x)

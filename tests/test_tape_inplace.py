@@ -198,3 +198,25 @@ def test_pieces_are_views(cut):
         first * 1
     base.sum().backward()
     same(x.grad, factors)
+
+
+@pytest.mark.parametrize("change", [lambda v: v.mul_(2.0), lambda v: v.__setitem__(0, 0.0)])
+def test_a_stale_view_cannot_be_written(change):
+    """Regression: the write took the place of the base's and lost its gradient."""
+    y = leaf(3) * 1
+    v = y[:2]
+    y.mul_(3.0)
+    with pytest.raises(GraphError, match="take the view again"):
+        change(v)
+    with ml.no_grad():
+        change(v)
+
+
+@pytest.mark.parametrize("use", [lambda v: v * 2, lambda v: v.mul_(2.0), lambda v: v.sum()])
+def test_a_view_older_than_its_bases_gradient_is_refused(use):
+    """Regression: a view taken before its base required grad lost the gradient silently."""
+    y = ml.zeros(2, 3, dtype=ml.float64)
+    v = y[0]
+    y.add_(leaf(3))
+    with pytest.raises(GraphError, match="take the view again"):
+        use(v)

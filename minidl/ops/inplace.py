@@ -19,6 +19,7 @@ from minidl.ops import pointwise
 from minidl.ops.arguments import broadcast_shapes
 from minidl.ops.index import key_of, with_item
 from minidl.ops.shape import alias, broadcast_to, to_device, to_dtype
+from minidl.tape import check_fresh
 
 
 @op
@@ -52,6 +53,8 @@ def write(
     rule = "a leaf that requires grad, or a view of one, cannot be changed in place"
     require(not (records and leaf), name, rule, error=GraphError, fix="use no_grad()", x=x)
     _check_writable(name, x)
+    if records and x.parent is not None:
+        check_fresh(x)
     be = backend.of(x.array)
     # the op may save its input: give it memory that will not change
     array = be.copy(x.array) if records else x.array
