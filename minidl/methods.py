@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from minidl.autograd import Tensor
-from minidl.errors import GraphError, require
+from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import axis_of
 
@@ -57,7 +57,9 @@ def _reflected(function: Callable) -> Callable:
 
 def _bitwise(name: str, function: Callable) -> Callable:
     def method(self: Tensor, *others: Any) -> Tensor:
-        require(self.dtype.kind in "biu", name, "needs bools or integers", tensor=self)
+        for x in (self, *others):
+            whole = x.dtype.kind in "biu" if hasattr(x, "dtype") else isinstance(x, int)
+            require(whole, name, "needs bools or integers", error=DTypeError, operand=x)
         return function(self, *others)
 
     method.__doc__ = f"Bitwise {name}."
