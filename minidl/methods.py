@@ -106,7 +106,9 @@ def retain_grad(self: Tensor) -> None:
             if (t := me()) is not None:
                 t.leaf_grad = g if t.leaf_grad is None else pointwise.add(t.leaf_grad, g)
 
-        self.register_hook(keep)
+        if self.node.hooks is None:
+            self.node.hooks = {}
+        self.node.hooks["retain_grad", self.index] = (self.index, keep)  # once, however often
 
 
 class Handle(AbstractContextManager):
