@@ -7,6 +7,7 @@ from typing import Any
 from minidl import backend, random
 from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward
 from minidl.config import bound
+from minidl.errors import GraphError, require
 from minidl.tape import is_grad_enabled, touched_leaves
 
 recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -63,9 +64,12 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     state = random.get_state()
     touched: dict[int, Tensor] = {}
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    versions = [t.version for t in tensors]
     with bound(touched_leaves, touched), no_grad():
         y = function(*args, **kwargs)
-    tensors = [a for a in args if isinstance(a, Tensor)]
+    rule = "the function runs twice, so it must not change its arguments in place"
+    require(versions == [t.version for t in tensors], "checkpoint", rule, error=GraphError)
     reached = [t for k, t in touched.items() if all(t is not a for a in tensors)]
     several = isinstance(y, tuple)
     outputs = [t.array for t in y] if several else [y.array]
@@ -90,7 +94,7 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
 
 @op
 def _segment(*inputs: Any, rerun: Callable, outputs: list[Any]) -> Any:
-    """One node for a checkpointed function; saves nothing but how to run it again."""
+    """One node for a checkpointed function; saves its inputs and how to run it again."""
 
     def vjp(g: Any, need: list[bool], *saved: Any) -> Any:
         taken, y = rerun()
@@ -98,4 +102,4 @@ def _segment(*inputs: Any, rerun: Callable, outputs: list[Any]) -> Any:
         found = iter(run_backward(y, g, create_graph=is_grad_enabled(), inputs=wanted, stop=True))
         return tuple(next(found) if n else None for n in need)
 
-    return tuple(outputs), (), vjp
+    return tuple(outputs), inputs, vjp
