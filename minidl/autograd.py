@@ -7,6 +7,7 @@ that came later, without recursion. Each node is freed as it is passed, unless t
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,19 @@ def run_backward(
     """Push cotangents back from the outputs.
 
     Without inputs the gradients are added to the leaves' `.grad`; with inputs they are returned
-    (raw arrays, or Tensors with create_graph; None where nothing arrived) and no `.grad` changes.
+    (raw arrays, or Tensors with create_graph; None where nothing arrived), no `.grad` changes, and
+    only what an input lies behind is visited and freed.
     Outputs whose cotangent is None, or that are no Tensors, are passed over.
-    stop: do not walk on behind the inputs.
+    stop: look for no input behind another one.
     """
-    walk = _Walk(create_graph, inputs, stop)
-    for t, g in zip(outputs, cotangents, strict=True):
-        if g is not None and isinstance(t, Tensor) and t.requires:
-            walk.put(edge_of(t), g)
+    given = zip(outputs, cotangents, strict=True)
+    starts = [(edge_of(t), g) for t, g in given
+              if g is not None and isinstance(t, Tensor) and t.requires]  # fmt: skip
+    walk = _Walk(create_graph, inputs)
+    if inputs is not None:
+        walk.limit([edge for edge, _ in starts], stop)
+    for edge, g in starts:
+        walk.put(edge, g)
     with set_grad_enabled(create_graph):
         while walk.heap:
             walk.visit(heappop(walk.heap)[1], retain_graph or create_graph)
@@ -49,21 +55,37 @@ def run_backward(
 class _Walk:
     """One backward pass: cotangents waiting at nodes and leaves, the latest node first."""
 
-    def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None, stop: bool) -> None:
-        self.create_graph, self.inputs, self.stop = create_graph, inputs, stop
+    def __init__(self, create_graph: bool, inputs: Sequence[Tensor] | None) -> None:
+        self.create_graph, self.inputs = create_graph, inputs
         self.observed = bool(observers.get())
         self.heap: list[tuple[int, Node]] = []
         self.pending: dict[Node, list[Any]] = {}
         self.leaves: dict[int, list[Any]] = {}  # id -> [leaf, sum of what arrived]
-        self.wanted: dict[tuple[int, int], list[int]] = {}
-        self.found: list[Any] = [None] * len(inputs or ())
-        for i, t in enumerate(inputs or ()):
-            if t.node is not None:
-                self.wanted.setdefault((id(t.node), t.index), []).append(i)
+        self.found: dict[Edge, Any] = {edge_of(t): None for t in inputs or ()}
+        self.leading: set[Node] | None = None  # nodes that an input lies behind; None: not limited
+
+    def limit(self, starts: Sequence[Edge], stop: bool) -> None:
+        """Find the nodes that an input lies behind; freed ones on the way count, and raise."""
+        ends = {target for target, _ in self.found}
+        reached: set[Node] = set()
+        waiting = [target for target, k in starts if k >= 0]
+        while waiting:
+            node = waiting.pop()
+            if node not in reached and not (stop and node in ends):
+                reached.add(node)
+                waiting += [edge[0] for edge in node.edges if edge is not None and edge[1] >= 0]
+        self.leading = leading = set()
+        for node in sorted(reached, key=attrgetter("order"), reverse=True):  # the earliest first
+            edges = [edge for edge in node.edges if edge is not None]
+            freed = node.vjp is None and node not in ends
+            if freed or any(edge in self.found or edge[0] in leading for edge in edges):
+                leading.add(node)
 
     def put(self, edge: Edge, g: Any) -> None:
         """Add a cotangent to what waits at an edge."""
         target, k = edge
+        if self.leading is not None and edge not in self.found and target not in self.leading:
+            return
         if k < 0:
             entry = self.leaves.setdefault(id(target), [target, None])
             entry[1] = g if entry[1] is None else parts["add"](entry[1], g)
@@ -81,8 +103,12 @@ class _Walk:
             for k, hook in node.hooks.values():
                 if slots[k] is not None:
                     slots[k] = self._hooked(hook, slots[k])
-        if self.wanted and self._met(node, slots):
-            return
+        if self.leading is not None:
+            for k, g in enumerate(slots):
+                if (node, k) in self.found:
+                    self.found[node, k] = g
+            if node not in self.leading:
+                return
         if node.vjp is None:
             require(False, node.name, "its graph was freed by an earlier backward",
                     error=GraphError, fix="pass retain_graph=True to the first one")  # fmt: skip
@@ -99,15 +125,6 @@ class _Walk:
         if not retain:
             node.vjp = node.definition_inputs = node.kwargs = None
             node.saved = node.edges = node.sources = node.versions = ()
-
-    def _met(self, node: Node, slots: list) -> bool:
-        """Keep what was asked for of a node's outputs; whether the walk ends here."""
-        for k, g in enumerate(slots):
-            for i in self.wanted.get((id(node), k), ()):
-                self.found[i] = g
-                if self.stop:
-                    return True
-        return False
 
     def _hooked(self, hook: Callable, g: Any) -> Any:
         changed = hook(g if isinstance(g, Tensor) else Tensor(g))
@@ -136,10 +153,8 @@ class _Walk:
                 if not getattr(hook, "after_accumulation", False):
                     entry[1] = self._hooked(hook, entry[1])
         if self.inputs is not None:
-            for i, t in enumerate(self.inputs):
-                if t.node is None and id(t) in self.leaves:
-                    self.found[i] = self.leaves[id(t)][1]
-            return self.found
+            self.found |= {(leaf, -1): g for leaf, g in self.leaves.values()}
+            return [self.found[edge_of(t)] for t in self.inputs]
         while self.leaves:
             _, (leaf, g) = self.leaves.popitem()
             _accumulate(leaf, g)
