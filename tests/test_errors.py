@@ -67,6 +67,8 @@ optim.SGD([p], lr=-1.0) | optim.SGD([p], nesterov=True) | optim.Adam([p], betas=
 optim.SGD([p * 2]) | optim.Adam([p], eps=-1.0) | optim.SGD([{'params': [p]}, {'params': [p]}])
 optim.lr_scheduler.OneCycleLR(optim.SGD([p]), 0.1) | x.requires_grad_().numpy() | x.backward()
 ml.tensor([1, 2], requires_grad=True) | ml.grad(x.sum(), x) | p.add_(1.0) | ml.arange(3).add_(0.5)
+x[0.5:2] | x['0':2] | x[[[0], [1, 2]]] | x.__setitem__(0, None) | x.__setitem__(0, 'a')
+x.index_put((ml.tensor([0, 1]),), ml.ones(7)) | x.__setitem__(0, ml.ones(2, 3))
 ml.arange(3) & 2.5 | 2.5 ^ ml.arange(3) | (v > 1) & v | v & (v > 1)
 """
 CALLS = [call for line in WRONG.strip().split("\n") for call in line.split(" | ")]

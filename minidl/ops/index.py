@@ -1,12 +1,13 @@
 """Ops that pick elements: indexing, embeddings, gather and scatter, diagonals and triangles."""
 
+import operator
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
-from minidl.errors import DTypeError, GraphError, RangeError, require
+from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
 from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, to_dtype, unsqueeze
@@ -16,25 +17,75 @@ Key = tuple[Any, ...]
 # ---- x[key] --------------------------------------------------------------------------------------
 
 
-def _key(key: Any) -> Key:
-    """An index as a tuple that NumPy takes and that never yields a number."""
+def placed(x: Any, key: Any) -> tuple[Any, Key, list[Tensor]]:
+    """x, an index as a tuple that NumPy takes and that never yields a number, and its tensors.
+
+    Where ints lie apart from arrays of indices, x is its view by the ints, which in PyTorch go
+    first, and the index what remains: NumPy would count them among the arrays.
+    """
     out: list[Any] = []
+    tensors, arrays = [], 0
     for k in key if isinstance(key, tuple) else (key,):
-        k = raw(k)
-        if getattr(k, "dtype", None) == np.bool_:  # how many places it names must be known
-            k = read_on_host("index", k)
-        if isinstance(k, list):
-            k = np.asarray(k) if k else np.zeros(0, np.int64)
+        if not (type(k) is int or k is None or k is Ellipsis):
+            given, k = k, _part(raw(k))
+            if hasattr(k, "dtype"):
+                arrays += 1
+                if isinstance(given, Tensor):
+                    tensors.append(given)
+        out.append(k)
+    if not arrays:
+        return x, tuple(out) if Ellipsis in out else (*out, Ellipsis), tensors
+    if arrays < len(out):
+        x, out = _ints_first(x, out)
+    return x, tuple(out), tensors
+
+
+def _part(k: Any) -> Any:
+    """A part of an index as NumPy takes it; a number in an array of the host's as an int."""
+    try:
         if isinstance(k, slice):
+            ends = (k.start, k.stop, k.step)
+            k = slice(*[None if v is None else operator.index(v) for v in ends])
             forward = k.step is None or k.step > 0
             require(forward, "index", "slices must have a positive step", step=k.step)
-            k = slice(*(None if v is None else int(v) for v in (k.start, k.stop, k.step)))
-        elif hasattr(k, "dtype"):
-            rule = "must be integers or bools"
-            require(k.dtype.kind in "iub", "index", rule, error=DTypeError, index=k)
-        out.append(k)
-    advanced = [k for k in out if hasattr(k, "dtype") and (k.ndim or k.dtype.kind == "b")]
-    return tuple(out) if advanced or [k for k in out if k is Ellipsis] else (*out, Ellipsis)
+        elif isinstance(k, list):
+            k = np.asarray(k) if k else np.zeros(0, np.int64)
+    except (TypeError, ValueError) as error:
+        require(isinstance(error, ShapeError), "index", "must hold whole numbers", index=k)
+        raise
+    if not hasattr(k, "dtype"):
+        return k
+    if k.dtype.kind == "b":  # how many places it names must be known
+        return read_on_host("index", k)
+    rule = "must be integers or bools"
+    require(k.dtype.kind in "iu", "index", rule, error=DTypeError, index=k)
+    return k if k.ndim or not _is_int(k) or backend.cpu.recording() else int(k)
+
+
+def _is_mask(k: Any) -> bool:
+    return hasattr(k, "dtype") and k.dtype.kind == "b"
+
+
+def _is_int(k: Any) -> bool:
+    """Whether a part of an index is one number that the host knows."""
+    if isinstance(k, (np.ndarray, np.generic)):
+        return not (k.ndim or _is_mask(k))
+    return isinstance(k, int) and not isinstance(k, bool)
+
+
+def _ints_first(x: Any, key: list) -> tuple[Any, list]:
+    """x[ints of the key] and the rest of the key, if the ints lie apart from its arrays."""
+    ints = [i for i, k in enumerate(key) if _is_int(k)]
+    spots = [i for i, k in enumerate(key) if i in ints or hasattr(k, "dtype")]
+    if not ints or spots[-1] - spots[0] < len(spots):
+        return x, key
+    first: list[Any] = []
+    for k in key:
+        if _is_int(k) or k is Ellipsis:
+            first.append(k if k is Ellipsis else int(k))
+        elif k is not None:
+            first += [slice(None)] * (k.ndim if _is_mask(k) else 1)
+    return pick(x, key=tuple(first)), [k for i, k in enumerate(key) if i not in ints]
 
 
 def read_on_host(name: str, x: Any) -> np.ndarray:
@@ -54,24 +105,31 @@ def _indexed(x: Any, key: Key) -> Any:
         raise
 
 
-def key_of(x: Any, key: Any) -> tuple[Key, tuple[int, ...]]:
-    """An index as a tuple that NumPy takes, and x[key]'s shape."""
-    key = _key(key)
+def shape_at(x: Any, key: Key) -> tuple[int, ...]:
+    """x[key]'s shape."""
     places = [np.zeros(k.shape, np.int8) if hasattr(k, "dtype") and k.ndim else k for k in key]
     hosted = tuple([k if isinstance(k, np.ndarray) else p for k, p in zip(key, places)])
-    return key, _indexed(np.broadcast_to(np.int8(0), x.shape), hosted).shape
+    return _indexed(np.broadcast_to(np.int8(0), x.shape), hosted).shape
 
 
 def getitem(x: Any, key: Any) -> Any:
     """x[key]: a view for ints, slices, None and …; a copy for arrays of indices or bools."""
-    return pick(x, key=_key(key))
+    x, key, tensors = placed(x, key)
+    return pick(x, *tensors, key=key)
+
+
+# The ops below take the tensors of a key once more, as inputs: backward notices when they change.
 
 
 @op(view=True)
-def pick(x: Any, *, key: Key) -> Any:
+def pick(x: Any, *tensors: Any, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
-    shape = x.shape
-    return _indexed(x, key), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
+    shape, constants = x.shape, (None,) * len(tensors)
+
+    def vjp(g: Any, need: Any, *saved: Any) -> Any:
+        return pick_grad(g, key=key, shape=shape), *constants
+
+    return _indexed(x, key), tensors, vjp
 
 
 @op
@@ -97,34 +155,37 @@ def assembled(*xs: Any, keys: tuple[Key, ...], shape: tuple[int, ...], strides: 
 
 
 @op
-def with_item(x: Any, v: Any, *, key: Key) -> Any:
+def with_item(x: Any, v: Any, *tensors: Any, key: Key) -> Any:
     """A copy of x with x[key] replaced by v (broadcast)."""
-    be, shape = backend.of(x), np.shape(v)
+    be, shape, constants = backend.of(x), np.shape(v), (None,) * len(tensors)
     y = be.copy(x)
     be.put(y, key, v)
 
-    def vjp(g: Any, need: Any) -> Any:
+    def vjp(g: Any, need: Any, *saved: Any) -> Any:
         gx = with_item(g, 0, key=key) if need[0] else None
-        return gx, sum_to(pick(g, key=key), shape=shape) if need[1] else None
+        return gx, sum_to(pick(g, key=key), shape=shape) if need[1] else None, *constants
 
-    return y, (), vjp
+    return y, tensors, vjp
 
 
 @op
-def add_item(x: Any, v: Any, *, key: Key) -> Any:
+def add_item(x: Any, v: Any, *tensors: Any, key: Key) -> Any:
     """A copy of x with v, of x[key]'s shape, added at key; repeated places add up, in order."""
-    be = backend.of(x)
+    be, constants = backend.of(x), (None,) * len(tensors)
     y = be.copy(x)
     be.add_at(y, key, v)
-    return y, (), lambda g, need: (g, pick(g, key=key) if need[1] else None)
+
+    def vjp(g: Any, need: Any, *saved: Any) -> Any:
+        return g, pick(g, key=key) if need[1] else None, *constants
+
+    return y, tensors, vjp
 
 
 def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> Any:
     """x with values written (or added) at x[indices]."""
-    key, shape = key_of(x, tuple(indices))
-    if accumulate:
-        return add_item(x, broadcast_to(values, shape), key=key)
-    return with_item(x, values, key=key)
+    x, key, tensors = placed(x, tuple(indices))
+    values = broadcast_to(values, shape_at(x, key))
+    return (add_item if accumulate else with_item)(x, values, *tensors, key=key)
 
 
 def masked_select(x: Any, mask: Any) -> Any:
@@ -175,15 +236,14 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     require(weight.ndim == 2, "embedding", "weight must have 2 axes (V, D)", weight=weight)
     check_real("embedding", weight)
     rows = weight.shape[0]
-    be = backend.of(raw(weight))
-    index = raw(input)
+    be, index = backend.of(raw(weight)), input
     if isinstance(index, (int, list)):
         index = be.from_host(np.asarray(index))
-    be.check_indices("embedding", index, rows)
+    be.check_indices("embedding", raw(index), rows)
     fits, rule = -rows <= (padding_idx or 0) < rows, "padding_idx must be a row of weight"
     require(fits or padding_idx is None, "embedding", rule, padding_idx=padding_idx, weight=weight)
     skip = -1 if padding_idx is None else padding_idx % rows
-    return table_rows(weight, be.cast(index, np.int64), skip=skip)
+    return table_rows(weight, to_dtype(index, np.int64), skip=skip)
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Any:
@@ -225,7 +285,7 @@ def gather(x: Any, dim: int, index: Any) -> Any:
     """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
     if x.ndim == 0:
         return broadcast_to(x, raw(index).shape)
-    return pick(x, key=_grid("gather", x, dim, index)[0])
+    return pick(x, index, key=_grid("gather", x, dim, index)[0])
 
 
 def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
@@ -233,13 +293,13 @@ def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
     key, shape = _grid("scatter", x, dim, index)
     number = isinstance(src, (int, float))
     src = src if number else _covering("scatter", x, src, shape)
-    return with_item(x, src, key=key)
+    return with_item(x, src, index, key=key)
 
 
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with src[i][j] added at x[index[i][j]][j] (dim 0); repeated places add up in order."""
     key, shape = _grid("scatter_add", x, dim, index)
-    return add_item(x, _covering("scatter_add", x, src, shape), key=key)
+    return add_item(x, _covering("scatter_add", x, src, shape), index, key=key)
 
 
 def index_select(x: Any, dim: int, index: Any) -> Any:
@@ -247,7 +307,7 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
     i, k = axis_of(dim, x.ndim, "index_select"), raw(index)
     require(k.ndim <= 1, "index_select", "index must be a vector", index=k)
     backend.of(k).check_indices("index_select", k, x.shape[i])
-    return pick(x, key=(slice(None),) * i + (k.reshape(-1),))
+    return pick(x, index, key=(slice(None),) * i + (k.reshape(-1),))
 
 
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:

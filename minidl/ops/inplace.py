@@ -17,8 +17,9 @@ from minidl.dtypes import category
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
 from minidl.ops.arguments import broadcast_shapes
-from minidl.ops.index import key_of, with_item
-from minidl.ops.shape import alias, broadcast_to, to_device, to_dtype
+from minidl.ops.creation import as_tensor
+from minidl.ops.index import placed, shape_at, with_item
+from minidl.ops.shape import alias, broadcast_to, reshape, to_device, to_dtype
 from minidl.tape import check_fresh
 
 
@@ -98,16 +99,18 @@ def _take_place(x: Tensor, made: Tensor) -> None:
 
 def setitem(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value, recorded."""
-    key, shape = key_of(x, key)
-    v: Any = value
+    x, key, tensors = placed(x, key)
+    shape, v = shape_at(x, key), value
     if not isinstance(v, (Tensor, bool, int, float)):
-        v = backend.of(x.array).from_host(np.asarray(value, x.dtype))
-    given = np.shape(v)[max(np.ndim(v) - len(shape), 0) :]
+        v = as_tensor(value, x.dtype, x.device)
+    longer = np.ndim(v) - len(shape)
+    given = np.shape(v)[max(longer, 0) :]
     fits = broadcast_shapes(given, shape, name="setitem") == shape
     require(fits, "setitem", f"the value must fit into shape {shape}", value=v, x=x)
+    v = reshape(v, given) if longer > 0 else v
     if is_grad_enabled() and (x.requires or getattr(v, "requires", False)):
         new = to_dtype(v, x.dtype) if hasattr(v, "dtype") else v
-        write(x, lambda old: with_item(old, new, key=key), "setitem")
+        write(x, lambda old: with_item(old, new, *tensors, key=key), "setitem")
     else:
         _check_writable("setitem", x)
         backend.of(x.array).put(x.array, key, raw(v))

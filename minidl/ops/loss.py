@@ -17,7 +17,7 @@ from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.reduce import mean, sum_axes
 from minidl.ops.reduce import sum as sum_over
-from minidl.ops.shape import movedim, reshape, squeeze, unsqueeze
+from minidl.ops.shape import movedim, reshape, squeeze, to_dtype, unsqueeze
 from minidl.ops.softmax import log_softmax
 
 REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum": sum_over}
@@ -89,13 +89,12 @@ def _by_class(
     fits = weight is None or (weight.shape == (count,) and weight.dtype == x.dtype)
     require(fits, name, "weight must be (C,) of x's dtype", x=x, weight=weight)
     label = raw(target)
-    be = backend.of(label)
-    be.check_indices(name, label, count, ignore)
-    label = be.cast(label, int64)
+    backend.of(label).check_indices(name, label, count, ignore)
+    label = to_dtype(target, int64)
     if len(shape) != 2:
         x = reshape(movedim(x, axis, -1), (math.prod(rest), count))
-        label = label.reshape(-1)
-    loss = f(x, label, raw(weight), mean=reduction == "mean")
+        label = reshape(label, -1)
+    loss = f(x, label, weight, mean=reduction == "mean")
     return loss if reduction == "mean" else reduced(name, reshape(loss, rest), reduction)
 
 

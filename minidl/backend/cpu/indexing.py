@@ -33,7 +33,7 @@ def pick_grad(g: Array, key: Key, shape: tuple[int, ...]) -> Array:
     """Zeros of a shape with g added at key; repeated places add up, in order."""
     places = [k for k in key if hasattr(k, "dtype") and k.ndim and k.dtype.kind != "b"]
     if len(key) == len(places) == 1 and g.dtype in ("float32", "float64"):
-        rows = (places[0] % shape[0]).astype(np.int64)
+        rows = places[0].astype(np.int64) % shape[0]
         flat = g.reshape(rows.size, math.prod(shape[1:]))
         return add_rows(flat, rows, shape[0]).reshape(shape)
     y = zeros(shape, g.dtype)
