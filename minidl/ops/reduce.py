@@ -7,21 +7,45 @@ from typing import Any
 
 import numpy as np
 
+# isort: off
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require
+from minidl.fusion import abs as magnitude
+from minidl.fusion import pointwise, sqrt, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axes_of, axis_of, check_real
 from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.join import cat, flip_axes, narrow
-from minidl.ops.shape import each, expand, flatten, movedim, reshape, squeeze, to_dtype, unsqueeze
+from minidl.ops.shape import (
+    clone, each, expand, flatten, movedim, reshape, squeeze, to_dtype, unsqueeze,
+)  # fmt: skip
+# isort: on
 
 Values = namedtuple("Values", ["values", "indices"])
 
 
 def _with_ones(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
+
+
+@pointwise
+def _root(x, power):
+    """x to a power, or its square root (None); where x is 0, so is the gradient."""
+    return where(x == 0, 0.0, sqrt(x) if power is None else x**power)
+
+
+@pointwise
+def _power(x, p):
+    """|x| to the power p; where x is 0, so is the gradient."""
+    return where(x == 0, where(p > 0, 0.0, math.inf), magnitude(x) ** p)
+
+
+@pointwise
+def _is_tied(x, y):
+    """Whether x is the extreme y, or a NaN, which makes the extreme one."""
+    return (x == y) | (x != x)
 
 
 @op
@@ -35,7 +59,7 @@ def sum_axes(x: Any, *, axes: tuple[int, ...], keepdim: bool = False) -> Any:
 def sum(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Sum of the elements, or over dim."""
     x = to_dtype(raised(x), dtype)
-    return sum_axes(x, axes=axes_of(dim, x.ndim, "sum"), keepdim=keepdim)
+    return to_dtype(sum_axes(x, axes=axes_of(dim, x.ndim, "sum"), keepdim=keepdim), dtype)
 
 
 def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
@@ -75,12 +99,12 @@ def var_mean(
 def std(
     x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
-    """Standard deviation over dim."""
-    return pw.sqrt(var(x, dim, unbiased, keepdim, correction=correction))
+    """Standard deviation over dim; gradient 0 where it is 0."""
+    return _root(var(x, dim, unbiased, keepdim, correction=correction), None)
 
 
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
-    """The p-norm over dim (p a number, inf, -inf, or "fro")."""
+    """The p-norm over dim (p a number, inf, -inf, or "fro"); gradient 0 where it is 0."""
     x = raised(x)
     p = 2.0 if p in ("fro", None) else float(p)
     if abs(p) == math.inf:
@@ -89,9 +113,8 @@ def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
         return sum(to_dtype(pw.ne(x, 0), x.dtype), dim, keepdim)
     if p == 1:
         return sum(pw.abs(x), dim, keepdim)
-    s = sum(pw.square(x) if p == 2 else pw.pow(pw.abs(x), p), dim, keepdim)
-    zero = pw.eq(s, 0)  # where the gradient is 0, as PyTorch's norms have it
-    return pw.masked_fill(pw.pow(pw.masked_fill(s, zero, 1.0), 1 / p), zero, 0.0)
+    s = sum(pw.square(x) if p == 2 else _power(x, p), dim, keepdim)
+    return _root(s, None if p == 2 else 1 / p)
 
 
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
@@ -106,18 +129,19 @@ def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = 
         half = n // 2
         y = pw.mul(getitem(x, slice(0, half)), getitem(x, slice(half, 2 * half)))
         x = cat([y, getitem(x, slice(2 * half, n))]) if n % 2 else y
-    y = getitem(x, 0) if n else pw.add(sum_axes(x, axes=(0,)), 1)
+    y = clone(getitem(x, 0)) if n else to_dtype(pw.add(sum_axes(x, axes=(0,)), 1), x.dtype)
     return unsqueeze(y, axis) if keepdim else y
 
 
 @op
 def _extreme(x: Any, *, axes: tuple[int, ...], largest: bool, keepdim: bool) -> Any:
-    """Extreme over axes; the gradient is shared evenly between ties."""
+    """Extreme over axes; the gradient is shared evenly between ties, or between NaNs."""
     ones = _with_ones(x.shape, axes)
     y = backend.of(x).extreme(x, axes, largest, keepdim)
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        ties = to_dtype(pw.eq(raw(x), expand(reshape(raw(y), ones), shape=x.shape)), x.dtype)
+        tied = _is_tied(raw(x), expand(reshape(raw(y), ones), shape=x.shape))
+        ties = to_dtype(tied, x.dtype)
         share = pw.div(ties, backend.of(ties).sum(ties, axes, True))
         return (pw.mul(expand(reshape(g, ones), shape=x.shape), share),)
 
@@ -196,19 +220,23 @@ def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 
 def count_nonzero(x: Any, dim: Any = None) -> Any:
     """How many elements are not zero."""
-    return Tensor(_count(pw.ne(raw(x), 0), dim, "count_nonzero", False))
+    return Tensor(
+        _count(pw.ne(raw(x), 0), None if dim in ((), []) else dim, "count_nonzero", False)
+    )
 
 
 def _count(true: Any, dim: Any, name: str, keepdim: bool) -> Any:
     """How many of a raw array of bools are true, over dim."""
-    return backend.of(true).sum(true, axes_of(dim, true.ndim, name), keepdim)
+    axes = () if dim in ((), []) else axes_of(dim, true.ndim, name)
+    return backend.of(true).sum(true, axes, keepdim)
 
 
 def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     """log of the sum of exp over dim, without overflow."""
-    axes = axes_of(dim, x.ndim, "logsumexp")
-    top = backend.of(raw(x)).extreme(raw(x), axes, True, True)
-    top = pw.where(pw.isfinite(top), top, 0.0)
+    axes, top = axes_of(dim, x.ndim, "logsumexp"), 0.0
+    if math.prod(x.shape[i] for i in axes):
+        top = backend.of(raw(x)).extreme(raw(x), axes, True, True)
+        top = pw.where(pw.isfinite(top), top, 0.0)
     y = pw.add(pw.log(sum_axes(pw.exp(pw.sub(x, top)), axes=axes, keepdim=True)), top)
     return y if keepdim else squeeze(y, axes)
 
@@ -226,7 +254,7 @@ def cumsum_axis(x: Any, *, axis: int) -> Any:
 def cumsum(x: Any, dim: int, *, dtype: Any = None) -> Any:
     """Running sums along dim."""
     x, axis = to_dtype(raised(x), dtype), axis_of(dim, x.ndim, "cumsum")
-    return cumsum_axis(x, axis=axis) if x.ndim else x
+    return to_dtype(cumsum_axis(x, axis=axis), dtype) if x.ndim else sum(x, dtype=dtype)
 
 
 def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
