@@ -69,6 +69,9 @@ optim.lr_scheduler.OneCycleLR(optim.SGD([p]), 0.1) | x.requires_grad_().numpy() 
 ml.tensor([1, 2], requires_grad=True) | ml.grad(x.sum(), x) | p.add_(1.0) | ml.arange(3).add_(0.5)
 x[0.5:2] | x['0':2] | x[[[0], [1, 2]]] | x.__setitem__(0, None) | x.__setitem__(0, 'a')
 x.index_put((ml.tensor([0, 1]),), ml.ones(7)) | x.__setitem__(0, ml.ones(2, 3))
+x.repeat(-1, 1) | x.flip(0, 0) | x.split([4, -1], 1) | x.movedim((0, 1), (1, 1))
+x.movedim((0,), (0, 1)) | x[0, 0].gather(0, ml.tensor([5]))
+x.repeat_interleave(-1) | x.repeat_interleave(ml.tensor([1, 2]), 1)
 ml.arange(3) & 2.5 | 2.5 ^ ml.arange(3) | (v > 1) & v | v & (v > 1)
 """
 CALLS = [call for line in WRONG.strip().split("\n") for call in line.split(" | ")]

@@ -199,7 +199,7 @@ def nonzero(x: Any, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero, one row each (reads x on the host)."""
     here, be = read_on_host("nonzero", raw(x)), backend.of(raw(x))
     if as_tuple:
-        return tuple([Tensor(be.from_host(k)) for k in np.nonzero(here)])
+        return tuple([Tensor(be.from_host(k)) for k in np.nonzero(np.atleast_1d(here))])
     return Tensor(be.from_host(np.argwhere(here)))
 
 
@@ -261,13 +261,23 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
 # ---- along an axis -------------------------------------------------------------------------------
 
 
+def _row(x: Any) -> Any:
+    """x, a number as a vector of one element."""
+    return x if x.ndim else reshape(x, 1)
+
+
+def _shaped(y: Any, shape: tuple[int, ...]) -> Any:
+    return y if y.shape == shape else reshape(y, shape)
+
+
 def _grid(name: str, x: Any, dim: int, index: Any) -> tuple[Key, tuple[int, ...]]:
     """Open grids of index's shape with index itself along dim, checked, and that shape."""
-    i, k = axis_of(dim, x.ndim, name), raw(index)
-    fits = k.ndim == x.ndim > i
-    fits = fits and all(a <= b for j, (a, b) in enumerate(zip(k.shape, x.shape)) if j != i)
+    i, k, sizes = axis_of(dim, x.ndim, name), raw(index), tuple(x.shape) or (1,)
+    k = k if k.ndim else k.reshape(1)
+    fits = k.ndim == len(sizes)
+    fits = fits and all(a <= b for j, (a, b) in enumerate(zip(k.shape, sizes)) if j != i)
     require(fits, name, "index must have x's axes and be no longer than it", x=x, index=k)
-    backend.of(k).check_indices(name, k, x.shape[i])
+    backend.of(k).check_indices(name, k, sizes[i])
     grid = list(np.ogrid[tuple(slice(n) for n in k.shape)])
     grid[i] = k
     return tuple(grid), k.shape
@@ -275,6 +285,7 @@ def _grid(name: str, x: Any, dim: int, index: Any) -> tuple[Key, tuple[int, ...]
 
 def _covering(name: str, x: Any, src: Any, shape: tuple[int, ...]) -> Any:
     """The part of src that index, of the given shape, pairs with."""
+    src = _row(src)
     fits = src.ndim == len(shape) and all(a <= b for a, b in zip(shape, src.shape))
     require(fits, name, f"src must cover index {shape}", src=src)
     require(src.dtype == x.dtype, name, "src must have x's dtype", error=DTypeError, x=x, src=src)
@@ -283,9 +294,8 @@ def _covering(name: str, x: Any, src: Any, shape: tuple[int, ...]) -> Any:
 
 def gather(x: Any, dim: int, index: Any) -> Any:
     """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
-    if x.ndim == 0:
-        return broadcast_to(x, raw(index).shape)
-    return pick(x, index, key=_grid("gather", x, dim, index)[0])
+    y = pick(_row(x), index, key=_grid("gather", x, dim, index)[0])
+    return _shaped(y, raw(index).shape)
 
 
 def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
@@ -293,31 +303,34 @@ def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
     key, shape = _grid("scatter", x, dim, index)
     number = isinstance(src, (int, float))
     src = src if number else _covering("scatter", x, src, shape)
-    return with_item(x, src, index, key=key)
+    return _shaped(with_item(_row(x), src, index, key=key), x.shape)
 
 
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with src[i][j] added at x[index[i][j]][j] (dim 0); repeated places add up in order."""
     key, shape = _grid("scatter_add", x, dim, index)
-    return add_item(x, _covering("scatter_add", x, src, shape), index, key=key)
+    src = _covering("scatter_add", x, src, shape)
+    return _shaped(add_item(_row(x), src, index, key=key), x.shape)
 
 
 def index_select(x: Any, dim: int, index: Any) -> Any:
     """The slices of x along dim that a vector of indices names."""
-    i, k = axis_of(dim, x.ndim, "index_select"), raw(index)
+    i, k, rows = axis_of(dim, x.ndim, "index_select"), raw(index), _row(x)
     require(k.ndim <= 1, "index_select", "index must be a vector", index=k)
-    backend.of(k).check_indices("index_select", k, x.shape[i])
-    return pick(x, index, key=(slice(None),) * i + (k.reshape(-1),))
+    backend.of(k).check_indices("index_select", k, rows.shape[i])
+    y = pick(rows, index, key=(slice(None),) * i + (k.reshape(-1),))
+    return y if x.ndim else reshape(y, ())
 
 
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     """Every slice of x along dim (of the flattened x: None) repeated."""
-    if dim is None:
+    name, counts = "repeat_interleave", raw(repeats)
+    if dim is None or not x.ndim:
         x, dim = reshape(x, -1), 0
-    n = x.shape[axis_of(dim, x.ndim, "repeat_interleave")]
-    counts = raw(repeats)
-    if hasattr(counts, "dtype"):
-        counts = read_on_host("repeat_interleave", counts)
+    n = x.shape[axis_of(dim, x.ndim, name)]
+    counts = read_on_host(name, counts) if hasattr(counts, "dtype") else np.asarray(counts)
+    fits = counts.dtype.kind in "iu" and counts.size in (1, n) and counts.min(initial=0) >= 0
+    require(fits, name, f"repeats must be one count or {n}, none negative", repeats=repeats)
     index = backend.of(raw(x)).from_host(np.repeat(np.arange(n), counts))
     return index_select(x, dim, index)
 

@@ -10,7 +10,7 @@ from minidl.dtypes import result_type
 from minidl.errors import require
 from minidl.ops.arguments import axis_of, sizes_of
 from minidl.ops.index import getitem, pieces
-from minidl.ops.shape import expand, reshape, to_dtype, unsqueeze
+from minidl.ops.shape import clone, expand, reshape, to_dtype, unsqueeze
 
 
 @op
@@ -28,6 +28,7 @@ def _cat(*xs: Any, axis: int) -> Any:
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     """The tensors one after the other along dim; dtypes are promoted."""
     require(len(tensors) > 0, "cat", "needs at least one tensor")
+    wanted = result_type(*tensors)
     tensors = [x for x in tensors if tuple(x.shape) != (0,)] or list(tensors[:1])
     first = tensors[0]
     i = axis_of(dim, first.ndim, "cat")
@@ -35,7 +36,6 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     for x in tensors:
         fits = x.ndim == first.ndim > i and (*x.shape[:i], *x.shape[i + 1 :]) == others
         require(fits, "cat", f"shapes must agree in every axis but {i}", first=first, other=x)
-    wanted = result_type(*tensors)
     return _cat(*(to_dtype(x, wanted) for x in tensors), axis=i)
 
 
@@ -68,7 +68,8 @@ def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
         sizes = [min(given, n - k) for k in range(0, n, given or 1)] or [0]
     else:
         sizes = list(given)
-        require(sum(sizes) == n, "split", f"the sizes must add up to {n}", sizes=sizes)
+        fits = sum(sizes) == n and min(sizes, default=0) >= 0
+        require(fits, "split", f"the sizes must add up to {n}, none negative", sizes=sizes)
     before = (slice(None),) * i
     starts = itertools.accumulate(sizes, initial=0)
     return pieces(x, keys=tuple((*before, slice(a, a + k)) for a, k in zip(starts, sizes)))
@@ -96,17 +97,21 @@ def flip_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
 
 def flip(x: Any, *dims: Any) -> Any:
     """x reversed along dims."""
-    return flip_axes(x, axes=tuple(axis_of(d, x.ndim, "flip") for d in sizes_of(dims, "flip")))
+    axes = [axis_of(d, x.ndim, "flip") for d in sizes_of(dims, "flip")]
+    require(len({*axes}) == len(axes), "flip", "every dim may appear once", dims=dims)
+    return flip_axes(x, axes=tuple(axes))
 
 
 def repeat(x: Any, *sizes: Any) -> Any:
     """x repeated `sizes` times along each axis (leading axes are added), as PyTorch's repeat."""
     counts = sizes_of(sizes, "repeat")
-    require(len(counts) >= x.ndim, "repeat", "needs a count for every axis", x=x, sizes=counts)
+    fits = len(counts) >= x.ndim and min(counts, default=0) >= 0
+    require(fits, "repeat", "needs a count for every axis, none negative", x=x, sizes=counts)
     shape = (1,) * (len(counts) - x.ndim) + tuple(x.shape)
     apart = reshape(x, tuple(n for s in shape for n in (1, s)))
     wide = expand(apart, shape=tuple(n for c, s in zip(counts, shape) for n in (c, s)))
-    return reshape(wide, tuple(c * s for c, s in zip(counts, shape)))
+    y = reshape(wide, tuple(c * s for c, s in zip(counts, shape)))
+    return y if any(c > 1 and s > 1 for c, s in zip(counts, shape)) else clone(y)
 
 
 @op

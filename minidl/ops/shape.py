@@ -41,7 +41,8 @@ def broadcast_to(x: Any, size: Sequence[int]) -> Any:
     shape = tuple(m if n == -1 and i >= lead else n for i, (n, m) in enumerate(zip(size, given)))
     fits = lead >= 0 and all(m in (1, n) and n >= 0 for n, m in zip(shape, given))
     require(fits, "expand", "only axes of size 1 can be expanded", x=x, size=size)
-    return expand(x, shape=shape)
+    same = math.prod(shape) == math.prod(given)
+    return _reshape(x, shape=shape) if same else expand(x, shape=shape)
 
 
 def expand_dims_to(x: Any, *sizes: Any) -> Any:
@@ -133,10 +134,13 @@ def movedim(x: Any, source: Any, destination: Any) -> Any:
     """x with the axes `source` moved to the places `destination`."""
     src = [axis_of(d, x.ndim, "movedim") for d in np.atleast_1d(source)]
     dst = [axis_of(d, x.ndim, "movedim") for d in np.atleast_1d(destination)]
+    fits = len({*src}) == len(src) == len(dst) == len({*dst})
+    rule = "needs as many destinations, each dim once"
+    require(fits, "movedim", rule, source=source, destination=destination)
     order = [i for i in range(x.ndim) if i not in src]
-    for place, axis in sorted(zip(dst, src, strict=True)):
+    for place, axis in sorted(zip(dst, src)):
         order.insert(place, axis)
-    return permute_axes(x, axes=tuple(order))
+    return permute_axes(x, axes=tuple(order)[: x.ndim])
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -156,7 +160,7 @@ def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
 
 def squeeze(x: Any, dim: Any = None) -> Any:
     """x without its axes of size 1 (all, or those in dim)."""
-    axes = axes_of(dim, x.ndim, "squeeze")
+    axes = () if dim in ((), []) else axes_of(dim, x.ndim, "squeeze")
     shape = tuple(n for i, n in enumerate(x.shape) if not (i in axes and n == 1))
     return _reshape(x, shape=shape)
 

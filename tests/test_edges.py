@@ -1,0 +1,83 @@
+"""Ops at edges where PyTorch has a rule: sizes 0 and 1, numbers, ties, NaN, dtypes, copies."""
+
+import numpy as np
+import pytest
+
+import minidl as ml
+
+NAN, INF = float("nan"), float("inf")
+
+
+def gradient(function, values):
+    """Of the sum of a function's result at a point, as a list."""
+    x = ml.tensor(values, dtype=ml.float64, requires_grad=True)
+    function(x).sum().backward()
+    return x.grad.tolist()
+
+
+@pytest.mark.parametrize(("function", "values", "want"), [
+    (lambda x: x.std(), [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]),
+    (lambda x: x.std(), [3.0, 1.0], [0.5**0.5, -(0.5**0.5)]),
+    (lambda x: x.norm(0.5), [1.0, 0.0], [1.0, 0.0]),
+    (lambda x: x.norm(0.5), [0.0, 0.0], [0.0, 0.0]),
+    (lambda x: x.norm(-1), [1.0, 0.0], [0.0, 0.0]),
+    (lambda x: x.norm(), [3.0, 4.0], [0.6, 0.8]),
+    (lambda x: x.max(), [1.0, NAN, 2.0], [0.0, 1.0, 0.0]),
+    (lambda x: x.min(), [NAN, NAN], [0.5, 0.5]),
+    (lambda x: x.amax(0), [2.0, 1.0, 2.0], [0.5, 0.0, 0.5]),
+    (lambda x: x.max(0)[0], 3.0, 1.0),
+])  # fmt: skip
+def test_gradients_at_edges_are_pytorchs(function, values, want):
+    """Regression: NaN at constant inputs, at zeros under a p-norm, and everywhere beside a NaN."""
+    np.testing.assert_allclose(gradient(function, values), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "function"), [
+    ((1, 3), lambda x: x.repeat(4, 1)), ((3,), lambda x: x.repeat(4, 1)),
+    ((2, 3), lambda x: x.repeat(1, 1)), ((2, 1), lambda x: x.repeat(1, 4)),
+    ((1, 3), lambda x: x.prod(0)), ((), lambda x: x.prod()), ((), lambda x: x.cumsum(0)),
+    ((), lambda x: x.max(0)[0]), ((), lambda x: x.sort()[0]), ((), lambda x: x.topk(1)[0]),
+    ((), lambda x: x.gather(0, ml.tensor(0))), ((), lambda x: x.index_select(0, ml.tensor(0))),
+])  # fmt: skip
+def test_results_share_no_memory_with_their_input(shape, function):
+    """Regression: they were views, some of which could not be written."""
+    x = ml.ones(shape)
+    function(x).add_(1.0)
+    assert (x.numpy() == 1).all()
+
+
+def test_an_expansion_to_the_same_size_can_be_written():
+    """Regression: NumPy's view of it was read-only."""
+    x = ml.zeros(2, 3)
+    x.expand(2, 3)[0] = 1.0
+    x.expand(1, 2, 3).add_(1.0)
+    assert x.tolist() == [[2.0] * 3, [1.0] * 3]
+
+
+@pytest.mark.parametrize(("result", "want"), [
+    (lambda: ml.zeros(2, 0).logsumexp(1), [-INF, -INF]),
+    (lambda: ml.tensor([[1, 0], [2, 3]]).all(dim=()), [[True, False], [True, True]]),
+    (lambda: ml.tensor([[1, 0], [2, 3]]).any(dim=()), [[True, False], [True, True]]),
+    (lambda: ml.zeros(1, 1).squeeze(()), [[0.0]]),
+    (lambda: ml.tensor(2.0).nonzero(as_tuple=True)[0], [0]),
+    (lambda: ml.tensor(2.0).movedim(0, 0), 2.0),
+    (lambda: ml.tensor(2.0).index_select(0, ml.tensor([0])), 2.0),
+    (lambda: ml.tensor(2.0).gather(0, ml.tensor([0, 0])), [2.0, 2.0]),
+    (lambda: ml.tensor(2.0).scatter(0, ml.tensor(0), 5.0), 5.0),
+    (lambda: ml.tensor(2.0).scatter_add(0, ml.tensor(0), ml.tensor(5.0)), 7.0),
+    (lambda: ml.zeros(2).scatter_add(0, ml.tensor(1), ml.tensor(5.0)), [0.0, 5.0]),
+    (lambda: ml.tensor(2.0).repeat_interleave(2), [2.0, 2.0]),
+])  # fmt: skip
+def test_values_at_edges_are_pytorchs(result, want):
+    assert result().tolist() == want
+
+
+@pytest.mark.parametrize(("result", "want"), [
+    (lambda: ml.ones(2).sum(dtype=ml.int32), ml.int32),
+    (lambda: ml.tensor([1, 2]).cumsum(0, dtype=ml.int32), ml.int32),
+    (lambda: ml.tensor(True).cumsum(0), ml.int64),
+    (lambda: ml.zeros(0).prod(dtype=ml.int32), ml.int32),
+    (lambda: ml.cat([ml.ones(2), ml.zeros(0, dtype=ml.float64)]), ml.float64),
+])  # fmt: skip
+def test_dtypes_at_edges_are_pytorchs(result, want):
+    assert result().dtype == want
