@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu.jit import PIECE, SUM, Kernel, R, at, kernel, launch, sqrt, sum_of, zero
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc, zeros
+from minidl.backend.cpu.replay import made, note
 
 Three = tuple[Array, Array, Array]
 _WIDE = 256  # columns up to which rows are folded
@@ -207,9 +208,9 @@ class Plan(namedtuple("Plan", "segments rows width step pieces fold c")):
 
     def spread(self, v: Array, dtype: np.dtype) -> Array:
         """v (segments or 1, C) for every folded column: (segments, width)."""
-        made = np.empty((self.segments, self.fold, self.c), dtype)
-        made[:] = v[:, None]
-        return made.reshape(self.segments, self.width)
+        y = np.empty((self.segments, self.fold, self.c), dtype)
+        note(y.__setitem__, ..., v[:, None])
+        return y.reshape(self.segments, self.width)
 
 
 def plan(segments: int, rows: int, c: int) -> Plan:
@@ -249,20 +250,25 @@ def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps:
     p = plan(segments, rows, c)
     part = empty((segments * p.pieces, 2, p.width), x.dtype)
     p.run(column_moments, v, part)
-    means, m2 = (np.zeros((segments, groups, c // groups)) for _ in range(2))
+    means, m2 = zeros((2, segments, groups, c // groups), np.float64)
     sizes = (p.rows, p.step, p.pieces, p.fold, c)
     launch(combine_moments, segments, 1 + (segments >> 8), part, means, m2, *sizes)
-    mean = means.mean(2, keepdims=True)
-    var = (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / max(rows * c // groups, 1)
-    var = var.astype(x.dtype)  # backward finds the same scale
-    scale = _or(w, 1, c, x.dtype).reshape(groups, -1) / np.sqrt(var.astype(np.float64) + eps)
-    vectors = (np.broadcast_to(mean, means.shape).reshape(segments, c), scale.reshape(segments, c))
+    weights, count = _or(w, 1, c, x.dtype).reshape(groups, -1), max(rows * c // groups, 1)
+
+    def variance() -> Array:
+        """In x's dtype: backward finds the same scale."""
+        spread = (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / count
+        return spread.astype(x.dtype)
+
+    mean = made(lambda: means.mean(2, keepdims=True))
+    var = made(variance)
+    scale = made(lambda: weights / np.sqrt(var.astype(np.float64) + eps))
     y = empty(v.shape, x.dtype)
-    shift = _or(b, 0, c, x.dtype)[None]
-    spread = (p.spread(u, x.dtype) for u in (*vectors, shift))
+    vectors = (made(np.repeat, mean, c // groups, 2), scale, _or(b, 0, c, x.dtype))
+    spread = (p.spread(u.reshape(-1, c), x.dtype) for u in vectors)
     added = v if more is None else columns(more)
     p.run(column_affine, v, added, y, *spread, more is not None, relu)
-    return uncolumns(y, x.shape), mean[..., 0].astype(x.dtype), var[..., 0]
+    return uncolumns(y, x.shape), made(mean[..., 0].astype, x.dtype), var[..., 0]
 
 
 def _columns_grad(
