@@ -47,7 +47,11 @@ class capture:
         key = (config.threads(), *[(x.shape, x.dtype, x.device) for x in inputs])
         step = self._steps.get(key)
         if step is not None:
-            return step.again(self.function, inputs)
+            try:
+                return step.again(self.function, inputs)
+            except GraphError:
+                del self._steps[key]  # it holds the values that failed
+                raise
         calls = self._calls[key] = self._calls.get(key, 0) + 1
         with set_grad_enabled(self.training):
             if calls <= warm_ups:

@@ -24,6 +24,7 @@ from minidl.backend.expression import (
     expm1, floor, fmod, log, log1p, log2, maximum, minimum, node_of, reachable, relu, rint, rsqrt,
     sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
 )  # fmt: skip
+from minidl.backend.cpu.replay import made
 from minidl.backend.live import live
 from minidl.calculus import gradients
 from minidl.dtypes import is_real, real, result_type
@@ -301,11 +302,14 @@ class Pointwise(Op):
 
     def _on_integers(self, dtype: np.dtype, args: tuple, kwargs: dict) -> tuple:
         """Integers and bools keep their dtype: NumPy's function does them."""
+        return made(self._whole, dtype, args, kwargs), (), None
+
+    def _whole(self, dtype: np.dtype, args: tuple, kwargs: dict) -> np.ndarray:
         assert self.integer is not None
         given = [a if a is None else np.asarray(a).astype(dtype, copy=False) for a in args]
         try:
             with np.errstate(all="ignore"):
-                return np.asarray(self.integer(*given, **kwargs)), (), None
+                return np.asarray(self.integer(*given, **kwargs))
         except TypeError:
             raise DTypeError(f"{self.name}: not defined for {dtype} tensors") from None
 
