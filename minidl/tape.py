@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 from minidl import backend
 from minidl.config import bound
@@ -216,28 +216,42 @@ def check_fresh(x: Tensor) -> None:
 # ---- modes ---------------------------------------------------------------------------------------
 
 
+class no_grad(bound):
+    """Record nothing inside: a context manager and a decorator."""
+
+    mode = False
+
+    def __init__(self) -> None:
+        super().__init__(_recording, self.mode)
+
+    def _recreate_cm(self) -> no_grad:
+        return type(self)()  # of a decorated function, for each call: threads
+
+
+class enable_grad(no_grad):
+    """Record inside, even within `no_grad`."""
+
+    mode = True
+
+
 class set_grad_enabled(bound):
-    """Turn recording on or off: a context manager and a decorator."""
+    """Turn recording on or off, at once: a function, a context manager and a decorator."""
 
     def __init__(self, mode: bool) -> None:
         super().__init__(_recording, mode)
+        super().__enter__()
+        self.entered = False
 
-    def _recreate_cm(self) -> set_grad_enabled:
-        return set_grad_enabled(self.value)  # of a decorated function, for each call: threads
+    def __enter__(self) -> Self:
+        if self.entered:
+            return super().__enter__()
+        self.entered = True  # what was before it was made comes back after `with`
+        _recording.set(self.value)
+        return self
 
-
-class no_grad(set_grad_enabled):
-    """Record nothing inside: a context manager and a decorator."""
-
-    def __init__(self) -> None:
-        super().__init__(False)
-
-
-class enable_grad(set_grad_enabled):
-    """Record inside, even within `no_grad`."""
-
-    def __init__(self) -> None:
-        super().__init__(True)
+    def __call__(self, function: Any) -> Any:
+        self.__exit__()
+        return (enable_grad if self.value else no_grad)()(function)
 
 
 inference_mode = no_grad
