@@ -130,6 +130,8 @@ class _Walk:
         changed = hook(g if isinstance(g, Tensor) else Tensor(g))
         if changed is None:
             return g
+        rule = "a hook must return a gradient of the same shape"
+        require(np.shape(changed) == g.shape, "hook", rule, error=GraphError, returned=changed)
         return changed if self.create_graph else raw(changed)
 
     def _grads(self, node: Node, g: Any, need: tuple[bool, ...]) -> Any:

@@ -25,12 +25,20 @@ def _full(t: Tensor, value: float) -> Tensor:
     return Tensor(backend.of(t.array).full_like(t.array, value))
 
 
+def _pulled(ys: tuple, taken: list[Tensor], v: Any, create_graph: bool) -> Any:
+    """Gradients of those outputs that depend on something, None where nothing arrives."""
+    given = v if isinstance(v, (tuple, list)) else (v,) * len(ys)
+    pairs = [(y, g) for y, g in zip(ys, given, strict=True) if y.requires]
+    outputs, cotangents = [y for y, _ in pairs], [g for _, g in pairs]
+    return grad(outputs, taken, cotangents, create_graph=create_graph, allow_unused=True)
+
+
 def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
     """(func(*inputs), gradient of its product with v), as torch.autograd.functional.vjp."""
     taken = _taken(inputs, create_graph)
     with enable_grad():
         y = func(*taken)
-        grads = grad(y, taken, v, create_graph=create_graph, allow_unused=True)
+        grads = _pulled(y if isinstance(y, tuple) else (y,), taken, v, create_graph)
     filled = tuple(_full(t, 0) if g is None else g for g, t in zip(grads, taken))
     if not create_graph:
         y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
@@ -43,15 +51,15 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     along = [v] * len(taken) if v is None or isinstance(inputs, Tensor) else list(v)
     with enable_grad():
         y = func(*taken)
-        pushed = _full(y, 0)
-        dual = _full(y, 0).requires_grad_()
-        pulled = grad(y, taken, dual, create_graph=True, allow_unused=True)
+        ys = y if isinstance(y, tuple) else (y,)
+        duals = [_full(t, 0).requires_grad_() for t in ys]
+        pulled = _pulled(ys, taken, duals, True)
         used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
-        if used:
-            ones = [_full(g, 1) if d is None else d for g, d in used]
-            (found,) = grad([g for g, _ in used], dual, ones, None, create_graph, allow_unused=True)
-            pushed = pushed if found is None else found
-    return (y if create_graph else y.detach()), pushed
+        ones = [_full(g, 1) if d is None else d for g, d in used]
+        found = grad([g for g, _ in used], duals, ones, None, create_graph, allow_unused=True)
+    pushed = tuple(_full(t, 0) if g is None else g for g, t in zip(found, ys))
+    ys = ys if create_graph else tuple(t.detach() for t in ys)
+    return (ys, pushed) if isinstance(y, tuple) else (ys[0], pushed[0])
 
 
 def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:

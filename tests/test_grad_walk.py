@@ -78,3 +78,39 @@ def test_a_checkpoint_notices_that_its_input_was_changed():
         w.fill_(0.0)
     with pytest.raises(GraphError, match="changed in place"):
         y.sum().backward()
+
+
+def test_set_grad_enabled_is_a_function_too():
+    """Regression: without `with` it did nothing."""
+    mode = ml.is_grad_enabled
+    off = ml.set_grad_enabled(False)
+    assert not mode()
+    ml.set_grad_enabled(True)
+    assert mode()
+    with ml.set_grad_enabled(False):
+        assert not mode()
+    assert mode()
+    assert not ml.set_grad_enabled(False)(mode)() and mode()
+    for _ in range(2):
+        with off:
+            assert not mode()
+        ml.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("returned", [ml.ones(2), 3.0])
+def test_a_hook_that_returns_another_shape_is_refused(returned):
+    y = leaf(3) * 2
+    y.register_hook(lambda g: returned)
+    with pytest.raises(GraphError, match="hook: a hook must return a gradient of the same shape"):
+        y.sum().backward()
+
+
+def test_jvp_of_several_outputs_and_vjp_of_constants():
+    """Regression: both raised."""
+    x, v = leaf(2), leaf(2).detach()
+    ys, dys = ml.jvp(lambda x: (x**2, x * 3, ml.ones(2)), x, v)
+    same(dys[0], 2 * x * v)
+    same(dys[1], 3 * v)
+    assert len(ys) == 3 and dys[2].tolist() == [0.0, 0.0]
+    assert ml.jvp(lambda x: ml.ones(2), x, v)[1].tolist() == [0.0, 0.0]
+    assert ml.vjp(lambda x: ml.ones(2), x, v)[1].tolist() == [0.0, 0.0]
