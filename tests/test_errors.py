@@ -72,6 +72,10 @@ x.index_put((ml.tensor([0, 1]),), ml.ones(7)) | x.__setitem__(0, ml.ones(2, 3))
 x.repeat(-1, 1) | x.flip(0, 0) | x.split([4, -1], 1) | x.movedim((0, 1), (1, 1))
 x.movedim((0,), (0, 1)) | x[0, 0].gather(0, ml.tensor([5]))
 x.repeat_interleave(-1) | x.repeat_interleave(ml.tensor([1, 2]), 1)
+ml.einsum('ii->i', x) | ml.cdist(x, y[:, :1]) | x.topk(1.5) | v.clone().normal_(0, -1)
+v.clone().uniform_(1, 0) | ml.multinomial(v.abs(), -1) | F.cross_entropy(x, x, weight=ml.ones(1))
+ml.arange(0, float('inf')) | ml.tensor(2**63) | ml.tensor([300], dtype=ml.uint8) | ml.tensor('a')
+F.interpolate(ml.arange(16).view(1, 1, 4, 4), size=2, mode='bilinear')
 ml.arange(3) & 2.5 | 2.5 ^ ml.arange(3) | (v > 1) & v | v & (v > 1)
 """
 CALLS = [call for line in WRONG.strip().split("\n") for call in line.split(" | ")]

@@ -108,22 +108,27 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     elif hasattr(given, "__dlpack__"):
         array = np.from_dlpack(given)
     else:
-        array, copy = _from_nested(given, dtype is None), False
+        return _from_nested(given, dtype)
     real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
     require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
     return array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
 
 
-def _from_nested(data: Any, narrow: bool) -> np.ndarray:
-    """Nested lists of numbers (or tensors): float32 (float64 unless `narrow`), int64 or bool."""
+def _from_nested(data: Any, dtype: Any) -> np.ndarray:
+    """Nested lists of numbers (or tensors), in a dtype or (None) as float32, int64 or bool."""
     try:
         array = np.array(_plain(data))
     except ValueError:
         require(False, "tensor", "nested lists must be rectangular")
         raise
-    if array.dtype == np.float64:
-        return array.astype(default) if narrow else array
-    return array.astype(np.int64) if array.dtype.kind in "iu" else array
+    kind, rule = array.dtype.kind, "data must be real numbers or bools"
+    require(kind in "fiub", "tensor", rule, error=DTypeError, data=array)
+    usual: Any = {"f": default, "b": np.bool_}.get(kind, np.int64)
+    made = array.astype(usual if dtype is None else dtype_of(dtype))
+    whole = kind in "iu" and made.dtype.kind in "iu"
+    rule = f"the numbers must fit into {made.dtype}"
+    require(not whole or bool((made == array).all()), "tensor", rule, error=DTypeError, data=data)
+    return made
 
 
 def _plain(item: Any) -> Any:
@@ -199,7 +204,8 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, dev
     """start, start + step, … below end; int64 from ints, else float32."""
     if end is None:
         start, end = 0, start
-    ok, rule = step != 0 and (end - start) * step >= 0, "step must lead from start to end"
+    ok = step != 0 and 0 <= (end - start) / step < math.inf
+    rule = "step must lead from start to end"
     require(ok, "arange", rule, start=start, end=end, step=step)
     if dtype is None and all(isinstance(v, int) for v in (start, end, step)):
         dtype = np.int64
@@ -283,7 +289,8 @@ def multinomial(
 ) -> Tensor:
     """Indices drawn with the probabilities x (…, K), rows need not sum to 1 -> (…, num_samples)."""
     w, stream = read_on_host("multinomial", raw(x)), _stream(generator)
-    require(w.ndim in (1, 2), "multinomial", "x must be (K,) or (B, K)", x=x)
+    fits, rule = w.ndim in (1, 2) and num_samples > 0, "needs x (K,) or (B, K), and some samples"
+    require(fits, "multinomial", rule, x=x, num_samples=num_samples)
     rows = w.reshape(-1, w.shape[-1])
     found = [stream.choice(row, num_samples, replacement=replacement) for row in rows]
     indices = np.array(found, np.int64).reshape(*w.shape[:-1], num_samples)

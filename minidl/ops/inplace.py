@@ -149,12 +149,14 @@ def copy_(self: Tensor, source: Any) -> Tensor:
 
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Normal random numbers."""
+    require(std >= 0, "normal_", "std must not be negative", std=std)
     stream = generator or random.default("tensor")
     return write(self, lambda old: mean + std * stream.normal(self.shape, self.dtype), "normal_")
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
     """Uniform random numbers in [a, b)."""
+    require(a <= b, "uniform_", "a must not lie above b", a=a, b=b)
     stream = generator or random.default("tensor")
     return write(self, lambda old: a + (b - a) * stream.uniform(self.shape, self.dtype), "uniform_")
 

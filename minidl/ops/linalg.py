@@ -115,6 +115,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
     """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
+    fits = x1.ndim > 1 < x2.ndim and x1.shape[-1] == x2.shape[-1]
+    require(fits, "cdist", "needs rows of the same length", x1=x1, x2=x2)
     return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
 
 
@@ -171,6 +173,7 @@ def _trace(x: Any, labels: Labels) -> tuple[Any, Labels]:
         while labels.count(a) > 1:
             i = labels.index(a)
             j = labels.index(a, i + 1)
+            require(x.shape[i] == x.shape[j], "einsum", f"sizes of {a!r} differ", x=x)
             x = diagonal(x, 0, i, j)
             labels = [b for k, b in enumerate(labels) if k not in (i, j)] + [a]
     return x, labels

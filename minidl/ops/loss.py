@@ -124,6 +124,8 @@ def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: 
         p = pw.add(pw.mul(p, 1 - smoothing), smoothing / x.shape[axis])
     terms = pw.mul(log_softmax(x, axis), p)
     if weight is not None:
+        fits = weight.shape == (x.shape[axis],)
+        require(fits, "cross_entropy", "weight must be (C,)", x=x, weight=weight)
         terms = pw.mul(terms, reshape(weight, (-1,) + (1,) * (x.ndim - 1 - axis)))
     return reduced("cross_entropy", pw.neg(sum_axes(terms, axes=(axis,))), reduction)
 
@@ -265,7 +267,7 @@ def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool
     """target (log target - x) of log-probabilities x; batchmean divides the sum by N."""
     loss = divergence_of_logs(input, target) if log_target else divergence(input, target)
     if reduction == "batchmean":
-        return pw.div(sum_over(loss), float(input.shape[0]))
+        return pw.div(sum_over(loss), float(input.shape[0] if input.ndim else 1))
     return reduced("kl_div", loss, reduction)
 
 
