@@ -124,7 +124,7 @@ def gradients(outputs: Sequence[tuple[Node, Node]], inputs: Sequence[Node]) -> l
     conditions: dict[int, Node] = {}
 
     def put(node: Node, guard: Guard, g: Any) -> None:
-        if node.index in moving and g is not None:
+        if node.index in moving and isinstance(g, Node):  # a rule may find that it is plain 0
             terms = waiting.setdefault(node.index, {})
             terms[guard] = terms[guard] + g if guard in terms else g
 

@@ -44,7 +44,7 @@ FUNCTIONS = _functions({  # of `minidl` alone
     join: "cat stack",
     linalg: "cdist einsum",
 })  # fmt: skip
-COMPARISONS = "neg abs eq ne gt ge lt le".split()  # and signs: the operators of the same name
+COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
 DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
@@ -53,6 +53,16 @@ DTYPES |= {"int": "int32", "bool": "bool"}
 
 def _reflected(function: Callable) -> Callable:
     return lambda self, other: function(other, self)
+
+
+def _comparison(function: Callable) -> Callable:
+    """== or !=, which for what is neither a tensor nor a number is that of identity."""
+
+    def method(self: Tensor, other: Any) -> Any:
+        known = hasattr(other, "dtype") or isinstance(other, (int, float))
+        return function(self, other) if known else NotImplemented
+
+    return method
 
 
 def _bitwise(name: str, function: Callable) -> Callable:
@@ -177,6 +187,7 @@ EXTRA: dict[str, Any] = {
     "__invert__": _bitwise("not", _inverse),
     "where": lambda self, condition, other: pointwise.where(condition, self, other),
     **{f"__{n}__": TABLE[n] for n in COMPARISONS},
+    **{f"__{n}__": _comparison(TABLE[n]) for n in ("eq", "ne")},
     **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
     **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
     **{f"__{r}{n}__": _bitwise(n, f) for n, f in pointwise.BITWISE.items() for r in ("", "r")},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minidl as ml
+import minidl.functional as F
 
 NAN, INF = float("nan"), float("inf")
 
@@ -26,6 +27,7 @@ def gradient(function, values):
     (lambda x: x.min(), [NAN, NAN], [0.5, 0.5]),
     (lambda x: x.amax(0), [2.0, 1.0, 2.0], [0.5, 0.0, 0.5]),
     (lambda x: x.max(0)[0], 3.0, 1.0),
+    (ml.pointwise(lambda x: x**0 * x), [3.0], [1.0]), (ml.pointwise(lambda x: x**0), [3.0], [0.0]),
 ])  # fmt: skip
 def test_gradients_at_edges_are_pytorchs(function, values, want):
     """Regression: NaN at constant inputs, at zeros under a p-norm, and everywhere beside a NaN."""
@@ -67,6 +69,15 @@ def test_an_expansion_to_the_same_size_can_be_written():
     (lambda: ml.tensor(2.0).scatter_add(0, ml.tensor(0), ml.tensor(5.0)), 7.0),
     (lambda: ml.zeros(2).scatter_add(0, ml.tensor(1), ml.tensor(5.0)), [0.0, 5.0]),
     (lambda: ml.tensor(2.0).repeat_interleave(2), [2.0, 2.0]),
+    (lambda: ml.tensor([2, 1, -1, 0]) ** ml.tensor([-1, -2, -3, 0]), [0, 1, -1, 1]),
+    (lambda: ml.div(ml.tensor([-7, 7, -(2**53) - 1]), ml.tensor([2, -2, 1]), rounding_mode="trunc"),
+     [-3, -3, -(2**53) - 1]),
+    (lambda: F.pad(ml.tensor(2.0), ()), 2.0),
+    (lambda: F.pad(ml.arange(5.0)[None], (3, -2), mode="circular"), [[0.0, 1.0, 2.0] * 2]),
+    (lambda: F.kl_div(ml.tensor(1.0), ml.tensor(1.0), reduction="batchmean"), -1.0),
+    (lambda: F.interpolate(ml.arange(4.0)[None, None], scale_factor=1.1, mode="linear"),
+     [[[0.0, 1.0, 2.0, 3.0]]]),
+    (lambda: ml.pointwise(lambda x: x**0)(ml.tensor([2.0, 0.0])), [1.0, 1.0]),
 ])  # fmt: skip
 def test_values_at_edges_are_pytorchs(result, want):
     assert result().tolist() == want
@@ -78,6 +89,14 @@ def test_values_at_edges_are_pytorchs(result, want):
     (lambda: ml.tensor(True).cumsum(0), ml.int64),
     (lambda: ml.zeros(0).prod(dtype=ml.int32), ml.int32),
     (lambda: ml.cat([ml.ones(2), ml.zeros(0, dtype=ml.float64)]), ml.float64),
+    (lambda: ml.tensor([True]) ** 2, ml.int64), (lambda: ml.tensor([3]) ** 2.0, ml.float32),
 ])  # fmt: skip
 def test_dtypes_at_edges_are_pytorchs(result, want):
     assert result().dtype == want
+
+
+def test_tensors_compare_with_what_is_no_tensor_by_identity():
+    """Regression: `x == None` and `None in [x]` raised."""
+    x = ml.tensor(2.0)
+    assert (x == None) is False and (x != None) is True  # noqa: E711
+    assert None not in [x] and x != "a" and (x == 2).item()

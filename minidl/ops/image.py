@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+# isort: off
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require, require_one_of
@@ -14,7 +15,10 @@ from minidl.ops.arguments import Sizes, check_real, ints_of
 from minidl.ops.index import gather, table_rows
 from minidl.ops.join import pad_constant
 from minidl.ops.linalg import matmul
-from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape, squeeze, unsqueeze
+from minidl.ops.shape import (
+    along_one, batched, clone, movedim, permute_axes, reshape, squeeze, unsqueeze,
+)  # fmt: skip
+# isort: on
 
 
 def geometry(
@@ -60,6 +64,8 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     require(fits, "pad", "pad must hold two ints for each axis", input=input, pad=tuple(pad))
     widths = tuple((int(pad[2 * i]), int(pad[2 * i + 1])) for i in reversed(range(count)))
     if mode == "constant":
+        if not widths:
+            return clone(input)
         whole = ((0, 0),) * (input.ndim - count) + widths
         fits = all(n + a + b >= 0 for n, (a, b) in zip(input.shape, whole))
         require(fits, "pad", "negative widths cut more than there is", input=input, pad=tuple(pad))
@@ -78,7 +84,10 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
     limit = {"reflect": n - 1, "circular": n}.get(mode, math.inf)
     rule = f"{mode} needs widths up to {limit}"
     require(max(before, after) <= limit and n > 0, "pad", rule, size=n, pad=(before, after))
-    k = np.pad(np.arange(n), (max(before, 0), max(after, 0)), _MODES[mode])
+    k, wider = np.arange(n), (max(before, 0), max(after, 0))
+    if mode == "circular":  # what is left goes round
+        return np.pad(k[max(-before, 0) : n - max(-after, 0)], wider, "wrap")
+    k = np.pad(k, wider, _MODES[mode])
     return k[max(-before, 0) : len(k) - max(-after, 0)]
 
 
@@ -110,9 +119,11 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
     require(len(each) == len(old), name, f"needs a value for each of {len(old)} axes", given=given)
     new = tuple(math.floor(v if scale_factor is None else n * v) for n, v in zip(old, each))
     require(min(*old, *new) > 0, name, "sizes must be positive", input=input, size=new)
+    if mode != "nearest":
+        check_real(name, input)
     told = scale_factor is not None and not recompute_scale_factor
     # old and new size, and the distance between samples in the old image
-    axes = [(n, m, 1 / v if told else n / m) for n, m, v in zip(old, new, each)]
+    axes = [(n, m, 1 / v if told and m != n else n / m) for n, m, v in zip(old, new, each)]
     if linear:
         return resample(input, [_linear_weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":

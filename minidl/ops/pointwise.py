@@ -28,16 +28,22 @@ def _op(
 
 # ---- arithmetic ------------------------------------------------------------------------------
 
+
+def _whole_power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of integers: a negative power of all but 1 and -1 is 0."""
+    return np.where((y < 0) & (np.abs(x) != 1), x.dtype.type(0), np.power(x, np.abs(y)))
+
+
 _add = _op("add", lambda x, y: x + y, "x + y.", np.add)
 _sub = _op("sub", lambda x, y: x - y, "x - y.", np.subtract)
 mul = _op("mul", lambda x, y: x * y, "x · y.", np.multiply)
 _div = _op("div", lambda x, y: x / y, "x / y; real also for integers.")
 neg = _op("neg", lambda x: -x, "-x.", np.negative)
 abs = _op("abs", lambda x: f.abs(x), "|x|; gradient 0 at 0.", np.abs)
-square = _op("square", lambda x: x * x, "x².", np.square)
+square = _op("square", lambda x: x * x, "x².", lambda x: np.power(x, 2))
 _cube = _op("cube", lambda x: x * x * x, "x³.")
 reciprocal = _op("reciprocal", lambda x: 1 / x, "1 / x.")
-_pow = _op("pow", lambda x, y: x**y, "x to the power y.", np.power)
+_pow = _op("pow", lambda x, y: x**y, "x to the power y.", _whole_power)
 
 
 def _remainder(x: Any, y: Any) -> Any:
@@ -78,7 +84,8 @@ def sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
 
 
 def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.trunc(x / y).astype(x.dtype)
+    below = (x % y != 0) & ((x < 0) != (y < 0))
+    return x // y + below
 
 
 def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
@@ -95,8 +102,6 @@ _truncated = _op("div_trunc", lambda x, y: f.trunc(x / y), "x / y rounded toward
 def pow(x: Any, y: Any) -> Any:
     """x to the power y; the gradient is 0 where y = 0. Integers have no negative powers."""
     if isinstance(y, (int, float)) and hasattr(x, "dtype"):
-        if y == 2:
-            return square(x)
         if is_real(x.dtype) and y in _POWERS:
             return _POWERS[y](x)
         ok = is_real(x.dtype) or isinstance(y, float) or y >= 0
@@ -130,7 +135,7 @@ sign = _op("sign", f.sign, "-1, 0 or 1; no gradient.", np.sign)
 floor = _op("floor", f.floor, "Rounded down; gradient 0.", np.copy)
 ceil = _op("ceil", f.ceil, "Rounded up; gradient 0.", np.copy)
 round = _op("round", f.rint, "Rounded, halves to even; gradient 0.", np.copy)
-_POWERS = {3: _cube, 0.5: sqrt, -1: reciprocal, -0.5: rsqrt}
+_POWERS = {2: square, 3: _cube, 0.5: sqrt, -1: reciprocal, -0.5: rsqrt}
 
 
 def _logaddexp(x: Any, y: Any) -> Any:
