@@ -56,13 +56,8 @@ def _reflected(function: Callable) -> Callable:
 
 
 def _comparison(function: Callable) -> Callable:
-    """== or !=, which for what is neither a tensor nor a number is that of identity."""
-
-    def method(self: Tensor, other: Any) -> Any:
-        known = hasattr(other, "dtype") or isinstance(other, (int, float))
-        return function(self, other) if known else NotImplemented
-
-    return method
+    """== or !=, of which Python asks identity where the other is None."""
+    return lambda self, other: NotImplemented if other is None else function(self, other)
 
 
 def _bitwise(name: str, function: Callable) -> Callable:

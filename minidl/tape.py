@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any
 
 from minidl import backend
 from minidl.config import bound
@@ -207,6 +207,14 @@ def edge_of(x: Tensor) -> Edge:
     return (x, -1) if x.node is None else (x.node, x.index)
 
 
+def noted(y: Any, *tensors: Any) -> Any:
+    """y, whose backward refuses from now on that any of the tensors has been changed."""
+    if getattr(y, "node", None) is not None:
+        seen = [(t.shared(), t.version) for t in tensors if isinstance(t, Tensor)]
+        y.node.versions = [*y.node.versions, *seen]
+    return y
+
+
 def check_fresh(x: Tensor) -> None:
     """Refuse a view whose base was written through another view since it was made."""
     rule = "this view's base was changed in place through another tensor; take the view again"
@@ -239,18 +247,15 @@ class set_grad_enabled(bound):
 
     def __init__(self, mode: bool) -> None:
         super().__init__(_recording, mode)
-        super().__enter__()
-        self.entered = False
+        self.__enter__()
 
-    def __enter__(self) -> Self:
-        if self.entered:
-            return super().__enter__()
-        self.entered = True  # what was before it was made comes back after `with`
-        _recording.set(self.value)
-        return self
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__()
+        if len(self.tokens) == 1:  # behind a `with` block, as before it was made
+            super().__exit__()
 
     def __call__(self, function: Any) -> Any:
-        self.__exit__()
+        super().__exit__()
         return (enable_grad if self.value else no_grad)()(function)
 
 

@@ -94,3 +94,10 @@ def test_int8_indices_of_a_long_axis():
     x = leaf(300)
     x[ml.tensor([0, -100], dtype=ml.int8)].sum().backward()
     assert np.flatnonzero(x.grad.numpy()).tolist() == [0, 200]
+
+
+@pytest.mark.parametrize("ends", [slice(0.5, 2), slice("0", 2)])
+def test_slices_have_whole_ends(ends):
+    """Regression: they were rounded, or read."""
+    with pytest.raises(TypeError):
+        leaf(3)[ends]

@@ -123,7 +123,8 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
         check_real(name, input)
     told = scale_factor is not None and not recompute_scale_factor
     # old and new size, and the distance between samples in the old image
-    axes = [(n, m, 1 / v if told and m != n else n / m) for n, m, v in zip(old, new, each)]
+    axes = [(n, m, 1 / v if told and not (linear and n == m) else n / m)
+            for n, m, v in zip(old, new, each)]  # fmt: skip
     if linear:
         return resample(input, [_linear_weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":

@@ -7,10 +7,11 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
-from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require
+from minidl.errors import DTypeError, GraphError, RangeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
 from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, to_dtype, unsqueeze
+from minidl.tape import noted
 
 Key = tuple[Any, ...]
 
@@ -42,17 +43,13 @@ def placed(x: Any, key: Any) -> tuple[Any, Key, list[Tensor]]:
 
 def _part(k: Any) -> Any:
     """A part of an index as NumPy takes it; a number in an array of the host's as an int."""
-    try:
-        if isinstance(k, slice):
-            ends = (k.start, k.stop, k.step)
-            k = slice(*[None if v is None else operator.index(v) for v in ends])
-            forward = k.step is None or k.step > 0
-            require(forward, "index", "slices must have a positive step", step=k.step)
-        elif isinstance(k, list):
-            k = np.asarray(k) if k else np.zeros(0, np.int64)
-    except (TypeError, ValueError) as error:
-        require(isinstance(error, ShapeError), "index", "must hold whole numbers", index=k)
-        raise
+    if isinstance(k, slice):
+        ends = (k.start, k.stop, k.step)
+        k = slice(*[None if v is None else operator.index(v) for v in ends])
+        forward = k.step is None or k.step > 0
+        require(forward, "index", "slices must have a positive step", step=k.step)
+    elif isinstance(k, list):
+        k = np.asarray(k) if k else np.zeros(0, np.int64)
     if not hasattr(k, "dtype"):
         return k
     if k.dtype.kind == "b":  # how many places it names must be known
@@ -115,21 +112,15 @@ def shape_at(x: Any, key: Key) -> tuple[int, ...]:
 def getitem(x: Any, key: Any) -> Any:
     """x[key]: a view for ints, slices, None and …; a copy for arrays of indices or bools."""
     x, key, tensors = placed(x, key)
-    return pick(x, *tensors, key=key)
-
-
-# The ops below take the tensors of a key once more, as inputs: backward notices when they change.
+    y = pick(x, key=key)
+    return noted(y, *tensors) if tensors else y
 
 
 @op(view=True)
-def pick(x: Any, *tensors: Any, key: Key) -> Any:
+def pick(x: Any, *, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
-    shape, constants = x.shape, (None,) * len(tensors)
-
-    def vjp(g: Any, need: Any, *saved: Any) -> Any:
-        return pick_grad(g, key=key, shape=shape), *constants
-
-    return _indexed(x, key), tensors, vjp
+    shape = x.shape
+    return _indexed(x, key), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
 
 
 @op
@@ -155,37 +146,33 @@ def assembled(*xs: Any, keys: tuple[Key, ...], shape: tuple[int, ...], strides: 
 
 
 @op
-def with_item(x: Any, v: Any, *tensors: Any, key: Key) -> Any:
+def with_item(x: Any, v: Any, *, key: Key) -> Any:
     """A copy of x with x[key] replaced by v (broadcast)."""
-    be, shape, constants = backend.of(x), np.shape(v), (None,) * len(tensors)
+    be, shape = backend.of(x), np.shape(v)
     y = be.copy(x)
     be.put(y, key, v)
 
-    def vjp(g: Any, need: Any, *saved: Any) -> Any:
+    def vjp(g: Any, need: Any) -> Any:
         gx = with_item(g, 0, key=key) if need[0] else None
-        return gx, sum_to(pick(g, key=key), shape=shape) if need[1] else None, *constants
+        return gx, sum_to(pick(g, key=key), shape=shape) if need[1] else None
 
-    return y, tensors, vjp
+    return y, (), vjp
 
 
 @op
-def add_item(x: Any, v: Any, *tensors: Any, key: Key) -> Any:
+def add_item(x: Any, v: Any, *, key: Key) -> Any:
     """A copy of x with v, of x[key]'s shape, added at key; repeated places add up, in order."""
-    be, constants = backend.of(x), (None,) * len(tensors)
+    be = backend.of(x)
     y = be.copy(x)
     be.add_at(y, key, v)
-
-    def vjp(g: Any, need: Any, *saved: Any) -> Any:
-        return g, pick(g, key=key) if need[1] else None, *constants
-
-    return y, tensors, vjp
+    return y, (), lambda g, need: (g, pick(g, key=key) if need[1] else None)
 
 
 def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> Any:
     """x with values written (or added) at x[indices]."""
     x, key, tensors = placed(x, tuple(indices))
     values = broadcast_to(values, shape_at(x, key))
-    return (add_item if accumulate else with_item)(x, values, *tensors, key=key)
+    return noted((add_item if accumulate else with_item)(x, values, key=key), *tensors)
 
 
 def masked_select(x: Any, mask: Any) -> Any:
@@ -294,7 +281,7 @@ def _covering(name: str, x: Any, src: Any, shape: tuple[int, ...]) -> Any:
 
 def gather(x: Any, dim: int, index: Any) -> Any:
     """y[i][j] = x[index[i][j]][j] for dim 0, and so on."""
-    y = pick(_row(x), index, key=_grid("gather", x, dim, index)[0])
+    y = noted(pick(_row(x), key=_grid("gather", x, dim, index)[0]), index)
     return _shaped(y, raw(index).shape)
 
 
@@ -303,14 +290,14 @@ def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
     key, shape = _grid("scatter", x, dim, index)
     number = isinstance(src, (int, float))
     src = src if number else _covering("scatter", x, src, shape)
-    return _shaped(with_item(_row(x), src, index, key=key), x.shape)
+    return _shaped(noted(with_item(_row(x), src, key=key), index), x.shape)
 
 
 def scatter_add(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with src[i][j] added at x[index[i][j]][j] (dim 0); repeated places add up in order."""
     key, shape = _grid("scatter_add", x, dim, index)
     src = _covering("scatter_add", x, src, shape)
-    return _shaped(add_item(_row(x), src, index, key=key), x.shape)
+    return _shaped(noted(add_item(_row(x), src, key=key), index), x.shape)
 
 
 def index_select(x: Any, dim: int, index: Any) -> Any:
@@ -318,7 +305,7 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
     i, k, rows = axis_of(dim, x.ndim, "index_select"), raw(index), _row(x)
     require(k.ndim <= 1, "index_select", "index must be a vector", index=k)
     backend.of(k).check_indices("index_select", k, rows.shape[i])
-    y = pick(rows, index, key=(slice(None),) * i + (k.reshape(-1),))
+    y = noted(pick(rows, key=(slice(None),) * i + (k.reshape(-1),)), index)
     return y if x.ndim else reshape(y, ())
 
 

@@ -20,7 +20,7 @@ from minidl.ops.arguments import broadcast_shapes
 from minidl.ops.creation import as_tensor
 from minidl.ops.index import placed, shape_at, with_item
 from minidl.ops.shape import alias, broadcast_to, reshape, to_device, to_dtype
-from minidl.tape import check_fresh
+from minidl.tape import check_fresh, noted
 
 
 @op
@@ -110,7 +110,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     v = reshape(v, given) if longer > 0 else v
     if is_grad_enabled() and (x.requires or getattr(v, "requires", False)):
         new = to_dtype(v, x.dtype) if hasattr(v, "dtype") else v
-        write(x, lambda old: with_item(old, new, *tensors, key=key), "setitem")
+        write(x, lambda old: noted(with_item(old, new, key=key), *tensors), "setitem")
     else:
         _check_writable("setitem", x)
         backend.of(x.array).put(x.array, key, raw(v))
