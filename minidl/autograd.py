@@ -23,6 +23,7 @@ from minidl.tape import (
 from minidl.tensor import Device, Tensor, arrays_in, raw
 # isort: on
 
+AFTER = -1  # of a leaf's hooks: behind the accumulation of its gradient
 parts: dict[str, Callable] = {}  # ops that the walk itself needs, filled in by minidl.ops
 
 
@@ -73,12 +74,11 @@ class _Walk:
             node = waiting.pop()
             if node not in reached and not (stop and node in ends):
                 reached.add(node)
-                waiting += [edge[0] for edge in node.edges if edge is not None and edge[1] >= 0]
+                waiting += [edge[0] for edge in node.edges if edge and edge[1] >= 0]
         self.leading = leading = set()
         for node in sorted(reached, key=attrgetter("order"), reverse=True):  # the earliest first
-            edges = [edge for edge in node.edges if edge is not None]
             freed = node.vjp is None and node not in ends
-            if freed or any(edge in self.found or edge[0] in leading for edge in edges):
+            if freed or any(e in self.found or e[0] in leading for e in node.edges if e):
                 leading.add(node)
 
     def put(self, edge: Edge, g: Any) -> None:
@@ -151,8 +151,8 @@ class _Walk:
         """Give what was asked for, or add what arrived at the leaves to their `.grad`."""
         for entry in self.leaves.values():
             leaf = entry[0]
-            for hook in (leaf.hooks or {}).values():
-                if not getattr(hook, "after_accumulation", False):
+            for when, hook in (leaf.hooks or {}).values():
+                if when != AFTER:
                     entry[1] = self._hooked(hook, entry[1])
         if self.inputs is not None:
             self.found |= {(leaf, -1): g for leaf, g in self.leaves.values()}
@@ -175,8 +175,8 @@ def _accumulate(leaf: Tensor, g: Any) -> None:
         # references: the caller's tuple item and name, ours, the argument, getrefcount's
         g = parts["copy"](g)
     leaf.leaf_grad = g if recorded else Tensor(g)
-    for hook in (leaf.hooks or {}).values():
-        if getattr(hook, "after_accumulation", False):
+    for when, hook in (leaf.hooks or {}).values():
+        if when == AFTER:
             hook(leaf)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from minidl.autograd import Tensor
+from minidl.autograd import AFTER, Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import axis_of
@@ -111,9 +111,7 @@ def retain_grad(self: Tensor) -> None:
             if (t := me()) is not None:
                 t.leaf_grad = g if t.leaf_grad is None else pointwise.add(t.leaf_grad, g)
 
-        if self.node.hooks is None:
-            self.node.hooks = {}
-        self.node.hooks["retain_grad", self.index] = (self.index, keep)  # once, however often
+        _hooks_of(self.node)["retain_grad", self.index] = (self.index, keep)  # but once
 
 
 class Handle(AbstractContextManager):
@@ -136,24 +134,23 @@ class Handle(AbstractContextManager):
         self.remove()
 
 
+def _hooks_of(owner: Any) -> dict:
+    """The hooks of a leaf or of a node: (number of the output or AFTER, hook) by key."""
+    if owner.hooks is None:
+        owner.hooks = {}
+    return owner.hooks
+
+
 def register_hook(self: Tensor, hook: Callable) -> Handle:
     """Call hook(gradient) in backward; a Tensor that it returns replaces the gradient."""
     require(self.requires, "register_hook", "the tensor does not require grad", error=GraphError)
-    owner: Any = self if self.node is None else self.node
-    if owner.hooks is None:
-        owner.hooks = {}
-    return Handle(owner.hooks, hook if self.node is None else (self.index, hook))
+    return Handle(_hooks_of(self if self.node is None else self.node), (self.index, hook))
 
 
 def register_post_accumulate_grad_hook(self: Tensor, hook: Callable) -> Handle:
     """Call hook(leaf) after a backward has added to the leaf's gradient."""
     require(self.is_leaf, "hook", "only leaves accumulate gradients", error=GraphError)
-
-    def after(leaf: Tensor) -> None:
-        hook(leaf)
-
-    after.after_accumulation = True  # type: ignore[attr-defined]
-    return register_hook(self, after)
+    return Handle(_hooks_of(self), (AFTER, hook))
 
 
 def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:

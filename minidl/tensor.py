@@ -56,7 +56,7 @@ class Tensor:
     cell: Cell | None = None
     parent: tuple[Tensor, Callable[[Any], Any]] | None = None  # for a view: of what, how
     seen = 0  # for a view: the cell's `rebased` when it was made
-    hooks: dict[int, Callable] | None = None
+    hooks: dict | None = None
 
     def __init__(self, array: Any, requires_grad: bool = False, node: Any = None, index: int = 0):
         self.array = array
