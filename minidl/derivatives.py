@@ -16,13 +16,22 @@ recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 def _taken(inputs: Any, create_graph: bool) -> list[Tensor]:
     """The inputs as leaves of a graph of their own, or tied to what made them."""
     with enable_grad():
-        given = [inputs] if isinstance(inputs, Tensor) else inputs
-        taken = [parts["alias"](t) if create_graph else t.detach() for t in given]
+        taken = [parts["alias"](t) if create_graph else t.detach() for t in _several(inputs)]
     return [t if t.requires else t.requires_grad_() for t in taken]
 
 
 def _full(t: Tensor, value: float) -> Tensor:
     return Tensor(backend.of(t.array).full_like(t.array, value))
+
+
+def _several(y: Any) -> tuple:
+    return (y,) if isinstance(y, Tensor) else tuple(y)
+
+
+def _like(y: Any, items: tuple, attached: bool) -> Any:
+    """The items, detached unless attached: alone if y is a tensor."""
+    items = items if attached else tuple(t.detach() for t in items)
+    return items[0] if isinstance(y, Tensor) else items
 
 
 def _pulled(ys: tuple, taken: list[Tensor], v: Any, create_graph: bool) -> Any:
@@ -38,11 +47,9 @@ def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     taken = _taken(inputs, create_graph)
     with enable_grad():
         y = func(*taken)
-        grads = _pulled(y if isinstance(y, tuple) else (y,), taken, v, create_graph)
+        grads = _pulled(_several(y), taken, v, create_graph)
     filled = tuple(_full(t, 0) if g is None else g for g, t in zip(grads, taken))
-    if not create_graph:
-        y = tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach()
-    return y, filled[0] if isinstance(inputs, Tensor) else filled
+    return _like(y, _several(y), create_graph), _like(inputs, filled, True)
 
 
 def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
@@ -51,15 +58,13 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     along = [v] * len(taken) if v is None or isinstance(inputs, Tensor) else list(v)
     with enable_grad():
         y = func(*taken)
-        ys = y if isinstance(y, tuple) else (y,)
-        duals = [_full(t, 0).requires_grad_() for t in ys]
-        pulled = _pulled(ys, taken, duals, True)
+        duals = [_full(t, 0).requires_grad_() for t in _several(y)]
+        pulled = _pulled(_several(y), taken, duals, True)
         used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
         ones = [_full(g, 1) if d is None else d for g, d in used]
         found = grad([g for g, _ in used], duals, ones, None, create_graph, allow_unused=True)
-    pushed = tuple(_full(t, 0) if g is None else g for g, t in zip(found, ys))
-    ys = ys if create_graph else tuple(t.detach() for t in ys)
-    return (ys, pushed) if isinstance(y, tuple) else (ys[0], pushed[0])
+    pushed = tuple(d.detach() if g is None else g for g, d in zip(found, duals))
+    return _like(y, _several(y), create_graph), _like(y, pushed, True)
 
 
 def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -248,6 +248,7 @@ LOSSES = [
     case("cube", lambda x: x**3, normal((4,))),
     case("power", lambda x: x.exp() ** 0.75, normal((4,))),
     case("masked_fill", lambda x: x.masked_fill(x.detach() > 0, 0.5), spread((4,))),
+    case("cast", lambda x: x * (x.detach() > 0).to(x.dtype), spread((4,))),
     case("round", lambda x: x.round() + x, spread((4,))),
     case("div_trunc", lambda x: ml.div(x, 0.7, rounding_mode="trunc") + x, spread((4,))),
     case("dropout", lambda x: F.dropout(x, 0.4), normal((5, 6)), stochastic=True),

@@ -182,28 +182,19 @@ def node_of(op: str, *args: Any) -> Any:
     return graphs[0].node(op, *map(real, args))
 
 
-def maximum(a: Any, b: Any) -> Any:
-    """The larger; NaN if either is; a tie shares the gradient in halves."""
-    return node_of("maximum", a, b)
+def binary(op: str) -> Callable[[Any, Any], Any]:
+    """The function of two scalars named `op`, of which at least one is traced."""
+    return lambda x, y: node_of(op, x, y)
 
 
-def minimum(a: Any, b: Any) -> Any:
-    """The smaller; NaN if either is; a tie shares the gradient in halves."""
-    return node_of("minimum", a, b)
+# The larger and the smaller are NaN if either is, and a tie shares the gradient in halves; fmod is
+# the remainder of x / y with the sign of x.
+maximum, minimum, atan2, fmod = map(binary, ("maximum", "minimum", "atan2", "fmod"))
 
 
 def clamp(x: Any, low: Any, high: Any) -> Any:
     """min(max(x, low), high); the gradient passes where low <= x <= high."""
     return node_of("clamp", x, low, high)
-
-
-def atan2(y: Any, x: Any) -> Any:
-    return node_of("atan2", y, x)
-
-
-def fmod(x: Any, y: Any) -> Any:
-    """The remainder of x / y with the sign of x."""
-    return node_of("fmod", x, y)
 
 
 # Operations that the printers need not know, in terms of those they do.

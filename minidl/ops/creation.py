@@ -125,9 +125,8 @@ def _from_nested(data: Any, dtype: Any) -> np.ndarray:
     require(kind in "fiub", "tensor", rule, error=DTypeError, data=array)
     usual: Any = {"f": default, "b": np.bool_}.get(kind, np.int64)
     made = array.astype(usual if dtype is None else dtype_of(dtype))
-    whole = kind in "iu" and made.dtype.kind in "iu"
-    rule = f"the numbers must fit into {made.dtype}"
-    require(not whole or bool((made == array).all()), "tensor", rule, error=DTypeError, data=data)
+    fits = kind not in "iu" or made.dtype.kind not in "iu" or bool((made == array).all())
+    require(fits, "tensor", f"numbers must fit into {made.dtype}", error=DTypeError, data=data)
     return made
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-# isort: off
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require, require_one_of
@@ -15,10 +14,7 @@ from minidl.ops.arguments import Sizes, check_real, ints_of
 from minidl.ops.index import gather, table_rows
 from minidl.ops.join import pad_constant
 from minidl.ops.linalg import matmul
-from minidl.ops.shape import (
-    along_one, batched, clone, movedim, permute_axes, reshape, squeeze, unsqueeze,
-)  # fmt: skip
-# isort: on
+from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape, squeeze, unsqueeze
 
 
 def geometry(
@@ -64,8 +60,6 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     require(fits, "pad", "pad must hold two ints for each axis", input=input, pad=tuple(pad))
     widths = tuple((int(pad[2 * i]), int(pad[2 * i + 1])) for i in reversed(range(count)))
     if mode == "constant":
-        if not widths:
-            return clone(input)
         whole = ((0, 0),) * (input.ndim - count) + widths
         fits = all(n + a + b >= 0 for n, (a, b) in zip(input.shape, whole))
         require(fits, "pad", "negative widths cut more than there is", input=input, pad=tuple(pad))
@@ -123,8 +117,7 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
         check_real(name, input)
     told = scale_factor is not None and not recompute_scale_factor
     # old and new size, and the distance between samples in the old image
-    axes = [(n, m, 1 / v if told and not (linear and n == m) else n / m)
-            for n, m, v in zip(old, new, each)]  # fmt: skip
+    axes = [(n, m, 1 / v if told else n / m) for n, m, v in zip(old, new, each)]
     if linear:
         return resample(input, [_linear_weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":
@@ -159,7 +152,7 @@ def _linear_weights(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
     if aligned:
         at = np.arange(new) * ((n - 1) / (new - 1) if new > 1 else 0.0)
     else:
-        at = np.maximum((np.arange(new) + 0.5) * step - 0.5, 0)
+        at = np.maximum((np.arange(new) + 0.5) * (step if new != n else 1) - 0.5, 0)
     low = np.floor(at).astype(np.int64)
     made, rows = np.zeros((new, n)), np.arange(new)
     np.add.at(made, (rows, np.minimum(low, n - 1)), 1 - (at - low))

@@ -59,15 +59,10 @@ def _part(k: Any) -> Any:
     return k if k.ndim or not _is_int(k) or backend.cpu.recording() else int(k)
 
 
-def _is_mask(k: Any) -> bool:
-    return hasattr(k, "dtype") and k.dtype.kind == "b"
-
-
 def _is_int(k: Any) -> bool:
-    """Whether a part of an index is one number that the host knows."""
-    if isinstance(k, (np.ndarray, np.generic)):
-        return not (k.ndim or _is_mask(k))
-    return isinstance(k, int) and not isinstance(k, bool)
+    """Whether a part of an index is one number, no bool, that the host knows."""
+    known = isinstance(k, (int, np.integer, np.ndarray)) and not np.ndim(k)
+    return known and np.asarray(k).dtype != np.bool_
 
 
 def _ints_first(x: Any, key: list) -> tuple[Any, list]:
@@ -81,7 +76,7 @@ def _ints_first(x: Any, key: list) -> tuple[Any, list]:
         if _is_int(k) or k is Ellipsis:
             first.append(k if k is Ellipsis else int(k))
         elif k is not None:
-            first += [slice(None)] * (k.ndim if _is_mask(k) else 1)
+            first += [slice(None)] * (k.ndim if getattr(k, "dtype", None) == np.bool_ else 1)
     return pick(x, key=tuple(first)), [k for i, k in enumerate(key) if i not in ints]
 
 
@@ -170,7 +165,8 @@ def add_item(x: Any, v: Any, *, key: Key) -> Any:
 
 def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> Any:
     """x with values written (or added) at x[indices]."""
-    x, key, tensors = placed(x, tuple(indices))
+    whole, key, tensors = placed(x, tuple(indices))
+    require(whole is x, "index_put", "takes no numbers apart from arrays", indices=indices)
     values = broadcast_to(values, shape_at(x, key))
     return noted((add_item if accumulate else with_item)(x, values, key=key), *tensors)
 

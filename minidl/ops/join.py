@@ -8,7 +8,7 @@ from minidl import backend
 from minidl.autograd import op
 from minidl.dtypes import result_type
 from minidl.errors import require
-from minidl.ops.arguments import axis_of, sizes_of
+from minidl.ops.arguments import axes_of, axis_of, sizes_of
 from minidl.ops.index import getitem, pieces
 from minidl.ops.shape import clone, expand, reshape, to_dtype, unsqueeze
 
@@ -97,9 +97,8 @@ def flip_axes(x: Any, *, axes: tuple[int, ...]) -> Any:
 
 def flip(x: Any, *dims: Any) -> Any:
     """x reversed along dims."""
-    axes = [axis_of(d, x.ndim, "flip") for d in sizes_of(dims, "flip")]
-    require(len({*axes}) == len(axes), "flip", "every dim may appear once", dims=dims)
-    return flip_axes(x, axes=tuple(axes))
+    given = sizes_of(dims, "flip")
+    return flip_axes(x, axes=axes_of(given, x.ndim, "flip") if given else ())
 
 
 def repeat(x: Any, *sizes: Any) -> Any:

@@ -115,8 +115,7 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
     """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
-    fits = x1.ndim > 1 < x2.ndim and x1.shape[-1] == x2.shape[-1]
-    require(fits, "cdist", "needs rows of the same length", x1=x1, x2=x2)
+    require(x1.shape[-1:] == x2.shape[-1:], "cdist", "needs rows of one length", x1=x1, x2=x2)
     return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
 
 

@@ -124,9 +124,7 @@ def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: 
         p = pw.add(pw.mul(p, 1 - smoothing), smoothing / x.shape[axis])
     terms = pw.mul(log_softmax(x, axis), p)
     if weight is not None:
-        fits = weight.shape == (x.shape[axis],)
-        require(fits, "cross_entropy", "weight must be (C,)", x=x, weight=weight)
-        terms = pw.mul(terms, reshape(weight, (-1,) + (1,) * (x.ndim - 1 - axis)))
+        terms = pw.mul(terms, reshape(weight, (x.shape[axis],) + (1,) * (x.ndim - 1 - axis)))
     return reduced("cross_entropy", pw.neg(sum_axes(terms, axes=(axis,))), reduction)
 
 

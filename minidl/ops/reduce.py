@@ -7,21 +7,16 @@ from typing import Any
 
 import numpy as np
 
-# isort: off
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require
-from minidl.fusion import abs as magnitude
 from minidl.fusion import pointwise, sqrt, where
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axes_of, axis_of, check_real
 from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.join import cat, flip_axes, narrow
-from minidl.ops.shape import (
-    clone, each, expand, flatten, movedim, reshape, squeeze, to_dtype, unsqueeze,
-)  # fmt: skip
-# isort: on
+from minidl.ops.shape import clone, each, expand, movedim, reshape, squeeze, to_dtype, unsqueeze
 
 Values = namedtuple("Values", ["values", "indices"])
 
@@ -37,15 +32,9 @@ def _root(x, power):
 
 
 @pointwise
-def _power(x, p):
-    """|x| to the power p; where x is 0, so is the gradient."""
-    return where(x == 0, where(p > 0, 0.0, math.inf), magnitude(x) ** p)
-
-
-@pointwise
-def _is_tied(x, y):
-    """Whether x is the extreme y, or a NaN, which makes the extreme one."""
-    return (x == y) | (x != x)
+def _tied(x, y):
+    """1 where x is the extreme y, or a NaN, which makes the extreme one; else 0."""
+    return where((x == y) | (x != x), 1.0, 0.0)
 
 
 @op
@@ -113,15 +102,17 @@ def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
         return sum(to_dtype(pw.ne(x, 0), x.dtype), dim, keepdim)
     if p == 1:
         return sum(pw.abs(x), dim, keepdim)
-    s = sum(pw.square(x) if p == 2 else _power(x, p), dim, keepdim)
-    return _root(s, None if p == 2 else 1 / p)
+    if p == 2:
+        return _root(sum(pw.square(x), dim, keepdim), None)
+    size = pw.abs(x)
+    return _root(sum(_root(size, p) if p > 0 else pw.pow(size, p), dim, keepdim), 1 / p)
 
 
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Product of the elements, or along dim, by halves: differentiable to any order."""
     x = to_dtype(x, dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype))
     if dim is None or not x.ndim:
-        x, axis, keepdim = flatten(x), 0, False
+        x, axis, keepdim = reshape(x, -1), 0, False
     else:
         axis = axis_of(dim, x.ndim, "prod")
     x = movedim(x, axis, 0)
@@ -140,8 +131,7 @@ def _extreme(x: Any, *, axes: tuple[int, ...], largest: bool, keepdim: bool) -> 
     y = backend.of(x).extreme(x, axes, largest, keepdim)
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        tied = _is_tied(raw(x), expand(reshape(raw(y), ones), shape=x.shape))
-        ties = to_dtype(tied, x.dtype)
+        ties = _tied(raw(x), expand(reshape(raw(y), ones), shape=x.shape))
         share = pw.div(ties, backend.of(ties).sum(ties, axes, True))
         return (pw.mul(expand(reshape(g, ones), shape=x.shape), share),)
 
@@ -275,8 +265,7 @@ def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tru
     """The k largest (smallest) along dim: (values, indices), in order."""
     axis = axis_of(dim, x.ndim, "topk")
     n = x.shape[axis] if x.ndim else 1
-    fits = isinstance(k, (int, np.integer)) and 0 <= k <= n
-    require(fits, "topk", f"k must be an int in 0..{n}", k=k, x=x)
+    require(isinstance(k, int) and 0 <= k <= n, "topk", f"k must be an int in 0..{n}", k=k, x=x)
     order = argsort(x, axis, largest)
     places = narrow(order, axis, 0, k) if x.ndim else order
     return Values(gather(x, axis, places), places)

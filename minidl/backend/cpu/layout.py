@@ -124,7 +124,7 @@ def pad(x: Array, widths: tuple[tuple[int, int], ...], value: float) -> Array:
     shape, inside, taken = padding_of(x.shape, widths)
     y = _empty(shape, x.dtype, is_channels_last(x))
     note(y.fill, value)
-    note(np.copyto, y[inside], x[taken])
+    note(y.__setitem__, inside, x[taken])
     return y
 
 
