@@ -203,8 +203,7 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, dev
     """start, start + step, … below end; int64 from ints, else float32."""
     if end is None:
         start, end = 0, start
-    ok = step != 0 and 0 <= (end - start) / step < math.inf
-    rule = "step must lead from start to end"
+    ok, rule = step != 0 and 0 <= (end - start) / step < math.inf, "step must lead to end"
     require(ok, "arange", rule, start=start, end=end, step=step)
     if dtype is None and all(isinstance(v, int) for v in (start, end, step)):
         dtype = np.int64

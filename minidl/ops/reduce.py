@@ -210,14 +210,12 @@ def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 
 def count_nonzero(x: Any, dim: Any = None) -> Any:
     """How many elements are not zero."""
-    return Tensor(
-        _count(pw.ne(raw(x), 0), None if dim in ((), []) else dim, "count_nonzero", False)
-    )
+    return Tensor(_count(pw.ne(raw(x), 0), dim, "count_nonzero", False))
 
 
 def _count(true: Any, dim: Any, name: str, keepdim: bool) -> Any:
-    """How many of a raw array of bools are true, over dim."""
-    axes = () if dim in ((), []) else axes_of(dim, true.ndim, name)
+    """How many of a raw array of bools are true, over dim: () is none for all and any, as here."""
+    axes = () if dim in ((), []) and name != "count_nonzero" else axes_of(dim, true.ndim, name)
     return backend.of(true).sum(true, axes, keepdim)
 
 

@@ -135,8 +135,7 @@ def movedim(x: Any, source: Any, destination: Any) -> Any:
     src = [axis_of(d, x.ndim, "movedim") for d in np.atleast_1d(source)]
     dst = [axis_of(d, x.ndim, "movedim") for d in np.atleast_1d(destination)]
     fits = len({*src}) == len(src) == len(dst) == len({*dst})
-    rule = "needs as many destinations, each dim once"
-    require(fits, "movedim", rule, source=source, destination=destination)
+    require(fits, "movedim", "each dim may appear once", source=source, destination=destination)
     order = [i for i in range(x.ndim) if i not in src]
     for place, axis in sorted(zip(dst, src)):
         order.insert(place, axis)
