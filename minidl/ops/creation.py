@@ -108,26 +108,24 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     elif hasattr(given, "__dlpack__"):
         array = np.from_dlpack(given)
     else:
-        return _from_nested(given, dtype)
+        array, copy = _from_nested(given), False
+        dtype = dtype or {"f": default, "i": np.int64, "u": np.int64}.get(array.dtype.kind)
     real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
     require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
-    return array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
+    made = array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
+    fits = not (isinstance(given, (int, list, tuple)) and array.dtype.kind in "iu")
+    fits = fits or made.dtype.kind not in "iu" or bool((made == array).all())
+    require(fits, "tensor", f"numbers must fit into {made.dtype}", error=DTypeError, data=data)
+    return made
 
 
-def _from_nested(data: Any, dtype: Any) -> np.ndarray:
-    """Nested lists of numbers (or tensors), in a dtype or (None) as float32, int64 or bool."""
+def _from_nested(data: Any) -> np.ndarray:
+    """Nested lists of numbers (or tensors) in NumPy's dtype for them."""
     try:
-        array = np.array(_plain(data))
+        return np.array(_plain(data))
     except ValueError:
         require(False, "tensor", "nested lists must be rectangular")
         raise
-    kind, rule = array.dtype.kind, "data must be real numbers or bools"
-    require(kind in "fiub", "tensor", rule, error=DTypeError, data=array)
-    usual: Any = {"f": default, "b": np.bool_}.get(kind, np.int64)
-    made = array.astype(usual if dtype is None else dtype_of(dtype))
-    fits = kind not in "iu" or made.dtype.kind not in "iu" or bool((made == array).all())
-    require(fits, "tensor", f"numbers must fit into {made.dtype}", error=DTypeError, data=data)
-    return made
 
 
 def _plain(item: Any) -> Any:

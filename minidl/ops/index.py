@@ -7,7 +7,7 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
-from minidl.errors import DTypeError, GraphError, RangeError, require
+from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
 from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, to_dtype, unsqueeze
@@ -24,19 +24,13 @@ def placed(x: Any, key: Any) -> tuple[Any, Key, list[Tensor]]:
     Where ints lie apart from arrays of indices, x is its view by the ints, which in PyTorch go
     first, and the index what remains: NumPy would count them among the arrays.
     """
-    out: list[Any] = []
-    tensors, arrays = [], 0
-    for k in key if isinstance(key, tuple) else (key,):
-        if not (type(k) is int or k is None or k is Ellipsis):
-            given, k = k, _part(raw(k))
-            if hasattr(k, "dtype"):
-                arrays += 1
-                if isinstance(given, Tensor):
-                    tensors.append(given)
-        out.append(k)
+    given = key if isinstance(key, tuple) else (key,)
+    out = [k if type(k) is int else _part(raw(k)) for k in given]
+    arrays = [k for k in out if hasattr(k, "dtype")]
     if not arrays:
-        return x, tuple(out) if Ellipsis in out else (*out, Ellipsis), tensors
-    if arrays < len(out):
+        return x, tuple(out) if Ellipsis in out else (*out, Ellipsis), []
+    tensors = [t for t, k in zip(given, out) if isinstance(t, Tensor) and hasattr(k, "dtype")]
+    if len(arrays) < len(out):
         x, out = _ints_first(x, out)
     return x, tuple(out), tensors
 
@@ -311,10 +305,10 @@ def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     if dim is None or not x.ndim:
         x, dim = reshape(x, -1), 0
     n = x.shape[axis_of(dim, x.ndim, name)]
-    counts = read_on_host(name, counts) if hasattr(counts, "dtype") else np.asarray(counts)
-    fits = counts.dtype.kind in "iu" and counts.size in (1, n) and counts.min(initial=0) >= 0
-    require(fits, name, f"repeats must be one count or {n}, none negative", repeats=repeats)
-    index = backend.of(raw(x)).from_host(np.repeat(np.arange(n), counts))
+    if hasattr(counts, "dtype"):
+        counts = read_on_host(name, counts)
+    with reworded(ShapeError, f"{name}: repeats must fit", TypeError, ValueError):
+        index = backend.of(raw(x)).from_host(np.repeat(np.arange(n), counts))
     return index_select(x, dim, index)
 
 

@@ -2,7 +2,7 @@
 
 A write computes the new value as an op, copies it into the old memory, bumps the version that all
 views share and gives the tensor the op's node. A view forwards the write to its base; other views
-of that base, made earlier, refuse to be used in recorded operations.
+of that base, made earlier, refuse to be used or written in recorded operations.
 """
 
 import functools
