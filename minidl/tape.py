@@ -210,8 +210,8 @@ def edge_of(x: Tensor) -> Edge:
 def noted(y: Any, *tensors: Any) -> Any:
     """y, whose backward refuses from now on that any of the tensors has been changed."""
     if getattr(y, "node", None) is not None:
-        seen = [(t.shared(), t.version) for t in tensors if isinstance(t, Tensor)]
-        y.node.versions = [*y.node.versions, *seen]
+        cells = [t.shared() for t in tensors if isinstance(t, Tensor)]
+        y.node.versions = [*y.node.versions, *[(cell, cell.version) for cell in cells]]
     return y
 
 

@@ -45,6 +45,7 @@ def test_ints_apart_from_arrays_of_indices_go_first(key, first, rest):
     lambda x, k: x.index_put((k,), x.exp()), lambda x, k: x.index_put((k,), x.exp(), True),
     lambda x, k: x.scatter(0, k.view(1, 2), x.exp()),
     lambda x, k: x.scatter_add(0, k.view(1, 2), x.exp()),
+    lambda x, k: (y := x * 1, y.__setitem__(k, x.exp()))[0],
 ])  # fmt: skip
 def test_an_index_that_was_changed_is_noticed(use):
     """Regression: gradients went to the changed places, or out of bounds."""

@@ -48,8 +48,8 @@ def _part(k: Any) -> Any:
         return k
     if k.dtype.kind == "b":  # how many places it names must be known
         return read_on_host("index", k)
-    rule = "must be integers or bools"
-    require(k.dtype.kind in "iu", "index", rule, error=DTypeError, index=k)
+    if k.dtype.kind not in "iu":
+        require(False, "index", "must be integers or bools", error=DTypeError, index=k)
     return k if k.ndim or not _is_int(k) or backend.cpu.recording() else int(k)
 
 

@@ -103,10 +103,11 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     shape, v = shape_at(x, key), value
     if not isinstance(v, (Tensor, bool, int, float)):
         v = as_tensor(value, x.dtype, x.device)
-    given = np.shape(v)[max(np.ndim(v) - len(shape), 0) :]
+    own = np.shape(v)
+    given = own[max(len(own) - len(shape), 0) :]
     fits = broadcast_shapes(given, shape, name="setitem") == shape
     require(fits, "setitem", f"the value must fit into shape {shape}", value=v, x=x)
-    v = reshape(v, given) if np.ndim(v) > len(shape) else v
+    v = v if given == own else reshape(v, given)
     if is_grad_enabled() and (x.requires or getattr(v, "requires", False)):
         new = to_dtype(v, x.dtype) if hasattr(v, "dtype") else v
         write(x, lambda old: noted(with_item(old, new, key=key), *tensors), "setitem")
