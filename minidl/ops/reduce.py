@@ -263,7 +263,7 @@ def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tru
     """The k largest (smallest) along dim: (values, indices), in order."""
     axis = axis_of(dim, x.ndim, "topk")
     n = x.shape[axis] if x.ndim else 1
-    require(isinstance(k, int) and 0 <= k <= n, "topk", f"k must be an int in 0..{n}", k=k, x=x)
+    require(0 <= k <= n, "topk", f"k must lie in 0..{n}", k=k, x=x)
     order = argsort(x, axis, largest)
     places = narrow(order, axis, 0, k) if x.ndim else order
     return Values(gather(x, axis, places), places)
