@@ -39,8 +39,7 @@ def run_backward(
     Outputs whose cotangent is None, or that are no Tensors, are passed over.
     stop: look for no input behind another one.
     """
-    given = zip(outputs, cotangents, strict=True)
-    starts = [(edge_of(t), g) for t, g in given
+    starts = [(edge_of(t), g) for t, g in zip(outputs, cotangents, strict=True)
               if g is not None and isinstance(t, Tensor) and t.requires]  # fmt: skip
     walk = _Walk(create_graph, inputs)
     if inputs is not None:

@@ -254,14 +254,9 @@ def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps:
     sizes = (p.rows, p.step, p.pieces, p.fold, c)
     launch(combine_moments, segments, 1 + (segments >> 8), part, means, m2, *sizes)
     weights, count = _or(w, 1, c, x.dtype).reshape(groups, -1), max(rows * c // groups, 1)
-
-    def variance() -> Array:
-        """In x's dtype: backward finds the same scale."""
-        spread = (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / count
-        return spread.astype(x.dtype)
-
     mean = made(lambda: means.mean(2, keepdims=True))
-    var = made(variance)
+    exact = made(lambda: (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / count)
+    var = made(exact.astype, x.dtype)  # backward finds the same scale
     scale = made(lambda: weights / np.sqrt(var.astype(np.float64) + eps))
     y = empty(v.shape, x.dtype)
     vectors = (made(np.repeat, mean, c // groups, 2), scale, _or(b, 0, c, x.dtype))
