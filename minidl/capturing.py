@@ -44,7 +44,8 @@ class capture:
         warm_ups = backend.of(inputs[0].array).warm_ups
         if self.training and not warm_ups:
             return self.function(*inputs)
-        key = (config.threads(), *[(x.shape, x.dtype, x.device) for x in inputs])
+        half = getattr(config.casting.get(), "dtype", None)
+        key = (config.threads(), half, *[(x.shape, x.dtype, x.device) for x in inputs])
         step = self._steps.get(key)
         if step is not None:
             try:

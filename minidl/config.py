@@ -11,6 +11,7 @@ from minidl.errors import require
 _threads = 0
 _deterministic = True
 _precision = "highest"
+casting: ContextVar[Any] = ContextVar("casting", default=None)  # the `autocast` in force
 
 
 class bound(ContextDecorator):

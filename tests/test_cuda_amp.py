@@ -152,8 +152,11 @@ def test_graphs_and_conversions_kept_by_autocast() -> None:
         rules.step()
         return loss.detach()
 
+    run = ml.capture(layer)
+    for _ in range(3):
+        assert run(x).dtype == np.float32  # recorded without autocast, and not replayed in it
     with ml.autocast("cuda", dtype=np.float16):
-        step, run = ml.capture(train, training=True), ml.capture(layer)
+        step = ml.capture(train, training=True)
         for k in range(6):
             step(x)
             with ml.no_grad():

@@ -5,7 +5,6 @@ sums, softmax and losses in float32; the rest follows its inputs. Parameters sta
 their gradients: each is converted where it is used (Micikevicius et al. 2018).
 """
 
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ import numpy as np
 from minidl import backend
 from minidl.autograd import Tensor, is_grad_enabled, raw
 from minidl.backend import live
-from minidl.config import bound
+from minidl.config import bound, casting
 from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, require
 from minidl.ops.shape import to_dtype
-
-_current: ContextVar["autocast | None"] = ContextVar("autocast", default=None)
 
 
 class autocast(bound):
@@ -42,7 +39,7 @@ class autocast(bound):
         fits = not enabled or (self.dtype.itemsize == 2 and self.dtype.kind in "fV")
         require(fits, "autocast", rule, error=DTypeError, dtype=self.dtype)
         self.converted: dict[tuple, tuple[Tensor, tuple[int, int], Tensor]] = {}
-        super().__init__(_current, self if enabled else None)
+        super().__init__(casting, self if enabled else None)
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
@@ -74,22 +71,22 @@ def _moves(x: Any) -> bool:
 
 def is_autocast_enabled() -> bool:
     """Whether an `autocast` is in force."""
-    return _current.get() is not None
+    return casting.get() is not None
 
 
 def lowered(*xs: Any) -> tuple:
     """The operands of a product, in the lower dtype under autocast."""
-    current = _current.get()
+    current = casting.get()
     return xs if current is None else tuple([current.low(x) for x in xs])
 
 
 def raised(x: Any) -> Any:
     """What is summed or exponentiated, in float32 under autocast."""
-    return x if _current.get() is None or not _moves(x) else to_dtype(x, default)
+    return x if casting.get() is None or not _moves(x) else to_dtype(x, default)
 
 
 def alike(x: Any, *others: Any) -> tuple:
     """Operands of one kernel: under autocast the others are given x's dtype."""
-    if _current.get() is None:
+    if casting.get() is None:
         return others
     return tuple([to_dtype(y, x.dtype) if _moves(y) and _moves(x) else y for y in others])
