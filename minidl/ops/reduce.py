@@ -1,14 +1,17 @@
 """Ops over axes: sums, extremes, moments, order."""
 
 import builtins
+import functools
 import math
 from collections import namedtuple
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
+from minidl.dtypes import default
 from minidl.errors import require
 from minidl.fusion import pointwise, sqrt, where
 from minidl.ops import pointwise as pw
@@ -38,11 +41,27 @@ def _tied(x, y):
 
 
 @op
-def sum_axes(x: Any, *, axes: tuple[int, ...], keepdim: bool = False) -> Any:
-    """Sum over axes; ints and bools add up in int64."""
-    shape, ones = x.shape, _with_ones(x.shape, axes)
-    y = backend.of(x).sum(x, axes, keepdim)
-    return y, (), lambda g, need: (expand(reshape(g, ones), shape=shape),)
+def sum_axes(x: Any, *, axes: tuple[int, ...], keepdim: bool = False, wide: bool = False) -> Any:
+    """Sum over axes; ints and bools add up in int64. wide: half types give float32."""
+    shape, ones, dtype = x.shape, _with_ones(x.shape, axes), x.dtype
+    y = backend.of(x).sum(x, axes, keepdim, wide)
+    return y, (), lambda g, need: (expand(reshape(to_dtype(g, dtype), ones), shape=shape),)
+
+
+def _in_single(function: Callable) -> Callable:
+    """The function, in which half types are computed with in float32, where they would overflow."""
+
+    @functools.wraps(function)
+    def widened(x: Any, *args: Any, **options: Any) -> Any:
+        x = raised(x)
+        if x.dtype.itemsize != 2 or x.dtype.kind not in "fV":
+            return function(x, *args, **options)
+        y = function(to_dtype(x, default), *args, **options)
+        if isinstance(y, tuple):
+            return tuple([to_dtype(a, x.dtype) for a in y])
+        return to_dtype(y, x.dtype)
+
+    return widened
 
 
 def sum(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
@@ -57,8 +76,8 @@ def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -
     check_real("mean", x)
     axes = axes_of(dim, x.ndim, "mean")
     count = math.prod(x.shape[i] for i in axes)
-    total = sum_axes(x, axes=axes, keepdim=keepdim)
-    return pw.mul(total, 1.0 / count) if count else pw.div(total, 0.0)
+    total = sum_axes(x, axes=axes, keepdim=keepdim, wide=True)
+    return to_dtype(pw.mul(total, 1.0 / count) if count else pw.div(total, 0.0), x.dtype)
 
 
 def var(
@@ -68,11 +87,11 @@ def var(
     return var_mean(x, dim, unbiased, keepdim, correction=correction)[0]
 
 
+@_in_single
 def var_mean(
     x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
 ) -> tuple:
     """Variance and mean over dim."""
-    x = raised(x)
     check_real("var", x)
     if isinstance(dim, bool):  # x.var(False), as PyTorch's first overload
         dim, unbiased = None, dim
@@ -92,9 +111,9 @@ def std(
     return _root(var(x, dim, unbiased, keepdim, correction=correction), None)
 
 
+@_in_single
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     """The p-norm over dim (p a number, inf, -inf, or "fro"); gradient 0 where it is 0."""
-    x = raised(x)
     p = 2.0 if p in ("fro", None) else float(p)
     if abs(p) == math.inf:
         return (amax if p > 0 else amin)(pw.abs(x), dim, keepdim)
@@ -219,6 +238,7 @@ def _count(true: Any, dim: Any, name: str, keepdim: bool) -> Any:
     return backend.of(true).sum(true, axes, keepdim)
 
 
+@_in_single
 def logsumexp(x: Any, dim: Any, keepdim: bool = False) -> Any:
     """log of the sum of exp over dim, without overflow."""
     axes, top = axes_of(dim, x.ndim, "logsumexp"), 0.0

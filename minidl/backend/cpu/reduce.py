@@ -38,9 +38,12 @@ def _column_sums(lo, hi, slot, x, y, rows, columns, chunk):
                 y[out + j] += x[base + j]
 
 
-def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-    """Sum over axes; floats as partial sums in x's type, added up in double."""
-    if not axes and x.ndim:
+def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = False) -> Array:
+    """Sum over axes; floats as partial sums in x's type, added up in double.
+
+    wide: of half types in float32, in which they are added up.
+    """
+    if not axes and x.ndim and not wide:
         return x
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
@@ -48,8 +51,8 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     form = sum_form(x, axes) if ours else None
     if form is None or 1 not in (form[0], form[2]):
         dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
-        wide = np.float32 if dtype.itemsize == 2 else dtype
-        return made(_sum, x, axes, keepdims, wide, dtype)
+        single = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+        return made(_sum, x, axes, keepdims, single, single if wide else dtype)
     outer, rows, columns = form
     if columns == 1:
         pieces = -(-rows // PIECE)
@@ -67,8 +70,14 @@ def _sum(x: Array, axes: Any, keepdims: bool, wide: Any, dtype: np.dtype) -> Arr
 
 
 def square_sum(xs: Sequence[Array]) -> Array:
-    """Sum of the squares of all elements of all arrays, which have one dtype: ()."""
-    return made(lambda: np.asarray(math.fsum(np.vdot(x, x) for x in xs), xs[0].dtype))
+    """Sum of the squares of all elements of arrays of one dtype: (), of half types in float32."""
+    wide = np.result_type(xs[0].dtype, np.float32)
+
+    def total() -> Array:
+        given = (x.astype(wide, copy=False) for x in xs)
+        return np.asarray(math.fsum(np.vdot(x, x) for x in given), wide)
+
+    return made(total)
 
 
 def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:

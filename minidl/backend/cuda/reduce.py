@@ -18,13 +18,13 @@ _SHORT = 1 << 10  # elements of a row that a warp adds up
 _MOST = 65535  # blocks along the second axis of a grid
 
 
-def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-    """Sum over axes; floats in float32 (float64 in its own), integers and bools in int64."""
+def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = False) -> Array:
+    """Sum over axes, added up in float32, float64 or int64; wide: not rounded to a half type."""
+    dtype = accumulator(x.dtype) if wide or x.dtype.kind in "iub" else x.dtype
     if not axes and x.ndim:
-        return x
+        return cast(x, dtype) if wide else x
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    dtype = np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype
     if not x.size:
         return zeros(kept, dtype)
     form = sum_form(x, axes)
@@ -58,7 +58,7 @@ def _piece_sums(x: Array, outer: int, rows: int, columns: int) -> tuple[Array, i
 
 
 def square_sum(xs: Sequence[Array]) -> Array:
-    """Sum of the squares of all elements of all arrays, which have one dtype: ()."""
+    """Sum of the squares of all elements of arrays of one dtype: (), of half types in float32."""
     flat = [(contiguous(x),) for x in xs]
     tables = [table_of(flat[i : i + ROWS]) for i in range(0, len(flat), ROWS)]
     dtype, wide = xs[0].dtype, accumulator(xs[0].dtype)
@@ -68,7 +68,7 @@ def square_sum(xs: Sequence[Array]) -> Array:
         count = min(ROWS, len(flat) - i * ROWS)
         launch(run, blocks, table, count, part[first : first + blocks])
         first += blocks
-    return sum(part, (0,)) if dtype == wide else cast(sum(part, (0,)), dtype)
+    return sum(part, (0,))
 
 
 def _extremes(x: Array, axes: tuple[int, ...], largest: bool) -> tuple[Array, Array]:
