@@ -19,7 +19,7 @@ from typing import Any
 from minidl import config
 from minidl.backend.cpu import blas, maths, panel
 
-FORMAT = 4  # part of every cache key: raise it when the way kernels are built changes
+FORMAT = 5  # part of every cache key: raise it when the way kernels are built changes
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):  # no child in the middle of another thread's compilation
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release,
@@ -29,14 +29,13 @@ _engines: list[Any] = []  # keeps loaded code alive
 
 def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any]:
     """Compile IR text with several entries; give each as a ctypes function that frees the GIL."""
-    engine = _engine(name, digest(name, text, *kinds), lambda: text, tuple(kinds))
-    address = engine.get_function_address
-    return {entry: ctypes.CFUNCTYPE(None, *of)(address(entry)) for entry, of in kinds.items()}
+    found = load(name, digest(name, text, *kinds), lambda: text, *kinds)
+    return {entry: ctypes.CFUNCTYPE(None, *of)(found[entry]) for entry, of in kinds.items()}
 
 
 def compile_ir(text: str, name: str) -> int:
     """Compile LLVM IR text (or load it from the disk cache) and return the address of its `k`."""
-    return load(name, digest(name, text), lambda: text, "k")
+    return load(name, digest(name, text), lambda: text, "k")["k"]
 
 
 @functools.cache
@@ -69,13 +68,8 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def load(name: str, key: str, source: Callable[[], str], entry: str) -> int:
-    address = _engine(name, key, source, (entry,)).get_function_address(entry)
-    assert address, f"{name}: no entry {entry} in its object code"
-    return address
-
-
-def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, ...]) -> Any:
+def load(name: str, key: str, source: Callable[[], str], *entries: str) -> dict[str, int]:
+    """Addresses of the entries of the code kept under a key, else compiled from source()."""
     llvm, _ = _llvm()
     with _lock:
         code = _read(name, key)
@@ -89,7 +83,9 @@ def _engine(name: str, key: str, source: Callable[[], str], entries: tuple[str, 
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         _engines.append(engine)
-    return engine
+    found = {entry: engine.get_function_address(entry) for entry in entries}
+    assert all(found.values()), f"{name}: an entry of {found} is not in its object code"
+    return found
 
 
 def _machine() -> Any:
@@ -131,8 +127,7 @@ def _panel() -> dict[str, int]:
     """Addresses of the products by panels, compiled once for all kernels that call them."""
     llvm, _ = _llvm()
     text = panel.library(llvm.get_host_cpu_features().get("avx512f", False))
-    engine = _engine("panel", digest("panel", text), lambda: text, panel.ENTRIES)
-    return {entry: engine.get_function_address(entry) for entry in panel.ENTRIES}
+    return load("panel", digest("panel", text), lambda: text, *panel.ENTRIES)
 
 
 # ---- object code on disk: written atomically, done without where nothing can be written ----------

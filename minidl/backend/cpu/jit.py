@@ -39,6 +39,7 @@ class Placeholder:
 
 MATHS = ("exp", "log", "tanh", "sqrt", "erf", "expm1", "log1p", "sin", "cos")
 R, at, gemm, move, panel = map(Placeholder, ("R", "at", "gemm", "move", "panel"))
+cblas_gemm = Placeholder("cblas_gemm")
 exp, log, tanh, sqrt, erf, expm1, log1p, sin, cos = map(Placeholder, MATHS)
 
 
@@ -82,7 +83,8 @@ class Kernel:
                     "the CPU's kernels take float32 and float64", error=DTypeError, dtype=real,
                     fix="convert with .float()")  # fmt: skip
             key = digest(self.name, _text(self), real, *self.types, self.fast)
-            self._addresses[real] = load(self.name, key, lambda: _lower(self, real), ENTRY)
+            found = load(self.name, key, lambda: _lower(self, real), ENTRY)
+            self._addresses[real] = found[ENTRY]
         return self._addresses[real]
 
 
@@ -103,6 +105,12 @@ def sum_of(x, n):
             s += x[j]
         total += s
     return total
+
+
+@device
+def _blas_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+    """c = alpha op(a) op(b) + beta c. 101: row-major; 111: as it is, 112: transposed."""
+    cblas_gemm(101, 111 + ta, 111 + tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
 
 
 @device
@@ -203,7 +211,8 @@ def _lower(k: Kernel, real: str) -> str:
         types = [lowering.numba_type(t, real) for t in k.types]
         signature = numba.void(*[numba.int64] * 3, *types)
         bound.compile(signature)
-        text, name = lowering.unoptimised(bound, signature)
+        made = bound.overloads[signature.args]
+        text, name = made.library.get_llvm_str(), made.fndesc.mangled_name
     finally:
         config.OPT = level  # type: ignore[attr-defined]
     apart = {rf"\d{f.function.__code__.co_name}B" for f in _family(k) if f.apart}  # as mangled
@@ -225,8 +234,8 @@ def _bind(k: Kernel | Device, real: str, fast: bool) -> Any:
     names: dict[str, Any] = dict(function.__globals__)
     for name, value in _parts(function):
         if isinstance(value, Placeholder):
-            plain = value is gemm and not blas.integer_bits()
-            value = names[name] = _own_gemm if plain else lowering.meaning(value.name, real)
+            ours = _blas_gemm if blas.integer_bits() else _own_gemm
+            value = names[name] = ours if value is gemm else lowering.meaning(value.name, real)
         if isinstance(value, Device):
             names[name] = _bind(value, real, fast)
     flags = _REASSOCIATED if fast else _FAST

@@ -23,12 +23,6 @@ def numba_type(name: str, real: str) -> Any:
     return types.CPointer(base) if name.endswith("*") else base
 
 
-def unoptimised(dispatcher: Any, signature: Any) -> tuple[str, str]:
-    """IR text of a compiled dispatcher and the name of its function in it."""
-    compiled = dispatcher.overloads[signature.args]
-    return compiled.library.get_llvm_str(), compiled.fndesc.mangled_name
-
-
 def without_overlap(text: str, names: set[str]) -> str:
     """Mark the pointers given to functions (regular expressions) as not overlapping."""
     for name in names:
@@ -93,51 +87,6 @@ def _move(typing_context: Any, to: Any, of: Any, count: Any) -> Any:
     return types.void(to, of, types.int64), generate
 
 
-def _gemm(real: str) -> Any:
-    bits = blas.integer_bits()
-    symbol = _known(f"minidl_{'s' if real == 'f4' else 'd'}gemm")
-    word, number, pointer = types.int64, numba_type("R", real), numba_type("R*", real)
-    wanted = [word] * 5 + [number, pointer, word, pointer, word, number, pointer, word]
-
-    @intrinsic
-    def call(typing_context: Any, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word, enum = ir.IntType(bits), ir.IntType(32)
-            turned = [builder.add(builder.trunc(v, enum), enum(111)) for v in args[:2]]
-            given = [builder.trunc(v, word) if v.type == ir.IntType(64) and bits < 64 else v
-                     for v in args[2:]]  # fmt: skip
-            # 101: row-major; 111: as it is, 112: transposed
-            _call(builder, symbol, [enum(101), *turned, *given])
-            return context.get_dummy_value()
-
-        return types.void(*wanted), generate
-
-    return call
-
-
-def _panel(real: str) -> Any:
-    symbol = _known(f"ml_panel_f{8 * int(real[1])}")
-    word, pointer = types.int64, numba_type("R*", real)
-    wanted = [*[word] * 3, *[pointer, word, word] * 2, pointer, word, types.boolean]
-
-    @intrinsic
-    def call(typing_context: Any, m, n, k, a, up, over, b, apart, ldb, c, ldc, add) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _call(builder, symbol, args)
-            return context.get_dummy_value()
-
-        return types.void(*wanted), generate
-
-    return call
-
-
-def _call(builder: Any, symbol: str, given: Any) -> None:
-    """Call a function that is linked in later, declared by the types of what it is given."""
-    kind = ir.FunctionType(ir.VoidType(), [v.type for v in given])
-    function = builder.module.globals.get(symbol) or ir.Function(builder.module, kind, symbol)
-    builder.call(function, given)
-
-
 def _known(symbol: str) -> str:
     """Give Numba's own linker an address for a function that is linked in after it."""
     llvm.add_symbol(symbol, ctypes.cast(ctypes.pythonapi.Py_IncRef, ctypes.c_void_p).value)
@@ -151,7 +100,14 @@ def meaning(name: str, real: str) -> Any:
         return np.float32 if real == "f4" else np.float64
     if name in ("at", "move"):
         return _at if name == "at" else _move
-    if name in ("gemm", "panel"):
-        return _gemm(real) if name == "gemm" else _panel(real)
-    number = numba_type("R", real)
-    return types.ExternalFunction(_known(f"ml_{name}_f{8 * int(real[1])}"), number(number))
+    word: Any = types.int64
+    number, pointer = numba_type("R", real), numba_type("R*", real)
+    symbol, kind = f"ml_{name}_f{8 * int(real[1])}", number(number)
+    if name == "panel":
+        kind = types.void(*[word] * 3, *[pointer, word, word] * 2, pointer, word, types.boolean)
+    if name == "cblas_gemm":
+        symbol = f"minidl_{'s' if real == 'f4' else 'd'}gemm"
+        word = word if blas.integer_bits() == 64 else types.int32
+        matrix = (number, pointer, word)
+        kind = types.void(*[types.int32] * 3, *[word] * 3, *matrix, pointer, word, *matrix)
+    return types.ExternalFunction(_known(symbol), kind)

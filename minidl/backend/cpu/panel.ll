@@ -92,8 +92,9 @@ out:
 ;----
 ; The same for n panels: PANELS at a time, then one by one.
 define void @NAME(i64 %m, i64 %n, i64 %k, ptr %a, i64 %up, i64 %over, ptr %b, i64 %apart,
-    i64 %ldb, ptr %c, i64 %ldc, i1 %add) nounwind {
+    i64 %ldb, ptr %c, i64 %ldc, i8 %plus) nounwind {
 entry:
+  %add = icmp ne i8 %plus, 0
   %some = icmp sgt i64 %n, 0
   br i1 %some, label %loop, label %out
 loop:
