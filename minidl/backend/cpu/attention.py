@@ -95,37 +95,36 @@ def mix(rows, dv, cols, s, lds, v, ldv, y, ldy):
 
 
 @kernel("i8* R R* R* R* u1* R* R* R* R*", fast=True)
-def query_blocks(lo, hi, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratch):
-    """y and the rows' log-sum-exp for blocks lo..hi of query rows."""
+def query_blocks(item, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratch):
+    """y and the rows' log-sum-exp for a block of query rows."""
     s = at(scratch, slot * sizes[_SLOT])
     tq, tk, dv, block = sizes[_TQ], sizes[_TK], sizes[_DV], sizes[_BLOCK]
     sums = at(s, block * tk)
-    for item in range(lo, hi):
-        n, first = item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
-        rows = min(block, tq - first)
-        cols = visible(sizes, first + rows - 1)
-        scores(sizes, scale, q, k, n, first, rows, cols, s)
-        for r in range(rows):
-            row, here = at(s, r * tk), visible(sizes, first + r)
-            mask_row(sizes, seen, bias, n, first + r, row, here)
-            m = largest(row, here)
-            m = R(0) if m == R(-_INF) else m
-            total = R(0)
-            for j in range(here):
-                e = exp(row[j] - m)
-                row[j] = e
-                total += e
-            zero(at(row, here), cols - here)
-            empty = total == R(0)
-            sums[r] = R(0) if empty else R(1) / total
-            lse[n * tq + first + r] = R(_INF) if empty else m + log(total)
-        py, pv = at(y, start(sizes, _Y, 0, n, first)), at(v, start(sizes, _V, 1, n, 0))
-        ldy, ldv = sizes[_Y + 2], sizes[_V + 2]
-        mix(rows, dv, cols, s, tk, pv, ldv, py, ldy)
-        for r in range(rows):
-            factor = sums[r]
-            for j in range(r * ldy, r * ldy + dv):
-                py[j] *= factor
+    n, first = item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
+    rows = min(block, tq - first)
+    cols = visible(sizes, first + rows - 1)
+    scores(sizes, scale, q, k, n, first, rows, cols, s)
+    for r in range(rows):
+        row, here = at(s, r * tk), visible(sizes, first + r)
+        mask_row(sizes, seen, bias, n, first + r, row, here)
+        m = largest(row, here)
+        m = R(0) if m == R(-_INF) else m
+        total = R(0)
+        for j in range(here):
+            e = exp(row[j] - m)
+            row[j] = e
+            total += e
+        zero(at(row, here), cols - here)
+        empty = total == R(0)
+        sums[r] = R(0) if empty else R(1) / total
+        lse[n * tq + first + r] = R(_INF) if empty else m + log(total)
+    py, pv = at(y, start(sizes, _Y, 0, n, first)), at(v, start(sizes, _V, 1, n, 0))
+    ldy, ldv = sizes[_Y + 2], sizes[_V + 2]
+    mix(rows, dv, cols, s, tk, pv, ldv, py, ldy)
+    for r in range(rows):
+        factor = sums[r]
+        for j in range(r * ldy, r * ldy + dv):
+            py[j] *= factor
 
 
 @device
@@ -148,36 +147,35 @@ def block_grad(sizes, n, first, rows, cols, lse, p, ds):
 
 
 @kernel("i8* R R* R* R* u1* R* R* R* R* R* R* R*", fast=True)
-def head_grads(lo, hi, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk, dvalue, scratch):
-    """dq, dk, dv for key heads lo..hi, each with the query heads that share it."""
+def head_grads(head, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk, dvalue, scratch):
+    """dq, dk, dv for a key head, with the query heads that share it."""
     tq, tk, d, dv, block = sizes[_TQ], sizes[_TK], sizes[_D], sizes[_DV], sizes[_BLOCK]
     p = at(scratch, slot * sizes[_SLOT])
     ds = at(p, block * tk)
     ldq, ldk, ldv = sizes[_Q + 2], sizes[_K + 2], sizes[_V + 2]
     lddy, lddq, lddk, lddv = sizes[_Y + 2], sizes[_DQ + 2], sizes[_DK + 2], sizes[_DVAL + 2]
-    for head in range(lo, hi):
-        group = head * sizes[_SHARED]
-        pk, pv = at(k, start(sizes, _K, 1, group, 0)), at(v, start(sizes, _V, 1, group, 0))
-        pdk = at(dk, start(sizes, _DK, 1, group, 0))
-        pdv = at(dvalue, start(sizes, _DVAL, 1, group, 0))
-        clear(pdk, tk, d, lddk)
-        clear(pdv, tk, dv, lddv)
-        for item in range(sizes[_SHARED] * sizes[_BLOCKS]):
-            n, first = group + item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
-            rows = min(block, tq - first)
-            cols = visible(sizes, first + rows - 1)
-            pq = at(q, start(sizes, _Q, 0, n, first))
-            pdy = at(dy, start(sizes, _Y, 0, n, first))
-            pdq = at(dq, start(sizes, _DQ, 0, n, first))
-            scores(sizes, scale, q, k, n, first, rows, cols, p)
-            for r in range(rows):
-                here = visible(sizes, first + r)
-                mask_row(sizes, seen, bias, n, first + r, at(p, r * tk), here)
-            gemm(0, 1, rows, cols, dv, R(1), pdy, lddy, pv, ldv, R(0), ds, tk)
-            block_grad(sizes, n, first, rows, cols, lse, p, ds)
-            gemm(1, 0, cols, dv, rows, R(1), p, tk, pdy, lddy, R(1), pdv, lddv)
-            gemm(0, 0, rows, d, cols, scale, ds, tk, pk, ldk, R(0), pdq, lddq)
-            gemm(1, 0, cols, d, rows, scale, ds, tk, pq, ldq, R(1), pdk, lddk)
+    group = head * sizes[_SHARED]
+    pk, pv = at(k, start(sizes, _K, 1, group, 0)), at(v, start(sizes, _V, 1, group, 0))
+    pdk = at(dk, start(sizes, _DK, 1, group, 0))
+    pdv = at(dvalue, start(sizes, _DVAL, 1, group, 0))
+    clear(pdk, tk, d, lddk)
+    clear(pdv, tk, dv, lddv)
+    for item in range(sizes[_SHARED] * sizes[_BLOCKS]):
+        n, first = group + item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
+        rows = min(block, tq - first)
+        cols = visible(sizes, first + rows - 1)
+        pq = at(q, start(sizes, _Q, 0, n, first))
+        pdy = at(dy, start(sizes, _Y, 0, n, first))
+        pdq = at(dq, start(sizes, _DQ, 0, n, first))
+        scores(sizes, scale, q, k, n, first, rows, cols, p)
+        for r in range(rows):
+            here = visible(sizes, first + r)
+            mask_row(sizes, seen, bias, n, first + r, at(p, r * tk), here)
+        gemm(0, 1, rows, cols, dv, R(1), pdy, lddy, pv, ldv, R(0), ds, tk)
+        block_grad(sizes, n, first, rows, cols, lse, p, ds)
+        gemm(1, 0, cols, dv, rows, R(1), p, tk, pdy, lddy, R(1), pdv, lddv)
+        gemm(0, 0, rows, d, cols, scale, ds, tk, pk, ldk, R(0), pdq, lddq)
+        gemm(1, 0, cols, d, rows, scale, ds, tk, pq, ldq, R(1), pdk, lddk)
 
 
 # ---- launchers ---------------------------------------------------------------------------------

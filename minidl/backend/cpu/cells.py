@@ -94,143 +94,135 @@ def four_gates(row, hidden, j):
 
 
 @kernel("int int int int R* R* R* R* R* R* R*", fast=True)
-def lstm_step(lo, hi, slot, batch, hidden, tc, form, w, a, h_in, c_in, gates, h, c):
+def lstm_step(tile, batch, hidden, tc, form, w, a, h_in, c_in, gates, h, c):
     """i, f, g, o = σ, σ, tanh, σ of a + h_in W_hhᵀ; c = f c_in + i g; h = o tanh(c)."""
-    for tile in range(lo, hi):
-        r0, j, rows = tile_at(tile, batch, hidden, tc)
-        for gate in range(4):
-            place = (r0 * 4 + gate) * hidden + j
-            out = at(gates, place)
-            start(rows, tc, at(a, place), out, 4 * hidden)
-            recur(form, rows, tc, hidden, 4, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
-        for r in range(r0, r0 + rows):
-            pi, pf, pg, po = four_gates(r, hidden, j)
-            ph = r * hidden + j
-            sigmoid_row(gates, pi, tc)
-            sigmoid_row(gates, pf, tc)
-            tanh_row(gates, pg, tc)
-            sigmoid_row(gates, po, tc)
-            for q in range(tc):
-                new = gates[pf + q] * c_in[ph + q] + gates[pi + q] * gates[pg + q]
-                c[ph + q] = new
-                h[ph + q] = gates[po + q] * tanh(new)
+    r0, j, rows = tile_at(tile, batch, hidden, tc)
+    for gate in range(4):
+        place = (r0 * 4 + gate) * hidden + j
+        out = at(gates, place)
+        start(rows, tc, at(a, place), out, 4 * hidden)
+        recur(form, rows, tc, hidden, 4, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
+    for r in range(r0, r0 + rows):
+        pi, pf, pg, po = four_gates(r, hidden, j)
+        ph = r * hidden + j
+        sigmoid_row(gates, pi, tc)
+        sigmoid_row(gates, pf, tc)
+        tanh_row(gates, pg, tc)
+        sigmoid_row(gates, po, tc)
+        for q in range(tc):
+            new = gates[pf + q] * c_in[ph + q] + gates[pi + q] * gates[pg + q]
+            c[ph + q] = new
+            h[ph + q] = gates[po + q] * tanh(new)
 
 
 @kernel("int int int int int R* R* R* R* R* R* R* R* R*", fast=True)
 def lstm_step_grad(
-    lo, hi, slot, batch, hidden, tc, first, form, w, dlater, dy, gates, c_in, c, dh, dc, dgates
+    tile, batch, hidden, tc, first, form, w, dlater, dy, gates, c_in, c, dh, dc, dgates
 ):
     """dh += dy + dlater W_hh (not at the first step taken); dgates from dh and dc; dc *= f."""
-    for tile in range(lo, hi):
-        r0, j, rows = tile_at(tile, batch, hidden, tc)
-        if first == 0:
-            flow_back(form, rows, tc, hidden, 4, at(dlater, r0 * 4 * hidden), 4 * hidden, w, 0, 4,
-                      j, at(dh, r0 * hidden + j))  # fmt: skip
-        for r in range(r0, r0 + rows):
-            pi, pf, pg, po = four_gates(r, hidden, j)
-            ph = r * hidden + j
-            for q in range(tc):
-                s, o = tanh(c[ph + q]), gates[po + q]
-                d = dh[ph + q] + dy[ph + q]
-                dgates[po + q] = d * s * o * (R(1) - o)
-                dh[ph + q] = d * o * (R(1) - s * s)
-            for q in range(tc):
-                f, e = gates[pf + q], dc[ph + q] + dh[ph + q]
-                dgates[pf + q] = e * c_in[ph + q] * f * (R(1) - f)
-                dh[ph + q] = e
-                dc[ph + q] = e * f
-            for q in range(tc):
-                g, i = gates[pg + q], gates[pi + q]
-                dgates[pi + q] = dh[ph + q] * g * i * (R(1) - i)
-            for q in range(tc):
-                g, i = gates[pg + q], gates[pi + q]
-                dgates[pg + q] = dh[ph + q] * i * (R(1) - g * g)
-                dh[ph + q] = R(0)
+    r0, j, rows = tile_at(tile, batch, hidden, tc)
+    if first == 0:
+        flow_back(form, rows, tc, hidden, 4, at(dlater, r0 * 4 * hidden), 4 * hidden, w, 0, 4,
+                  j, at(dh, r0 * hidden + j))  # fmt: skip
+    for r in range(r0, r0 + rows):
+        pi, pf, pg, po = four_gates(r, hidden, j)
+        ph = r * hidden + j
+        for q in range(tc):
+            s, o = tanh(c[ph + q]), gates[po + q]
+            d = dh[ph + q] + dy[ph + q]
+            dgates[po + q] = d * s * o * (R(1) - o)
+            dh[ph + q] = d * o * (R(1) - s * s)
+        for q in range(tc):
+            f, e = gates[pf + q], dc[ph + q] + dh[ph + q]
+            dgates[pf + q] = e * c_in[ph + q] * f * (R(1) - f)
+            dh[ph + q] = e
+            dc[ph + q] = e * f
+        for q in range(tc):
+            g, i = gates[pg + q], gates[pi + q]
+            dgates[pi + q] = dh[ph + q] * g * i * (R(1) - i)
+        for q in range(tc):
+            g, i = gates[pg + q], gates[pi + q]
+            dgates[pg + q] = dh[ph + q] * i * (R(1) - g * g)
+            dh[ph + q] = R(0)
 
 
 @kernel("int int int int R* R* R* int R* R* R*")
-def gru_step(lo, hi, slot, batch, hidden, tc, form, w, a, bias, biased, h_in, gates, h):
+def gru_step(tile, batch, hidden, tc, form, w, a, bias, biased, h_in, gates, h):
     """gates r, z, n, m: σ, σ, tanh(n + r m), m = h_in W_hnᵀ + bias; h = n + z (h_in - n)."""
-    for tile in range(lo, hi):
-        r0, j, rows = tile_at(tile, batch, hidden, tc)
-        for k in range(r0, r0 + rows):
-            pr, pz, pn, pm = four_gates(k, hidden, j)
-            for gate in range(3):
-                move(at(gates, pr + gate * hidden), at(a, (k * 3 + gate) * hidden + j), tc)
-            for q in range(tc):
-                gates[pm + q] = bias[j + q] if biased else R(0)
+    r0, j, rows = tile_at(tile, batch, hidden, tc)
+    for k in range(r0, r0 + rows):
+        pr, pz, pn, pm = four_gates(k, hidden, j)
         for gate in range(3):
-            place = gate + gate // 2  # r, z where they are, the third product into m
-            out = at(gates, (r0 * 4 + place) * hidden + j)
-            recur(form, rows, tc, hidden, 3, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
-        for k in range(r0, r0 + rows):
-            pr, pz, pn, pm = four_gates(k, hidden, j)
-            ph = k * hidden + j
-            sigmoid_row(gates, pr, tc)
-            sigmoid_row(gates, pz, tc)
-            for q in range(tc):
-                n = tanh(gates[pn + q] + gates[pr + q] * gates[pm + q])
-                gates[pn + q] = n
-                h[ph + q] = n + gates[pz + q] * (h_in[ph + q] - n)
+            move(at(gates, pr + gate * hidden), at(a, (k * 3 + gate) * hidden + j), tc)
+        for q in range(tc):
+            gates[pm + q] = bias[j + q] if biased else R(0)
+    for gate in range(3):
+        place = gate + gate // 2  # r, z where they are, the third product into m
+        out = at(gates, (r0 * 4 + place) * hidden + j)
+        recur(form, rows, tc, hidden, 3, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
+    for k in range(r0, r0 + rows):
+        pr, pz, pn, pm = four_gates(k, hidden, j)
+        ph = k * hidden + j
+        sigmoid_row(gates, pr, tc)
+        sigmoid_row(gates, pz, tc)
+        for q in range(tc):
+            n = tanh(gates[pn + q] + gates[pr + q] * gates[pm + q])
+            gates[pn + q] = n
+            h[ph + q] = n + gates[pz + q] * (h_in[ph + q] - n)
 
 
 @kernel("int int int int int R* R* R* R* R* R* R*")
-def gru_step_grad(
-    lo, hi, slot, batch, hidden, tc, first, form, w, dlater, dy, gates, h_in, dh, dgates
-):
+def gru_step_grad(tile, batch, hidden, tc, first, form, w, dlater, dy, gates, h_in, dh, dgates):
     """dh += dy + dlater[r, z, m] W_hh (not at the first step taken); dgates; dh *= z."""
-    for tile in range(lo, hi):
-        r0, j, rows = tile_at(tile, batch, hidden, tc)
-        if first == 0:
-            block, later = at(dh, r0 * hidden + j), at(dlater, r0 * 4 * hidden)
-            flow_back(form, rows, tc, hidden, 2, later, 4 * hidden, w, 0, 3, j, block)
-            later = at(later, 3 * hidden)
-            flow_back(form, rows, tc, hidden, 1, later, 4 * hidden, w, 2, 3, j, block)
-        for k in range(r0, r0 + rows):
-            pr, pz, pn, pm = four_gates(k, hidden, j)
-            ph = k * hidden + j
-            for q in range(tc):
-                r, z, n, m = gates[pr + q], gates[pz + q], gates[pn + q], gates[pm + q]
-                d = dh[ph + q] + dy[ph + q]
-                dn = d * (R(1) - z) * (R(1) - n * n)
-                dgates[pr + q] = dn * m * r * (R(1) - r)
-                dgates[pz + q] = d * (h_in[ph + q] - n) * z * (R(1) - z)
-                dgates[pn + q] = dn
-                dgates[pm + q] = dn * r
-                dh[ph + q] = d * z
+    r0, j, rows = tile_at(tile, batch, hidden, tc)
+    if first == 0:
+        block, later = at(dh, r0 * hidden + j), at(dlater, r0 * 4 * hidden)
+        flow_back(form, rows, tc, hidden, 2, later, 4 * hidden, w, 0, 3, j, block)
+        later = at(later, 3 * hidden)
+        flow_back(form, rows, tc, hidden, 1, later, 4 * hidden, w, 2, 3, j, block)
+    for k in range(r0, r0 + rows):
+        pr, pz, pn, pm = four_gates(k, hidden, j)
+        ph = k * hidden + j
+        for q in range(tc):
+            r, z, n, m = gates[pr + q], gates[pz + q], gates[pn + q], gates[pm + q]
+            d = dh[ph + q] + dy[ph + q]
+            dn = d * (R(1) - z) * (R(1) - n * n)
+            dgates[pr + q] = dn * m * r * (R(1) - r)
+            dgates[pz + q] = d * (h_in[ph + q] - n) * z * (R(1) - z)
+            dgates[pn + q] = dn
+            dgates[pm + q] = dn * r
+            dh[ph + q] = d * z
 
 
 @kernel("int int int int int R* R* R* R*")
-def rnn_step(lo, hi, slot, batch, hidden, tc, form, relu, w, a, h_in, h):
+def rnn_step(tile, batch, hidden, tc, form, relu, w, a, h_in, h):
     """h = tanh or relu of a + h_in W_hhᵀ."""
-    for tile in range(lo, hi):
-        r0, j, rows = tile_at(tile, batch, hidden, tc)
-        place = r0 * hidden + j
-        start(rows, tc, at(a, place), at(h, place), hidden)
-        recur(form, rows, tc, hidden, 1, at(h_in, r0 * hidden), w, 0, j, at(h, place), hidden)
-        for r in range(r0, r0 + rows):
-            ph = r * hidden + j
-            if relu:
-                for q in range(tc):
-                    v = h[ph + q]
-                    h[ph + q] = R(0) if v <= R(0) else v  # NaN stays
-            else:
-                tanh_row(h, ph, tc)
+    r0, j, rows = tile_at(tile, batch, hidden, tc)
+    place = r0 * hidden + j
+    start(rows, tc, at(a, place), at(h, place), hidden)
+    recur(form, rows, tc, hidden, 1, at(h_in, r0 * hidden), w, 0, j, at(h, place), hidden)
+    for r in range(r0, r0 + rows):
+        ph = r * hidden + j
+        if relu:
+            for q in range(tc):
+                v = h[ph + q]
+                h[ph + q] = R(0) if v <= R(0) else v  # NaN stays
+        else:
+            tanh_row(h, ph, tc)
 
 
 @kernel("int int int int int int R* R* R* R* R* R*")
-def rnn_step_grad(lo, hi, slot, batch, hidden, tc, first, form, relu, w, dlater, dy, h, dh,
+def rnn_step_grad(tile, batch, hidden, tc, first, form, relu, w, dlater, dy, h, dh,
                   dgates):  # fmt: skip
     """dh += dy + dlater W_hh (not at the first step taken); dgates = dh (1 - h²) or dh [h > 0]."""
-    for tile in range(lo, hi):
-        r0, j, rows = tile_at(tile, batch, hidden, tc)
-        if first == 0:
-            flow_back(form, rows, tc, hidden, 1, at(dlater, r0 * hidden), hidden, w, 0, 1, j,
-                      at(dh, r0 * hidden + j))  # fmt: skip
-        for r in range(r0, r0 + rows):
-            ph = r * hidden + j
-            for q in range(tc):
-                d, v = dh[ph + q] + dy[ph + q], h[ph + q]
-                slope = (R(0) if v <= R(0) else R(1)) if relu else R(1) - v * v
-                dh[ph + q] = R(0)
-                dgates[ph + q] = d * slope
+    r0, j, rows = tile_at(tile, batch, hidden, tc)
+    if first == 0:
+        flow_back(form, rows, tc, hidden, 1, at(dlater, r0 * hidden), hidden, w, 0, 1, j,
+                  at(dh, r0 * hidden + j))  # fmt: skip
+    for r in range(r0, r0 + rows):
+        ph = r * hidden + j
+        for q in range(tc):
+            d, v = dh[ph + q] + dy[ph + q], h[ph + q]
+            slope = (R(0) if v <= R(0) else R(1)) if relu else R(1) - v * v
+            dh[ph + q] = R(0)
+            dgates[ph + q] = d * slope

@@ -88,77 +88,75 @@ def _spill(y, p, wide, rows, n, apart):
 
 
 @kernel("R* R* R* R* R* int " + _SIZES)
-def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, room,
+def _forward(t, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, room,
              n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """y = x * wt (groups, blocks, r, s, c/groups, BLOCK) + bias, for chunks lo..hi."""
+    """y = x * wt (groups, blocks, r, s, c/groups, BLOCK) + bias, for the t-th chunk."""
     cg, kg = c // groups, k // groups
     tall, panes = (band - 1) * sh + (r - 1) * dh + 1, groups * _pairs(kg)
     p = at(scratch, slot * room)
     rest = at(p, many * tall * cols * c)
     joined = s if dw == 1 and groups == 1 else 1  # taps that lie side by side
-    for t in range(lo, hi):
-        n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
-        count = images * rows
-        for v in range(count * panes):
-            u, q = v % count, v // count
-            if r * s * cg * k <= _SMALL:
-                u, q = v // panes, v % panes
-            group, block, first, few, wide = _pair(q, kg)
-            m, i = u // rows, u % rows
-            out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
-            to, apart = (out, k) if few == wide else (rest, wide)
-            for j in range(ow if biased else 0):
-                move(at(to, j * apart), at(bias, first), few)
-            for a in range(r):
-                row = at(p, (m * tall + i * sh + a * dh) * cols * c + group * cg)
-                for b in range(0, s, joined):
-                    panel(ow, wide // BLOCK, joined * cg, at(row, b * dw * c), sw * c, 1,
-                          at(wt, ((block * r + a) * s + b) * cg * BLOCK), r * s * cg * BLOCK, BLOCK,
-                          to, apart, biased or a + b > 0)  # fmt: skip
-            if few < wide:
-                _spill(out, rest, wide, ow, few, k)
+    n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
+    count = images * rows
+    for v in range(count * panes):
+        u, q = v % count, v // count
+        if r * s * cg * k <= _SMALL:
+            u, q = v // panes, v % panes
+        group, block, first, few, wide = _pair(q, kg)
+        m, i = u // rows, u % rows
+        out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
+        to, apart = (out, k) if few == wide else (rest, wide)
+        for j in range(ow if biased else 0):
+            move(at(to, j * apart), at(bias, first), few)
+        for a in range(r):
+            row = at(p, (m * tall + i * sh + a * dh) * cols * c + group * cg)
+            for b in range(0, s, joined):
+                panel(ow, wide // BLOCK, joined * cg, at(row, b * dw * c), sw * c, 1,
+                      at(wt, ((block * r + a) * s + b) * cg * BLOCK), r * s * cg * BLOCK, BLOCK,
+                      to, apart, biased or a + b > 0)  # fmt: skip
+        if few < wide:
+            _spill(out, rest, wide, ow, few, k)
 
 
 @kernel("R* R* R* R* int int int " + _SIZES)
-def _input_grad(lo, hi, slot, g, wt, x, scratch, left, wide, room, cols, many, band, total, unused,
+def _input_grad(m, slot, g, wt, x, scratch, left, wide, room, cols, many, band, total, unused,
                 n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """x = the adjoint at g, wt being (groups, blocks, r, s, k/groups, BLOCK), for images lo..hi.
+    """x = the adjoint at g, wt being (groups, blocks, r, s, k/groups, BLOCK), for image m.
 
     g lies behind `left` of `wide` columns, the rest of which are zeros.
     """
     cg, kg = c // groups, k // groups
     p = at(scratch, slot * room)
     rest = at(p, oh * wide * k)
-    for m in range(lo, hi):
-        _place(p, at(g, m * oh * ow * k), oh, wide, 0, left, oh, ow, k)
-        for q in range(groups * _pairs(cg)):
-            group, block, first, few, some = _pair(q, cg)
-            for u in range(h * min(sw, w)):
-                y, j = u // min(sw, w), u % min(sw, w)  # the columns j, j + sw, … of row y
-                count = (w - j + sw - 1) // sw
-                out = at(x, ((m * h + y) * w + j) * c + first)
-                to, apart = (out, sw * c) if few == some else (rest, some)
-                add = False
-                for a in range(r):
-                    i = y + ph - a * dh
-                    for b in range(s if i >= 0 and i % sh == 0 and i // sh < oh else 0):
-                        v = j + pw - b * dw
-                        if v % sw == 0:
-                            panel(count, some // BLOCK, kg,
-                                  at(p, (i // sh * wide + left + v // sw) * k + group * kg), k, 1,
-                                  at(wt, ((block * r + a) * s + b) * kg * BLOCK),
-                                  r * s * kg * BLOCK, BLOCK, to, apart, add)  # fmt: skip
-                            add = True
-                for e in range(0 if add else count):
-                    zero(at(to, e * apart), few)
-                if few < some:
-                    _spill(out, rest, some, count, few, sw * c)
+    _place(p, at(g, m * oh * ow * k), oh, wide, 0, left, oh, ow, k)
+    for q in range(groups * _pairs(cg)):
+        group, block, first, few, some = _pair(q, cg)
+        for u in range(h * min(sw, w)):
+            y, j = u // min(sw, w), u % min(sw, w)  # the columns j, j + sw, … of row y
+            count = (w - j + sw - 1) // sw
+            out = at(x, ((m * h + y) * w + j) * c + first)
+            to, apart = (out, sw * c) if few == some else (rest, some)
+            add = False
+            for a in range(r):
+                i = y + ph - a * dh
+                for b in range(s if i >= 0 and i % sh == 0 and i // sh < oh else 0):
+                    v = j + pw - b * dw
+                    if v % sw == 0:
+                        panel(count, some // BLOCK, kg,
+                              at(p, (i // sh * wide + left + v // sw) * k + group * kg), k, 1,
+                              at(wt, ((block * r + a) * s + b) * kg * BLOCK),
+                              r * s * kg * BLOCK, BLOCK, to, apart, add)  # fmt: skip
+                        add = True
+            for e in range(0 if add else count):
+                zero(at(to, e * apart), few)
+            if few < some:
+                _spill(out, rest, some, count, few, sw * c)
 
 
 @kernel("R* R* R* R* int int " + _SIZES)
-def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band, total, room,
+def _weight_grad(e, slot, x, g, part, scratch, span, wide, cols, many, band, total, room,
                  n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
-    """part[i] (k, r, s or 1, wide) = the gradient of the i-th span of chunks.
+    """part[e] (k, r, s or 1, wide) = the gradient of the e-th span of chunks.
 
     wide 0: few inputs, as of a picture's colours, are rows of the panels: part is (r, s c, k).
     """
@@ -168,19 +166,20 @@ def _weight_grad(lo, hi, slot, x, g, part, scratch, span, wide, cols, many, band
     line = r * (s // joined) * wide
     size = k * line if wide > 0 else k * r * s * c
     p = at(scratch, slot * room)
-    zero(at(part, lo * size), (hi - lo) * size)
-    for t in range(lo * span, min(hi * span, total)):
+    part = at(part, e * size)
+    zero(part, size)
+    for t in range(e * span, min(e * span + span, total)):
         n0, i0, images, rows = _load(p, x, t, tall, cols, many, band, n, h, w, c, oh, sh, ph, pw)
         for v in range(images * rows * r if wide == 0 else 0):
             u, a = v // r, v % r
             m, i = u // rows, u % rows
             panel(s * c, blocks, ow, at(p, (m * tall + i * sh + a * dh) * cols * c), 1, sw * c,
                   at(g, ((n0 + m) * oh + i0 + i) * ow * k), BLOCK, k,
-                  at(part, (t // span * r + a) * s * c * k), k, True)  # fmt: skip
+                  at(part, a * s * c * k), k, True)  # fmt: skip
         for q in range(groups * blocks if wide > 0 else 0):
             first = q // blocks * kg + q % blocks * BLOCK
             few = min(BLOCK, (q // blocks + 1) * kg - first)
-            to = at(part, (t // span * k + first) * line)
+            to = at(part, first * line)
             for v in range(r * (s // joined)):
                 a, b = v // (s // joined), v % (s // joined)
                 for c0 in range(0, joined * cg, PAIR * BLOCK):

@@ -91,51 +91,51 @@ def _row(y, c, row, gap, f, b, ow):
         TAPS(y0, y1, y2, y3, p0, p1, p2, p3, gap, f)
 
 
-def _forward(lo, hi, slot, x, wt, bias, y, scratch, biased, band, bands, cols, gap,
+def _forward(t, slot, x, wt, bias, y, scratch, biased, band, bands, cols, gap,
              h, w, c, oh, ow, r, s, sh, ph, pw, dh, up, over):  # fmt: skip
-    """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), for bands (n, rows) lo..hi."""
+    """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), for a band (n, rows)."""
     tall = (band - 1) * sh + (r - 1) * dh + 1
     p = at(scratch, slot * (tall * cols * gap + (ow + TILE) * BLOCK))
     rest = at(p, tall * cols * gap)
-    for t in range(lo, hi):
-        n, i0 = t // bands, t % bands * band
-        for c0 in range(0, c, WIDE):
-            few, top = min(WIDE, c - c0), i0 * sh - ph
-            _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, up, over)
-            rows, own = min(band, oh - i0), at(y, (n * oh + i0) * ow * c + c0)
-            for j in range(rows * ow):  # as memory lies: the rest meets it in the cache
-                if biased:
-                    move(at(own, j * c), at(bias, c0), few)
-                else:
-                    zero(at(own, j * c), few)
-            for k in range(0, few, BLOCK):
-                wide = min(BLOCK, few - k)
-                # No whole tiles, or pixels that share few places of a cache: a row of its own.
-                alone = wide < BLOCK or ow % TILE > 0 or (c % 256 == 0 and c * ow > 1 << 13)
-                for i in range(rows):
-                    out = at(own, i * ow * c + k)
-                    to, apart = (rest, BLOCK) if alone else (out, c)
-                    if alone:
-                        _alone(rest, out, c, ow, wide)
-                    for a in range(r):
-                        row = at(p, (i * sh + a * dh) * cols * gap + k)
-                        for b in range(0, s, GROUP):
-                            f = at(wt, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
-                            ROW(to, apart, row, gap, f, b, ow)
-                    for j in range(ow if alone else 0):
-                        move(at(out, j * c), at(rest, j * BLOCK), wide)
+    n, i0 = t // bands, t % bands * band
+    for c0 in range(0, c, WIDE):
+        few, top = min(WIDE, c - c0), i0 * sh - ph
+        _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, up, over)
+        rows, own = min(band, oh - i0), at(y, (n * oh + i0) * ow * c + c0)
+        for j in range(rows * ow):  # as memory lies: the rest meets it in the cache
+            if biased:
+                move(at(own, j * c), at(bias, c0), few)
+            else:
+                zero(at(own, j * c), few)
+        for k in range(0, few, BLOCK):
+            wide = min(BLOCK, few - k)
+            # No whole tiles, or pixels that share few places of a cache: a row of its own.
+            alone = wide < BLOCK or ow % TILE > 0 or (c % 256 == 0 and c * ow > 1 << 13)
+            for i in range(rows):
+                out = at(own, i * ow * c + k)
+                to, apart = (rest, BLOCK) if alone else (out, c)
+                if alone:
+                    _alone(rest, out, c, ow, wide)
+                for a in range(r):
+                    row = at(p, (i * sh + a * dh) * cols * gap + k)
+                    for b in range(0, s, GROUP):
+                        f = at(wt, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
+                        ROW(to, apart, row, gap, f, b, ow)
+                for j in range(ow if alone else 0):
+                    move(at(out, j * c), at(rest, j * BLOCK), wide)
 
 
-def _weight_grad(lo, hi, slot, x, g, part, scratch, span, total, band, bands, cols, gap,
+def _weight_grad(m, slot, x, g, part, scratch, span, total, band, bands, cols, gap,
                  h, w, c, oh, ow, r, s, sh, ph, pw, dh):  # fmt: skip
     """part[m] (blocks, r, s, BLOCK) = sum of x·g over the m-th span of bands (n, rows)."""
     tall = (band - 1) * sh + (r - 1) * dh + 1
     p = at(scratch, slot * (tall * cols * gap + (ow + TILE) * BLOCK))
     rest = at(p, tall * cols * gap)
     size = (c + BLOCK - 1) // BLOCK * BLOCK * r * s
-    zero(at(part, lo * size), (hi - lo) * size)
-    for u in range(lo * span, min(hi * span, total)):
-        n, i0, to = u // bands, u % bands * band, at(part, u // span * size)
+    to = at(part, m * size)
+    zero(to, size)
+    for u in range(m * span, min(m * span + span, total)):
+        n, i0 = u // bands, u % bands * band
         for c0 in range(0, c, WIDE):
             few, top = min(WIDE, c - c0), i0 * sh - ph
             _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, 1, 1)
@@ -160,7 +160,7 @@ def _special(body: FunctionType, taps: int, stride: int, dilation: int) -> Kerne
     taps_of = device(special(_taps if body is _forward else _taps_grad, **names), apart=True)
     row = device(special(_row, TAPS=taps_of, **names))
     pointers = 5 if body is _forward else 4
-    types = "R* " * pointers + "int " * (body.__code__.co_argcount - 3 - pointers)
+    types = "R* " * pointers + "int " * (body.__code__.co_argcount - 2 - pointers)
     return kernel(types)(special(body, ROW=row, **names))
 
 

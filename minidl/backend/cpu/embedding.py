@@ -11,10 +11,9 @@ _CHUNKS = 32  # of a table: each looks at all indices for those of its rows
 
 
 @kernel("R* i8* R* int")
-def _take_rows(lo, hi, slot, table, index, y, n):
+def _take_rows(i, table, index, y, n):
     """y[i] = table[index[i]]."""
-    for i in range(lo, hi):
-        move(at(y, i * n), at(table, index[i] * n), n)
+    move(at(y, i * n), at(table, index[i] * n), n)
 
 
 @kernel("R* i8* R* int int int")

@@ -73,8 +73,8 @@ class Kernel:
         self.pack = struct.Struct("".join(kinds)).pack
         self.first = self.types.index("R*") if "R*" in self.types else None
         self._addresses: dict[str, int] = {}
-        count = len(inspect.signature(function).parameters) - 3
-        assert count == len(self.types), f"{self.name}: {count} arguments, {len(self.types)} types"
+        self.leads = len(inspect.signature(function).parameters) - len(self.types)
+        assert self.leads in (1, 2, 3), f"{self.name}: not as many arguments as types"
 
     def address(self, real: str) -> int:
         """Address of the machine code for real type "f4" or "f8"."""
@@ -131,8 +131,10 @@ def _own_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
 
 
 def kernel(types: str, *, fast: bool = False) -> Callable[[Callable], Kernel]:
-    """Make a function `f(lo, hi, slot, *args)` a kernel; `types` names the types of args.
+    """Make a function `f(i, *args)` a kernel that does the i-th item of the work.
 
+    `f(i, slot, *args)` is told which thread it runs on, and `f(lo, hi, slot, *args)` does the items
+    lo..hi together. `types` names the types of args.
     Types: `R` `R*` (the real type), `int` (int64), `f4 f8 i1 i4 i8 u1 u4 u8` with or without `*`.
     fast lets sums be reassociated, so that they vectorise. Pointers must not overlap.
     """
@@ -209,7 +211,7 @@ def _lower(k: Kernel, real: str) -> str:
     try:
         bound = _bind(k, real, k.fast)
         types = [lowering.numba_type(t, real) for t in k.types]
-        signature = numba.void(*[numba.int64] * 3, *types)
+        signature = numba.void(*[numba.int64] * k.leads, *types)
         bound.compile(signature)
         made = bound.overloads[signature.args]
         text, name = made.library.get_llvm_str(), made.fndesc.mangled_name
@@ -217,7 +219,7 @@ def _lower(k: Kernel, real: str) -> str:
         config.OPT = level  # type: ignore[attr-defined]
     apart = {rf"\d{f.function.__code__.co_name}B" for f in _family(k) if f.apart}  # as mangled
     text = lowering.without_overlap(text, apart)
-    return lowering.with_entry(text, name, k.types, real, ENTRY)
+    return lowering.with_entry(text, name, k.leads, k.types, real, ENTRY)
 
 
 @functools.cache

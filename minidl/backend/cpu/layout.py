@@ -16,19 +16,18 @@ _START = np.zeros(1, np.int64)
 
 
 @kernel("R* R* i8* int int i8*")
-def _move(lo, hi, slot, x, y, first, step, axes, sizes):
-    """Numbers lo..hi of x, in logical order, to y behind first[0] steps.
+def _move(i, x, y, first, step, axes, sizes):
+    """The i-th number of x, in logical order, to y behind first[0] steps.
 
     sizes holds every axis' length and its strides in x and y.
     """
-    for i in range(lo, hi):
-        rest, a, b = i, 0, first[0] * step
-        for k in range(axes - 1, -1, -1):
-            n = sizes[3 * k]
-            a += rest % n * sizes[3 * k + 1]
-            b += rest % n * sizes[3 * k + 2]
-            rest = rest // n
-        y[b] = x[a]
+    rest, a, b = i, 0, first[0] * step
+    for k in range(axes - 1, -1, -1):
+        n = sizes[3 * k]
+        a += rest % n * sizes[3 * k + 1]
+        b += rest % n * sizes[3 * k + 2]
+        rest = rest // n
+    y[b] = x[a]
 
 
 def copy_into(y: Array, x: Array, first: Maybe = None) -> None:

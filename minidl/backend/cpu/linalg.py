@@ -21,51 +21,49 @@ _SUMS = 1 << 23  # numbers of partial sums: 32 MiB
 
 @kernel("R* R* R* R* i8* i8* i8* i8*" + " int" * 11)
 def _products(
-    lo, hi, slot, a, b, c, bias, pa, pb, pc, depth, parts, width, by_row, m, n, ta, tb, lda, ldb,
+    item, a, b, c, bias, pa, pb, pc, depth, parts, width, by_row, m, n, ta, tb, lda, ldb,
     ldc, biased,
 ):  # fmt: skip
-    """c = a b (+ bias) for the items lo..hi; an item is a share of one product's rows or columns.
+    """c = a b (+ bias) for an item: a share of one product's rows or columns.
 
     BLAS writes zeros before it adds products, so that rows which start as the bias cost nothing.
     """
-    for item in range(lo, hi):
-        e, first = item // parts, item % parts * width
-        x, y, z = at(a, pa[e]), at(b, pb[e]), at(c, pc[e])
-        rows, columns = m, n
-        if by_row:
-            rows = min(width, m - first)
-            x, z = at(x, first if ta else first * lda), at(z, first * ldc)
-        else:
-            columns = min(width, n - first)
-            y, z = at(y, first * ldb if tb else first), at(z, first)
-        if biased:
-            start = 0 if by_row else first
-            for i in range(rows):
-                row = at(z, i * ldc)
-                for j in range(columns):
-                    row[j] = bias[start + j]
-        beta = R(1) if biased else R(0)
-        gemm(ta, tb, rows, columns, depth[e], R(1), x, lda, y, ldb, beta, z, ldc)
+    e, first = item // parts, item % parts * width
+    x, y, z = at(a, pa[e]), at(b, pb[e]), at(c, pc[e])
+    rows, columns = m, n
+    if by_row:
+        rows = min(width, m - first)
+        x, z = at(x, first if ta else first * lda), at(z, first * ldc)
+    else:
+        columns = min(width, n - first)
+        y, z = at(y, first * ldb if tb else first), at(z, first)
+    if biased:
+        start = 0 if by_row else first
+        for i in range(rows):
+            row = at(z, i * ldc)
+            for j in range(columns):
+                row[j] = bias[start + j]
+    beta = R(1) if biased else R(0)
+    gemm(ta, tb, rows, columns, depth[e], R(1), x, lda, y, ldb, beta, z, ldc)
 
 
 @kernel("R* R* int int int int int int")
-def _pack(lo, hi, slot, w, y, blocks, outputs, inputs, taps, across, along):
-    """Blocks lo..hi of y (groups, blocks, taps, inputs, BLOCK), weights as the panels of outputs.
+def _pack(i, w, y, blocks, outputs, inputs, taps, across, along):
+    """Block i of y (groups, blocks, taps, inputs, BLOCK), weights as the panels of outputs.
 
     In w a group's outputs and inputs are `across` and `along` apart, and its taps side by side.
     """
-    for i in range(lo, hi):
-        g, first = i // blocks, i % blocks * BLOCK
-        of = at(w, g * outputs * inputs * taps)
-        for t in range(taps):
-            for j in range(inputs):
-                to = at(y, ((i * taps + t) * inputs + j) * BLOCK)
-                if across == 1 and first + BLOCK <= outputs:
-                    move(to, at(of, first + j * along + t), BLOCK)
-                    continue
-                for o in range(BLOCK):
-                    there = first + o < outputs
-                    to[o] = of[(first + o) * across + j * along + t] if there else R(0)
+    g, first = i // blocks, i % blocks * BLOCK
+    of = at(w, g * outputs * inputs * taps)
+    for t in range(taps):
+        for j in range(inputs):
+            to = at(y, ((i * taps + t) * inputs + j) * BLOCK)
+            if across == 1 and first + BLOCK <= outputs:
+                move(to, at(of, first + j * along + t), BLOCK)
+                continue
+            for o in range(BLOCK):
+                there = first + o < outputs
+                to[o] = of[(first + o) * across + j * along + t] if there else R(0)
 
 
 def panels(
@@ -137,10 +135,9 @@ def dot(x, y, n):
 
 
 @kernel("R* R* int R* R* int", fast=True)
-def _row_times(lo, hi, slot, x, w, biased, b, y, k):
+def _row_times(j, x, w, biased, b, y, k):
     """y[j] = x · w[j] + b[j]; w is read once, at the memory's speed."""
-    for j in range(lo, hi):
-        y[j] = dot(x, at(w, j * k), k) + (b[j] if biased else R(0))
+    y[j] = dot(x, at(w, j * k), k) + (b[j] if biased else R(0))
 
 
 def linear(x: Array, w: Array, b: Maybe) -> Array:

@@ -16,6 +16,15 @@ from minidl.backend.cpu import blas
 _IR = {"f4": "float", "f8": "double", "int": "i64"}
 _IR |= {f"{k}{n}": f"i{8 * n}" for k in "iu" for n in (1, 4, 8)}
 
+_ITEMS = """br label %loop
+loop:
+ %i = phi i64 [ %lo, %entry ], [ %next, %loop ]
+ {}
+ %next = add nsw i64 %i, 1
+ %more = icmp slt i64 %next, %hi
+ br i1 %more, label %loop, label %done
+done:"""
+
 
 def numba_type(name: str, real: str) -> Any:
     """Numba's type of a kernel's argument."""
@@ -33,30 +42,31 @@ def without_overlap(text: str, names: set[str]) -> str:
     return text
 
 
-def with_entry(text: str, name: str, kinds: list[str], real: str, entry: str) -> str:
-    """Append the C entry that reads the table and calls the function `name`."""
+def with_entry(text: str, name: str, leads: int, kinds: list[str], real: str, entry: str) -> str:
+    """Append the C entry that reads the table and calls the function `name`, for each item or all.
+
+    leads: its arguments before those of the table, see `jit.kernel`.
+    """
     text = re.sub(r"\bnoinline\b", "nounwind", text)
     body, args = [], []
     for i, kind in enumerate(kinds):
-        t = _IR[kind.rstrip("*").replace("R", real)]
+        t = "ptr" if kind.endswith("*") else _IR[kind.replace("R", real)]
         body.append(f" %g{i} = getelementptr i64, ptr %t, i64 {i}")
-        if kind.endswith("*"):
-            body.append(f" %a{i} = load ptr, ptr %g{i}")
-            args.append(f"ptr %a{i}")
-        elif t == "float":
+        if t == "float":
             body += [f" %d{i} = load double, ptr %g{i}", f" %a{i} = fptrunc double %d{i} to float"]
-            args.append(f"float %a{i}")
         else:
             body.append(f" %a{i} = load {t}, ptr %g{i}")
-            args.append(f"{t} %a{i}")
-    call = ", ".join(["ptr %r", "ptr %e", "i64 %lo", "i64 %hi", "i64 %slot", *args])
-    lines = "\n".join(body)
+        args.append(f"{t} %a{i}")
+    words = ["lo", "hi", "slot"] if leads == 3 else ["i", "slot"][:leads]
+    given = ", ".join(["ptr %r", "ptr %e", *(f"i64 %{word}" for word in words), *args])
+    call, lines = f'%status = call i32 @"{name}"({given})', "\n".join(body)
     return f"""{text}
 define void @{entry}(ptr %t, i64 %lo, i64 %hi, i64 %slot) {{
+entry:
  %r = alloca ptr
  %e = alloca ptr
 {lines}
- %status = call i32 @"{name}"({call})
+ {call if leads == 3 else _ITEMS.format(call)}
  ret void
 }}
 """

@@ -26,147 +26,134 @@ BY_RESULT, BY_INPUT = 1, 2  # how a relu's gradient is gated
 
 
 @kernel("R* R* int int int int")
-def column_moments(lo, hi, slot, x, part, rows, width, step, pieces):
+def column_moments(t, x, part, rows, width, step, pieces):
     """part[piece] = mean, sum of squared deviations, of each column over the piece's rows."""
-    for t in range(lo, hi):
-        first = (t % pieces) * step
-        n = min(step, rows - first)
-        src = at(x, (t // pieces * rows + first) * width)
-        mean = at(part, t * 2 * width)
-        m2 = at(mean, width)
-        zero(mean, 2 * width)
-        n4 = n // 4 * 4
-        for i in range(0, n4, 4):
-            x0, x1 = at(src, i * width), at(src, (i + 1) * width)
-            x2, x3 = at(src, (i + 2) * width), at(src, (i + 3) * width)
-            for c in range(width):
-                d0, d1, d2, d3 = x0[c] - src[c], x1[c] - src[c], x2[c] - src[c], x3[c] - src[c]
-                mean[c] += (d0 + d1) + (d2 + d3)
-                m2[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-        for i in range(n4, n):
-            x0 = at(src, i * width)
-            for c in range(width):
-                d = x0[c] - src[c]
-                mean[c] += d
-                m2[c] += d * d
+    first = (t % pieces) * step
+    n = min(step, rows - first)
+    src = at(x, (t // pieces * rows + first) * width)
+    mean = at(part, t * 2 * width)
+    m2 = at(mean, width)
+    zero(mean, 2 * width)
+    n4 = n // 4 * 4
+    for i in range(0, n4, 4):
+        x0, x1 = at(src, i * width), at(src, (i + 1) * width)
+        x2, x3 = at(src, (i + 2) * width), at(src, (i + 3) * width)
         for c in range(width):
-            v = m2[c] - mean[c] * (mean[c] / R(n))
-            m2[c] = R(0) if v < R(0) else v  # NaN stays
-            mean[c] = src[c] + mean[c] / R(n)
+            d0, d1, d2, d3 = x0[c] - src[c], x1[c] - src[c], x2[c] - src[c], x3[c] - src[c]
+            mean[c] += (d0 + d1) + (d2 + d3)
+            m2[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+    for i in range(n4, n):
+        x0 = at(src, i * width)
+        for c in range(width):
+            d = x0[c] - src[c]
+            mean[c] += d
+            m2[c] += d * d
+    for c in range(width):
+        v = m2[c] - mean[c] * (mean[c] / R(n))
+        m2[c] = R(0) if v < R(0) else v  # NaN stays
+        mean[c] = src[c] + mean[c] / R(n)
 
 
 @kernel("R* f8* f8* int int int int int")
-def combine_moments(lo, hi, slot, part, mean, m2, rows, step, pieces, fold, c):
+def combine_moments(s, part, mean, m2, rows, step, pieces, fold, c):
     """mean, m2 (segments, C), zeros so far, += the pieces' moments, in their order."""
-    for s in range(lo, hi):
-        u, v = at(mean, s * c), at(m2, s * c)
-        for k in range(pieces):
-            share = min(step, rows - k * step) / (rows * fold)
-            for f in range(fold):
-                p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
-                for j in range(c):
-                    u[j] += share * p[j]
-        for k in range(pieces):
-            n = np.float64(min(step, rows - k * step))
-            for f in range(fold):
-                p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
-                q = at(p, fold * c)
-                for j in range(c):
-                    d = p[j] - u[j]
-                    v[j] += q[j] + n * d * d
+    u, v = at(mean, s * c), at(m2, s * c)
+    for k in range(pieces):
+        share = min(step, rows - k * step) / (rows * fold)
+        for f in range(fold):
+            p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
+            for j in range(c):
+                u[j] += share * p[j]
+    for k in range(pieces):
+        n = np.float64(min(step, rows - k * step))
+        for f in range(fold):
+            p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
+            q = at(p, fold * c)
+            for j in range(c):
+                d = p[j] - u[j]
+                v[j] += q[j] + n * d * d
 
 
 @kernel("R* R* R* R* R* R* int int int int int int")
-def column_affine(
-    lo, hi, slot, x, more, y, mean, scale, shift, added, relu, rows, width, step, pieces
-):
+def column_affine(t, x, more, y, mean, scale, shift, added, relu, rows, width, step, pieces):
     """y = (x - mean) * scale + shift (+ more, then relu), one value a segment and column."""
-    for t in range(lo, hi):
-        s, first = t // pieces, (t % pieces) * step
-        u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
-        for i in range(s * rows + first, s * rows + min(first + step, rows)):
-            src, dst, r = at(x, i * width), at(y, i * width), at(more, i * width)
-            for c in range(width):
-                v = (src[c] - u[c]) * a[c] + b[c]
-                v = v + r[c] if added else v
-                dst[c] = R(0) if relu and v <= R(0) else v
+    s, first = t // pieces, (t % pieces) * step
+    u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
+    for i in range(s * rows + first, s * rows + min(first + step, rows)):
+        src, dst, r = at(x, i * width), at(y, i * width), at(more, i * width)
+        for c in range(width):
+            v = (src[c] - u[c]) * a[c] + b[c]
+            v = v + r[c] if added else v
+            dst[c] = R(0) if relu and v <= R(0) else v
 
 
 @kernel("R* R* R* R* R* R* R* R* int int int int int")
-def column_grad_sums(
-    lo, hi, slot, g, x, y, gated, mean, scale, shift, part, gate, rows, width, step, pieces
-):
+def column_grad_sums(t, g, x, y, gated, mean, scale, shift, part, gate, rows, width, step, pieces):
     """part[piece] = sum of g, sum of g * (x - mean), of each column over the piece's rows.
 
     gate: g counts only where y > 0, and is written to gated (BY_RESULT), or only where
     (x - mean) * scale + shift, as in column_affine, is (BY_INPUT).
     """
-    for t in range(lo, hi):
-        s, first = t // pieces, (t % pieces) * step
-        u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
-        p = at(part, t * 2 * width)
-        q = at(p, width)
-        zero(p, 2 * width)
-        for i in range(s * rows + first, s * rows + min(first + step, rows)):
-            gi, xi = at(g, i * width), at(x, i * width)
-            if gate == BY_RESULT:
-                yi, dst = at(y, i * width), at(gated, i * width)
-                for c in range(width):
-                    dst[c] = R(0) if yi[c] <= R(0) else gi[c]
-                gi = dst
+    s, first = t // pieces, (t % pieces) * step
+    u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
+    p = at(part, t * 2 * width)
+    q = at(p, width)
+    zero(p, 2 * width)
+    for i in range(s * rows + first, s * rows + min(first + step, rows)):
+        gi, xi = at(g, i * width), at(x, i * width)
+        if gate == BY_RESULT:
+            yi, dst = at(y, i * width), at(gated, i * width)
             for c in range(width):
-                d = xi[c] - u[c]
-                v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
-                p[c] += v
-                q[c] += v * d
+                dst[c] = R(0) if yi[c] <= R(0) else gi[c]
+            gi = dst
+        for c in range(width):
+            d = xi[c] - u[c]
+            v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
+            p[c] += v
+            q[c] += v * d
 
 
 @kernel("R* f8* int int int")
-def add_pieces(lo, hi, slot, part, out, pieces, fold, c):
+def add_pieces(s, part, out, pieces, fold, c):
     """out (segments, 2, C) += sum of part (segments, pieces, 2, fold, C), in double, in order."""
-    for s in range(lo, hi):
-        for k in range(pieces * 2 * fold):
-            p = at(part, (s * pieces * 2 * fold + k) * c)
-            dst = at(out, (s * 2 + k // fold % 2) * c)
-            for j in range(c):
-                dst[j] += p[j]
+    for k in range(pieces * 2 * fold):
+        p = at(part, (s * pieces * 2 * fold + k) * c)
+        dst = at(out, (s * 2 + k // fold % 2) * c)
+        for j in range(c):
+            dst[j] += p[j]
 
 
 @kernel("R* R* R* R* R* R* R* R* R* int int int int int")
-def column_grad(
-    lo, hi, slot, g, x, dx, mean, scale, shift, k1, k2, k3, gate, rows, width, step, pieces
-):
+def column_grad(t, g, x, dx, mean, scale, shift, k1, k2, k3, gate, rows, width, step, pieces):
     """dx = k1 * g + k2 * (x - mean) + k3, with one value a segment and column; gate: as above."""
-    for t in range(lo, hi):
-        s, first = t // pieces, (t % pieces) * step
-        u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
-        w1, w2, w3 = at(k1, s * width), at(k2, s * width), at(k3, s * width)
-        for i in range(s * rows + first, s * rows + min(first + step, rows)):
-            gi, xi, dst = at(g, i * width), at(x, i * width), at(dx, i * width)
-            for c in range(width):
-                d = xi[c] - u[c]
-                v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
-                dst[c] = w1[c] * v + (w2[c] * d + w3[c])
+    s, first = t // pieces, (t % pieces) * step
+    u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
+    w1, w2, w3 = at(k1, s * width), at(k2, s * width), at(k3, s * width)
+    for i in range(s * rows + first, s * rows + min(first + step, rows)):
+        gi, xi, dst = at(g, i * width), at(x, i * width), at(dx, i * width)
+        for c in range(width):
+            d = xi[c] - u[c]
+            v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
+            dst[c] = w1[c] * v + (w2[c] * d + w3[c])
 
 
 @kernel("R* R* R* R* R* R* int R int", fast=True)
-def norm_rows(lo, hi, slot, x, w, b, y, mean, rstd, n, eps, centre):
+def norm_rows(i, x, w, b, y, mean, rstd, n, eps, centre):
     """y = (x - mean) * rstd * w + b over rows of n; without centre the mean counts as 0."""
-    for i in range(lo, hi):
-        src, dst = at(x, i * n), at(y, i * n)
-        u = R(sum_of(src, n) / n) if centre else R(0)
-        total = 0.0
-        for j0 in range(0, n, SUM):
-            s = R(0)
-            for j in range(j0, min(j0 + SUM, n)):
-                d = src[j] - u
-                s += d * d
-            total += s
-        r = R(1) / sqrt(R(total / n) + eps)
-        mean[i] = u
-        rstd[i] = r
-        for j in range(n):
-            dst[j] = (src[j] - u) * r * w[j] + b[j]
+    src, dst = at(x, i * n), at(y, i * n)
+    u = R(sum_of(src, n) / n) if centre else R(0)
+    total = 0.0
+    for j0 in range(0, n, SUM):
+        s = R(0)
+        for j in range(j0, min(j0 + SUM, n)):
+            d = src[j] - u
+            s += d * d
+        total += s
+    r = R(1) / sqrt(R(total / n) + eps)
+    mean[i] = u
+    rstd[i] = r
+    for j in range(n):
+        dst[j] = (src[j] - u) * r * w[j] + b[j]
 
 
 @kernel("R* R* R* R* R* R* R* int int int", fast=True)

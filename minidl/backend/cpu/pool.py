@@ -16,61 +16,59 @@ from minidl.backend.cpu.memory import Array, Pair, empty, empty_nchw, nhwc, zero
 from minidl.backend.cpu.replay import note
 
 
-def _max_pool(lo, hi, slot, x, y, arg, scratch, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
+def _max_pool(t, slot, x, y, arg, scratch, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
     """Rows of y and arg; a NaN wins, then the first of equal values; -inf where nothing is.
 
     A pixel's places are counted in R, as vectors.
     """
     seen = at(scratch, slot * c)
-    for t in range(lo, hi):
-        for q in range(ow):
-            dst, place = at(y, (t * ow + q) * c), at(arg, (t * ow + q) * c)
-            for j in range(c):
-                dst[j], seen[j] = R(-np.inf), R(0)
-            first = True
-            for i in range(kh):
-                r = t % oh * sh - ph + i * dh
-                if r < 0 or r >= h:
-                    continue
-                for k in range(kw):
-                    s = q * sw - pw + k * dw
-                    if s < 0 or s >= w:
-                        continue
-                    src = at(x, ((t // oh * h + r) * w + s) * c)
-                    n = i * kw + k
-                    if first:
-                        first = False
-                        for j in range(c):
-                            dst[j], seen[j] = src[j], R(n)
-                    else:
-                        for j in range(c):
-                            better = (src[j] > dst[j]) | (src[j] != src[j])
-                            dst[j] = src[j] if better else dst[j]
-                            seen[j] = R(n) if better else seen[j]
-            for j in range(c):
-                place[j] = seen[j]
-
-
-def _max_pool_grad(lo, hi, slot, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
-    """Rows of dx: the sum of the cotangents of the windows whose largest value lies there."""
-    for t in range(lo, hi):
-        row = at(dx, t * w * c)
-        zero(row, w * c)
+    for q in range(ow):
+        dst, place = at(y, (t * ow + q) * c), at(arg, (t * ow + q) * c)
+        for j in range(c):
+            dst[j], seen[j] = R(-np.inf), R(0)
+        first = True
         for i in range(kh):
-            r = t % h + ph - i * dh
-            if r < 0 or r % sh != 0 or r // sh >= oh:
+            r = t % oh * sh - ph + i * dh
+            if r < 0 or r >= h:
                 continue
-            above = (t // h * oh + r // sh) * ow
             for k in range(kw):
+                s = q * sw - pw + k * dw
+                if s < 0 or s >= w:
+                    continue
+                src = at(x, ((t // oh * h + r) * w + s) * c)
                 n = i * kw + k
-                for q in range(ow):
-                    s = q * sw - pw + k * dw
-                    if s < 0 or s >= w:
-                        continue
-                    gi, place = at(g, (above + q) * c), at(arg, (above + q) * c)
-                    dst = at(row, s * c)
+                if first:
+                    first = False
                     for j in range(c):
-                        dst[j] += gi[j] if place[j] == n else R(0)
+                        dst[j], seen[j] = src[j], R(n)
+                else:
+                    for j in range(c):
+                        better = (src[j] > dst[j]) | (src[j] != src[j])
+                        dst[j] = src[j] if better else dst[j]
+                        seen[j] = R(n) if better else seen[j]
+        for j in range(c):
+            place[j] = seen[j]
+
+
+def _max_pool_grad(t, g, dx, arg, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
+    """Rows of dx: the sum of the cotangents of the windows whose largest value lies there."""
+    row = at(dx, t * w * c)
+    zero(row, w * c)
+    for i in range(kh):
+        r = t % h + ph - i * dh
+        if r < 0 or r % sh != 0 or r // sh >= oh:
+            continue
+        above = (t // h * oh + r // sh) * ow
+        for k in range(kw):
+            n = i * kw + k
+            for q in range(ow):
+                s = q * sw - pw + k * dw
+                if s < 0 or s >= w:
+                    continue
+                gi, place = at(g, (above + q) * c), at(arg, (above + q) * c)
+                dst = at(row, s * c)
+                for j in range(c):
+                    dst[j] += gi[j] if place[j] == n else R(0)
 
 
 _SIZES = " int" * 13
@@ -89,33 +87,31 @@ def _later(best, v, where, n):
 
 
 @kernel("R* R* u1* int int")
-def _halve(lo, hi, slot, x, y, arg, w, c):
+def _halve(t, x, y, arg, w, c):
     """Rows of _max_pool for windows of 2 x 2 side by side; places are counted in R, as vectors."""
-    for t in range(lo, hi):
-        for q in range(w // 2):
-            a, b = at(x, (t * 2 * w + q * 2) * c), at(x, (t * 2 * w + w + q * 2) * c)
-            dst, place = at(y, (t * (w // 2) + q) * c), at(arg, (t * (w // 2) + q) * c)
-            for j in range(c):
-                v, n = _later(a[j], a[c + j], R(0), 1)
-                v, n = _later(v, b[j], n, 2)
-                v, n = _later(v, b[c + j], n, 3)
-                dst[j], place[j] = v, n
+    for q in range(w // 2):
+        a, b = at(x, (t * 2 * w + q * 2) * c), at(x, (t * 2 * w + w + q * 2) * c)
+        dst, place = at(y, (t * (w // 2) + q) * c), at(arg, (t * (w // 2) + q) * c)
+        for j in range(c):
+            v, n = _later(a[j], a[c + j], R(0), 1)
+            v, n = _later(v, b[j], n, 2)
+            v, n = _later(v, b[c + j], n, 3)
+            dst[j], place[j] = v, n
 
 
 @kernel("R* R* u1* int int")
-def _halve_grad(lo, hi, slot, g, dx, arg, w, c):
+def _halve_grad(t, g, dx, arg, w, c):
     """Pairs of rows of dx, the adjoint of _halve: each place is written once."""
-    for t in range(lo, hi):
-        for q in range(w // 2):
-            a, b = at(dx, (t * 2 * w + q * 2) * c), at(dx, (t * 2 * w + w + q * 2) * c)
-            a1, b1 = at(a, c), at(b, c)
-            gi, place = at(g, (t * (w // 2) + q) * c), at(arg, (t * (w // 2) + q) * c)
-            for j in range(c):
-                v, n = gi[j], R(place[j])
-                a[j] = v if n == R(0) else R(0)
-                a1[j] = v if n == R(1) else R(0)
-                b[j] = v if n == R(2) else R(0)
-                b1[j] = v if n == R(3) else R(0)
+    for q in range(w // 2):
+        a, b = at(dx, (t * 2 * w + q * 2) * c), at(dx, (t * 2 * w + w + q * 2) * c)
+        a1, b1 = at(a, c), at(b, c)
+        gi, place = at(g, (t * (w // 2) + q) * c), at(arg, (t * (w // 2) + q) * c)
+        for j in range(c):
+            v, n = gi[j], R(place[j])
+            a[j] = v if n == R(0) else R(0)
+            a1[j] = v if n == R(1) else R(0)
+            b[j] = v if n == R(2) else R(0)
+            b1[j] = v if n == R(3) else R(0)
 
 
 def _halves(size: Pair, out: Pair, kernel: Pair, *window: Pair) -> bool:

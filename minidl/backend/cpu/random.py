@@ -100,16 +100,14 @@ def _words(out, o, block, key, draw):
 
 
 @kernel("u4* u8 u8")
-def _bits(lo, hi, slot, out, key, draw):
-    for i in range(lo, hi):
-        _words(out, 4 * i, _U(i), key, draw)
+def _bits(i, out, key, draw):
+    _words(out, 4 * i, _U(i), key, draw)
 
 
 @kernel("i8* u4* int int u8 u8")
-def _rows(lo, hi, slot, rows, out, blocks, first, key, draw):
-    for i in range(lo, hi):
-        for j in range(blocks):
-            _words(out, 4 * (i * blocks + j), _U(rows[i] * ROW_BLOCKS + first + j), key, draw)
+def _rows(i, rows, out, blocks, first, key, draw):
+    for j in range(blocks):
+        _words(out, 4 * (i * blocks + j), _U(rows[i] * ROW_BLOCKS + first + j), key, draw)
 
 
 @device
@@ -135,29 +133,26 @@ def _pair_f4(u, turn):
 
 
 @kernel("R* u8 u8")
-def _normal_f4(lo, hi, slot, out, key, draw):
-    for i in range(lo, hi):
-        a, b, c, d = _philox(_U(i), key, draw)
-        out[4 * i], out[4 * i + 1] = _pair_f4(a, b)
-        out[4 * i + 2], out[4 * i + 3] = _pair_f4(c, d)
+def _normal_f4(i, out, key, draw):
+    a, b, c, d = _philox(_U(i), key, draw)
+    out[4 * i], out[4 * i + 1] = _pair_f4(a, b)
+    out[4 * i + 2], out[4 * i + 3] = _pair_f4(c, d)
 
 
 @kernel("R* u8 u8")
-def _normal_f8(lo, hi, slot, out, key, draw):
-    for i in range(lo, hi):
-        a, b, c, d = _philox(_U(i), key, draw)
-        u = np.int64(((a << _HALF) | b) >> _U(11))
-        radius = sqrt(R(-2) * log((R(u) + R(1)) * R(2.0**-53)))
-        turn = (c << _HALF) | d
-        quarter = (turn + _U(1 << 61)) >> _U(62)  # may wrap to 0, as the angle does
-        rest = np.int64(turn - (quarter << _U(62)))
-        out[2 * i], out[2 * i + 1] = _pair(radius, R(rest) * R(_TURN_F8), quarter)
+def _normal_f8(i, out, key, draw):
+    a, b, c, d = _philox(_U(i), key, draw)
+    u = np.int64(((a << _HALF) | b) >> _U(11))
+    radius = sqrt(R(-2) * log((R(u) + R(1)) * R(2.0**-53)))
+    turn = (c << _HALF) | d
+    quarter = (turn + _U(1 << 61)) >> _U(62)  # may wrap to 0, as the angle does
+    rest = np.int64(turn - (quarter << _U(62)))
+    out[2 * i], out[2 * i + 1] = _pair(radius, R(rest) * R(_TURN_F8), quarter)
 
 
 @kernel("u1* int u8 u8")
-def _bernoulli(lo, hi, slot, out, limit, key, draw):
+def _bernoulli(i, out, limit, key, draw):
     bound = _U(limit)
-    for i in range(lo, hi):
-        a, b, c, d = _philox(_U(i), key, draw)
-        out[4 * i], out[4 * i + 1] = a < bound, b < bound
-        out[4 * i + 2], out[4 * i + 3] = c < bound, d < bound
+    a, b, c, d = _philox(_U(i), key, draw)
+    out[4 * i], out[4 * i + 1] = a < bound, b < bound
+    out[4 * i + 2], out[4 * i + 3] = c < bound, d < bound

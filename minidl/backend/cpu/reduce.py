@@ -14,28 +14,26 @@ from minidl.backend.looping import sum_form
 
 
 @kernel("R* f8* int int", fast=True)
-def _row_sums(lo, hi, slot, x, y, row, pieces):
+def _row_sums(i, x, y, row, pieces):
     """y[i] = sum of the i-th piece of a row; a partial sum in R, kept as double."""
-    for i in range(lo, hi):
-        r = i // pieces
-        start = r * row + (i - r * pieces) * PIECE
-        stop = min(start + PIECE, r * row + row)
-        s = R(0)
-        for j in range(start, stop):
-            s += x[j]
-        y[i] = s
+    r = i // pieces
+    start = r * row + (i - r * pieces) * PIECE
+    stop = min(start + PIECE, r * row + row)
+    s = R(0)
+    for j in range(start, stop):
+        s += x[j]
+    y[i] = s
 
 
 @kernel("R* f8* int int int")
-def _column_sums(lo, hi, slot, x, y, rows, columns, chunk):
+def _column_sums(i, x, y, rows, columns, chunk):
     """y[block, j] = sum over a block of rows of x (outer, rows, columns); blocks by `chunk`."""
-    for i in range(lo, hi):
-        out = i * columns
-        zero(at(y, out), columns)
-        for r in range(i * chunk, min(i * chunk + chunk, rows)):
-            base = r * columns
-            for j in range(columns):
-                y[out + j] += x[base + j]
+    out = i * columns
+    zero(at(y, out), columns)
+    for r in range(i * chunk, min(i * chunk + chunk, rows)):
+        base = r * columns
+        for j in range(columns):
+            y[out + j] += x[base + j]
 
 
 def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = False) -> Array:

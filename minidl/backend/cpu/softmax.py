@@ -54,76 +54,71 @@ def _exp_sum(x, y, n, m, keep):
 
 
 @kernel("R* R* int", fast=True)
-def _softmax(lo, hi, slot, x, y, n):
+def _softmax(i, x, y, n):
     """y = exp(x - max) / sum over rows of n."""
-    for i in range(lo, hi):
-        src, dst = at(x, i * n), at(y, i * n)
-        scale = R(1 / _exp_sum(src, dst, n, largest(src, n), True))
-        for j in range(n):
-            dst[j] *= scale
+    src, dst = at(x, i * n), at(y, i * n)
+    scale = R(1 / _exp_sum(src, dst, n, largest(src, n), True))
+    for j in range(n):
+        dst[j] *= scale
 
 
 @kernel("R* R* R* int", fast=True)
-def _softmax_grad(lo, hi, slot, g, y, dx, n):
+def _softmax_grad(i, g, y, dx, n):
     """dx = y * (g - sum(g * y)) over rows of n."""
-    for i in range(lo, hi):
-        gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
-        total = 0.0
-        for j0 in range(0, n, SUM):
-            s = R(0)
-            for j in range(j0, min(j0 + SUM, n)):
-                s += gi[j] * yi[j]
-            total += s
-        t = R(total)
-        for j in range(n):
-            dst[j] = yi[j] * (gi[j] - t)
+    gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
+    total = 0.0
+    for j0 in range(0, n, SUM):
+        s = R(0)
+        for j in range(j0, min(j0 + SUM, n)):
+            s += gi[j] * yi[j]
+        total += s
+    t = R(total)
+    for j in range(n):
+        dst[j] = yi[j] * (gi[j] - t)
 
 
 @kernel("R* R* int", fast=True)
-def _log_softmax(lo, hi, slot, x, y, n):
+def _log_softmax(i, x, y, n):
     """y = x - max - log(sum(exp(x - max))) over rows of n."""
-    for i in range(lo, hi):
-        src, dst = at(x, i * n), at(y, i * n)
-        m = largest(src, n)
-        l = log(R(_exp_sum(src, dst, n, m, False)))
-        for j in range(n):
-            dst[j] = (src[j] - m) - l
+    src, dst = at(x, i * n), at(y, i * n)
+    m = largest(src, n)
+    l = log(R(_exp_sum(src, dst, n, m, False)))
+    for j in range(n):
+        dst[j] = (src[j] - m) - l
 
 
 @kernel("R* R* R* int", fast=True)
-def _log_softmax_grad(lo, hi, slot, g, y, dx, n):
+def _log_softmax_grad(i, g, y, dx, n):
     """dx = g - exp(y) * sum(g) over rows of n."""
-    for i in range(lo, hi):
-        gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
-        t = R(sum_of(gi, n))
-        for j in range(n):
-            dst[j] = gi[j] - exp(yi[j]) * t
+    gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
+    t = R(sum_of(gi, n))
+    for j in range(n):
+        dst[j] = gi[j] - exp(yi[j]) * t
 
 
 @kernel("R* i8* R* R* R* R* int int R", fast=True)
-def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, n, ignore, smoothing):
+def _cross_entropy(i, x, label, weight, loss, top, total, n, ignore, smoothing):
     """loss = (1-e) w_t (lse - x_t) + e/n sum_c w_c (lse - x_c), lse = top + log(total)."""
-    for i in range(lo, hi):
-        t = label[i]
-        if t == ignore:
-            loss[i] = R(0)
-            top[i] = R(0)
-            total[i] = R(1)
-            continue
-        src = at(x, i * n)
-        m = largest(src, n)
-        s = R(_exp_sum(src, src, n, m, False))
-        l = log(s)
-        top[i] = m
-        total[i] = s
-        r = R(0)
-        for c in range(n if smoothing != R(0) else 0):
-            r += weight[c] * (l - (src[c] - m))
-        loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
+    t = label[i]
+    if t == ignore:
+        loss[i] = R(0)
+        top[i] = R(0)
+        total[i] = R(1)
+        return
+    src = at(x, i * n)
+    m = largest(src, n)
+    s = R(_exp_sum(src, src, n, m, False))
+    l = log(s)
+    top[i] = m
+    total[i] = s
+    r = R(0)
+    for c in range(n if smoothing != R(0) else 0):
+        r += weight[c] * (l - (src[c] - m))
+    loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
 
 
 @kernel("R* i8* R* R* int int")
-def _weighted_mean(lo, hi, slot, loss, label, weight, y, m, ignore):
+def _weighted_mean(_, loss, label, weight, y, m, ignore):
     """y[0] = sum of m losses / y[1], y[1] = sum of their labels' weights; sums are doubles."""
     total = weights = 0.0
     for i in range(m):
@@ -136,26 +131,25 @@ def _weighted_mean(lo, hi, slot, loss, label, weight, y, m, ignore):
 
 @kernel("R* int R* i8* R* R* R* R* int int R R R*", fast=True)
 def _cross_entropy_grad(
-    lo, hi, slot, g, step, x, label, weight, top, total, dx, n, ignore, smoothing, weights, whole
+    i, g, step, x, label, weight, top, total, dx, n, ignore, smoothing, weights, whole
 ):
     """dx = g / whole (((1-e) w_t + e/n sum w) p_c - e/n w_c - (1-e) w_t [c = t]), p the softmax."""
-    for i in range(lo, hi):
-        t = label[i]
-        src, dst = at(x, i * n), at(dx, i * n)
-        if t == ignore:
-            zero(dst, n)
-            continue
-        s = g[i * step] / whole[0]
-        hard = s * (R(1) - smoothing) * weight[t]
-        soft = s * (smoothing / R(n))
-        m, scale = top[i], (hard + soft * weights) / total[i]
-        if smoothing == R(0):
-            for c in range(n):
-                dst[c] = exp(src[c] - m) * scale
-        else:
-            for c in range(n):
-                dst[c] = exp(src[c] - m) * scale - soft * weight[c]
-        dst[t] -= hard
+    t = label[i]
+    src, dst = at(x, i * n), at(dx, i * n)
+    if t == ignore:
+        zero(dst, n)
+        return
+    s = g[i * step] / whole[0]
+    hard = s * (R(1) - smoothing) * weight[t]
+    soft = s * (smoothing / R(n))
+    m, scale = top[i], (hard + soft * weights) / total[i]
+    if smoothing == R(0):
+        for c in range(n):
+            dst[c] = exp(src[c] - m) * scale
+    else:
+        for c in range(n):
+            dst[c] = exp(src[c] - m) * scale - soft * weight[c]
+    dst[t] -= hard
 
 
 def _by_rows(k: Kernel, axis: int, *arrays: Array) -> Array:

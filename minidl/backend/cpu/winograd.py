@@ -186,25 +186,23 @@ def _to_outputs(m, y, half, bias, zero, lo, hi, first, oh, ow, k, th, tw, tile, 
 
 
 @kernel("R* R* R* int int")
-def _weights_to_points(lo, hi, slot, g, w, u, c, far):
-    """Blocks lo..hi of u (blocks, 36, far): g (36, 9) times w (blocks, 9, c, BLOCK)."""
-    for b in range(lo, hi):
-        panel(36, c, 9, g, 9, 1, at(w, b * 9 * c * BLOCK), BLOCK, c * BLOCK, at(u, b * 36 * far),
-              far, False)  # fmt: skip
+def _weights_to_points(b, g, w, u, c, far):
+    """Block b of u (blocks, 36, far): g (36, 9) times w (blocks, 9, c, BLOCK)."""
+    panel(36, c, 9, g, 9, 1, at(w, b * 9 * c * BLOCK), BLOCK, c * BLOCK, at(u, b * 36 * far),
+          far, False)  # fmt: skip
 
 
 @kernel("R* R* R* R* int int int int")
-def _weights_from_points(lo, hi, slot, g, m, w, taps, parts, k, c, to):
-    """w (k, c, 9) = g (36, 9) times the sum of m (parts, k, 36, to), for filters lo..hi."""
+def _weights_from_points(i, slot, g, m, w, taps, parts, k, c, to):
+    """w (k, c, 9) = g (36, 9) times the sum of m (parts, k, 36, to), for filter i."""
     t = at(taps, slot * 9 * BLOCK)
-    for i in range(lo, hi):
-        for c0 in range(0, c, BLOCK):
-            for j in range(parts):
-                of = at(m, (j * k + i) * 36 * to + c0)
-                panel(9, 1, 36, g, 1, 9, of, 0, to, t, BLOCK, j > 0)
-            for j in range(min(BLOCK, c - c0)):
-                for e in range(9):
-                    w[(i * c + c0 + j) * 9 + e] = t[e * BLOCK + j]
+    for c0 in range(0, c, BLOCK):
+        for j in range(parts):
+            of = at(m, (j * k + i) * 36 * to + c0)
+            panel(9, 1, 36, g, 1, 9, of, 0, to, t, BLOCK, j > 0)
+        for j in range(min(BLOCK, c - c0)):
+            for e in range(9):
+                w[(i * c + c0 + j) * 9 + e] = t[e * BLOCK + j]
 
 
 @device
@@ -244,14 +242,13 @@ _stage_gradients = _points(special(_stage_points, "_stage_gradients", TILES=_out
 
 
 @kernel("R* R* R*" + " int" * 6)
-def _stage_products(lo, hi, slot, v, u, m, tiles, c, blocks, far, of, to):
-    """m (36, tiles, to) = v (36, tiles, of) u, for the products (point, pair of blocks) lo..hi."""
+def _stage_products(i, v, u, m, tiles, c, blocks, far, of, to):
+    """m (36, tiles, to) = v (36, tiles, of) u, for the i-th product (point, pair of blocks)."""
     pairs = (blocks + PAIR - 1) // PAIR
-    for i in range(lo, hi):
-        e, b = i // pairs, i % pairs * PAIR
-        out = at(m, e * tiles * to + b * BLOCK)
-        _multiply(at(v, e * tiles * of), at(u, (b * 36 + e) * far), out, tiles, c,
-                  min(PAIR, blocks - b), far, of, to, 4 * _DEEP)  # fmt: skip
+    e, b = i // pairs, i % pairs * PAIR
+    out = at(m, e * tiles * to + b * BLOCK)
+    _multiply(at(v, e * tiles * of), at(u, (b * 36 + e) * far), out, tiles, c,
+              min(PAIR, blocks - b), far, of, to, 4 * _DEEP)  # fmt: skip
 
 
 @kernel("R* R* R* R* R*" + " int" * 7)
@@ -272,32 +269,30 @@ def _sums(g, x, m, n, k, blocks, most, to, add):
 
 
 @kernel("R* R* R*" + " int" * 8)
-def _stage_sums(lo, hi, slot, g, x, m, k, blocks, count, most, of_g, of_x, to, add):
-    """The second stage for m (k, 36, to), for the products (point, pair of x's blocks) lo..hi."""
+def _stage_sums(i, g, x, m, k, blocks, count, most, of_g, of_x, to, add):
+    """The second stage for m (k, 36, to), for the i-th product (point, pair of x's blocks)."""
     pairs = (blocks + PAIR - 1) // PAIR
-    for i in range(lo, hi):
-        e, b = i // pairs, i % pairs * PAIR
-        _sums(at(g, e * of_g), at(x, e * of_x + b * most * BLOCK), at(m, e * to + b * BLOCK),
-              count, k, min(PAIR, blocks - b), most, to, add != 0)  # fmt: skip
+    e, b = i // pairs, i % pairs * PAIR
+    _sums(at(g, e * of_g), at(x, e * of_x + b * most * BLOCK), at(m, e * to + b * BLOCK),
+          count, k, min(PAIR, blocks - b), most, to, add != 0)  # fmt: skip
 
 
 @kernel("R* R* R* R* R*" + " int" * 8 + " " + _SIZES)
-def _tile_sums(lo, hi, slot, g, x, m, zero, scratch, size, span, total, most, blocks, of_g, of_x,
+def _tile_sums(i, slot, g, x, m, zero, scratch, size, span, total, most, blocks, of_g, of_x,
                to, h, w, c, oh, ow, k, th, tw, ph, pw):  # fmt: skip
     """m[i] (k, 36, to) = the products of tiles of g and x over the i-th span of tiles."""
     half = at(scratch, slot * size)
     xs = at(half, _HALF)
     gs = at(xs, 36 * of_x)
-    for i in range(lo, hi):
-        for t in range(i * span, min(i * span + span, total), most):
-            end = min(t + most, i * span + span, total)
-            _input_tiles(x, xs, half, zero, t, end, t, h, w, c, th, tw, ph, pw,
-                         BLOCK, most * BLOCK, of_x)  # fmt: skip
-            _output_tiles(g, gs, half, zero, t, end, t, oh, ow, k, th, tw, 0, 0,
-                          BLOCK, most * BLOCK, of_g)  # fmt: skip
-            for e in range(36):
-                _sums(at(gs, e * of_g), at(xs, e * of_x), at(m, (i * k * 36 + e) * to), end - t,
-                      k, blocks, most, to, t > i * span)  # fmt: skip
+    for t in range(i * span, min(i * span + span, total), most):
+        end = min(t + most, i * span + span, total)
+        _input_tiles(x, xs, half, zero, t, end, t, h, w, c, th, tw, ph, pw,
+                     BLOCK, most * BLOCK, of_x)  # fmt: skip
+        _output_tiles(g, gs, half, zero, t, end, t, oh, ow, k, th, tw, 0, 0,
+                      BLOCK, most * BLOCK, of_g)  # fmt: skip
+        for e in range(36):
+            _sums(at(gs, e * of_g), at(xs, e * of_x), at(m, (i * k * 36 + e) * to), end - t,
+                  k, blocks, most, to, t > i * span)  # fmt: skip
 
 
 # ---- launchers -----------------------------------------------------------------------------------
