@@ -15,12 +15,11 @@ import numpy as np
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    ALONE, R, Scratch, at, device, exp, gemm, kernel, launch, log, zero,
+    ALONE, R, Scratch, at, device, dot, exp, gemm, kernel, launch, log, zero,
 )  # fmt: skip
 
 # isort: on
 from minidl.backend.cpu.layout import copy_into
-from minidl.backend.cpu.linalg import dot
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty
 from minidl.backend.cpu.softmax import largest
 from minidl.backend.looping import dense
@@ -45,34 +44,29 @@ def start(sizes, which, shared, n, row):
 
 
 @device
-def mask_row(sizes, seen, bias, n, i, s, cols):
-    """Mask the scores of query row i of head n: -inf where unseen, or plus the bias."""
-    row = start(sizes, _M, 0, n, i)
-    step = sizes[_M + 3]
-    if sizes[_MASK] == 1:
-        for j in range(cols):
-            s[j] = s[j] if seen[row + j * step] else R(-_INF)
-    if sizes[_MASK] == 2:
-        for j in range(cols):
-            s[j] += bias[row + j * step]
-
-
-@device
 def visible(sizes, i):
     """How many keys query row i may look at."""
     return min(sizes[_TK], sizes[_BEFORE] + i + 1) if sizes[_CAUSAL] else sizes[_TK]
 
 
 @device
-def scores(sizes, scale, q, k, n, first, rows, cols, s):
-    """s (rows, cols) = scale q kᵀ for query rows from `first` of head n."""
+def scores(sizes, scale, q, k, seen, bias, n, first, rows, cols, s):
+    """s (rows, cols) = scale q kᵀ, -inf where unseen or plus the bias, from query row `first`."""
     pq, pk = at(q, start(sizes, _Q, 0, n, first)), at(k, start(sizes, _K, 1, n, 0))
     d, tk = sizes[_D], sizes[_TK]
     if rows == 1:  # as in generation: BLAS would first copy k
         for j in range(cols):
             s[j] = scale * dot(pq, at(pk, j * sizes[_K + 2]), d)
-        return
-    gemm(0, 1, rows, cols, d, scale, pq, sizes[_Q + 2], pk, sizes[_K + 2], R(0), s, tk)
+    else:
+        gemm(0, 1, rows, cols, d, scale, pq, sizes[_Q + 2], pk, sizes[_K + 2], R(0), s, tk)
+    step = sizes[_M + 3]
+    for r in range(rows if sizes[_MASK] > 0 else 0):
+        row, mask = at(s, r * tk), start(sizes, _M, 0, n, first + r)
+        for j in range(visible(sizes, first + r)):
+            if sizes[_MASK] == 1:
+                row[j] = row[j] if seen[mask + j * step] else R(-_INF)
+            else:
+                row[j] += bias[mask + j * step]
 
 
 @device
@@ -103,10 +97,9 @@ def query_blocks(item, slot, sizes, scale, q, k, v, seen, bias, y, lse, scratch)
     n, first = item // sizes[_BLOCKS], item % sizes[_BLOCKS] * block
     rows = min(block, tq - first)
     cols = visible(sizes, first + rows - 1)
-    scores(sizes, scale, q, k, n, first, rows, cols, s)
+    scores(sizes, scale, q, k, seen, bias, n, first, rows, cols, s)
     for r in range(rows):
         row, here = at(s, r * tk), visible(sizes, first + r)
-        mask_row(sizes, seen, bias, n, first + r, row, here)
         m = largest(row, here)
         m = R(0) if m == R(-_INF) else m
         total = R(0)
@@ -167,10 +160,7 @@ def head_grads(head, slot, sizes, scale, q, k, v, seen, bias, lse, dy, dq, dk, d
         pq = at(q, start(sizes, _Q, 0, n, first))
         pdy = at(dy, start(sizes, _Y, 0, n, first))
         pdq = at(dq, start(sizes, _DQ, 0, n, first))
-        scores(sizes, scale, q, k, n, first, rows, cols, p)
-        for r in range(rows):
-            here = visible(sizes, first + r)
-            mask_row(sizes, seen, bias, n, first + r, at(p, r * tk), here)
+        scores(sizes, scale, q, k, seen, bias, n, first, rows, cols, p)
         gemm(0, 1, rows, cols, dv, R(1), pdy, lddy, pv, ldv, R(0), ds, tk)
         block_grad(sizes, n, first, rows, cols, lse, p, ds)
         gemm(1, 0, cols, dv, rows, R(1), p, tk, pdy, lddy, R(1), pdv, lddv)

@@ -9,8 +9,7 @@ dgates[t+1] W_hh, then dgates[t] from it. Bytes moved beside the weights: 3G + 3
 unit forward, 2G + 8 backward. Products are summed in the arrays' own precision.
 """
 
-from minidl.backend.cpu.jit import R, at, device, exp, gemm, kernel, move, panel, tanh
-from minidl.backend.cpu.linalg import dot
+from minidl.backend.cpu.jit import R, at, device, dot, exp, gemm, kernel, move_rows, panel, tanh
 from minidl.backend.cpu.panel import BLOCK
 
 ROWS = 64  # batch rows of a tile
@@ -80,13 +79,6 @@ def flow_back(form, rows, cols, hidden, gates, dgates, ldg, w, first, all_gates,
 
 
 @device
-def start(rows, cols, a, out, ld):
-    """out (rows, cols) = a, whose rows are as far apart."""
-    for r in range(rows):
-        move(at(out, r * ld), at(a, r * ld), cols)
-
-
-@device
 def four_gates(row, hidden, j):
     """Offsets of column j of a row's four gates."""
     first = row * 4 * hidden + j
@@ -100,7 +92,7 @@ def lstm_step(tile, batch, hidden, tc, form, w, a, h_in, c_in, gates, h, c):
     for gate in range(4):
         place = (r0 * 4 + gate) * hidden + j
         out = at(gates, place)
-        start(rows, tc, at(a, place), out, 4 * hidden)
+        move_rows(out, 4 * hidden, at(a, place), 4 * hidden, rows, tc)
         recur(form, rows, tc, hidden, 4, at(h_in, r0 * hidden), w, gate, j, out, 4 * hidden)
     for r in range(r0, r0 + rows):
         pi, pf, pg, po = four_gates(r, hidden, j)
@@ -152,8 +144,7 @@ def gru_step(tile, batch, hidden, tc, form, w, a, bias, biased, h_in, gates, h):
     r0, j, rows = tile_at(tile, batch, hidden, tc)
     for k in range(r0, r0 + rows):
         pr, pz, pn, pm = four_gates(k, hidden, j)
-        for gate in range(3):
-            move(at(gates, pr + gate * hidden), at(a, (k * 3 + gate) * hidden + j), tc)
+        move_rows(at(gates, pr), hidden, at(a, k * 3 * hidden + j), hidden, 3, tc)
         for q in range(tc):
             gates[pm + q] = bias[j + q] if biased else R(0)
     for gate in range(3):
@@ -199,7 +190,7 @@ def rnn_step(tile, batch, hidden, tc, form, relu, w, a, h_in, h):
     """h = tanh or relu of a + h_in W_hhᵀ."""
     r0, j, rows = tile_at(tile, batch, hidden, tc)
     place = r0 * hidden + j
-    start(rows, tc, at(a, place), at(h, place), hidden)
+    move_rows(at(h, place), hidden, at(a, place), hidden, rows, tc)
     recur(form, rows, tc, hidden, 1, at(h_in, r0 * hidden), w, 0, j, at(h, place), hidden)
     for r in range(r0, r0 + rows):
         ph = r * hidden + j

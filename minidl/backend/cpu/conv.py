@@ -14,7 +14,7 @@ import numpy as np
 
 from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import Scratch, at, device, kernel, launch, move, panel, zero
+from minidl.backend.cpu.jit import Scratch, at, device, kernel, launch, move, move_rows, panel, zero
 from minidl.backend.cpu.linalg import linear, matmul, panels
 from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc
 from minidl.backend.cpu.panel import BLOCK, PAIR
@@ -106,8 +106,7 @@ def _forward(t, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, 
         m, i = u // rows, u % rows
         out = at(y, ((n0 + m) * oh + i0 + i) * ow * k + first)
         to, apart = (out, k) if few == wide else (rest, wide)
-        for j in range(ow if biased else 0):
-            move(at(to, j * apart), at(bias, first), few)
+        move_rows(to, apart, at(bias, first), 0, ow if biased else 0, few)
         for a in range(r):
             row = at(p, (m * tall + i * sh + a * dh) * cols * c + group * cg)
             for b in range(0, s, joined):

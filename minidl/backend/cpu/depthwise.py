@@ -16,7 +16,7 @@ import numpy as np
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    Kernel, Scratch, at, device, kernel, launch, move, special, zero,
+    Kernel, Scratch, at, device, kernel, launch, move, move_rows, special, zero,
 )  # fmt: skip
 
 # isort: on
@@ -79,8 +79,7 @@ def _taps_grad(g0, g1, g2, g3, p0, p1, p2, p3, gap, f):
 def _alone(rest, x, c, ow, n):
     """rest (whole tiles, BLOCK) = n channels of the row x, pixels of which are c apart; zeros."""
     zero(rest, (ow + TILE - 1) // TILE * TILE * BLOCK)
-    for j in range(ow):
-        move(at(rest, j * BLOCK), at(x, j * c), n)
+    move_rows(rest, BLOCK, x, c, ow, n)
 
 
 def _row(y, c, row, gap, f, b, ow):
@@ -121,8 +120,7 @@ def _forward(t, slot, x, wt, bias, y, scratch, biased, band, bands, cols, gap,
                     for b in range(0, s, GROUP):
                         f = at(wt, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
                         ROW(to, apart, row, gap, f, b, ow)
-                for j in range(ow if alone else 0):
-                    move(at(out, j * c), at(rest, j * BLOCK), wide)
+                move_rows(out, c, rest, BLOCK, ow if alone else 0, wide)
 
 
 def _weight_grad(m, slot, x, g, part, scratch, span, total, band, bands, cols, gap,

@@ -96,6 +96,22 @@ def zero(x, n):
 
 
 @device
+def dot(x, y, n):
+    """Σ x y over n elements (in a fast kernel, vectorised)."""
+    s = R(0)
+    for p in range(n):
+        s += x[p] * y[p]
+    return s
+
+
+@device
+def move_rows(to, apart, of, step, rows, n):
+    """Copy rows of n numbers, `step` apart, to where they are `apart`."""
+    for r in range(rows):
+        move(at(to, r * apart), at(of, r * step), n)
+
+
+@device
 def sum_of(x, n):
     """Sum of n values as a double, SUM of them at a time in their own precision."""
     total = 0.0

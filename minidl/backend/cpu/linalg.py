@@ -6,7 +6,7 @@ import numpy as np
 
 from minidl.backend.cpu import jit
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import R, at, device, gemm, kernel, launch, move
+from minidl.backend.cpu.jit import R, at, dot, gemm, kernel, launch, move
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
@@ -123,15 +123,6 @@ def _long_sums(
     given = (x, y, part, y, *offsets, np.minimum(k - first, span))
     launch(_products, len(part), 1, *given, 1, m, True, m, n, ta, tb, lda, ldb, n, False)
     return add_partials(part)
-
-
-@device
-def dot(x, y, n):
-    """Σ x y over n elements (in a fast kernel, vectorised)."""
-    s = R(0)
-    for p in range(n):
-        s += x[p] * y[p]
-    return s
 
 
 @kernel("R* R* int R* R* int", fast=True)

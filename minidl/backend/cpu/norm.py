@@ -58,20 +58,18 @@ def column_moments(t, x, part, rows, width, step, pieces):
 def combine_moments(s, part, mean, m2, rows, step, pieces, fold, c):
     """mean, m2 (segments, C), zeros so far, += the pieces' moments, in their order."""
     u, v = at(mean, s * c), at(m2, s * c)
-    for k in range(pieces):
-        share = min(step, rows - k * step) / (rows * fold)
-        for f in range(fold):
-            p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
-            for j in range(c):
-                u[j] += share * p[j]
-    for k in range(pieces):
-        n = np.float64(min(step, rows - k * step))
-        for f in range(fold):
-            p = at(part, (((s * pieces + k) * 2) * fold + f) * c)
-            q = at(p, fold * c)
-            for j in range(c):
-                d = p[j] - u[j]
-                v[j] += q[j] + n * d * d
+    part = at(part, s * pieces * 2 * fold * c)
+    for i in range(pieces * fold):
+        p = at(part, (i + i // fold * fold) * c)
+        share = min(step, rows - i // fold * step) / (rows * fold)
+        for j in range(c):
+            u[j] += share * p[j]
+    for i in range(pieces * fold):
+        p = at(part, (i + i // fold * fold) * c)
+        n, q = np.float64(min(step, rows - i // fold * step)), at(p, fold * c)
+        for j in range(c):
+            d = p[j] - u[j]
+            v[j] += q[j] + n * d * d
 
 
 @kernel("R* R* R* R* R* R* int int int int int int")

@@ -37,15 +37,11 @@ def _max_pool(t, slot, x, y, arg, scratch, h, w, oh, ow, c, kh, kw, sh, sw, ph, 
                     continue
                 src = at(x, ((t // oh * h + r) * w + s) * c)
                 n = i * kw + k
-                if first:
-                    first = False
-                    for j in range(c):
-                        dst[j], seen[j] = src[j], R(n)
-                else:
-                    for j in range(c):
-                        better = (src[j] > dst[j]) | (src[j] != src[j])
-                        dst[j] = src[j] if better else dst[j]
-                        seen[j] = R(n) if better else seen[j]
+                for j in range(c):
+                    better = first | (src[j] > dst[j]) | (src[j] != src[j])
+                    dst[j] = src[j] if better else dst[j]
+                    seen[j] = R(n) if better else seen[j]
+                first = False
         for j in range(c):
             place[j] = seen[j]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    SUM, Kernel, R, at, device, exp, kernel, launch, launch_rows, log, sum_of, zero,
+    SUM, Kernel, R, at, device, dot, exp, kernel, launch, launch_rows, log, sum_of, zero,
 )  # fmt: skip
 
 # isort: on
@@ -20,13 +20,8 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full
 @device
 def largest(x, n):
     """Largest of n values; 32 running maxima, so that the loop vectorises. NaN is passed over."""
-    if n < 64:
-        m = x[0]
-        for j in range(1, n):
-            m = x[j] if x[j] > m else m
-        return m
-    a, b, c, d = x[0], x[1], x[2], x[3]
-    for j in range(4, n - 3, 4):
+    a = b = c = d = x[0]
+    for j in range(0, n - 3, 4):
         a = x[j] if x[j] > a else a
         b = x[j + 1] if x[j + 1] > b else b
         c = x[j + 2] if x[j + 2] > c else c
@@ -68,10 +63,7 @@ def _softmax_grad(i, g, y, dx, n):
     gi, yi, dst = at(g, i * n), at(y, i * n), at(dx, i * n)
     total = 0.0
     for j0 in range(0, n, SUM):
-        s = R(0)
-        for j in range(j0, min(j0 + SUM, n)):
-            s += gi[j] * yi[j]
-        total += s
+        total += dot(at(gi, j0), at(yi, j0), min(SUM, n - j0))
     t = R(total)
     for j in range(n):
         dst[j] = yi[j] * (gi[j] - t)
@@ -143,12 +135,9 @@ def _cross_entropy_grad(
     hard = s * (R(1) - smoothing) * weight[t]
     soft = s * (smoothing / R(n))
     m, scale = top[i], (hard + soft * weights) / total[i]
-    if smoothing == R(0):
-        for c in range(n):
-            dst[c] = exp(src[c] - m) * scale
-    else:
-        for c in range(n):
-            dst[c] = exp(src[c] - m) * scale - soft * weight[c]
+    for c in range(n):
+        e = exp(src[c] - m) * scale
+        dst[c] = e if smoothing == R(0) else e - soft * weight[c]
     dst[t] -= hard
 
 
