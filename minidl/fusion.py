@@ -199,11 +199,11 @@ class Pointwise(Op):
             return lambda args, kwargs: self._forward(
                 *[np.asarray(a) if isinstance(a, np.generic) else a for a in args], **kwargs
             )
-        there = [a for a in args if hasattr(a, "dtype") and type(a) is not np.ndarray]
-        if there and len(there) < sum(hasattr(a, "dtype") for a in args):
+        arrays = [a for a in args if hasattr(a, "dtype")]
+        there = [a for a in arrays if type(a) is not np.ndarray]
+        if there and len(there) < len(arrays):
             return self._brought(backend.of(there[0]))
         names, fetch, static, values = self._bind(args, kwargs)
-        arrays = [a for a in args if hasattr(a, "dtype")]
         if not arrays:
             require(bool(args) and _is_number(args[0]), self.name, "needs a tensor",
                     error=DTypeError, got=args[0] if args else None)  # fmt: skip
@@ -282,10 +282,9 @@ class Pointwise(Op):
                     **dict(zip(names, values, strict=True)))  # fmt: skip
 
     def _trace(self, names: Sequence[str], static: dict[str, Any]) -> Trace:
-        if self.traced is None:
-            return self._traces[()]
         key = tuple(static.items())
         if key not in self._traces:
+            assert self.traced is not None
             self._traces[key] = trace(self.traced, names, static)
         return self._traces[key]
 

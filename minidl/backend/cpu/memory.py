@@ -216,8 +216,8 @@ def memory_stats() -> dict[str, int]:
     """Bytes in use, at most in use, and idle in the pool; blocks mapped and reused so far."""
     with _pool.lock:
         _pool.collect()
-        counts = (_pool.used, _pool.peak, _pool.idle, _pool.mapped, _pool.reused)
-    return dict(zip(("allocated", "peak", "idle", "mapped", "reused"), counts, strict=True))
+        return {"allocated": _pool.used, "peak": _pool.peak, "idle": _pool.idle,
+                "mapped": _pool.mapped, "reused": _pool.reused}  # fmt: skip
 
 
 def empty_cache() -> None:

@@ -167,11 +167,12 @@ def _anew(made: Callable, operands: Sequence[Any], outs: tuple) -> None:
 
 
 def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: tuple) -> Run:
-    """Choose layout and loop, compile, and return the launcher."""
+    """Choose layout and loop, compile; the function that allocates, fills the table, launches."""
     loop = plan_loop(program, operands, dtype, shape)
-    results = list(zip(loop.dtypes, loop.strides, strict=True))
+    results = [(None if s == dense(shape, range(len(shape)), t.itemsize) else s, t)
+               for t, s in zip(loop.dtypes, loop.strides, strict=True)]  # fmt: skip
     if math.prod(shape) == 0:
-        return lambda operands: tuple([memory.strided(shape, s, t) for t, s in results])
+        return lambda operands: tuple([memory.strided(shape, *r) for r in results])
     codes = [None if s is None else s[0].str[1:] for s in operands]
     items = [int(c[1]) for c in codes if c] + [t.itemsize for t in loop.dtypes]
     sizes, steps = loop.sizes, loop.steps
@@ -180,31 +181,23 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     outputs = tuple([t.str[1:] for t in loop.dtypes])
     real = "double" if dtype.itemsize == 8 else "float"
     kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
-    words = [0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s]
+    words = np.array([0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s])
     total, width = (sizes[0], 1) if len(sizes) == 1 else (math.prod(sizes[:-1]), sizes[-1])
     chunk = max(1, CHUNK // width)
-    return _launcher(program, kernel, shape, results, np.array(words, np.int64), total, chunk)
-
-
-def _launcher(program: Program, kernel: Shape, shape: tuple, results: list, words: Array,
-              total: int, chunk: int) -> Run:  # fmt: skip
-    """The function of the operands that allocates, fills the table and launches."""
     address = _compiled(program, kernel, print_loop)
-    arrays = [k for k, c in enumerate(kernel.leaves) if c is not None and program.used[k]]
-    numbers = [k for k, c in enumerate(kernel.leaves) if c is None]
-    spec = [(t, None if s == dense(shape, range(len(shape)), t.itemsize) else s)
-            for t, s in results]  # fmt: skip
+    arrays = [k for k, c in enumerate(codes) if c is not None and program.used[k]]
+    numbers = [k for k, c in enumerate(codes) if c is None]
 
     def run(operands: Sequence[Any]) -> tuple:
         table = words.copy()
-        outs = tuple([memory.strided(shape, s, t) for t, s in spec])
+        outs = tuple([memory.strided(shape, s, t) for s, t in results])
         for k in arrays:
             table[k] = address_of(operands[k])
         if numbers:
             doubles = table.view(np.float64)
             for k in numbers:
                 doubles[k] = operands[k]
-        for j, y in enumerate(outs, len(kernel.leaves)):
+        for j, y in enumerate(outs, len(codes)):
             table[j] = address_of(y)
         team.current().run(address, table.tobytes(), total, chunk, (operands, outs))
         return outs

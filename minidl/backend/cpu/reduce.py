@@ -43,8 +43,7 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = Fa
     """
     if not axes and x.ndim and not wide:
         return x
-    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-    kept = shape if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
     ours = x.size > LIMITS["sum_by_numpy"] and x.dtype.str[1:] in ("f4", "f8")
     form = sum_form(x, axes) if ours else None
     if form is None or 1 not in (form[0], form[2]):
