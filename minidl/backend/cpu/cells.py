@@ -138,15 +138,14 @@ def lstm_step_grad(
             dh[ph + q] = R(0)
 
 
-@kernel("int int int int R* R* R* int R* R* R*")
-def gru_step(tile, batch, hidden, tc, form, w, a, bias, biased, h_in, gates, h):
+@kernel("int int int int R* R* R* R* R* R*")
+def gru_step(tile, batch, hidden, tc, form, w, a, bias, h_in, gates, h):
     """gates r, z, n, m: σ, σ, tanh(n + r m), m = h_in W_hnᵀ + bias; h = n + z (h_in - n)."""
     r0, j, rows = tile_at(tile, batch, hidden, tc)
     for k in range(r0, r0 + rows):
         pr, pz, pn, pm = four_gates(k, hidden, j)
         move_rows(at(gates, pr), hidden, at(a, k * 3 * hidden + j), hidden, 3, tc)
-        for q in range(tc):
-            gates[pm + q] = bias[j + q] if biased else R(0)
+    move_rows(at(gates, (r0 * 4 + 3) * hidden + j), 4 * hidden, at(bias, j), 0, rows, tc)
     for gate in range(3):
         place = gate + gate // 2  # r, z where they are, the third product into m
         out = at(gates, (r0 * 4 + place) * hidden + j)

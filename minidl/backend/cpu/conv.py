@@ -79,14 +79,6 @@ def _pair(q, size):
     return group, block, group * size + place * BLOCK, few, (few + BLOCK - 1) // BLOCK * BLOCK
 
 
-@device
-def _spill(y, p, wide, rows, n, apart):
-    """n columns of p (rows, wide) to y, whose rows are so far apart."""
-    for j in range(rows):
-        for e in range(n):
-            y[j * apart + e] = p[j * wide + e]
-
-
 @kernel("R* R* R* R* R* int " + _SIZES)
 def _forward(t, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, room,
              n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
@@ -114,7 +106,7 @@ def _forward(t, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, 
                       at(wt, ((block * r + a) * s + b) * cg * BLOCK), r * s * cg * BLOCK, BLOCK,
                       to, apart, biased or a + b > 0)  # fmt: skip
         if few < wide:
-            _spill(out, rest, wide, ow, few, k)
+            move_rows(out, k, rest, wide, ow, few)
 
 
 @kernel("R* R* R* R* int int int " + _SIZES)
@@ -149,7 +141,7 @@ def _input_grad(m, slot, g, wt, x, scratch, left, wide, room, cols, many, band, 
             for e in range(0 if add else count):
                 zero(at(to, e * apart), few)
             if few < some:
-                _spill(out, rest, some, count, few, sw * c)
+                move_rows(out, sw * c, rest, some, count, few)
 
 
 @kernel("R* R* R* R* int int " + _SIZES)

@@ -85,12 +85,11 @@ def _alone(rest, x, c, ow, n):
 def _row(y, c, row, gap, f, b, ow):
     """TAPS for BLOCK channels of the row y, or its cotangent, in whole tiles, from the tap b."""
     for j in range(0, ow, TILE):
-        y0, y1, y2, y3 = _four(at(y, j * c), c)
-        p0, p1, p2, p3 = _four(at(row, (j * STRIDE + b * DILATION) * gap), STRIDE * gap)
-        TAPS(y0, y1, y2, y3, p0, p1, p2, p3, gap, f)
+        pixels = _four(at(row, (j * STRIDE + b * DILATION) * gap), STRIDE * gap)
+        TAPS(*_four(at(y, j * c), c), *pixels, gap, f)
 
 
-def _forward(t, slot, x, wt, bias, y, scratch, biased, band, bands, cols, gap,
+def _forward(t, slot, x, wt, bias, y, scratch, band, bands, cols, gap,
              h, w, c, oh, ow, r, s, sh, ph, pw, dh, up, over):  # fmt: skip
     """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), for a band (n, rows)."""
     tall = (band - 1) * sh + (r - 1) * dh + 1
@@ -101,11 +100,7 @@ def _forward(t, slot, x, wt, bias, y, scratch, biased, band, bands, cols, gap,
         few, top = min(WIDE, c - c0), i0 * sh - ph
         _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, up, over)
         rows, own = min(band, oh - i0), at(y, (n * oh + i0) * ow * c + c0)
-        for j in range(rows * ow):  # as memory lies: the rest meets it in the cache
-            if biased:
-                move(at(own, j * c), at(bias, c0), few)
-            else:
-                zero(at(own, j * c), few)
+        move_rows(own, c, at(bias, c0), 0, rows * ow, few)  # the rest meets it in the cache
         for k in range(0, few, BLOCK):
             wide = min(BLOCK, few - k)
             # No whole tiles, or pixels that share few places of a cache: a row of its own.
@@ -183,7 +178,7 @@ def _plan(
 
 
 def _blocks(w: Array) -> Array:
-    """w (C, R, S), or (C, 1, 1), as (blocks, R, S, BLOCK)."""
+    """w (C, R, S) as (blocks, R, S, BLOCK)."""
     c, r, s = w.shape
     wide = zeros((-(-c // BLOCK) * BLOCK, r, s), w.dtype)
     note(np.copyto, wide[:c], w)
@@ -195,8 +190,8 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     """y (N, OH, OW, C) = x (N, H, W, C), with spread - 1 zeros between, * w (C, R, S) + b."""
     total, scratch, sizes = _plan(x, y, w.shape[1:], stride, padding, dilation)
     run = _special(_forward, w.shape[2], stride[1], dilation[1])
-    bias = x if b is None else _blocks(b.reshape(-1, 1, 1))
-    launch(run, total, 1, x, _blocks(w), bias, y, scratch, b is not None, *sizes, *spread)
+    bias = np.zeros(len(w), w.dtype) if b is None else contiguous(b)
+    launch(run, total, 1, x, _blocks(w), bias, y, scratch, *sizes, *spread)
 
 
 def weight_grad(

@@ -6,7 +6,7 @@ import numpy as np
 
 from minidl.backend.cpu import jit
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import R, at, dot, gemm, kernel, launch, move
+from minidl.backend.cpu.jit import R, at, dot, gemm, kernel, launch, move, move_rows
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
@@ -37,12 +37,7 @@ def _products(
     else:
         columns = min(width, n - first)
         y, z = at(y, first * ldb if tb else first), at(z, first)
-    if biased:
-        start = 0 if by_row else first
-        for i in range(rows):
-            row = at(z, i * ldc)
-            for j in range(columns):
-                row[j] = bias[start + j]
+    move_rows(z, ldc, at(bias, 0 if by_row else first), 0, rows if biased else 0, columns)
     beta = R(1) if biased else R(0)
     gemm(ta, tb, rows, columns, depth[e], R(1), x, lda, y, ldb, beta, z, ldc)
 

@@ -144,8 +144,8 @@ def gru(a: Array, h0: Array, w_hh: Array, b_hn: Maybe, reverse: bool) -> tuple[A
     """Run a GRU: a (T, B, 3H) -> y (T, B, H), and r, z, n, W_hn h + b_hn as gates (T, B, 4H)."""
     hidden = w_hh.shape[1]
     y, gates = _made(a, hidden, 4 * hidden)
-    bias = (h0 if b_hn is None else contiguous(b_hn)), b_hn is not None
-    args = (*_weights(w_hh, y), _Each(contiguous(a)), *bias, _Each(y, contiguous(h0)))
+    bias = np.zeros(hidden, a.dtype) if b_hn is None else contiguous(b_hn)
+    args = (*_weights(w_hh, y), _Each(contiguous(a)), bias, _Each(y, contiguous(h0)))
     _run(cells.gru_step, y, reverse, *args, _Each(gates), _Each(y))
     return y, gates
 

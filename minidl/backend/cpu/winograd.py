@@ -110,19 +110,19 @@ def _row(x, zero, inside, y, h, base, step):
 
 
 # POINTS, SIZE and TILES stand for what `special` gives each kind of tile.
-def _block(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, n):
+def _block(d, o, n):
     """POINTS for a block of channels, in the usual case a whole one."""
     if n == BLOCK:
-        POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, BLOCK)
+        POINTS(*d, *o, BLOCK)
     else:
-        POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, n)
+        POINTS(*d, *o, n)
 
 
-def _tiles(x, v, half, zero, lo, hi, first, h, w, c, th, tw, top, left, tile, block, point):
+def _tiles(x, v, half, zero, lo, hi, h, w, c, th, tw, top, left, tile, block, point):
     """Tiles lo..hi of an image, SIZE pixels a side, at the points.
 
-    v begins with the tile `first`; its tiles, blocks of channels and points are so far apart. What
-    fills up the last block is not defined.
+    v begins with the tile lo; its tiles, blocks of channels and points are so far apart. What fills
+    up the last block is not defined.
     """
     for t in range(lo, hi):
         n = t // (th * tw)
@@ -139,13 +139,12 @@ def _tiles(x, v, half, zero, lo, hi, first, h, w, c, th, tw, top, left, tile, bl
                 d3 = _row(x, zero, ok, y + 3, h, base, step)
                 d4 = _row(x, zero, ok, y + 4, h, base, step)
                 d5 = _row(x, zero, ok, y + 5, h, base, step)
-                o0, o1, o2, o3, o4, o5 = _six(at(half, q * BLOCK), 6 * BLOCK)
-                ANY(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, min(BLOCK, c - c0))
-            to = at(v, (t - first) * tile + c0 // BLOCK * block)
+                o = _six(at(half, q * BLOCK), 6 * BLOCK)
+                ANY((d0, d1, d2, d3, d4, d5), o, min(BLOCK, c - c0))
+            to = at(v, (t - lo) * tile + c0 // BLOCK * block)
             for a in range(6):
-                d0, d1, d2, d3, d4, d5 = _six(at(half, a * 6 * BLOCK), BLOCK)
-                o0, o1, o2, o3, o4, o5 = _six(at(to, a * 6 * point), point)
-                POINTS(d0, d1, d2, d3, d4, d5, o0, o1, o2, o3, o4, o5, BLOCK)
+                d = _six(at(half, a * 6 * BLOCK), BLOCK)
+                POINTS(*d, *_six(at(to, a * 6 * point), point), BLOCK)
 
 
 def _kind(name, points, size):
@@ -156,11 +155,12 @@ def _kind(name, points, size):
 
 _input_tiles = _kind("_input_tiles", _input_points, 6)
 _output_tiles = _kind("_output_tiles", _output_points, 4)
+_any_outputs = device(special(_block, "_any_outputs", POINTS=_outputs))
 
 
 @device
-def _to_outputs(m, y, half, bias, zero, lo, hi, first, oh, ow, k, th, tw, tile, point):
-    """Tiles lo..hi of y from m, which begins with the tile `first`, so far apart as the points."""
+def _to_outputs(m, y, half, bias, zero, lo, hi, oh, ow, k, th, tw, tile, point):
+    """Tiles lo..hi of y from m, which begins with the tile lo, so far apart as the points."""
     beyond = at(half, 36 * BLOCK)  # what lies beyond y's edges is written here
     for t in range(lo, hi):
         n = t // (th * tw)
@@ -168,21 +168,16 @@ def _to_outputs(m, y, half, bias, zero, lo, hi, first, oh, ow, k, th, tw, tile, 
         for k0 in range(0, k, BLOCK):
             few = min(BLOCK, k - k0)
             for q in range(6):
-                of = at(m, q * point + (t - first) * tile + k0)
-                m0, m1, m2, m3, m4, m5 = _six(of, 6 * point)
-                y0, y1, y2, y3, _, _ = _six(at(half, q * BLOCK), 6 * BLOCK)
-                _outputs(m0, m1, m2, m3, m4, m5, zero, y0, y1, y2, y3, BLOCK)
+                of = _six(at(m, q * point + (t - lo) * tile + k0), 6 * point)
+                _outputs(*of, zero, *_six(at(half, q * BLOCK), 6 * BLOCK)[:4], BLOCK)
             for a in range(min(4, oh - i * 4)):
-                m0, m1, m2, m3, m4, m5 = _six(at(half, a * 6 * BLOCK), BLOCK)
+                of = _six(at(half, a * 6 * BLOCK), BLOCK)
                 row, left = ((n * oh + i * 4 + a) * ow + j * 4) * k + k0, ow - j * 4
                 y0 = at(y, row)
                 y1 = at(y, row + k) if left > 1 else beyond
                 y2 = at(y, row + 2 * k) if left > 2 else at(beyond, BLOCK)
                 y3 = at(y, row + 3 * k) if left > 3 else at(beyond, 2 * BLOCK)
-                if few == BLOCK:
-                    _outputs(m0, m1, m2, m3, m4, m5, at(bias, k0), y0, y1, y2, y3, BLOCK)
-                else:
-                    _outputs(m0, m1, m2, m3, m4, m5, at(bias, k0), y0, y1, y2, y3, few)
+                _any_outputs((*of, at(bias, k0)), (y0, y1, y2, y3), few)
 
 
 @kernel("R* R* R* int int")
@@ -220,20 +215,17 @@ def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, most, blocks, fa
     half = at(scratch, slot * size)
     v = at(half, _HALF)
     m = at(v, 36 * most * of)
-    _input_tiles(x, v, half, zero, lo, hi, lo, h, w, c, th, tw, ph, pw, 36 * of, BLOCK, of)
+    _input_tiles(x, v, half, zero, lo, hi, h, w, c, th, tw, ph, pw, 36 * of, BLOCK, of)
     for e in range(36):
         _multiply(at(v, e * of), at(u, e * far), at(m, e * to), hi - lo, c, blocks, far, 36 * of,
                   36 * to, _DEEP)  # fmt: skip
-    _to_outputs(m, y, half, bias, zero, lo, hi, lo, oh, ow, k, th, tw, 36 * to, to)
+    _to_outputs(m, y, half, bias, zero, lo, hi, oh, ow, k, th, tw, 36 * to, to)
 
 
-def _stage_points(
-    lo, hi, slot, x, v, zero, scratch, first, tile, block, point, h, w, c, th, tw, ph, pw
-):
-    """The first stage: the TILES of x from `first` on at the points, so far apart in v."""
-    half = at(scratch, slot * _HALF)
-    TILES(x, v, half, zero, lo + first, hi + first, first, h, w, c, th, tw, ph, pw, tile, block,
-          point)  # fmt: skip
+def _stage_points(i, slot, x, v, zero, scratch, first, tile, block, point, h, w, c, th, tw, ph, pw):
+    """The first stage: one of the TILES of x from `first` on at the points, so far apart in v."""
+    half, t = at(scratch, slot * _HALF), first + i
+    TILES(x, at(v, i * tile), half, zero, t, t + 1, h, w, c, th, tw, ph, pw, tile, block, point)
 
 
 _points = kernel("R* R* R* R*" + " int" * 11)
@@ -252,10 +244,10 @@ def _stage_products(i, v, u, m, tiles, c, blocks, far, of, to):
 
 
 @kernel("R* R* R* R* R*" + " int" * 7)
-def _stage_outputs(lo, hi, slot, m, y, bias, zero, scratch, oh, ow, k, th, tw, tile, point):
-    """The last stage: the tiles lo..hi of y from m, so far apart as the points."""
+def _stage_outputs(i, slot, m, y, bias, zero, scratch, oh, ow, k, th, tw, tile, point):
+    """The last stage: a tile of y from m, so far apart as the points."""
     half = at(scratch, slot * _HALF)
-    _to_outputs(at(m, lo * tile), y, half, bias, zero, lo, hi, lo, oh, ow, k, th, tw, tile, point)
+    _to_outputs(at(m, i * tile), y, half, bias, zero, i, i + 1, oh, ow, k, th, tw, tile, point)
 
 
 @device
@@ -285,11 +277,9 @@ def _tile_sums(i, slot, g, x, m, zero, scratch, size, span, total, most, blocks,
     xs = at(half, _HALF)
     gs = at(xs, 36 * of_x)
     for t in range(i * span, min(i * span + span, total), most):
-        end = min(t + most, i * span + span, total)
-        _input_tiles(x, xs, half, zero, t, end, t, h, w, c, th, tw, ph, pw,
-                     BLOCK, most * BLOCK, of_x)  # fmt: skip
-        _output_tiles(g, gs, half, zero, t, end, t, oh, ow, k, th, tw, 0, 0,
-                      BLOCK, most * BLOCK, of_g)  # fmt: skip
+        end, apart = min(t + most, i * span + span, total), most * BLOCK
+        _input_tiles(x, xs, half, zero, t, end, h, w, c, th, tw, ph, pw, BLOCK, apart, of_x)
+        _output_tiles(g, gs, half, zero, t, end, oh, ow, k, th, tw, 0, 0, BLOCK, apart, of_g)
         for e in range(36):
             _sums(at(gs, e * of_g), at(xs, e * of_x), at(m, (i * k * 36 + e) * to), end - t,
                   k, blocks, most, to, t > i * span)  # fmt: skip
