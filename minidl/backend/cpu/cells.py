@@ -9,7 +9,8 @@ dgates[t+1] W_hh, then dgates[t] from it. Bytes moved beside the weights: 3G + 3
 unit forward, 2G + 8 backward. Products are summed in the arrays' own precision.
 """
 
-from minidl.backend.cpu.jit import R, at, device, dot, exp, gemm, kernel, move_rows, panel, tanh
+from minidl.backend.cpu.jit import R, at, device, dot, exp, gemm, kernel, move_rows, tanh
+from minidl.backend.cpu.linalg import multiply
 from minidl.backend.cpu.panel import BLOCK
 
 ROWS = 64  # batch rows of a tile
@@ -38,14 +39,6 @@ def tanh_row(p, i, n):
 
 
 @device
-def add_panels(rows, cols, k, a, lda, w, deep, out, ldo):
-    """out (rows, cols) += a (rows, k) times rows of the panels w (…, deep, BLOCK)."""
-    for p in range(0, k, DEEP):
-        panel(rows, cols // BLOCK, min(DEEP, k - p), at(a, p), lda, 1, at(w, p * BLOCK),
-              deep * BLOCK, BLOCK, out, ldo, True)  # fmt: skip
-
-
-@device
 def recur(form, rows, cols, hidden, gates, h, w, gate, j, out, ldo):
     """out (rows, cols) += h (rows, H) W_hh[gate, j:j+cols]ᵀ.
 
@@ -54,7 +47,8 @@ def recur(form, rows, cols, hidden, gates, h, w, gate, j, out, ldo):
     first = gate * hidden + j
     pw = at(w, first if form == TURNED else first * hidden)
     if form == PANELS:
-        add_panels(rows, cols, hidden, h, hidden, pw, hidden, out, ldo)
+        apart = hidden * BLOCK
+        multiply(rows, cols // BLOCK, hidden, DEEP, h, hidden, pw, apart, out, ldo, True)
     elif form == TURNED:
         gemm(0, 0, rows, cols, hidden, R(1), h, hidden, pw, gates * hidden, R(1), out, ldo)
     elif rows == 1:
@@ -71,8 +65,9 @@ def flow_back(form, rows, cols, hidden, gates, dgates, ldg, w, first, all_gates,
     w: W_hh of all_gates, or panels of its columns.
     """
     if form == PANELS:
-        pw = at(w, (j * all_gates + first * BLOCK) * hidden)
-        add_panels(rows, cols, gates * hidden, dgates, ldg, pw, all_gates * hidden, dh, hidden)
+        pw, k = at(w, (j * all_gates + first * BLOCK) * hidden), gates * hidden
+        apart = all_gates * hidden * BLOCK
+        multiply(rows, cols // BLOCK, k, DEEP, dgates, ldg, pw, apart, dh, hidden, True)
     else:
         pw = at(w, first * hidden * hidden + j)
         gemm(0, 0, rows, cols, gates * hidden, R(1), dgates, ldg, pw, hidden, R(1), dh, hidden)

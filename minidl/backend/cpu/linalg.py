@@ -6,7 +6,7 @@ import numpy as np
 
 from minidl.backend.cpu import jit
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.jit import R, at, dot, gemm, kernel, launch, move, move_rows
+from minidl.backend.cpu.jit import R, at, device, dot, gemm, kernel, launch, move, move_rows, panel
 from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
@@ -59,6 +59,14 @@ def _pack(i, w, y, blocks, outputs, inputs, taps, across, along):
             for o in range(BLOCK):
                 there = first + o < outputs
                 to[o] = of[(first + o) * across + j * along + t] if there else R(0)
+
+
+@device
+def multiply(m, n, k, deep, a, lda, b, apart, c, ldc, add):
+    """`panel` for rows of a that lie lda apart, `deep` terms at a time, so that b stays in L1."""
+    for p in range(0, k, deep):
+        panel(m, n, min(deep, k - p), at(a, p), lda, 1, at(b, p * BLOCK), apart, BLOCK, c, ldc,
+              add or p > 0)  # fmt: skip
 
 
 def panels(

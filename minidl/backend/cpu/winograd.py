@@ -18,7 +18,7 @@ from collections import namedtuple
 import numpy as np
 
 from minidl.backend.cpu.jit import Kernel, R, Scratch, at, device, kernel, launch, panel, special
-from minidl.backend.cpu.linalg import panels
+from minidl.backend.cpu.linalg import multiply, panels
 from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK, PAIR
 
@@ -200,14 +200,6 @@ def _weights_from_points(i, slot, g, m, w, taps, parts, k, c, to):
                 w[(i * c + c0 + j) * 9 + e] = t[e * BLOCK + j]
 
 
-@device
-def _multiply(v, u, m, n, c, blocks, far, of, to, deep):
-    """m = v u at one point for n tiles, so far apart, whose channels are taken in parts."""
-    for p in range(0, c, deep):
-        panel(n, blocks, min(deep, c - p), at(v, p), of, 1, at(u, p * BLOCK), 36 * far, BLOCK, m,
-              to, p > 0)  # fmt: skip
-
-
 @kernel("R* R* R* R* R* R* int int int int int int " + _SIZES)
 def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, most, blocks, far, of, to,
               h, w, c, oh, ow, k, th, tw, ph, pw):  # fmt: skip
@@ -217,8 +209,8 @@ def _convolve(lo, hi, slot, x, u, bias, zero, y, scratch, size, most, blocks, fa
     m = at(v, 36 * most * of)
     _input_tiles(x, v, half, zero, lo, hi, h, w, c, th, tw, ph, pw, 36 * of, BLOCK, of)
     for e in range(36):
-        _multiply(at(v, e * of), at(u, e * far), at(m, e * to), hi - lo, c, blocks, far, 36 * of,
-                  36 * to, _DEEP)  # fmt: skip
+        multiply(hi - lo, blocks, c, _DEEP, at(v, e * of), 36 * of, at(u, e * far), 36 * far,
+                 at(m, e * to), 36 * to, False)  # fmt: skip
     _to_outputs(m, y, half, bias, zero, lo, hi, oh, ow, k, th, tw, 36 * to, to)
 
 
@@ -239,8 +231,8 @@ def _stage_products(i, v, u, m, tiles, c, blocks, far, of, to):
     pairs = (blocks + PAIR - 1) // PAIR
     e, b = i // pairs, i % pairs * PAIR
     out = at(m, e * tiles * to + b * BLOCK)
-    _multiply(at(v, e * tiles * of), at(u, (b * 36 + e) * far), out, tiles, c,
-              min(PAIR, blocks - b), far, of, to, 4 * _DEEP)  # fmt: skip
+    multiply(tiles, min(PAIR, blocks - b), c, 4 * _DEEP, at(v, e * tiles * of), of,
+             at(u, (b * 36 + e) * far), 36 * far, out, to, False)  # fmt: skip
 
 
 @kernel("R* R* R* R* R*" + " int" * 7)
