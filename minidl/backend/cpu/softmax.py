@@ -20,8 +20,13 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full
 @device
 def largest(x, n):
     """Largest of n values; 32 running maxima, so that the loop vectorises. NaN is passed over."""
-    a = b = c = d = x[0]
-    for j in range(0, n - 3, 4):
+    if n < 64:
+        m = x[0]
+        for j in range(1, n):
+            m = x[j] if x[j] > m else m
+        return m
+    a, b, c, d = x[0], x[1], x[2], x[3]
+    for j in range(4, n - 3, 4):
         a = x[j] if x[j] > a else a
         b = x[j + 1] if x[j + 1] > b else b
         c = x[j + 2] if x[j + 2] > c else c
