@@ -192,6 +192,16 @@ def test_a_list_that_holds_itself_is_refused(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_only_files_are_replaced(tmp_path):
+    """As root, writing to a device put a file in its place."""
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(CheckpointError, match="cannot write .*: not a file"):
+            save({}, tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_link_is_followed(tmp_path):
     """It was replaced by the file, and what it named stayed old."""
     (tmp_path / "folder").mkdir()

@@ -115,9 +115,10 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     around the rename, so the name `path` holds either the previous content or all of the new one
     whenever the process or the machine stops. What an earlier, killed writer of the same name left
     behind is removed. Raises CheckpointError with the path and the system's reason (disk full,
-    folder read-only or missing); the previous file is then untouched.
+    folder read-only or missing), and for what is not a file; the previous file is then untouched.
     """
     target = Path(os.path.realpath(path))  # what a link names, not the link
+    check(target.is_file() or not target.exists(), "save", f"cannot write {target}: not a file")
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         with reworded(CheckpointError, f"save: cannot write {target}", OSError):
