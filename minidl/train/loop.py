@@ -177,8 +177,9 @@ class Trainer:
         """Loss and hits of a batch, its gradients, and the update unless it waits for more."""
         with self._cast:
             loss, right = self.forward(self.model, batch)
-        left = len(self.loader) - self.batch // self.accumulate * self.accumulate
-        group = min(left, self.accumulate)  # batches of this update
+        group = self.accumulate  # batches of this update; an epoch's last may be of fewer
+        if group > 1:
+            group = min(group, len(self.loader) - self.batch // group * group)
         self._scaler.scale(loss / group if group > 1 else loss).backward()
         if self.accumulate == 1:
             self._update()
