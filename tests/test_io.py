@@ -197,9 +197,15 @@ def test_only_files_are_replaced(tmp_path):
     """As root, writing to a device put a file in its place."""
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(CheckpointError, match="cannot write .*: not a file"):
+        with pytest.raises(CheckpointError, match="save: .* is not a file"):
             save({}, tmp_path / name)
     assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_that_cannot_be_looked_up_is_worded(tmp_path):
+    """Asking whether it is a file raised a bare OSError."""
+    with pytest.raises(CheckpointError, match="cannot write .*: File name too long"):
+        save({}, tmp_path / ("a" * 300))
 
 
 def test_a_link_is_followed(tmp_path):

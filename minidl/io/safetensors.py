@@ -118,10 +118,10 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     folder read-only or missing), and for what is not a file; the previous file is then untouched.
     """
     target = Path(os.path.realpath(path))  # what a link names, not the link
-    check(target.is_file() or not target.exists(), "save", f"cannot write {target}: not a file")
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         with reworded(CheckpointError, f"save: cannot write {target}", OSError):
+            check(target.is_file() or not target.exists(), "save", f"{target} is not a file")
             with open(partial, "xb") as file:
                 file.writelines(pieces)
                 file.flush()
