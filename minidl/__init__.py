@@ -29,12 +29,14 @@ from minidl.fusion import pointwise
 from minidl.ops.autocasting import autocast, is_autocast_enabled
 from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
+from minidl.wide.function import Function
 
 __version__ = "0.1.0"
 
 bool = bool_
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
+autograd.Function = Function  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS)
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()

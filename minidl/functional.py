@@ -21,3 +21,12 @@ from minidl.ops.pointwise import (
     relu, relu6, selu, sigmoid, silu, softplus, softshrink, softsign, tanh, tanhshrink, threshold,
 )
 from minidl.ops.softmax import glu, log_softmax, prelu, softmax, softmin
+from minidl.wide.features import bilinear, embedding_bag, gumbel_softmax, pairwise_distance
+from minidl.wide.images import (
+    adaptive_max_pool1d, adaptive_max_pool2d, affine_grid, channel_shuffle, conv3d, grid_sample,
+    local_response_norm, max_unpool2d, pixel_unshuffle,
+)
+from minidl.wide.losses import (
+    cosine_embedding_loss, ctc_loss, gaussian_nll_loss, margin_ranking_loss, poisson_nll_loss,
+    triplet_margin_loss,
+)

@@ -10,6 +10,8 @@ from minidl.autograd import AFTER, Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import axis_of
+from minidl.wide import linalg as wide_linalg
+from minidl.wide import tensors
 
 
 def _functions(names: dict[Any, str]) -> dict[str, Callable]:
@@ -35,6 +37,10 @@ TABLE = _functions({
         diagonal diag diag_embed tril triu""",
     linalg: "matmul mm bmm mv dot outer",
     softmax: "softmax log_softmax",
+    tensors: """
+        nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll take_along_dim index_add
+        scatter_reduce""",
+    wide_linalg: "addmm baddbmm",
     creation: "bernoulli multinomial",
 })  # fmt: skip
 FUNCTIONS = _functions({  # of `minidl` alone
@@ -43,7 +49,9 @@ FUNCTIONS = _functions({  # of `minidl` alone
         ones_like rand randint randn randn_like randperm tensor zeros zeros_like""",
     join: "cat stack",
     linalg: "cdist einsum",
-})  # fmt: skip
+    tensors: "std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices",
+    wide_linalg: "tensordot",
+}) | {"split_with_sizes": join.split}  # fmt: skip
 COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
@@ -93,6 +101,16 @@ def _to(name: str) -> Callable:
         return shape.to_dtype(self, name)
 
     method.__doc__ = f"In dtype {name}."
+    return method
+
+
+def _new(name: str) -> Callable:
+    def method(self: Tensor, *args: Any, dtype: Any = None, device: Any = None,
+               requires_grad: bool = False) -> Tensor:  # fmt: skip
+        how = {"dtype": dtype or self.dtype, "device": device or self.device}
+        return getattr(creation, name)(*args, **how, requires_grad=requires_grad)
+
+    method.__doc__ = f"`{name}` in this tensor's dtype, on its device, unless said otherwise."
     return method
 
 
@@ -173,6 +191,11 @@ EXTRA: dict[str, Any] = {
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
+    "type_as": lambda self, other: to(self, other.dtype),
+    "view_as": lambda self, other: shape.view(self, other.shape),
+    "reshape_as": lambda self, other: shape.reshape(self, other.shape),
+    "element_size": lambda self: self.array.itemsize,
+    **{f"new_{name}": _new(name) for name in "tensor zeros ones full empty".split()},
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,

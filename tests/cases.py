@@ -304,6 +304,49 @@ RECURRENT = [
     ),
 ]
 
+# Compositions, and the one op that calls what a user wrote.
+
+
+class _Cube(ml.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return x**3 * y, x - y
+
+    @staticmethod
+    def backward(ctx, g, h):
+        x, y = ctx.saved_tensors
+        return 3 * g * x**2 * y + h, g * x**3 - h
+
+
+BAG = np.array([0, 0, 2])
+WIDE = [
+    case("custom_function", lambda x, y: _Cube.apply(x, y)[0] + 2, normal((3,), (3,))),
+    case("cumprod", lambda x: ml.cumprod(x, 1), normal((2, 5))),
+    case("median", lambda x: ml.median(x, 0).values, distinct((5, 3)), linear=False),
+    case("roll", lambda x: ml.roll(x, (1, 2), (0, 1)), normal((3, 4)), linear=True),
+    case("scatter_reduce", lambda x, y: x.scatter_reduce(
+        0, ml.tensor(BAG, device=x.device), y, "prod"), normal((4,), (3,))),
+    case("tensordot", lambda x, y: ml.tensordot(x, y, 1), normal((2, 3), (3, 4))),
+    case("bilinear", F.bilinear, normal((4, 3), (4, 2), (5, 3, 2), (5,))),
+    case("embedding_bag", lambda w: F.embedding_bag(
+        ml.tensor(K, device=w.device), w, mode="max", padding_idx=1), distinct((3, 4))),
+    case("conv3d", lambda x, w, b: F.conv3d(x, w, b, padding=(1, 0, 1), stride=(1, 1, 2)),
+         normal((2, 2, 3, 4, 3), (3, 2, 2, 2, 2), (3,))),
+    case("adaptive_max_pool2d", lambda x: F.adaptive_max_pool2d(x, (2, 3)), distinct((2, 1, 5, 4))),
+    case("max_unpool2d", lambda x: F.max_unpool2d(
+        *F.max_pool2d(x, 2, return_indices=True), 2), distinct((1, 2, 4, 6))),
+    case("local_response_norm", lambda x: F.local_response_norm(x, 3, 0.5), normal((2, 4, 3))),
+    case("grid_sample", lambda x, t: F.grid_sample(
+        x, F.affine_grid(t, (2, 1, 3, 4)), padding_mode="reflection"),
+        normal((2, 2, 5, 4), (2, 2, 3)), second=False),
+    case("triplet_margin_loss", F.triplet_margin_loss, normal((4, 3), (4, 3), (4, 3))),
+    case("gaussian_nll_loss", lambda x, y, v: F.gaussian_nll_loss(x, y, v.exp()),
+         normal((4, 3), (4, 3), (4, 1))),
+    case("ctc_loss", lambda x: F.ctc_loss(
+        x.log_softmax(-1), ml.tensor([[1, 1], [2, 3]]), (5, 4), (2, 1)), normal((5, 2, 4))),
+]  # fmt: skip
+
 # Elementwise ops: where they are smooth. Binary ones get a broadcast second operand.
 _POSITIVE = {"low": 0.3, "high": 2.5}
 _UNIT = {"low": -0.9, "high": 0.9, "gap": 0.05}
@@ -351,5 +394,6 @@ def _elementwise() -> list[Case]:
 
 
 CASES = [
-    *SHAPES, *REDUCTIONS, *PRODUCTS, *CONVOLUTIONS, *NORMS, *LOSSES, *RECURRENT, *_elementwise()
+    *SHAPES, *REDUCTIONS, *PRODUCTS, *CONVOLUTIONS, *NORMS, *LOSSES, *RECURRENT, *WIDE,
+    *_elementwise(),
 ]  # fmt: skip

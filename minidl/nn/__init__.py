@@ -27,3 +27,9 @@ from minidl.nn.thin import (
     Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold, Unfold, Upsample, ZeroPad1d,
     ZeroPad2d,
 )
+from minidl.nn.wide import (
+    AdaptiveMaxPool1d, AdaptiveMaxPool2d, BatchNorm3d, Bilinear, ChannelShuffle, Conv3d,
+    CosineEmbeddingLoss, CTCLoss, EmbeddingBag, GaussianNLLLoss, LocalResponseNorm,
+    MarginRankingLoss, MaxUnpool2d, PairwiseDistance, ParameterList, PixelUnshuffle, PoissonNLLLoss,
+    Transformer, TripletMarginLoss, Unflatten,
+)

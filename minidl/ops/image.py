@@ -340,7 +340,7 @@ def avg_pool1d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
     return along_one(lambda x: avg_pool2d(x, *args), input)
 
 
-def _sizes(name: str, x: Any, wanted: Any) -> list[tuple[int, int]]:
+def adaptive_sizes(name: str, x: Any, wanted: Any) -> list[tuple[int, int]]:
     """(old, new) sizes of H and W; None stands for the old one."""
     both = tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,) * 2
     filled = tuple(n if v is None else v for n, v in zip(x.shape[2:], both))
@@ -356,7 +356,7 @@ def adaptive_avg_pool2d(input: Any, output_size: Any) -> Any:
 
     def pooled(x: Any) -> Any:
         check_real("adaptive_avg_pool2d", x)
-        sizes = _sizes("adaptive_avg_pool2d", x, output_size)
+        sizes = adaptive_sizes("adaptive_avg_pool2d", x, output_size)
         if all(n % m == 0 for n, m in sizes):
             return avg_pool2d(x, tuple(n // m for n, m in sizes))
         return resample(x, [area_weights(n, m) for n, m in sizes])

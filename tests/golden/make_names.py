@@ -28,7 +28,10 @@ use_deterministic_algorithms softmax log_softmax relu
 ML_WIDE = """
 log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp erfc round remainder floor_divide lerp
 addcmul isinf isfinite isclose allclose var_mean count_nonzero norm nonzero repeat_interleave
-movedim meshgrid index_put masked_select expand_as split_with_sizes cdist diag_embed
+movedim meshgrid index_put masked_select expand_as split_with_sizes cdist diag_embed nan_to_num
+cumprod median std_mean unique bincount equal trace tile roll hstack vstack take_along_dim index_add
+scatter_reduce addmm baddbmm tensordot tril_indices triu_indices type_as view_as reshape_as
+new_zeros new_ones new_full new_empty new_tensor element_size is_floating_point is_tensor
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
@@ -49,7 +52,10 @@ mse_loss l1_loss smooth_l1_loss huber_loss kl_div
 """
 F_WIDE = """
 conv3d conv_transpose1d adaptive_avg_pool1d celu hardsigmoid softsign softshrink hardshrink
-tanhshrink threshold softmin
+tanhshrink threshold softmin bilinear embedding_bag local_response_norm adaptive_max_pool1d
+adaptive_max_pool2d max_unpool2d pixel_unshuffle channel_shuffle pairwise_distance gumbel_softmax
+affine_grid grid_sample gaussian_nll_loss poisson_nll_loss cosine_embedding_loss triplet_margin_loss
+margin_ranking_loss ctc_loss
 """
 NN = """
 Module Parameter Sequential ModuleList ModuleDict Identity Flatten Linear LazyLinear Conv1d Conv2d
@@ -63,14 +69,17 @@ L1Loss SmoothL1Loss HuberLoss KLDivLoss
 """
 NN_WIDE = """
 Conv3d ConvTranspose1d AdaptiveAvgPool1d CELU Hardsigmoid Softsign Softshrink Hardshrink Tanhshrink
-Threshold Softmin ReplicationPad2d CircularPad2d
+Threshold Softmin ReplicationPad2d CircularPad2d AdaptiveMaxPool1d AdaptiveMaxPool2d BatchNorm3d
+Bilinear ChannelShuffle CosineEmbeddingLoss CTCLoss EmbeddingBag GaussianNLLLoss LocalResponseNorm
+MarginRankingLoss MaxUnpool2d PairwiseDistance ParameterList PixelUnshuffle PoissonNLLLoss
+Transformer TripletMarginLoss Unflatten
 """
 INIT = """
 kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ normal_ uniform_ orthogonal_
 trunc_normal_ constant_ zeros_ ones_
 """
 UTILS = "clip_grad_norm_ clip_grad_value_ parameters_to_vector vector_to_parameters"
-OPTIM = "SGD Adam AdamW RMSprop Adagrad Adadelta Adamax NAdam RAdam"
+OPTIM = "SGD Adam AdamW RMSprop Adagrad Adadelta Adamax NAdam RAdam LBFGS Muon"
 SCHEDULERS = """
 StepLR MultiStepLR ExponentialLR CosineAnnealingLR CosineAnnealingWarmRestarts OneCycleLR LinearLR
 ConstantLR LambdaLR PolynomialLR SequentialLR ChainedScheduler ReduceLROnPlateau

@@ -1,0 +1,224 @@
+"""Wide modules: those of minidl.wide's functions, a whole Transformer, parameters in a list."""
+
+from collections.abc import Iterable, Iterator, MutableSequence
+from functools import partial
+from math import inf
+from typing import Any
+
+from minidl import functional as F
+from minidl.autograd import Tensor
+from minidl.errors import require_one_of
+from minidl.nn import init
+from minidl.nn.attention import (
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
+from minidl.nn.conv import Conv2d
+from minidl.nn.fields import Fields, Layer, Size, Switch
+from minidl.nn.linear import Embedding
+from minidl.nn.module import Module
+from minidl.nn.norm import BatchNorm2d, LayerNorm
+from minidl.nn.parameter import Parameter, new_parameter
+from minidl.nn.thin import thin
+from minidl.ops.arguments import ints_of
+from minidl.ops.creation import full
+
+# ---- with parameters -----------------------------------------------------------------------------
+
+
+class Conv3d(Conv2d):
+    """Convolve (N, C, D, H, W)."""
+
+    _axes, _function = 3, staticmethod(F.conv3d)
+
+
+class BatchNorm3d(BatchNorm2d):
+    """Normalise each channel of (N, C, D, H, W) over the batch (arXiv 1502.03167)."""
+
+    _dims = (5,)
+
+
+class Bilinear(Layer, show="in1_features={in1_features}, in2_features={in2_features}, "
+               "out_features={out_features}, bias={bias}"):  # fmt: skip
+    """`F.bilinear` with weight (out, in1, in2) and bias (out,), uniform in ±1/√in1."""
+
+    in1_features: int
+    in2_features: int
+    out_features: int
+    bias: Switch = True
+
+    def _build(self, *where: Any) -> None:
+        sizes = (self.out_features, self.in1_features, self.in2_features)
+        self.weight = new_parameter(sizes, *where)
+        self.bias = new_parameter(sizes[:1], *where) if self.bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.fan_in_uniform_(self.parameters(), self.in1_features)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """x1 (…, in1), x2 (…, in2) -> (…, out)."""
+        return F.bilinear(x1, x2, self.weight, self.bias)
+
+
+_BAG = "{num_embeddings}, {embedding_dim}, mode={mode!r}…"
+
+
+class EmbeddingBag(Embedding, show=_BAG, without="padding_idx"):
+    """Rows of a table, drawn from N(0, 1), reduced over each bag of indices: `F.embedding_bag`."""
+
+    mode: str = "mean"
+    include_last_offset: bool = False
+    padding_idx: int | None = None
+
+    def _build(self, *where: Any) -> None:
+        require_one_of("EmbeddingBag", ("sum", "mean", "max"), mode=self.mode)
+        super()._build(*where)
+
+    def forward(
+        self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
+    ) -> Tensor:
+        """x (B, N), or (N,) with offsets (B,) -> (B, embedding_dim)."""
+        return F.embedding_bag(x, self.weight, offsets, self.mode, per_sample_weights,
+                               self.include_last_offset, self.padding_idx)  # fmt: skip
+
+
+class Transformer(Module):
+    """Encoder and decoder of Vaswani et al. 2017, each with a layer norm behind its layers.
+
+    custom_encoder and custom_decoder replace them.
+    """
+
+    def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6,
+                 num_decoder_layers: int = 6, dim_feedforward: int = 2048, dropout: float = 0.1,
+                 activation: Any = F.relu, custom_encoder: Any = None, custom_decoder: Any = None,
+                 layer_norm_eps: float = 1e-5, batch_first: bool = False, norm_first: bool = False,
+                 bias: bool = True, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
+        super().__init__()
+        sizes = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps)
+        how = (batch_first, norm_first, bias, device, dtype)
+        layer: Any = LayerNorm
+        norm = partial(layer, d_model, layer_norm_eps, True, bias, device, dtype)
+        if custom_encoder is None:
+            layer = TransformerEncoderLayer
+            custom_encoder = TransformerEncoder(layer(*sizes, *how), num_encoder_layers, norm())
+        if custom_decoder is None:
+            layer = TransformerDecoderLayer
+            custom_decoder = TransformerDecoder(layer(*sizes, *how), num_decoder_layers, norm())
+        self.encoder, self.decoder = custom_encoder, custom_decoder
+        self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
+        for p in self.parameters():
+            if p.ndim > 1:
+                init.xavier_uniform_(p)
+
+    def forward(self, src: Tensor, tgt: Tensor, src_mask: Tensor | None = None,
+                tgt_mask: Tensor | None = None, memory_mask: Tensor | None = None,
+                src_key_padding_mask: Tensor | None = None,
+                tgt_key_padding_mask: Tensor | None = None,
+                memory_key_padding_mask: Tensor | None = None) -> Tensor:  # fmt: skip
+        """src (S, N, E), tgt (T, N, E) -> (T, N, E); N comes first with batch_first."""
+        memory = self.encoder(src, src_mask, src_key_padding_mask)
+        return self.decoder(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask,
+                            memory_key_padding_mask)  # fmt: skip
+
+    @staticmethod
+    def generate_square_subsequent_mask(sz: int, device: Any = None) -> Tensor:
+        """A mask (sz, sz) to add to scores: -inf above the diagonal, else 0."""
+        return full((sz, sz), -inf, device=device).triu(1)
+
+
+class ParameterList(Module, MutableSequence[Parameter]):
+    """A list of parameters, registered under "0", "1", …; tensors put into it become parameters."""
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+    def __init__(self, values: Iterable[Any] | None = None) -> None:
+        super().__init__()
+        self.extend(values or ())
+
+    def _fill(self, values: list[Any]) -> None:
+        self._parameters.clear()
+        for i, value in enumerate(values):
+            self.register_parameter(
+                str(i), value if isinstance(value, Parameter) else Parameter(value)
+            )
+
+    def _child_lines(self) -> list[str]:
+        sizes = ((p.dtype, "x".join(map(str, p.shape))) for p in self)
+        return [f"({i}): Parameter containing: [{dtype} of size {size}]"
+                for i, (dtype, size) in enumerate(sizes)]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._parameters.values()))
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = list(self)[index]
+        return type(self)(found) if isinstance(index, slice) else found
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        values = list(self)
+        values[index] = value
+        self._fill(values)
+
+    def __delitem__(self, index: int | slice) -> None:
+        values = list(self)
+        del values[index]
+        self._fill(values)
+
+    def insert(self, index: int, value: Any) -> None:
+        """Put a parameter before the one at index."""
+        self._fill([*self][:index] + [value] + [*self][index:])
+
+
+# ---- without -------------------------------------------------------------------------------------
+
+
+class Unflatten(Fields, show="dim={dim}, unflattened_size={unflattened_size}"):
+    """Split the axis dim into several."""
+
+    dim: int
+    unflattened_size: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, n, …) -> (…, *unflattened_size, …)."""
+        return x.unflatten(self.dim, self.unflattened_size)
+
+
+class MaxUnpool2d(Fields, show="kernel_size={kernel_size}, stride={stride}, padding={padding}"):
+    """`F.max_unpool2d` as a module."""
+
+    kernel_size: Size
+    stride: Size | None = None
+    padding: Size = 0
+
+    def _build(self) -> None:
+        self.stride = self.kernel_size if self.stride is None else self.stride
+        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0)):
+            setattr(self, name, ints_of("MaxUnpool2d", name, getattr(self, name), 2, least))
+
+    def forward(self, x: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
+        """x, indices (N, C, H, W) -> (N, C, *larger)."""
+        return F.max_unpool2d(x, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class _ByName(Fields):
+    _keyword_only = ("full", "eps", "reduction")
+
+
+_size = partial(thin, show="output_size={output_size}")
+AdaptiveMaxPool1d, AdaptiveMaxPool2d = map(_size, ("AdaptiveMaxPool1d", "AdaptiveMaxPool2d"))
+LocalResponseNorm = thin("LocalResponseNorm", show="{size}, alpha={alpha}, beta={beta}, k={k}")
+PixelUnshuffle, ChannelShuffle = map(thin, ("PixelUnshuffle", "ChannelShuffle"))
+_loss = partial(thin, show="", inputs=2)
+PairwiseDistance, PoissonNLLLoss = map(_loss, ("PairwiseDistance", "PoissonNLLLoss"))
+GaussianNLLLoss = _loss("GaussianNLLLoss", F.gaussian_nll_loss, inputs=3, base=_ByName)
+CosineEmbeddingLoss = _loss("CosineEmbeddingLoss", inputs=3)
+TripletMarginLoss, MarginRankingLoss = (
+    _loss(name, inputs=3) for name in ("TripletMarginLoss", "MarginRankingLoss")
+)
+CTCLoss = _loss("CTCLoss", F.ctc_loss, inputs=4)

@@ -1,0 +1,223 @@
+"""Wide functions of tensors: running products, order, joins, rows by index, sums of products."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.dtypes import is_real
+from minidl.errors import require, require_one_of
+from minidl.ops import creation, join, pointwise, shape
+from minidl.ops.arguments import axis_of, broadcast_shapes
+from minidl.ops.reduce import Values
+
+# ---- values and order ----------------------------------------------------------------------------
+
+
+def nan_to_num(x: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Any:
+    """x with NaN and the infinities replaced; None: by the largest and the lowest number."""
+    if x.dtype.kind != "f":
+        return x.clone()
+    most = float(np.finfo(x.dtype).max)
+    y = pointwise.where(x.isnan(), nan, x)
+    y = pointwise.where(x == math.inf, most if posinf is None else posinf, y)
+    return pointwise.where(x == -math.inf, -most if neginf is None else neginf, y)
+
+
+def cumprod(x: Any, dim: int, *, dtype: Any = None) -> Any:
+    """Running products along dim, in log2(n) rounds; the gradient divides by nothing."""
+    axis = axis_of(dim, x.ndim, "cumprod")
+    y = shape.to_dtype(x, dtype or (np.int64 if x.dtype.kind in "bui" else None))
+    n, step = y.shape[axis] if y.ndim else 0, 1
+    while step < n:
+        product = y.narrow(axis, step, n - step) * y.narrow(axis, 0, n - step)
+        y = join.cat((y.narrow(axis, 0, step), product), axis)
+        step *= 2
+    return y.clone() if y is x else y
+
+
+def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two middle values, NaN where there is one: (values, indices) along dim."""
+    if dim is None:
+        return median(x.flatten(), 0).values
+    n = x.shape[axis_of(dim, x.ndim, "median")] if x.ndim else 1
+    require(n > 0, "median", "cannot reduce an axis of size 0", x=x, dim=dim)
+    if not x.ndim:
+        return Values(x.clone(), creation.zeros((), dtype=np.int64))
+    values, order = x.sort(dim)
+    bad = values.narrow(dim, n - 1, 1).isnan()  # NaN sorts last
+    place = pointwise.where(bad, n - 1, (n - 1) // 2)
+    found = values.gather(dim, place), order.gather(dim, place)
+    return Values(*(y if keepdim else y.squeeze(dim) for y in found))
+
+
+def std_mean(
+    x: Any, dim: Any = None, *, correction: float = 1, keepdim: bool = False
+) -> tuple[Any, Any]:
+    """(std, mean), as each by itself."""
+    return x.std(dim, correction=correction, keepdim=keepdim), x.mean(dim, keepdim)
+
+
+def unique(
+    x: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Any:
+    """The distinct elements in order, where each element is among them, how often each is there.
+
+    Their number depends on the values, which are read on the host.
+    """
+    values, order = x.flatten().sort()
+    first = join.cat((values[:1] == values[:1], values[1:] != values[:-1]))
+    starts = first.nonzero().flatten()
+    ends = join.cat((starts[1:], creation.as_tensor([len(values)], device=x.device)))
+    inverse = order.scatter(0, order, first.long().cumsum(0) - 1).reshape(x.shape)
+    found = [values[starts]] + [inverse] * return_inverse + [ends - starts] * return_counts
+    return tuple(found) if len(found) > 1 else found[0]
+
+
+def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
+    """How often each of 0, 1, … is in a vector of indices, or the sums of their weights."""
+    require(x.ndim == 1 and x.dtype.kind in "ui", "bincount", "needs a vector of ints", x=x)
+    size = max(minlength, int(x.max().item()) + 1 if len(x) else 0)
+    weights = creation.ones_like(x, dtype=np.int64) if weights is None else weights
+    start = creation.zeros(size, dtype=weights.dtype, device=x.device)
+    return start.scatter_add(0, x.long(), weights)
+
+
+def equal(x: Any, y: Any) -> bool:
+    """Whether both have one shape and the same values, read on the host."""
+    return x.shape == y.shape and bool((x == y).all().item())
+
+
+def is_floating_point(x: Any) -> bool:
+    """Whether the elements are floats, of any size."""
+    return is_real(x.dtype)
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether x is a Tensor."""
+    return isinstance(x, Tensor)
+
+
+def trace(x: Any) -> Any:
+    """The sum of a matrix's diagonal."""
+    require(x.ndim == 2, "trace", "x must be a matrix", x=x)
+    return x.diagonal().sum()
+
+
+# ---- joins and places ----------------------------------------------------------------------------
+
+
+def tile(x: Any, *dims: Any) -> Any:
+    """`repeat` whose missing counts, of the first axes, are 1."""
+    counts = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+    return x.repeat((1,) * (x.ndim - len(counts)) + counts)
+
+
+def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
+    """x shifted round along the dims, or (None) as a flat row."""
+    if dims is None:
+        return roll(x.flatten(), shifts, 0).reshape(x.shape)
+    pairs = [(shifts, dims)] if isinstance(dims, int) else zip(shifts, dims, strict=True)
+    for shift, dim in pairs:
+        n = x.shape[axis_of(dim, x.ndim, "roll")]
+        k = shift % n if n else 0
+        x = join.cat((x.narrow(dim, n - k, k), x.narrow(dim, 0, n - k)), dim)
+    return x
+
+
+def _at_least(tensors: Sequence[Any], ndim: int) -> list[Any]:
+    return [t.reshape((1,) * (ndim - t.ndim) + t.shape) if t.ndim < ndim else t for t in tensors]
+
+
+def hstack(tensors: Sequence[Any]) -> Any:
+    """Join along the second axis; vectors and numbers along their only one."""
+    joined = _at_least(tensors, 1)
+    return join.cat(joined, min(joined[0].ndim - 1, 1))
+
+
+def vstack(tensors: Sequence[Any]) -> Any:
+    """Join along the first axis; a vector or a number is a row."""
+    return join.cat(_at_least(tensors, 2), 0)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:
+    """Each vector spread over the grid of all; "xy" exchanges the first two axes."""
+    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    require_one_of("meshgrid", ("ij", "xy"), indexing=indexing)
+    vectors = [t.reshape(-1) for t in given]
+    sizes, n = [len(v) for v in vectors], len(vectors)
+    grids = [v.reshape((1,) * i + (-1,) + (1,) * (n - 1 - i)).expand(*sizes)
+             for i, v in enumerate(vectors)]  # fmt: skip
+    return tuple(g.transpose(0, 1) if indexing == "xy" and n > 1 else g for g in grids)
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Any:
+    """Rows and columns (2, count) of a matrix's lower triangle, row by row."""
+    return creation.as_tensor(np.stack(np.tril_indices(row, offset, col)), device=device)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Any:
+    """Rows and columns (2, count) of a matrix's upper triangle, row by row."""
+    return creation.as_tensor(np.stack(np.triu_indices(row, offset, col)), device=device)
+
+
+# ---- rows by index -------------------------------------------------------------------------------
+
+
+def take_along_dim(x: Any, indices: Any, dim: int | None = None) -> Any:
+    """`gather` that broadcasts all axes but dim; None: from the flattened x."""
+    if dim is None:
+        return x.flatten().gather(0, indices.flatten())
+    axis = axis_of(dim, x.ndim, "take_along_dim")
+    require(x.ndim == indices.ndim, "take_along_dim", "needs as many axes", x=x, indices=indices)
+    others = [(*t.shape[:axis], 1, *t.shape[axis + 1 :]) for t in (x, indices)]
+    common = broadcast_shapes(*others, name="take_along_dim")
+    x, k = (t.expand(*common[:axis], t.shape[axis], *common[axis + 1 :]) for t in (x, indices))
+    return x.gather(axis, k)
+
+
+def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Any:
+    """x with the slices of alpha times source added where a vector of indices says along dim."""
+    axis = axis_of(dim, x.ndim, "index_add")
+    fitting = (*x.shape[:axis], index.array.size, *x.shape[axis + 1 :])
+    require(source.shape == fitting, "index_add", f"source must be {fitting}", x=x, source=source)
+    places = index.reshape((1,) * axis + (-1,) + (1,) * (source.ndim - axis - 1))
+    source = source if alpha == 1 else source * alpha
+    return x.scatter_add(dim, places.expand(*source.shape), source)
+
+
+def scatter_reduce(
+    x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
+) -> Any:
+    """x with the src that index sends to each of its places reduced with it, or (False) without.
+
+    reduce: sum, prod, mean, amax or amin; of extremes that tie the later share half a gradient.
+    """
+    require_one_of("scatter_reduce", ("sum", "prod", "mean", "amax", "amin"), reduce=reduce)
+    limits = (np.finfo if x.dtype.kind == "f" else np.iinfo)(x.dtype)
+    lowest, highest = (v.item() if hasattr(v, "item") else v for v in (limits.min, limits.max))
+    start = {"prod": 1, "amax": lowest, "amin": highest}.get(reduce, 0)
+    begun = x if include_self else x.scatter(dim, index, start)
+    if reduce in _FOLDS:
+        return _folded(_FOLDS[reduce], begun, dim, index, src)
+    total = begun.scatter_add(dim, index, src)
+    if reduce == "sum":
+        return total
+    ones = creation.ones_like(x)
+    count = ones if include_self else ones.scatter(dim, index, 0)
+    count = count.scatter_add(dim, index, creation.ones_like(src))
+    return total / count if x.dtype.kind == "f" else total // count
+
+
+_FOLDS = {"prod": pointwise.mul, "amax": pointwise.maximum, "amin": pointwise.minimum}
+
+
+def _folded(f: Callable, x: Any, dim: int, index: Any, src: Any) -> Any:
+    """f(x, src) at the places of each slice of index along dim, one after the other."""
+    for k in range(index.shape[dim]):
+        places, given = index.narrow(dim, k, 1), src.narrow(dim, k, 1)
+        given = given[tuple([slice(n) for n in places.shape])]
+        x = x.scatter(dim, places, f(x.gather(dim, places), given))
+    return x
