@@ -38,8 +38,8 @@ TABLE = _functions({
     linalg: "matmul mm bmm mv dot outer",
     softmax: "softmax log_softmax",
     tensors: """
-        nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll take_along_dim index_add
-        scatter_reduce""",
+        nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
+        take_along_dim index_add scatter_reduce""",
     wide_linalg: "addmm baddbmm",
     creation: "bernoulli multinomial",
 })  # fmt: skip
