@@ -33,6 +33,12 @@ def dense(shape: tuple[int, ...], order: Sequence[int], item: int) -> tuple[int,
     return tuple(strides)
 
 
+def dense_like(shape: tuple[int, ...], strides: Sequence[int], item: int) -> tuple[int, ...]:
+    """Strides of a dense array whose axes lie in memory in the order of given strides."""
+    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
+    return dense(shape, order, item)
+
+
 def is_channels_last(x: Any) -> bool:
     """Whether x is (N, C, H, W) over channels-last memory and not in C order as well."""
     return x.ndim == 4 and not x.flags.c_contiguous and x.transpose(0, 2, 3, 1).flags.c_contiguous

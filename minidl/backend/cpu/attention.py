@@ -22,7 +22,7 @@ from minidl.backend.cpu.jit import (
 from minidl.backend.cpu.layout import copy_into
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty
 from minidl.backend.cpu.softmax import largest
-from minidl.backend.looping import dense
+from minidl.backend.looping import dense_like
 
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
 _SCRATCH = 1 << 19  # bytes of a block's scores
@@ -212,9 +212,9 @@ def _like_three(*given: Array) -> list[Array]:
     step = places[1] - places[0]
     same = all(x.base is base and x.strides == q.strides and x.shape == q.shape for x in given)
     if same and isinstance(base, Array) and base.size == 3 * q.size and step > 0:
-        order = sorted(range(5), key=lambda i: -(step, *q.strides)[i])
-        joint, starts = dense((3, *q.shape), order, q.itemsize), [i * step for i in range(3)]
-        if joint == (step, *q.strides) and places == [address_of(base) + i for i in starts]:
+        strides, starts = (step, *q.strides), [i * step for i in range(3)]
+        dense = dense_like((3, *q.shape), strides, q.itemsize) == strides
+        if dense and places == [address_of(base) + i for i in starts]:
             made = empty((base.size,), base.dtype)
             return [np.ndarray(q.shape, q.dtype, made, i, q.strides) for i in starts]
     return [_made_like(x, x.shape[3]) for x in given]

@@ -9,7 +9,7 @@ from minidl.backend.cpu import memory
 from minidl.backend.cpu.jit import kernel, launch
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, empty_like, empty_nchw
 from minidl.backend.cpu.replay import note, recording
-from minidl.backend.looping import dense, is_channels_last, joint_of, padding_of
+from minidl.backend.looping import dense_like, is_channels_last, joint_of, padding_of
 
 _FEW = 1 << 12  # numbers that a record moves by a kernel, one after the other
 _START = np.zeros(1, np.int64)
@@ -99,8 +99,7 @@ def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...
     """
     given = [x for x in xs if x is not None]
     first = given[0]
-    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
-    laid, base = dense(shape, order, first.itemsize), first.base
+    laid, base = dense_like(shape, strides, first.itemsize), first.base
     whole = isinstance(base, Array) and base.flags.c_contiguous and base.dtype == first.dtype
     if whole and base.size == math.prod(shape) and len(given) == len(xs):
         y = np.ndarray(shape, first.dtype, base, 0, laid)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu.replay import note
-from minidl.backend.looping import dense
+from minidl.backend.looping import dense_like
 
 Array = np.ndarray
 Maybe = Array | None
@@ -140,13 +140,8 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.d
 def empty_like(x: Array, dtype: Any = None) -> Array:
     """An uninitialised dense array of x's shape, with its axes in the same order in memory."""
     dtype = x.dtype if dtype is None else np.dtype(dtype)
-    return strided(x.shape, None if x.flags.c_contiguous else dense_like(x, dtype), dtype)
-
-
-def dense_like(x: Array, dtype: np.dtype) -> tuple[int, ...]:
-    """Strides of a dense array whose axes lie in memory in the order of x's strides."""
-    order = sorted(range(x.ndim), key=lambda i: (-abs(x.strides[i]), i))
-    return dense(x.shape, order, dtype.itemsize)
+    laid = None if x.flags.c_contiguous else dense_like(x.shape, x.strides, dtype.itemsize)
+    return strided(x.shape, laid, dtype)
 
 
 def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:

@@ -20,7 +20,7 @@ from minidl.backend.cpu.layout import copy
 from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
-from minidl.backend.looping import Signature, dense, plan_loop
+from minidl.backend.looping import Signature, dense, dense_like, plan_loop
 from minidl.errors import DTypeError, require
 
 NUMPY_STEPS = 3  # of a program that NumPy's ufuncs may run
@@ -259,7 +259,7 @@ def _alike(row: Sequence[Array], dtype: np.dtype) -> bool:
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
     """The arrays of a row, all dense with the strides of the first; copies where need be."""
     first = row[0]
-    if memory.dense_like(first, dtype) != first.strides:
+    if dense_like(first.shape, first.strides, dtype.itemsize) != first.strides:
         first = copy(first)
     arrays = [first]
     for a in row[1:]:

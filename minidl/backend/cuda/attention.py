@@ -9,7 +9,7 @@ import numpy as np
 from minidl.backend.cuda.memory import contiguous, reshape
 from minidl.backend.cuda.plans import IDENTITY, accumulator, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch, strided
-from minidl.backend.looping import dense, merged, repeated
+from minidl.backend.looping import dense_like, merged, repeated
 from minidl.errors import require
 
 _WIDEST = 256  # columns of q, k and v
@@ -86,10 +86,9 @@ def _like_three(*given: Array) -> list[Array]:
     step = places[1] - places[0]
     same = all(x.strides == q.strides and x.shape == q.shape for x in given)
     if same and step > 0 and places[2] - places[1] == step:
-        order = sorted(range(5), key=lambda i: -(step, *q.strides)[i])
-        joint = dense((3, *q.shape), order, q.itemsize)
-        if joint == (step, *q.strides):
-            made = strided((3, *q.shape), joint, q.dtype)
+        strides = (step, *q.strides)
+        if dense_like((3, *q.shape), strides, q.itemsize) == strides:
+            made = strided((3, *q.shape), strides, q.dtype)
             return [made[i] for i in range(3)]
     return [_made_like(x, x.shape[3]) for x in given]
 

@@ -11,7 +11,7 @@ from minidl.backend import looping
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.plans import IDENTITY, write
 from minidl.backend.cuda.runtime import Array, empty
-from minidl.backend.looping import dense, is_channels_last, joint_of, order_of, padding_of
+from minidl.backend.looping import dense_like, is_channels_last, joint_of, order_of, padding_of
 from minidl.errors import GraphError, RangeError, require
 
 _FLAGS = 256
@@ -101,8 +101,7 @@ def sole_owner(x: Array, others: int) -> bool:
 def empty_like(x: Array, dtype: Any = None) -> Array:
     """An uninitialised dense array of x's shape, with its axes in the same order in memory."""
     dtype = x.dtype if dtype is None else np.dtype(dtype)
-    order = sorted(range(x.ndim), key=lambda i: (-abs(x.strides[i]), i))
-    return runtime.strided(x.shape, dense(x.shape, order, dtype.itemsize), dtype)
+    return runtime.strided(x.shape, dense_like(x.shape, x.strides, dtype.itemsize), dtype)
 
 
 def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:
@@ -204,9 +203,8 @@ def assemble(xs: Any, keys: Any, shape: tuple[int, ...], strides: tuple[int, ...
     order of the axes in memory.
     """
     given = [x for x in xs if x is not None]
-    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
-    laid, first = dense(shape, order, given[0].itemsize), given[0]
-    base = first.base
+    first = given[0]
+    laid, base = dense_like(shape, strides, first.itemsize), first.base
     whole = base is not None and base.flags.c_contiguous and base.dtype == first.dtype
     if whole and base.size == math.prod(shape) and len(given) == len(xs):
         y = runtime.seen(base, shape, laid)

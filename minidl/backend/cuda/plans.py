@@ -16,7 +16,7 @@ from minidl.backend.cuda import printer, runtime
 from minidl.backend.cuda.printer import BLOCK, ROWS, TYPES, Shape, code_of
 from minidl.backend.cuda.runtime import THREADS, Array
 from minidl.backend.expression import Graph, Program
-from minidl.backend.looping import Loop, Signature, dense, merged, plan_loop, repeated
+from minidl.backend.looping import Loop, Signature, dense_like, merged, plan_loop, repeated
 from minidl.errors import DTypeError, require
 
 PACK = 16  # bytes that a thread reads at once
@@ -211,8 +211,7 @@ def _update(program: Program, real: str, arrays: int, inplace: tuple[int, ...],
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
     """The arrays of a row, all dense with the strides of the first; copies where need be."""
     first = row[0]
-    order = sorted(range(first.ndim), key=lambda i: (-abs(first.strides[i]), i))
-    strides, arrays = dense(first.shape, order, dtype.itemsize), []
+    strides, arrays = dense_like(first.shape, first.strides, dtype.itemsize), []
     for a in row:
         require(a.shape == first.shape, "update", "arrays of a row must have one shape",
                 first=first, other=a)  # fmt: skip
