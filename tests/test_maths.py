@@ -107,14 +107,14 @@ def test_the_largest_arguments_of_sine_are_reduced_exactly():
 
 def test_float32_library_calls_nothing_and_never_branches():
     for name in maths.F32 | maths.BOTH:
-        text, _, declares = maths.define(f"ml_{name}_f32")
+        text, declares = maths.define(f"ml_{name}_f32")
         assert " br " not in text and all("@llvm." in d for d in declares), name
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCE))
 def test_float32_loops_vectorise(name):
     """The optimised loop works on vectors: losing that is silent and costs a factor of 4 to 16."""
-    llvm, _ = compiler._llvm()
+    llvm = compiler._llvm()
     graph = Graph()
     leaves = [graph.leaf() for _ in range(1 + (name in maths.BINARY))]
     program = Program(leaves, [graph.node(name, *leaves)])

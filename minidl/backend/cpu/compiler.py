@@ -39,13 +39,13 @@ def compile_ir(text: str, name: str) -> int:
 
 
 @functools.cache
-def _llvm() -> tuple[Any, str]:
-    """llvmlite's binding, started, and the processor's name."""
+def _llvm() -> Any:
+    """llvmlite's binding, started."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return llvm, llvm.get_host_cpu_name()
+    return llvm
 
 
 THREADS = os.name == "posix"  # elsewhere there are no pthreads: a team is of one, and calls none
@@ -62,15 +62,14 @@ def _symbols() -> dict[str, int]:
 
 
 def digest(*parts: object) -> str:
-    _, processor = _llvm()
-    made_by = (FORMAT, _versions(), processor, blas.integer_bits())
+    made_by = (FORMAT, _versions(), _llvm().get_host_cpu_name(), blas.integer_bits())
     text = "\0".join(map(str, (*parts, *made_by, maths.library())))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def load(name: str, key: str, source: Callable[[], str], *entries: str) -> dict[str, int]:
     """Addresses of the entries of the code kept under a key, else compiled from source()."""
-    llvm, _ = _llvm()
+    llvm = _llvm()
     with _lock:
         code = _read(name, key)
         if code is None:
@@ -90,17 +89,16 @@ def load(name: str, key: str, source: Callable[[], str], *entries: str) -> dict[
 
 def _machine() -> Any:
     """A target machine for this processor; each engine takes ownership of the one it is given."""
-    llvm, processor = _llvm()
+    llvm = _llvm()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=processor, features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic",
-        codemodel="small",
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3,
+        reloc="pic", codemodel="small",
     )  # fmt: skip
 
 
 def _compile(text: str, entries: tuple[str, ...]) -> bytes:
     """Link the maths library, optimise for this processor, emit object code."""
-    llvm, _ = _llvm()
-    machine = _machine()
+    llvm, machine = _llvm(), _machine()
     module = llvm.parse_assembly(text)
     if "@ml_" in text.replace("@ml_panel", ""):
         module.link_in(_maths(), preserve=True)
@@ -118,15 +116,13 @@ def _compile(text: str, entries: tuple[str, ...]) -> bytes:
 
 @functools.cache
 def _maths() -> Any:
-    llvm, _ = _llvm()
-    return llvm.parse_assembly(maths.library().replace("define internal", "define"))
+    return _llvm().parse_assembly(maths.library())
 
 
 @functools.cache
 def _panel() -> dict[str, int]:
     """Addresses of the products by panels, compiled once for all kernels that call them."""
-    llvm, _ = _llvm()
-    text = panel.library(llvm.get_host_cpu_features().get("avx512f", False))
+    text = panel.library(_llvm().get_host_cpu_features().get("avx512f", False))
     return load("panel", digest("panel", text), lambda: text, *panel.ENTRIES)
 
 

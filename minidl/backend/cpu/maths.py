@@ -304,8 +304,8 @@ def symbols() -> tuple[str, ...]:
 
 
 @cache
-def define(symbol: str) -> tuple[str, frozenset[str], frozenset[str]]:
-    """The text of one function, the ml_ functions it calls and the declarations it needs."""
+def define(symbol: str) -> tuple[str, frozenset[str]]:
+    """The text of one function, and the declarations it needs."""
     name, precision = symbol.removeprefix("ml_").rsplit("_", 1)
     kind = "float" if precision == "f32" else "double"
     body = Body()
@@ -317,14 +317,14 @@ def define(symbol: str) -> tuple[str, frozenset[str], frozenset[str]]:
         types = ", ".join("double" for _ in args)
         body.declares.add(f"declare double @{name}({types}) memory(none) nounwind willreturn")
         result = body.emit(kind, f"call double @{name}({inside})")
-    lines = [f"define internal {kind} @{symbol}({inside}) alwaysinline nounwind {{"]
+    lines = [f"define {kind} @{symbol}({inside}) alwaysinline nounwind {{"]
     lines += [*body.lines, f"  ret {kind} {result.name}", "}"]
-    return "\n".join(lines), frozenset(body.calls), frozenset(body.declares)
+    return "\n".join(lines), frozenset(body.declares)
 
 
 def library() -> str:
-    """LLVM IR of all functions, each `internal alwaysinline`, and of what they declare."""
-    texts, _, declares = zip(*map(define, sorted(symbols())))
+    """LLVM IR of all functions, each `alwaysinline`, and of what they declare."""
+    texts, declares = zip(*map(define, sorted(symbols())))
     words = (TWO_OVER_PI >> (8 * (23 - i)) & 0xFFFFFFFF for i in range(24))
     table = ", ".join(f"i32 {w}" for w in words)
     bits = f"@ml_two_over_pi = internal constant [24 x i32] [{table}], align 16"
