@@ -12,6 +12,7 @@ import numpy as np
 
 from minidl.backend.cpu.depthwise import correlate
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch_rows, zero
+from minidl.backend.cpu.layout import pad
 from minidl.backend.cpu.memory import Array, Pair, empty, empty_nchw, nhwc, zeros
 from minidl.backend.cpu.replay import note
 
@@ -185,17 +186,16 @@ def avg_pool2d_grad(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: P
     n, c, oh, ow = g.shape
     dx = empty_nchw(n, c, *size, dtype=g.dtype)
     shares = _shares(size, kernel, stride, padding, (oh, ow), with_pad, divisor).astype(g.dtype)
-    pad = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
+    around = (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
     ones = np.ones((c, *kernel), g.dtype)
-    correlate(nhwc(g) * shares, ones, None, nhwc(dx), (1, 1), pad, (1, 1), stride)
+    correlate(nhwc(g) * shares, ones, None, nhwc(dx), (1, 1), around, (1, 1), stride)
     return dx
 
 
 def unfold(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, out: Pair) -> Array:
     """The windows of x (N, C, H, W), zero outside, as columns: (N, C * kh * kw, oh * ow)."""
-    n, c, h, w = x.shape
-    wide = zeros((n, c, h + 2 * padding[0], w + 2 * padding[1]), x.dtype)
-    note(np.copyto, wide[:, :, padding[0] : padding[0] + h, padding[1] : padding[1] + w], x)
+    n, c = x.shape[:2]
+    wide = pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)), 0)
     y = empty((n, c, *kernel, *out), x.dtype)
     for i, j, rows, columns in _offsets(kernel, stride, dilation, out):
         note(np.copyto, y[:, :, i, j], wide[:, :, rows, columns])
