@@ -46,8 +46,7 @@ class Graph:
     def leaf(self) -> Node:
         """A new input."""
         self.count += 1
-        node = self.nodes[("leaf", self.count)] = Node(self, "leaf", (), None, self.count)
-        return node
+        return Node(self, "leaf", (), None, self.count)
 
 
 def _refuse(what: str) -> Callable:
