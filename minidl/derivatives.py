@@ -83,7 +83,7 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
         y = function(*args, **kwargs)
     rule = "the function runs twice, so it must not change its arguments in place"
     require(versions == [t.version for t in tensors], "checkpoint", rule, error=GraphError)
-    reached = [t for k, t in touched.items() if all(t is not a for a in tensors)]
+    reached = [t for t in touched.values() if all(t is not a for a in tensors)]
     several = isinstance(y, tuple)
     outputs = [t.array for t in y] if several else [y.array]
 

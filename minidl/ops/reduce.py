@@ -216,8 +216,7 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether every element is true, or every one over dim."""
-    zeros = _count(pw.eq(raw(x), 0), dim, "all", keepdim)
-    return Tensor(pw.eq(zeros, 0))
+    return Tensor(pw.eq(_count(pw.eq(raw(x), 0), dim, "all", keepdim), 0))
 
 
 def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
