@@ -42,7 +42,7 @@ def _atan2(e: Node, g: Node) -> tuple:
 
 
 TWO_OVER_ROOT_PI = 2 / math.sqrt(math.pi)
-# Cotangents of the arguments from that of the result; e is the node, x its argument.
+# Cotangents of the arguments of a node e from that of its result, g.
 DERIVATIVE: dict[str, Callable[[Node, Node], tuple]] = {
     "add": lambda e, g: (g, g),
     "sub": lambda e, g: (g, -g),

@@ -84,7 +84,7 @@ def allowed_cores() -> int:
 
 
 def cache_dir() -> Path:
-    """Folder of compiled kernels: `MINIDL_CACHE`, else `minidl/` in the user's cache folder."""
+    """Folder of compiled kernels: `MINIDL_CACHE`, else `minidl/kernels` in the user's cache."""
     given = os.environ.get("MINIDL_CACHE")
     return Path(given) if given else user_cache("kernels")
 

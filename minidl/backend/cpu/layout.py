@@ -83,7 +83,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype, channels_last: bool) -> Arra
 
 
 def cat(xs: Any, axis: int) -> Array:
-    """The arrays one after the other; channels-last if the first is."""
+    """The arrays one after the other; channels-last if all are."""
     shape, keys = joint_of([x.shape for x in xs], axis)
     y = _empty(shape, xs[0].dtype, all(map(is_channels_last, xs)))
     for x, key in zip(xs, keys, strict=True):

@@ -4,7 +4,7 @@ panel(m, n, k, a, up, over, b, apart, ldb, c, ldc, add): c (m, n BLOCK) = a (m, 
 (+ c), where a[i, p] lies at a[i * up + p * over], rows of b and c are ldb and ldc apart, and b's
 panels of BLOCK columns, whose rows are contiguous, so far apart as that says. It packs nothing, so
 that it serves products whose operands a kernel lays out itself; every sum runs over k in sequence,
-whatever the processor, and is then added to c. The machine code is in panel.ll.
+whatever the processor, and is then added to c. Its LLVM IR is made from panel.ll.
 """
 
 import re

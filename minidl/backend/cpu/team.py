@@ -3,8 +3,8 @@
 A job is a kernel, its table and a number of chunks. One 64-bit ticket holds how many chunks there
 are and which is next; who takes a ticket below the count owns that chunk, and the job's fields
 cannot change until all its chunks are done. Idle workers spin for some 40 us, then sleep on a
-condition variable. The chunks are fixed by shape and never depend on the number of threads. The
-machine code of all this is in team.ll.
+condition variable. The chunks are fixed by shape and never depend on the number of threads. All of
+this is written in LLVM IR, in team.ll.
 """
 
 import atexit
