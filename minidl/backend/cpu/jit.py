@@ -247,16 +247,14 @@ def _bind(k: Kernel | Device, real: str, fast: bool) -> Any:
 
     from minidl.backend.cpu import lowering
 
-    function = k.function
-    names: dict[str, Any] = dict(function.__globals__)
-    for name, value in _parts(function):
+    names: dict[str, Any] = {}
+    for name, value in _parts(k.function):
         if isinstance(value, Placeholder):
             ours = _blas_gemm if blas.integer_bits() else _own_gemm
             value = names[name] = ours if value is gemm else lowering.meaning(value.name, real)
         if isinstance(value, Device):
             names[name] = _bind(value, real, fast)
     flags = _REASSOCIATED if fast else _FAST
-    twin = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": flags, "nogil": True}
     options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it
-    return numba.njit(**options)(twin)
+    return numba.njit(**options)(special(k.function, **names))
