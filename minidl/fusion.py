@@ -61,9 +61,8 @@ def trace(function: Callable, names: Sequence[str], static: dict[str, Any]) -> T
     graph = Graph()
     leaves = [graph.leaf() for _ in names]
     values = dict(zip(names, leaves, strict=True)) | static
-    parameters = inspect.signature(function).parameters.values()
-    args = [values.pop(p.name) for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    result = function(*args, **values)
+    call = inspect.BoundArguments(inspect.signature(function), values)
+    result = function(*call.args, **call.kwargs)
     several = isinstance(result, tuple)
     results = result if several else (result,)
     outputs = [y if isinstance(y, Node) else graph.const(y) for y in results if y is not None]
@@ -168,7 +167,7 @@ class Pointwise(Op):
         self.name, self.traced = name or function.__name__, function
         self.signature = inspect.signature(function)
         for p in self.signature.parameters.values():
-            require(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY),
+            require(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD),
                     self.name, "a pointwise function has named parameters only",
                     error=GraphError, parameter=p.name)  # fmt: skip
 
