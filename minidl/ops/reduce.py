@@ -200,8 +200,7 @@ def _arg(name: str, x: Any, dim: int | None, keepdim: bool, largest: bool) -> An
     some = a.size if axis is None else a.shape[axis]
     require(some > 0, name, "cannot reduce an axis of size 0", x=x, dim=dim)
     k = backend.of(a).argextreme(a, axis, largest)
-    axes = tuple(range(a.ndim)) if axis is None else (axis,)
-    return Tensor(k.reshape(_with_ones(a.shape, axes)) if keepdim else k)
+    return Tensor(k.reshape(_with_ones(a.shape, axes_of(dim, a.ndim, name))) if keepdim else k)
 
 
 def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -230,7 +229,7 @@ def count_nonzero(x: Any, dim: Any = None) -> Any:
 
 
 def _count(true: Any, dim: Any, name: str, keepdim: bool) -> Any:
-    """How many of a raw array of bools are true, over dim: () is none for all and any, as here."""
+    """How many of a raw array of bools are true, over dim; () is no axis in `all` and `any`."""
     axes = () if dim in ((), []) and name != "count_nonzero" else axes_of(dim, true.ndim, name)
     return backend.of(true).sum(true, axes, keepdim)
 
