@@ -251,7 +251,7 @@ def _elu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
 
 
 def _selu(x: Any, inplace: bool = False) -> Any:
-    return SELU_SCALE * f.where(x > 0, x, SELU_ALPHA * f.expm1(x))
+    return SELU_SCALE * _elu(x, SELU_ALPHA)
 
 
 def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
