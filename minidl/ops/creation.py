@@ -16,14 +16,14 @@ from minidl.ops.shape import to_device, to_dtype
 
 def backend_of(device: Any) -> Any:
     """The backend of a device's name; a GPU that is not there raises and says what is missing."""
-    kind = "cpu" if device is None else Device(str(device)).type
+    named = Device("cpu" if device is None else device)
     rule = "must be 'cpu' or 'cuda'"
-    require(kind in ("cpu", "cuda"), "device", rule, error=DeviceError, device=device)
-    if kind == "cpu":
+    require(named.type in ("cpu", "cuda"), "device", rule, error=DeviceError, device=device)
+    if named.type == "cpu":
         return backend.cpu
     from minidl.backend import cuda
 
-    cuda.require_device(Device(str(device)).index or 0)
+    cuda.require_device(named.index or 0)
     return cuda
 
 
