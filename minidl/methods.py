@@ -187,7 +187,7 @@ EXTRA: dict[str, Any] = {
     "numel": lambda self: self.array.size,
     "dim": lambda self: self.array.ndim,
     "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
-    "expand": shape.expand_dims_to,
+    "expand": shape.expand_to,
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,

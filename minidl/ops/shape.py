@@ -45,7 +45,7 @@ def broadcast_to(x: Any, size: Sequence[int]) -> Any:
     return _reshape(x, shape=shape) if same else expand(x, shape=shape)
 
 
-def expand_dims_to(x: Any, *sizes: Any) -> Any:
+def expand_to(x: Any, *sizes: Any) -> Any:
     """Tensor.expand: sizes as separate ints or one tuple."""
     return broadcast_to(x, sizes_of(sizes, "expand"))
 

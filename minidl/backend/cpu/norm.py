@@ -221,6 +221,7 @@ def uncolumns(y: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _or(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
+    """w as a vector of n numbers; without it each of them is `fill`."""
     return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
 
 

@@ -95,7 +95,7 @@ class GaussianBlur(Transform):
         require(ok, "GaussianBlur", rule, kernel_size=kernel_size, sigma=sigma)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
-        n, h, w, c = x.shape
+        h, w = x.shape[1:3]
         r = self.kernel_size // 2
         require(r < min(h, w), "GaussianBlur", "the kernel exceeds the picture", pixels=x)
         taps = np.exp(-0.5 * (np.arange(-r, r + 1) / draws.uniform(1, *self.sigma)) ** 2)
