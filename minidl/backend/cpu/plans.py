@@ -16,7 +16,6 @@ import numpy as np
 
 from minidl.backend.cpu import compiler, memory, replay, team
 from minidl.backend.cpu.choice import LIMITS
-from minidl.backend.cpu.layout import copy
 from minidl.backend.cpu.memory import Array, address_of
 from minidl.backend.cpu.printer import BLOCK, TYPES, Shape, print_loop, print_update
 from minidl.backend.expression import Program
@@ -259,14 +258,12 @@ def _alike(row: Sequence[Array], dtype: np.dtype) -> bool:
 def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
     """The arrays of a row, all dense with the strides of the first; copies where need be."""
     first = row[0]
-    if dense_like(first.shape, first.strides, dtype.itemsize) != first.strides:
-        first = copy(first)
-    arrays = [first]
-    for a in row[1:]:
+    strides, arrays = dense_like(first.shape, first.strides, dtype.itemsize), []
+    for a in row:
         require(a.shape == first.shape, "update", "arrays of a row must have one shape",
                 first=first, other=a)  # fmt: skip
-        if a.strides != first.strides or a.dtype != dtype:
-            a, given = memory.empty_like(first), a
+        if a.strides != strides or a.dtype != dtype:
+            a, given = memory.strided(a.shape, strides, dtype), a
             replay.note(np.copyto, a, given)
         arrays.append(a)
     return arrays
