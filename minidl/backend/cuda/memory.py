@@ -106,7 +106,11 @@ def empty_like(x: Array, dtype: Any = None) -> Array:
 
 def full(shape: tuple[int, ...], value: Any, dtype: Any = np.float32) -> Array:
     """An array of one value in C order."""
-    y = empty(shape, dtype)
+    return _written(empty(shape, dtype), value)
+
+
+def _written(y: Array, value: Any) -> Array:
+    """y, once it holds an array of its shape, or a number."""
     write(IDENTITY, [value], y)
     return y
 
@@ -118,9 +122,7 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
 
 def full_like(x: Array, value: Any) -> Array:
     """An array of one value with x's shape, dtype and layout."""
-    y = empty_like(x)
-    write(IDENTITY, [value], y)
-    return y
+    return _written(empty_like(x), value)
 
 
 def empty_nchw(n: int, c: int, h: int, w: int, *, dtype: Any) -> Array:
@@ -130,27 +132,17 @@ def empty_nchw(n: int, c: int, h: int, w: int, *, dtype: Any) -> Array:
 
 def contiguous(x: Array) -> Array:
     """x in C order: itself, or a copy."""
-    if x.flags.c_contiguous:
-        return x
-    y = empty(x.shape, x.dtype)
-    write(IDENTITY, [x], y)
-    return y
+    return x if x.flags.c_contiguous else _written(empty(x.shape, x.dtype), x)
 
 
 def copy(x: Array) -> Array:
     """A dense copy with x's order of axes in memory."""
-    return _converted(x, x.dtype)
+    return _written(empty_like(x), x)
 
 
 def cast(x: Array, dtype: Any) -> Array:
     """x in another dtype with the same layout (x itself if it has it)."""
-    return x if x.dtype == dtype else _converted(x, dtype)
-
-
-def _converted(x: Array, dtype: Any) -> Array:
-    y = empty_like(x, dtype)
-    write(IDENTITY, [x], y)
-    return y
+    return x if x.dtype == dtype else _written(empty_like(x, dtype), x)
 
 
 conversions = [0]  # copies made by nhwc, for the layout census
