@@ -10,6 +10,7 @@ from minidl.config import bound
 from minidl.errors import GraphError, require
 from minidl.tape import is_grad_enabled, touched_leaves
 
+# Whether a checkpointed function is run again: running statistics are not moved then.
 recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 

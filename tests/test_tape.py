@@ -341,6 +341,17 @@ def test_checkpoint_repeats_its_random_draws():
     assert not np.array_equal(values(ml.rand(2)), values(after))
 
 
+def test_checkpoint_leaves_running_statistics_alone_the_second_time():
+    norms = ml.nn.BatchNorm2d(3), ml.nn.InstanceNorm2d(3, track_running_stats=True)
+    for norm in norms:
+        y = ml.checkpoint(norm.double(), leaf(4, 3, 2, 2))
+        before = {name: values(b).copy() for name, b in norm.named_buffers()}
+        assert before["running_mean"].any()
+        y.sum().backward()
+        for name, b in norm.named_buffers():
+            np.testing.assert_array_equal(values(b), before[name])
+
+
 def test_checkpoint_of_several_outputs_and_other_arguments():
     x = leaf(3)
     a, b = ml.checkpoint(lambda h, k, flag: (h * k, h.exp() if flag else h), x, 2.0, True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from minidl import functional as F
 from minidl.autograd import Tensor
+from minidl.derivatives import recomputing
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer, Switch
@@ -83,7 +84,7 @@ class BatchNorm2d(_ChannelNorm):
 
     def _normalise(self, x: Tensor, more: Tensor | None, relu: bool) -> Tensor:
         arguments, momentum = self._arguments(x), self.momentum
-        if self.training and self.num_batches_tracked is not None:
+        if self.training and self.num_batches_tracked is not None and not recomputing.get():
             self.num_batches_tracked.add_(1)
             if momentum is None:  # the plain mean over all batches; reads the count on the host
                 momentum = 1.0 / self.num_batches_tracked.item()

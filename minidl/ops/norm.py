@@ -7,6 +7,7 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw
+from minidl.derivatives import recomputing
 from minidl.errors import require
 from minidl.fusion import pointwise, rsqrt, update, where
 from minidl.ops import pointwise as pw
@@ -120,6 +121,8 @@ def _moved(mean, var, m, v, *, momentum, scale):
 
 def _move(mean: Any, var: Any, m: Any, v: Any, count: int, momentum: float) -> None:
     """Move running statistics towards a batch's, in place and outside the graph."""
+    if recomputing.get():
+        return
     given = {"mean": mean, "var": var}
     absent = tuple([name for name, a in given.items() if a is None])
     if len(absent) < 2:
