@@ -6,7 +6,7 @@ from typing import Any
 
 from minidl import backend, random
 from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward
-from minidl.config import bound
+from minidl.config import bound, casting
 from minidl.errors import GraphError, require
 from minidl.tape import is_grad_enabled, touched_leaves
 
@@ -71,12 +71,13 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
 def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Run `function(*args)` without keeping its graph; backward runs it again (PyTorch's).
 
-    The whole segment is one node. Random draws repeat, running statistics are left alone the second
-    time. Tensors that the function reaches by closure (a module's parameters) get their gradients.
+    The whole segment is one node. The second time random draws and `autocast` are as they were, and
+    running statistics are left alone. Tensors that the function reaches by closure (a module's
+    parameters) get their gradients.
     """
     if not is_grad_enabled():
         return function(*args, **kwargs)
-    state = random.get_state()
+    state, cast = random.get_state(), casting.get()
     touched: dict[int, Tensor] = {}
     tensors = [a for a in args if isinstance(a, Tensor)]
     versions = [t.version for t in tensors]
@@ -96,7 +97,7 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
         before = random.get_state()
         random.set_state(state)
         try:
-            with bound(recomputing, True), enable_grad():
+            with bound(recomputing, True), cast or bound(casting, None), enable_grad():
                 y = function(*again, **kwargs)
         finally:
             random.set_state(before)

@@ -49,6 +49,26 @@ def test_autocast_chooses_dtypes_as_torch(dtype: Any) -> None:
     assert layer.weight.grad.dtype == layer.weight.dtype == np.float32
 
 
+@HALVES
+def test_checkpoint_computes_again_under_the_autocast_of_its_forward(dtype: Any) -> None:
+    layer, x, seen = nn.Linear(8, 8).cuda(), ml.ones(2, 8, device="cuda"), []
+
+    def noted(h: ml.Tensor) -> ml.Tensor:
+        seen.append(layer(h))
+        return seen[-1]
+
+    with ml.autocast("cuda", dtype=dtype):
+        y = ml.checkpoint(noted, x)
+    y.float().sum().backward()
+    with ml.autocast("cuda", dtype=dtype):  # and not under that of backward
+        ml.checkpoint(noted, x).float().sum().backward()
+    z = ml.checkpoint(noted, x)
+    with ml.autocast("cuda", dtype=dtype):
+        z.sum().backward()
+    assert [y.dtype for y in seen] == [dtype] * 4 + [np.float32] * 2
+    assert layer.weight.grad.dtype == np.float32 and not ml.is_autocast_enabled()
+
+
 NORMS = {
     "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
     "group_norm": lambda x, w, b: F.group_norm(x, 2, w, b),
