@@ -172,7 +172,7 @@ def _accumulate(leaf: Tensor, g: Any) -> None:
         g = parts["add"](held, g)
     elif not recorded and not backend.of(g).sole_owner(g, 5):
         # references: the caller's tuple item and name, ours, the argument, getrefcount's
-        g = parts["copy"](g)
+        g = backend.of(g).copy(g)
     leaf.leaf_grad = g if recorded else Tensor(g)
     for when, hook in (leaf.hooks or {}).values():
         if when == AFTER:
@@ -234,7 +234,7 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
     if given is None:
         require(t.array.size == 1, "backward", "only a scalar has a gradient of its own; pass one",
                 error=GraphError, tensor=t)  # fmt: skip
-        array = parts["ones_like"](t.array)
+        array = backend.of(t.array).full_like(t.array, 1)
     else:
         require(np.shape(given) == t.shape, "backward", "gradient must have the tensor's shape",
                 error=GraphError, gradient=given, tensor=t)  # fmt: skip

@@ -230,10 +230,4 @@ def along_one(f: Callable[[Any], Any], x: Any) -> Any:
     return each(f(unsqueeze(x, -2)), lambda y: squeeze(y, -2))
 
 
-parts |= {
-    "alias": alias,
-    "copy": lambda a: backend.of(a).copy(a),
-    "ones_like": lambda a: backend.of(a).full_like(a, 1),
-    "sum_to": sum_to,
-    "to_dtype": to_dtype,
-}
+parts |= {"alias": alias, "sum_to": sum_to, "to_dtype": to_dtype}
