@@ -174,9 +174,7 @@ def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Ten
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value with x's shape, dtype and layout."""
-    y = empty_like(x, dtype=dtype, requires_grad=requires_grad)
-    backend.of(y.array).put(y.array, (...,), fill_value)
-    return y
+    return _made(backend.of(raw(x)).full_like(raw(x), fill_value, dtype), None, requires_grad)
 
 
 def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:

@@ -136,8 +136,8 @@ def cast(x: Array, dtype: Any) -> Array:
     return y
 
 
-def full_like(x: Array, value: Any) -> Array:
-    """An array of one value with x's shape, dtype and layout."""
-    y = empty_like(x)
+def full_like(x: Array, value: Any, dtype: Any = None) -> Array:
+    """An array of one value with x's shape and layout, and its dtype unless another is given."""
+    y = empty_like(x, dtype)
     note(y.fill, value)
     return y

@@ -120,9 +120,9 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     return full(shape, 0, dtype)
 
 
-def full_like(x: Array, value: Any) -> Array:
-    """An array of one value with x's shape, dtype and layout."""
-    return _written(empty_like(x), value)
+def full_like(x: Array, value: Any, dtype: Any = None) -> Array:
+    """An array of one value with x's shape and layout, and its dtype unless another is given."""
+    return _written(empty_like(x, dtype), value)
 
 
 def empty_nchw(n: int, c: int, h: int, w: int, *, dtype: Any) -> Array:
