@@ -42,6 +42,20 @@ def test_arrays_go_movedand_back(shape):
             np.testing.assert_array_equal(cuda.to_host(made), np.abs(x).astype(dtype))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_tensors_are_filled_with_numbers_of_numpy_and_of_tensors(device):
+    """full takes its dtype from them, as PyTorch does; full_like keeps its own."""
+    x, two = ml.ones(3, device=device), ml.tensor(2, device=device)
+    values = (np.int64(2), np.int64), (np.float32(2), np.float32), (two, np.int64), (2, np.int64)
+    for value, kind in values:
+        made, like = ml.full((3,), value, device=device), ml.full_like(x, value)
+        assert made.dtype == kind and like.dtype == np.float32
+        assert made.tolist() == like.tolist() == [2, 2, 2]
+    for make in (lambda: ml.full((3,), x, device=device), lambda: ml.full_like(x, x)):
+        with pytest.raises(ValueError, match="must be a number"):
+            make()
+
+
 def test_integers_are_copied_exactly():
     x = np.array([[2**62 + 1, -(2**53) - 1], [5, 2**40]])
     np.testing.assert_array_equal(cuda.to_host(cuda.copy(cuda.from_host(x.T))), x.T)

@@ -159,9 +159,18 @@ def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
     return full(_size(size, "ones"), 1.0, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
+def _number(name: str, value: Any) -> Any:
+    """A number, or the one that a 0-d array or tensor holds."""
+    if not hasattr(value, "shape"):
+        return value
+    require(value.shape == (), name, "fill_value must be a number", fill_value=value)
+    return value.item()
+
+
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
          requires_grad: bool = False) -> Tensor:  # fmt: skip
     """A tensor of one value; its dtype follows the value (float32, int64, bool)."""
+    fill_value = _number("full", fill_value)
     dtype = dtype_of(dtype or {bool: np.bool_, int: np.int64}.get(type(fill_value)))
     array = backend_of(device).full(_size((size,), "full"), fill_value, dtype)
     return _made(array, device, requires_grad)
@@ -174,7 +183,8 @@ def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Ten
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value with x's shape, dtype and layout."""
-    return _made(backend.of(raw(x)).full_like(raw(x), fill_value, dtype), None, requires_grad)
+    array = backend.of(raw(x)).full_like(raw(x), _number("full_like", fill_value), dtype)
+    return _made(array, None, requires_grad)
 
 
 def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
