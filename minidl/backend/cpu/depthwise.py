@@ -20,9 +20,9 @@ from minidl.backend.cpu.jit import (
 )  # fmt: skip
 
 # isort: on
-from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, zeros
+from minidl.backend.cpu.layout import pad
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty
 from minidl.backend.cpu.reduce import add_partials
-from minidl.backend.cpu.replay import note
 
 BLOCK = 16  # channels of the inner loops
 WIDE = 128  # channels copied together
@@ -179,10 +179,8 @@ def _plan(
 
 def _blocks(w: Array) -> Array:
     """w (C, R, S) as (blocks, R, S, BLOCK)."""
-    c, r, s = w.shape
-    wide = zeros((-(-c // BLOCK) * BLOCK, r, s), w.dtype)
-    note(np.copyto, wide[:c], w)
-    return contiguous(wide.reshape(-1, BLOCK, r, s).transpose(0, 2, 3, 1))
+    wide = pad(w, ((0, -len(w) % BLOCK), (0, 0), (0, 0)), 0)
+    return contiguous(wide.reshape(-1, BLOCK, *w.shape[1:]).transpose(0, 2, 3, 1))
 
 
 def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pair, dilation: Pair,
