@@ -8,7 +8,7 @@ import numpy as np
 from minidl import backend, random
 from minidl.autograd import Device, Tensor, raw
 from minidl.dtypes import default
-from minidl.errors import DeviceError, DTypeError, require
+from minidl.errors import DeviceError, DTypeError, ShapeError, require, reworded
 from minidl.ops.arguments import broadcast_shapes, check_real, sizes_of
 from minidl.ops.index import read_on_host
 from minidl.ops.shape import to_device, to_dtype
@@ -108,7 +108,8 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     elif hasattr(given, "__dlpack__"):
         array = np.from_dlpack(given)
     else:
-        array, copy = _from_nested(given), False
+        with reworded(ShapeError, "tensor: nested lists must be rectangular", ValueError):
+            array, copy = np.array(_plain(given)), False
         dtype = dtype or {"f": default, "i": np.int64, "u": np.int64}.get(array.dtype.kind)
     real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
     require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
@@ -119,16 +120,8 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     return made
 
 
-def _from_nested(data: Any) -> np.ndarray:
-    """Nested lists of numbers (or tensors) in NumPy's dtype for them."""
-    try:
-        return np.array(_plain(data))
-    except ValueError:
-        require(False, "tensor", "nested lists must be rectangular")
-        raise
-
-
 def _plain(item: Any) -> Any:
+    """Nested lists of numbers, for those of numbers and tensors."""
     if isinstance(item, (list, tuple)):
         return [_plain(x) for x in item]
     return item.tolist() if isinstance(item, Tensor) else item
