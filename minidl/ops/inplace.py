@@ -17,9 +17,9 @@ from minidl.dtypes import category
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
 from minidl.ops.arguments import broadcast_shapes
-from minidl.ops.creation import as_tensor
+from minidl.ops.creation import as_tensor, moved
 from minidl.ops.index import placed, shape_at, with_item
-from minidl.ops.shape import alias, broadcast_to, reshape, to_device, to_dtype
+from minidl.ops.shape import alias, broadcast_to, reshape, to_dtype
 from minidl.tape import check_fresh, noted
 
 
@@ -142,8 +142,7 @@ def zero_(self: Tensor) -> Tensor:
 def copy_(self: Tensor, source: Any) -> Tensor:
     """The elements of source (broadcast, converted), recorded."""
     if isinstance(source, Tensor):
-        here, there = backend.of(self.array), backend.of(source.array)
-        source = source if there is here else to_device(source, there=here, back=there)
+        source = moved(source, self.device)
     return write(self, lambda old: source, "copy_", narrow=True)
 
 
