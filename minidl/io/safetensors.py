@@ -82,15 +82,13 @@ def _parts(blob: bytes) -> tuple[dict[str, Any], memoryview]:
 
 
 def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    kind, data = entry["dtype"], bytearray(entry["data"])
-    if kind == "BF16":
-        return _bfloat16(np.frombuffer(data, np.uint16)).reshape(entry["shape"])
+    kind, known = entry["dtype"], _DTYPES | {"BF16": "bfloat16"}
     rule = f"{path}: tensor {name!r} has a dtype that NumPy lacks"
-    check(kind in _DTYPES, "load", rule, dtype=kind)
-    return np.frombuffer(data, _DTYPES[kind]).reshape(entry["shape"])
+    check(kind in known, "load", rule, dtype=kind)
+    return numbers(bytearray(entry["data"]), known[kind]).reshape(entry["shape"])
 
 
-def numbers(data: bytearray | memoryview, dtype: str) -> np.ndarray:
+def numbers(data: bytearray | memoryview, dtype: np.dtype | str) -> np.ndarray:
     """The numbers in bytes, of one of NumPy's dtypes or of bfloat16."""
     half = dtype == "bfloat16"
     return _bfloat16(np.frombuffer(data, "<u2")) if half else np.frombuffer(data, dtype)
