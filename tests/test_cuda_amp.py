@@ -101,6 +101,17 @@ def test_norms_of_half_types_take_weights_in_float32(name: str, dtype: Any) -> N
 
 
 @HALVES
+def test_rms_norm_of_half_types_has_the_epsilon_of_float32(dtype: Any) -> None:
+    """As in torch: float16's is far above small squares, and there was none of bfloat16."""
+    x = ml.tensor((np.random.default_rng(0).standard_normal((3, 8)) * 1e-3).astype(dtype))
+    want = F.rms_norm(x.float(), 8).numpy()
+    assert np.abs(want).max() > 1
+    y = F.rms_norm(x.cuda(), 8)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y.float().cpu().numpy(), want, rtol=1e-2)
+
+
+@HALVES
 def test_training_under_autocast_follows_float32(dtype: Any) -> None:
     """To the half type's rounding, for three steps with the scaler."""
     curves = []

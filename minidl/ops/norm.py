@@ -233,8 +233,8 @@ def layer_norm(
 def rms_norm(
     input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
-    """x / sqrt(mean(x²) + eps) over the last axes; eps None is the dtype's machine epsilon."""
-    eps = float(np.finfo(input.dtype).eps) if eps is None else eps
+    """x / sqrt(mean(x²) + eps) over the last axes; eps None is the machine epsilon of its sums."""
+    eps = float(np.finfo(np.promote_types(input.dtype, np.float32)).eps) if eps is None else eps
     return _rows("rms_norm", input, normalized_shape, weight, None, eps, False)
 
 
