@@ -112,6 +112,16 @@ def test_rms_norm_of_half_types_has_the_epsilon_of_float32(dtype: Any) -> None:
 
 
 @HALVES
+def test_probabilities_of_half_types_are_targets(dtype: Any) -> None:
+    """Those in bfloat16 were taken for labels, which have another shape."""
+    rng = np.random.default_rng(1)
+    x, p = (ml.tensor(rng.random((3, 5)).astype(dtype)) for _ in range(2))
+    want = F.cross_entropy(x.float(), p.float(), label_smoothing=0.1).item()
+    loss = F.cross_entropy(x.cuda(), p.cuda(), label_smoothing=0.1)
+    assert loss.dtype == dtype and abs(loss.item() - want) <= 2e-2 * want
+
+
+@HALVES
 def test_training_under_autocast_follows_float32(dtype: Any) -> None:
     """To the half type's rounding, for three steps with the scaler."""
     curves = []
