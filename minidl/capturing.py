@@ -98,4 +98,4 @@ def _all(result: Any) -> tuple[Tensor, ...]:
 def _same(xs: tuple[Tensor, ...], ys: Any) -> bool:
     """Whether tensors hold the same values, bit by bit but for the kind of NaN."""
     pairs = [(x.detach().numpy(), y.detach().numpy()) for x, y in zip(xs, ys, strict=True)]
-    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind in "fV") for a, b in pairs)

@@ -112,6 +112,17 @@ def test_rms_norm_of_half_types_has_the_epsilon_of_float32(dtype: Any) -> None:
 
 
 @HALVES
+def test_nan_of_half_types_is_seen_as_such(dtype: Any) -> None:
+    """That of bfloat16 was none to anomaly mode, and made a replay unlike what it recorded."""
+    x = ml.tensor(np.array([1.0, -1.0]).astype(dtype), device="cuda")
+    with ml.set_detect_anomaly(True), pytest.raises(GraphError, match="log: made the first NaN"):
+        ml.log(x)
+    log = ml.capture(ml.log)
+    for k in range(1, 6):
+        np.testing.assert_array_equal(log(x * k).float().cpu().isnan().numpy(), [False, True])
+
+
+@HALVES
 def test_probabilities_of_half_types_are_targets(dtype: Any) -> None:
     """Those in bfloat16 were taken for labels, which have another shape."""
     rng = np.random.default_rng(1)
