@@ -269,7 +269,7 @@ def test_updates():
 
 @EMULATED
 def test_no_device_says_what_is_missing(monkeypatch):
-    """Neither CuPy nor a GPU: an error that names the fix."""
+    """Neither CuPy nor a GPU, or one that lacks what kernels need: an error that names the fix."""
 
     def refused() -> int:
         raise stand_in.CUDARuntimeError("cudaErrorInsufficientDriver: the driver is too old")
@@ -281,6 +281,10 @@ def test_no_device_says_what_is_missing(monkeypatch):
         runtime.cupy.cache_clear()
         with pytest.raises(DeviceError, match=f"cuda: {words}"):
             cuda.empty((2,))
+    monkeypatch.undo()
+    monkeypatch.setattr(stand_in.cuda.runtime, "getDeviceProperties", lambda device: {"major": 7})
+    with pytest.raises(DeviceError, match="older than Ampere .* use device='cpu'"):
+        cuda.empty((2,))
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(DeviceError, match="cuda: CuPy is not installed; pip install 'minidl"):
         cuda.empty((2,))

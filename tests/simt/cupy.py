@@ -300,7 +300,7 @@ class CUDARuntimeError(RuntimeError):
 
 _runtime = types.SimpleNamespace(
     getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, CUDARuntimeError=CUDARuntimeError,
-    getDeviceProperties=lambda device: {"name": b"emulated"},
+    getDeviceProperties=lambda device: {"name": b"emulated", "major": 9},
     memGetInfo=lambda: (7, 11),
 )  # fmt: skip
 _streams = [Stream()]

@@ -53,7 +53,8 @@ def gemm(ta: int, tb: int, sizes: tuple[int, int, int], a: Array, lda: int, b: A
     """
     (m, n, k), (sa, sb, sc) = sizes, apart
     handle, workspace = _handle()
-    _call("cublasSetStream_v2", handle, ctypes.c_void_p(runtime.stream()))
+    stream = runtime.cupy().cuda.get_current_stream().ptr
+    _call("cublasSetStream_v2", handle, ctypes.c_void_p(stream))
     size = ctypes.c_size_t(_WORKSPACE)
     _call("cublasSetWorkspace_v2", handle, ctypes.c_void_p(workspace.data.ptr), size)
     kind, double = _TYPES[c.dtype.name], c.dtype == np.float64

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda import blas, choice
-from minidl.backend.cuda.memory import contiguous, copy, reshape, zeros
-from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, plan_pointwise, write
+from minidl.backend.cuda.memory import broadcast_to, contiguous, copy, reshape, zeros
+from minidl.backend.cuda.plans import SUM, accumulator, plan_pointwise
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.looping import matrix_form, merged, repeated
 from minidl.errors import DTypeError, require
@@ -82,7 +82,6 @@ def _operand(x: Array, batch: tuple[int, ...]) -> tuple[Array, int, int, int]:
     lead: Any = (None, x.shape[:-2], x.strides[:-2])
     sizes, steps = merged(batch, range(len(batch)), [repeated(lead, batch)])
     if len(sizes) > 1:  # not one distance from each matrix to the next
-        whole = empty((*batch, *x.shape[-2:]), x.dtype)
-        write(IDENTITY, [x], whole)
+        whole = contiguous(broadcast_to(x, (*batch, *x.shape[-2:])))
         return whole, 0, max(x.shape[-1], 1), math.prod(x.shape[-2:])
     return x, *form, steps[0][0] // x.itemsize if sizes else 0

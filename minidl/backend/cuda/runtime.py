@@ -51,6 +51,9 @@ def cupy() -> Any:
         fix = f"CuPy is made for CUDA {version}: nvidia-smi shows the driver's; or use device='cpu'"
         raise DeviceError(f"cuda: no GPU can be used ({error}); {fix}") from error
     require(count > 0, "cuda", "no GPU is there", error=DeviceError, fix="use device='cpu'")
+    own = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.get_device_id())
+    rule = "the GPU is older than Ampere (compute capability 8.0), whose instructions kernels take"
+    require(own["major"] >= 8, "cuda", rule, error=DeviceError, fix="use device='cpu'")
     return cupy
 
 
@@ -58,11 +61,6 @@ def load_cublas() -> None:
     """Have CuPy find cuBLAS and load it into the process."""
     cupy()
     importlib.import_module("cupy_backends.cuda.libs.cublas")
-
-
-def stream() -> int:
-    """Address of the stream that launches go to."""
-    return cupy().cuda.get_current_stream().ptr
 
 
 def recording() -> bool:
