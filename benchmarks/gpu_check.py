@@ -49,7 +49,8 @@ def run(command: list[str], **env: str) -> tuple[int, str, float]:
         )  # fmt: skip
         status, output = done.returncode, done.stdout
     except subprocess.TimeoutExpired as late:
-        status, output = 124, f"{late.stdout or ''}\nstopped after {LIMIT} s"
+        seen = (late.stdout or b"").decode(errors="replace")  # bytes, whatever `text` says
+        status, output = 124, f"{seen}\nstopped after {LIMIT} s"
     return status, output, time.perf_counter() - start
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    gpu_check,
     gpu_profile,
     gpu_train,
     gpu_worker,
@@ -320,6 +321,14 @@ def test_workers_take_turns(tmp_path):
     with gpu_worker.turn(str(path)), gpu_worker.turn(None):
         assert not free()
     assert free()
+
+
+def test_what_a_family_printed_before_its_limit_is_kept(monkeypatch):
+    """It came as the representation of bytes, on one line, in which no result was found."""
+    monkeypatch.setattr(gpu_check, "LIMIT", 5)
+    code = """print('{"a": 1}', flush=True); import time; time.sleep(60)"""
+    status, output, _ = gpu_check.run(["-c", code])
+    assert status == 124 and output.splitlines() == ['{"a": 1}', "", "stopped after 5 s"]
 
 
 def test_variants_of_kernels_are_copies(tmp_path):
