@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minidl as ml
+import minidl.functional as F
 from minidl import config
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import runtime
@@ -382,3 +383,21 @@ def test_writing_what_lies_in_the_same_memory():
             here, gone = ml.tensor(own), ml.tensor(own, device="cuda")
             change(here), change(gone)
             assert gone.tolist() == here.tolist()
+
+
+def test_a_replay_names_its_index_after_many_others():
+    """Its flag had become that of the next op and length, or nobody's, after 256 of them."""
+    table, x = ml.ones(5, 4, device="cuda"), ml.ones(300, device="cuda")
+
+    def index(i: int) -> ml.Tensor:
+        return ml.tensor([0, i], device="cuda")
+
+    pick = ml.capture(lambda i: F.embedding(i, table))
+    for i in range(4):
+        pick(index(i))
+    for n in range(1, 300):
+        x[:n][index(n - 1)]
+    y = pick(index(9))
+    with pytest.raises(RangeError, match=r"embedding: every index must lie in \[0, 5\); .* 9"):
+        y.cpu()
+    assert (y.cpu().numpy() == [[1] * 4, [0] * 4]).all()

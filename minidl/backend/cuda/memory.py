@@ -14,8 +14,8 @@ from minidl.backend.cuda.runtime import Array, empty
 from minidl.backend.looping import dense_like, is_channels_last, joint_of, order_of, padding_of
 from minidl.errors import GraphError, RangeError, require
 
-_FLAGS = 256
-flags: dict[tuple[str, int], int] = {}  # places of `_words`, by op and length
+_FLAGS = 256  # of a block
+flags: dict[tuple[str, int], int] = {}  # places, by op and length: graphs keep them for good
 
 
 def index_rule(n: int) -> str:
@@ -24,28 +24,26 @@ def index_rule(n: int) -> str:
 
 
 @functools.cache
-def _words() -> Array:
-    """What indices out of range set: (_FLAGS,) uint64."""
+def _words(block: int) -> Array:
+    """What indices out of range set, of the places of a block: (_FLAGS,) uint64."""
     return zeros((_FLAGS,), np.uint64)
 
 
 def flag(op: str, n: int) -> Array:
     """What an op's index into n things sets if it is out of range: (1,) uint64."""
-    if len(flags) == _FLAGS:
-        raise_flags()
-        flags.clear()
-    place = flags.setdefault((op, n), len(flags))
-    return _words()[place : place + 1]
+    block, place = divmod(flags.setdefault((op, n), len(flags)), _FLAGS)
+    return _words(block)[place : place + 1]
 
 
 def raise_flags() -> None:
     """Raise, naming op, range and value, if an index was out of range; waits for the GPU."""
-    worst = _words().get() if flags else np.zeros(0)
-    for (op, n), place in flags.items():
-        if worst[place]:
-            write(IDENTITY, [0], _words())
-            value = int(worst[place].astype(np.int64))
-            require(False, op, index_rule(n), error=RangeError, index=value)
+    blocks = [_words(i) for i in range(-(-len(flags) // _FLAGS))]
+    worst = np.array([words.get() for words in blocks], np.uint64).reshape(-1)
+    for place in np.flatnonzero(worst):
+        for words in blocks:
+            write(IDENTITY, [0], words)
+        (op, n), value = [*flags][place], int(worst[place].astype(np.int64))
+        require(False, op, index_rule(n), error=RangeError, index=value)
 
 
 def from_host(x: np.ndarray) -> Array:
