@@ -29,6 +29,9 @@ EVERY = [
     (optim.Adamax, {}),
     (optim.NAdam, {}),
     (optim.RAdam, {"betas": (0.8, 0.9)}),
+    (optim.Lion, {}),
+    (optim.LAMB, {}),
+    (optim.LARS, {"weight_decay": 0.1}),
 ]
 
 
