@@ -29,6 +29,7 @@ from minidl.fusion import pointwise
 from minidl.ops.autocasting import autocast, is_autocast_enabled
 from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
+from minidl.wide import linalg
 from minidl.wide.function import Function
 
 __version__ = "0.1.0"

@@ -10,7 +10,6 @@ from minidl.autograd import AFTER, Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import axis_of
-from minidl.wide import linalg as wide_linalg
 from minidl.wide import tensors
 
 
@@ -39,8 +38,7 @@ TABLE = _functions({
     softmax: "softmax log_softmax",
     tensors: """
         nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
-        take_along_dim index_add scatter_reduce""",
-    wide_linalg: "addmm baddbmm",
+        take_along_dim index_add scatter_reduce addmm baddbmm""",
     creation: "bernoulli multinomial",
 })  # fmt: skip
 FUNCTIONS = _functions({  # of `minidl` alone
@@ -49,8 +47,7 @@ FUNCTIONS = _functions({  # of `minidl` alone
         ones_like rand randint randn randn_like randperm tensor zeros zeros_like""",
     join: "cat stack",
     linalg: "cdist einsum",
-    tensors: "std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices",
-    wide_linalg: "tensordot",
+    tensors: "std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
 }) | {"split_with_sizes": join.split}  # fmt: skip
 COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}

@@ -319,14 +319,34 @@ class _Cube(ml.autograd.Function):
         return 3 * g * x**2 * y + h, g * x**3 - h
 
 
-BAG = np.array([0, 0, 2])
+def _positive(x: Any) -> Any:
+    return x @ x.mT + ml.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+
+def _signless(values: Any, vectors: Any) -> Any:
+    """What does not depend on the vectors' signs."""
+    return ml.cat((values.unsqueeze(-1), vectors**2, vectors @ vectors.mT), -1)
+
+
+def _signless_svd(u: Any, s: Any, vh: Any) -> Any:
+    weighted = u @ (s.unsqueeze(-1) ** 2 * vh)
+    return ml.cat((weighted.flatten(), s.flatten(), (u**2).flatten(), (vh**2).flatten()))
+
+
 WIDE = [
     case("custom_function", lambda x, y: _Cube.apply(x, y)[0] + 2, normal((3,), (3,))),
     case("cumprod", lambda x: ml.cumprod(x, 1), normal((2, 5))),
     case("median", lambda x: ml.median(x, 0).values, distinct((5, 3)), linear=False),
     case("roll", lambda x: ml.roll(x, (1, 2), (0, 1)), normal((3, 4)), linear=True),
     case("scatter_reduce", lambda x, y: x.scatter_reduce(
-        0, ml.tensor(BAG, device=x.device), y, "prod"), normal((4,), (3,))),
+        0, ml.tensor([0, 0, 2], device=x.device), y, "prod"), normal((4,), (3,))),
+    case("solution", lambda a, b: ml.linalg.solve(_positive(a), b), normal((2, 3, 3), (2, 3, 2))),
+    case("inverse", lambda x: ml.linalg.inv(_positive(x)), normal((2, 3, 3))),
+    case("determinant", ml.linalg.det, normal((2, 3, 3))),
+    case("cholesky_factor", lambda x: ml.linalg.cholesky(_positive(x)), normal((2, 3, 3))),
+    case("symmetric_eigen", lambda x: _signless(*ml.linalg.eigh(_positive(x))), normal((2, 3, 3))),
+    case("singular_values", lambda x: _signless_svd(*ml.linalg.svd(x, False)), normal((2, 3, 4))),
+    case("orthogonal_triangular", lambda x: ml.cat(ml.linalg.qr(x), -2), normal((2, 4, 3))),
     case("tensordot", lambda x, y: ml.tensordot(x, y, 1), normal((2, 3), (3, 4))),
     case("bilinear", F.bilinear, normal((4, 3), (4, 2), (5, 3, 2), (5,))),
     case("embedding_bag", lambda w: F.embedding_bag(

@@ -47,19 +47,10 @@ def find(owner: str) -> object:
     return importlib.import_module(owner)
 
 
-def needs(owner: str, name: str) -> list:
-    """The mark of a wide name that is not there yet: a visible skip."""
-    if "wide" in owner and not hasattr(find(owner), name):
-        return [pytest.mark.skip(reason=f"wide: {find(owner).__name__}.{name} to come")]
-    return []
-
-
 @pytest.mark.parametrize("owner", NAMES)
 def test_pytorch_names_exist(owner):
     """Everything listed is there, under the same owner."""
     missing = [name for name in NAMES[owner] if not hasattr(find(owner), name)]
-    if missing and "wide" in owner:
-        pytest.skip(f"to come in {owner}: {' '.join(missing)}")
     assert not missing, f"{owner} lacks {' '.join(missing)}"
 
 
@@ -85,9 +76,7 @@ def written(text: str) -> list[tuple[str, bool, str | None]]:
 
 
 SIGNATURES = [
-    pytest.param(
-        owner, name, text, id=f"{owner.removesuffix(' wide')}.{name}", marks=needs(owner, name)
-    )
+    pytest.param(owner, name, text, id=f"{owner.removesuffix(' wide')}.{name}")
     for owner, table in NAMES.items()
     for name, text in table.items()
     if text is not None and not name.startswith("__") and name not in DIFFER

@@ -210,6 +210,60 @@ def test_bad_calls_are_refused_with_words(call, error, message):
         call()
 
 
+def test_factorizations_multiply_to_the_matrix():
+    """Of any shape, full or not; vectors solve too."""
+    rng = np.random.default_rng(0)
+    for shape in ((3, 3), (2, 4, 3), (3, 5), (1, 2, 2), (0, 3, 3), (2, 3, 1)):
+        x = rng.standard_normal(shape)
+        for full in (True, False):
+            u, s, vh = (t.numpy() for t in ml.linalg.svd(ml.tensor(x), full))
+            m, n = shape[-2:]
+            assert u.shape[-2:] == ((m, m) if full else (m, min(m, n)))
+            k = s.shape[-1]
+            np.testing.assert_allclose(
+                (u[..., :k] * s[..., None, :]) @ vh[..., :k, :], x, atol=1e-12
+            )
+        if m >= n:
+            q, r = (t.numpy() for t in ml.linalg.qr(ml.tensor(x)))
+            np.testing.assert_allclose(q @ r, x, atol=1e-12)
+    a, b = ml.tensor(rng.standard_normal((4, 3, 3))), ml.tensor(rng.standard_normal(3))
+    found = ml.linalg.solve(a, b).numpy()
+    np.testing.assert_allclose((a.numpy() @ found[..., None])[..., 0], np.tile(b.numpy(), (4, 1)))
+    assert ml.linalg.solve(a, ml.ones(3, 2, dtype=ml.float64)).shape == (4, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 4), (5,)])
+def test_norms_are_those_of_numpy(shape):
+    x = np.random.default_rng(1).standard_normal(shape)
+    orders = ["fro", "nuc", 2, -2, 1, -1, np.inf, -np.inf] if len(shape) > 1 else [2, 1, 3, np.inf]
+    for order in orders:
+        axes = (0, 1) if len(shape) > 1 else None
+        for keep in (False, True):
+            got = ml.linalg.norm(ml.tensor(x), order, axes, keep).numpy()
+            np.testing.assert_allclose(got, np.linalg.norm(x, order, axes, keep), rtol=1e-12)
+    np.testing.assert_allclose(ml.linalg.norm(ml.tensor(x)).item(), np.linalg.norm(x))
+    np.testing.assert_allclose(ml.linalg.norm(ml.tensor(x), 3, -1).numpy(),
+                               np.linalg.norm(x, 3, -1))  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda: ml.linalg.inv(ml.zeros(2, 2)), RangeError, "linalg.inv: Singular matrix"),
+    (lambda: ml.linalg.cholesky(-ml.eye(2)), RangeError, "linalg.cholesky: Matrix is not positive"),
+    (lambda: ml.linalg.inv(ROWS), ShapeError, "linalg.inv: needs square matrices"),
+    (lambda: ml.linalg.det(ml.eye(2).long()), DTypeError, "needs float32 or float64"),
+    (lambda: ml.linalg.solve(ml.eye(2), ROWS), ShapeError, "linalg.solve: B must be"),
+    (lambda: ml.linalg.qr(ROWS), ShapeError, "at least as many rows"),
+    (lambda: ml.linalg.qr(ROWS.T, "complete"), ShapeError, "mode must be one of"),
+    (lambda: ml.linalg.norm(ROWS, "nuc", (0, 0)), ShapeError, "every dim may appear once"),
+    (lambda: ml.linalg.norm(ml.ones(2, 2, 2), 1), ShapeError, "vectors or matrices"),
+    (lambda: ml.linalg.norm(ROWS, "max"), ShapeError, "ord must be one of"),
+    (lambda: ml.capture(ml.linalg.inv)(ml.eye(2)), GraphError, "cannot be captured"),
+])  # fmt: skip
+def test_matrices_that_do_not_fit_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
 def test_integers_are_no_parameters():
     with pytest.raises((DTypeError, GraphError)):
         nn.ParameterList([ml.tensor([1, 2])])

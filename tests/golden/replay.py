@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 
@@ -25,23 +24,6 @@ def load(group: str) -> tuple[list[dict], dict[str, np.ndarray]]:
         return cases, dict(buffers)
 
 
-@cache
-def missing_wide() -> frozenset[str]:
-    """Names of the wide part of the API that minidl does not have yet, as F.name or ml.name."""
-    import minidl as ml
-
-    table = json.loads((HERE / "names.json").read_text())
-    owners = {"ml": (ml, "minidl wide"), "F": (ml.functional, "minidl.functional wide")}
-    owners["nn"] = (ml.nn, "minidl.nn wide")
-    missing = {
-        f"{short}.{name}"
-        for short, (owner, row) in owners.items()
-        for name in table[row]
-        if not hasattr(owner, name)
-    }
-    return frozenset(missing | (set() if hasattr(ml, "linalg") else {"ml.linalg"}))
-
-
 def parameters(group: str) -> list:
     """Every case of a group, in float64 and, where floats go in, in float32."""
     found = []
@@ -49,12 +31,8 @@ def parameters(group: str) -> list:
         floats = [dtype == "float" for _, dtype, _ in case.get("inputs", {}).values()]
         reals = ["float64", "float32"] if any(floats) or "layers" in case else ["float64"]
         layers = ",".join(case.get("layers", {}).values())
-        absent = missing_wide() & set(re.findall(r"\b(?:ml|F|nn)\.\w+", layers + case["code"]))
-        marks = [pytest.mark.skip(reason=f"wide: {' '.join(absent)} to come")] if absent else []
         name = f"{number}:{layers}:{case['code']}".replace("\n", ";").strip(":")[:90]
-        found += [
-            pytest.param(group, number, real, id=f"{real}-{name}", marks=marks) for real in reals
-        ]
+        found += [pytest.param(group, number, real, id=f"{real}-{name}") for real in reals]
     return found
 
 

@@ -227,6 +227,20 @@ def _as_strided(x: ndarray, shape: Any, strides: Any) -> ndarray:
     return x._view(np.lib.stride_tricks.as_strided(x.host, shape, strides))
 
 
+def _factored(name: str) -> Callable:
+    """NumPy's factorization in place of cuSOLVER's."""
+
+    def factor(*xs: ndarray, **options: Any) -> Any:
+        found = getattr(np.linalg, name)(*(x.host for x in xs), **options)
+        several = found if isinstance(found, tuple) else (found,)
+        made = tuple(asarray(np.asarray(a)) for a in several)
+        return made if isinstance(found, tuple) else made[0]
+
+    return factor
+
+
+_FACTORIZATIONS = "inv solve det cholesky eigh svd qr".split()
+linalg = types.SimpleNamespace(**{name: _factored(name) for name in _FACTORIZATIONS})
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
 
 

@@ -8,7 +8,7 @@ from minidl.backend.cpu.indexing import add_at, pick, pick_grad, put
 from minidl.backend.cpu.layout import (
     assemble, broadcast_to, cast, cat, copy, full_like, is_channels_last, pad, reshape, view_as,
 )  # fmt: skip
-from minidl.backend.cpu.linalg import linear, matmul
+from minidl.backend.cpu.linalg import lapack, linear, matmul
 from minidl.backend.cpu.memory import (
     constant, contiguous, empty, empty_cache, empty_like, from_host, full,
     memory_stats, nhwc, sole_owner, to_host, uploads, zeros,

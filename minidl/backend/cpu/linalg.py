@@ -1,6 +1,7 @@
 """Matrix products, by BLAS in the team's chunks; and weights packed for kernels with `panel`."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from minidl.backend.cpu.layout import reshape
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import add_partials
-from minidl.backend.cpu.replay import note
+from minidl.backend.cpu.replay import note, recording
 from minidl.backend.looping import matrix_form
+from minidl.errors import GraphError, require
 
 _SHARES = 8  # of a product at most: BLAS packs the other operand in each
 _LEAST = 32  # rows or columns that a chunk should have
@@ -159,3 +161,15 @@ def _offsets(x: Array, batch: tuple[int, ...]) -> Array:
         return np.zeros(1, np.int64)
     strides = np.broadcast_to(x, (*batch, *x.shape[-2:])).strides[:-2]
     return np.tensordot(strides, np.indices(batch), 1).reshape(-1) // x.itemsize
+
+
+def lapack(name: str, xs: Sequence[Array], full: bool) -> tuple[Array, ...]:
+    """What NumPy.linalg's function of that name gives; full: svd's square matrices.
+
+    By LAPACK; raises NumPy's LinAlgError for singular matrices and the like.
+    """
+    rule = "a factorization cannot be captured"
+    require(not recording(), f"linalg.{name}", rule, error=GraphError)
+    options = {"full_matrices": full} if name == "svd" else {}
+    found = getattr(np.linalg, name)(*xs, **options)
+    return tuple(found) if isinstance(found, tuple) else (found,)

@@ -10,7 +10,7 @@ from minidl.backend.cuda.conv import conv2d, conv2d_input_grad, conv2d_weight_gr
 from minidl.backend.cuda.embedding import add_rows, check_indices, take_rows
 from minidl.backend.cuda.indexing import add_at, pick, pick_grad, put
 from minidl.backend.cuda.graph import record, warm_ups
-from minidl.backend.cuda.linalg import linear, matmul
+from minidl.backend.cuda.linalg import lapack, linear, matmul
 from minidl.backend.cuda.memory import (
     adopted, assemble, broadcast_to, cast, cat, constant, contiguous, copy, empty_cache, empty_like,
     from_host, full, full_like, is_channels_last, memory_stats, nhwc, pad,

@@ -1,6 +1,7 @@
 """Matrix products on the GPU: by cuBLAS, and linear layers with a bias by src/linear.cu."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,18 @@ import numpy as np
 from minidl.backend.cuda import blas, choice
 from minidl.backend.cuda.memory import broadcast_to, contiguous, copy, reshape, zeros
 from minidl.backend.cuda.plans import SUM, accumulator, plan_pointwise
-from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
+from minidl.backend.cuda.runtime import (
+    THREADS,
+    Array,
+    Maybe,
+    cupy,
+    empty,
+    kernel,
+    launch,
+    recording,
+)
 from minidl.backend.looping import matrix_form, merged, repeated
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, GraphError, require
 
 
 def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
@@ -85,3 +95,15 @@ def _operand(x: Array, batch: tuple[int, ...]) -> tuple[Array, int, int, int]:
         whole = contiguous(broadcast_to(x, (*batch, *x.shape[-2:])))
         return whole, 0, max(x.shape[-1], 1), math.prod(x.shape[-2:])
     return x, *form, steps[0][0] // x.itemsize if sizes else 0
+
+
+def lapack(name: str, xs: Sequence[Array], full: bool) -> tuple[Array, ...]:
+    """What CuPy.linalg's function of that name gives; full: svd's square matrices.
+
+    By cuSOLVER; singular matrices and the like give NaN.
+    """
+    rule = "a factorization cannot be captured"
+    require(not recording(), f"linalg.{name}", rule, error=GraphError)
+    options = {"full_matrices": full} if name == "svd" else {}
+    found = getattr(cupy().linalg, name)(*xs, **options)
+    return tuple(found) if isinstance(found, tuple) else (found,)
