@@ -6,19 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cuda import blas, choice
+from minidl.backend.cuda import blas, choice, runtime
 from minidl.backend.cuda.memory import broadcast_to, contiguous, copy, reshape, zeros
 from minidl.backend.cuda.plans import SUM, accumulator, plan_pointwise
-from minidl.backend.cuda.runtime import (
-    THREADS,
-    Array,
-    Maybe,
-    cupy,
-    empty,
-    kernel,
-    launch,
-    recording,
-)
+from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.looping import matrix_form, merged, repeated
 from minidl.errors import DTypeError, GraphError, require
 
@@ -103,7 +94,7 @@ def lapack(name: str, xs: Sequence[Array], full: bool) -> tuple[Array, ...]:
     By cuSOLVER; singular matrices and the like give NaN.
     """
     rule = "a factorization cannot be captured"
-    require(not recording(), f"linalg.{name}", rule, error=GraphError)
+    require(not runtime.recording(), f"linalg.{name}", rule, error=GraphError)
     options = {"full_matrices": full} if name == "svd" else {}
-    found = getattr(cupy().linalg, name)(*xs, **options)
+    found = getattr(runtime.cupy().linalg, name)(*xs, **options)
     return tuple(found) if isinstance(found, tuple) else (found,)
