@@ -257,10 +257,15 @@ def raw(x: Any) -> Any:
     return x.array if isinstance(x, Tensor) else x
 
 
-def arrays_in(nest: Any) -> list[Any]:
-    """The raw arrays in nested tuples, lists and dicts."""
+def items_in(nest: Any) -> list[Any]:
+    """What nested tuples, lists and dicts hold."""
     if isinstance(nest, dict):
         nest = [*nest.values()]
     if isinstance(nest, (tuple, list)):
-        return [array for item in nest for array in arrays_in(item)]
-    return [raw(nest)] if hasattr(raw(nest), "nbytes") else []
+        return [item for part in nest for item in items_in(part)]
+    return [nest]
+
+
+def arrays_in(nest: Any) -> list[Any]:
+    """The raw arrays in nested tuples, lists and dicts."""
+    return [raw(item) for item in items_in(nest) if hasattr(raw(item), "nbytes")]

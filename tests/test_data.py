@@ -268,6 +268,19 @@ def test_named_tuples_stay_what_they_are():
     assert found.batch_sizes.tolist() == [2, 2, 1] and found.sorted_indices is None
 
 
+def test_a_collate_fn_may_mix_arrays_and_tensors():
+    """A tensor after an array got the array's numbers; an ordered dict became a plain one."""
+
+    def joined(items):
+        ids = np.array(items)
+        return collections.OrderedDict(ids=ids, share=np.float32(3), x=Tensor(ids * 10.0))
+
+    for workers in (0, 2):
+        for k, batch in enumerate(DataLoader(range(4), 2, collate_fn=joined, num_workers=workers)):
+            assert type(batch) is collections.OrderedDict and type(batch["ids"]) is np.ndarray
+            assert batch["x"].tolist() == [20.0 * k, 20.0 * k + 10] and batch["share"] == 3
+
+
 def test_loader_mistakes():
     data = pictures()
     with pytest.raises(ShapeError, match="shuffle"):

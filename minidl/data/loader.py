@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from minidl import random
-from minidl.autograd import Tensor, arrays_in
 from minidl.data.dataset import check, fetch, gives_batches, integers, raw, stack
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 from minidl.ops.creation import backend_of
+from minidl.tensor import Tensor, items_in
 
 check_state = partial(require, op="DataLoader", error=CheckpointError)
 
@@ -154,7 +154,7 @@ class DataLoader:
         def arrays() -> Iterator[list[Any]]:
             for batch in batches:
                 nests.append(batch)
-                yield arrays_in(batch)
+                yield [x.array for x in items_in(batch) if isinstance(x, Tensor)]
 
         for moved in self.backend.uploads(arrays()):
             yield _refilled(nests.popleft(), iter(moved))
@@ -179,7 +179,7 @@ class DataLoader:
 def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
     """Nested tuples, lists and dicts with other arrays in their tensors."""
     if isinstance(nest, dict):
-        return {key: _refilled(item, arrays) for key, item in nest.items()}
+        return nest | {key: _refilled(item, arrays) for key, item in nest.items()}
     if isinstance(nest, (tuple, list)):
         items = [_refilled(item, arrays) for item in nest]
         return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
