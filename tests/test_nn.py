@@ -72,6 +72,20 @@ def test_state_shares_memory():
     assert layer.weight.dtype == np.float32
 
 
+@pytest.mark.parametrize("make", [lambda: nn.Parameter(ml.ones(2)), lambda: nn.Linear(1, 1)])
+def test_what_takes_the_name_of_a_buffer_that_was_not_saved_is(make):
+    """A parameter of such a name was missing from the state."""
+    module = nn.Module()
+    module.register_buffer("hidden", ml.zeros(1), persistent=False)
+    module.hidden = ml.ones(1)
+    assert not module.state_dict()
+    module.hidden = make()
+    module.register_buffer("other", ml.zeros(1), persistent=False)
+    del module.other
+    module.register_buffer("other", ml.zeros(1))
+    assert {*module.state_dict()} == {*dict(module.named_parameters()), "other"}
+
+
 def test_load_reports_everything_at_once():
     """One error names all that is missing, unexpected and of another shape; nothing is changed."""
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))

@@ -89,7 +89,6 @@ class Module:
         for kind in _KINDS:
             if name in self.__dict__[kind]:
                 del self.__dict__[kind][name]
-                self._non_persistent.discard(name)
                 return
         super().__delattr__(name)
 
@@ -108,6 +107,7 @@ class Module:
         state = self.__dict__
         for place in (state, *(state[other] for other in _KINDS if other != kind)):
             place.pop(name, None)
+        self._non_persistent.discard(name)
         state[kind][name] = value
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
