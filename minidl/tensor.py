@@ -240,7 +240,7 @@ class Tensor:
         return _rebuild, (type(self), np.array(self.__array__(), order="K"), self.requires)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
-        made = _rebuild(type(self), np.array(self.__array__(), order="K"), self.requires)
+        made = _rebuild(type(self), backend.of(self.array).copy(self.array), self.requires)
         made.leaf_grad = None if self.leaf_grad is None else self.leaf_grad.__deepcopy__(memo)
         memo[id(self)] = made
         return made
