@@ -313,6 +313,15 @@ def test_the_loader_copies_ahead() -> None:
         assert got[0].device.type == got[1].device.type == "cuda"
 
 
+def test_items_of_tensors_there_are_there() -> None:
+    """Asking a TensorDataset of tensors on a GPU for an item was an error."""
+    x, y = ml.arange(6, device="cuda").float().reshape(3, 2), ml.arange(3, device="cuda")
+    items = [ml.data.TensorDataset(x, y)[-1], ml.data.Subset(ml.data.TensorDataset(x, y), [2])[0]]
+    for row, label in items:
+        assert row.device == label.device == x.device
+        assert row.cpu().tolist() == [4, 5] and label.item() == 2 and label.shape == ()
+
+
 @EMULATED
 def test_a_loader_left_early_waits_for_its_copies(monkeypatch) -> None:
     """The next batch was still on its way to memory that was given back."""

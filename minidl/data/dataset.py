@@ -48,7 +48,7 @@ class TensorDataset(Dataset):
         return self.tensors[0].shape[0]
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(Tensor(np.asarray(t.array[index])) for t in self.tensors)
+        return tuple(Tensor(t.array[index, ...]) for t in self.tensors)
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
         return tuple(take(t.array, indices) for t in self.tensors)
