@@ -192,6 +192,21 @@ def test_a_state_of_pytorch_loads():
     assert held["step"] == 4
 
 
+@pytest.mark.parametrize("kind", [optim.Adam, optim.NAdam])
+def test_counts_of_a_number_stay_counts(kind):
+    """Of a 0-d parameter, PyTorch's step and mu_product became arrays of its dtype."""
+    p = leaf(np.array(1.0, np.float32))
+    optimizer = kind([p])
+    p.grad = Tensor(np.array(0.5, np.float32))
+    optimizer.step()
+    saved = optimizer.state_dict()
+    held = {key: np.array(value, np.float32) for key, value in saved["state"][0].items()}
+    optimizer.load_state_dict({**saved, "state": {0: held | {"step": np.array(2.0**24)}}})
+    optimizer.step()
+    assert int(optimizer.state[p]["step"]) == 2**24 + 1
+    assert type(optimizer.state[p].get("mu_product", 1.0)) is float
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -176,7 +176,7 @@ class Optimizer:
         value = raw(value)
         if not hasattr(value, "dtype"):
             return value
-        if value.ndim == 0 and p.ndim > 0:  # PyTorch keeps its counters in 0-d tensors
+        if value.ndim == 0 and (p.ndim or key in ("step", "mu_product")):  # PyTorch's are tensors
             return int(value) if key == "step" else float(value)
         rule = f"the saved {key} must have its parameter's shape"
         name = type(self).__name__
