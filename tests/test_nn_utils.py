@@ -169,6 +169,16 @@ def test_spectral_norm():
     assert sorted(layer.state_dict()) == ["bias", "weight"]
 
 
+def test_spectral_norm_along_a_later_axis_reads_pytorchs_state():
+    """The axes behind dim keep their order in weight_v; they were others' for dim > 1."""
+    layer = nn.utils.spectral_norm(nn.Conv2d(3, 4, (2, 5)), dim=2)
+    weight = layer.weight_orig.detach().numpy()
+    u, scales, v = np.linalg.svd(np.moveaxis(weight, 2, 0).reshape(2, -1))
+    layer.load_state_dict({**layer.state_dict(), "weight_u": u[:, 0], "weight_v": v[0]})
+    layer.eval()(ml.ones(1, 3, 4, 5))
+    np.testing.assert_allclose(layer.weight.detach().numpy(), weight / scales[0], rtol=1e-5)
+
+
 def test_pruning():
     """The least elements go, stay away in training, and further pruning takes from what is left."""
     layer = nn.Linear(4, 2)

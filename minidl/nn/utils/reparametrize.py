@@ -83,7 +83,7 @@ def spectral_norm(module: Module, name: str = "weight", n_power_iterations: int 
     weight = take(module, "spectral_norm", name)
 
     def matrix(m: Module) -> Tensor:
-        return getattr(m, name + "_orig").transpose(0, axis).flatten(1)
+        return getattr(m, name + "_orig").movedim(axis, 0).flatten(1)
 
     module.register_parameter(name + "_orig", weight)
     for suffix, size in zip(("_u", "_v"), matrix(module).shape, strict=True):
