@@ -100,6 +100,27 @@ def test_lambda_functions_are_not_saved_and_the_rest_is():
     assert set(s.state_dict()) == {"base_lrs", "last_epoch", "_last_lr"}
 
 
+@pytest.mark.parametrize(
+    ("make", "theirs", "rates"),
+    [
+        (lambda o: L.ConstantLR(o, 0.5, 3), {"factor": 0.5}, [0.5, 1, 1]),
+        (lambda o: L.MultiStepLR(o, [9, 3, 3]), {"milestones": {3: 2, 9: 1}}, [1, 0.01, 0.01]),
+        (lambda o: L.LambdaLR(o, lambda t: 0.5**t), {"lr_lambdas": [None]}, [0.25, 0.125, 0.0625]),
+    ],
+)
+def test_states_of_pytorch_load(make, theirs, rates):
+    """What PyTorch keeps under a method's name, in place of a function or as counts was taken."""
+    o = optim.SGD([Tensor(np.zeros(1), True)], lr=1.0)
+    s = make(o)
+    s.load_state_dict({"last_epoch": 2, "base_lrs": [1.0], "_step_count": 3, **theirs})
+    o.param_groups[0]["lr"] = rates[0]
+    got = []
+    for _ in range(3):
+        got.append(o.param_groups[0]["lr"])
+        s.step()
+    assert got == pytest.approx(rates)
+
+
 def test_betas_are_cycled_where_there_is_no_momentum():
     p = Tensor(np.zeros(2), True)
     o = optim.AdamW([p], betas=(0.9, 0.99))

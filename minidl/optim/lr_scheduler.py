@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -49,15 +50,17 @@ class MultiStepLR(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
                  last_epoch: int = -1) -> None:  # fmt: skip
-        self.milestones, self.gamma = sorted(milestones), gamma
+        self.milestones, self.gamma = Counter(milestones), gamma  # how often each
         super().__init__(optimizer, last_epoch)
 
     def factor(self, t: int) -> float:
-        return self.gamma ** bisect_right(self.milestones, t)
+        return self.gamma ** sum(n for at, n in Counter(self.milestones).items() if at <= t)
 
 
 class ConstantLR(LRScheduler):
     """Multiplied by `factor` until step total_iters."""
+
+    _hidden = ("optimizer", "factor")  # PyTorch's name for start_factor, here a method's
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
                  last_epoch: int = -1) -> None:  # fmt: skip

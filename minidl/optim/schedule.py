@@ -16,7 +16,7 @@ class LRScheduler:
 
     eta_min: float = 0.0
     _last_lr: list[float] = []
-    _hidden: tuple[str, ...] = ("optimizer",)  # attributes that are no state
+    _hidden: tuple[str, ...] = ("optimizer",)  # names that are no state
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         name = type(self).__name__
@@ -77,8 +77,8 @@ class LRScheduler:
         return {key: value for key, value in vars(self).items() if key not in self._hidden}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; the optimizer's rates are its own state."""
-        vars(self).update(state_dict)
+        """Put back what `state_dict` gave, or PyTorch's; the optimizer's rates are its own."""
+        vars(self).update({k: v for k, v in state_dict.items() if k not in self._hidden})
 
 
 class SmoothLR(LRScheduler):

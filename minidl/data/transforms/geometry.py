@@ -55,8 +55,7 @@ class RandomCrop(Transform):
         height, width = height + 2 * up, width + 2 * side
         rule = "the padded picture is smaller than the crop"
         require(height >= h and width >= w, "RandomCrop", rule, padded=(height, width), size=(h, w))
-        corners = draws.uniform(2) * (height - h + 1, width - w + 1)
-        return up, side, corners.astype(int)
+        return up, side, (draws.uniform(2) * (height - h + 1, width - w + 1)).astype(int)
 
 
 class RandomTranslate(Transform):
@@ -177,8 +176,7 @@ class RandomAffine(Transform):
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         h, w = x.shape[1:3]
         u = draws.uniform(6)
-        ranges = self.degrees, self.shear[:2], self.shear[2:]
-        low, high = np.array(ranges, np.float64).T[:, :, None]
+        low, high = np.array([self.degrees, self.shear[:2], self.shear[2:]], float).T[:, :, None]
         angle, *shears = np.deg2rad(low + (high - low) * u.T[:3])
         scale = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, 3]
         shift = np.rint(np.multiply(self.translate, (w, h)) * (2 * u[:, 4:] - 1))
