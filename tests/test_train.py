@@ -236,7 +236,7 @@ def test_nan_stops_with_the_place_and_keeps_the_checkpoint(tmp_path):
     broken = toy(tmp_path, epochs=2, hook=lambda t: t.model[0].weight.array.fill(np.nan))
     broken.resume()
     with pytest.raises(
-        TrainingError, match=r"loss became nan in epoch 2, batch 1 of 6, at learning rate 0\.0"
+        TrainingError, match=r"loss became nan in epoch 2, batch 1, at learning rate 0\.0"
     ):
         broken.fit()
     assert trainer.run.checkpoint.read_bytes() == before
@@ -253,8 +253,17 @@ def test_delayed_reading_names_the_same_batch_and_gives_the_same_means(tmp_path)
         if trainer.batch == 2:
             trainer.model[0].weight.array.fill(np.nan)
 
-    with pytest.raises(TrainingError, match="epoch 1, batch 3 of 6"):
+    with pytest.raises(TrainingError, match="epoch 1, batch 3, at"):
         toy(tmp_path / "c", read_every=50, hook=poison).fit()
+
+
+def test_a_loader_of_unknown_length_trains(tmp_path):
+    """The place of a loss that is not finite was worded, with the length, for every loss."""
+    trainer = toy(tmp_path, epochs=1)
+    chosen = (indices for indices in [[0, 1, 2], [3, 4]])
+    trainer.loader = DataLoader(trainer.loader.dataset, batch_sampler=chosen)
+    trainer.fit()
+    assert trainer.steps == 2
 
 
 def test_early_stopping_and_its_state(tmp_path):

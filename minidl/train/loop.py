@@ -209,7 +209,7 @@ class Trainer:
         kept = self._unread
         read = [stack([step[k] for step in kept]).tolist() for k in (0, 1) if kept]  # two copies
         for i, (value, right, (*_, count, lr)) in enumerate(zip(*read, kept), 1 - len(kept)):
-            at = f"epoch {self.epoch + 1}, batch {self.batch + i} of {len(self.loader)}"
+            at = f"epoch {self.epoch + 1}, batch {self.batch + i}"
             rule = f"the loss became {value} in {at}, at learning rate {lr:.3g}"
             require(math.isfinite(value), "train", rule, error=TrainingError,
                     fix="try a smaller learning rate, warm-up or gradient clipping")  # fmt: skip
