@@ -266,6 +266,25 @@ def test_a_loader_of_unknown_length_trains(tmp_path):
     assert trainer.steps == 2
 
 
+def test_batches_of_any_form_reach_forward_whole(tmp_path):
+    """Of a dict forward saw the keys, of a tensor its rows."""
+    x, y = toy_data(8)
+    rows = [{"x": a, "y": b.item()} for a, b in zip(x, y)]
+    trainer = toy(tmp_path, epochs=1, count=lambda batch: 4)
+
+    def forward(model, batch):
+        logits = model(batch["x"])
+        return F.cross_entropy(logits, batch["y"]), (logits.argmax(1) == batch["y"]).sum()
+
+    def whole(model, batch):
+        return model(batch).square().mean(), batch.sum() * 0
+
+    for loader, step in ((DataLoader(rows, 4), forward), (DataLoader(list(x), 4), whole)):
+        trainer.loader, trainer.forward, trainer.epoch = loader, step, 0
+        trainer.fit()
+    assert trainer.steps == 2 + 2
+
+
 def test_early_stopping_and_its_state(tmp_path):
     trainer = toy(tmp_path, epochs=50, lr=0.0, patience=3)
     trainer.fit()

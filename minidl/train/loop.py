@@ -87,7 +87,8 @@ class Trainer:
         self._cast = autocast("cuda", dtype=kind, enabled=kind != dtypes.float32)
         self._scaler = GradScaler(enabled=self.precision == "float16")
         whole = self.captured and self.accumulate == 1
-        self._step: Callable[..., Any] = capture(self._work, training=True) if whole else self._work
+        replay = capture(lambda *parts: self._work(parts), training=True)
+        self._step: Callable[[Any], Any] = (lambda batch: replay(*batch)) if whole else self._work
         self._saved_at = time.perf_counter()
         self.bar = tqdm(disable=True)
 
@@ -154,7 +155,7 @@ class Trainer:
         start = time.perf_counter()
         for batch in self.loader:
             lr = self.optimizer.param_groups[0]["lr"]
-            loss, right = (y.clone() for y in self._step(*batch))  # a replay writes them anew
+            loss, right = (y.clone() for y in self._step(batch))  # a replay writes them anew
             count = self.count(batch)
             self._unread.append((loss, right, count, lr))
             self.batch += 1
@@ -173,7 +174,7 @@ class Trainer:
                 start = time.perf_counter()
         self._read()
 
-    def _work(self, *batch: Any) -> tuple[Tensor, Tensor]:
+    def _work(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Loss and hits of a batch, its gradients, and the update unless it waits for more."""
         with self._cast:
             loss, right = self.forward(self.model, batch)

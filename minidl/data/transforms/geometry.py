@@ -184,8 +184,7 @@ class RandomAffine(Transform):
         # On (x, y) with y pointing down: shear in x, then in y, then rotation and scale.
         turn = np.array([[c, -s], [s, c]]) * scale
         skew = np.array([[np.ones(len(u)), x_by_y], [y_by_x, 1 + y_by_x * x_by_y]])
-        forward = np.einsum("ijn,jkn->nik", turn, skew)
-        return warp(x, np.linalg.inv(forward), shift, self.fill)
+        return warp(x, np.linalg.inv(np.einsum("ijn,jkn->nik", turn, skew)), shift, self.fill)
 
 
 def warp(x: np.ndarray, inverse: np.ndarray, shift: np.ndarray, fill: float) -> np.ndarray:
