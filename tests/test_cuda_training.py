@@ -1,6 +1,5 @@
 """Networks on a pretended GPU: training goes as on the CPU, state comes back as it went."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -92,20 +91,6 @@ def test_state_moves_between_devices(tmp_path: Any) -> None:
             assert q.device.type == device
             np.testing.assert_array_equal(p.detach().cpu().numpy(), q.detach().cpu().numpy())
     assert {p.device.type for p in model.cpu().parameters()} == {"cpu"}
-
-
-def test_a_deep_copy_stays_on_its_device() -> None:
-    """A copied network lay on the CPU, and so did the layers that a Transformer copies."""
-    model = convnet().to("cuda")
-    model[0].weight.grad = ml.ones(8, 3, 3, 3, device="cuda")
-    other = copy.deepcopy(model)
-    assert other[0].weight.grad.device.type == "cuda"
-    for (name, p), q in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
-        assert q.device == p.device and q.dtype == p.dtype and q.array is not p.array, name
-        np.testing.assert_array_equal(p.cpu().numpy(), q.cpu().numpy())
-    layer = nn.TransformerEncoderLayer(4, 2, 8, device="cuda")
-    layers = nn.TransformerEncoder(layer, 2)
-    assert {p.device.type for p in layers.parameters()} == {"cuda"}
 
 
 def test_tensors_come_and_go() -> None:
@@ -311,15 +296,6 @@ def test_the_loader_copies_ahead() -> None:
     for got, own in zip(ml.data.DataLoader(data, 2), expected, strict=True):
         np.testing.assert_array_equal(got[0].cpu().numpy(), own[0].numpy())
         assert got[0].device.type == got[1].device.type == "cuda"
-
-
-def test_items_of_tensors_there_are_there() -> None:
-    """Asking a TensorDataset of tensors on a GPU for an item was an error."""
-    x, y = ml.arange(6, device="cuda").float().reshape(3, 2), ml.arange(3, device="cuda")
-    items = [ml.data.TensorDataset(x, y)[-1], ml.data.Subset(ml.data.TensorDataset(x, y), [2])[0]]
-    for row, label in items:
-        assert row.device == label.device == x.device
-        assert row.cpu().tolist() == [4, 5] and label.item() == 2 and label.shape == ()
 
 
 @EMULATED

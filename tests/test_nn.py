@@ -77,8 +77,6 @@ def test_what_takes_the_name_of_a_buffer_that_was_not_saved_is(make):
     """A parameter of such a name was missing from the state."""
     module = nn.Module()
     module.register_buffer("hidden", ml.zeros(1), persistent=False)
-    module.hidden = ml.ones(1)
-    assert not module.state_dict()
     module.hidden = make()
     module.register_buffer("other", ml.zeros(1), persistent=False)
     del module.other
