@@ -87,7 +87,8 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
 
 # ---- resizing ------------------------------------------------------------------------------------
 
-_AXES = {"nearest": (1, 2, 3), "area": (1, 2), "linear": (1,), "bilinear": (2,)}
+_AXES = {"nearest": (1, 2, 3), "area": (1, 2), "linear": (1,), "bilinear": (2,), "bicubic": (2,)}
+_SHARP = -0.75  # the slope of the cubic kernel at 1, PyTorch's
 
 
 def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
@@ -95,17 +96,18 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
                 recompute_scale_factor: bool | None = None) -> Any:  # fmt: skip
     """Resize the axes of input after (N, C) to size, or by scale_factor (then floor).
 
-    mode nearest, area, linear (of one axis) or bilinear (of two); align_corners
-    matters to the last two. As in PyTorch, a given scale_factor also sets the distance between
+    mode nearest, area, linear (of one axis), bilinear or bicubic (of two, Keys 1981); align_corners
+    matters to the last three. As in PyTorch, a given scale_factor also sets the distance between
     samples, unless recompute_scale_factor.
     """
     name, old = "interpolate", tuple(input.shape[2:])
     require_one_of(name, _AXES, mode=mode)
     rule = f"mode {mode} resizes {_AXES[mode]} axes after (N, C)"
     require(len(old) in _AXES[mode], name, rule, input=input)
-    linear = mode.endswith("linear")
-    rule = "align_corners is for linear and bilinear"
-    require(linear or align_corners is None, name, rule, mode=mode)
+    weights = _cubic_weights if mode == "bicubic" else _linear_weights
+    smooth = mode.endswith(("linear", "cubic"))
+    rule = "align_corners is for linear, bilinear and bicubic"
+    require(smooth or align_corners is None, name, rule, mode=mode)
     rule = "needs either size or scale_factor"
     require((size is None) != (scale_factor is None), name, rule, size=size, scale=scale_factor)
     given = size if scale_factor is None else scale_factor
@@ -118,8 +120,8 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
     told = scale_factor is not None and not recompute_scale_factor
     # old and new size, and the distance between samples in the old image
     axes = [(n, m, 1 / v if told else n / m) for n, m, v in zip(old, new, each)]
-    if linear:
-        return resample(input, [_linear_weights(*axis, bool(align_corners)) for axis in axes])
+    if smooth:
+        return resample(input, [weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":
         return resample(input, [area_weights(n, m) for n, m, _ in axes])
     return pick_places(input, [_nearest(*axis) for axis in axes])
@@ -146,17 +148,34 @@ def resample(x: Any, weights: Sequence[np.ndarray]) -> Any:
     return permute_axes(v, axes=(0, 3, 1, 2))
 
 
+def _centres(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
+    """Where the new places lie among the n old ones."""
+    if aligned:
+        return np.arange(new) * ((n - 1) / (new - 1) if new > 1 else 0.0)
+    return (np.arange(new) + 0.5) * (step if new != n else 1) - 0.5
+
+
 @functools.lru_cache(256)
 def _linear_weights(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
     """(new, n): the two nearest old places share each new one."""
-    if aligned:
-        at = np.arange(new) * ((n - 1) / (new - 1) if new > 1 else 0.0)
-    else:
-        at = np.maximum((np.arange(new) + 0.5) * (step if new != n else 1) - 0.5, 0)
+    at = np.maximum(_centres(n, new, step, aligned), 0)
     low = np.floor(at).astype(np.int64)
     made, rows = np.zeros((new, n)), np.arange(new)
     np.add.at(made, (rows, np.minimum(low, n - 1)), 1 - (at - low))
     np.add.at(made, (rows, np.minimum(low + 1, n - 1)), at - low)
+    return made
+
+
+@functools.lru_cache(256)
+def _cubic_weights(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
+    """(new, n): the four nearest old places, of which those outside are the border's."""
+    at, made = _centres(n, new, step, aligned), np.zeros((new, n))
+    low = np.floor(at).astype(np.int64)
+    for k in range(-1, 3):
+        d, a = abs(at - low - k), _SHARP
+        near, far = ((a + 2) * d - a - 3) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        place = np.clip(low + k, 0, n - 1)
+        np.add.at(made, (np.arange(new), place), np.where(d <= 1, near, far))
     return made
 
 

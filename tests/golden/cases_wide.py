@@ -148,6 +148,11 @@ IMAGES = [
              f"F.max_unpool2d(y, k, {window}{size})", x=f(2, 2, 7, 9))
         for window, size in (("(1, 3)", ""), ("2, 2, 0", ", output_size=(7, 9)"), ("3, 2, 1", ""))
     ],
+    *[
+        case(f"F.interpolate(x, {how}, mode='bicubic', align_corners={a})", x=f(2, 2, 4, 5))
+        for how in ("(7, 3)", "scale_factor=(2.5, 1.3)", "(1, 5)", "(4, 9)")
+        for a in (True, False)
+    ],
     case("F.pixel_unshuffle(x, 2)", x=f(2, 3, 4, 6)),
     case("F.pixel_unshuffle(x, 3)", x=f(2, 6, 3)),
     case("F.channel_shuffle(x, 3)", x=f(2, 6, 2, 2)),
