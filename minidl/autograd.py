@@ -17,8 +17,8 @@ from minidl import backend
 from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tape import (
-    Edge, Node, Op, edge_of, enable_grad, inference_mode, is_grad_enabled, no_grad, observed,
-    observers, op, registry, set_grad_enabled, watch,
+    Edge, Node, Op, check_fresh, edge_of, enable_grad, inference_mode, is_grad_enabled, no_grad,
+    observed, observers, op, registry, set_grad_enabled, watch,
 )  # fmt: skip
 from minidl.tensor import Device, Tensor, arrays_in, raw
 # isort: on
@@ -231,6 +231,7 @@ def backward(
 
 
 def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
+    check_fresh(t)
     if given is None:
         require(t.array.size == 1, "backward", "only a scalar has a gradient of its own; pass one",
                 error=GraphError, tensor=t)  # fmt: skip

@@ -218,7 +218,8 @@ def noted(y: Any, *tensors: Any) -> Any:
 def check_fresh(x: Tensor) -> None:
     """Refuse a view whose base was written through another view since it was made."""
     rule = "this view's base was changed in place through another tensor; take the view again"
-    require(x.cell is None or x.seen == x.cell.rebased, "autograd", rule, error=GraphError, view=x)
+    fresh = x.parent is None or x.seen == x.shared().rebased
+    require(fresh, "autograd", rule, error=GraphError, view=x)
 
 
 # ---- modes ---------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Views and writes in place: gradients follow them, stale tensors are refused."""
 
+import operator
+
 import pytest
 from leaves import leaf, same
 
@@ -207,3 +209,16 @@ def test_a_view_older_than_its_bases_gradient_is_refused(use):
     y.add_(leaf(3))
     with pytest.raises(GraphError, match="take the view again"):
         use(v)
+
+
+@pytest.mark.parametrize("use", [lambda v: v.backward(), lambda v: ml.grad(v, v), lambda v: v * 1])
+def test_the_gradient_of_a_stale_view_is_refused(use):
+    """Regression: backward from the view itself gave the gradient of its old values."""
+    x = leaf(3)
+    y = x * 1
+    v = y[0]
+    y.mul_(3.0)
+    with pytest.raises(GraphError, match="take the view again"):
+        use(v)
+    y[0].backward()
+    same(x.grad, ml.tensor([3.0, 0.0, 0.0], dtype=ml.float64))

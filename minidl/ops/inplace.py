@@ -85,12 +85,10 @@ def _rebase(x: Tensor, new: Tensor) -> None:
         steps.insert(0, step)
     see = functools.partial(functools.reduce, lambda made, step: step(made), steps)
     x.shared().rebased += 1
-    if not steps:
-        _take_place(x, alias(new))
-        return
-    _take_place(base, _overlay(base, new, see=see))
-    _take_place(x, see(base))
-    x.seen = x.shared().rebased
+    _take_place(base, _overlay(base, new, see=see) if steps else alias(new))
+    if steps:
+        _take_place(x, see(base))
+        x.seen = x.shared().rebased
 
 
 def _take_place(x: Tensor, made: Tensor) -> None:
