@@ -203,7 +203,8 @@ EXTRA: dict[str, Any] = {
     **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
     **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
     **{f"__{r}{n}__": _bitwise(n, f) for n, f in pointwise.BITWISE.items() for r in ("", "r")},
-    **{f"__i{ARITHMETIC[n]}__": inplace.METHODS[f"{n}_"] for n in "add sub mul div".split()},
+    **{f"__i{ARITHMETIC[n]}__": inplace.METHODS[f"{n}_"] for n in ARITHMETIC if n != "matmul"},
+    **{f"__i{n}__": inplace.method(n, _bitwise(n, f)) for n, f in pointwise.BITWISE.items()},
 }
 
 

@@ -222,3 +222,18 @@ def test_the_gradient_of_a_stale_view_is_refused(use):
         use(v)
     y[0].backward()
     same(x.grad, ml.tensor([3.0, 0.0, 0.0], dtype=ml.float64))
+
+
+@pytest.mark.parametrize(("assign", "x", "other", "want"), [
+    (operator.iand, [True, True], [True, False], [True, False]),
+    (operator.ior, [True, False], [False, False], [True, False]),
+    (operator.ixor, [3, 5], 1, [2, 4]),
+    (operator.ifloordiv, [7, -7], 2, [3, -4]),
+    (operator.imod, [7.0, -7.0], 3, [1.0, 2.0]),
+    (operator.ipow, [2.0, 3.0], 2, [4.0, 9.0]),
+])  # fmt: skip
+def test_operators_with_assignment_write_in_place(assign, x, other, want):
+    """Regression: these made new tensors, so that other names of the tensor kept its old values."""
+    y = view = ml.tensor(x)
+    y = assign(y, ml.tensor(other))
+    assert y is view and view.tolist() == want

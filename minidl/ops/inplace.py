@@ -115,8 +115,8 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         x.bump()
 
 
-def _method(name: str) -> Callable:
-    function = getattr(pointwise, name)
+def method(name: str, function: Callable) -> Callable:
+    """The method that writes a function's result into the tensor."""
 
     def in_place(self: Tensor, *args: Any, **options: Any) -> Tensor:
         return write(self, lambda old: function(old, *args, **options), f"{name}_")
@@ -159,8 +159,8 @@ def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = N
 
 
 _POINTWISE = """add sub mul div pow clamp exp log sqrt neg abs tanh sigmoid relu masked_fill
-    reciprocal rsqrt round floor ceil square sin cos"""
+    reciprocal rsqrt round floor ceil square sin cos floor_divide remainder"""
 METHODS: dict[str, Callable] = {
-    **{f"{name}_": _method(name) for name in _POINTWISE.split()},
+    **{f"{name}_": method(name, getattr(pointwise, name)) for name in _POINTWISE.split()},
     **{f.__name__: f for f in (fill_, zero_, copy_, normal_, uniform_)},
 }
