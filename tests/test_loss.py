@@ -248,3 +248,17 @@ def test_mistakes():
         F.softmax(tensor(LABEL, False), 0)
     with pytest.warns(UserWarning, match="mse_loss: shapes .* are broadcast"):
         F.mse_loss(tensor(np.ones((3, 1))), tensor(np.ones(3)))
+
+
+@pytest.mark.parametrize("n", [5, 100])
+@pytest.mark.parametrize("offset", [-(2.0**20), 2.0**23])
+def test_an_offset_of_the_scores_changes_nothing(offset, n):
+    """Regression: sums taken in another order lost the difference from the largest score."""
+    x = rng.integers(-8, 8, (4, n)).astype(np.float32)
+    moved, label = tensor(x + np.float32(offset)), tensor(np.arange(4), False)
+    given = F.log_softmax(moved, 1).detach()
+    np.testing.assert_allclose(given, log_softmax(x, 1), rtol=1e-6, atol=2**-22)  # log of 1 + eps
+    for smoothing in (0.0, 0.1):
+        ours, plain = (F.cross_entropy(t, label, label_smoothing=smoothing)
+                       for t in (moved, tensor(x)))  # fmt: skip
+        assert ours.item() == plain.item()

@@ -45,13 +45,17 @@ exp, log, tanh, sqrt, sin, cos = map(Placeholder, ("exp", "log", "tanh", "sqrt",
 class Device:
     """A helper function that kernels may call; it is inlined into them."""
 
-    def __init__(self, function: Any, apart: bool) -> None:
-        self.function, self.apart = function, apart
+    def __init__(self, function: Any, apart: bool, exact: bool) -> None:
+        self.function, self.apart, self.exact = function, apart, exact
 
 
-def device(function: Callable | None = None, *, apart: bool = False) -> Any:
-    """Make a function a helper of kernels. apart: what its pointers point to never overlaps."""
-    return (lambda f: Device(f, apart)) if function is None else Device(function, apart)
+def device(function: Callable | None = None, *, apart: bool = False, exact: bool = False) -> Any:
+    """Make a function a helper of kernels.
+
+    apart: what its pointers point to never overlaps. exact: its sums are taken in the order of its
+    text, in fast kernels too.
+    """
+    return Device(function, apart, exact) if function else lambda f: Device(f, apart, exact)
 
 
 def special(function: Any, name: str = "", **names: Any) -> Any:
@@ -253,7 +257,7 @@ def _bind(k: Kernel | Device, real: str, fast: bool) -> Any:
             ours = _blas_gemm if blas.integer_bits() else _own_gemm
             value = names[name] = ours if value is gemm else lowering.meaning(value.name, real)
         if isinstance(value, Device):
-            names[name] = _bind(value, real, fast)
+            names[name] = _bind(value, real, fast and not value.exact)
     flags = _REASSOCIATED if fast else _FAST
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": flags, "nogil": True}
     options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # only kernels call it

@@ -4,8 +4,6 @@ Each row is read twice from cache: once for its largest value, once for the expo
 are -inf throughout give NaN, as 0/0 does. Sums are in the working precision, 2,048 terms at a time.
 """
 
-import functools
-
 import numpy as np
 
 # isort: off
@@ -20,13 +18,8 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full
 @device
 def largest(x, n):
     """Largest of n values; 32 running maxima, so that the loop vectorises. NaN is passed over."""
-    if n < 64:
-        m = x[0]
-        for j in range(1, n):
-            m = x[j] if x[j] > m else m
-        return m
-    a, b, c, d = x[0], x[1], x[2], x[3]
-    for j in range(4, n - 3, 4):
+    a = b = c = d = x[0]
+    for j in range(0, n - 3, 4):
         a = x[j] if x[j] > a else a
         b = x[j + 1] if x[j + 1] > b else b
         c = x[j + 2] if x[j + 2] > c else c
@@ -51,6 +44,12 @@ def _exp_sum(x, y, n, m, keep):
             s += e
         total += s
     return total
+
+
+@device(exact=True)
+def _less(x, m, l):
+    """x - m - l, where m is so large that x - (m + l) would lose l."""
+    return (x - m) - l
 
 
 @kernel("R* R* int", fast=True)
@@ -81,7 +80,7 @@ def _log_softmax(i, x, y, n):
     m = largest(src, n)
     l = log(R(_exp_sum(src, dst, n, m, False)))
     for j in range(n):
-        dst[j] = (src[j] - m) - l
+        dst[j] = _less(src[j], m, l)
 
 
 @kernel("R* R* R* int", fast=True)
@@ -110,8 +109,8 @@ def _cross_entropy(i, x, label, weight, loss, top, total, n, ignore, smoothing):
     total[i] = s
     r = R(0)
     for c in range(n if smoothing != R(0) else 0):
-        r += weight[c] * (l - (src[c] - m))
-    loss[i] = (R(1) - smoothing) * weight[t] * (l - (src[t] - m)) + smoothing / R(n) * r
+        r -= weight[c] * _less(src[c], m, l)
+    loss[i] = smoothing / R(n) * r - (R(1) - smoothing) * weight[t] * _less(src[t], m, l)
 
 
 @kernel("R* i8* R* R* int int")
@@ -175,11 +174,6 @@ def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
     return _by_rows(_log_softmax_grad, axis, g, y)
 
 
-@functools.lru_cache(maxsize=16)
-def _ones(n: int, dtype: np.dtype) -> Array:
-    return np.ones(n, dtype)
-
-
 def cross_entropy(
     x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float, mean: bool
 ) -> tuple[Array, Array, Array, Array]:
@@ -190,7 +184,7 @@ def cross_entropy(
     """
     m, n = x.shape
     loss, top, total = empty((m,), x.dtype), empty((m,), x.dtype), empty((m,), x.dtype)
-    weights = _ones(n, x.dtype) if weight is None else contiguous(weight)
+    weights = full((n,), 1, x.dtype) if weight is None else contiguous(weight)
     x, label = contiguous(x), contiguous(label)
     args = (x, label, weights, loss, top, total, n, ignore, smoothing)
     launch_rows(_cross_entropy, m, n, *args)
@@ -205,7 +199,7 @@ def cross_entropy_grad(g: Array, x: Array, label: Array, weight: Maybe, top: Arr
                        whole: Array, ignore: int, smoothing: float) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x; g (M,), or () of the mean."""
     m, n = x.shape
-    weights = _ones(n, x.dtype) if weight is None else contiguous(weight)
+    weights = full((n,), 1, x.dtype) if weight is None else contiguous(weight)
     dx = empty((m, n), x.dtype)
     args = (contiguous(g), g.ndim, contiguous(x), contiguous(label), weights, top, total, dx, n)
     spread = float(weights.sum()) if smoothing else 0.0
