@@ -5,6 +5,7 @@ import pytest
 
 import minidl as ml
 import minidl.functional as F
+from minidl.errors import DTypeError, ShapeError
 
 NAN, INF = float("nan"), float("inf")
 
@@ -99,3 +100,11 @@ def test_tensors_compare_with_none_by_identity():
     x = ml.tensor(2.0)
     assert (x == None) is False and (x != None) is True  # noqa: E711
     assert None not in [x] and (x == 2).item()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_running_sums_are_added_up_in_double(dtype):
+    """Regression: each was rounded to the dtype before the next; those of bfloat16 stood at 256."""
+    x = ml.full((70_000,), 0.1).to(getattr(ml, dtype))
+    want = np.cumsum(x.double().numpy()).astype(x.dtype)
+    np.testing.assert_array_equal(x.cumsum(0).double(), want.astype(np.float64))

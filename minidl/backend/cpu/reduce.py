@@ -8,6 +8,7 @@ import numpy as np
 
 from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import PIECE, R, at, kernel, launch, zero
+from minidl.backend.cpu.layout import cast
 from minidl.backend.cpu.memory import Array, empty, zeros
 from minidl.backend.cpu.replay import made
 from minidl.backend.looping import sum_form
@@ -88,8 +89,9 @@ def argextreme(x: Array, axis: int | None, largest: bool) -> Array:
 
 
 def cumsum(x: Array, axis: int) -> Array:
-    """Running sums along an axis."""
-    return made(np.cumsum, x, axis, np.int64 if x.dtype.kind in "iub" else x.dtype)
+    """Running sums along an axis; floats are added up in double."""
+    wide = np.dtype(np.int64 if x.dtype.kind in "iub" else np.float64)
+    return cast(made(np.cumsum, x, axis, wide), wide if wide.kind == "i" else x.dtype)
 
 
 def argsort(x: Array, axis: int, descending: bool) -> Array:
