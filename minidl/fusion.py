@@ -28,7 +28,7 @@ from minidl.backend.cpu.replay import made
 from minidl.backend.live import live
 from minidl.calculus import gradients
 from minidl.dtypes import is_real, real, result_type
-from minidl.errors import DeviceError, DTypeError, GraphError, require
+from minidl.errors import DeviceError, DTypeError, GraphError, ShapeError, require
 from minidl.tape import Op
 # isort: on
 
@@ -306,10 +306,12 @@ class Pointwise(Op):
         assert self.integer is not None
         given = [a if a is None else np.asarray(a).astype(dtype, copy=False) for a in args]
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore", divide="raise"):
                 return np.asarray(self.integer(*given, **kwargs))
         except TypeError:
             raise DTypeError(f"{self.name}: not defined for {dtype} tensors") from None
+        except FloatingPointError:
+            raise ShapeError(f"{self.name}: integers cannot be divided by zero") from None
 
 
 def _is_number(a: Any) -> bool:

@@ -108,3 +108,13 @@ def test_running_sums_are_added_up_in_double(dtype):
     x = ml.full((70_000,), 0.1).to(getattr(ml, dtype))
     want = np.cumsum(x.double().numpy()).astype(x.dtype)
     np.testing.assert_array_equal(x.cumsum(0).double(), want.astype(np.float64))
+
+
+@pytest.mark.parametrize("divide", [
+    lambda x: x // 0, lambda x: x % 0, lambda x: 1 // (x - 1), lambda x: x.bool() // 0,
+    lambda x: ml.div(x, 0, rounding_mode="trunc"),
+])  # fmt: skip
+def test_integers_cannot_be_divided_by_zero(divide):
+    """Regression: the result was 0."""
+    with pytest.raises(ShapeError, match="integers cannot be divided by zero"):
+        divide(ml.tensor([1, 2]))
