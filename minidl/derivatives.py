@@ -9,6 +9,7 @@ from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_b
 from minidl.config import bound, casting
 from minidl.errors import GraphError, require
 from minidl.tape import is_grad_enabled, touched_leaves
+from minidl.tensor import arrays_in
 
 # Whether a checkpointed function is run again: running statistics are not moved then.
 recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -26,7 +27,7 @@ def _full(t: Tensor, value: float) -> Tensor:
 
 
 def _several(y: Any) -> tuple:
-    return (y,) if isinstance(y, Tensor) else tuple(y)
+    return tuple(y) if isinstance(y, (tuple, list)) else (y,)
 
 
 def _like(y: Any, items: tuple, attached: bool) -> Any:
@@ -86,8 +87,10 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
     rule = "the function runs twice, so it must not change its arguments in place"
     require(versions == [t.version for t in tensors], "checkpoint", rule, error=GraphError)
     reached = [t for t in touched.values() if all(t is not a for a in tensors)]
-    several = isinstance(y, tuple)
-    outputs = [t.array for t in y] if several else [y.array]
+    items = _several(y)
+    outputs = [t.array for t in items if isinstance(t, Tensor)]
+    rule = "the function must give tensors, alone or in one tuple or list"
+    require(len(outputs) == len(arrays_in(y)), "checkpoint", rule, error=GraphError)
 
     def rerun() -> tuple[list[Tensor], list[Any]]:
         """The inputs, detached from what made them, and the outputs with a graph between."""
@@ -101,10 +104,12 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
                 y = function(*again, **kwargs)
         finally:
             random.set_state(before)
-        return [fresh[id(t)] for t in tensors] + reached, list(y) if several else [y]
+        given = [t for t in _several(y) if isinstance(t, Tensor)]
+        return [fresh[id(t)] for t in tensors] + reached, given
 
-    made = _segment(*tensors, *reached, rerun=rerun, outputs=outputs)
-    return made if several else made[0]
+    made = iter(_segment(*tensors, *reached, rerun=rerun, outputs=outputs))
+    out = [next(made) if isinstance(t, Tensor) else t for t in items]
+    return out if isinstance(y, list) else tuple(out) if isinstance(y, tuple) else out[0]
 
 
 @op

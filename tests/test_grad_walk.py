@@ -101,3 +101,15 @@ def test_jvp_of_several_outputs_and_vjp_of_constants():
     assert len(ys) == 3 and dys[2].tolist() == [0.0, 0.0]
     assert ml.jvp(lambda x: ml.ones(2), x, v)[1].tolist() == [0.0, 0.0]
     assert ml.vjp(lambda x: ml.ones(2), x, v)[1].tolist() == [0.0, 0.0]
+
+
+def test_a_checkpointed_function_gives_more_than_tensors():
+    """Regression: None, numbers and lists ended in an AttributeError."""
+    x = leaf(3)
+    y, nothing, (a, b) = ml.checkpoint(lambda t: [t * t, None, (1, 2)], x)
+    assert nothing is None and (a, b) == (1, 2)
+    y.sum().backward()
+    same(x.grad, 2 * x)
+    for nested in (lambda t: {"y": t * t}, lambda t: (t, (t, t))):
+        with pytest.raises(GraphError, match="alone or in one tuple or list"):
+            ml.checkpoint(nested, x)
