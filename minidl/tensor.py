@@ -128,10 +128,9 @@ class Tensor:
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Turn recording on or off for a leaf, in place."""
+        ok, rule = self.is_leaf, "can only be turned off on a leaf; use detach()"
         if requires_grad:
             ok, rule = is_real(self.dtype), "needs a floating-point tensor"
-        else:
-            ok, rule = self.is_leaf, "can only be turned off on a leaf; use detach()"
         require(ok, "requires_grad_", rule, error=GraphError, tensor=self)
         self.requires = bool(requires_grad)
         return self

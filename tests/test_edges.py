@@ -118,3 +118,21 @@ def test_integers_cannot_be_divided_by_zero(divide):
     """Regression: the result was 0."""
     with pytest.raises(ShapeError, match="integers cannot be divided by zero"):
         divide(ml.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("array", [
+    np.ones(3, np.dtype("f4").newbyteorder()), np.array(["a"]), np.array([1], object),
+])  # fmt: skip
+@pytest.mark.parametrize("make", [ml.tensor, ml.as_tensor, ml.from_numpy])
+def test_arrays_that_kernels_cannot_read_are_refused(make, array):
+    """Regression: kernels read the bytes of big-endian numbers as if they were little-endian."""
+    with pytest.raises(DTypeError, match="data must be real numbers or bools"):
+        make(array)
+
+
+@pytest.mark.parametrize("value", [NAN, [1e20], [2.0, INF], 3e9])
+def test_floats_that_no_integer_holds_are_refused(value):
+    """Regression: they became the least integer."""
+    with pytest.raises(DTypeError, match="numbers must fit into int32"):
+        ml.tensor(value, dtype=ml.int32)
+    assert ml.tensor([1.7, -1.7], dtype=ml.int32).tolist() == [1, -1]

@@ -42,8 +42,7 @@ def dtype_of(dtype: Any) -> np.dtype:
     try:
         return default if dtype is None else np.dtype(dtype)
     except TypeError:
-        require(False, "dtype", "must be a NumPy dtype", error=DTypeError, dtype=dtype)
-        raise
+        raise DTypeError(f"dtype: must be a NumPy dtype; got dtype {dtype!r}") from None
 
 
 def _made(array: Any, device: Any, requires_grad: bool = False) -> Tensor:
@@ -96,8 +95,7 @@ def moved(x: Tensor, device: Any) -> Tensor:
 
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor over the array's own memory."""
-    ok = isinstance(array, np.ndarray)
-    require(ok, "from_numpy", "needs a NumPy array", error=DTypeError, array=array)
+    _check_numbers("from_numpy", array)
     return Tensor(array)
 
 
@@ -111,13 +109,21 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
         with reworded(ShapeError, "tensor: nested lists must be rectangular", ValueError):
             array, copy = np.array(_plain(given)), False
         dtype = dtype or {"f": default, "i": np.int64, "u": np.int64}.get(array.dtype.kind)
-    real = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
-    require(real, "tensor", "data must be real numbers or bools", error=DTypeError, data=array)
-    made = array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
-    fits = not (isinstance(given, (int, list, tuple)) and array.dtype.kind in "iu")
-    fits = fits or made.dtype.kind not in "iu" or bool((made == array).all())
+    _check_numbers("tensor", array)
+    with np.errstate(invalid="ignore"):
+        made = array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
+    fits = not isinstance(given, (int, float, list, tuple)) or made.dtype.kind not in "iu"
+    fits = fits or bool((made == np.trunc(array)).all())
     require(fits, "tensor", f"numbers must fit into {made.dtype}", error=DTypeError, data=data)
     return made
+
+
+def _check_numbers(name: str, data: Any) -> None:
+    """Raise unless data is an array of what tensors hold, in the byte order that kernels read."""
+    fits = isinstance(data, np.ndarray) and data.dtype.isnative
+    fits = fits and (data.dtype.kind in "fiub" or data.dtype.name == "bfloat16")
+    rule = "data must be real numbers or bools in a NumPy array of the machine's byte order"
+    require(fits, name, rule, error=DTypeError, data=data)
 
 
 def _plain(item: Any) -> Any:
@@ -214,8 +220,7 @@ def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device:
              requires_grad: bool = False) -> Tensor:  # fmt: skip
     """steps points from start to end, both included."""
     require(steps >= 0, "linspace", "steps must not be negative", steps=steps)
-    values = np.linspace(start, end, steps).astype(dtype_of(dtype))
-    return _computed(values, device, requires_grad)
+    return _computed(np.linspace(start, end, steps).astype(dtype_of(dtype)), device, requires_grad)
 
 
 # ---- random: from a generator, else from the stream "tensor" -------------------------------------
