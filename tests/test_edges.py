@@ -136,3 +136,13 @@ def test_floats_that_no_integer_holds_are_refused(value):
     with pytest.raises(DTypeError, match="numbers must fit into int32"):
         ml.tensor(value, dtype=ml.int32)
     assert ml.tensor([1.7, -1.7], dtype=ml.int32).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("p", [0, 1, 2, 3, INF])
+def test_norms_of_integers_are_refused(p):
+    """Regression: the squares of bytes wrapped around."""
+    x = ml.full((2, 3), 100, dtype=ml.uint8)
+    with pytest.raises(DTypeError, match="norm: x must be floating point"):
+        x.norm(p)
+    with pytest.raises(DTypeError, match="norm: x must be floating point"):
+        ml.cdist(x, x, p)

@@ -112,6 +112,7 @@ def std(
 @_in_single
 def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     """The p-norm over dim (p a number, inf, -inf, or "fro"); gradient 0 where it is 0."""
+    check_real("norm", x)
     p = 2.0 if p in ("fro", None) else float(p)
     if abs(p) == math.inf:
         return (amax if p > 0 else amin)(pw.abs(x), dim, keepdim)
@@ -128,10 +129,9 @@ def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """Product of the elements, or along dim, by halves: differentiable to any order."""
     x = to_dtype(x, dtype or (np.int64 if x.dtype.kind in "iub" else x.dtype))
+    axis = axis_of(dim or 0, x.ndim, "prod")
     if dim is None or not x.ndim:
         x, axis, keepdim = reshape(x, -1), 0, False
-    else:
-        axis = axis_of(dim, x.ndim, "prod")
     x = movedim(x, axis, 0)
     while (n := x.shape[0]) > 1:
         half = n // 2
