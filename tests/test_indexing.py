@@ -104,3 +104,12 @@ def test_slices_have_whole_ends(use):
     """Regression: they were rounded, or read."""
     with pytest.raises(TypeError):
         use(leaf(3))
+
+
+def test_an_ellipsis_of_no_axes_sets_no_arrays_apart():
+    """Regression: the axis of x[:, k, ..., k] was the first, as NumPy's is."""
+    x, k = leaf(3, 4, 5), ml.tensor([0, 2])
+    assert x[:, k, ..., k].shape == (3, 2)
+    assert x[k, ..., k].shape == (2, 4)
+    np.testing.assert_array_equal(x[:, k, ..., k].detach(), x[:, k, k].detach())
+    assert x[None, 1, None, True, k].shape == (1, 1, 2, 5) == x[None, 1, None][..., k, :].shape

@@ -30,6 +30,8 @@ def placed(x: Any, key: Any) -> tuple[Any, Key, list[Tensor]]:
     if not arrays:
         return x, tuple(out) if Ellipsis in out else (*out, Ellipsis), []
     tensors = [t for t, k in zip(given, out) if isinstance(t, Tensor) and hasattr(k, "dtype")]
+    if sum(map(_axes, out)) == x.ndim:  # an ellipsis of no axes sets no arrays apart
+        out = [k for k in out if k is not Ellipsis]
     if len(arrays) < len(out):
         x, out = _ints_first(x, out)
     return x, tuple(out), tensors
@@ -48,8 +50,7 @@ def _part(k: Any) -> Any:
         return k
     if k.dtype.kind == "b":  # how many places it names must be known
         return read_on_host("index", k)
-    if k.dtype.kind not in "iu":
-        require(False, "index", "must be integers or bools", error=DTypeError, index=k)
+    require(k.dtype.kind in "iu", "index", "must be integers or bools", error=DTypeError, index=k)
     return k if k.ndim or not _is_int(k) or backend.cpu.recording() else int(k)
 
 
@@ -57,6 +58,12 @@ def _is_int(k: Any) -> bool:
     """Whether a part of an index is one number, no bool, that the host knows."""
     known = isinstance(k, (int, np.integer, np.ndarray)) and not np.ndim(k)
     return known and np.asarray(k).dtype != np.bool_
+
+
+def _axes(k: Any) -> int:
+    """How many axes a part of an index takes; an ellipsis counts as none."""
+    none = k is None or k is Ellipsis or isinstance(k, bool)
+    return 0 if none else k.ndim if getattr(k, "dtype", None) == np.bool_ else 1
 
 
 def _ints_first(x: Any, key: list) -> tuple[Any, list]:
@@ -69,8 +76,8 @@ def _ints_first(x: Any, key: list) -> tuple[Any, list]:
     for k in key:
         if _is_int(k) or k is Ellipsis:
             first.append(k if k is Ellipsis else int(k))
-        elif k is not None:
-            first += [slice(None)] * (k.ndim if getattr(k, "dtype", None) == np.bool_ else 1)
+        else:
+            first += [slice(None)] * _axes(k)
     return pick(x, key=tuple(first)), [k for i, k in enumerate(key) if i not in ints]
 
 
