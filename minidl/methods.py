@@ -9,7 +9,7 @@ from typing import Any
 from minidl.autograd import AFTER, Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
-from minidl.ops.arguments import axis_of
+from minidl.ops.arguments import length_of
 from minidl.wide import tensors
 
 
@@ -113,7 +113,7 @@ def _new(name: str) -> Callable:
 
 def size(self: Tensor, dim: int | None = None) -> Any:
     """The shape, or one of its sizes."""
-    return self.shape if dim is None else self.shape[axis_of(dim, self.ndim, "size")]
+    return self.shape if dim is None else length_of(dim, self, "size")[1]
 
 
 def retain_grad(self: Tensor) -> None:

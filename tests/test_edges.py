@@ -146,3 +146,33 @@ def test_norms_of_integers_are_refused(p):
         x.norm(p)
     with pytest.raises(DTypeError, match="norm: x must be floating point"):
         ml.cdist(x, x, p)
+
+
+@pytest.mark.parametrize("use", [
+    lambda x: x.narrow(0, 0, 1), lambda x: x.split(1), lambda x: x.chunk(2), lambda x: x.unbind(),
+    lambda x: x.unfold(0, 1, 1), lambda x: x.unflatten(0, (1, 1)), lambda x: x.diag_embed(),
+    lambda x: x.size(0),
+])  # fmt: skip
+def test_what_needs_an_axis_says_so(use):
+    """Regression: an IndexError about tuples."""
+    with pytest.raises(ShapeError, match="x must have an axis"):
+        use(ml.tensor(1.0))
+
+
+@pytest.mark.parametrize("size", [(-3, -1), (-2, -3, -1)])
+def test_sizes_below_minus_one_are_refused(size):
+    """Regression: they were left to NumPy to complain of."""
+    with pytest.raises(ShapeError, match="one size may be -1"):
+        ml.zeros(6).reshape(size)
+
+
+def test_an_empty_axis_is_cut_into_as_many_chunks():
+    """Regression: into one."""
+    assert [x.shape for x in ml.zeros(2, 0).chunk(3, 1)] == [(2, 0)] * 3
+
+
+@pytest.mark.parametrize("change", [lambda x: x.mul_(2.0), lambda x: x.__setitem__(0, 1.0)])
+def test_a_piece_of_an_expanded_tensor_cannot_be_changed(change):
+    """Regression: a ValueError of NumPy's."""
+    with pytest.raises(ShapeError, match="read-only tensor cannot be changed"):
+        change(ml.zeros(3).expand(2, 3)[0])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl.dtypes import is_real
-from minidl.errors import DTypeError, require
+from minidl.errors import DTypeError, ShapeError, require
 
 Sizes = tuple[int, ...]
 
@@ -16,6 +16,13 @@ def axis_of(dim: int, ndim: int, name: str) -> int:
     if not (isinstance(dim, (int, np.integer)) and -n <= dim < n):
         require(False, name, f"dim must be in [{-n}, {n - 1}]", dim=dim)
     return int(dim) % n
+
+
+def length_of(dim: int, x: Any, name: str) -> tuple[int, int]:
+    """dim as an axis of x, which is no number, and its length."""
+    i = axis_of(dim, x.ndim, name)
+    require(x.ndim > 0, name, "x must have an axis", x=x)
+    return i, x.shape[i]
 
 
 def axes_of(dim: Any, ndim: int, name: str) -> tuple[int, ...]:
@@ -67,5 +74,4 @@ def broadcast_shapes(*shapes: tuple[int, ...], name: str = "broadcast") -> tuple
         return np.broadcast_shapes(*shapes)
     except ValueError:
         shown = " and ".join(map(str, shapes))
-        require(False, name, f"shapes {shown} cannot be broadcast together")
-        raise
+        raise ShapeError(f"{name}: shapes {shown} cannot be broadcast together") from None

@@ -9,7 +9,7 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axis_of, broadcast_shapes, check_real
+from minidl.ops.arguments import axis_of, broadcast_shapes, check_real, length_of
 from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, to_dtype, unsqueeze
 from minidl.tape import noted
 
@@ -321,18 +321,19 @@ def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
 
 def unfold_dim(x: Any, dimension: int, size: int, step: int) -> Any:
     """Windows of `size` along an axis, every `step`: a new last axis (Tensor.unfold)."""
-    i = axis_of(dimension, x.ndim, "unfold")
-    fits = 0 < size <= x.shape[i] and step > 0
+    i, n = length_of(dimension, x, "unfold")
+    fits = 0 < size <= n and step > 0
     require(fits, "unfold", "size must fit and step be positive", x=x, size=size, step=step)
-    places = np.arange(0, x.shape[i] - size + 1, step)[:, None] + np.arange(size)
+    places = np.arange(0, n - size + 1, step)[:, None] + np.arange(size)
     return movedim(pick(x, key=(slice(None),) * i + (places,)), i + 1, -1)
 
 
 # ---- diagonals and triangles ---------------------------------------------------------------------
 
 
-def _diagonal(n: int, m: int, offset: int) -> Key:
-    """The key of a diagonal of the last two axes (n, m)."""
+def _diagonal(shape: tuple[int, ...], offset: int) -> Key:
+    """The key of a diagonal of the last two axes, of a shape (n, m)."""
+    n, m = shape
     k = np.arange(max(min(n + min(offset, 0), m - max(offset, 0)), 0))
     return Ellipsis, k - min(offset, 0), k + max(offset, 0)
 
@@ -342,22 +343,20 @@ def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     i, j = axis_of(dim1, x.ndim, "diagonal"), axis_of(dim2, x.ndim, "diagonal")
     require(i != j, "diagonal", "dim1 and dim2 must differ", dim1=dim1, dim2=dim2)
     order = [a for a in range(x.ndim) if a not in (i, j)] + [i, j]
-    return pick(permute(x, order), key=_diagonal(x.shape[i], x.shape[j], offset))
+    return pick(permute(x, order), key=_diagonal((x.shape[i], x.shape[j]), offset))
 
 
 def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
     """Matrices with the last axis of x on a diagonal."""
-    n = x.shape[-1] + abs(offset)
-    y = pick_grad(x, key=_diagonal(n, n, offset), shape=(*x.shape[:-1], n, n))
+    n = length_of(-1, x, "diag_embed")[1] + abs(offset)
+    y = pick_grad(x, key=_diagonal((n, n), offset), shape=(*x.shape[:-1], n, n))
     return movedim(y, (-2, -1), (dim1, dim2))
 
 
 def diag(x: Any, diagonal: int = 0) -> Any:
     """A vector as a diagonal matrix, or the diagonal of a matrix."""
     require(x.ndim in (1, 2), "diag", "x must be a vector or a matrix", x=x)
-    if x.ndim == 1:
-        return diag_embed(x, diagonal)
-    return pick(x, key=_diagonal(x.shape[0], x.shape[1], diagonal))
+    return diag_embed(x, diagonal) if x.ndim == 1 else pick(x, key=_diagonal(x.shape, diagonal))
 
 
 def _lower_triangle(name: str, x: Any, diagonal: int) -> Any:

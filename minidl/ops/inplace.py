@@ -39,8 +39,8 @@ def _overlay(base: Any, v: Any, *, see: Callable) -> Any:
 
 def _check_writable(name: str, x: Tensor) -> None:
     sizes = zip(x.shape, x.array.strides) if x.array.size else ()
-    expanded = any(n > 1 and not s for n, s in sizes)
-    require(not expanded, name, "an expanded tensor cannot be changed in place", x=x)
+    own = all(n == 1 or s for n, s in sizes) and getattr(x.array.flags, "writeable", True)
+    require(own, name, "an expanded or read-only tensor cannot be changed in place", x=x)
 
 
 def write(

@@ -8,7 +8,7 @@ from minidl import backend
 from minidl.autograd import op
 from minidl.dtypes import result_type
 from minidl.errors import require
-from minidl.ops.arguments import axes_of, axis_of, sizes_of
+from minidl.ops.arguments import axes_of, axis_of, length_of, sizes_of
 from minidl.ops.index import getitem, pieces
 from minidl.ops.shape import clone, expand, reshape, to_dtype, unsqueeze
 
@@ -51,8 +51,7 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Any:
 
 def narrow(x: Any, dim: int, start: int, length: int) -> Any:
     """x[start : start + length] along dim, a view."""
-    i = axis_of(dim, x.ndim, "narrow")
-    n = x.shape[i]
+    i, n = length_of(dim, x, "narrow")
     begin = start + n if start < 0 else start
     rule = f"start and length must lie within the axis of {n}"
     require(0 <= begin <= begin + length <= n, "narrow", rule, start=start, length=length, x=x)
@@ -61,8 +60,7 @@ def narrow(x: Any, dim: int, start: int, length: int) -> Any:
 
 def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
     """x in pieces of a size (the last may be smaller), or of the sizes listed."""
-    i = axis_of(dim, x.ndim, "split")
-    n, given = x.shape[i], split_size_or_sections
+    (i, n), given = length_of(dim, x, "split"), split_size_or_sections
     if isinstance(given, int):
         require(given > 0 or n == 0, "split", "the size must be positive", size=given)
         sizes = [min(given, n - k) for k in range(0, n, given or 1)] or [0]
@@ -78,14 +76,14 @@ def split(x: Any, split_size_or_sections: Any, dim: int = 0) -> tuple:
 def chunk(x: Any, chunks: int, dim: int = 0) -> tuple:
     """x in at most `chunks` pieces of equal size (the last may be smaller)."""
     require(chunks > 0, "chunk", "chunks must be positive", chunks=chunks)
-    n = x.shape[axis_of(dim, x.ndim, "chunk")]
-    return split(x, max(-(-n // chunks), 1), dim)
+    n = length_of(dim, x, "chunk")[1]
+    return split(x, -(-n // chunks) if n else [0] * chunks, dim)
 
 
 def unbind(x: Any, dim: int = 0) -> tuple:
     """The slices of x along dim, without that axis."""
-    i = axis_of(dim, x.ndim, "unbind")
-    return pieces(x, keys=tuple((*(slice(None),) * i, k, ...) for k in range(x.shape[i])))
+    i, n = length_of(dim, x, "unbind")
+    return pieces(x, keys=tuple((*(slice(None),) * i, k, ...) for k in range(n)))
 
 
 @op

@@ -156,8 +156,7 @@ def _bitwise(name: str) -> f.Pointwise:
     def function(x: Any, y: Any) -> Any:
         return f.node_of(f"bit_{name}", x, y)
 
-    whole = getattr(np, f"bitwise_{name}")
-    return f.Pointwise(function, name=f"bitwise_{name}", integer=whole)
+    return f.Pointwise(function, name=f"bitwise_{name}", integer=getattr(np, f"bitwise_{name}"))
 
 
 BITWISE = {name: _bitwise(name) for name in ("and", "or", "xor")}  # of integers and bools

@@ -10,7 +10,7 @@ from minidl import backend
 from minidl.autograd import op, parts, raw
 from minidl.dtypes import is_real
 from minidl.errors import require
-from minidl.ops.arguments import axes_of, axis_of, sizes_of
+from minidl.ops.arguments import axes_of, axis_of, length_of, sizes_of
 
 # ---- broadcasting --------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The shape with its -1 worked out."""
     count = math.prod(x.shape)
     known = math.prod([n for n in shape if n != -1])
-    if shape.count(-1) == 1 and known and count % known == 0:
+    if shape.count(-1) == 1 and min(shape) == -1 and known and count % known == 0:
         return tuple(count // known if n == -1 else n for n in shape)
     if known != count or min(shape, default=0) < 0:
         rule = f"shape {shape} must hold x's {count} elements (one size may be -1)"
@@ -152,8 +152,8 @@ def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
     """x with one axis split into several (one may be -1)."""
-    i = axis_of(dim, x.ndim, "unflatten")
-    inner = _filled(np.broadcast_to(0, x.shape[i]), tuple(sizes), "unflatten")
+    i, n = length_of(dim, x, "unflatten")
+    inner = _filled(np.broadcast_to(0, n), tuple(sizes), "unflatten")
     return reshape(x, (*x.shape[:i], *inner, *x.shape[i + 1 :]))
 
 
