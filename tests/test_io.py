@@ -177,6 +177,14 @@ def test_a_crafted_structure_is_damage(tmp_path, root):
         load(tmp_path / "x")
 
 
+def test_an_entry_of_an_unknown_kind_is_damage(tmp_path):
+    """The error did not name the file."""
+    root = '{"format":1,"root":{"table":"a"}}'
+    save_safetensors({"a": np.zeros(2)}, tmp_path / "x", {"minidl": root})
+    with pytest.raises(CheckpointError, match="stored in .*x is damaged: .* kind 'table'"):
+        load(tmp_path / "x")
+
+
 def test_a_tensor_of_too_many_axes_is_damage(tmp_path):
     head = b'{"a":{"dtype":"F32","shape":[' + b"1," * 69 + b'1],"data_offsets":[0,4]}}'
     (tmp_path / "x").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))

@@ -109,5 +109,5 @@ def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         return Tensor(array, node["requires_grad"])
     if kind == "scalar":
         return array[()]
-    check(kind == "array", "load", "unknown entry", kind=kind)
+    check(kind == "array", "load", "unknown entry", error=ValueError, kind=kind)
     return array
