@@ -164,6 +164,13 @@ def test_what_safetensors_cannot_hold_is_named(tmp_path, tensors, metadata, mess
     assert not os.listdir(tmp_path)
 
 
+def test_scalars_of_numpy_are_arrays_without_axes(tmp_path):
+    """What arithmetic makes of such an array was refused: no backend for float64."""
+    save_safetensors({"count": 2 * np.array(3.5)}, tmp_path / "x")
+    count = load_safetensors(tmp_path / "x")["count"]
+    assert isinstance(count, np.ndarray) and count.shape == () and count == 7
+
+
 def stored(path, root):
     """A file whose structure is the JSON text `root`."""
     save_safetensors({}, path, {"minidl": '{"format":1,"root":' + root + "}"})

@@ -68,7 +68,7 @@ def _host_array(name: str, value: Any) -> np.ndarray:
     named = isinstance(name, str) and name != "__metadata__"
     rule = f"tensor {name!r} must be an array or a Tensor, its name a string (not __metadata__)"
     check(named and hasattr(value, "dtype"), "save_safetensors", rule, value=value)
-    array = value if isinstance(value, np.ndarray) else np.asarray(Tensor(raw(value)))
+    array = np.asarray(value if isinstance(value, np.ndarray | np.generic) else Tensor(raw(value)))
     dtype = array.dtype.newbyteorder("=")
     fits = dtype in _DTYPES.values() or dtype.name == "bfloat16"
     check(fits, "save", f"tensor {name!r} has no safetensors dtype", tensor=array)
