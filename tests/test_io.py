@@ -276,6 +276,17 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
 
 
+def test_writers_of_longer_names_are_left_alone(tmp_path):
+    """A save to `x` deleted what was being written to `x.best`, which then failed."""
+
+    def pieces():
+        write_bytes(tmp_path / "x", [b"one"])
+        yield b"two"
+
+    write_bytes(tmp_path / "x.best", pieces())
+    assert (tmp_path / "x.best").read_bytes() == b"two" and len(os.listdir(tmp_path)) == 2
+
+
 def test_killed_at_any_moment_the_file_is_whole(tmp_path):
     path = tmp_path / "state"
     script = (

@@ -146,6 +146,6 @@ def _flush_folder(folder: Path) -> None:
 def _remove_leftovers(target: Path) -> None:
     """Delete the temporary files of writers of `target` that were killed before their rename."""
     for name in os.listdir(target.parent):
-        if name.startswith(f".{target.name}.") and name.endswith(_SUFFIX):
+        if name.endswith(_SUFFIX) and name[: -8 - len(_SUFFIX)] == f".{target.name}.":
             with contextlib.suppress(OSError):  # another writer's own affair; ours is done
                 (target.parent / name).unlink()
