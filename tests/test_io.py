@@ -155,6 +155,8 @@ def test_what_a_checkpoint_cannot_hold_is_named(tmp_path, value, message):
         ({"__metadata__": np.ones(2)}, None, r"tensor '__metadata__' must be an array .*its name"),
         ({3: np.ones(2)}, None, r"save_safetensors: tensor 3 must be an array .*its name a string"),
         ({"a": "text"}, None, r"save_safetensors: tensor 'a' must be an array .*got value 'text'"),
+        ({"a\udc80": np.ones(2)}, None, r"names and metadata must be valid Unicode: .*\\udc80"),
+        ({"a": np.ones(2)}, {"n": "\udc80"}, "names and metadata must be valid Unicode"),
     ],
 )
 def test_what_safetensors_cannot_hold_is_named(tmp_path, tensors, metadata, message):

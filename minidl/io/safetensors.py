@@ -18,8 +18,8 @@ from minidl.errors import CheckpointError, require, reworded
 
 check = functools.partial(require, error=CheckpointError)
 _SUFFIX = ".partial"
-_DTYPES = {"BOOL": np.dtype(bool)}  # and F32, I64, … C64: the kind and the bits
-_DTYPES |= {f"{d.kind.upper()}{8 * d.itemsize}": d for d in map(np.dtype, "efdbhiqBHIQF")}
+_DTYPES = {"BOOL": "bool", "BF16": "bfloat16"}  # and F32, I64, … C64: the kind and the bits
+_DTYPES |= {f"{d.kind.upper()}{8 * d.itemsize}": d.name for d in map(np.dtype, "efdbhiqBHIQF")}
 
 
 def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
@@ -34,9 +34,11 @@ def save_safetensors(tensors: Mapping[str, Any], path: str | os.PathLike[str],
     more = dict(metadata or {})
     strings = all(isinstance(text, str) for text in (*more, *more.values()))
     check(strings, "save_safetensors", "metadata must map strings to strings", metadata=more)
-    header, data = _parts(save({name: _host_array(name, x) for name, x in tensors.items()}))
-    header = {"__metadata__": dict(sorted(more.items())), **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    rule = "save_safetensors: names and metadata must be valid Unicode"
+    with reworded(CheckpointError, rule, UnicodeEncodeError):
+        header, data = _parts(save({name: _host_array(name, x) for name, x in tensors.items()}))
+        header = {"__metadata__": dict(sorted(more.items())), **header}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data stays aligned to 8 bytes
     write_bytes(path, [struct.pack("<Q", len(text)), text, data])
 
@@ -70,8 +72,8 @@ def _host_array(name: str, value: Any) -> np.ndarray:
     check(named and hasattr(value, "dtype"), "save_safetensors", rule, value=value)
     array = np.asarray(value if isinstance(value, np.ndarray | np.generic) else Tensor(raw(value)))
     dtype = array.dtype.newbyteorder("=")
-    fits = dtype in _DTYPES.values() or dtype.name == "bfloat16"
-    check(fits, "save", f"tensor {name!r} has no safetensors dtype", tensor=array)
+    rule = f"tensor {name!r} has no safetensors dtype"
+    check(dtype.name in _DTYPES.values(), "save", rule, tensor=array)
     return np.ascontiguousarray(array, dtype).reshape(array.shape)
 
 
@@ -82,13 +84,12 @@ def _parts(blob: bytes) -> tuple[dict[str, Any], memoryview]:
 
 
 def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) -> np.ndarray:
-    kind, known = entry["dtype"], _DTYPES | {"BF16": "bfloat16"}
-    rule = f"{path}: tensor {name!r} has a dtype that NumPy lacks"
-    check(kind in known, "load", rule, dtype=kind)
-    return numbers(bytearray(entry["data"]), known[kind]).reshape(entry["shape"])
+    kind, rule = entry["dtype"], f"{path}: tensor {name!r} has a dtype that NumPy lacks"
+    check(kind in _DTYPES, "load", rule, dtype=kind)
+    return numbers(bytearray(entry["data"]), _DTYPES[kind]).reshape(entry["shape"])
 
 
-def numbers(data: bytearray | memoryview, dtype: np.dtype | str) -> np.ndarray:
+def numbers(data: bytearray | memoryview, dtype: str) -> np.ndarray:
     """The numbers in bytes, of one of NumPy's dtypes or of bfloat16."""
     half = dtype == "bfloat16"
     return _bfloat16(np.frombuffer(data, "<u2")) if half else np.frombuffer(data, dtype)
