@@ -131,6 +131,7 @@ WRAPS = {
     "DataParallel": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
     "compiled": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
     "flat": lambda s: {f"model.{k}": v for k, v in s.items()} | {"optimizer.state.0": normal(2)},
+    "averaged": lambda s: {f"{part}{k}": v for k, v in s.items() for part in ("ema.x.", "model.")},
     "Lightning": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
 }
 
@@ -146,7 +147,7 @@ def test_wrappings(wrap, child):
 
 
 def test_what_lies_beside_a_prefix_is_listed(tmp_path):
-    """An optimizer's names are left out, a tensor that the model lacks never is."""
+    """What a trainer keeps is left out, a tensor that the model lacks never is."""
     state = {f"model.{k}": v for k, v in drawn_state(small()).items()} | {"head.bias": normal(2)}
     save_safetensors(state, tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"unexpected: (.*; )?head\.bias \(2,\)"):

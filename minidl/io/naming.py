@@ -42,7 +42,7 @@ from minidl.io.tflite import Operator
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-BESIDE = "optimizer."  # what else a checkpoint with flat names may have
+BESIDE = ("optimizer.", "scheduler.", "ema.", "scaler.")  # what else flat checkpoints may have
 KINDS: dict[str, Any] = {
     "conv": nn.Conv2d, "linear": nn.Linear, "embedding": nn.Embedding,
     "lstm": (nn.LSTM, nn.LSTMCell), "gru": (nn.GRU, nn.GRUCell), "rnn": (nn.RNN, nn.RNNCell),
@@ -118,7 +118,7 @@ def flatten(tree: Any, between: str = ".") -> State:
 def unwrapped(tree: Any, own: Collection[str]) -> State:
     """The state in a checkpoint, without the dicts and prefixes that may be around all of it.
 
-    Beside a prefix there may be an optimizer's names; any others leave the file as it is.
+    Beside a prefix there may be names of BESIDE; any others leave the file as it is.
 
     own: the model's names. Where the file has one of them nothing (more) is around it.
     """
