@@ -221,6 +221,16 @@ def test_stochastic_depth():
     assert parts == {True, False}
 
 
+def test_shortcuts_without_weights_where_only_the_channels_change():
+    """They took every second pixel, which a wider block of stride 1 could not add."""
+    model = models.resnet50(2, width=4, stem="cifar", shortcut="A").eval()
+    x = ml.randn(1, 4, 5, 5)
+    y = model.layer1[0].downsample(x).numpy()
+    np.testing.assert_array_equal(y[:, 6:10], x.numpy())
+    assert not y[:, :6].any() and not y[:, 10:].any()
+    assert model(ml.randn(1, 3, 9, 9)).shape == (1, 2)
+
+
 def test_mistakes():
     """Options out of range are named."""
     with pytest.raises(ShapeError, match="groups must be one of"):

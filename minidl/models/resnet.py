@@ -12,16 +12,16 @@ from minidl.models.blocks import Classifier, GlobalPool, SqueezeExcite, conv2d, 
 
 
 class Subsample(nn.Module):
-    """Every second pixel, and channels of zeros around the others: a shortcut without weights."""
+    """Pixels a stride apart, and channels of zeros around theirs: a shortcut without weights."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.more = outputs - inputs
+        self.more, self.stride = outputs - inputs, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, inputs, H, W) -> (N, outputs, ceil(H / 2), ceil(W / 2))."""
-        before = self.more // 2
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self.more - before))
+        """x (N, inputs, H, W) -> (N, outputs, ceil(H / stride), ceil(W / stride))."""
+        before, kept = self.more // 2, slice(None, None, self.stride)
+        return F.pad(x[:, :, kept, kept], (0, 0, 0, 0, before, self.more - before))
 
 
 class BasicBlock(nn.Module):
@@ -45,7 +45,8 @@ class BasicBlock(nn.Module):
         if stride != 1 or inputs != outputs:
             layers = [] if shortcut == "A" else [conv(inputs, outputs, 1, stride)]
             layers += [norm(outputs)] if shortcut == "B" else []
-            self.downsample = nn.Sequential(*layers) if layers else Subsample(inputs, outputs)
+            without = Subsample(inputs, outputs, stride)
+            self.downsample = nn.Sequential(*layers) if layers else without
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, inputs, H, W) -> (N, expansion · width, H / stride, W / stride)."""
@@ -66,7 +67,7 @@ class ResNet(Classifier):
     """A stem, stages of residual blocks, global average pooling and a classifier.
 
     stem: "cifar" (3x3), "imagenet" (7x7 stride 2, max-pool) or "patch" (2x2 stride 2). shortcut,
-    where the shape changes: "A" (every second pixel, zeros for channels), "B" (a 1x1 convolution
+    where the shape changes: "A" (pixels a stride apart, zeros for channels), "B" (a 1x1 convolution
     and norm) or "conv" (without the norm). keras: convolutions with biases and SAME padding,
     Keras's constants in batch norm. Parameter names are torchvision's; head_name is the
     classifier's.
