@@ -231,6 +231,13 @@ def test_shortcuts_without_weights_where_only_the_channels_change():
     assert model(ml.randn(1, 3, 9, 9)).shape == (1, 2)
 
 
+def test_stages_of_equal_width_halve_the_picture_too():
+    """ConvNeXt left out the convolution between two stages of as many channels."""
+    model = models.ConvNeXt((1, 1), (8, 8), 2)
+    shapes = [tuple(part.weight.shape) for part in model.stages[1].downsample]
+    assert shapes == [(8,), (8, 8, 2, 2)] and not [*model.stages[0].downsample]
+
+
 def test_mistakes():
     """Options out of range are named."""
     with pytest.raises(ShapeError, match="groups must be one of"):

@@ -38,7 +38,7 @@ class ConvNeXt(Classifier):
         self.stem = nn.Sequential(nn.Conv2d(3, dims[0], 4, stride=4), norm(dims[0]))
         self.stages, inputs = nn.Sequential(), dims[0]
         for dim, depth in zip(dims, depths, strict=True):
-            halve = [norm(inputs), nn.Conv2d(inputs, dim, 2, stride=2)] if inputs != dim else []
+            halve = [norm(inputs), nn.Conv2d(inputs, dim, 2, stride=2)] if len(self.stages) else []
             blocks = nn.Sequential(*(ConvNeXtBlock(dim, layer_scale) for _ in range(depth)))
             stage = {"downsample": nn.Sequential(*halve), "blocks": blocks}
             self.stages.append(nn.Sequential(stage))
