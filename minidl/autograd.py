@@ -149,8 +149,7 @@ class _Walk:
     def finish(self) -> list[Any]:
         """Give what was asked for, or add what arrived at the leaves to their `.grad`."""
         for entry in self.leaves.values():
-            leaf = entry[0]
-            for when, hook in (leaf.hooks or {}).values():
+            for when, hook in (entry[0].hooks or {}).values():
                 if when != AFTER:
                     entry[1] = self._hooked(hook, entry[1])
         if self.inputs is not None:
@@ -255,6 +254,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
     ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     single = grad_outputs is None or isinstance(grad_outputs, Tensor)
     given = (grad_outputs,) * len(outs) if single else tuple(grad_outputs)
+    require(len(given) == len(outs), "grad", "needs a cotangent for each output", error=GraphError)
     for t in (*outs, *ins):
         require(t.requires, "grad", "every output and input must require grad", error=GraphError,
                 tensor=t)  # fmt: skip

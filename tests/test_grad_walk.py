@@ -113,3 +113,25 @@ def test_a_checkpointed_function_gives_more_than_tensors():
     for nested in (lambda t: {"y": t * t}, lambda t: (t, (t, t))):
         with pytest.raises(GraphError, match="alone or in one tuple or list"):
             ml.checkpoint(nested, x)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_vjp_and_jvp_of_several_inputs_can_be_differentiated_if_asked_for(create_graph):
+    x, w, u, v = leaf(3), leaf(3), leaf(3).detach(), leaf(3).detach()
+    y, (gx, gw) = ml.vjp(lambda x, w: x**2 * w, (x, w), v, create_graph)
+    same(gx, 2 * x * w * v)
+    same(gw, x**2 * v)
+    _, pushed = ml.jvp(lambda x, w: x**2 * w, (x, w), (u, v), create_graph)
+    same(pushed, 2 * x * w * u + x**2 * v)
+    assert [t.requires_grad for t in (y, gx, gw, pushed)] == [create_graph] * 4
+    if create_graph:
+        same(ml.grad(gx, x, v)[0], 2 * w * v**2)
+        same(ml.grad(pushed, w, v)[0], 2 * x * u * v)
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_grad_needs_a_cotangent_for_each_output(given):
+    """Regression: the error was that of a zip."""
+    x = leaf(3)
+    with pytest.raises(GraphError, match="grad: needs a cotangent for each output"):
+        ml.grad([x * 2, x * 3], x, [ml.ones_like(x)] * given)
