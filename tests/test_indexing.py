@@ -97,6 +97,18 @@ def test_int8_indices_of_a_long_axis():
     assert np.flatnonzero(x.grad.numpy()).tolist() == [0, 200]
 
 
+@pytest.mark.parametrize("key", [([],), (ALL, []), (1, []), ([], 0)])
+def test_no_indices_name_nothing(key):
+    """An empty list has no dtype of its own: it counts as integers."""
+    x = leaf(3, 4, 2)
+    want = x.detach().numpy()[tuple(np.zeros(0, int) if k == [] else k for k in key)]
+    assert x[key].shape == want.shape
+    y = x * 1
+    y[key] = 7.0
+    (y.sum() + x[key].sum()).backward()
+    assert (x.grad.numpy() == 1).all() and y.tolist() == x.tolist()
+
+
 @pytest.mark.parametrize("use", [
     lambda x: x[0.5:2], lambda x: x["0":2], lambda x: x.narrow(0, 0, 1.5), lambda x: x.topk(1.5),
 ])  # fmt: skip
