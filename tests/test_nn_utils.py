@@ -7,6 +7,7 @@ import pytest
 
 import minidl as ml
 import minidl.nn as nn
+from minidl import random
 from minidl.errors import GraphError, ShapeError
 from minidl.nn import init
 from minidl.nn.utils import prune
@@ -21,6 +22,8 @@ CASES = {  # what fills a (200, 100) weight, its standard deviation, its bound i
     "normal": (lambda w: init.normal_(w, 0.0, 0.3), 0.3, None),
     "uniform": (lambda w: init.uniform_(w, -2, 2), 2 / UNIFORM, UNIFORM),
     "trunc_normal": (init.trunc_normal_, 0.8796, 2 / 0.8796),
+    "Tensor.normal_": (lambda w: w.normal_(0.0, 0.3), 0.3, None),
+    "Tensor.uniform_": (lambda w: w.uniform_(-2, 2), 2 / UNIFORM, UNIFORM),
 }
 
 
@@ -81,6 +84,17 @@ def test_seeded():
         made.append(nn.Linear(3, 4).weight.detach().numpy())
     np.testing.assert_array_equal(*made)
     assert not np.array_equal(made[0], nn.Linear(3, 4).weight.detach().numpy())
+
+
+@pytest.mark.parametrize("fill", [ml.Tensor.normal_, ml.Tensor.uniform_])
+def test_seeded_by_a_generator(fill):
+    """Draws of a generator of one's own leave the global stream alone."""
+    ml.manual_seed(5)
+    made = [fill(ml.zeros(9), generator=random.Generator(k)).tolist() for k in (3, 3, 4)]
+    assert made[0] == made[1] != made[2]
+    first = fill(ml.zeros(9)).tolist()
+    ml.manual_seed(5)
+    assert fill(ml.zeros(9)).tolist() == first != made[0]
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(100, 50), nn.Conv2d(25, 50, 2), nn.Conv1d(50, 50, 2)])

@@ -6,7 +6,7 @@ import pytest
 from leaves import leaf, same
 
 import minidl as ml
-from minidl.errors import GraphError
+from minidl.errors import DTypeError, GraphError
 
 
 def test_views_share_memory():
@@ -172,6 +172,22 @@ def test_copying_a_leaf_gives_it_its_gradient():
     y.copy_(w)
     (y * y).sum().backward()
     same(w.grad, 2 * w)
+
+
+@pytest.mark.parametrize(("write", "want"), [
+    (lambda y: y.copy_(ml.tensor([1.7, -1.7, 2.0])), [1, -1, 2]),
+    (lambda y: y.fill_(-2.9), [-2, -2, -2]),
+    (lambda y: y.fill_(ml.tensor(2.9)), [2, 2, 2]),
+    (lambda y: y.__setitem__(1, 5.5), [0, 5, 0]),
+])  # fmt: skip
+def test_what_is_copied_takes_the_tensors_dtype(write, want):
+    """As in PyTorch: cut off towards zero, where the result of an operation is refused."""
+    y = ml.zeros(2, 3, dtype=ml.int64)
+    for row in (y[0], y[1]):
+        write(row)
+    assert y.dtype == ml.int64 and y.tolist() == [want, want]
+    with pytest.raises(DTypeError, match="add_: the result's dtype cannot be cast"):
+        y.add_(0.5)
 
 
 @pytest.mark.parametrize("cut", [lambda x: x.unbind(1), lambda x: x.split([1, 2, 3], 2)])
