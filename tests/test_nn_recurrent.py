@@ -131,8 +131,9 @@ def test_packing():
     assert padded[:, 1, 0].tolist() == [1, -1, -1]
     with pytest.raises(ShapeError, match="lengths must fall"):
         pack_padded_sequence(x, [2, 1, 3, 1])
-    with pytest.raises(ShapeError, match="between 1 and 3"):
-        pack_padded_sequence(x, [4, 1, 1, 1])
+    for lengths in ([4, 1, 1, 1], [3, 2, 1, 0], [3, 2, 1], []):
+        with pytest.raises(ShapeError, match="between 1 and 3"):
+            pack_padded_sequence(x if lengths else x[:, :0], lengths)
 
 
 def test_sequences_of_unequal_length():

@@ -35,8 +35,8 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_f
     padded = input.transpose(0, 1) if batch_first else input
     n = np.asarray(lengths.tolist() if isinstance(lengths, Tensor) else lengths, np.int64)
     steps, batch = padded.shape[:2]
-    fits = n.shape == (batch,) and bool((n > 0).all()) and n.max(initial=0) <= steps
-    rule = f"lengths must be {batch} numbers between 1 and {steps}"
+    fits = n.shape == (batch,) and batch > 0 and n.min() > 0 and n.max() <= steps
+    rule = f"each sequence, and there must be one, has a length between 1 and {steps}"
     require(fits, "pack_padded_sequence", rule, lengths=n.tolist())
     order = back = None
     if not enforce_sorted:
