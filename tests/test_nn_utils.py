@@ -125,6 +125,9 @@ def test_clip_grad_norm(order, norm):
     nn.utils.clip_grad_value_(b, 0.25)
     assert b.grad.tolist() == [0.25]
     assert nn.utils.clip_grad_norm_([nn.Parameter(ml.ones(1))], 1.0).item() == 0
+    (tiny,) = parameters([3e-7, -4e-7])
+    nn.utils.clip_grad_norm_(tiny, 1e-6)  # as in PyTorch, 1e-6 is added to the norm
+    np.testing.assert_allclose(tiny.grad.numpy(), [2e-7, -8e-7 / 3], rtol=1e-5)
 
 
 def test_clip_grad_norm_refuses_nan():
