@@ -224,6 +224,14 @@ def test_pruning_globally():
     assert not b.weight.detach().numpy().any()
 
 
+def test_of_equal_weights_the_first_are_pruned():
+    """On every processor: NumPy's sorts keep no order of their own."""
+    layer = nn.Linear(40, 5, bias=False)
+    layer.load_state_dict({"weight": np.repeat([2.0, 1.0], [50, 150]).reshape(5, 40)})
+    prune.l1_unstructured(layer, "weight", 60)
+    assert np.flatnonzero(layer.weight_mask.numpy() == 0).tolist() == [*range(50, 110)]
+
+
 REPARAMETRISED = {  # made, undone, and the name of a parameter behind the weight
     "weight_norm": (nn.utils.weight_norm, nn.utils.remove_weight_norm, "weight_v"),
     "spectral_norm": (nn.utils.spectral_norm, nn.utils.remove_spectral_norm, "weight_orig"),
