@@ -178,6 +178,11 @@ def test_default_collate():
     batch = default_collate([{"a": 1, "b": (2.5, "x")}, {"a": 3, "b": (4.5, "y")}])
     assert batch["a"].array.tolist() == [1, 3] and batch["a"].dtype == np.int64
     assert batch["b"][0].dtype == np.float64 and batch["b"][1] == ["x", "y"]
+    samples = [({"a": i, "b": (i / 2, "x")}, np.full(2, i)) for i in range(4)]
+    for workers in (0, 2):
+        given, rows = list(DataLoader(samples, 2, num_workers=workers))[1]
+        assert given["a"].tolist() == [2, 3] and given["b"][0].tolist() == [1.0, 1.5]
+        assert given["b"][1] == ["x", "x"] and rows.tolist() == [[2, 2], [3, 3]]
     with pytest.raises(DataError, match="one shape"):
         default_collate([np.zeros(2), np.zeros(3)])
     with pytest.raises(DataError, match="cannot batch"):

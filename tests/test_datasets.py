@@ -284,8 +284,13 @@ def test_text(tmp_path):
     assert Text(path, 8, "test").vocabulary == data.vocabulary == list("abcde")
     with pytest.raises(IndexError, match="24 items"):
         data.batch(np.array([0, 24]), 0)
-    with pytest.raises(DataError, match="shorter"):
-        Text(path, 30, "val")
+    assert [len(Text(path, length)) for length in (1, 78, 79)] == [79, 2, 1]
+    for length, split in ((80, "train"), (30, "val")):
+        with pytest.raises(DataError, match="shorter"):
+            Text(path, length, split)
+    for length, step in ((0, 1), (1, 0)):
+        with pytest.raises(ShapeError, match="must be positive"):
+            Text(path, length, step=step)
     with pytest.raises(DataError, match=r"vocabulary; got unknown \['z'\]"):
         data.encode("az")
     with pytest.raises(DataError, match="cannot read"):
