@@ -159,6 +159,34 @@ def test_affine_maps():
     assert np.array_equal(sheared[:, :, 3, 1:], x[:, :, 3, :-1])
 
 
+def degrees(up, along):
+    return np.degrees(np.arctan2(up, along))
+
+
+@pytest.mark.parametrize(("options", "spot", "low", "high", "seen"), [
+    ({"degrees": (10, 40)}, (30, 0), 10, 40, lambda x, y: degrees(y, x)),
+    ({"degrees": 20}, (30, 0), -20, 20, lambda x, y: degrees(y, x)),
+    ({"degrees": 0, "scale": (0.5, 1.5)}, (30, 0), 15, 45, lambda x, y: x),
+    ({"degrees": 0, "translate": (0.2, 0)}, (0, 0), -20, 20, lambda x, y: x),
+    ({"degrees": 0, "translate": (0, 0.1)}, (0, 0), -10, 10, lambda x, y: y),
+    ({"degrees": 0, "shear": (10, 40)}, (0, 30), 10, 40, lambda x, y: degrees(-x, y)),
+    ({"degrees": 0, "shear": (0, 0, 10, 40)}, (30, 0), 10, 40, lambda x, y: degrees(-y, x)),
+])  # fmt: skip
+def test_affine_maps_are_uniform_over_their_ranges(options, spot, low, high, seen):
+    """Of a spot (x, y) from the middle, its place in 200 pictures."""
+    x, y = spot[0] + 50, spot[1] + 50
+    pictures = np.zeros((200, 1, 101, 101), np.uint8)
+    pictures[:, :, y - 3 : y + 4, x - 3 : x + 4] = 1
+    moved = T.RandomAffine(**options)(pictures, np.arange(200), 0)[:, 0].astype(float)
+    at = np.arange(101) - 50
+    mass = moved.sum((1, 2))
+    found = seen((moved.sum(1) @ at) / mass, (moved.sum(2) @ at) / mass)
+    rounding = 0.03 * (high - low)
+    assert low - rounding < found.min() < low + 4 * rounding
+    assert high - 4 * rounding < found.max() < high + rounding
+    assert abs(found.mean() - (low + high) / 2) < rounding + 6 * (high - low) / 2400**0.5
+
+
 @pytest.mark.parametrize("h", [3, 4, 5, 6, 9])
 def test_centre_crops_are_torchvisions(h):
     """Of an odd number of zeros one more was at the top and the left."""
