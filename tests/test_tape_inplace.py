@@ -155,6 +155,35 @@ def test_chains_of_writes():
     same(x.grad, ml.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
 
 
+def test_everything_that_writes_is_noticed():
+    """By a backward pass that needs what was there: parameters, gradients, running statistics."""
+    layer = ml.nn.Sequential(ml.nn.Linear(2, 2), ml.nn.BatchNorm1d(2))
+    linear, norm = layer
+    layer(ml.randn(3, 2)).square().sum().backward()
+    optimizer, ema = ml.optim.SGD(layer.parameters(), 0.1), ml.optim.EMA(layer)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+
+    def swap():
+        with ema.swapped(layer):
+            pass
+
+    weight, grad = linear.weight, linear.weight.grad
+    for tensor, change in (
+        (grad, lambda: ml.nn.utils.clip_grad_norm_(weight, 0.1)),
+        (norm.running_mean, lambda: layer(ml.randn(3, 2))),
+        (norm.running_var, lambda: layer(ml.randn(3, 2))),
+        (norm.running_var, lambda: norm.running_var.__setitem__(0, 2.0)),
+        (weight, optimizer.step),
+        (weight, swap),
+        (weight, lambda: layer.load_state_dict(state)),
+        (weight, lambda: ml.nn.init.uniform_(weight)),
+    ):
+        y = tensor * leaf(2)
+        change()
+        with pytest.raises(GraphError, match="changed in place"):
+            y.sum().backward()
+
+
 def test_a_recurrence_written_into_a_buffer():
     x = leaf(4)
     out = ml.zeros(4, dtype=ml.float64)
