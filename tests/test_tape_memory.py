@@ -51,6 +51,18 @@ def test_dropping_the_loss_frees_the_graph(no_gc):
     assert watched() is None and node() is None
 
 
+def test_backward_frees_what_it_has_passed(no_gc):
+    """While the loss still lives; with retain_graph only the loss's end does."""
+    x = ml.ones(3, requires_grad=True)
+    y = x.exp()
+    watched, loss = weakref.ref(y.array), (y * y).sum()
+    del y
+    loss.backward(retain_graph=True)
+    assert watched() is not None
+    loss.backward()
+    assert watched() is None and loss.requires_grad
+
+
 def test_a_training_step_leaves_no_cycles(no_gc):
     model, x, k = network()
     step(model, x, k)
