@@ -77,6 +77,9 @@ v.clone().uniform_(1, 0) | ml.multinomial(v.abs(), -1) | F.cross_entropy(x, x, w
 ml.arange(0, float('inf')) | ml.tensor(2**63) | ml.tensor([300], dtype=ml.uint8) | ml.tensor('a')
 F.interpolate(ml.arange(16).view(1, 1, 4, 4), size=2, mode='bilinear')
 ml.arange(3) & 2.5 | 2.5 ^ ml.arange(3) | (v > 1) & v | v & (v > 1)
+ml.mv(x, x.t()) | ml.mm(x, v) | ml.bmm(s, s[0].t()) | ml.dot(x, v) | ml.outer(x, v) | ml.diag(s)
+x.topk(-1) | x.scatter_add(1, ml.tensor([[0]]), x.double()) | ml.zeros(2, device='tpu')
+x[:1].expand(2, 3).add_(1.0) | x[:1].expand(2, 3).__setitem__(0, 1.0)
 """
 CALLS = [call for line in WRONG.strip().split("\n") for call in line.split(" | ")]
 
