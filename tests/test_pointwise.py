@@ -102,9 +102,10 @@ def test_gradients_have_the_dtype_and_shape_of_their_input():
     a = ml.tensor(np.ones((3, 4), np.float32), requires_grad=True)
     b = ml.tensor(np.ones((4,), np.float64), requires_grad=True)
     c = ml.tensor(np.ones((), np.float64), requires_grad=True)
+    found = ml.grad(a * b * c, (a, b, c), ml.tensor(np.ones((3, 4))))
     (a * b * c).backward(ml.tensor(np.ones((3, 4))))
-    for t in (a, b, c):
-        assert t.grad.dtype == t.dtype and t.grad.shape == t.shape
+    for t, g in zip((a, b, c), found):
+        assert t.grad.dtype == g.dtype == t.dtype and t.grad.shape == g.shape == t.shape
     assert c.grad.item() == 12
 
 
