@@ -147,6 +147,15 @@ def test_gpt_cache_generates_the_same():
     assert model.generate(x, 20, top_k=3).shape == (2, 23)
 
 
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+def test_the_k_likeliest_tokens_are_drawn(k):
+    """Each of them, and no other; with k = 1 that is no draw."""
+    ml.manual_seed(0)
+    logits = ml.tensor([[0.1, 0.7, 0.3, 0.6, 0.2]]).expand(400, 5)
+    likeliest = [1, 3, 2, 4, 0]
+    assert set(sample(logits, 0.8, k).numpy()[:, 0].tolist()) == set(likeliest[:k])
+
+
 def test_gpt_cache_is_filled_without_grad():
     """The cache refuses keys that would lose their graph, and texts beyond its room."""
     model = GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=8).eval()
