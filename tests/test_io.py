@@ -225,6 +225,16 @@ def test_a_name_that_cannot_be_looked_up_is_worded(tmp_path):
         save({}, tmp_path / ("a" * 300))
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open files")
+def test_no_file_stays_open(tmp_path):
+    save({"a": np.ones(3)}, tmp_path / "x")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        save({"a": np.ones(3)}, tmp_path / "x")
+        load(tmp_path / "x")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_link_is_followed(tmp_path):
     """It was replaced by the file, and what it named stayed old."""
     (tmp_path / "folder").mkdir()
