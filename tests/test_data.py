@@ -71,6 +71,7 @@ def test_a_resumed_epoch_goes_on_where_it_was(n, size, shuffle, drop, workers, d
 
     whole = loader()
     epochs = [order(whole) for _ in range(3)]
+    assert (whole.epoch, whole.batch_index) == (3, 0)
     assert len(epochs[0]) == len(whole) == (n // size if drop else -(-n // size))
     if not drop:
         assert sorted(sum(epochs[1], [])) == list(range(n))

@@ -348,12 +348,12 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
 
 
 def test_evaluation_counts():
-    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
-    seen = Evaluation(np.log(probs), np.array([0, 1, 0, 1]))
-    assert seen.accuracy == 0.5
-    assert seen.loss == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.4]).mean())
-    assert seen.confusion().tolist() == [[1, 1], [1, 1]]
-    assert seen.mistakes(5).tolist() == [2, 3]
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4], [0.8, 0.2]])
+    seen = Evaluation(np.log(probs), np.array([0, 1, 0, 1, 0]))
+    assert seen.accuracy == 0.6
+    assert seen.loss == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.4, 0.8]).mean())
+    assert seen.confusion().tolist() == [[2, 1], [1, 1]]
+    assert seen.mistakes(5).tolist() == [2, 3] and seen.mistakes(1).tolist() == [2]
 
 
 def test_evaluate_averages_views_and_puts_modes_back():
