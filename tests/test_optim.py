@@ -289,6 +289,12 @@ def test_ema_averages_and_swaps_without_a_trace():
         optim.EMA(model, decay=1.5)
 
 
+def test_a_new_scaler_has_pytorchs_numbers():
+    scaler = GradScaler("cpu")
+    assert list(scaler.state_dict().values()) == [65536.0, 2.0, 0.5, 2000, 0]
+    assert scaler.get_scale() == 65536.0 and scaler.enabled
+
+
 @pytest.mark.parametrize(
     "make, lacking",
     [
