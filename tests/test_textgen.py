@@ -138,6 +138,14 @@ def test_a_stopped_run_ends_the_same(smoke: Path, tmp_path: Path, monkeypatch) -
         np.testing.assert_array_equal(ours["model"][key].numpy(), value.numpy(), key)
 
 
+def test_tokens_that_an_earlier_attempt_left_behind_are_replaced(smoke: Path, tmp_path: Path):
+    """A table's run that was stopped before its first checkpoint leaves its tokens' file."""
+    (tmp_path / "tokenizer.json").write_text('{"kind": "bytes"}')
+    assert run_in(tmp_path, "--steps", "10") == 0
+    kept = [(folder / "tokenizer.json").read_text() for folder in (tmp_path, smoke)]
+    assert kept[0] == kept[1]
+
+
 def test_the_best_weights_are_kept(tmp_path: Path, monkeypatch) -> None:
     """keep=best: the result, the checkpoint and what is judged are those of the least loss, also
     of a run that was stopped behind it."""

@@ -35,7 +35,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     for part in (corpus.validation, corpus.test):  # too short ones are refused here
         windows(part, cfg.context, cfg.batch, name=f"a tenth of {corpus.name}")
     run = open_run()
-    if not (run.path / "tokenizer.json").exists():
+    if not run.checkpoint.exists():  # else the weights are of the tokens that are there
         corpus.tokenizer.save(run.path / "tokenizer.json")
     best = Best(model) if cfg.keep == "best" else None
     trainer = make_trainer(cfg, run, corpus, feed, model, best, stop)

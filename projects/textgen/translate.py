@@ -41,7 +41,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     translator = build(cfg, corpus.english, corpus.french)
     run = open_run()
     words = {"english": corpus.english.words, "french": corpus.french.words}
-    if not (run.path / "vocabulary.json").exists():
+    if not run.checkpoint.exists():  # else the weights are of the words that are there
         run.write_json("vocabulary.json", words)
     trainer = make_trainer(cfg, run, corpus, translator, stop)
     resumed = trainer.resume()
