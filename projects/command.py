@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from minidl.errors import MinidlError
 from minidl.train import Interrupted, RunDir, StopSignal
@@ -47,6 +50,37 @@ def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:
         return 0
 
     return compare
+
+
+def train_alone(main: Main, settings: Any, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
+    """What `main` does, in a run that no other process trains meanwhile."""
+    with contextlib.ExitStack() as held:
+        return main(settings, lambda: held.enter_context(alone(open_run())), stop)
+
+
+@contextlib.contextmanager
+def alone(run: RunDir) -> Iterator[RunDir]:
+    """Within it the run is this process's; UsageError where another one trains it.
+
+    By a lock on its config.json, which goes with the process. Windows has none, nor have some file
+    systems.
+    """
+    with open(run.path / "config.json", "rb+") as file:
+        if os.name != "nt":
+            lock(file, run)
+        yield run
+
+
+def lock(file: IO[bytes], run: RunDir) -> None:
+    """Lock a file of a run until it is closed; UsageError where another process has done so."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{run.path} is being trained by another process") from None
+    except OSError as error:
+        warnings.warn(f"{run.path} cannot be locked: {error.strerror}", stacklevel=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +150,7 @@ class Project:
         if args.out:
             check_free(Path(args.out))
         command = shlex.join(["python", "-m", f"projects.{self.name}", *argv])
-        return self.main(settings, lambda: new_run(settings, args.out, command), stop)
+        return train_alone(self.main, settings, lambda: new_run(settings, args.out, command), stop)
 
     def resume(self, args: argparse.Namespace, stop: StopSignal) -> int:
         """Go on with a run by its own configuration; only where data and device are may change."""
@@ -130,7 +164,7 @@ class Project:
         run = RunDir(args.resume)
         settings = settings_of(self.kind, run)
         moved = {name: getattr(args, name) for name in ("data", "device") if getattr(args, name)}
-        return self.main(dataclasses.replace(settings, **moved), lambda: run, stop)
+        return train_alone(self.main, dataclasses.replace(settings, **moved), lambda: run, stop)
 
     def cli(self, argv: Sequence[str]) -> int:
         """Run the command line; 0, 2 for a mistake in it, 1 for a failure, 130/143 by a signal."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import minidl as ml
 from minidl.errors import MinidlError
 from minidl.train import RunDir, StopSignal
-from projects.command import Main, Parser
+from projects.command import Main, Parser, train_alone
 from projects.settings import ROOT, UsageError, new_run, settings_of
 
 
@@ -86,9 +86,9 @@ def run_once(main: Main, settings: Any, folder: Path, command: str, stop: StopSi
     """The result of a run: read, gone on with, or trained."""
     run = RunDir(folder)
     if not begun(settings, folder):
-        main(settings, lambda: new_run(settings, str(folder), command), stop)
+        train_alone(main, settings, lambda: new_run(settings, str(folder), command), stop)
     elif not finished(folder):
-        main(settings, lambda: run, stop)
+        train_alone(main, settings, lambda: run, stop)
     return run.read_json("result.json")
 
 
@@ -108,7 +108,7 @@ def side_by_side(project: str, runs: Sequence[tuple[Any, Path, str]], jobs: int)
 
     Each has its share of the threads; what it prints follows its folder's name. When one fails the
     others go on, and MinidlError says which did; a signal stops all of them, with their state
-    saved. Runs that saved nothing leave nothing behind.
+    saved. Runs that it began and that saved nothing leave nothing behind.
     """
     fresh = [run for run in runs if not begun(*run[:2])]  # raises before anything is written
     folders = [folder for _, folder, _ in runs if not finished(folder)]
@@ -144,7 +144,7 @@ def side_by_side(project: str, runs: Sequence[tuple[Any, Path, str]], jobs: int)
                     child.terminate()  # it saves its state
                 raise
     finally:
-        for folder in folders:
+        for _, folder, _ in fresh:  # others may be another process's
             if not RunDir(folder).checkpoint.exists():
                 (folder / "config.json").unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # it holds something else

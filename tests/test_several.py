@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from minidl.train import RunDir
+from projects.command import alone
 from projects.convnet.__main__ import cli
 from projects.convnet.presets import PRESETS
 from projects.convnet.tables import TABLES
@@ -59,6 +61,24 @@ def test_a_folder_with_another_run_is_left_alone(two_rows, tmp_path, capsys):
     assert cli(table(tmp_path, "--jobs", "2", epochs=3)) == 2
     assert "e-dropout holds another run" in capsys.readouterr().err
     assert not (tmp_path / "e-baseline").exists()  # nothing was begun
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(two_rows, tmp_path, capsys):
+    """Two that resumed the same run both wrote its metrics: its result told of twice the epochs."""
+    args = table(tmp_path, "--jobs", "2")
+    assert cli(args) == 0
+    run = RunDir(tmp_path / "e-dropout")
+    (run.path / "result.json").unlink()
+    run.checkpoint.unlink()
+    files = sorted(run.path.iterdir())
+    capsys.readouterr()
+    with alone(run):
+        assert cli(["--resume", str(run.path)]) == 2
+        assert "e-dropout is being trained by another process" in capsys.readouterr().err
+        assert cli(args) == 1
+        assert "1 of 2 runs failed: e-dropout" in capsys.readouterr().err
+        assert sorted(run.path.iterdir()) == files  # it still has its config.json
+    assert cli(args) == 0
 
 
 def test_runs_that_cannot_begin_leave_nothing(two_rows, tmp_path, capsys):
