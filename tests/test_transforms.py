@@ -324,7 +324,8 @@ def test_erasing():
     gone = (T.RandomErasing(0.5)(x, np.arange(400), 0) == 0).all(1)
     share = gone.mean((1, 2))
     assert abs((share > 0).mean() - 0.5) < 6 * 0.5 / 20
-    assert share.max() <= 0.36 and share[share > 0].min() >= 0.012  # rounded to whole pixels
+    # Sides are rounded to whole pixels: of at least 0.02 of 256 of them 1 x 3 may be left.
+    assert share.max() <= 0.36 and share[share > 0].min() >= 3 / 256
     for mask in gone[share > 0]:
         rows, columns = mask.any(1), mask.any(0)
         assert np.array_equal(mask, rows[:, None] & columns)

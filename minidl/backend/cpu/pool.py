@@ -14,7 +14,7 @@ from minidl.backend.cpu.depthwise import correlate
 from minidl.backend.cpu.jit import R, Scratch, at, device, kernel, launch_rows, zero
 from minidl.backend.cpu.layout import pad
 from minidl.backend.cpu.memory import Array, Pair, empty, empty_nchw, nhwc, zeros
-from minidl.backend.cpu.replay import note
+from minidl.backend.cpu.replay import made, note
 
 
 def _max_pool(t, slot, x, y, arg, scratch, h, w, oh, ow, c, kh, kw, sh, sw, ph, pw, dh, dw):
@@ -151,6 +151,11 @@ def max_pool2d_grad(g: Array, place: Array, size: Pair, kernel: Pair, stride: Pa
 def max_pool2d_indices(place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
                        dilation: Pair) -> Array:  # fmt: skip
     """Positions h * W + w in the input (int64, NCHW) of the places that max_pool2d returned."""
+    return made(_positions, place, size, kernel, stride, padding, dilation)
+
+
+def _positions(place: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair,
+               dilation: Pair) -> Array:  # fmt: skip
     i, j = np.divmod(place, kernel[1], dtype=np.int64)
     rows = np.arange(place.shape[2])[:, None] * stride[0] - padding[0]
     columns = np.arange(place.shape[3]) * stride[1] - padding[1]
