@@ -101,16 +101,6 @@ def _to(name: str) -> Callable:
     return method
 
 
-def _new(name: str) -> Callable:
-    def method(self: Tensor, *args: Any, dtype: Any = None, device: Any = None,
-               requires_grad: bool = False) -> Tensor:  # fmt: skip
-        how = {"dtype": dtype or self.dtype, "device": device or self.device}
-        return getattr(creation, name)(*args, **how, requires_grad=requires_grad)
-
-    method.__doc__ = f"`{name}` in this tensor's dtype, on its device, unless said otherwise."
-    return method
-
-
 def size(self: Tensor, dim: int | None = None) -> Any:
     """The shape, or one of its sizes."""
     return self.shape if dim is None else length_of(dim, self, "size")[1]
@@ -188,11 +178,7 @@ EXTRA: dict[str, Any] = {
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
-    "type_as": lambda self, other: to(self, other.dtype),
-    "view_as": lambda self, other: shape.view(self, other.shape),
-    "reshape_as": lambda self, other: shape.reshape(self, other.shape),
-    "element_size": lambda self: self.array.itemsize,
-    **{f"new_{name}": _new(name) for name in "tensor zeros ones full empty".split()},
+    **tensors.METHODS,
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,

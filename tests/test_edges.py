@@ -176,3 +176,23 @@ def test_a_piece_of_an_expanded_tensor_cannot_be_changed(change):
     """Regression: a ValueError of NumPy's."""
     with pytest.raises(ShapeError, match="read-only tensor cannot be changed"):
         change(ml.zeros(3).expand(2, 3)[0])
+
+
+def test_an_integer_of_numpy_is_an_index_of_embedding():
+    """Regression: memory beside it was read."""
+    w = ml.arange(6.0).reshape(3, 2)
+    for index in (np.int64(1), np.int32(1), 1):
+        assert F.embedding(index, w).tolist() == [2.0, 3.0]
+
+
+def test_cosine_similarity_broadcasts_before_it_sums():
+    x, y = np.arange(6.0).reshape(2, 3), np.arange(2.0).reshape(2, 1)
+    got = F.cosine_similarity(ml.tensor(x), ml.tensor(y), 1).numpy()
+    wide = np.broadcast_to(y, x.shape)
+    norms = [np.maximum(np.linalg.norm(a, axis=1), 1e-8) for a in (x, wide)]
+    np.testing.assert_allclose(got, (x * wide).sum(1) / norms[0] / norms[1])
+
+
+def test_shared_heads_take_an_empty_batch():
+    q, k = ml.ones(0, 4, 3, 2), ml.ones(0, 2, 3, 2)
+    assert F.scaled_dot_product_attention(q, k, k, enable_gqa=True).shape == (0, 4, 3, 2)

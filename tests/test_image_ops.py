@@ -183,3 +183,23 @@ def test_mistakes():
         F.unfold(x, 6)
     with pytest.raises(ShapeError, match=r"dropout: p must lie in \[0, 1\]"):
         F.dropout(x, 1.5)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_integers_are_padded_and_resized(mode):
+    """Regression: only floats were."""
+    x = np.arange(24).reshape(1, 2, 3, 4)
+    y = F.pad(ml.tensor(x), (1, 2, 1, 0), mode)
+    name = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+    np.testing.assert_array_equal(y.numpy(), np.pad(x, ((0, 0), (0, 0), (1, 0), (1, 2)), name))
+    large = F.interpolate(ml.tensor(x.astype(np.uint8)), scale_factor=2)
+    assert large.dtype == np.uint8
+    np.testing.assert_array_equal(large.numpy(), x.repeat(2, 2).repeat(2, 3))
+
+
+@pytest.mark.parametrize("widths", [(-4, 2), (5, -4), (-2, -2)])
+@pytest.mark.parametrize("mode", ["constant", "circular"])
+def test_widths_that_cut_more_than_there_is_are_refused(mode, widths):
+    """Regression: NumPy's errors, or other values."""
+    with pytest.raises(ShapeError, match="pad: "):
+        F.pad(ml.ones(1, 2, 3), widths, mode)

@@ -86,7 +86,8 @@ def _shared_heads(x: Any, q: Any) -> Any:
         return x
     *lead, heads, s, d = x.shape
     times = q.shape[-3] // heads
-    return reshape(broadcast_to(unsqueeze(x, -3), (*lead, heads, times, s, d)), *lead, -1, s, d)
+    wide = broadcast_to(unsqueeze(x, -3), (*lead, heads, times, s, d))
+    return reshape(wide, *lead, heads * times, s, d)
 
 
 def _inputs(q: Any, k: Any, v: Any, *, gqa: bool) -> list[Any]:

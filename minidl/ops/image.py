@@ -11,7 +11,7 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw
 from minidl.errors import require, require_one_of
 from minidl.ops.arguments import Sizes, check_real, ints_of
-from minidl.ops.index import gather, table_rows
+from minidl.ops.index import gather, getitem, table_rows
 from minidl.ops.join import pad_constant
 from minidl.ops.linalg import matmul
 from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape, squeeze, unsqueeze
@@ -43,7 +43,9 @@ def pick_places(x: Any, places: Sequence[np.ndarray]) -> Any:
     grid = np.ix_(np.arange(n), *places)
     index = np.ravel_multi_index(np.broadcast_arrays(*grid), (n, *sizes))
     table = reshape(movedim(x, 1, -1), (n * math.prod(sizes), c))
-    return movedim(table_rows(table, backend.of(raw(x)).constant(index)), -1, 1)
+    be = backend.of(raw(x))
+    rows = table_rows if x.dtype.name in be.FLOATS else getitem
+    return movedim(rows(table, be.constant(index)), -1, 1)
 
 
 _MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -61,7 +63,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     widths = tuple((int(pad[2 * i]), int(pad[2 * i + 1])) for i in reversed(range(count)))
     if mode == "constant":
         whole = ((0, 0),) * (input.ndim - count) + widths
-        fits = all(n + a + b >= 0 for n, (a, b) in zip(input.shape, whole))
+        fits = all(n + min(a, 0) + min(b, 0) >= 0 for n, (a, b) in zip(input.shape, whole))
         require(fits, "pad", "negative widths cut more than there is", input=input, pad=tuple(pad))
         return pad_constant(input, widths=whole, value=value or 0.0)
     require(mode in _MODES, "pad", f"mode must be constant or one of {[*_MODES]}", mode=mode)
@@ -75,9 +77,11 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
 
 def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
     """Which of n places stands at each place of the padded axis."""
-    limit = {"reflect": n - 1, "circular": n}.get(mode, math.inf)
-    rule = f"{mode} needs widths up to {limit}"
-    require(max(before, after) <= limit and n > 0, "pad", rule, size=n, pad=(before, after))
+    left = n + min(before, 0) + min(after, 0)
+    limit = {"reflect": n - 1, "circular": n if left > 0 else 0}.get(mode, math.inf)
+    fits = max(before, after) <= limit and n > 0 and before + after >= -n
+    rule = f"{mode} needs widths up to {limit}, together at least {-n}"
+    require(fits, "pad", rule, size=n, pad=(before, after))
     k, wider = np.arange(n), (max(before, 0), max(after, 0))
     if mode == "circular":  # what is left goes round
         return np.pad(k[max(-before, 0) : n - max(-after, 0)], wider, "wrap")

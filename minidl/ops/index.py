@@ -221,7 +221,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     check_real("embedding", weight)
     rows = weight.shape[0]
     be, index = backend.of(raw(weight)), input
-    if isinstance(index, (int, list)):
+    if isinstance(index, (int, np.integer, list)):
         index = be.from_host(np.asarray(index))
     be.check_indices("embedding", raw(index), rows)
     fits, rule = -rows <= (padding_idx or 0) < rows, "padding_idx must be a row of weight"

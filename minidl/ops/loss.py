@@ -12,12 +12,12 @@ from minidl.dtypes import int64, is_real
 from minidl.errors import DTypeError, require, require_one_of
 from minidl.fusion import abs, exp, log, log1p, maximum, pointwise, softplus, sqrt, where
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import check_real
+from minidl.ops.arguments import broadcast_shapes, check_real
 from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.reduce import mean, sum_axes
 from minidl.ops.reduce import sum as sum_over
-from minidl.ops.shape import movedim, reshape, squeeze, to_dtype, unsqueeze
+from minidl.ops.shape import broadcast_to, movedim, reshape, squeeze, to_dtype, unsqueeze
 from minidl.ops.softmax import log_softmax
 
 REDUCTIONS: dict[str, Callable] = {"none": lambda loss: loss, "mean": mean, "sum": sum_over}
@@ -280,5 +280,7 @@ def cosine(xy, xx, yy, *, eps):
 
 def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along dim, broadcast."""
-    inner = [sum_over(pw.mul(a, b), dim) for a, b in ((x1, x2), (x1, x1), (x2, x2))]
+    shape = broadcast_shapes(tuple(x1.shape), tuple(x2.shape), name="cosine_similarity")
+    x, y = (broadcast_to(v, shape) for v in (x1, x2))
+    inner = [sum_over(pw.mul(a, b), dim) for a, b in ((x, y), (x, x), (y, y))]
     return cosine(*inner, eps=eps)

@@ -256,3 +256,25 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
     rows = a.permute(*kept, *left).reshape(math.prod(a.shape[i] for i in kept), n)
     columns = b.permute(*right, *others).reshape(n, math.prod(b.shape[i] for i in others))
     return matmul(rows, columns).reshape(shape)
+
+
+# ---- methods that take after their tensor --------------------------------------------------------
+
+
+def _new(name: str) -> Callable:
+    def method(self: Tensor, *args: Any, dtype: Any = None, device: Any = None,
+               requires_grad: bool = False) -> Tensor:  # fmt: skip
+        how = {"dtype": dtype or self.dtype, "device": device or self.device}
+        return getattr(creation, name)(*args, **how, requires_grad=requires_grad)
+
+    method.__doc__ = f"`{name}` in this tensor's dtype, on its device, unless said otherwise."
+    return method
+
+
+METHODS: dict[str, Callable] = {
+    "type_as": lambda self, other: shape.to_dtype(self, other.dtype),
+    "view_as": lambda self, other: shape.view(self, other.shape),
+    "reshape_as": lambda self, other: shape.reshape(self, other.shape),
+    "element_size": lambda self: self.array.itemsize,
+    **{f"new_{name}": _new(name) for name in "tensor zeros ones full empty".split()},
+}
