@@ -212,7 +212,18 @@ def short_names(runs: Sequence[RunDir]) -> list[str]:
     """What runs are called in a legend: their folders' names, or paths where two are alike."""
     names = [run.path.resolve().name for run in runs]
     paths = {run.path.resolve() for run in runs}
-    return names if len(set(names)) == len(paths) else [str(run.path) for run in runs]
+    chosen = names if len(set(names)) == len(paths) else [str(run.path) for run in runs]
+    return [*map(label_of, chosen)]
+
+
+def readable(name: str) -> str:
+    """The name of a file as text: U+FFFD for bytes that are no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def label_of(name: str) -> str:
+    """A name as Matplotlib's legends show it: no dollars of formulas, no underscore in front."""
+    return (" " * name.startswith("_") + readable(name)).replace("$", r"\$")
 
 
 def print_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:

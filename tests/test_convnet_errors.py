@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 import struct
 
@@ -189,6 +190,21 @@ def test_one_class_is_nothing_to_tell_apart(capsys, tmp_path):
     for command in (cli, transfer):
         line = said(capsys, args, 1, command)
         assert "there must be 2 classes or more; got ant alone" in line
+
+
+def test_folders_names_may_be_formulas_or_no_text(tmp_path):
+    """Classes and runs that Matplotlib cannot draw ended training without a report."""
+    data, compared = write_folder(tmp_path / "pictures"), str(tmp_path / "compared.html")
+    for name, other in (("ant", rb"$\bad$"), ("bee", b"caf\xe9"), ("cow", b"_x")):
+        (data / name).rename(data / os.fsdecode(other))
+    own = ["--model=resnet8", "--set", "size=16", "epochs=1", "width=0", "batch=16"]
+    for command, more in ((cli, TINY), (transfer, own)):
+        run = tmp_path / os.fsdecode(rb"$\bad-%d$\xe9" % len(more))
+        args = ["--preset=smoke", "--dataset=folder", "--data", str(data), "--out", str(run)]
+        assert command([*args, *more]) == 0
+        page = (run / "report.html").read_text("utf-8")
+        assert page.count("<svg") >= 3 and "caf\ufffd" in page
+        assert command(["compare", str(run), str(run), "--out", compared]) == 0
 
 
 def test_test_classes_differ_from_training_classes(capsys, tmp_path):

@@ -32,7 +32,8 @@ class Report:
         """The whole page."""
         style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
         head = f'<meta charset="utf-8"><title>{escape(self.title)}</title><style>{style}</style>'
-        return "<!doctype html><html lang=en>" + head + "\n".join(self.parts) + "</html>\n"
+        page = "<!doctype html><html lang=en>" + head + "\n".join(self.parts) + "</html>\n"
+        return page.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # files' names
 
     def section(self, title: str, note: str = "") -> None:
         """Start a section with a heading and a sentence on how to read it."""
@@ -145,8 +146,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     figure.colorbar(shades, ax=axes, shrink=0.75, label="share of the true class")
     axes.set(xlabel="answer", ylabel="true class")
     if count <= NAMED:
-        axes.set_xticks(range(count), classes, rotation=45, ha="right")
-        axes.set_yticks(range(count), classes)
+        axes.set_xticks(range(count), classes, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(count), classes, parse_math=False)
         for i, j in zip(*np.nonzero(matrix), strict=True):
             colour = "white" if share[i, j] > 0.5 else "#1c2128"
             axes.text(j, i, int(matrix[i, j]), ha="center", va="center", color=colour, fontsize=8)

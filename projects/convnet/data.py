@@ -24,7 +24,7 @@ from minidl.data import (
 from minidl.data.dataset import check
 from minidl.random import Generator
 from projects.convnet.config import Config
-from projects.settings import UsageError
+from projects.settings import UsageError, readable
 from projects.shapes import Shapes
 
 OFFICIAL = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "fashion": FashionMNIST}
@@ -72,7 +72,7 @@ def load_images(cfg: Config) -> Images:
     mean, std = [0.0] * train.x.shape[1], [1.0] * train.x.shape[1]
     if cfg.normalise:
         mean, std = channel_statistics(train.x)
-    return Images(train, heldout, test, list(classes), mean, std)
+    return Images(train, heldout, test, [*map(readable, classes)], mean, std)
 
 
 def read(cfg: Config) -> tuple[Split, Split, Sequence[str]]:

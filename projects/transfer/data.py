@@ -21,7 +21,7 @@ from minidl.errors import DataError, reworded
 from minidl.io import load_safetensors, save_safetensors
 from minidl.random import Generator
 from projects.convnet.data import channel_statistics
-from projects.settings import UsageError
+from projects.settings import UsageError, readable
 from projects.shapes import Shapes
 from projects.transfer.config import Config
 
@@ -82,7 +82,7 @@ def load_images(cfg: Config) -> Images:
     Raises DataError for pictures that are missing or damaged, naming them.
     """
     source = read(cfg)
-    classes = source.train.classes
+    classes = [*map(readable, source.train.classes)]
     check(len(classes) > 1, cfg.dataset, f"there must be 2 classes or more; got {classes[0]} alone")
     kept, heldout, used = choose(cfg, source)
     side = cfg.size + 2 * cfg.crop

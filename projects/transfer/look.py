@@ -19,7 +19,7 @@ from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.convnet.look import percent
-from projects.settings import UsageError, clock, commit, settings_of
+from projects.settings import UsageError, clock, commit, label_of, settings_of
 from projects.transfer.config import Config
 from projects.transfer.data import Images, batches, names_of, plain
 from projects.transfer.features import Prepared
@@ -203,7 +203,7 @@ def mapped(places: np.ndarray, y: np.ndarray, classes: list[str]) -> Any:
     figure, (axes,) = report.panels(1, 8, 6)
     for k, name in enumerate(classes):
         axes.scatter(*places[y == k].T, s=9, color=report.RUNS[k % len(report.RUNS)],
-                     marker="os^Dv"[k // len(report.RUNS) % 5], label=name)  # fmt: skip
+                     marker="os^Dv"[k // len(report.RUNS) % 5], label=label_of(name))  # fmt: skip
     axes.legend(frameon=False, fontsize=6, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
