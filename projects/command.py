@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import os
 import shlex
 import sys
@@ -36,6 +37,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see --help)")
+
+
+def at_the_shell(cli: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a project's command line and leave with its status.
+
+    Warnings are one line. Characters that the output's encoding lacks are escaped, as in errors.
+    """
+    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it may be closed
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(cli(sys.argv[1:]))
 
 
 def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:

@@ -1,5 +1,6 @@
 """Several runs of a table: one after the other, side by side, stopped and gone on with."""
 
+import io
 import json
 import os
 import shutil
@@ -7,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
 from minidl.train import RunDir
-from projects.command import alone
+from projects.command import alone, at_the_shell
 from projects.convnet.__main__ import cli
 from projects.convnet.presets import PRESETS
 from projects.convnet.tables import TABLES
@@ -31,6 +33,17 @@ def table(out, *args, epochs=2):
 def two_rows(monkeypatch):
     """The table of the E level cut to two rows."""
     monkeypatch.setitem(TABLES, "e", type(TABLES["e"])(ROWS))
+
+
+def test_characters_that_the_output_lacks_are_escaped(monkeypatch):
+    """A plus-minus sign in a C locale ended a table with a traceback."""
+    out = io.TextIOWrapper(io.BytesIO(), "ascii", newline="\n")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back at the end
+    monkeypatch.setattr(sys, "stdout", out)
+    with pytest.raises(SystemExit, match="7"):
+        at_the_shell(lambda argv: print("94.0 \xb1 2.2") or 7)
+    out.flush()
+    assert out.buffer.getvalue() == rb"94.0 \xb1 2.2" + b"\n"
 
 
 def test_tables_name_presets():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from typing import get_args
 
 from minidl.train import StopSignal
-from projects.command import Parser, Project, comparing
+from projects.command import Parser, Project, at_the_shell, comparing
 from projects.convnet.config import Config, Dataset
 from projects.convnet.look import compare_runs, predict_images
 from projects.convnet.presets import PRESETS
@@ -38,5 +36,4 @@ PROJECT = Project(
 cli = PROJECT.cli
 
 if __name__ == "__main__":
-    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
-    sys.exit(cli(sys.argv[1:]))
+    at_the_shell(cli)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable
 
 from minidl.train import RunDir, StopSignal
-from projects.command import Project, comparing
+from projects.command import Project, at_the_shell, comparing
 from projects.textgen import run, translate, vectors
 from projects.textgen.compare import compare_runs
 from projects.textgen.config import Config
@@ -36,5 +34,4 @@ PROJECT = Project(
 cli = PROJECT.cli
 
 if __name__ == "__main__":
-    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
-    sys.exit(cli(sys.argv[1:]))
+    at_the_shell(cli)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, get_args
 
 from minidl.train import StopSignal
-from projects.command import Parser, Project, comparing
+from projects.command import Parser, Project, at_the_shell, comparing
 from projects.convnet.look import compare_runs
 from projects.transfer.config import Config, Dataset
 from projects.transfer.judge import evaluate_weights, forget
@@ -63,5 +61,4 @@ PROJECT = Project(
 cli = PROJECT.cli
 
 if __name__ == "__main__":
-    warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
-    sys.exit(cli(sys.argv[1:]))
+    at_the_shell(cli)
