@@ -156,6 +156,9 @@ class Project:
             for field in dataclasses.fields(self.kind):
                 print(f"  {field.name} = {field.default!r}")
             return 0
+        for name in ("resume", "out"):
+            if getattr(args, name) == "":
+                raise UsageError(f"--{name} must name a folder; got ''")
         if args.resume:
             return self.resume(args, stop)
         settings = self.configuration(args)

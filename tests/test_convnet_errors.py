@@ -57,6 +57,8 @@ def write_folder(root, size=(40, 40)):
 @pytest.mark.parametrize("args, message", [
     (["--preset", "quik"], "unknown preset 'quik'"),
     (["--preset", ""], "unknown preset ''"),
+    (["--resume", ""], "--resume must name a folder; got ''"),
+    (["--preset", "smoke", "--out", ""], "--out must name a folder; got ''"),
     (["--dataset", "cifar11"], "invalid choice: 'cifar11'"),
     (["--epochs", "many"], "invalid int value: 'many'"),
     (["--epochs", "0"], "epochs must be in [1, 100000]; got 0"),

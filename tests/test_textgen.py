@@ -203,6 +203,7 @@ def test_sample_writes_prompt_and_continuation(smoke: Path, capsys) -> None:
         ("compare {empty}", "is not a run directory"),
         ("search --out {run} --hidden 8,8", "names a value twice"),
         ("search --out {run} --random 0", "--random must be at least 1; got 0"),
+        ("search --out {run} --random 2 --lr 0,1e-3", "--lr must be positive to be drawn from"),
         (
             "search --out {run} --preset a-seq2seq",
             "search is of language models; got model=seq2seq",

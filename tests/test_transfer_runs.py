@@ -334,6 +334,12 @@ def test_mistakes(capsys, pictures, tmp_path, more, code, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_without_a_name_are_refused(capsys):
+    """They ended in an assertion."""
+    line = said(capsys, ["evaluate", "--weights", "", "--model", "resnet8"], 2)
+    assert "--weights must name a file or a run; got ''" in line
+
+
 def test_a_broken_picture_is_named(capsys, pets):
     file = pets / "oxford-iiit-pet/images/beagle_3.jpg"
     content = file.read_bytes()

@@ -75,6 +75,8 @@ def drawn_points(lists: dict[str, list[Any]], count: int, seed: int) -> list[dic
     """Points with widths and batches from the lists and rates log-uniform in their range."""
     if count < 1:
         raise UsageError(f"--random must be at least 1; got {count}")
+    if min(lists["lr"]) <= 0:
+        raise UsageError(f"--lr must be positive to be drawn from; got {min(lists['lr'])}")
     u = Generator(seed, "init").uniform((count, len(FIELDS)), np.float64)
     low, high = np.log(min(lists["lr"])), np.log(max(lists["lr"]))
     return [

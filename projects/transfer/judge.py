@@ -43,6 +43,8 @@ def evaluate_weights(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--size", type=int, default=224, help="side of what the network sees")
     parser.add_argument("--side", type=int, help="shorter side before the cut (default: --size)")
     args = parser.parse_args(argv)
+    if not args.weights:
+        raise UsageError("--weights must name a file or a run; got ''")
     imagenet = args.dataset == "imagenet_sample"
     cfg = Config(dataset="folder" if imagenet else args.dataset, data=args.data, size=args.size,
                  scale=args.scale, model=args.model, padding=args.padding,
