@@ -64,6 +64,9 @@ def test_lookahead_is_not_captured() -> None:
     lambda x: ml.unique(x.long()),
     lambda x: ml.bincount(x.abs().long(), minlength=9),
     lambda x: ml.nan_to_num(x / 0),
+    lambda x: ml.nan_to_num(x.to(ml.bfloat16) / 0).float(),
+    lambda x: ml.median(x[0], 0).indices,
+    lambda x: x.half().scatter_reduce(0, (x > 0).long(), x.half(), "amin", include_self=False),
     lambda x: ml.take_along_dim(x, x.argsort(), 0),
     lambda x: x.index_add(0, (x > 0).long(), x * 2),
     lambda x: x.scatter_reduce(0, (x > 0).long(), x, "amax", include_self=False),
@@ -81,3 +84,10 @@ def test_wide_functions_agree_with_the_cpu(work) -> None:
     ours, theirs = (work(ml.tensor(x, device=device)) for device in ("cuda", "cpu"))
     assert ours.device.type == "cuda" and ours.dtype == theirs.dtype
     np.testing.assert_allclose(ours.cpu().numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("half", [ml.float16, ml.bfloat16])
+def test_gumbel_softmax_draws_in_half_types(half) -> None:
+    drawn = F.gumbel_softmax(ml.zeros(40, 5, dtype=half, device="cuda"), hard=True)
+    rows = drawn.float().cpu().numpy()
+    assert drawn.dtype == half and (rows.sum(1) == 1).all() and (rows.sum(0) > 0).all()

@@ -12,7 +12,7 @@ from minidl.fusion import update
 
 
 @update(inplace=("a",))
-def _blend(a, x, *, rate):
+def blend(a, x, *, rate):
     return a + rate * (x - a)
 
 
@@ -33,7 +33,7 @@ class EMA:
     def update(self, model: Any) -> None:
         """Take one more look at the model's values; call it after the optimizer's step."""
         rows = [(self.average[name], t.array) for name, t in _floats(model).items()]
-        _blend.apply_(rows, again=self._rate, rate=self._rate()["rate"])
+        blend.apply_(rows, again=self._rate, rate=self._rate()["rate"])
 
     def _rate(self) -> dict[str, float]:
         """How far this update moves the averages; counts it."""

@@ -1,4 +1,4 @@
-"""Wide optimizers: by signs, by layers' norms, orthogonal; wrappers of others; L-BFGS."""
+"""Wide optimizers: by signs, by the norms of layers, orthogonal; wrappers of others."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from minidl.autograd import Tensor, enable_grad, no_grad
 from minidl.errors import CheckpointError, GraphError, require, require_one_of, reworded
 from minidl.fusion import sign, sqrt, update
 from minidl.ops import pointwise as pw
-from minidl.optim.ema import _blend
+from minidl.optim.ema import blend
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 from minidl.optim.rules import SGD, Betas
 
@@ -290,7 +290,7 @@ class Lookahead(_Around):
         self._base_step()
         self.count += 1
         if self.count % self.k == 0:
-            _blend.apply_([(self.slow[p], p.array) for p in self._all()], rate=self.alpha)
+            blend.apply_([(self.slow[p], p.array) for p in self._all()], rate=self.alpha)
             for p in self._all():
                 p.copy_(Tensor(self.slow[p]))
         return loss

@@ -32,8 +32,10 @@ def gumbel_softmax(
 
     hard: one-hot vectors, with the gradient of the soft ones.
     """
-    u = creation.rand(*logits.shape, dtype=logits.dtype, device=logits.device)
-    y = softmax((logits - (-(u + np.finfo(u.dtype).tiny).log()).log()) / tau, dim)
+    kind = np.float64 if logits.dtype == np.float64 else np.float32
+    u = creation.rand(*logits.shape, dtype=kind, device=logits.device)
+    noise = -(-(u + np.finfo(kind).tiny).log()).log()
+    y = softmax((logits + noise.to(logits.dtype)) / tau, dim)
     if not hard:
         return y
     first = y.argmax(dim, keepdim=True)

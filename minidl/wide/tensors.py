@@ -19,9 +19,9 @@ from minidl.ops.reduce import Values
 
 def nan_to_num(x: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Any:
     """x with NaN and the infinities replaced; None: by the largest and the lowest number."""
-    if x.dtype.kind != "f":
+    if not is_real(x.dtype):
         return x.clone()
-    most = float(np.finfo(x.dtype).max)
+    most = float(np.finfo(x.dtype).max) if x.dtype.kind == "f" else (2 - 2**-7) * 2.0**127
     y = pointwise.where(x.isnan(), nan, x)
     y = pointwise.where(x == math.inf, most if posinf is None else posinf, y)
     return pointwise.where(x == -math.inf, -most if neginf is None else neginf, y)
@@ -46,7 +46,7 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     n = x.shape[axis_of(dim, x.ndim, "median")] if x.ndim else 1
     require(n > 0, "median", "cannot reduce an axis of size 0", x=x, dim=dim)
     if not x.ndim:
-        return Values(x.clone(), creation.zeros((), dtype=np.int64))
+        return Values(x.clone(), creation.zeros((), dtype=np.int64, device=x.device))
     values, order = x.sort(dim)
     bad = values.narrow(dim, n - 1, 1).isnan()  # NaN sorts last
     place = pointwise.where(bad, n - 1, (n - 1) // 2)
@@ -197,8 +197,8 @@ def scatter_reduce(
     reduce: sum, prod, mean, amax or amin; of extremes that tie the later share half a gradient.
     """
     require_one_of("scatter_reduce", ("sum", "prod", "mean", "amax", "amin"), reduce=reduce)
-    limits = (np.finfo if x.dtype.kind == "f" else np.iinfo)(x.dtype)
-    lowest, highest = (v.item() if hasattr(v, "item") else v for v in (limits.min, limits.max))
+    whole = None if is_real(x.dtype) else np.iinfo(x.dtype)
+    lowest, highest = (whole.min, whole.max) if whole else (-math.inf, math.inf)
     start = {"prod": 1, "amax": lowest, "amin": highest}.get(reduce, 0)
     begun = x if include_self else x.scatter(dim, index, start)
     if reduce in _FOLDS:
