@@ -1,9 +1,11 @@
 """What a trainer does with loaders of every kind."""
 
+import pytest
 from test_train import toy, toy_data
 
 import minidl.functional as F
 from minidl.data import DataLoader
+from minidl.errors import DataError
 
 
 def test_a_loader_of_unknown_length_trains(tmp_path):
@@ -32,3 +34,11 @@ def test_batches_of_any_form_reach_forward_whole(tmp_path):
         trainer.loader, trainer.forward, trainer.epoch = loader, step, 0
         trainer.fit()
     assert trainer.steps == 2 + 2
+
+
+def test_a_loader_without_batches_is_refused(tmp_path):
+    """Regression: its epochs passed without a word, of loss 0."""
+    trainer = toy(tmp_path, epochs=1)
+    trainer.loader = DataLoader(trainer.loader.dataset, 10**6, drop_last=True)
+    with pytest.raises(DataError, match="Trainer: the loader gave no batch"):
+        trainer.fit()

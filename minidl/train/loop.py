@@ -13,7 +13,7 @@ from minidl.amp import GradScaler, autocast
 from minidl.autograd import Tensor
 from minidl.capturing import capture
 from minidl.data import DataLoader
-from minidl.errors import CheckpointError, MinidlError, require, require_one_of, reworded
+from minidl.errors import CheckpointError, DataError, MinidlError, require, require_one_of, reworded
 from minidl.nn import Module
 from minidl.nn.utils import clip_grad_norm_
 from minidl.ops.arguments import ints_of
@@ -172,6 +172,7 @@ class Trainer:
                 self.save()
                 self.stop.check()
                 start = time.perf_counter()
+        require(self.batch > 0, "Trainer", "the loader gave no batch", error=DataError)
         self._read()
 
     def _work(self, batch: Any) -> tuple[Tensor, Tensor]:
