@@ -189,6 +189,18 @@ def test_damaged_tags_of_a_tiff(tmp_path):
         read_image(tmp_path / "a.tiff")
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError])
+def test_every_way_in_which_a_decoder_gives_up(tmp_path, monkeypatch, kind):
+    """AVIF's raises RuntimeError for a damaged file, PNG's asks for the memory that it declares."""
+
+    def fail(path):
+        raise kind("no image item")
+
+    monkeypatch.setattr("PIL.Image.open", fail)
+    with pytest.raises(DataError, match="a.avif cannot be read as a picture: no image item"):
+        read_image(tmp_path / "a.avif")
+
+
 def test_image_folder(tmp_path):
     for name, value in (("b", 10), ("a", 20), ("c", 30)):
         for i in range(2):

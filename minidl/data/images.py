@@ -131,7 +131,7 @@ class ImageFolder(ImageFiles):
 
 def read_image(path: str | Path) -> np.ndarray:
     """A picture file as RGB (H, W, 3) uint8, turned as its EXIF says. Raises DataError."""
-    kinds = (*DAMAGE, SyntaxError, Image.DecompressionBombError)
+    kinds = (*DAMAGE, SyntaxError, RuntimeError, MemoryError, Image.DecompressionBombError)
     rule = f"read_image: {path} cannot be read as a picture"
     with reworded(DataError, rule, *kinds), Image.open(path) as picture:
         turned = ImageOps.exif_transpose(picture)
