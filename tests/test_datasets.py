@@ -241,8 +241,12 @@ def test_pets(tmp_path):
     assert data[0][0].shape == (3, 5, 5)
     binary = OxfordIIITPet(tmp_path, "test", "binary-category")
     assert binary.classes == ["Cat", "Dog"] and binary.targets.tolist() == [0, 1, 1]
-    (folder / "annotations/test.txt").write_text("pug_2 2\n")
-    with pytest.raises(DataError, match="line 1 of"):
+    for line in ("pug_2 2", "pug_2 ² 2 1", "pug_2 999999999999 2 1"):
+        (folder / "annotations/test.txt").write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(DataError, match="line 1 of"):
+            OxfordIIITPet(tmp_path, "test")
+    (folder / "annotations/test.txt").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(DataError, match=r"cannot read \S*test.txt: 'utf-8' codec"):
         OxfordIIITPet(tmp_path, "test")
     with pytest.raises(DataError, match="trainval.txt not found"):
         OxfordIIITPet(tmp_path)

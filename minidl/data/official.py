@@ -186,13 +186,14 @@ class OxfordIIITPet(ImageFiles):
 def _annotations(path: Path) -> list[tuple[str, int, int]]:
     """Image name, breed (0…36) and species (0 cat, 1 dog) of each line."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        parts = line.split()
-        if not parts or line.startswith("#"):
-            continue
-        ok = len(parts) == 4 and parts[1].isdigit() and parts[2] in ("1", "2") and parts[1] != "0"
-        rule = f"line {number} of {path} must be: name, class >= 1, species 1 or 2, breed"
-        check(ok, "OxfordIIITPet", rule, line=line)
-        rows.append((parts[0], int(parts[1]) - 1, int(parts[2]) - 1))
+    with reworded(DataError, f"OxfordIIITPet: cannot read {path}", OSError, UnicodeDecodeError):
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            parts = line.split()
+            if not parts or line.startswith("#"):
+                continue
+            ok = len(parts) == 4 and parts[1] in map(str, range(1, 1000)) and parts[2] in ("1", "2")
+            rule = f"line {number} of {path} must be: name, class 1 to 999, species 1 or 2, breed"
+            check(ok, "OxfordIIITPet", rule, line=line)
+            rows.append((parts[0], int(parts[1]) - 1, int(parts[2]) - 1))
     check(bool(rows), "OxfordIIITPet", f"{path} lists no pictures")
     return rows
