@@ -141,6 +141,12 @@ def test_archives_are_damaged_or_hold_something_else(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"The big cat", b"The bag cat"))
     with pytest.raises(DataError, match=r"cannot read \S*fra-eng.zip/fra.txt: Bad CRC-32"):
         load_translations(Config(**KIND, data=str(tmp_path)))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # encrypted, by both of its headers
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read \S*fra-eng.zip/fra.txt: .*encrypted"):
+        load_translations(Config(**KIND, data=str(tmp_path)))
 
 
 def test_sentences_are_judged_in_no_order_of_length():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import unicodedata
@@ -24,6 +25,8 @@ from projects.textgen.config import Config
 ARCHIVE = "fra-eng.zip"
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 BEGIN, END, PAD = 1, 2, 3
+
+DAMAGE = (zipfile.BadZipFile, RuntimeError, lzma.LZMAError)  # or encrypted, or packed otherwise
 
 Pairs = list[tuple[str, str]]
 
@@ -122,7 +125,7 @@ class Translations:
 def load_translations(cfg: Config) -> Translations:
     """Read, split and count the pairs of at most `longest` tokens a side. Raises DataError."""
     path = find(cfg.data or None)
-    with reworded(DataError, f"pairs: cannot read {path}", zipfile.BadZipFile):
+    with reworded(DataError, f"pairs: cannot read {path}", *DAMAGE):
         parts = data.pairs(path, longest=cfg.longest)
     kept: list[Pairs] = []
     before: set[str] = set()
@@ -151,7 +154,7 @@ def find(root: str | None = None) -> Path:
     rule = f"neither {data.PAIRS} nor {ARCHIVE} is in {folder}"
     fix = f"put https://www.manythings.org/anki/{ARCHIVE} there"
     require(archive.exists(), "english-french", rule, error=DataError, fix=fix)
-    with reworded(DataError, f"english-french: cannot read {archive}", zipfile.BadZipFile, OSError):
+    with reworded(DataError, f"english-french: cannot read {archive}", OSError, *DAMAGE):
         inside: Any = zipfile.Path(archive, data.PAIRS)  # reads its bytes as a Path does
     return inside
 
