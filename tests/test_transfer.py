@@ -162,6 +162,14 @@ def test_flowers_in_the_official_layout(tmp_path):
     savemat(folder / "setid.mat", {"trnid": np.arange(1, 13)})
     with pytest.raises(DataError, match=r"flowers: the lists in .* lack.*valid"):
         load_images(Config(dataset="flowers", data=str(tmp_path)))
+    for wrong in (0, 25):
+        savemat(folder / "setid.mat", {"trnid": [wrong], "valid": [1], "tstid": [2]})
+        with pytest.raises(DataError, match="flowers: the lists in .* from 1 to 24"):
+            load_images(Config(dataset="flowers", data=str(tmp_path)))
+    for content in (b"", b"no list of MATLAB's" * 20):
+        (folder / "setid.mat").write_bytes(content)
+        with pytest.raises(DataError, match="flowers: cannot read the lists in .*flowers-102: "):
+            load_images(Config(dataset="flowers", data=str(tmp_path)))
 
 
 def test_flowers_need_scipy_or_folders(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from minidl.data.download import cache_dir
 from minidl.data.images import ImageFiles, LabelledImages
 from minidl.errors import DataError, reworded
 from minidl.io import load_safetensors, save_safetensors
+from minidl.io.torch_files import DAMAGE
 from minidl.random import Generator
 from projects.convnet.data import channel_statistics
 from projects.settings import UsageError, readable
@@ -158,6 +159,7 @@ def read_flowers(root: str | None) -> tuple[ImageFiles, ImageFiles]:
     """102 Flowers (Nilsback 2008): jpg/, imagelabels.mat and setid.mat in flowers-102."""
     try:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
     except ImportError as error:
         fix = "pip install 'minidl[flowers]', or sort them into folders and use --dataset folder"
         raise DataError(f"flowers: the lists of Flowers-102 are MATLAB files; {fix}") from error
@@ -165,16 +167,22 @@ def read_flowers(root: str | None) -> tuple[ImageFiles, ImageFiles]:
     rule = f"there is no folder {folder}, and Flowers-102 is not downloaded: put into it "
     rule += "imagelabels.mat, setid.mat and the jpg/ of 102flowers.tgz"
     check(folder.is_dir(), "flowers", f"{rule} ({FLOWERS})")
-    with reworded(DataError, f"flowers: cannot read the lists in {folder}", OSError, ValueError):
+    damage = f"flowers: cannot read the lists in {folder}"
+    with reworded(DataError, damage, MatReadError, *DAMAGE):
         labels = loadmat(folder / "imagelabels.mat")
         parts = loadmat(folder / "setid.mat")
-    with reworded(DataError, f"flowers: the lists in {folder} lack", KeyError):
+    missing = f"flowers: the lists in {folder} lack"
+    with reworded(DataError, damage, ValueError), reworded(DataError, missing, KeyError):
         y = labels["labels"].ravel().astype(np.int64) - 1
-        numbers = np.concatenate([parts[k].ravel() for k in ("trnid", "valid")]), parts["tstid"]
+        numbers = [np.concatenate([parts[k].ravel() for k in keys]).astype(np.int64)
+                   for keys in (("trnid", "valid"), ("tstid",))]  # fmt: skip
+    for part in numbers:
+        rule = f"the lists in {folder} must number pictures from 1 to {len(y)}"
+        check(((part >= 1) & (part <= len(y))).all(), "flowers", rule, numbers=part)
     names = [str(k + 1) for k in range(int(y.max()) + 1)]
     train, test = (
         ImageFiles([folder / f"jpg/image_{i:05d}.jpg" for i in part], y[part - 1], names)
-        for part in (numbers[0], numbers[1].ravel())
+        for part in numbers
     )
     return train, test
 
