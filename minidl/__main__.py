@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("info", help="print versions, processor, threads, BLAS, cache, GPU")
     look = commands.add_parser("inspect", help="list the arrays in a file of weights")
-    look.add_argument("file", metavar="FILE", help="of PyTorch, Keras, TFLite, ONNX, Flax, …")
+    look.add_argument("file", metavar="FILE", help="of PyTorch, Keras, TFLite, ONNX, Flax and more")
     turn = commands.add_parser("convert", help="write a file of weights as safetensors")
     turn.add_argument("source", metavar="IN")
     turn.add_argument("out", metavar="OUT.safetensors")
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     turn.add_argument("--classes", type=int, metavar="N", help="of the network's head")
     args = parser.parse_args(arguments)
     try:
-        print(_run(args))
-    except MinidlError as error:
+        print(_run(args), flush=True)
+    except (MinidlError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

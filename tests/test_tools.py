@@ -1,5 +1,6 @@
 """The tools: gradient checks that explain, counts that are right, a profile, drawings, the CLI."""
 
+import io
 import re
 import subprocess
 import sys
@@ -317,6 +318,18 @@ def test_a_wrong_setting_is_one_line_and_status_1(capsys, monkeypatch):
     assert main(["info"]) == 1
     error = capsys.readouterr().err
     assert error == "error: MINIDL_NUM_THREADS: must be a positive integer; got value 'many'\n"
+
+
+def test_an_output_that_is_full_is_one_line_and_status_1(capsys, monkeypatch):
+    """A traceback before: `python -m minidl inspect FILE > /dev/full`, and a closed pipe."""
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 def test_the_module_runs_as_a_command():

@@ -1,6 +1,7 @@
 """The training loop: epochs of steps, an evaluation after each, all of it exactly resumable."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -137,7 +138,8 @@ class Trainer:
         done = self.epoch * size + self.sums["seen"]
         look: dict[str, Any] = {"unit": f" {self.unit}", "unit_scale": True, "initial": done}
         try:
-            with tqdm(total=self.epochs * size, disable=None, **look) as self.bar:  # on a terminal
+            # On a terminal alone, and not where standard error is closed.
+            with tqdm(total=self.epochs * size, disable=not sys.stderr or None, **look) as self.bar:
                 while not self.finished:
                     self._train_epoch()
                     self._finish_epoch()
