@@ -257,13 +257,6 @@ def test_delayed_reading_names_the_same_batch_and_gives_the_same_means(tmp_path)
         toy(tmp_path / "c", read_every=50, hook=poison).fit()
 
 
-def test_training_needs_no_standard_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.stderr", None)  # as where a process begins with it closed
-    trainer = toy(tmp_path, epochs=1)
-    trainer.fit()
-    assert trainer.finished
-
-
 def test_early_stopping_and_its_state(tmp_path):
     trainer = toy(tmp_path, epochs=50, lr=0.0, patience=3)
     trainer.fit()

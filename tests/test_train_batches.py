@@ -1,4 +1,4 @@
-"""What a trainer does with loaders of every kind."""
+"""What a trainer does with loaders of every kind, and where there is no standard error."""
 
 import pytest
 from test_train import toy, toy_data
@@ -42,3 +42,10 @@ def test_a_loader_without_batches_is_refused(tmp_path):
     trainer.loader = DataLoader(trainer.loader.dataset, 10**6, drop_last=True)
     with pytest.raises(DataError, match="Trainer: the loader gave no batch"):
         trainer.fit()
+
+
+def test_training_needs_no_standard_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)  # as where a process begins with it closed
+    trainer = toy(tmp_path, epochs=1)
+    trainer.fit()
+    assert trainer.finished
