@@ -206,6 +206,21 @@ def test_empty_batches():
     assert got[1].shape == (0, 2)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 2, 2), (0, 4, 3), (3, 4, 0)])
+@pytest.mark.parametrize("name", ["batch", "group", "instance"])
+def test_gradients_of_weights_over_no_values_are_zero(name, shape):
+    """Regression: NaN, from means over nothing."""
+    w, b = tensor(np.ones(4)), tensor(np.ones(4))
+    norms = {
+        "batch": lambda x: F.batch_norm(x, None, None, w, b, True),
+        "group": lambda x: F.group_norm(x, 2, w, b),
+        "instance": lambda x: F.instance_norm(x, None, None, w, b),
+    }
+    norms[name](tensor(np.zeros(shape))).sum().backward()
+    assert (w.grad.numpy() == 0).all()
+    assert (b.grad.numpy() == 0).all()
+
+
 def test_channels_last_is_kept():
     x = np.moveaxis(rng.normal(size=(2, 5, 4, 3)), -1, 1)
     for y in backward_of(lambda x: F.batch_norm(x, None, None, training=True), x):

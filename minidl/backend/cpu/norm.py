@@ -205,7 +205,7 @@ def plan(segments: int, rows: int, c: int) -> Plan:
         fold *= 2
     width = fold * c
     step = min(max(PIECE // max(width, 1), 8), 64)
-    return Plan(segments, rows // fold, width, step, max(-(-rows // fold // step), 1), fold, c)
+    return Plan(segments, rows // fold, width, step, -(-rows // fold // step), fold, c)
 
 
 def columns(x: Array) -> Array:
