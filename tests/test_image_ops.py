@@ -185,6 +185,20 @@ def test_mistakes():
         F.dropout(x, 1.5)
 
 
+@pytest.mark.parametrize("size", [(2, 3), (), [2, 2, 2]])
+def test_pooling_takes_one_size_an_axis(size):
+    """Regression: only the first counted, and none was an IndexError."""
+    x = ml.zeros(1, 2, 6)
+    for pool in (F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d):
+        with pytest.raises(ShapeError, match="must be one or two ints"):
+            pool(x, size)
+    for name in ("stride", "padding"):
+        with pytest.raises(ShapeError, match=f"{name} must be one or two ints"):
+            F.max_pool1d(x, 2, **{name: size})
+    with pytest.raises(ShapeError, match="output_size must be one or two ints"):
+        F.adaptive_avg_pool2d(x, (1, 2, 3))
+
+
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_integers_are_padded_and_resized(mode):
     """Regression: only floats were."""

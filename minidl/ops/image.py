@@ -308,8 +308,8 @@ def _pooling(name: str, x: Any, *args: Any) -> tuple[Sizes, dict[str, Sizes]]:
 
 def _pairs(*given: tuple[Any, int]) -> list[Any]:
     """1-D arguments as pairs with a value for the axis of size 1; None stays."""
-    single = [(v[0] if isinstance(v, (tuple, list)) else v, other) for v, other in given]
-    return [v if v is None else (other, v) for v, other in single]
+    lone = [v[0] if isinstance(v, (tuple, list)) and len(v) == 1 else v for v, _ in given]
+    return [v if v is None else (other, v) for v, (_, other) in zip(lone, given)]
 
 
 def max_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
@@ -366,7 +366,7 @@ def avg_pool1d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
 def adaptive_sizes(name: str, x: Any, wanted: Any) -> list[tuple[int, int]]:
     """(old, new) sizes of H and W; None stands for the old one."""
     both = tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,) * 2
-    filled = tuple(n if v is None else v for n, v in zip(x.shape[2:], both))
+    filled = tuple(n if v is None else v for n, v in zip(x.shape[2:], both)) + both[2:]
     require(min(x.shape[2:]) > 0, name, "the image must not be empty", x=x)
     return list(zip(x.shape[2:], ints_of(name, "output_size", filled, 2, 1)))
 
