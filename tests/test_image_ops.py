@@ -92,6 +92,14 @@ def test_other_resizes():
     np.testing.assert_array_equal(line, x[:, :, 0].repeat(2, 2))
 
 
+def test_a_scale_that_keeps_the_size_spaces_cubic_samples():
+    """Regression: it was passed over, which PyTorch does in linear resizing alone."""
+    x = ml.tensor([[[[0.0, 1.0, 4.0]]]])
+    for mode, want in (("bicubic", [-0.06075, 0.39025, 2.59375]), ("bilinear", [0, 1, 4])):
+        got = F.interpolate(x, scale_factor=(1.0, 1.25), mode=mode).numpy().ravel()
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 @given(SEEDS, *[st.integers(1, 3)] * 4, st.integers(0, 2), st.integers(1, 2))
 def test_unfold_and_fold(seed, kh, kw, sh, sw, padding, dilation):
     x = drawn(seed, 2, 3, 6, 5)

@@ -156,13 +156,13 @@ def _centres(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
     """Where the new places lie among the n old ones."""
     if aligned:
         return np.arange(new) * ((n - 1) / (new - 1) if new > 1 else 0.0)
-    return (np.arange(new) + 0.5) * (step if new != n else 1) - 0.5
+    return (np.arange(new) + 0.5) * step - 0.5
 
 
 @functools.lru_cache(256)
 def _linear_weights(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
     """(new, n): the two nearest old places share each new one."""
-    at = np.maximum(_centres(n, new, step, aligned), 0)
+    at = np.maximum(_centres(n, new, step if new != n else 1, aligned), 0)
     low = np.floor(at).astype(np.int64)
     made, rows = np.zeros((new, n)), np.arange(new)
     np.add.at(made, (rows, np.minimum(low, n - 1)), 1 - (at - low))
