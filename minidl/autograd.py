@@ -152,6 +152,7 @@ class _Walk:
             for when, hook in (entry[0].hooks or {}).values():
                 if when != AFTER:
                     entry[1] = self._hooked(hook, entry[1])
+        entry = []  # it would count among those that hold its gradient
         if self.inputs is not None:
             self.found |= {(leaf, -1): g for leaf, g in self.leaves.values()}
             return [self.found[edge_of(t)] for t in self.inputs]
@@ -169,8 +170,8 @@ def _accumulate(leaf: Tensor, g: Any) -> None:
     held = leaf.leaf_grad if recorded else raw(leaf.leaf_grad)
     if held is not None:
         g = parts["add"](held, g)
-    elif not recorded and not backend.of(g).sole_owner(g, 5):
-        # references: the caller's tuple item and name, ours, the argument, getrefcount's
+    elif not recorded and not backend.of(g).sole_owner(g, 4):
+        # references: the caller's name, ours, the argument, getrefcount's
         g = backend.of(g).copy(g)
     leaf.leaf_grad = g if recorded else Tensor(g)
     for when, hook in (leaf.hooks or {}).values():

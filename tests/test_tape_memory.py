@@ -10,7 +10,7 @@ import pytest
 
 import minidl as ml
 import minidl.functional as F
-from minidl import nn
+from minidl import backend, nn
 
 
 @pytest.fixture
@@ -197,3 +197,41 @@ def test_a_forked_child_trains_as_its_parent():
     got = queue.get(timeout=120)
     child.join(30)
     assert child.exitcode == 0 and got == want
+
+
+def sums():
+    """Two sums of leaves, the later of which is what backward comes to first."""
+    a, b, c, d = leaves = [ml.randn(4, 4, requires_grad=True) for _ in range(4)]
+    return leaves, (a + b) * (c + d)
+
+
+def views():
+    """Views of leaves, joined by ops that hand on what they were given."""
+    a, b, c, d = leaves = [ml.randn(4, 4, requires_grad=True) for _ in range(4)]
+    return leaves, ml.cat([(a.t() + b.t()).reshape(-1), (c + d).flatten(), a.reshape(-1)]).exp()
+
+
+def stacked_lstm():
+    """Layers whose two biases have one gradient."""
+    model = nn.LSTM(4, 4, 3)
+    return [*model.parameters()], model(ml.randn(3, 2, 4))[0]
+
+
+@pytest.mark.parametrize("made", [sums, views, stacked_lstm])
+def test_no_gradient_shares_its_memory(made):
+    """Not with another leaf's, nor with the cotangent: clipping in place would scale both."""
+    leaves, y = made()
+    given = ml.randn(y.shape)
+    y.backward(given)
+    arrays = [t.grad.array for t in leaves] + [t.array for t in leaves] + [given.array]
+    for i, array in enumerate(arrays):
+        assert not any(np.shares_memory(array, other) for other in arrays[:i])
+
+
+def test_a_gradient_that_only_its_leaf_holds_is_not_copied(monkeypatch):
+    """Neither the first nor the last that arrives, whether or not a bias's comes along."""
+    copied = []
+    monkeypatch.setattr(backend.cpu, "copy", lambda x: copied.append(x.shape) or x.copy())
+    a, b = nn.Linear(3, 4), nn.Linear(4, 5)
+    b(a(ml.randn(2, 3))).exp().sum().backward()
+    assert not copied
