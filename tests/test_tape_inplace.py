@@ -36,6 +36,26 @@ def test_a_write_through_a_view_of_a_view():
     assert not x.grad[0, :, 1:].numpy().any()
 
 
+def test_an_item_of_a_view_is_changed_in_place():
+    """z[0] *= 2 writes through z[0], a view of the view z, which then takes it."""
+    x = leaf(4, 3)
+    y = x * 1
+    z = y.view(2, 6)
+    z[0] *= 2.0
+    z.t()[1] += x[0, :2]
+    (z * z).sum().backward(retain_graph=True)
+    got = x.grad
+    x.grad = None
+    twice = ml.where(ml.arange(12).reshape(4, 3) < 6, 2.0, 1.0).double()
+    plain = x * twice
+    first = ml.zeros(4, 3, dtype=ml.float64)
+    first[0, 1], first[2, 1] = x[0, 0], x[0, 1]
+    ((plain + first) ** 2).sum().backward()
+    same(got, x.grad)
+    same(z.reshape(4, 3), plain + first)
+    same(y, plain + first)
+
+
 def test_assigning_gives_the_value_its_gradient():
     x, v = leaf(3, 4), leaf(4)
     y = x * 2

@@ -78,21 +78,22 @@ def write(
 
 def _rebase(x: Tensor, new: Tensor) -> None:
     """Give x the place of `new` in the graph; if it is a view, through its base."""
-    steps: list[Callable] = []
-    base = x
-    while base.parent is not None:
-        base, step = base.parent
-        steps.insert(0, step)
+    views: list[Any] = [x]  # the base, a view of it, ..., x
+    while views[0].parent is not None:
+        views.insert(0, views[0].parent[0])
+    steps = [view.parent[1] for view in views[1:]]
     see = functools.partial(functools.reduce, lambda made, step: step(made), steps)
     x.shared().rebased += 1
-    _take_place(base, _overlay(base, new, see=see) if steps else alias(new))
-    if steps:
-        _take_place(x, see(base))
-        x.seen = x.shared().rebased
+    made = _overlay(views[0], new, see=see) if steps else alias(new)
+    _take_place(views[0], made)
+    for view, step in zip(views[1:], steps):
+        made = step(made)
+        _take_place(view, made)
 
 
 def _take_place(x: Tensor, made: Tensor) -> None:
     x.node, x.index, x.requires = made.node, made.index, made.requires
+    x.seen = x.shared().rebased
 
 
 def setitem(x: Tensor, key: Any, value: Any) -> None:
