@@ -217,35 +217,6 @@ def test_apply_visits_children_first():
     assert names == ["Conv2d", "BatchNorm2d", "Flatten", "LazyLinear", "Sequential"]
 
 
-def test_lazy_linear_keeps_parameters():
-    """An optimizer built before the first input holds the real parameters."""
-    layer = nn.LazyLinear(2)
-    optimizer = ml.optim.SGD(layer.parameters(), lr=1.0)
-    layer(ml.ones(3, 4)).sum().backward()
-    before = layer.weight.detach().clone()
-    optimizer.step()
-    assert layer.weight.shape == (2, 4) and repr(layer).startswith("Linear(in_features=4")
-    np.testing.assert_allclose(layer.weight.detach().numpy(), before.numpy() - 3, rtol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (3, 4), (2,), (2, 4, 1)])
-def test_a_lazy_layer_stays_lazy_where_state_does_not_fit(shape):
-    """It took the size of a state that was then refused, and drew values for it."""
-    model = nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2))
-    state = {**model.state_dict(), "0.weight": np.ones(shape), "1.bias": np.ones(3)}
-    before = ml.random.get_state()
-    with pytest.raises(CheckpointError, match="1.bias .3,., the model has .2,."):
-        model.load_state_dict(state)
-    assert type(model[0]) is nn.LazyLinear and model[0].weight.shape == (2, 0)
-    assert ml.random.get_state() == before
-    if shape == (2, 4):
-        model.load_state_dict({**state, "1.bias": np.ones(2)})
-        assert type(model[0]) is nn.Linear and model[0].weight.tolist() == [[1] * 4] * 2
-    else:
-        with pytest.raises(CheckpointError, match="0.weight .* the model has .2, "):
-            model.load_state_dict({**state, "1.bias": np.ones(2)})
-
-
 def test_sequential():
     """Indexing, slicing and changing a Sequential; names given by a dict stay."""
     a, b, c = nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)

@@ -10,7 +10,11 @@ from minidl.nn.attention import (
 )
 from minidl.nn.containers import ModuleDict, ModuleList, Sequential
 from minidl.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
-from minidl.nn.linear import Embedding, LazyLinear, Linear, PReLU
+from minidl.nn.lazy import (
+    LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d, LazyConv1d, LazyConv2d, LazyConv3d,
+    LazyConvTranspose1d, LazyConvTranspose2d, LazyLinear,
+)
+from minidl.nn.linear import Embedding, Linear, PReLU
 from minidl.nn.module import Module
 from minidl.nn.norm import (
     BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d, LayerNorm, RMSNorm,

@@ -1,6 +1,5 @@
-"""Linear, LazyLinear, PReLU, and a table of vectors: Embedding."""
+"""Linear, PReLU, and a table of vectors: Embedding."""
 
-from collections.abc import Callable
 from typing import Any
 
 from minidl import functional as F
@@ -8,7 +7,7 @@ from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer, Switch
-from minidl.nn.parameter import assign, new_parameter
+from minidl.nn.parameter import new_parameter
 
 
 class Linear(Layer, show="in_features={in_features}, out_features={out_features}, bias={bias}"):
@@ -29,30 +28,6 @@ class Linear(Layer, show="in_features={in_features}, out_features={out_features}
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) -> (…, out)."""
         return F.linear(x, self.weight, self.bias)
-
-
-class LazyLinear(Linear):
-    """A Linear that takes in_features from its first input (or from loaded state)."""
-
-    def __init__(
-        self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
-    ) -> None:
-        super().__init__(0, out_features, bias, device, dtype)  # type: ignore[call-arg]
-
-    def _materialise(self, in_features: int) -> None:
-        """Become a Linear; the parameters stay the same objects, so optimizers keep them."""
-        self.in_features, old = in_features, self.weight
-        assign(old, new_parameter((self.out_features, in_features), old.device, old.dtype))
-        self.__class__ = Linear  # type: ignore[assignment]
-        self.reset_parameters()
-
-    def _lazy(self) -> dict[str, Callable[[int], None]]:
-        return {"weight": self._materialise}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, in) -> (…, out)."""
-        self._materialise(x.shape[-1])
-        return self.forward(x)
 
 
 class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):

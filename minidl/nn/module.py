@@ -15,6 +15,7 @@ from minidl.nn.parameter import Parameter, assign
 from minidl.ops.creation import as_tensor
 
 _KINDS = ("_parameters", "_buffers", "_modules")
+Shapes = dict[str, tuple[int, ...]]  # of parameters and buffers, by name
 
 
 class Module:
@@ -195,9 +196,9 @@ class Module:
                     state[start + name] = value if keep_vars else value.detach()
         return state
 
-    def _lazy(self) -> dict[str, Callable[[int], None]]:
-        """Parameters whose second axis is that of loaded state, and what gives it to them."""
-        return {}
+    def _told(self, weight: tuple[int, ...]) -> tuple[Shapes, Callable[[], None]] | None:
+        """For a lazy layer: all shapes beside a weight of that shape, and what gives it them."""
+        return None
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True
@@ -210,12 +211,15 @@ class Module:
         state = {name: as_tensor(value) for name, value in state_dict.items()}
         own, optional = self.state_dict(keep_vars=True), set()
         shapes = {name: value.shape for name, value in own.items()}
-        makers: dict[str, Callable[[int], None]] = {}
+        makers: list[Callable[[], None]] = []
         for path, module in self.named_modules(remove_duplicate=False):
             start = f"{path}." if path else ""
             optional |= {start + name for name in module._optional_state}
-            makers |= {start + k: v for k, v in module._lazy().items() if start + k in state}
-        shapes |= {k: (shapes[k][0], *(state[k].shape[1:2] or (0,))) for k in makers}
+            weight = state.get(f"{start}weight")
+            told = None if weight is None else module._told(weight.shape)
+            if told is not None:
+                shapes |= {start + k: shape for k, shape in told[0].items()}
+                makers.append(told[1])
         missing = [k for k in own if k not in state and k not in optional]
         unexpected = [k for k in state if k not in own]
         wrong = [k for k, v in state.items() if k in own and v.shape != shapes[k]]
@@ -227,8 +231,8 @@ class Module:
         listed = "".join(f"\n  {kind}: " + "; ".join(names) for kind, names in groups if names)
         rule = f"the state does not fit {type(self).__name__}{listed}"
         require(not listed, "load_state_dict", rule, error=CheckpointError)
-        for name, make in makers.items():
-            make(shapes[name][1])
+        for make in makers:
+            make()
         with no_grad():
             for name in [k for k in state if k in own]:
                 own[name].copy_(state[name])

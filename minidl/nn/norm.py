@@ -52,8 +52,11 @@ class _ChannelNorm(_Norm, show=_CHANNELS):
         self.register_buffer("running_var", new_tensor(shape, *where) if tracked else None)
         count = new_tensor((), where[0], np.int64) if tracked else None
         self.register_buffer("num_batches_tracked", count)
-        self.reset_running_stats()
         self._affine(shape, self.affine, *where)
+
+    def reset_parameters(self) -> None:
+        self.reset_running_stats()
+        super().reset_parameters()
 
     def reset_running_stats(self) -> None:
         """Forget the running mean and variance."""
