@@ -6,6 +6,7 @@ The names are PyTorch's. `nn`, `optim`, `data`, `io`, `models`, `train` and `too
 """
 
 import importlib
+import sys
 from typing import Any
 
 # isort: off
@@ -29,7 +30,7 @@ from minidl.fusion import pointwise
 from minidl.ops.autocasting import autocast, is_autocast_enabled
 from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
-from minidl.wide import linalg
+from minidl.wide import cuda, linalg
 from minidl.wide.function import Function
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 autograd.Function = Function  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS)
+sys.modules.update({f"{__name__}.cuda": cuda, f"{__name__}.linalg": linalg})  # for imports of them
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
 _LAZY = dict.fromkeys(_TOOLS, "tools") | {"bfloat16": "dtypes", "save": "io", "load": "io"}

@@ -1,21 +1,47 @@
 """The table that gives Tensor its operators and methods: each is a function of minidl.ops."""
 
+import functools
+import inspect
 import itertools
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import Any
 
 from minidl.autograd import AFTER, Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import length_of
-from minidl.wide import tensors
+from minidl.wide import names, tensors
+
+_NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
 
 def _functions(names: dict[Any, str]) -> dict[str, Callable]:
     """Each module's functions of these names, by name."""
-    return {name: getattr(m, name) for m, listed in names.items() for name in listed.split()}
+    return {n: _lenient(getattr(m, n)) for m, listed in names.items() for n in listed.split()}
+
+
+def _lenient(function: Callable) -> Callable:
+    """As PyTorch's do, a function takes NumPy's names for dim and keepdim, and f(*dims) dims=…"""
+    if not isinstance(function, FunctionType):
+        return function
+    code = function.__code__
+    names, several = code.co_varnames, bool(code.co_flags & inspect.CO_VARARGS)
+    spread = names[code.co_argcount + code.co_kwonlyargcount] if several else ""
+    if not several and "dim" not in names:
+        return function
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            kwargs = {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+            if spread in kwargs:
+                args = (*args, kwargs.pop(spread))
+        return function(*args, **kwargs)
+
+    return call
 
 
 TABLE = _functions({
@@ -39,8 +65,12 @@ TABLE = _functions({
     tensors: """
         nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
         take_along_dim index_add scatter_reduce addmm baddbmm""",
+    names: """
+        clamp_min clamp_max addcdiv logical_xor isin nansum nanmean diff kthvalue quantile select
+        take index_fill flipud fliplr rot90 cross kron""",
     creation: "bernoulli multinomial",
 })  # fmt: skip
+TABLE |= {second: TABLE[first] for second, first in names.SECOND.items()}
 FUNCTIONS = _functions({  # of `minidl` alone
     creation: """
         arange as_tensor empty empty_like eye from_numpy full full_like linspace normal ones
@@ -48,7 +78,16 @@ FUNCTIONS = _functions({  # of `minidl` alone
     join: "cat stack",
     linalg: "cdist einsum",
     tensors: "std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
+    names: """
+        searchsorted bucketize numel column_stack dstack broadcast_tensors rand_like randint_like
+        logspace""",
 }) | {"split_with_sizes": join.split}  # fmt: skip
+FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
+IN_PLACE = """
+    scatter scatter_add scatter_reduce index_add index_put index_fill tril triu cumsum cumprod
+    nan_to_num lerp addcmul addcdiv addmm baddbmm clamp_min clamp_max clip expm1 log1p log2 erf tan
+    asin acos atan sinh cosh logit sign logical_not logical_and logical_or logical_xor eq ne lt le
+    gt ge multiply divide subtract""".split()  # and those of inplace.METHODS
 COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
@@ -163,6 +202,8 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return self.array.flags.c_contiguous
 
 
+TABLE |= {f"bitwise_{n}": _bitwise(n, f) for n, f in pointwise.BITWISE.items()}
+TABLE["bitwise_not"] = _bitwise("not", _inverse)
 EXTRA: dict[str, Any] = {
     "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
     "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),
@@ -179,18 +220,20 @@ EXTRA: dict[str, Any] = {
     "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
     **tensors.METHODS,
+    **names.METHODS,
+    **{f"{name}_": inplace.method(name, TABLE[name]) for name in IN_PLACE},
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
     "__getitem__": index.getitem,
     "__setitem__": inplace.setitem,
-    "__invert__": _bitwise("not", _inverse),
+    "__invert__": TABLE["bitwise_not"],
     "where": lambda self, condition, other: pointwise.where(condition, self, other),
     **{f"__{n}__": TABLE[n] for n in COMPARISONS},
     **{f"__{n}__": _comparison(TABLE[n]) for n in ("eq", "ne")},
     **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
     **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
-    **{f"__{r}{n}__": _bitwise(n, f) for n, f in pointwise.BITWISE.items() for r in ("", "r")},
+    **{f"__{r}{n}__": TABLE[f"bitwise_{n}"] for n in pointwise.BITWISE for r in ("", "r")},
     **{f"__i{ARITHMETIC[n]}__": inplace.METHODS[f"{n}_"] for n in ARITHMETIC if n != "matmul"},
-    **{f"__i{n}__": inplace.method(n, _bitwise(n, f)) for n, f in pointwise.BITWISE.items()},
+    **{f"__i{n}__": inplace.method(n, TABLE[f"bitwise_{n}"]) for n in pointwise.BITWISE},
 }
 
 

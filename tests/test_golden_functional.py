@@ -4,7 +4,7 @@ import pytest
 
 from golden.replay import parameters, replay
 
-GROUPS = "functional losses wide".split()
+GROUPS = "functional losses wide more".split()
 
 
 @pytest.mark.parametrize("group, number, real", [p for g in GROUPS for p in parameters(g)])

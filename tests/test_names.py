@@ -4,6 +4,8 @@ import ast
 import importlib
 import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,13 @@ def test_own_names_exist(line):
     owner, names = line.split(":")
     missing = [name for name in names.split() if not hasattr(find(owner), name)]
     assert not missing, f"{owner} lacks {' '.join(missing)}"
+
+
+@pytest.mark.parametrize("name", ["nn.functional", "cuda", "linalg", "optim.lr_scheduler"])
+def test_a_module_can_be_imported_by_pytorchs_path(name):
+    """As scripts begin: import torch.nn.functional as F."""
+    code = f"import minidl.{name} as m; import minidl; assert m is minidl.{name}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def written(text: str) -> list[tuple[str, bool, str | None]]:

@@ -2,6 +2,8 @@
 
 # fmt: off
 # isort: off
+import sys
+
 from minidl import functional
 from minidl.nn import init, utils
 from minidl.nn.attention import (
@@ -37,3 +39,5 @@ from minidl.nn.wide import (
     MarginRankingLoss, MaxUnpool2d, PairwiseDistance, ParameterList, PixelUnshuffle, PoissonNLLLoss,
     Transformer, TripletMarginLoss, Unflatten,
 )
+
+sys.modules[f"{__name__}.functional"] = functional  # for `import minidl.nn.functional as F`

@@ -275,15 +275,16 @@ def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tenso
     return Tensor(be.from_host(drawn.astype(x.dtype)))
 
 
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None) -> Tensor:
+def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None,
+           device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Normal numbers with the given means and standard deviations."""
     shapes = np.shape(mean), np.shape(std)
     shape = broadcast_shapes(*shapes, name="normal") if size is None else tuple(size)
-    where = next((t.device for t in (mean, std) if isinstance(t, Tensor)), None)
+    where = next((t.device for t in (mean, std) if isinstance(t, Tensor)), device)
     mean, std = (read_on_host("normal", raw(t)) if hasattr(t, "dtype") else t for t in (mean, std))
     require(bool(np.all(std >= 0)), "normal", "std must not be negative", std=std)
     values = mean + std * _stream(generator).normal(shape, default)
-    return _made(values.astype(default), where)
+    return _made(values.astype(default), where, requires_grad)
 
 
 def multinomial(

@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 from golden.runner import Run, array, is_tensor  # noqa: E402
 from golden.specs import Case  # noqa: E402
 
-GROUPS = "elementwise shape dtypes functional losses layers optim wide".split()
+GROUPS = "elementwise shape dtypes functional losses layers optim wide more".split()
 LIBRARY = {"ml": torch, "F": torch.nn.functional, "nn": torch.nn, "optim": torch.optim}
 
 

@@ -32,6 +32,12 @@ movedim meshgrid index_put masked_select expand_as split_with_sizes cdist diag_e
 cumprod median std_mean unique bincount equal trace tile roll hstack vstack take_along_dim index_add
 scatter_reduce addmm baddbmm tensordot tril_indices triu_indices type_as view_as reshape_as
 new_zeros new_ones new_full new_empty new_tensor element_size is_floating_point is_tensor
+absolute negative subtract multiply divide true_divide clip greater greater_equal less less_equal
+not_equal arcsin arccos arctan arctan2 swapaxes swapdims moveaxis ravel ger vdot argwhere concat
+concatenate row_stack clamp_min clamp_max addcdiv logical_xor isin nansum nanmean diff kthvalue
+quantile searchsorted bucketize numel select take index_fill flipud fliplr rot90 column_stack dstack
+broadcast_tensors cross kron rand_like randint_like logspace bitwise_and bitwise_or bitwise_xor
+bitwise_not
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
@@ -41,6 +47,10 @@ register_post_accumulate_grad_hook __len__ __iter__ __getitem__ __setitem__ __ar
 __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
 __matmul__ __rmatmul__ __neg__ __abs__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__ __and__ __or__
 __xor__ __invert__ __iadd__ __isub__ __imul__ __itruediv__ __mod__ __floordiv__
+"""
+TENSOR_WIDE = """
+type scatter_ scatter_add_ index_add_ index_fill_ index_put_ masked_fill_ bernoulli_ random_
+exponential_ tril_ triu_ lerp_ addcmul_ addcdiv_ clamp_min_ clamp_max_
 """
 F = """
 linear conv1d conv2d conv_transpose2d embedding batch_norm layer_norm group_norm instance_norm
@@ -72,7 +82,12 @@ Conv3d ConvTranspose1d AdaptiveAvgPool1d CELU Hardsigmoid Softsign Softshrink Ha
 Threshold Softmin ReplicationPad2d CircularPad2d AdaptiveMaxPool1d AdaptiveMaxPool2d BatchNorm3d
 Bilinear ChannelShuffle CosineEmbeddingLoss CTCLoss EmbeddingBag GaussianNLLLoss LocalResponseNorm
 MarginRankingLoss MaxUnpool2d PairwiseDistance ParameterList PixelUnshuffle PoissonNLLLoss
-Transformer TripletMarginLoss Unflatten
+Transformer TripletMarginLoss Unflatten LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d
+LazyConvTranspose2d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d
+"""
+CUDA = """
+is_available device_count synchronize memory_allocated max_memory_allocated empty_cache manual_seed
+manual_seed_all
 """
 INIT = """
 kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ normal_ uniform_ orthogonal_
@@ -153,7 +168,8 @@ NAMES = {
     "minidl": table(torch, ML),
     "minidl wide": table(torch, ML_WIDE),
     "minidl.Tensor": table(torch.Tensor, ML + TENSOR),
-    "minidl.Tensor wide": table(torch.Tensor, ML_WIDE),
+    "minidl.Tensor wide": table(torch.Tensor, ML_WIDE + TENSOR_WIDE),
+    "minidl.cuda wide": table(torch.cuda, CUDA),
     "minidl.functional": table(torch.nn.functional, F),
     "minidl.functional wide": table(torch.nn.functional, F_WIDE),
     "minidl.nn": table(torch.nn, NN),

@@ -1,0 +1,44 @@
+"""The GPU as PyTorch's scripts ask for it: whether there is one, its memory, waiting for it."""
+
+from typing import Any
+
+from minidl.errors import DeviceError
+from minidl.ops import creation
+from minidl.random import manual_seed
+
+__all__ = ["manual_seed"]
+manual_seed_all = manual_seed  # one seed for the draws on all devices
+
+
+def is_available() -> bool:
+    """Whether there is a GPU that minidl can use."""
+    try:
+        creation.backend_of("cuda")
+    except DeviceError:
+        return False
+    return True
+
+
+def device_count() -> int:
+    """How many GPUs minidl can use: one or none."""
+    return int(is_available())
+
+
+def synchronize(device: Any = None) -> None:
+    """Wait until the GPU has done all that it was given."""
+    creation.zeros((), device=device or "cuda").item()
+
+
+def memory_allocated(device: Any = None) -> int:
+    """Bytes of the GPU's memory in use."""
+    return creation.memory_stats(device or "cuda")["allocated"]
+
+
+def max_memory_allocated(device: Any = None) -> int:
+    """Bytes of the GPU's memory that were in use at most."""
+    return creation.memory_stats(device or "cuda")["peak"]
+
+
+def empty_cache() -> None:
+    """Give the GPU's idle memory back."""
+    creation.empty_cache("cuda")

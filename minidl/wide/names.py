@@ -1,0 +1,252 @@
+"""More of PyTorch's names: second names, and functions of a few lines."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minidl.autograd import Tensor
+from minidl.errors import require
+from minidl.ops import creation, inplace, join, pointwise, shape
+from minidl.ops.arguments import axis_of, broadcast_shapes
+from minidl.ops.reduce import Values
+
+SECOND = dict(
+    zip(
+        *[
+            iter(
+                """
+    absolute abs  negative neg  subtract sub  multiply mul  divide div  true_divide div  clip clamp
+    greater gt  greater_equal ge  less lt  less_equal le  not_equal ne  arcsin asin  arccos acos
+    arctan atan  arctan2 atan2  swapaxes transpose  swapdims transpose  moveaxis movedim
+    ravel flatten  ger outer  vdot dot  argwhere nonzero
+""".split()
+            )
+        ]
+        * 2
+    )
+)  # a name and what it is another name of
+SECOND_JOINS = {"concat": "cat", "concatenate": "cat", "row_stack": "vstack"}
+
+# ---- values and order ----------------------------------------------------------------------------
+
+
+def clamp_min(x: Any, min: Any) -> Any:
+    """x, but at least min."""
+    return pointwise.clamp(x, min=min)
+
+
+def clamp_max(x: Any, max: Any) -> Any:
+    """x, but at most max."""
+    return pointwise.clamp(x, max=max)
+
+
+def addcdiv(x: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """x + value tensor1 / tensor2."""
+    return x + value * (tensor1 / tensor2)
+
+
+def logical_xor(x: Any, y: Any) -> Any:
+    """Whether one of two is not 0 and the other is."""
+    return (x != 0) != (y != 0)
+
+
+def isin(elements: Any, test_elements: Any, *, invert: bool = False) -> Any:
+    """Whether each element is among the others."""
+    found = (elements.unsqueeze(-1) == test_elements.reshape(-1)).any(-1)
+    return ~found if invert else found
+
+
+def nansum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Sum of what is not NaN."""
+    return pointwise.where(x.isnan(), 0, x).sum(dim, keepdim)
+
+
+def nanmean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    """Mean of what is not NaN."""
+    return nansum(x, dim, keepdim) / (x == x).sum(dim, keepdim)
+
+
+def diff(x: Any, n: int = 1, dim: int = -1) -> Any:
+    """Differences of neighbours along dim, n times over."""
+    for _ in range(n):
+        size = x.shape[dim]
+        after, before = (x.narrow(dim, min(k, size), max(size - 1, 0)) for k in (1, 0))
+        x = after != before if x.dtype.kind == "b" else after - before
+    return x
+
+
+def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th smallest value (from 1) along dim, and its index."""
+    axis_of(dim, x.ndim, "kthvalue")
+    n = x.shape[dim] if x.ndim else 1
+    require(1 <= k <= n, "kthvalue", f"k must lie in [1, {n}]", k=k)
+    found = [y.narrow(dim, k - 1, 1) if x.ndim else y for y in x.sort(dim)]
+    return Values(*(y if keepdim or not x.ndim else y.squeeze(dim) for y in found))
+
+
+def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The q-quantiles (of one q, or of a vector: these come first), linear between neighbours."""
+    if dim is None:
+        y = quantile(x.reshape(-1), q, 0)
+        return y.reshape(y.shape + (1,) * x.ndim) if keepdim else y
+    axis, levels = axis_of(dim, x.ndim, "quantile"), creation.as_tensor(q, x.dtype, x.device)
+    require(x.shape[axis] > 0, "quantile", "cannot reduce an axis of size 0", x=x, dim=dim)
+    values, last = x.sort(axis).values.movedim(axis, 0), x.shape[axis] - 1
+    at = levels.reshape((-1,) + (1,) * (x.ndim - 1)) * last
+    low, high = (values[k.reshape(-1).long()] for k in (at.floor(), at.ceil()))
+    y = pointwise.where(values[last].isnan(), math.nan, low + (high - low) * (at - at.floor()))
+    y = y.unsqueeze(axis + 1) if keepdim else y
+    return y if levels.ndim else y.squeeze(0)
+
+
+def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> Any:
+    """How many numbers of a sorted last axis are less than each value, or (right) not greater.
+
+    sorted_sequence (N,), or (..., N) with values (..., M). Intervals are halved log2(N) times.
+    """
+    rows, n = sorted_sequence, sorted_sequence.shape[-1]
+    x = creation.as_tensor(values, device=rows.device)
+    low = creation.zeros(x.shape, dtype=np.int64, device=x.device)
+    high = low + n
+    for _ in range(n.bit_length()):
+        middle = (low + high) // 2
+        at = middle.clamp(max=n - 1)
+        seen = rows[at] if rows.ndim == 1 else rows.gather(-1, at)
+        above = (low < high) & (seen <= x if right else seen < x)
+        low, high = pointwise.where(above, middle + 1, low), pointwise.where(above, high, middle)
+    return low
+
+
+def bucketize(x: Any, boundaries: Any, *, right: bool = False) -> Any:
+    """`searchsorted` of x in boundaries (N,)."""
+    return searchsorted(boundaries, x, right=right)
+
+
+# ---- joins and places ----------------------------------------------------------------------------
+
+
+def numel(x: Any) -> int:
+    """How many elements x has."""
+    return x.numel()
+
+
+def select(x: Any, dim: int, index: int) -> Any:
+    """The slice of x at index along dim, without that axis: a view."""
+    return x[(slice(None),) * axis_of(dim, x.ndim, "select") + (index,)]
+
+
+def take(x: Any, index: Any) -> Any:
+    """Elements by their places in the flattened x."""
+    return x.reshape(-1)[index]
+
+
+def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
+    """x with one number in the slices that a vector of indices names."""
+    axis = axis_of(dim, x.ndim, "index_fill")
+    named = creation.zeros(x.shape[axis], dtype=np.bool_, device=x.device)
+    named[index] = True
+    return x.masked_fill(named.reshape((-1,) + (1,) * (x.ndim - 1 - axis)), value)
+
+
+def flipud(x: Any) -> Any:
+    """x with its first axis reversed."""
+    return x.flip(0)
+
+
+def fliplr(x: Any) -> Any:
+    """x with its second axis reversed."""
+    return x.flip(1)
+
+
+def rot90(x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
+    """x turned k quarters from the first of two axes to the second."""
+    a, b = dims
+    turned = [lambda: x.clone(), lambda: x.flip(b).transpose(a, b), lambda: x.flip(a, b)]
+    return [*turned, lambda: x.flip(a).transpose(a, b)][k % 4]()
+
+
+def column_stack(tensors: Sequence[Any]) -> Any:
+    """Join along the second axis; a vector or a number is a column."""
+    return join.cat([t if t.ndim > 1 else t.reshape(-1, 1) for t in tensors], 1)
+
+
+def dstack(tensors: Sequence[Any]) -> Any:
+    """Join along the third axis; a vector is a row of it."""
+    given = [t.reshape(1, -1) if t.ndim < 2 else t for t in tensors]
+    return join.cat([t.unsqueeze(-1) if t.ndim < 3 else t for t in given], 2)
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
+    """Views of all, in their common shape."""
+    common = broadcast_shapes(*(t.shape for t in tensors), name="broadcast_tensors")
+    return tuple(t.expand(*common) for t in tensors)
+
+
+def cross(x: Any, y: Any, dim: int = -1) -> Any:
+    """Cross products of vectors of three along dim."""
+    rule = "both need 3 numbers along dim"
+    require(x.shape[dim] == y.shape[dim] == 3, "cross", rule, x=x, y=y, dim=dim)
+    (a, b, c), (d, e, f) = x.unbind(dim), y.unbind(dim)
+    return join.stack((b * f - c * e, c * d - a * f, a * e - b * d), dim)
+
+
+def kron(x: Any, y: Any) -> Any:
+    """Kronecker product: y times each element of x, in x's places."""
+    n = max(x.ndim, y.ndim)
+    x, y = (t.reshape((1,) * (n - t.ndim) + t.shape) for t in (x, y))
+    spread = x.reshape([m for size in x.shape for m in (size, 1)])
+    spread = spread * y.reshape([m for size in y.shape for m in (1, size)])
+    return spread.reshape([a * b for a, b in zip(x.shape, y.shape)])
+
+
+# ---- draws and ranges ----------------------------------------------------------------------------
+
+
+def rand_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
+    """Uniform numbers in [0, 1) with x's shape and dtype."""
+    return creation.rand(x.shape, dtype=dtype or x.dtype, generator=generator, device=x.device)
+
+
+def randint_like(x: Any, low: int, high: Any = None, *, generator: Any = None) -> Tensor:
+    """Integers low <= k < high (one number: from 0) with x's shape and dtype."""
+    low, high = (0, low) if high is None else (low, high)
+    return creation.randint(low, high, x.shape, dtype=x.dtype, generator=generator, device=x.device)
+
+
+def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype: Any = None,
+             device: Any = None) -> Tensor:  # fmt: skip
+    """steps numbers from base ** start to base ** end, of equal ratios."""
+    values = np.logspace(start, end, steps, base=base)
+    return creation.as_tensor(values.astype(creation.dtype_of(dtype)), device=device)
+
+
+# ---- methods alone -------------------------------------------------------------------------------
+
+
+def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+    """1 with probability p (a number or a tensor), else 0."""
+
+    def drawn(old: Tensor) -> Tensor:
+        return (rand_like(old, dtype=np.float64, generator=generator) < p).to(old.dtype)
+
+    return inplace.write(self, drawn, "bernoulli_")
+
+
+def random_(self: Tensor, low: int, high: Any = None, *, generator: Any = None) -> Tensor:
+    """Integers low <= k < high (one number: from 0)."""
+    return inplace.write(
+        self, lambda old: randint_like(old, low, high, generator=generator), "random_"
+    )
+
+
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Exponential random numbers of rate lambd."""
+    require(lambd > 0, "exponential_", "lambd must be positive", lambd=lambd)
+    draw = lambda old: -pointwise.log1p(-rand_like(old, generator=generator)) / lambd  # noqa: E731
+    return inplace.write(self, draw, "exponential_")
+
+
+METHODS: dict[str, Any] = {f.__name__: f for f in (bernoulli_, random_, exponential_)}
+METHODS |= {"type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype))}

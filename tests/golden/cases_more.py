@@ -1,0 +1,88 @@
+"""Golden cases: second names, NumPy's keywords, writes in place, short functions, lazy layers."""
+
+from golden.specs import c, case, f, i, lit, mask, pos
+
+GAPS = lit([[1.0, float("nan"), -2.0], [0.5, 3.0, float("nan")]])
+STEPS = lit([-2.0, -1.0, -1.0, 0.5, 2.0])
+
+KEYWORDS = [
+    case("x.sum(axis=0), x.sum(axis=(0, 1), keepdims=True), x.mean(axis=-1)", x=f(3, 4)),
+    case("ml.sum(x, axis=1), ml.cumsum(x, axis=0), ml.softmax(x, axis=1)", x=f(3, 4)),
+    case("ml.cat((x, x), axis=1), ml.stack((x, x), axis=-1)", x=f(3, 4)),
+    case("x.argmax(axis=1), x.std(axis=0, keepdims=True), ml.amax(x, axis=1)", x=f(3, 4)),
+    case("tuple(x.max(axis=1)), tuple(x.sort(axis=0))", x=f(3, 4)),
+    case("x.unsqueeze(dim=0), x.flip(dims=(0,)), x.logsumexp(axis=1, keepdims=True)", x=f(3, 4)),
+    case(
+        "ml.permute(x, dims=(1, 0)), ml.reshape(x, shape=(4, 3)), ml.tile(x, dims=(2, 1))",
+        x=f(3, 4),
+    ),
+    case("ml.zeros(size=(2, 3)), ml.ones(size=(1,)), ml.full(size=(2,), fill_value=3.0)"),
+    case("x.type(ml.float64), x.type(ml.int64)", x=f(3)),
+]
+
+SECOND = [
+    case("x.multiply(y), ml.divide(x, y), ml.subtract(x, y, alpha=2), x.true_divide(y)",
+         x=f(2, 3), y=pos(3)),
+    case("ml.negative(x), ml.absolute(x), ml.clip(x, -1, 1), x.clip(min=0)", x=f(5)),
+    case("x.greater(y), ml.less_equal(x, y), ml.not_equal(x, y)", x=f(5), y=f(5)),
+    case("ml.arctan(x), ml.arctan2(x, y), ml.ger(x, y), ml.vdot(x, y)", x=f(3), y=pos(3)),
+    case("ml.swapaxes(x, 0, 1), x.swapdims(0, -1), ml.moveaxis(x, 0, 2), x.ravel()", x=f(2, 3, 4)),
+    case("ml.concat((x, x)), ml.concatenate((x, x), 1), ml.row_stack((x, x))", x=f(2, 3)),
+    case("ml.argwhere(x > 0)", x=c(3, 4)),
+    case("ml.bitwise_and(x, y), x.bitwise_or(3), ml.bitwise_xor(x, y), ~x, ml.bitwise_not(x)",
+         x=i(9, 4), y=i(9, 4)),
+    case("ml.bitwise_and(x, y), ml.logical_xor(x, y), x.logical_xor(y)", x=mask(6), y=mask(6)),
+]  # fmt: skip
+
+IN_PLACE = [
+    *[
+        case(f"z = x * 1\nr = z.{call}\nz, r is z", x=f(3, 4), y=f(3, 4), s=f(2, 4),
+             k=i(3, 2, 4), m=mask(3, 4), p=lit([0, 2], "int64"), q=pos(3, 4))
+        for call in (
+            "scatter_(0, k, 1.5)", "scatter_(0, k, s * 2)", "scatter_add_(0, k, s)",
+            "index_fill_(0, p, 2.0)", "index_add_(0, p, s, alpha=2)", "index_put_((p,), s)",
+            "tril_()", "triu_(1)", "cumsum_(1)", "cumprod_(0)", "lerp_(y, 0.3)",
+            "addcmul_(x, y, value=2)", "addcdiv_(y, q, value=-1)", "clamp_min_(0.5)",
+            "clamp_max_(0.5)", "clip_(-1, 1)", "expm1_()", "erf_()", "sign_()", "multiply_(y)",
+            "subtract_(y)", "divide_(q)", "masked_fill_(m, 3.0)",
+        )
+    ],
+    case("z = ml.zeros(3, 4)\nz.scatter_(1, k.unsqueeze(1), 1)\nz", k=i(4, 3)),
+    case("x.logical_not_(), x", x=mask(5)),
+]  # fmt: skip
+
+FUNCTIONS = [
+    case("ml.clamp_min(x, 0.5), x.clamp_max(0.5), ml.addcdiv(x, x, y, value=2)", x=f(5), y=pos(5)),
+    case("ml.isin(x, y), ml.isin(x, y, invert=True)", x=i(5, 2, 3), y=i(5, 2)),
+    case("ml.nansum(x), ml.nansum(x, 1), x.nanmean(), ml.nanmean(x, 0, keepdim=True)", x=GAPS),
+    case("ml.diff(x), ml.diff(x, 2, 0), x.diff(dim=0), ml.diff(x, 5)", x=f(3, 4)),
+    case("ml.diff(x)", x=mask(6)),
+    case("tuple(ml.kthvalue(x, 2)), tuple(x.kthvalue(1, 0, keepdim=True))", x=f(3, 4)),
+    case("ml.quantile(x, 0.3), ml.quantile(x, q), x.quantile(0.5, 1), x.quantile(q, 0)",
+         x=f(4, 5), q=lit([0.0, 0.25, 1.0])),
+    case("ml.quantile(x, q, -1, True), ml.quantile(x, 0.4, keepdim=True)", x=f(2, 3, 4),
+         q=lit([0.1, 0.9])),
+    case("ml.quantile(x, 0.5, 1)", x=GAPS),
+    *[
+        case(f"ml.searchsorted(a, x{more}), ml.bucketize(x, a{more})", a=STEPS,
+             x=lit([[-3.0, -2.0, -1.0], [0.0, 2.0, 5.0]]))
+        for more in ("", ", right=True")
+    ],
+    case("ml.searchsorted(a.sort(1).values, x), ml.searchsorted(a[0].sort().values, 0.5)",
+         a=c(3, 5), x=c(3, 2)),
+    case("ml.searchsorted(x, x), ml.searchsorted(x[:0], x)", x=lit([1, 3, 3, 8], "int64")),
+    case("ml.select(x, 1, -2), x.select(0, 1), ml.take(x, k), ml.numel(x)", x=f(3, 4),
+         k=i(12, 2, 2)),
+    case("ml.index_fill(x, 1, k, 2.5)", x=f(3, 4), k=lit([0, 3], "int64")),
+    case("ml.flipud(x), ml.fliplr(x)", x=f(3, 4)),
+    case("ml.rot90(x), x.rot90(2), ml.rot90(x, -1, (1, 2)), ml.rot90(x, 4)", x=f(2, 3, 4)),
+    case("ml.column_stack((x, y)), ml.dstack((x, x)), ml.dstack((y, y))", x=f(3), y=f(3, 2)),
+    case("ml.broadcast_tensors(x, y)", x=f(3, 1), y=f(4)),
+    case("ml.cross(x, y, dim=0), x.cross(y, dim=-1)", x=f(3, 3), y=f(3, 3)),
+    case("ml.kron(x, y), ml.kron(y, x)", x=f(2, 3), y=f(2)),
+    case("ml.logspace(-1, 2, 4), ml.logspace(0, 3, 2, 2.0)"),
+    case("ml.rand_like(x).shape == x.shape, ml.randint_like(x, 3).dtype == x.dtype", x=f(3)),
+]  # fmt: skip
+
+
+CASES = [*KEYWORDS, *SECOND, *IN_PLACE, *FUNCTIONS]
