@@ -3,5 +3,13 @@
 from minidl.data import transforms
 from minidl.data.dataset import ConcatDataset, Dataset, Subset, TensorDataset, Text, random_split
 from minidl.data.images import ImageArrays, ImageFolder, read_image
-from minidl.data.loader import DataLoader, WeightedRandomSampler, default_collate
+from minidl.data.loader import DataLoader, default_collate
 from minidl.data.official import CIFAR10, CIFAR100, MNIST, FashionMNIST, OxfordIIITPet
+from minidl.data.samplers import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)

@@ -11,22 +11,13 @@ import numpy as np
 
 from minidl import random
 from minidl.data.dataset import check, fetch, gives_batches, integers, raw, stack
+from minidl.data.samplers import BatchSampler, epoch_draws, order_seed
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 from minidl.ops.creation import backend_of
 from minidl.tensor import Tensor, items_in
 
 check_state = partial(require, op="DataLoader", error=CheckpointError)
-
-
-def epoch_draws(generator: random.Generator | None, epoch: int) -> random.Generator:
-    """The numbers of an epoch's order, of the seed of generator, else of the loader's stream."""
-    return random.Generator(order_seed(generator), "loader", draw=epoch)
-
-
-def order_seed(generator: random.Generator | None) -> int:
-    """The seed of generator, else of the loader's stream."""
-    return (generator or random.default("loader")).initial_seed()
 
 
 class DataLoader:
@@ -68,8 +59,8 @@ class DataLoader:
     def __len__(self) -> int:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
-        n = len(self.dataset if self.sampler is None else self.sampler)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+        source = self.dataset if self.sampler is None else self.sampler
+        return len(BatchSampler(source, self.batch_size, self.drop_last))
 
     # ---- where it is -------------------------------------------------------------------------
 
@@ -107,10 +98,9 @@ class DataLoader:
         elif source is None:
             n = len(self.dataset)
             source = epoch_draws(self.generator, epoch).permutation(n) if self.shuffle else range(n)
-        items = batches = iter(source)
         if self.batch_sampler is None:
-            cut = iter(lambda: list(itertools.islice(items, self.batch_size)), [])
-            batches = (b for b in cut if len(b) == self.batch_size or not self.drop_last)
+            source = BatchSampler(source, self.batch_size, self.drop_last)
+        batches = iter(source)
         n = sum(1 for _ in itertools.islice(batches, self.batch_index))
         check_state(n == self.batch_index, rule="the state is of a longer epoch", batches=n)
         return batches
@@ -208,26 +198,3 @@ def default_collate(items: Sequence[Any]) -> Any:
         columns = [default_collate(column) for column in zip(*items, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else columns
     raise DataError(f"default_collate: cannot batch {type(first).__name__}; give a collate_fn")
-
-
-class WeightedRandomSampler:
-    """num_samples indices with probability proportional to weights (N,), new ones each epoch."""
-
-    def __init__(self, weights: Sequence[float] | np.ndarray, num_samples: int,
-                 replacement: bool = True,
-                 generator: random.Generator | None = None) -> None:  # fmt: skip
-        self.weights, self.num_samples = np.asarray(weights, np.float64), num_samples
-        self.replacement, self.generator, self.epoch = replacement, generator, 0
-        require(num_samples > 0, "WeightedRandomSampler", "num_samples must be positive")
-
-    def set_epoch(self, epoch: int) -> None:
-        """Name the epoch whose order the next iteration gives."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        draws, again = epoch_draws(self.generator, self.epoch), self.replacement
-        self.epoch += 1
-        return iter(draws.choice(self.weights, self.num_samples, replacement=again).tolist())
-
-    def __len__(self) -> int:
-        return self.num_samples

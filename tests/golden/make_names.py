@@ -100,7 +100,8 @@ StepLR MultiStepLR ExponentialLR CosineAnnealingLR CosineAnnealingWarmRestarts O
 ConstantLR LambdaLR PolynomialLR SequentialLR ChainedScheduler ReduceLROnPlateau
 """
 DATA = """
-Dataset TensorDataset Subset random_split ConcatDataset DataLoader WeightedRandomSampler
+Dataset TensorDataset Subset random_split ConcatDataset DataLoader WeightedRandomSampler Sampler
+SequentialSampler RandomSampler SubsetRandomSampler BatchSampler
 """
 
 CONV = "input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1"
