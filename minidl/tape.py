@@ -222,6 +222,13 @@ def check_fresh(x: Tensor) -> None:
     require(fresh, "autograd", rule, error=GraphError, view=x)
 
 
+def settled(y: Any) -> Any:
+    """y, a view of a result that nobody else has, as a tensor of its own."""
+    if isinstance(y, Tensor):
+        y.parent = None
+    return y
+
+
 # ---- modes ---------------------------------------------------------------------------------------
 
 

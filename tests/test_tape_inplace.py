@@ -6,6 +6,8 @@ import pytest
 from leaves import leaf, same
 
 import minidl as ml
+import minidl.functional as F
+from minidl import nn
 from minidl.errors import DTypeError, GraphError
 
 
@@ -153,6 +155,32 @@ def test_view_refuses_what_would_need_a_copy():
     with pytest.raises((RuntimeError, ValueError)):
         x.t().view(6)
     assert x.t().reshape(6).shape == (6,)
+
+
+ATTENTION = nn.MultiheadAttention(8, 2)
+
+
+@pytest.mark.parametrize("made", [
+    lambda x: F.relu(F.conv2d(x, ml.ones(4, 3, 3, 3))), lambda x: F.max_pool2d(x.cos(), 2)[1],
+    lambda x: F.adaptive_avg_pool2d(x, (3, 2)), lambda x: F.interpolate(x, scale_factor=2)[:, 1:],
+    lambda x: F.pad(x, (1, 1, 2, 0), mode="reflect"), lambda x: F.softmax(x, 1),
+    lambda x: x.topk(2)[1], lambda x: ml.einsum("nchw,c->whn", x, ml.ones(3)),
+    lambda x: ATTENTION(x[0], x[0], x[0])[0],
+])  # fmt: skip
+def test_a_result_in_an_order_of_our_own_can_be_viewed_as_pytorchs(made):
+    """`x.view(len(x), -1)` after a convolution, whose result is in C order in PyTorch."""
+    x = ml.randn(2, 3, 6, 8).contiguous()
+    channels_last = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).clone()
+    for given in (x, channels_last):
+        y = made(given.requires_grad_())
+        flat = y.view(len(y), -1)
+        assert (flat == y.reshape(len(y), -1)).all().item()
+        if y.requires_grad:
+            (flat * 2).sum().backward()
+            y_again = made(given)
+            (want,) = ml.grad((y_again * 2).sum(), given)
+            same(given.grad, want)
+            given.grad = None
 
 
 def test_in_place_keeps_dtype_and_shape():

@@ -17,6 +17,7 @@ from minidl.nn.norm import LayerNorm
 from minidl.nn.parameter import new_parameter, zeros
 from minidl.nn.thin import Dropout
 from minidl.ops.join import cat
+from minidl.tape import settled
 
 Mask = Tensor | None
 
@@ -116,7 +117,7 @@ class MultiheadAttention(Layer, show=""):
         fast = is_causal and key_padding_mask is None and not extra
         y, weights = self._attend(q, k, v, mask, need_weights, fast)
         y = self.out_proj(y)
-        y = y.squeeze(0) if unbatched else y.transpose(0, 1) if seq_first else y
+        y = y.squeeze(0) if unbatched else settled(y.transpose(0, 1)) if seq_first else y
         if weights is not None:
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights.squeeze(0) if unbatched else weights

@@ -15,6 +15,7 @@ from minidl.ops.index import gather, getitem, table_rows
 from minidl.ops.join import pad_constant
 from minidl.ops.linalg import matmul
 from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape, squeeze, unsqueeze
+from minidl.tape import settled
 
 
 def geometry(
@@ -45,7 +46,7 @@ def pick_places(x: Any, places: Sequence[np.ndarray]) -> Any:
     table = reshape(movedim(x, 1, -1), (n * math.prod(sizes), c))
     be = backend.of(raw(x))
     rows = table_rows if x.dtype.name in be.FLOATS else getitem
-    return movedim(rows(table, be.constant(index)), -1, 1)
+    return settled(movedim(rows(table, be.constant(index)), -1, 1))
 
 
 _MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -146,10 +147,10 @@ def resample(x: Any, weights: Sequence[np.ndarray]) -> Any:
     v = permute_axes(x, axes=(0, 2, 3, 1))
     if across.shape != (1, 1):
         v = matmul(across, v)
-    if down.shape != (1, 1):
+    if down.shape != (1, 1) or across.shape == (1, 1):
         v = matmul(down, reshape(v, (n, h, len(across) * c)))
         v = reshape(v, (n, len(down), len(across), c))
-    return permute_axes(v, axes=(0, 3, 1, 2))
+    return settled(permute_axes(v, axes=(0, 3, 1, 2)))
 
 
 def _centres(n: int, new: int, step: float, aligned: bool) -> np.ndarray:

@@ -12,6 +12,7 @@ from minidl.ops.autocasting import lowered
 from minidl.ops.index import diagonal
 from minidl.ops.reduce import norm, sum_axes
 from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, transpose, unsqueeze
+from minidl.tape import settled
 
 
 @op
@@ -135,7 +136,8 @@ def einsum(equation: str, *operands: Any) -> Any:
         wanted = set(result).union(*terms[k + 1 :])
         x, labels = _contract(x, labels, y, second, wanted)
     x, labels = _summed(x, labels, {*result})
-    return permute_axes(x, axes=tuple(labels.index(a) for a in result))
+    y = permute_axes(x, axes=tuple(labels.index(a) for a in result))
+    return settled(y) if len(operands) > 1 else y
 
 
 def _parse(equation: str, operands: tuple) -> tuple[list[Labels], Labels]:

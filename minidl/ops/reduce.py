@@ -20,6 +20,7 @@ from minidl.ops.autocasting import raised
 from minidl.ops.index import gather, getitem
 from minidl.ops.join import cat, flip_axes, narrow
 from minidl.ops.shape import clone, each, expand, movedim, reshape, squeeze, to_dtype, unsqueeze
+from minidl.tape import settled
 
 Values = namedtuple("Values", ["values", "indices"])
 
@@ -281,5 +282,5 @@ def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tru
     n = x.shape[axis] if x.ndim else 1
     require(0 <= k <= n, "topk", f"k must lie in 0..{n}", k=k, x=x)
     order = argsort(x, axis, largest)
-    places = narrow(order, axis, 0, k) if x.ndim else order
+    places = settled(narrow(order, axis, 0, k)) if x.ndim else order
     return Values(gather(x, axis, places), places)

@@ -91,11 +91,17 @@ def _filled(x: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def view(x: Any, *shape: Any) -> Any:
-    """reshape without a copy; raises where the strides do not allow it."""
-    wanted = _filled(x, sizes_of(shape, "view"), "view")
+    """reshape without a copy; raises where the strides do not allow it.
+
+    Where they are an op's own and not what was done to its result (a convolution's is in
+    channels-last order, PyTorch's in C order), it copies.
+    """
+    wanted, base = _filled(x, sizes_of(shape, "view"), "view"), x
+    while getattr(base, "parent", None) is not None:
+        base = base.parent[0]
     seen = backend.of(raw(x)).view_as(raw(x), wanted)
-    fix = "use reshape, which copies where it must"
-    require(seen is not None, "view", f"size {wanted} does not fit x's strides", x=x, fix=fix)
+    fits, fix = seen is not None or not raw(base).flags.c_contiguous, "use reshape, which copies"
+    require(fits, "view", f"size {wanted} does not fit x's strides", x=x, fix=fix)
     return _reshape(x, shape=wanted)
 
 

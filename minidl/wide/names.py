@@ -47,6 +47,13 @@ def addcdiv(x: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     return x + value * (tensor1 / tensor2)
 
 
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    """x where condition is true, else y; without them the places where it is, axis by axis."""
+    if x is None and y is None:
+        return condition.nonzero(as_tuple=True)
+    return pointwise.where(condition, x, y)
+
+
 def logical_xor(x: Any, y: Any) -> Any:
     """Whether one of two is not 0 and the other is."""
     return (x != 0) != (y != 0)

@@ -53,6 +53,8 @@ IN_PLACE = [
 
 FUNCTIONS = [
     case("ml.clamp_min(x, 0.5), x.clamp_max(0.5), ml.addcdiv(x, x, y, value=2)", x=f(5), y=pos(5)),
+    case("ml.where(x > 0), ml.where(m), ml.where(m, x, 0.0), x.where(m, x * 2)", x=c(3, 4),
+         m=mask(3, 4)),
     case("ml.isin(x, y), ml.isin(x, y, invert=True)", x=i(5, 2, 3), y=i(5, 2)),
     case("ml.nansum(x), ml.nansum(x, 1), x.nanmean(), ml.nanmean(x, 0, keepdim=True)", x=GAPS),
     case("ml.diff(x), ml.diff(x, 2, 0), x.diff(dim=0), ml.diff(x, 5)", x=f(3, 4)),
