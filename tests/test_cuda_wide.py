@@ -78,6 +78,12 @@ def test_lookahead_is_not_captured() -> None:
     lambda x: F.grid_sample(x.reshape(1, 1, 2, -1), x[:4].reshape(1, 2, 1, 2), "nearest"),
     lambda x: F.cosine_embedding_loss(x, x.flip(0), (x > 0).long()[0] * 2 - 1),
     lambda x: ml.linalg.norm(x.reshape(2, -1), "nuc"),
+    lambda x: x.clone().scatter_(0, (x > 0).long(), 1.5).index_fill_(0, (x[:2] > 9).long(), 2),
+    lambda x: ml.searchsorted(x.sort().values, x, right=True) + ml.bucketize(x, x.sort().values),
+    lambda x: ml.quantile(x, 0.3) + ml.nanmean(x, axis=0, keepdims=True),
+    lambda x: ml.isin(x.long(), x[:2].long()).float() + ml.where(x > 0, x, 0.0),
+    lambda x: ml.where(x > 0)[0].float() + ml.kron(x[:2], x[:1]).sum(),
+    lambda x: ml.cross(x[:3], x[3:]) + ml.rot90(x.view(2, 3))[0, 0],
 ])  # fmt: skip
 def test_wide_functions_agree_with_the_cpu(work) -> None:
     x = np.random.default_rng(4).standard_normal(6).astype(np.float32)
@@ -91,3 +97,13 @@ def test_gumbel_softmax_draws_in_half_types(half) -> None:
     drawn = F.gumbel_softmax(ml.zeros(40, 5, dtype=half, device="cuda"), hard=True)
     rows = drawn.float().cpu().numpy()
     assert drawn.dtype == half and (rows.sum(1) == 1).all() and (rows.sum(0) > 0).all()
+
+
+def test_scripts_ask_for_the_gpu() -> None:
+    device = ml.device("cuda" if ml.cuda.is_available() else "cpu")
+    x = ml.zeros(1000, device=device).bernoulli_(0.25)
+    ml.cuda.synchronize()
+    assert device.type == "cuda" and ml.cuda.device_count() == 1
+    assert 150 < x.sum().item() < 350 and set(x.tolist()) == {0.0, 1.0}
+    assert ml.cuda.memory_allocated() <= ml.cuda.memory_reserved()
+    ml.cuda.empty_cache()

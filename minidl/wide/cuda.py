@@ -34,9 +34,10 @@ def memory_allocated(device: Any = None) -> int:
     return creation.memory_stats(device or "cuda")["allocated"]
 
 
-def max_memory_allocated(device: Any = None) -> int:
-    """Bytes of the GPU's memory that were in use at most."""
-    return creation.memory_stats(device or "cuda")["peak"]
+def memory_reserved(device: Any = None) -> int:
+    """Bytes of the GPU's memory in use or kept for later use."""
+    stats = creation.memory_stats(device or "cuda")
+    return stats["allocated"] + stats["idle"]
 
 
 def empty_cache() -> None:

@@ -86,7 +86,7 @@ Transformer TripletMarginLoss Unflatten LazyConv1d LazyConv2d LazyConv3d LazyCon
 LazyConvTranspose2d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d
 """
 CUDA = """
-is_available device_count synchronize memory_allocated max_memory_allocated empty_cache manual_seed
+is_available device_count synchronize memory_allocated memory_reserved empty_cache manual_seed
 manual_seed_all
 """
 INIT = """

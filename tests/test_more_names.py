@@ -1,0 +1,103 @@
+"""Second names and short functions beyond their golden values: draws, drawn inputs, errors."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import minidl as ml
+from minidl.errors import DeviceError, DTypeError, GraphError, MinidlError, ShapeError
+
+FLOATS = st.floats(-5, 5, width=32)
+
+
+def test_draws_in_place_have_their_distributions():
+    ml.manual_seed(0)
+    x = ml.empty(20000)
+    assert x.bernoulli_(0.3) is x
+    assert abs(x.mean().item() - 0.3) < 0.02 and set(x.unique().tolist()) == {0.0, 1.0}
+    chances = ml.tensor([0.0, 1.0, 0.5]).expand(5000, 3)
+    drawn = ml.empty(5000, 3, dtype=ml.int64).bernoulli_(chances).double().mean(0).tolist()
+    assert drawn[:2] == [0.0, 1.0] and abs(drawn[2] - 0.5) < 0.03
+    x.exponential_(2.0)
+    assert x.min().item() >= 0 and abs(x.mean().item() - 0.5) < 0.02
+    assert abs((x > 0.5).float().mean().item() - np.exp(-1)) < 0.02
+    k = ml.empty(5000, dtype=ml.int64).random_(3)
+    assert set(k.tolist()) == {0, 1, 2} and set(k.random_(-2, 0).tolist()) == {-2, -1}
+    assert set(ml.randint_like(x, 2, 4).tolist()) == {2.0, 3.0}
+    u = ml.rand_like(ml.zeros(2000, dtype=ml.float64))
+    assert u.dtype == np.float64 and 0 <= u.min().item() and abs(u.mean().item() - 0.5) < 0.05
+
+
+def test_draws_follow_their_generator():
+    for draw in ("bernoulli_", "exponential_", "uniform_"):
+        first, second = (getattr(ml.empty(9), draw)(generator=ml.Generator(3)) for _ in range(2))
+        assert first.tolist() == second.tolist(), draw
+
+
+@given(arrays(np.float32, st.integers(0, 12), elements=FLOATS),
+       arrays(np.float32, (3, 4), elements=FLOATS), st.booleans())  # fmt: skip
+def test_searchsorted_is_numpys(rows, x, right):
+    rows = np.sort(rows)
+    want = np.searchsorted(rows, x, "right" if right else "left")
+    got = ml.searchsorted(ml.tensor(rows), ml.tensor(x), right=right)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got.numpy(), want)
+
+
+@given(arrays(np.float64, (5, 3), elements=FLOATS), st.floats(0, 1), st.integers(-2, 1))
+def test_quantile_is_numpys(x, q, dim):
+    want = np.quantile(x, q, axis=dim)
+    np.testing.assert_allclose(ml.quantile(ml.tensor(x), q, dim).numpy(), want, atol=1e-9)
+
+
+def test_writes_in_place_have_gradients():
+    x = ml.tensor([[1.0, 2.0, 3.0]] * 2, requires_grad=True)
+    k = ml.tensor([[0], [2]])
+    hot = ml.zeros(2, 3).scatter_(1, k, 1)
+    assert hot.tolist() == [[1, 0, 0], [0, 0, 1]]
+    y = (x * 1).scatter_(1, k, 0.0).scatter_add_(1, k, x[:, 1:2] * 3)
+    y.sum().backward()
+    assert x.grad.tolist() == [[0, 4, 1], [1, 4, 0]]
+    with pytest.raises(GraphError, match="scatter_: a leaf that requires grad"):
+        x.scatter_(1, k, 0.0)
+
+
+def test_a_value_is_in_a_tensor():
+    x = ml.tensor([[1.0, 2.0]])
+    assert 2 in x and 3.0 not in x and ml.tensor(1.0) in x
+
+
+def test_numpys_keywords_are_pytorchs():
+    x = ml.arange(6.0).reshape(2, 3)
+    assert x.sum(axis=1, keepdims=True).tolist() == x.sum(dim=1, keepdim=True).tolist()
+    assert ml.zeros(size=(2, 1)).shape == (2, 1) and x.permute(dims=(1, 0)).shape == (3, 2)
+    with pytest.raises(TypeError, match="multiple values"):
+        x.sum(1, axis=1)
+    with pytest.raises(TypeError, match="axes"):
+        x.sum(axes=1)
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda x: ml.quantile(x[:0], 0.5, 0), ShapeError, "quantile: cannot reduce an axis of size 0"),
+    (lambda x: ml.kthvalue(x, 5), ShapeError, r"kthvalue: k must lie in \[1, 4\]"),
+    (lambda x: ml.cross(x, x), ShapeError, "cross: both need 3 numbers along dim"),
+    (lambda x: x.select(2, 0), ShapeError, "select: dim must be in"),
+    (lambda x: x.index_fill(5, ml.tensor([0]), 1), ShapeError, "index_fill: dim must be in"),
+    (lambda x: ml.broadcast_tensors(x, x[:, :3]), ShapeError, "broadcast_tensors"),
+    (lambda x: ml.concat([x, x[:, :2]]), ShapeError, "cat"),
+    (lambda x: ml.bitwise_and(x, x), DTypeError, "and: needs bools or integers"),
+    (lambda x: x.exponential_(-1), ShapeError, "lambd must be positive"),
+    (lambda x: x.random_(0), MinidlError, "high must be above low"),
+])  # fmt: skip
+def test_bad_calls_are_refused_with_words(call, error, message):
+    with pytest.raises(error, match=message):
+        call(ml.ones(3, 4))
+
+
+@pytest.mark.skipif(ml.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_none():
+    assert not ml.cuda.is_available() and ml.cuda.device_count() == 0
+    with pytest.raises(DeviceError, match="cuda"):
+        ml.cuda.synchronize()
