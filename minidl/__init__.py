@@ -9,6 +9,8 @@ import importlib
 import sys
 from typing import Any
 
+from numpy import dtype, e, finfo, iinfo, inf, nan, pi
+
 # isort: off
 from minidl import autograd, functional, methods
 from minidl.autograd import Device as device
@@ -30,12 +32,14 @@ from minidl.fusion import pointwise
 from minidl.ops.autocasting import autocast, is_autocast_enabled
 from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
+from minidl.random import get_state as get_rng_state
+from minidl.random import set_state as set_rng_state
 from minidl.wide import cuda, linalg
 from minidl.wide.function import Function
 
 __version__ = "0.1.0"
 
-bool = bool_
+bool, Size = bool_, tuple
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 autograd.Function = Function  # type: ignore[attr-defined]

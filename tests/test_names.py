@@ -34,7 +34,8 @@ DIFFER = "split norm backward use_deterministic_algorithms".split()
 HERE = """minidl: tensor as_tensor grad gradcheck gradgradcheck checkpoint set_detect_anomaly
 memory_stats empty_cache vjp jvp manual_seed save load set_num_threads use_deterministic_algorithms
 pointwise capture summary profile plot_graph lr_find Tensor float32 float64 float16 int8 int16 int32
-int64 uint8 bool is_grad_enabled set_grad_enabled
+int64 uint8 bool is_grad_enabled set_grad_enabled inf nan pi e finfo iinfo dtype Size
+get_rng_state set_rng_state
 minidl.autograd: grad
 minidl.nn.utils: weight_norm spectral_norm prune
 minidl.optim: EMA
