@@ -20,7 +20,7 @@ from minidl.tape import (
     Edge, Node, Op, check_fresh, edge_of, enable_grad, inference_mode, is_grad_enabled, no_grad,
     observed, observers, op, registry, set_grad_enabled, watch,
 )  # fmt: skip
-from minidl.tensor import Device, Tensor, arrays_in, raw
+from minidl.tensor import Device, Tensor, arrays_in, raw, wrap
 # isort: on
 
 AFTER = -1  # of a leaf's hooks: behind the accumulation of its gradient
@@ -126,7 +126,7 @@ class _Walk:
             node.saved = node.edges = node.sources = node.versions = ()
 
     def _hooked(self, hook: Callable, g: Any) -> Any:
-        changed = hook(g if isinstance(g, Tensor) else Tensor(g))
+        changed = hook(g if isinstance(g, Tensor) else wrap(g))
         if changed is None:
             return g
         rule = "a hook must return a gradient of the same shape"
@@ -173,7 +173,7 @@ def _accumulate(leaf: Tensor, g: Any) -> None:
     elif not recorded and not backend.of(g).sole_owner(g, 4):
         # references: the caller's name, ours, the argument, getrefcount's
         g = backend.of(g).copy(g)
-    leaf.leaf_grad = g if recorded else Tensor(g)
+    leaf.leaf_grad = g if recorded else wrap(g)
     for when, hook in (leaf.hooks or {}).values():
         if when == AFTER:
             hook(leaf)
@@ -193,7 +193,7 @@ def _differentiably(node: Node, g: Any, need: tuple[bool, ...]) -> Any:
                 )
             saved.append(s)
         elif where < 0:
-            saved.append(Tensor(s, True, node, -1 - where))
+            saved.append(wrap(s, True, node, -1 - where))
         else:
             saved.append(_tensor_of(s, node.edges[where]))
     return node.vjp(g, need, *saved)
@@ -203,7 +203,7 @@ def _tensor_of(array: Any, edge: Edge | None) -> Any:
     if edge is None:
         return array
     target, k = edge
-    return target if k < 0 else Tensor(array, True, target, k)
+    return target if k < 0 else wrap(array, True, target, k)
 
 
 def _through_definition(node: Node, g: Any) -> list[Any]:
@@ -215,7 +215,7 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
     y = node.op.definition(*aliases, **node.kwargs)
     inputs = [t for t in aliases if isinstance(t, Tensor)]
     outputs, cotangents = (y, g) if node.several else ((y,), (g,))
-    given = [h if h is None or isinstance(h, Tensor) else Tensor(h) for h in cotangents]
+    given = [h if h is None or isinstance(h, Tensor) else wrap(h) for h in cotangents]
     found = iter(run_backward(outputs, given, create_graph=True, inputs=inputs, stop=True))
     return [next(found) if isinstance(t, Tensor) else None for t in aliases]
 
@@ -243,7 +243,7 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
         if not hasattr(array, "dtype") or array.dtype != t.dtype:
             array = backend.of(t.array).cast(backend.beside(array, t.array), t.dtype)
     if create_graph:
-        return given if isinstance(given, Tensor) else Tensor(array)
+        return given if isinstance(given, Tensor) else wrap(array)
     return array
 
 
@@ -265,7 +265,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
     rule, fix = "an input was not used to compute the outputs", "pass allow_unused=True"
     for t, g in zip(ins, found, strict=True):
         require(g is not None or allow_unused, "grad", rule, error=GraphError, fix=fix, input=t)
-    return tuple(g if g is None or isinstance(g, Tensor) else Tensor(g) for g in found)
+    return tuple(g if g is None or isinstance(g, Tensor) else wrap(g) for g in found)
 
 
 class set_detect_anomaly(AbstractContextManager):

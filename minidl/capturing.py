@@ -8,7 +8,7 @@ import numpy as np
 from minidl import backend, config
 from minidl.errors import GraphError, require
 from minidl.tape import no_grad, set_grad_enabled
-from minidl.tensor import Tensor
+from minidl.tensor import Tensor, wrap
 
 
 class capture:
@@ -65,7 +65,7 @@ class _Step:
     """What a function did with inputs of one signature; its inputs' and outputs' memory."""
 
     def __init__(self, function: Callable, inputs: tuple[Tensor, ...], proven: bool) -> None:
-        self.inputs = [Tensor(backend.of(x.array).copy(x.array)) for x in inputs]
+        self.inputs = [wrap(backend.of(x.array).copy(x.array)) for x in inputs]
         record = backend.of(inputs[0].array).record
         self.result, self.replay = record(lambda: function(*self.inputs))
         fits = all(isinstance(y, Tensor) for y in _all(self.result))

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from minidl import backend, random
-from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward
+from minidl.autograd import Tensor, enable_grad, grad, no_grad, op, parts, run_backward, wrap
 from minidl.config import bound, casting
 from minidl.errors import GraphError, require
 from minidl.tape import is_grad_enabled, touched_leaves
@@ -23,7 +23,7 @@ def _taken(inputs: Any, create_graph: bool) -> list[Tensor]:
 
 
 def _full(t: Tensor, value: float) -> Tensor:
-    return Tensor(backend.of(t.array).full_like(t.array, value))
+    return wrap(backend.of(t.array).full_like(t.array, value))
 
 
 def _several(y: Any) -> tuple:

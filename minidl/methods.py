@@ -80,7 +80,7 @@ FUNCTIONS = _functions({  # of `minidl` alone
     tensors: "std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
     names: """
         searchsorted bucketize numel column_stack dstack broadcast_tensors rand_like randint_like
-        logspace""",
+        logspace FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor BoolTensor""",
 }) | {"split_with_sizes": join.split}  # fmt: skip
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
 IN_PLACE = """

@@ -22,7 +22,7 @@ from typing import Any
 from minidl import backend
 from minidl.config import bound
 from minidl.errors import DeviceError, GraphError, require
-from minidl.tensor import Tensor
+from minidl.tensor import Tensor, wrap
 
 _number = itertools.count(0, -1).__next__  # downwards: a heap gives the latest first
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
@@ -139,8 +139,8 @@ class Op:
 def _output(array: Any, node: Node | None, index: int) -> Tensor:
     """A result as a Tensor; only floating ones have the node."""
     if node is None or array.dtype.kind not in "fV":
-        return Tensor(array, False, None, index)
-    return Tensor(array, True, node, index)
+        return wrap(array, False, None, index)
+    return wrap(array, True, node, index)
 
 
 def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:

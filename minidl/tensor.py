@@ -46,7 +46,7 @@ class Cell:
 class Tensor:
     """An n-dimensional array that remembers how it was made (PyTorch's Tensor).
 
-    Make one with `ml.tensor`; `array` is the raw array (NumPy on the CPU, CuPy on a GPU).
+    Make one with `ml.tensor`, or of a raw array (NumPy's on the CPU, CuPy's on a GPU) with `wrap`.
     """
 
     __slots__ = ("__dict__", "__weakref__", "array", "index", "node", "requires")
@@ -58,14 +58,14 @@ class Tensor:
     seen = 0  # for a view: the cell's `rebased` when it was made
     hooks: dict | None = None
 
-    def __init__(self, array: Any, requires_grad: bool = False, node: Any = None, index: int = 0):
-        self.array = array
-        self.requires = requires_grad
-        self.node = node  # the op that made it, None for a leaf
-        self.index = index  # which of the node's outputs it is
+    array: Any
+    requires: bool
+    node: Any  # the op that made it, None for a leaf
+    index: int  # which of the node's outputs it is
 
     if TYPE_CHECKING:  # attached from the table in minidl/methods.py
 
+        def __init__(self, *data: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
         def __getitem__(self, key: Any) -> Tensor: ...
         def __setitem__(self, key: Any, value: Any) -> None: ...
@@ -75,6 +75,10 @@ class Tensor:
         __invert__ = __neg__
         __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
         __pow__ = __matmul__ = __and__ = __or__ = __lt__ = __le__ = __gt__ = __ge__ = __add__
+
+    def hold(self, array: Any, requires_grad: bool = False) -> None:
+        """Become a leaf with a raw array."""
+        self.array, self.requires, self.node, self.index = array, requires_grad, None, 0
 
     # ---- what it is --------------------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same memory outside the graph."""
-        out = Tensor(self.array)
+        out = wrap(self.array)
         out.cell = self.shared()
         return out
 
@@ -245,9 +249,22 @@ class Tensor:
         return made
 
 
+def wrap(array: Any, requires_grad: bool = False, node: Any = None, index: int = 0) -> Tensor:
+    """A raw array as a Tensor."""
+    made = _new(Tensor)
+    made.array = array
+    made.requires = requires_grad
+    made.node = node
+    made.index = index
+    return made
+
+
+_new = Tensor.__new__
+
+
 def _rebuild(kind: type[Tensor], array: np.ndarray, requires_grad: bool) -> Tensor:
     made = kind.__new__(kind)
-    Tensor.__init__(made, array, requires_grad)
+    made.hold(array, requires_grad)
     return made
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minidl as ml
 from minidl import config, nn
-from minidl.autograd import Tensor, grad
+from minidl.autograd import grad, wrap
 from minidl.errors import DTypeError, ShapeError
 from minidl.ops import attention as ops
 from minidl.ops.attention import scaled_dot_product_attention
@@ -37,14 +37,14 @@ def oracle(q, k, v, mask=None, causal=False, scale=None):
 
 def pulled(q, k, v, cotangent, mask=None, definition=False, **kw):
     """Gradients of q, k, v."""
-    tensors = [Tensor(x.copy(), requires_grad=True) for x in (q, k, v)]
+    tensors = [wrap(x.copy(), requires_grad=True) for x in (q, k, v)]
     if definition:
         y = ops.attention_by_elementary_ops(
             *tensors, mask, causal=kw.get("is_causal", False), scale=1 / q.shape[-1] ** 0.5
         )
     else:
         y = scaled_dot_product_attention(*tensors, mask, **kw)
-    return [g.array for g in grad(y, tensors, Tensor(cotangent))]
+    return [g.array for g in grad(y, tensors, wrap(cotangent))]
 
 
 def norm(a, b):
@@ -139,10 +139,10 @@ def test_second_order(kind):
         mask[1] = False
     c = rng.standard_normal(args[0].shape)
     along, onto = ([rng.standard_normal(a.shape) for a in args] for _ in range(2))
-    tensors = [Tensor(a.copy(), requires_grad=True) for a in args]
+    tensors = [wrap(a.copy(), requires_grad=True) for a in args]
     y = scaled_dot_product_attention(*tensors, mask, **causal)
-    first = grad(y, tensors, Tensor(c), create_graph=True)
-    second = grad(first, tensors, [Tensor(a) for a in along])
+    first = grad(y, tensors, wrap(c), create_graph=True)
+    second = grad(first, tensors, [wrap(a) for a in along])
     exact = sum((g.array * a).sum() for g, a in zip(second, onto))
 
     def slope(eps):
@@ -163,14 +163,14 @@ def test_pytorch(name):
         if f"{name}/in/{k}" in GOLDEN.files
     }
     wanted = {k: GOLDEN[f"{name}/grad/{k}"] for k in inputs if f"{name}/grad/{k}" in GOLDEN.files}
-    tensors = {k: Tensor(a.copy(), requires_grad=k in wanted) for k, a in inputs.items()}
+    tensors = {k: wrap(a.copy(), requires_grad=k in wanted) for k, a in inputs.items()}
     y = scaled_dot_product_attention(
         tensors["q"], tensors["k"], tensors["v"], tensors.get("mask"),
         is_causal="causal" in name, scale=0.7 if name.endswith("bool") else None,
         enable_gqa=name.endswith("shared"),
     )  # fmt: skip
     np.testing.assert_allclose(y.array, GOLDEN[f"{name}/out/0"], rtol=1e-12, atol=1e-13)
-    found = grad(y, [tensors[k] for k in wanted], Tensor(GOLDEN[f"{name}/cot/0"]))
+    found = grad(y, [tensors[k] for k in wanted], wrap(GOLDEN[f"{name}/cot/0"]))
     for k, g in zip(wanted, found, strict=True):
         np.testing.assert_allclose(g.array, wanted[k], rtol=1e-11, atol=1e-12, err_msg=k)
 
@@ -210,7 +210,7 @@ def test_layouts():
 def test_leading_axes_broadcast():
     rng = np.random.default_rng(2)
     q, k, v = rng.standard_normal((2, 3, 5, 4)), *rng.standard_normal((2, 1, 6, 4))
-    tensors = [Tensor(x, requires_grad=True) for x in (q, k[0], v)]
+    tensors = [wrap(x, requires_grad=True) for x in (q, k[0], v)]
     y = scaled_dot_product_attention(*tensors)
     np.testing.assert_allclose(y.array, oracle(q, k, v), rtol=1e-12)
     assert [g.shape for g in grad(y, tensors, y.detach())] == [x.shape for x in tensors]
@@ -276,7 +276,7 @@ def test_gradient_of_a_fused_projection(cut, shape):
     x, cotangent = rng.standard_normal((b, t, 3 * heads * d)), rng.standard_normal((b, heads, t, d))
 
     def parts(array):
-        tensor = Tensor(array, requires_grad=True)
+        tensor = wrap(array, requires_grad=True)
         whole = tensor * 1.0
         if cut == "unbind":
             return tensor, whole.unflatten(-1, (3, heads, d)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -287,14 +287,14 @@ def test_gradient_of_a_fused_projection(cut, shape):
     y = scaled_dot_product_attention(*given, is_causal=True)
     for used in ([0], [0, 2], [0, 1, 2]):  # a value that also goes elsewhere, or all of them
         others = sum((given[i] ** 2).sum() for i in used)
-        got = grad((y * Tensor(cotangent)).sum() + others, tensor, retain_graph=True)[0].array
+        got = grad((y * wrap(cotangent)).sum() + others, tensor, retain_graph=True)[0].array
         expected = pulled(*(p.array for p in given), cotangent, is_causal=True)
         for i in used:
             expected[i] = expected[i] + 2 * given[i].array
         tensor2, apart = parts(x)
-        whole = grad(sum((p * Tensor(e)).sum() for p, e in zip(apart, expected)), tensor2)[0].array
+        whole = grad(sum((p * wrap(e)).sum() for p, e in zip(apart, expected)), tensor2)[0].array
         np.testing.assert_allclose(got, whole, rtol=1e-10, atol=1e-12)
-    got = grad(y, tensor, Tensor(cotangent), retain_graph=True)[0].array
+    got = grad(y, tensor, wrap(cotangent), retain_graph=True)[0].array
     for p, e in zip(parts(got)[1], pulled(*(p.array for p in given), cotangent, is_causal=True)):
         np.testing.assert_allclose(p.array, e, rtol=1e-10, atol=1e-12)
 

@@ -10,7 +10,7 @@ import pytest
 from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, there
 
 import minidl as ml
-from minidl.autograd import Tensor, grad
+from minidl.autograd import grad, wrap
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import attention, runtime
 from minidl.errors import DTypeError, ShapeError
@@ -284,9 +284,9 @@ def test_gradients_of_the_op():
     rng, found = np.random.default_rng(11), []
     q, k, v, g = drawn(rng, 3, 5, 8, 4, 2, 1)
     for move in (np.asarray, there):
-        tensors = [Tensor(move(x), requires_grad=True) for x in (q, k, v)]
+        tensors = [wrap(move(x), requires_grad=True) for x in (q, k, v)]
         y = scaled_dot_product_attention(*tensors, is_causal=True, enable_gqa=True)
-        got = grad(y, tensors, Tensor(move(g)))
+        got = grad(y, tensors, wrap(move(g)))
         found.append([x.detach().numpy() for x in (y, *got)])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
@@ -299,9 +299,9 @@ def test_dropout_of_causal_weights():
     q, k, v, g = drawn(rng, 3, 5, 5, 4, 2, 2)
     for move in (np.asarray, there):
         ml.manual_seed(5)
-        tensors = [Tensor(move(x), requires_grad=True) for x in (q, k, v)]
+        tensors = [wrap(move(x), requires_grad=True) for x in (q, k, v)]
         y = scaled_dot_product_attention(*tensors, is_causal=True, dropout_p=0.4)
-        got = grad(y, tensors, Tensor(move(g)))
+        got = grad(y, tensors, wrap(move(g)))
         found.append([x.detach().numpy() for x in (y, *got)])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -96,7 +96,7 @@ def test_pictures_are_the_cpus(transform, kernels, launches):
         assert launches == ["augment"] * (0 if floats else kernels)
         if not floats:
             near(transform(cuda.from_host(np.ascontiguousarray(x)), INDICES, 3), expected, 10.0)
-    tensor = transform(ml.Tensor(cuda.from_host(x)), INDICES, 3)
+    tensor = transform(ml.autograd.wrap(cuda.from_host(x)), INDICES, 3)
     assert isinstance(tensor, ml.Tensor)
     near(tensor.array, expected, 10.0)
     ml.manual_seed(3)
@@ -178,8 +178,8 @@ def test_mixes_are_the_cpus(kind, dtype, size):
         np.testing.assert_allclose(cuda.to_host(labels), soft, rtol=1e-6, atol=1e-7)
         assert labels.dtype == np.float32
     part = mix(x[1:4], y[1:4], INDICES[1:4], 2)
-    got = mix(ml.Tensor(there[1:4]), ml.Tensor(cuda.from_host(y.astype(np.int32))[1:4]),
-              INDICES[1:4], 2)  # fmt: skip
+    labels = ml.autograd.wrap(cuda.from_host(y.astype(np.int32))[1:4])
+    got = mix(ml.autograd.wrap(there[1:4]), labels, INDICES[1:4], 2)
     near(got[0].array, part[0], 255.0)
     np.testing.assert_allclose(cuda.to_host(got[1].array), part[1], rtol=1e-6, atol=1e-7)
     none = mix(there[:0], cuda.from_host(y[:0]), INDICES[:0], 2)

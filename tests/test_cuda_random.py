@@ -165,9 +165,9 @@ def test_dropout_drops_the_same_on_both_devices(layout, drop):
     results = []
     for array in (x, cuda.from_host(x)):
         ml.manual_seed(4)
-        leaf = ml.Tensor(array, requires_grad=True)
+        leaf = ml.autograd.wrap(array, requires_grad=True)
         y = drop(leaf, 0.4)
-        y.backward(ml.Tensor(array))
+        y.backward(ml.autograd.wrap(array))
         assert type(y.array) is type(array) and y.array.strides == array.strides
         results.append((y.array, leaf.grad.array))
     ml.manual_seed(0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidl import random
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.data import (
     ConcatDataset,
     DataLoader,
@@ -268,7 +268,7 @@ def test_named_tuples_stay_what_they_are():
     assert isinstance(batch, Point) and batch.y.tolist() == [2.5, 4.5]
     (batch,) = DataLoader([(1, 2.5), [3, 4.5]], 2)
     assert type(batch) is list
-    packed = pack_padded_sequence(Tensor(np.ones((3, 2, 1))), [3, 2])
+    packed = pack_padded_sequence(wrap(np.ones((3, 2, 1))), [3, 2])
     ((found, lengths),) = DataLoader([0, 1], 2, collate_fn=lambda items: (packed, [3, 2]))
     assert isinstance(found, PackedSequence) and lengths == [3, 2]
     assert found.batch_sizes.tolist() == [2, 2, 1] and found.sorted_indices is None
@@ -279,7 +279,7 @@ def test_a_collate_fn_may_mix_arrays_and_tensors():
 
     def joined(items):
         ids = np.array(items)
-        return collections.OrderedDict(ids=ids, share=np.float32(3), x=Tensor(ids * 10.0))
+        return collections.OrderedDict(ids=ids, share=np.float32(3), x=wrap(ids * 10.0))
 
     for workers in (0, 2):
         for k, batch in enumerate(DataLoader(range(4), 2, collate_fn=joined, num_workers=workers)):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import CheckpointError
 from minidl.io import load, load_safetensors, save, save_safetensors, write_bytes
 
@@ -74,8 +74,8 @@ def test_any_nest_comes_back_the_same_with_the_same_bytes(tmp_path_factory, stat
 
 def test_tensors_scalars_and_loaded_arrays(tmp_path):
     path = tmp_path / "x"
-    weight = Tensor(np.ones((2, 3), np.float32), True)
-    save({"w": weight, "s": np.float32(0.1), "v": Tensor(np.arange(3))}, path)
+    weight = wrap(np.ones((2, 3), np.float32), True)
+    save({"w": weight, "s": np.float32(0.1), "v": wrap(np.arange(3))}, path)
     back = load(path)
     assert isinstance(back["w"], Tensor) and back["w"].requires_grad
     assert not back["v"].requires_grad and back["v"].tolist() == [0, 1, 2]
@@ -87,7 +87,7 @@ def test_channels_last_is_stored_in_logical_order_and_readable_by_the_library(tm
     from safetensors.numpy import load_file, save_file
 
     x = np.arange(120, dtype=np.float32).reshape(2, 4, 5, 3).transpose(0, 3, 1, 2)
-    save_safetensors({"b": x, "a": Tensor(x)}, tmp_path / "x", {"k": "v", "a": "é"})
+    save_safetensors({"b": x, "a": wrap(x)}, tmp_path / "x", {"k": "v", "a": "é"})
     for name, read in load_file(tmp_path / "x").items():
         assert np.array_equal(read, x) and name in "ab"
     save_file({"y": np.ascontiguousarray(x)}, tmp_path / "y", {"format": "pt"})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minidl import optim
-from minidl.autograd import Tensor
+from minidl.autograd import wrap
 from minidl.errors import DTypeError, ShapeError
 from minidl.io import load, save
 from minidl.optim import lr_scheduler as L
@@ -18,7 +18,7 @@ GOLDEN = np.load(HERE / "optim_runs.npz")
 
 
 def optimizer():
-    params = [Tensor(np.zeros(2), True) for _ in range(2)]
+    params = [wrap(np.zeros(2), True) for _ in range(2)]
     groups = [{"params": [params[0]], "lr": 0.3}, {"params": [params[1]]}]
     return optim.SGD(groups, lr=0.1, momentum=0.9)
 
@@ -110,7 +110,7 @@ def test_lambda_functions_are_not_saved_and_the_rest_is():
 )
 def test_states_of_pytorch_load(make, theirs, rates):
     """What PyTorch keeps under a method's name, in place of a function or as counts was taken."""
-    o = optim.SGD([Tensor(np.zeros(1), True)], lr=1.0)
+    o = optim.SGD([wrap(np.zeros(1), True)], lr=1.0)
     s = make(o)
     s.load_state_dict({"last_epoch": 2, "base_lrs": [1.0], "_step_count": 3, **theirs})
     o.param_groups[0]["lr"] = rates[0]
@@ -122,7 +122,7 @@ def test_states_of_pytorch_load(make, theirs, rates):
 
 
 def test_betas_are_cycled_where_there_is_no_momentum():
-    p = Tensor(np.zeros(2), True)
+    p = wrap(np.zeros(2), True)
     o = optim.AdamW([p], betas=(0.9, 0.99))
     s = L.OneCycleLR(o, 1.0, total_steps=10)
     assert o.param_groups[0]["betas"] == (0.95, 0.99)
@@ -147,7 +147,7 @@ def test_plateau_reads_a_tensor_and_round_trips(tmp_path):
     def go(o, s, values):
         out = []
         for value in values:
-            s.step(Tensor(np.asarray(value, np.float32)))
+            s.step(wrap(np.asarray(value, np.float32)))
             out.append(o.param_groups[0]["lr"])
         return out
 
@@ -203,7 +203,7 @@ def test_every_mistake_is_named(make, error, message):
 
 
 def test_cycling_momentum_needs_some():
-    o = optim.Adagrad([Tensor(np.zeros(1), True)])
+    o = optim.Adagrad([wrap(np.zeros(1), True)])
     with pytest.raises(ShapeError, match="neither momentum nor betas.*cycle_momentum=False"):
         L.OneCycleLR(o, 1.0, total_steps=5)
     L.OneCycleLR(o, 1.0, total_steps=5, cycle_momentum=False)

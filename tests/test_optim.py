@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minidl import optim
 from minidl.amp import GradScaler
-from minidl.autograd import Tensor, is_grad_enabled
+from minidl.autograd import is_grad_enabled, wrap
 from minidl.errors import CheckpointError, DTypeError, GraphError, ShapeError
 from minidl.io import load, save
 
@@ -36,7 +36,7 @@ EVERY = [
 
 
 def leaf(array):
-    return Tensor(np.array(array), True)
+    return wrap(np.array(array), True)
 
 
 class Run:
@@ -52,7 +52,7 @@ class Run:
             self.step_count += 1
             for i, p in enumerate(self.params):
                 g = self.rng.normal(size=p.shape).astype(self.dtype)
-                p.grad = None if i == 1 and self.step_count in (1, 5) else Tensor(g)
+                p.grad = None if i == 1 and self.step_count in (1, 5) else wrap(g)
             self.optimizer.step()
         return [p.array.copy() for p in self.params]
 
@@ -111,10 +111,10 @@ def test_memory_order_does_not_change_the_step(kind, options):
 
     results = []
     for order_p, order_g in [(np.array, np.array), (last, np.array), (last, last)]:
-        p = Tensor(order_p(start), True)
+        p = wrap(order_p(start), True)
         optimizer = kind([p], **options)
         for g in grads:
-            p.grad = Tensor(order_g(g))
+            p.grad = wrap(order_g(g))
             optimizer.step()
         assert p.array.strides == order_p(start).strides
         results.append(p.array)
@@ -134,7 +134,7 @@ def test_groups_step_as_separate_optimizers_would(groups, seed):
     for _ in range(3):
         for group, twin in zip(together, apart, strict=True):
             for p, q in zip(group, twin, strict=True):
-                p.grad = None if rng.random() < 0.3 else Tensor(rng.normal(size=p.shape))
+                p.grad = None if rng.random() < 0.3 else wrap(rng.normal(size=p.shape))
                 q.grad = p.grad
         one.step()
         for optimizer in several:
@@ -149,7 +149,7 @@ def test_step_runs_the_closure_skips_missing_gradients_and_bumps_versions():
 
     def closure():
         assert is_grad_enabled()
-        p.grad = Tensor(np.array([1.0, -1.0]))
+        p.grad = wrap(np.array([1.0, -1.0]))
         return "loss"
 
     versions = p.version, q.version
@@ -173,7 +173,7 @@ def test_groups_defaults_and_changed_options():
     saved = optimizer.state_dict()
     assert saved["param_groups"][1]["params"] == [1] and saved["state"] == {}
     optimizer.param_groups[0]["lr"] = 2.0
-    p.grad = q.grad = Tensor(np.array([1.0]))
+    p.grad = q.grad = wrap(np.array([1.0]))
     optimizer.step()
     assert p.item() == -1.0 and q.item() == 1.0
     assert "Parameter Group 1\n" in repr(optimizer) and "    lr: 2.0\n" in repr(optimizer)
@@ -187,7 +187,7 @@ def test_a_state_of_pytorch_loads():
     optimizer.load_state_dict({"state": {0: state}, "param_groups": [group]})
     held = optimizer.state[p]
     assert held["step"] == 3 and held["exp_avg"].dtype == np.float32
-    p.grad = Tensor(np.ones((2, 2), np.float32))
+    p.grad = wrap(np.ones((2, 2), np.float32))
     optimizer.step()
     assert held["step"] == 4
 
@@ -197,7 +197,7 @@ def test_counts_of_a_number_stay_counts(kind):
     """Of a 0-d parameter, PyTorch's step and mu_product became arrays of its dtype."""
     p = leaf(np.array(1.0, np.float32))
     optimizer = kind([p])
-    p.grad = Tensor(np.array(0.5, np.float32))
+    p.grad = wrap(np.array(0.5, np.float32))
     optimizer.step()
     saved = optimizer.state_dict()
     held = {key: np.array(value, np.float32) for key, value in saved["state"][0].items()}
@@ -234,7 +234,7 @@ def test_every_mistake_is_named(make, error, message):
 
 def test_a_computed_tensor_is_refused():
     with pytest.raises(GraphError, match="only leaf Tensors can be optimized"):
-        optim.SGD([Tensor(np.ones(2), True, node=object())])
+        optim.SGD([wrap(np.ones(2), True, node=object())])
 
 
 def test_a_state_of_another_model_is_refused():
@@ -254,8 +254,8 @@ class Model:
     """A parameter, a float buffer, and a count that is no average's business."""
 
     def __init__(self):
-        self.w, self.mean = leaf([1.0, 2.0]), Tensor(np.array([5.0]))
-        self.count = Tensor(np.array(7))
+        self.w, self.mean = leaf([1.0, 2.0]), wrap(np.array([5.0]))
+        self.count = wrap(np.array(7))
 
     def named_parameters(self):
         yield "w", self.w

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidl import config
-from minidl.autograd import Tensor, grad
+from minidl.autograd import grad, wrap
 from minidl.errors import DTypeError, RangeError, ShapeError
 from minidl.ops import index, recurrent
 
@@ -74,14 +74,14 @@ def drawn(kind, rng, t, b, i, h, bias=True, dtype=np.float64):
 
 
 def leaves(args):
-    return [a if a is None else Tensor(a.copy(), requires_grad=True) for a in args]
+    return [a if a is None else wrap(a.copy(), requires_grad=True) for a in args]
 
 
 def pulled(kind, args, cotangents, reverse, definition=False):
     """Gradients of all arguments (None for a missing one) under the cotangents."""
     tensors = leaves(args)
     outputs = layer(kind, tensors, reverse, definition)
-    pairs = [(y, Tensor(c)) for y, c in zip(outputs, cotangents, strict=True) if c is not None]
+    pairs = [(y, wrap(c)) for y, c in zip(outputs, cotangents, strict=True) if c is not None]
     present = [t for t in tensors if t is not None]
     found = grad([y for y, _ in pairs], present, [c for _, c in pairs], allow_unused=True)
     found = iter(np.zeros(t.shape) if g is None else g.array for g, t in zip(found, present))
@@ -175,8 +175,8 @@ def test_second_order(kind):
     onto = [rng.standard_normal(a.shape) for a in args]
     tensors = leaves(args)
     outputs = layer(kind, tensors, False)
-    first = grad(outputs, tensors, [Tensor(c) for c in cotangents], create_graph=True)
-    second = grad(first, tensors, [Tensor(v) for v in along], allow_unused=True)
+    first = grad(outputs, tensors, [wrap(c) for c in cotangents], create_graph=True)
+    second = grad(first, tensors, [wrap(v) for v in along], allow_unused=True)
     exact = sum((g.array * v).sum() for g, v in zip(second, onto) if g is not None)
 
     def slope(eps):
@@ -203,7 +203,7 @@ def test_pytorch(name):
     for k, y in enumerate(outputs):
         np.testing.assert_allclose(y.array, part["out"][str(k)], rtol=1e-12, atol=1e-13)
     present = [t for t in tensors if t is not None]
-    cotangents = [Tensor(part["cot"][str(k)]) for k in range(len(outputs))]
+    cotangents = [wrap(part["cot"][str(k)]) for k in range(len(outputs))]
     names = [k for k, t in zip(keys, tensors) if t is not None]
     for k, g in zip(names, grad(outputs, present, cotangents), strict=True):
         np.testing.assert_allclose(g.array, part["grad"][k], rtol=1e-11, atol=1e-12, err_msg=k)
@@ -225,7 +225,7 @@ def test_rows_of_a_table(kind, reverse):
             outputs = layer(kind, [index.embedding(tokens, x), *others], reverse)
         else:
             outputs = layer(kind, [x, *others], reverse, tokens=tokens)
-        cotangents = [Tensor(np.cos(np.arange(y.array.size).reshape(y.shape))) for y in outputs]
+        cotangents = [wrap(np.cos(np.arange(y.array.size).reshape(y.shape))) for y in outputs]
         return [*outputs, *grad(outputs, [x, *others], cotangents)]
 
     for a, b in zip(grads(False), grads(True), strict=True):
@@ -303,7 +303,7 @@ def test_saturated_gates_stay_finite():
 def test_bias_gradients_are_separate_arrays():
     tensors = leaves(drawn("lstm", np.random.default_rng(1), 3, 2, 3, 4))
     y, *_ = layer("lstm", tensors, False)
-    y.backward(Tensor(np.ones(y.shape)))
+    y.backward(wrap(np.ones(y.shape)))
     kept = tensors[-1].grad.array.copy()
     tensors[-2].grad.array[...] = 0
     np.testing.assert_array_equal(tensors[-1].grad.array, kept)

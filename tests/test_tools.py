@@ -12,13 +12,13 @@ import pytest
 from minidl import functional as F
 from minidl import nn, optim, random
 from minidl.__main__ import main
-from minidl.autograd import Op, Tensor
+from minidl.autograd import Op, wrap
 from minidl.errors import DataError, GraphError, ShapeError
 from minidl.tools import gradcheck, gradgradcheck, info, lr_find, plot_graph, profile, summary
 
 
 def leaf(*shape, seed=0, dtype=np.float64):
-    return Tensor(np.random.default_rng(seed).normal(size=shape).astype(dtype), True)
+    return wrap(np.random.default_rng(seed).normal(size=shape).astype(dtype), True)
 
 
 def square_with(factor):
@@ -39,7 +39,7 @@ def test_right_gradients_pass_at_both_orders():
     assert gradcheck(lambda x: F.softmax(x, dim=-1), leaf(3, 4))
     assert gradgradcheck(F.linear, (leaf(3, 4), leaf(2, 4, seed=1), leaf(2, seed=2)))
     assert gradgradcheck(lambda x, y: (x * x * y, y.exp()), (leaf(3), leaf(3, seed=1)))
-    assert gradgradcheck(lambda x: x * x, leaf(3), Tensor(np.ones(3)))
+    assert gradgradcheck(lambda x: x * x, leaf(3), wrap(np.ones(3)))
 
 
 def test_inputs_of_float32_are_checked_in_float64_and_others_passed_on():
@@ -49,7 +49,7 @@ def test_inputs_of_float32_are_checked_in_float64_and_others_passed_on():
         seen.append((x.dtype, y.dtype, n))
         return x * y * n
 
-    assert gradcheck(fn, (leaf(3, dtype=np.float32), Tensor(np.ones(3, np.float32)), 2))
+    assert gradcheck(fn, (leaf(3, dtype=np.float32), wrap(np.ones(3, np.float32)), 2))
     assert seen[0] == (np.float64, np.float32, 2)
 
 
@@ -75,7 +75,7 @@ def test_a_vjp_of_zeros_for_softmax_is_found():
 
 
 def test_a_kink_is_told_from_an_error():
-    x = Tensor(np.array([1.0, 0.0, -2.0]), True)
+    x = wrap(np.array([1.0, 0.0, -2.0]), True)
     with pytest.raises(GraphError, match="one-sided differences disagree.*looks like a kink"):
         gradcheck(F.relu, x)
     assert gradcheck(F.relu, leaf(5))
@@ -99,10 +99,10 @@ def test_an_error_of_the_second_order_is_found():
 @pytest.mark.parametrize(
     ("fn", "inputs", "message"),
     [
-        (lambda x: x, Tensor(np.ones(2)), "no input is a floating-point Tensor that requires"),
+        (lambda x: x, wrap(np.ones(2)), "no input is a floating-point Tensor that requires"),
         (lambda x: x.detach(), leaf(2), "no output depends on an input"),
         (lambda x: F.dropout(x, 0.5), leaf(20), "fn gives different values when called twice"),
-        (lambda x: (x * x).log(), Tensor(np.zeros(2), True), "not a number: move the point"),
+        (lambda x: (x * x).log(), wrap(np.zeros(2), True), "not a number: move the point"),
     ],
 )
 def test_what_cannot_be_checked_is_named(fn, inputs, message):
@@ -193,7 +193,7 @@ def test_summary_of_a_layer_used_twice_and_of_two_inputs():
 
 
 def test_profile_lists_forward_and_backward_ops():
-    model, x = network(), Tensor(np.ones((2, 4, 8, 10), np.float32))
+    model, x = network(), wrap(np.ones((2, 4, 8, 10), np.float32))
     with profile() as p:
         for _ in range(2):
             model(x).sum().backward()
@@ -255,7 +255,7 @@ def test_lr_find_suggests_a_rate_that_trains_and_leaves_no_trace():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, 32, 6)).astype(np.float32)
     y = (x @ rng.normal(size=(6, 1))).astype(np.float32)
-    loader = [(Tensor(a), Tensor(b)) for a, b in zip(x, y, strict=True)]
+    loader = [(wrap(a), wrap(b)) for a, b in zip(x, y, strict=True)]
     model = nn.Sequential(nn.Linear(6, 1), nn.Dropout(0.1))
     model[1].eval()
     optimizer = optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
@@ -281,7 +281,7 @@ def test_lr_find_suggests_a_rate_that_trains_and_leaves_no_trace():
 def test_lr_find_names_what_is_wrong():
     model = nn.Linear(2, 1)
     optimizer = optim.SGD(model.parameters())
-    x, y = Tensor(np.full((1, 2), np.nan, np.float32)), Tensor(np.ones((1, 1), np.float32))
+    x, y = wrap(np.full((1, 2), np.nan, np.float32)), wrap(np.ones((1, 1), np.float32))
     with pytest.raises(DataError, match="lr_find: the first loss is not finite; got loss nan"):
         lr_find(model, F.mse_loss, [(x, y)], optimizer)
     with pytest.raises(DataError, match="lr_find: the loader has no batch"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minidl import random
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.data import transforms as T
 from minidl.errors import DTypeError, MinidlError, ShapeError
 from minidl.random import Generator
@@ -62,7 +62,7 @@ def test_a_sample_does_not_depend_on_its_batch(transform):
     assert whole.dtype == dtype
     single = transform(x[0])
     assert single.shape == whole.shape[1:]
-    tensor = transform(Tensor(x), indices, 3)
+    tensor = transform(wrap(x), indices, 3)
     assert isinstance(tensor, Tensor) and np.array_equal(tensor.array, whole)
 
 

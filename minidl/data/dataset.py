@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import DataError, DTypeError, RangeError, require, require_one_of, reworded
 
 check = functools.partial(require, error=DataError)
@@ -39,7 +39,7 @@ class TensorDataset(Dataset):
     """Items are tuples of the i-th slices of tensors or arrays that share their first length."""
 
     def __init__(self, *tensors: Tensor | np.ndarray) -> None:
-        self.tensors = tuple(t if isinstance(t, Tensor) else Tensor(np.asarray(t)) for t in tensors)
+        self.tensors = tuple(t if isinstance(t, Tensor) else wrap(np.asarray(t)) for t in tensors)
         shapes = [t.shape for t in self.tensors]
         ok = len({shape[:1] for shape in shapes}) == 1 and all(shapes)
         require(ok, "TensorDataset", "tensors must share their first length", shapes=shapes)
@@ -48,7 +48,7 @@ class TensorDataset(Dataset):
         return self.tensors[0].shape[0]
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(Tensor(t.array[index, ...]) for t in self.tensors)
+        return tuple(wrap(t.array[index, ...]) for t in self.tensors)
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
         return tuple(take(t.array, indices) for t in self.tensors)
@@ -139,7 +139,7 @@ class Text(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         x, y = self.batch(np.array([within(self, index)]), 0)
-        return Tensor(x[0]), Tensor(y[0])
+        return wrap(x[0]), wrap(y[0])
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays:
         at = (within(self, np.asarray(indices)) * self.step)[:, None] + np.arange(self.length)

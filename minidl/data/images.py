@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from minidl import backend
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
 from minidl.errors import DataError, DTypeError, require, reworded
 from minidl.io.torch_files import DAMAGE
@@ -42,7 +42,7 @@ class LabelledImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         images, labels = self.batch(np.array([within(self, index)]), None)
-        return Tensor(images[0]), labels[0].item() if labels.ndim == 1 else Tensor(labels[0])
+        return wrap(images[0]), labels[0].item() if labels.ndim == 1 else wrap(labels[0])
 
     def batch(self, indices: np.ndarray, epoch: int | None) -> Arrays:
         rows = np.asarray(indices)
@@ -81,7 +81,7 @@ class ImageArrays(LabelledImages):
 
     def to(self, device: Any) -> Self:
         """Keep the pictures in a device's memory: batches are taken and transformed there."""
-        self.images = raw(moved(Tensor(self.images), device))
+        self.images = raw(moved(wrap(self.images), device))
         self.together = (1 << 22) // self.images[0].size if backend.of(self.images).warm_ups else 0
         return self
 

@@ -15,7 +15,7 @@ from minidl.data.samplers import BatchSampler, epoch_draws, order_seed
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
 from minidl.ops.creation import backend_of
-from minidl.tensor import Tensor, items_in
+from minidl.tensor import Tensor, items_in, wrap
 
 check_state = partial(require, op="DataLoader", error=CheckpointError)
 
@@ -135,7 +135,7 @@ class DataLoader:
         """Load several batches at once, for a GPU by few launches; each is then a view."""
         while some := list(itertools.islice(batches, count)):
             whole, ends = load(np.concatenate(some)), np.cumsum([0, *map(len, some)])
-            yield from ([Tensor(x.array[a:b]) for x in whole] for a, b in itertools.pairwise(ends))
+            yield from ([wrap(x.array[a:b]) for x in whole] for a, b in itertools.pairwise(ends))
 
     def _there(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches with their arrays in the device's memory."""
@@ -163,7 +163,7 @@ class DataLoader:
             arrays = tuple(raw(part) for part in batch)
         if self.mix is not None:
             arrays = self.mix(*arrays, rows, epoch)
-        return [Tensor(a) for a in arrays]
+        return [wrap(a) for a in arrays]
 
 
 def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
@@ -173,7 +173,7 @@ def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
     if isinstance(nest, (tuple, list)):
         items = [_refilled(item, arrays) for item in nest]
         return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
-    return Tensor(next(arrays)) if isinstance(nest, Tensor) else nest
+    return wrap(next(arrays)) if isinstance(nest, Tensor) else nest
 
 
 def default_collate(items: Sequence[Any]) -> Any:
@@ -189,7 +189,7 @@ def default_collate(items: Sequence[Any]) -> Any:
     if numbers or isinstance(first, (Tensor, np.ndarray, np.generic)):
         batch = np.array(items) if numbers else stack([raw(i) for i in items])
         check(batch.dtype.kind not in "OUS", "default_collate", "needs 64-bit numbers", batch=batch)
-        return Tensor(batch)
+        return wrap(batch)
     if isinstance(first, Mapping):
         return {key: default_collate([i[key] for i in items]) for key in first}
     if isinstance(first, (tuple, list)):

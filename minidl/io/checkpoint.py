@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import CheckpointError, reworded
 from minidl.io.safetensors import check, read_safetensors, save_safetensors
 
@@ -106,7 +106,7 @@ def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         return float(content)
     array = arrays[content]
     if kind == "tensor":
-        return Tensor(array, node["requires_grad"])
+        return wrap(array, node["requires_grad"])
     if kind == "scalar":
         return array[()]
     check(kind == "array", "load", "unknown entry", error=ValueError, kind=kind)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd import Tensor, raw
+from minidl.autograd import raw, wrap
 from minidl.errors import CheckpointError, require, reworded
 
 check = functools.partial(require, error=CheckpointError)
@@ -70,7 +70,7 @@ def _host_array(name: str, value: Any) -> np.ndarray:
     named = isinstance(name, str) and name != "__metadata__"
     rule = f"tensor {name!r} must be an array or a Tensor, its name a string (not __metadata__)"
     check(named and hasattr(value, "dtype"), "save_safetensors", rule, value=value)
-    array = np.asarray(value if isinstance(value, np.ndarray | np.generic) else Tensor(raw(value)))
+    array = np.asarray(value if isinstance(value, np.ndarray | np.generic) else wrap(raw(value)))
     dtype = array.dtype.newbyteorder("=")
     rule = f"tensor {name!r} has no safetensors dtype"
     check(dtype.name in _DTYPES.values(), "save", rule, tensor=array)

@@ -9,7 +9,7 @@ import numpy as np
 
 import minidl.functional as F
 from minidl import backend, nn
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, wrap
 from minidl.capturing import capture
 from minidl.errors import GraphError, require, require_one_of
 from minidl.fusion import pointwise, where
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(dim, every * self.width, bias)
         self.c_proj = nn.Linear(dim, dim, bias)
         self.resid_dropout = nn.Dropout(dropout)
-        turns = Tensor(np.arange(every)[:, None, None] < heads + kv_heads)  # queries and keys do
+        turns = wrap(np.arange(every)[:, None, None] < heads + kv_heads)  # queries and keys do
         self.register_buffer("turns", turns, persistent=False)
 
     def forward(self, x: Tensor, cache: Cache | None = None, places: Any = None,
@@ -88,7 +88,7 @@ class Attention(nn.Module):
             both = raw[:, :, h:].reshape(b, t, 2, g, self.width).transpose(2, 0, 3, 1, 4)  # a view
             room, be = cache.append(self, both, first), backend.of(raw)
             given = raw[:, :, :h].transpose(0, 2, 1, 3), room[0], room[1], None, True
-            y = Tensor(be.attend(*given, 1 / math.sqrt(self.width), first)[0])
+            y = wrap(be.attend(*given, 1 / math.sqrt(self.width), first)[0])
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(b, t, dim)))
 
     def _rotate(self, parts: Tensor, angles: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class GPT(LanguageModel):
             self.lm_head.weight = parts.wte.weight
         d, rotary = n_embd // n_head, positions == "rotary"
         require(not (rotary and d % 2), "GPT", "rotary heads must have an even size", size=d)
-        table = Tensor(rotations(block_size, d)) if rotary else None
+        table = wrap(rotations(block_size, d)) if rotary else None
         self.register_buffer("rotations", table, persistent=False)
         self._begin(n_layer)
 
@@ -255,7 +255,7 @@ class GPT(LanguageModel):
                     after = after if self.training else capture(after)  # dropout draws anew
                     logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
                 else:
-                    logits = after(text[-1], Tensor(places[cache.length : cache.length + 1]))
+                    logits = after(text[-1], wrap(places[cache.length : cache.length + 1]))
                     cache.length += 1
                 text.append(choose(logits, text))
             yield text[-1]

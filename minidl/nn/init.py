@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from minidl import random
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, wrap
 from minidl.errors import require, require_one_of
 
 _GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4, "linear": 1.0, "sigmoid": 1.0}
@@ -18,7 +18,7 @@ _GAINS |= {f"conv{kind}{n}d": 1.0 for kind in ("", "_transpose") for n in (1, 2,
 
 def _write(tensor: Tensor, values: np.ndarray) -> Tensor:
     with no_grad():
-        return tensor.copy_(Tensor(values))
+        return tensor.copy_(wrap(values))
 
 
 def _draw(tensor: Tensor, kind: str) -> np.ndarray:

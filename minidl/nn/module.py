@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, wrap
 from minidl.errors import CheckpointError, require
 from minidl.methods import Handle
 from minidl.nn.parameter import Parameter, assign
@@ -248,7 +248,7 @@ class Module:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device and/or convert floating state to a dtype, as `Tensor.to` takes them."""
-        probe = Tensor(np.zeros((), np.bool_)).to(*args, **kwargs)  # shows what was asked for
+        probe = wrap(np.zeros((), np.bool_)).to(*args, **kwargs)  # shows what was asked for
         kind = probe.dtype.kind
         require(kind in "bfV", "Module.to", "the dtype must be a floating one", dtype=probe.dtype)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor, raw
+from minidl.autograd import Tensor, raw, wrap
 
 
 class Parameter(Tensor):
@@ -13,7 +13,7 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         array = raw(() if data is None else data)
-        super().__init__(array if hasattr(array, "dtype") else np.asarray(array, np.float32))
+        self.hold(array if hasattr(array, "dtype") else np.asarray(array, np.float32))
         self.requires_grad_(requires_grad)
 
     def __repr__(self) -> str:
@@ -22,7 +22,7 @@ class Parameter(Tensor):
 
 def new_tensor(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Tensor:
     """Zeros (float32 unless said otherwise), made on the CPU and moved."""
-    made = Tensor(np.zeros(shape, dtype or np.float32))
+    made = wrap(np.zeros(shape, dtype or np.float32))
     return made if device is None else made.to(device)
 
 
@@ -33,7 +33,7 @@ def new_parameter(shape: tuple[int, ...], device: Any = None, dtype: Any = None)
 
 def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros of like's dtype on its device."""
-    return Tensor(backend.of(like.array).zeros(shape, like.dtype))
+    return wrap(backend.of(like.array).zeros(shape, like.dtype))
 
 
 def assign(tensor: Tensor, value: Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.autograd import Device, Tensor, raw
+from minidl.autograd import Device, Tensor, raw, wrap
 from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, ShapeError, require, reworded
 from minidl.ops.arguments import broadcast_shapes, check_real, sizes_of
@@ -48,7 +48,7 @@ def dtype_of(dtype: Any) -> np.dtype:
 def _made(array: Any, device: Any, requires_grad: bool = False) -> Tensor:
     if isinstance(array, np.ndarray):
         array = backend_of(device).from_host(array)
-    return Tensor(array).requires_grad_() if requires_grad else Tensor(array)
+    return wrap(array).requires_grad_() if requires_grad else wrap(array)
 
 
 # ---- from data -----------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     if isinstance(data, Tensor) or _on_gpu(data):
         from minidl.backend.cuda import adopted
 
-        t = data if isinstance(data, Tensor) else Tensor(adopted(data))
+        t = data if isinstance(data, Tensor) else wrap(adopted(data))
         return to_dtype(t if device is None else moved(t, device), dtype)
     return _made(_array(data, dtype, False), device)
 
@@ -96,7 +96,7 @@ def moved(x: Tensor, device: Any) -> Tensor:
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor over the array's own memory."""
     _check_numbers("from_numpy", array)
-    return Tensor(array)
+    return wrap(array)
 
 
 def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
@@ -272,7 +272,7 @@ def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tenso
     ok = bool(((chance >= 0) & (chance <= 1)).all())
     require(ok, "bernoulli", "probabilities must lie in [0, 1]", p=p)
     drawn = _stream(generator).uniform(shape, np.float64) < chance
-    return Tensor(be.from_host(drawn.astype(x.dtype)))
+    return wrap(be.from_host(drawn.astype(x.dtype)))
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None,
@@ -297,4 +297,4 @@ def multinomial(
     rows = w.reshape(-1, w.shape[-1])
     found = [stream.choice(row, num_samples, replacement=replacement) for row in rows]
     indices = np.array(found, np.int64).reshape(*w.shape[:-1], num_samples)
-    return Tensor(backend.of(raw(x)).from_host(indices))
+    return wrap(backend.of(raw(x)).from_host(indices))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor, op, raw
+from minidl.autograd import Tensor, op, raw, wrap
 from minidl.errors import require, require_one_of
 from minidl.ops.arguments import Sizes, check_real, ints_of
 from minidl.ops.index import gather, getitem, table_rows
@@ -327,7 +327,7 @@ def max_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
         if not return_indices:
             return y
         k = backend.of(raw(x)).max_pool2d_indices(raw(place), tuple(x.shape[2:]), **window)
-        return y, Tensor(k) if isinstance(x, Tensor) else k
+        return y, wrap(k) if isinstance(x, Tensor) else k
 
     return batched(pooled, input, 4, "max_pool2d")
 

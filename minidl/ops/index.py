@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor, op, raw
+from minidl.autograd import Tensor, op, raw, wrap
 from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, broadcast_shapes, check_real, length_of
@@ -183,8 +183,8 @@ def nonzero(x: Any, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero, one row each (reads x on the host)."""
     here, be = read_on_host("nonzero", raw(x)), backend.of(raw(x))
     if as_tuple:
-        return tuple([Tensor(be.from_host(k)) for k in np.nonzero(np.atleast_1d(here))])
-    return Tensor(be.from_host(np.argwhere(here)))
+        return tuple([wrap(be.from_host(k)) for k in np.nonzero(np.atleast_1d(here))])
+    return wrap(be.from_host(np.argwhere(here)))
 
 
 # ---- rows of a table -----------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Any:
     be = backend.of(index)
     be.check_indices("one_hot", index, num_classes)
     found = pw.eq(unsqueeze(index, -1), be.constant(np.arange(num_classes)))
-    return Tensor(to_dtype(found, np.int64))
+    return wrap(to_dtype(found, np.int64))
 
 
 # ---- along an axis -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.autograd import Tensor, is_grad_enabled, op, raw
+from minidl.autograd import Tensor, is_grad_enabled, op, raw, wrap
 from minidl.dtypes import category
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
@@ -59,9 +59,9 @@ def write(
     be = backend.of(x.array)
     # the op may save its input: give it memory that will not change
     array = be.copy(x.array) if records else x.array
-    before = Tensor(array, x.requires, x.node, x.index)
+    before = wrap(array, x.requires, x.node, x.index)
     value = compute(before)
-    new = value if isinstance(value, Tensor) else Tensor(be.from_host(np.asarray(value)))
+    new = value if isinstance(value, Tensor) else wrap(be.from_host(np.asarray(value)))
     fits = broadcast_shapes(new.shape, x.shape, name=name) == x.shape
     require(fits, name, "the result must fit into the tensor", x=x, result=new)
     fits = narrow or category(new.dtype) <= category(x.dtype)
@@ -71,7 +71,7 @@ def write(
     x.bump()
     if records and (x.requires or new.requires):
         if not new.requires:  # the tensor goes on requiring grad, as in PyTorch
-            new = pointwise.where(Tensor(np.zeros((), np.bool_)), before, new)
+            new = pointwise.where(wrap(np.zeros((), np.bool_)), before, new)
         _rebase(x, to_dtype(broadcast_to(new, x.shape), x.dtype))
     return x
 
@@ -129,7 +129,7 @@ def method(name: str, function: Callable) -> Callable:
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Every element becomes value."""
     if not hasattr(value, "dtype"):
-        value = Tensor(backend.of(self.array).full((), value, self.dtype))
+        value = wrap(backend.of(self.array).full((), value, self.dtype))
     return write(self, lambda old: value, "fill_", narrow=True)
 
 

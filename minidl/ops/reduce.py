@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor, op, raw
+from minidl.autograd import op, raw, wrap
 from minidl.dtypes import default
 from minidl.errors import require
 from minidl.fusion import pointwise, sqrt, where
@@ -197,11 +197,11 @@ def _arg(name: str, x: Any, dim: int | None, keepdim: bool, largest: bool) -> An
     a = raw(x)
     axis = None if dim is None else axis_of(dim, a.ndim, name)
     if not a.ndim:
-        return Tensor(backend.of(a).zeros((), np.int64))
+        return wrap(backend.of(a).zeros((), np.int64))
     some = a.size if axis is None else a.shape[axis]
     require(some > 0, name, "cannot reduce an axis of size 0", x=x, dim=dim)
     k = backend.of(a).argextreme(a, axis, largest)
-    return Tensor(k.reshape(_with_ones(a.shape, axes_of(dim, a.ndim, name))) if keepdim else k)
+    return wrap(k.reshape(_with_ones(a.shape, axes_of(dim, a.ndim, name))) if keepdim else k)
 
 
 def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -216,17 +216,17 @@ def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def all(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether every element is true, or every one over dim."""
-    return Tensor(pw.eq(_count(pw.eq(raw(x), 0), dim, "all", keepdim), 0))
+    return wrap(pw.eq(_count(pw.eq(raw(x), 0), dim, "all", keepdim), 0))
 
 
 def any(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether some element is true, or some one over dim."""
-    return Tensor(pw.ne(_count(pw.ne(raw(x), 0), dim, "any", keepdim), 0))
+    return wrap(pw.ne(_count(pw.ne(raw(x), 0), dim, "any", keepdim), 0))
 
 
 def count_nonzero(x: Any, dim: Any = None) -> Any:
     """How many elements are not zero."""
-    return Tensor(_count(pw.ne(raw(x), 0), dim, "count_nonzero", False))
+    return wrap(_count(pw.ne(raw(x), 0), dim, "count_nonzero", False))
 
 
 def _count(true: Any, dim: Any, name: str, keepdim: bool) -> Any:
@@ -266,8 +266,8 @@ def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True
     """Indices (int64) that sort x along dim; always stable."""
     axis = axis_of(dim, x.ndim, "argsort")
     if not x.ndim:
-        return Tensor(backend.of(raw(x)).zeros((), np.int64))
-    return Tensor(backend.of(raw(x)).argsort(raw(x), axis, descending))
+        return wrap(backend.of(raw(x)).zeros((), np.int64))
+    return wrap(backend.of(raw(x)).argsort(raw(x), axis, descending))
 
 
 def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:

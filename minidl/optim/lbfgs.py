@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minidl import backend
-from minidl.autograd import Tensor, enable_grad, no_grad, raw
+from minidl.autograd import Tensor, enable_grad, no_grad, raw, wrap
 from minidl.errors import require, require_one_of
 from minidl.ops.creation import zeros_like
 from minidl.ops.join import cat, split
@@ -100,15 +100,15 @@ class LBFGS(Optimizer):
     def _direction(self, state: dict[str, Any], g: Tensor) -> Tensor:
         """-g times the inverse Hessian that the last steps suggest (algorithm 7.4)."""
         if "d" in state:
-            y = g - Tensor(state["prev_flat_grad"])
-            s = Tensor(state["d"]) * state["t"]
+            y = g - wrap(state["prev_flat_grad"])
+            s = wrap(state["d"]) * state["t"]
             curvature = _number(y.dot(s))
             if curvature > CURVED:
                 state["H_diag"] = curvature / _number(y.dot(y))
                 for key, value in (("old_dirs", y.array), ("old_stps", s.array),
                                    ("ro", 1 / curvature)):  # fmt: skip
                     state[key] = [*state[key], value][-self.param_groups[0]["history_size"] :]
-        memory = [(Tensor(y), Tensor(s), ro) for y, s, ro in
+        memory = [(wrap(y), wrap(s), ro) for y, s, ro in
                   zip(state["old_dirs"], state["old_stps"], state["ro"], strict=True)]  # fmt: skip
         d, shares = -g, []
         for y, s, ro in reversed(memory):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import Tensor, enable_grad, no_grad
+from minidl.autograd import Tensor, enable_grad, no_grad, wrap
 from minidl.errors import CheckpointError, GraphError, require, require_one_of, reworded
 from minidl.fusion import sign, sqrt, update
 from minidl.ops import pointwise as pw
@@ -87,7 +87,7 @@ class _Directed(Optimizer):
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
         super()._update(group, params)
         for p in params:
-            direction = self._shaped(group, p, Tensor(self.state[p].pop("direction")))
+            direction = self._shaped(group, p, wrap(self.state[p].pop("direction")))
             self._move(group, p, direction.array)
 
     def _move(self, group: dict[str, Any], p: Tensor, direction: Any) -> None:
@@ -292,7 +292,7 @@ class Lookahead(_Around):
         if self.count % self.k == 0:
             blend.apply_([(self.slow[p], p.array) for p in self._all()], rate=self.alpha)
             for p in self._all():
-                p.copy_(Tensor(self.slow[p]))
+                p.copy_(wrap(self.slow[p]))
         return loss
 
     def state_dict(self) -> dict[str, Any]:

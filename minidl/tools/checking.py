@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor, enable_grad, grad
+from minidl.autograd import Tensor, enable_grad, grad, wrap
 from minidl.errors import DTypeError, GraphError, require
 
 
@@ -61,7 +61,7 @@ def gradgradcheck(fn: Callable[..., Any], inputs: Any, grad_outputs: Any = None,
     rng = np.random.default_rng(seed)
     given = [rng.standard_normal(s) for s in shapes] if grad_outputs is None else grad_outputs
     values = (given,) if isinstance(given, Tensor) else given
-    cotangents = [Tensor(np.array(u, np.float64), True) for u in values]
+    cotangents = [wrap(np.array(u, np.float64), True) for u in values]
 
     def gradient(*args: Any) -> tuple[Tensor, ...]:
         ys = [y for y in forward(*args[: len(points)]) if y.requires_grad]
@@ -82,7 +82,7 @@ def _points(inputs: Any) -> tuple[list[Any], list[int]]:
     for i in checked:
         x = points[i]
         require(x.dtype.kind == "f", "gradcheck", "inputs must be real", error=DTypeError, x=x)
-        points[i] = Tensor(np.array(x.detach(), np.float64, order="K"), True)
+        points[i] = wrap(np.array(x.detach(), np.float64, order="K"), True)
     return points, checked
 
 
@@ -117,7 +117,7 @@ def _check(case: _Case, checked: list[int], rng: np.random.Generator, directions
         return "no output depends on an input that requires grad"
     for _ in range(directions):
         cotangents = [rng.standard_normal(y.shape) for y in outputs]
-        us = [Tensor(cotangents[k].astype(outputs[k].dtype)) for k in live]
+        us = [wrap(cotangents[k].astype(outputs[k].dtype)) for k in live]
         found = grad([outputs[k] for k in live], xs, us, retain_graph=True, allow_unused=True)
         for i, x, g in zip(checked, xs, found, strict=True):
             slopes = np.zeros(x.shape) if g is None else np.asarray(g.detach())
@@ -154,6 +154,6 @@ def _compare(case: _Case, i: int, v: np.ndarray, cotangents: list, slopes: np.nd
 def _weighted(case: _Case, i: int, shift: np.ndarray, cotangents: list[np.ndarray]) -> float:
     """Sum of cotangent times output, with input i moved by `shift`."""
     moved = list(case.inputs)
-    moved[i] = Tensor(np.asarray(moved[i].array + shift), True)
+    moved[i] = wrap(np.asarray(moved[i].array + shift), True)
     pairs = zip(case.fn(*moved), cotangents, strict=True)
     return sum(float((np.asarray(y.detach()) * u).sum()) for y, u in pairs)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import Tensor, no_grad, op, raw
+from minidl.autograd import Tensor, no_grad, op, raw, wrap
 from minidl.errors import GraphError, require
 
 
@@ -58,7 +58,7 @@ class Function:
 @op
 def custom_function(*args: Any, of: Any, ctx: Context, tensors: tuple[bool, ...]) -> Any:
     """of.forward of args, those that are `tensors` given as Tensors. Saves what ctx was given."""
-    given = [Tensor(a) if wrapped else a for a, wrapped in zip(args, tensors)]
+    given = [wrap(a) if wrapped else a for a, wrapped in zip(args, tensors)]
     with no_grad():
         if of.setup_context is None:
             made = of.forward(ctx, *given)
@@ -72,12 +72,12 @@ def custom_function(*args: Any, of: Any, ctx: Context, tensors: tuple[bool, ...]
     metas = [(backend.of(y), y.shape, y.dtype) for y in ys]
 
     def vjp(g: Any, need: Any, *saved: Any) -> Any:
-        ctx.saved_tensors = tuple([Tensor(s) if _bare(s) else s for s in saved])
+        ctx.saved_tensors = tuple([wrap(s) if _bare(s) else s for s in saved])
         gs = list(g) if several else [g]
         for i, (be, shape, dtype) in enumerate(metas):
             gs[i] = be.zeros(shape, dtype) if gs[i] is None and ctx._zeros else gs[i]
         again = any(isinstance(h, Tensor) for h in gs)
-        grads = of.backward(ctx, *[Tensor(h) if _bare(h) else h for h in gs])
+        grads = of.backward(ctx, *[wrap(h) if _bare(h) else h for h in gs])
         grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
         rule = f"backward must return {len(need)} gradients, one for each argument of forward"
         require(len(grads) == len(need), of.__name__, rule, error=GraphError, returned=len(grads))

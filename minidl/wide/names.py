@@ -229,6 +229,24 @@ def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype:
     return creation.as_tensor(values.astype(creation.dtype_of(dtype)), device=device)
 
 
+# ---- PyTorch's old constructors ------------------------------------------------------------------
+
+
+def _constructor(dtype: Any) -> Any:
+    def made(*data: Any) -> Tensor:
+        """Of sizes an uninitialised tensor; of nested lists, an array or a tensor a copy."""
+        if all(isinstance(n, (int, np.integer)) for n in data):
+            return creation.empty(*data or (0,), dtype=dtype)
+        return creation.tensor(*data, dtype=dtype)
+
+    made.dtype = np.dtype(dtype)  # type: ignore[attr-defined] # so that it names the dtype, too
+    return made
+
+
+FloatTensor, DoubleTensor, HalfTensor = map(_constructor, (np.float32, np.float64, np.float16))
+LongTensor, IntTensor, ByteTensor = map(_constructor, (np.int64, np.int32, np.uint8))
+BoolTensor = _constructor(np.bool_)
+
 # ---- methods alone -------------------------------------------------------------------------------
 
 
@@ -256,4 +274,5 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
 
 
 METHODS: dict[str, Any] = {f.__name__: f for f in (bernoulli_, random_, exponential_)}
+METHODS["__init__"] = lambda self, *data: self.hold(FloatTensor(*data).array)
 METHODS |= {"type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype))}

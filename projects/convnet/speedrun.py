@@ -4,7 +4,7 @@ import numpy as np
 
 import minidl.functional as F
 from minidl import nn
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import require
 
 
@@ -67,7 +67,7 @@ class SpeedrunNet(nn.Module):
         values, vectors = np.linalg.eigh(covariance)
         filters = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, *weight.shape[1:])
         filters = np.concatenate([filters, -filters]).astype(weight.dtype)
-        weight.detach().copy_(Tensor(filters))
+        weight.detach().copy_(wrap(filters))
 
     def features(self, x: Tensor) -> Tensor:
         """x (N, in_channels, 32, 32) -> what the head sees (N, widths[-1])."""

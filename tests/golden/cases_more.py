@@ -18,6 +18,11 @@ KEYWORDS = [
     ),
     case("ml.zeros(size=(2, 3)), ml.ones(size=(1,)), ml.full(size=(2,), fill_value=3.0)"),
     case("x.type(ml.float64), x.type(ml.int64)", x=f(3)),
+    case("ml.Tensor([[1, 2], [3, 4]]), ml.FloatTensor([1, 2]), ml.LongTensor([[1], [2]])"),
+    case("ml.Tensor((2, 3)), ml.DoubleTensor([1.5]), ml.BoolTensor([1, 0]), ml.IntTensor([3])"),
+    case(
+        "ml.Tensor(2, 3).shape == (2, 3), ml.LongTensor(4).shape == (4,), ml.Tensor().shape == (0,)"
+    ),
 ]
 
 SECOND = [

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from minidl import random
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.config import bound
 from minidl.data.dataset import integers, raw
 from minidl.data.transforms.fused import Fused, white
@@ -78,7 +78,7 @@ class Transform:
         batch = x if x.ndim == 4 else x[None]
         y = self.batched(batch, draws_for(type(self).__name__, len(batch), indices, epoch))
         y = y if x.ndim == 4 else y[0]
-        return Tensor(y) if pillow or isinstance(images, Tensor) else y
+        return wrap(y) if pillow or isinstance(images, Tensor) else y
 
     def batched(self, images: Any, draws: Draws) -> Any:
         """Transform an (N, C, H, W)-shaped array with the given draws."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.data.transforms.base import Draws, Transform, draws_for, raw
 from minidl.data.transforms.fused import Fused
 from minidl.errors import DeviceError, require
@@ -99,7 +99,7 @@ class MixUp:
         label = share if boxes is None else 1 - boxes[:, 2:].prod(1) / math.prod(x.shape[2:])
         mix = _mix if be is backend.cpu else _mix_on_gpu
         mixed, soft = mix(x, y, share, boxes, label, self.num_classes)
-        return (Tensor(mixed), Tensor(soft)) if isinstance(images, Tensor) else (mixed, soft)
+        return (wrap(mixed), wrap(soft)) if isinstance(images, Tensor) else (mixed, soft)
 
     def _drawn(self, draws: Draws, size: tuple[int, ...]) -> tuple[np.ndarray, Boxes]:
         """The pictures' shares (N,) in their blends, and the boxes (N, 4) that partners fill."""

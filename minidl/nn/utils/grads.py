@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from minidl import backend
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, wrap
 from minidl.errors import GraphError, require
 from minidl.fusion import update
 from minidl.nn.parameter import new_tensor
@@ -48,7 +48,7 @@ def whole_norm(grads: list[Tensor], order: float) -> Tensor:
     """The order-norm of all gradients as one vector, 0-d."""
     arrays = [g.array for g in grads]
     if order == 2 and len({a.dtype for a in arrays}) == 1:
-        return Tensor(backend.of(arrays[0]).square_sum(arrays)).sqrt()
+        return wrap(backend.of(arrays[0]).square_sum(arrays)).sqrt()
     return stack([g.norm(order) for g in grads], 0).norm(order)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import require
 from minidl.nn.module import Module
 from minidl.nn.utils import reparametrize
@@ -45,7 +45,7 @@ def _use(module: Module, name: str, mask: np.ndarray) -> None:
     def function(m: Module) -> Tensor:
         return getattr(m, name + "_orig") * getattr(m, name + "_mask")
 
-    buffer = Tensor(mask).to(getattr(module, name).device)
+    buffer = wrap(mask).to(getattr(module, name).device)
     if hasattr(module, name + "_mask"):
         module.register_buffer(name + "_mask", buffer)
         setattr(module, name, function(module))

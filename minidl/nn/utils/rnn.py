@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import require
 from minidl.functional import pad
 from minidl.ops.join import cat, stack
@@ -41,13 +41,13 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_f
     order = back = None
     if not enforce_sorted:
         places = np.argsort(-n, kind="stable")
-        order, back = Tensor(places), Tensor(np.argsort(places))
+        order, back = wrap(places), wrap(np.argsort(places))
         padded, n = padded[:, order], n[places]
     rule = "lengths must fall unless enforce_sorted=False"
     require(bool((np.diff(n) <= 0).all()), "pack_padded_sequence", rule, lengths=n.tolist())
     sizes = (n[None] > np.arange(n[0])[:, None]).sum(1)
-    data = padded.reshape(steps * batch, *padded.shape[2:])[Tensor(_rows(sizes, batch))]
-    return PackedSequence(data, Tensor(sizes), order, back)
+    data = padded.reshape(steps * batch, *padded.shape[2:])[wrap(_rows(sizes, batch))]
+    return PackedSequence(data, wrap(sizes), order, back)
 
 
 def pad_packed_sequence(
@@ -59,9 +59,9 @@ def pad_packed_sequence(
     steps, batch = len(sizes), int(sizes[0])
     places = np.full(steps * batch, len(data))  # the row after the last holds the padding
     places[_rows(sizes, batch)] = np.arange(len(data))
-    blank = Tensor(np.full((1, *data.shape[1:]), padding_value, data.dtype)).to(data.device)
-    padded = cat([data, blank], 0)[Tensor(places)].reshape(steps, batch, *data.shape[1:])
-    lengths = Tensor((sizes[None] > np.arange(batch)[:, None]).sum(1))
+    blank = wrap(np.full((1, *data.shape[1:]), padding_value, data.dtype)).to(data.device)
+    padded = cat([data, blank], 0)[wrap(places)].reshape(steps, batch, *data.shape[1:])
+    lengths = wrap((sizes[None] > np.arange(batch)[:, None]).sum(1))
     if back is not None:
         padded, lengths = padded[:, back], lengths[back]
     return (padded.transpose(0, 1) if batch_first else padded), lengths

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from minidl import nn
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, wrap
 from minidl.errors import CheckpointError, ShapeError, require, reworded
 from minidl.nn.parameter import new_parameter
 from minidl.nn.utils.reparametrize import compute, settle, take
@@ -48,7 +48,7 @@ def _adapt(layer: Any, rank: int, scale: float, draws: Generator) -> None:
     weight = take(layer, "add_lora", "weight")
     rows, columns = len(weight), math.prod(weight.shape[1:])
     a = new_parameter((rank, columns), weight.device, weight.dtype)
-    a.detach().copy_(Tensor(draws.normal((rank, columns)) / math.sqrt(columns)))
+    a.detach().copy_(wrap(draws.normal((rank, columns)) / math.sqrt(columns)))
     layer.register_parameter("weight_orig", weight)
     layer.register_parameter("lora_a", a)
     b = new_parameter((rows, rank), weight.device, weight.dtype)

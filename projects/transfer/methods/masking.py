@@ -15,7 +15,7 @@ import numpy as np
 
 import minidl as ml
 from minidl import nn, optim
-from minidl.autograd import Tensor, raw
+from minidl.autograd import Tensor, raw, wrap
 from minidl.errors import GraphError, require
 
 Masks = dict[str, np.ndarray]  # by parameter: True where it is tuned
@@ -82,7 +82,7 @@ class MaskedUpdate(optim.Optimizer):
     @staticmethod
     def _held(param: nn.Parameter, mask: np.ndarray) -> tuple[nn.Parameter, Tensor, Tensor]:
         """A parameter, where it is tuned, and a copy of what it is."""
-        chosen = Tensor(mask).to(param.device)
+        chosen = wrap(mask).to(param.device)
         if param.requires_grad:
             param.register_hook(lambda g: g * chosen)
         return param, chosen, param.detach().clone()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minidl import nn
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, wrap
 from minidl.errors import DataError, require
 from minidl.nn.module import kept_modes
 
@@ -119,4 +119,4 @@ def _restate(norm: Any, seen: Moments) -> None:
     scale = slope * np.sqrt(seen.variance + norm.eps)
     with no_grad():
         for tensor, value in zip(tensors, (scale, shift, seen.mean, seen.variance), strict=True):
-            tensor.copy_(Tensor(value.astype(np.float32)))
+            tensor.copy_(wrap(value.astype(np.float32)))

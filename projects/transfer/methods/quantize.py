@@ -19,7 +19,7 @@ import numpy as np
 
 import minidl as ml
 from minidl import nn
-from minidl.autograd import Tensor, no_grad
+from minidl.autograd import Tensor, no_grad, wrap
 from minidl.errors import CheckpointError, DataError, GraphError, require, reworded
 from minidl.io import load_safetensors
 from minidl.nn.module import kept_modes
@@ -95,7 +95,7 @@ def _become_int8(layer: Any, arrays: Mapping[str, np.ndarray]) -> None:
     """Take the layer's weight away; give it PARTS, and compute with them."""
     device = take(layer, "quantized", "weight").device
     for name in PARTS:
-        layer.register_buffer(name, Tensor(arrays[name]).to(device))
+        layer.register_buffer(name, wrap(arrays[name]).to(device))
     compute(layer, "int8", "weight", _weight)
     layer.register_forward_pre_hook(_round_input)
 
@@ -172,8 +172,8 @@ def _fold(norm: Any, conv: Any) -> None:
     bias = 0.0 if conv.bias is None else _double(conv.bias)
     shift = read["bias"] + slope * (bias - read["running_mean"])
     weight = _double(conv.weight) * slope.reshape(-1, *(1,) * (conv.weight.ndim - 1))
-    conv.weight.copy_(Tensor(weight.astype(conv.weight.dtype)))
-    conv.bias = nn.Parameter(Tensor(shift.astype(conv.weight.dtype)).to(conv.weight.device))
+    conv.weight.copy_(wrap(weight.astype(conv.weight.dtype)))
+    conv.bias = nn.Parameter(wrap(shift.astype(conv.weight.dtype)).to(conv.weight.device))
 
 
 def _double(tensor: Tensor) -> np.ndarray:
