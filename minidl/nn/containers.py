@@ -9,42 +9,51 @@ from minidl.nn.norm import BatchNorm2d
 from minidl.nn.thin import ReLU
 
 
-class _Numbered(Module, MutableSequence[Module]):
-    """A list whose modules are registered under "0", "1", …; changes number them anew."""
+class Numbered(Module, MutableSequence[Any]):
+    """A list whose items are registered under "0", "1", …; changes number them anew."""
 
-    def _fill(self, modules: Iterable[Module]) -> None:
-        self._modules.clear()
-        self.extend(modules)
+    _kind = "_modules"  # where they are
+
+    @property
+    def _items(self) -> dict[str, Any]:
+        return getattr(self, self._kind)
+
+    def _put(self, name: str, item: Any) -> None:
+        self.register_module(name, item)
+
+    def _fill(self, items: Iterable[Any]) -> None:
+        self._items.clear()
+        self.extend(items)
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(self._items)
 
-    def __iter__(self) -> Iterator[Module]:
-        return iter(list(self._modules.values()))
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(self._items.values()))
 
     def __getitem__(self, index: int | slice) -> Any:
         found = list(self)[index]
         return type(self)(found) if isinstance(index, slice) else found  # type: ignore[call-arg]
 
-    def __setitem__(self, index: Any, module: Any) -> None:
-        self.register_module(list(self._modules)[index], module)
+    def __setitem__(self, index: Any, item: Any) -> None:
+        self._put(list(self._items)[index], item)
 
     def __delitem__(self, index: int | slice) -> None:
-        modules = list(self)
-        del modules[index]
-        self._fill(modules)
+        items = list(self)
+        del items[index]
+        self._fill(items)
 
-    def insert(self, index: int, module: Module) -> None:
-        """Put a module before the one at index."""
-        self._fill([*self][:index] + [module] + [*self][index:])
+    def insert(self, index: int, item: Any) -> None:
+        """Put an item before the one at index."""
+        self._fill([*self][:index] + [item] + [*self][index:])
 
-    def append(self, module: Module) -> Self:  # type: ignore[override]
-        """Add a module at the end."""
-        self.register_module(str(len(self)), module)
+    def append(self, item: Any) -> Self:  # type: ignore[override]
+        """Add an item at the end."""
+        self._put(str(len(self)), item)
         return self
 
 
-class Sequential(_Numbered):
+class Sequential(Numbered):
     """Call modules one after the other: `Sequential(a, b)` or `Sequential({"first": a, …})`."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
@@ -70,7 +79,7 @@ class Sequential(_Numbered):
         return x
 
 
-class ModuleList(_Numbered):
+class ModuleList(Numbered):
     """A list of modules."""
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:

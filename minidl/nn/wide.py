@@ -1,6 +1,6 @@
 """Wide modules: those of minidl.wide's functions, a whole Transformer, parameters in a list."""
 
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable
 from functools import partial
 from math import inf
 from typing import Any
@@ -15,6 +15,7 @@ from minidl.nn.attention import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from minidl.nn.containers import Numbered
 from minidl.nn.conv import Conv2d
 from minidl.nn.fields import Fields, Layer, Size, Switch
 from minidl.nn.linear import Embedding
@@ -129,50 +130,22 @@ class Transformer(Module):
         return full((sz, sz), -inf, device=device).triu(1)
 
 
-class ParameterList(Module, MutableSequence[Parameter]):
+class ParameterList(Numbered):
     """A list of parameters, registered under "0", "1", …; tensors put into it become parameters."""
 
-    __hash__, __eq__ = object.__hash__, object.__eq__
+    _kind = "_parameters"
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         super().__init__()
         self.extend(values or ())
 
-    def _fill(self, values: list[Any]) -> None:
-        self._parameters.clear()
-        for i, value in enumerate(values):
-            self.register_parameter(
-                str(i), value if isinstance(value, Parameter) else Parameter(value)
-            )
+    def _put(self, name: str, item: Any) -> None:
+        self.register_parameter(name, item if isinstance(item, Parameter) else Parameter(item))
 
     def _child_lines(self) -> list[str]:
         sizes = ((p.dtype, "x".join(map(str, p.shape))) for p in self)
         return [f"({i}): Parameter containing: [{dtype} of size {size}]"
                 for i, (dtype, size) in enumerate(sizes)]  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self._parameters)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(list(self._parameters.values()))
-
-    def __getitem__(self, index: int | slice) -> Any:
-        found = list(self)[index]
-        return type(self)(found) if isinstance(index, slice) else found
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        values = list(self)
-        values[index] = value
-        self._fill(values)
-
-    def __delitem__(self, index: int | slice) -> None:
-        values = list(self)
-        del values[index]
-        self._fill(values)
-
-    def insert(self, index: int, value: Any) -> None:
-        """Put a parameter before the one at index."""
-        self._fill([*self][:index] + [value] + [*self][index:])
 
 
 # ---- without -------------------------------------------------------------------------------------
