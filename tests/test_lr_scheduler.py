@@ -135,6 +135,34 @@ def test_betas_are_cycled_where_there_is_no_momentum():
         s.step()
 
 
+def test_a_part_begins_from_the_rates_that_it_was_made_with():
+    """Not from those that a later OneCycleLR wrote over them."""
+    o = optim.SGD([wrap(np.zeros(1), True)], lr=0.1, momentum=0.9)
+    after = L.CosineAnnealingLR(o, 10)
+    s = L.SequentialLR(o, [L.OneCycleLR(o, 0.5, total_steps=12), after], [3])
+    found = []
+    for _ in range(6):
+        found.append(o.param_groups[0]["lr"])
+        s.step()
+    cosine = [0.05 * (1 + np.cos(np.pi * t / 10)) for t in range(3)]
+    np.testing.assert_allclose(found[0], 0.02)
+    np.testing.assert_allclose(found[3:], cosine)
+
+
+def test_warm_restarts_go_to_parts_of_an_epoch():
+    """As in PyTorch: scheduler.step(epoch + batch / batches)."""
+    o = optim.SGD([wrap(np.zeros(1), True)], lr=0.1)
+    s = L.CosineAnnealingWarmRestarts(o, 2, 2)
+    for at, t, length in ((0.5, 0.5, 2), (1.75, 1.75, 2), (2.0, 0.0, 4), (4.5, 2.5, 4)):
+        s.step(at)
+        want = 0.05 * (1 + np.cos(np.pi * t / length))
+        np.testing.assert_allclose(s.get_last_lr(), [want])
+    s.step()
+    np.testing.assert_allclose(s.get_last_lr(), [0.05 * (1 + np.cos(np.pi * 3.5 / 4))])
+    with pytest.raises(ShapeError, match="epoch must be >= 0"):
+        s.step(-1)
+
+
 def test_a_composite_starts_over_inside_another_one():
     o = optimizer()
     inner = L.ChainedScheduler([L.ConstantLR(o, 0.5, 2), L.ExponentialLR(o, 0.5)])

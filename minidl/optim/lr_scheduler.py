@@ -131,11 +131,18 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
         super().__init__(optimizer, last_epoch)
 
-    def factor(self, t: int) -> float:
+    def factor(self, t: float) -> float:
         length = self.T_0
         while t >= length:
             t, length = t - length, length * self.T_mult
         return (1 + math.cos(math.pi * t / length)) / 2
+
+    def step(self, epoch: float | None = None) -> None:
+        """Go to the next step, or to a step (or a part of one) by its number."""
+        if epoch is not None:
+            require(epoch >= 0, "CosineAnnealingWarmRestarts", "epoch must be >= 0", epoch=epoch)
+            self.last_epoch = epoch - 1
+        super().step()
 
     def get_lr(self) -> list[float]:
         share, low = self.factor(self.last_epoch), self.eta_min

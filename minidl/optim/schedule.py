@@ -14,6 +14,7 @@ class LRScheduler:
     rates fall towards `eta_min` where there is one.
     """
 
+    last_epoch: Any
     eta_min: float = 0.0
     _last_lr: list[float] = []
     _hidden: tuple[str, ...] = ("optimizer",)  # names that are no state
@@ -60,8 +61,10 @@ class LRScheduler:
 
     def _restart(self) -> None:
         """Go to step 0, from the first rates (what SequentialLR does at a milestone)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
+        groups = self.optimizer.param_groups
+        first = vars(self).get("base_lrs") or [group["initial_lr"] for group in groups]
+        for group, lr in zip(groups, first, strict=True):
+            group["lr"] = lr
         self._rewind()
         self.step()
 
