@@ -186,11 +186,10 @@ def _differentiably(node: Node, g: Any, need: tuple[bool, ...]) -> Any:
     saved = []
     for s, where in zip(node.saved, node.sources, strict=True):
         if where is None:
-            if hasattr(s, "dtype") and is_real(s.dtype) and s.ndim:
-                raise GraphError(
-                    f"{node.name}: saves an array that is neither its input nor its output and "
-                    "has no definition, so it cannot be differentiated twice"
-                )
+            lost = hasattr(s, "dtype") and is_real(s.dtype) and s.ndim
+            rule = "saves an array that is neither its input nor its output and has no definition"
+            fix = "it cannot be differentiated twice"
+            require(not lost, node.name, rule, error=GraphError, fix=fix)
             saved.append(s)
         elif where < 0:
             saved.append(wrap(s, True, node, -1 - where))

@@ -218,7 +218,6 @@ EXTRA: dict[str, Any] = {
     "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
     "expand": shape.expand_to,
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
-    "unfold": index.unfold_dim,
     "split_with_sizes": join.split,
     **tensors.METHODS,
     **names.METHODS,

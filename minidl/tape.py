@@ -130,7 +130,7 @@ class Op:
         """Tie a view, or each of several, to the tensor whose memory it shows."""
         x = args[0]
         for k, y in enumerate(out) if type(out) is tuple else ((None, out),):
-            if isinstance(x, Tensor) and isinstance(y, Tensor) and _share(y.array, x.array):
+            if isinstance(x, Tensor) and _owner(y.array) is _owner(x.array):
                 y.cell = x.shared()
                 y.parent = (x, functools.partial(_again, self, args[1:], kwargs, k))
                 y.seen = y.cell.rebased
@@ -198,9 +198,11 @@ def observed(
     return result
 
 
-def _share(y: Any, x: Any) -> bool:
-    """Whether y is x or a view of the same memory."""
-    return y is x or y.base is x or (y.base is not None and y.base is x.base)
+def _owner(x: Any) -> Any:
+    """What an array's memory belongs to: itself, or what it is a view of."""
+    while (base := getattr(x, "base", None)) is not None:
+        x = base
+    return x
 
 
 def edge_of(x: Tensor) -> Edge:

@@ -175,10 +175,7 @@ class Tensor:
         return be.to_host(self.array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        host = self._read("numpy")
-        if dtype is not None and host.dtype != dtype:
-            return host.astype(dtype)
-        return host.copy() if copy else host
+        return np.array(self._read("numpy"), dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.array.__dlpack__(**options)

@@ -95,6 +95,7 @@ SHAPES = [
     case("scatter_add", lambda x, s: x.scatter_add(1, K, s), normal((3, 4), (3, 2))),
     case("scatter", lambda x, s: x.scatter(1, K[:, :1], s), normal((3, 4), (3, 2))),
     case("diag_embed", lambda x: ml.diag_embed(x, 1), normal((2, 3)), linear=True),
+    case("diagonal", lambda x: x.unfold(1, 3, 2).diagonal(-1, 0, 1), normal((4, 7)), linear=True),
     case("tril", lambda x: x.tril(), normal((3, 4)), linear=True),
     case("in_place_view", lambda x: _through_view(x), normal((3, 4))),
 ]

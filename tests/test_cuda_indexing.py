@@ -401,3 +401,18 @@ def test_a_replay_names_its_index_after_many_others():
     with pytest.raises(RangeError, match=r"embedding: every index must lie in \[0, 5\); .* 9"):
         y.cpu()
     assert (y.cpu().numpy() == [[1] * 4, [0] * 4]).all()
+
+
+def test_diagonals_and_windows_are_views_there_too():
+    drawn = np.random.default_rng(0).standard_normal((3, 2, 5)).astype(np.float32)
+    found = []
+    for device in ("cpu", "cuda"):
+        x = ml.tensor(drawn, device=device, requires_grad=True)
+        y = x * 1
+        y.diagonal(1, 0, 2).mul_(3.0)
+        y.unfold(2, 2, 3)[:, 1].mul_(y[:, 0, 3:].unsqueeze(1).detach() * 2)
+        (y * y).sum().backward()
+        found.append(np.stack([y.detach().cpu().numpy(), x.grad.cpu().numpy()]))
+        with pytest.raises(ShapeError, match="overlapping .*tensor cannot be changed in place"):
+            x.detach().unfold(2, 2, 1).fill_(0.0)
+    np.testing.assert_allclose(*found, rtol=1e-6)

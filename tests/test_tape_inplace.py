@@ -8,7 +8,7 @@ from leaves import leaf, same
 import minidl as ml
 import minidl.functional as F
 from minidl import nn
-from minidl.errors import DTypeError, GraphError
+from minidl.errors import DTypeError, GraphError, ShapeError
 
 
 def test_views_share_memory():
@@ -17,6 +17,42 @@ def test_views_share_memory():
         before = x.numpy().sum()
         view.add_(1.0)
         assert x.numpy().sum() == before + view.numel()
+
+
+@pytest.mark.parametrize("view", [
+    lambda x: x.diagonal(), lambda x: ml.diagonal(x, -1, 2, 1)[1:], lambda x: x.diagonal(2).t(),
+    lambda x: x.unfold(1, 2, 2), lambda x: x.mT.unfold(-1, 1, 2)[0], lambda x: x.unfold(2, 3, 3),
+])  # fmt: skip
+def test_diagonals_and_windows_are_views(view):
+    """Regression: they were copies, and what was written to them was lost."""
+    x, marked = leaf(4, 5, 3), ml.zeros(4, 5, 3, dtype=ml.float64)
+    base = x * 1
+    older = base[0]
+    view(base).mul_(3.0)
+    view(marked).fill_(1.0)
+    assert marked.sum().item() == view(x).numel() > 0
+    same(base, x * (1 + 2 * marked))
+    with pytest.raises(GraphError, match="take the view again"):
+        older * 1
+    (base * base).sum().backward()
+    same(x.grad, 2 * x * (1 + 8 * marked))
+
+
+def test_windows_that_overlap_cannot_be_written():
+    """Nor can others whose places are shared; a part of them without such can."""
+    windows = ml.zeros(7).unfold(0, 3, 1)
+    for shared in (windows, windows.t(), windows[:2], ml.zeros(1).expand(2)):
+        with pytest.raises(ShapeError, match="overlapping .*tensor cannot be changed in place"):
+            shared.fill_(1.0)
+    windows[::3].fill_(1.0)
+    assert windows[:, 0].tolist() == [1, 1, 1, 1, 1]
+
+
+def test_the_gradient_of_a_leaf_is_not_a_view_of_what_was_given():
+    w, x = ml.ones(3, 3), ml.zeros(3, requires_grad=True)
+    x.view(3).backward(w.diagonal())
+    x.grad.zero_()
+    assert w.sum().item() == 9
 
 
 def test_a_write_through_a_view_reaches_the_base():

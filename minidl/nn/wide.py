@@ -5,16 +5,14 @@ from functools import partial
 from math import inf
 from typing import Any
 
+# isort: off
 from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require_one_of
 from minidl.nn import init
 from minidl.nn.attention import (
-    TransformerDecoder,
-    TransformerDecoderLayer,
-    TransformerEncoder,
-    TransformerEncoderLayer,
-)
+    TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
+)  # fmt: skip
 from minidl.nn.containers import Numbered
 from minidl.nn.conv import Conv2d
 from minidl.nn.fields import Fields, Layer, Size, Switch
@@ -25,6 +23,7 @@ from minidl.nn.parameter import Parameter, new_parameter
 from minidl.nn.thin import thin
 from minidl.ops.arguments import ints_of
 from minidl.ops.creation import full
+# isort: on
 
 # ---- with parameters -----------------------------------------------------------------------------
 

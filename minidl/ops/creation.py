@@ -54,9 +54,8 @@ def _made(array: Any, device: Any, requires_grad: bool = False) -> Tensor:
 # ---- from data -----------------------------------------------------------------------------------
 
 
-def tensor(
-    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+def tensor(data: Any, *, dtype: Any = None, device: Any = None,
+           requires_grad: bool = False) -> Tensor:  # fmt: skip
     """A copy of data as a tensor: floats become float32, ints int64; arrays keep their dtype."""
     if _on_gpu(data):
         copied = as_tensor(data, dtype, device).detach()
@@ -287,9 +286,8 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
     return _made(values.astype(default), where, requires_grad)
 
 
-def multinomial(
-    x: Any, num_samples: int, replacement: bool = False, *, generator: Any = None
-) -> Tensor:
+def multinomial(x: Any, num_samples: int, replacement: bool = False, *,
+                generator: Any = None) -> Tensor:  # fmt: skip
     """Indices drawn with the probabilities x (…, K), rows need not sum to 1 -> (…, num_samples)."""
     w, stream = read_on_host("multinomial", raw(x)), _stream(generator)
     fits, rule = w.ndim in (1, 2) and num_samples > 0, "needs x (K,) or (B, K), and some samples"

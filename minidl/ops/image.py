@@ -18,9 +18,8 @@ from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape,
 from minidl.tape import settled
 
 
-def geometry(
-    name: str, size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool = False
-) -> tuple[Sizes, dict[str, Sizes]]:
+def geometry(name: str, size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any,
+             ceil: bool = False) -> tuple[Sizes, dict[str, Sizes]]:  # fmt: skip
     """How many windows fit along H and W, and the window as pairs; stride None is the kernel.
 
     With ceil the last window may reach beyond the padding, if it starts within the image.

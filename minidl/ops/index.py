@@ -1,6 +1,7 @@
 """Ops that pick elements: indexing, embeddings, gather and scatter, diagonals and triangles."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,15 @@ def pick(x: Any, *, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
     shape = x.shape
     return _indexed(x, key), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
+
+
+@op(view=True)
+def seen(x: Any, *, places: Key, steps: Callable) -> Any:
+    """x[..., *places], which lie evenly apart, as a view: in steps(x.strides) from the first."""
+    shape, key = x.shape, (..., *places)
+    start = x[..., *[slice(k.flat[0] if k.size else 0, None) for k in places]]
+    y = backend.of(x).seen(start, (*shape[: -len(places)], *places[0].shape), steps(x.strides))
+    return y, (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
 
 
 @op
@@ -319,15 +329,6 @@ def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
     return index_select(x, dim, index)
 
 
-def unfold_dim(x: Any, dimension: int, size: int, step: int) -> Any:
-    """Windows of `size` along an axis, every `step`: a new last axis (Tensor.unfold)."""
-    i, n = length_of(dimension, x, "unfold")
-    fits = 0 < size <= n and step > 0
-    require(fits, "unfold", "size must fit and step be positive", x=x, size=size, step=step)
-    places = np.arange(0, n - size + 1, step)[:, None] + np.arange(size)
-    return movedim(pick(x, key=(slice(None),) * i + (places,)), i + 1, -1)
-
-
 # ---- diagonals and triangles ---------------------------------------------------------------------
 
 
@@ -339,11 +340,12 @@ def _diagonal(shape: tuple[int, ...], offset: int) -> Key:
 
 
 def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """The diagonals of the planes (dim1, dim2), as a new last axis."""
+    """The diagonals of the planes (dim1, dim2), as a new last axis: a view."""
     i, j = axis_of(dim1, x.ndim, "diagonal"), axis_of(dim2, x.ndim, "diagonal")
     require(i != j, "diagonal", "dim1 and dim2 must differ", dim1=dim1, dim2=dim2)
     order = [a for a in range(x.ndim) if a not in (i, j)] + [i, j]
-    return pick(permute(x, order), key=_diagonal((x.shape[i], x.shape[j]), offset))
+    places = _diagonal((x.shape[i], x.shape[j]), offset)[1:]
+    return seen(permute(x, order), places=places, steps=lambda s: (*s[:-2], sum(s[-2:])))
 
 
 def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:

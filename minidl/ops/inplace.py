@@ -6,6 +6,7 @@ of that base, made earlier, refuse to be used or written in recorded operations.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,9 +39,13 @@ def _overlay(base: Any, v: Any, *, see: Callable) -> Any:
 
 
 def _check_writable(name: str, x: Tensor) -> None:
-    sizes = zip(x.shape, x.array.strides) if x.array.size else ()
-    own = all(n == 1 or s for n, s in sizes) and getattr(x.array.flags, "writeable", True)
-    require(own, name, "an expanded or read-only tensor cannot be changed in place", x=x)
+    flags = x.array.flags
+    sizes = () if flags.c_contiguous else zip(x.array.strides, x.shape)
+    steps = sorted((abs(s), n) for s, n in sizes if n > 1)
+    reached = itertools.accumulate(((n - 1) * s for s, n in steps), initial=0)  # by nearer axes
+    apart = all(s > end for (s, _), end in zip(steps, reached))
+    rule = "an expanded, overlapping or read-only tensor cannot be changed in place"
+    require(apart and getattr(flags, "writeable", True), name, rule, x=x)
 
 
 def write(

@@ -5,7 +5,7 @@ from typing import Any
 
 from minidl import backend
 from minidl.autograd import op
-from minidl.errors import DTypeError, require
+from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes, check_same_dtype
 from minidl.ops.autocasting import lowered
@@ -88,8 +88,7 @@ def affine(x: Any, w: Any, b: Any) -> Any:
     (n, k), given = w.shape, x.shape
     fits = given != () and given[-1] == k
     require(fits, "linear", "input's last axis must match weight's", input=x, weight=w)
-    same = w.dtype == x.dtype and (b is None or b.dtype == x.dtype)
-    require(same, "linear", "dtypes must be equal", error=DTypeError, input=x, weight=w, bias=b)
+    check_same_dtype("linear", input=x, weight=w, bias=b)
     require(b is None or b.shape == (n,), "linear", "bias must be (O,)", bias=b, weight=w)
     be = backend.of(x)
 

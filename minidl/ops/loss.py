@@ -72,9 +72,8 @@ def cross_entropy_rows(
     return loss, (x, label, weight, *rows), vjp
 
 
-def _by_class(
-    name: str, f: Callable, x: Any, target: Any, weight: Any, ignore: int, reduction: str
-) -> Any:
+def _by_class(name: str, f: Callable, x: Any, target: Any, weight: Any, ignore: int,
+              reduction: str) -> Any:  # fmt: skip
     """f(scores (M, C), labels (M,), weights, mean=) of scores x (C,) or (N, C, ...), reduced.
 
     With mean f takes the mean itself, over the weights of the labels that are not ignored.
@@ -246,9 +245,8 @@ def _weighted(name: str, f: Callable, x: Any, y: Any, weight: Any, reduction: st
     return reduced(name, loss if weight is None else pw.mul(loss, weight), reduction)
 
 
-def binary_cross_entropy(
-    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
-) -> Any:
+def binary_cross_entropy(input: Any, target: Any, weight: Any = None, *,
+                         reduction: str = "mean") -> Any:  # fmt: skip
     """-(y log x + (1 - y) log(1 - x)) of probabilities x, times weight, reduced."""
     return _weighted("binary_cross_entropy", bernoulli_nll, input, target, weight, reduction)
 

@@ -9,8 +9,8 @@ import numpy as np
 from minidl.autograd import Tensor
 from minidl.dtypes import is_real
 from minidl.errors import require, require_one_of
-from minidl.ops import creation, join, pointwise, shape
-from minidl.ops.arguments import axis_of, broadcast_shapes
+from minidl.ops import creation, index, join, pointwise, shape
+from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
 from minidl.ops.linalg import bmm, matmul, mm
 from minidl.ops.reduce import Values
 
@@ -164,6 +164,17 @@ def triu_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> 
     return creation.as_tensor(np.stack(np.triu_indices(row, offset, col)), device=device)
 
 
+def unfold_dim(x: Any, dimension: int, size: int, step: int) -> Any:
+    """Windows of `size` along an axis, every `step`: a new last axis, a view (Tensor.unfold)."""
+    i, n = length_of(dimension, x, "unfold")
+    fits = 0 < size <= n and step > 0
+    require(fits, "unfold", "size must fit and step be positive", x=x, size=size, step=step)
+    places = np.arange(0, n - size + 1, step)[:, None] + np.arange(size)
+    windows = index.seen(shape.movedim(x, i, -1), places=(places,),
+                         steps=lambda s: (*s[:-1], step * s[-1], s[-1]))  # fmt: skip
+    return shape.movedim(windows, -2, i)
+
+
 # ---- rows by index -------------------------------------------------------------------------------
 
 
@@ -275,6 +286,7 @@ METHODS: dict[str, Callable] = {
     "type_as": lambda self, other: shape.to_dtype(self, other.dtype),
     "view_as": lambda self, other: shape.view(self, other.shape),
     "reshape_as": lambda self, other: shape.reshape(self, other.shape),
+    "unfold": unfold_dim,
     "element_size": lambda self: self.array.itemsize,
     **{f"new_{name}": _new(name) for name in "tensor zeros ones full empty".split()},
 }

@@ -11,7 +11,7 @@ from minidl.backend.cpu.layout import (
 from minidl.backend.cpu.linalg import lapack, linear, matmul
 from minidl.backend.cpu.memory import (
     constant, contiguous, empty, empty_cache, empty_like, from_host, full,
-    memory_stats, nhwc, sole_owner, to_host, uploads, zeros,
+    memory_stats, nhwc, seen, sole_owner, to_host, uploads, zeros,
 )  # fmt: skip
 from minidl.backend.cpu.norm import (
     batch_norm, batch_norm_grad, group_norm, group_norm_grad, layer_norm, layer_norm_grad,

@@ -176,6 +176,11 @@ def contiguous(x: Array) -> Array:
     return x
 
 
+def seen(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+    """x's memory from its first element on, as another array."""
+    return np.lib.stride_tricks.as_strided(x, shape, strides)
+
+
 def from_host(x: np.ndarray) -> Array:
     """An array of the host's memory here: itself."""
     return x
@@ -201,7 +206,7 @@ def sole_owner(x: Array, others: int) -> bool:
     if sys.getrefcount(x) > others or not x.flags.writeable:
         return False
     base = x.base
-    return not isinstance(base, Array) or sys.getrefcount(base) <= 3
+    return base is None or (isinstance(base, (Array, _Lease)) and sys.getrefcount(base) <= 3)
 
 
 conversions = [0]  # copies made by nhwc, for the layout census

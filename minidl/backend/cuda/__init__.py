@@ -27,7 +27,7 @@ from minidl.backend.cuda.random import (
 )  # fmt: skip
 from minidl.backend.cuda.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
 from minidl.backend.cuda.reduce import argextreme, extreme, square_sum, sum
-from minidl.backend.cuda.runtime import empty, recording, require_device
+from minidl.backend.cuda.runtime import empty, recording, require_device, seen
 from minidl.backend.cuda.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,
 )  # fmt: skip
