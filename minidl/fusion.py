@@ -21,7 +21,7 @@ from minidl import backend
 from minidl.autograd import parts
 from minidl.backend.expression import (
     Graph, Node, Program, acos, asin, atan, atan2, ceil, clamp, cos, cosh, erf, erfc, exp,
-    expm1, floor, fmod, log, log1p, log2, maximum, minimum, node_of, reachable, relu, rint, rsqrt,
+    expm1, floor, fmod, log, log1p, log2, maximum, minimum, reachable, relu, rint, rsqrt,
     sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
 )  # fmt: skip
 from minidl.backend.cpu.replay import made

@@ -15,7 +15,7 @@ import minidl.functional as F
 from minidl import fusion
 from minidl.backend import cpu, cuda, looping
 from minidl.backend.cuda import plans, printer, runtime
-from minidl.errors import ShapeError
+from minidl.errors import DTypeError, ShapeError
 from simt.device import REAL
 
 __all__ = ["gpu"]  # the fixture
@@ -179,3 +179,15 @@ def test_powers_of_integers():
     x = ml.tensor([2, -3, 1, -1, -1, 0], device="cuda")
     n = ml.tensor([-1, -2, -5, -3, -4, 3], device="cuda")
     assert (x**n).tolist() == [0, 0, 1, -1, 1, 0] and (x**3).tolist() == [8, -27, 1, -1, -1, 0]
+
+
+def test_numbers_are_cut_off_there_too():
+    """Regression: a kernel wrapped them round."""
+    x = ml.tensor([0, 9], dtype=ml.uint8, device="cuda")
+    assert (
+        x.masked_fill(x > 1, 2.5).tolist() == [0, 2] and x.clone().fill_(-1).tolist() == [255] * 2
+    )
+    assert (x > 1).masked_fill(x == 0, 7).tolist() == [True, True]
+    for write in (x.fill_, lambda v: x.masked_fill(x > 1, v), x.clamp):
+        with pytest.raises(DTypeError, match="the number must fit into uint8; got value 256"):
+            write(256)

@@ -196,3 +196,28 @@ def test_cosine_similarity_broadcasts_before_it_sums():
 def test_shared_heads_take_an_empty_batch():
     q, k = ml.ones(0, 4, 3, 2), ml.ones(0, 2, 3, 2)
     assert F.scaled_dot_product_attention(q, k, k, enable_gqa=True).shape == (0, 4, 3, 2)
+
+
+@pytest.mark.parametrize("write", [
+    lambda x, v: x.masked_fill(x == x, v), lambda x, v: x.clone().masked_fill_(x == x, v),
+    lambda x, v: x.clone().fill_(v), lambda x, v: ml.full((2,), v, dtype=x.dtype), ml.full_like,
+    lambda x, v: [y := x.clone(), y.__setitem__(slice(None), v)][0],
+])  # fmt: skip
+def test_a_number_is_cut_off_or_refused(write):
+    """Regression: some ops refused 1.5, some wrapped 300 round, some raised NumPy's errors."""
+    numbers = (("uint8", -1, 255), ("int8", -1.5, -1), ("int64", 1.5, 1), ("bool", 300, True))
+    for dtype, value, want in (*numbers, ("bool", float("nan"), True)):
+        y = write(ml.ones(2).to(dtype), value)
+        assert y.dtype == dtype and y.tolist() == [want] * 2
+    for dtype, value in (("uint8", 256), ("int8", -129), ("int64", float("inf")), ("uint8", -0.5)):
+        with pytest.raises(DTypeError, match=rf"[a-z_]+: the number must fit into {dtype}; got"):
+            write(ml.ones(2).to(dtype), value)
+
+
+def test_the_bounds_of_integers_are_integers_of_their_dtype():
+    """Regression: clamp(max=300) of bytes was clamp(max=44)."""
+    x = ml.tensor([0, 100, 255], dtype=ml.uint8)
+    assert x.clamp(1, 200).tolist() == [1, 100, 200] and x.clamp(max=0.5).dtype == ml.float32
+    with pytest.raises(DTypeError, match="clamp: the number must fit into uint8; got value 300"):
+        x.clamp(max=300)
+    assert x.masked_fill(x > 1, ml.tensor(2.5)).tolist() == [0, 2, 2]

@@ -66,6 +66,21 @@ def check_same_dtype(name: str, **tensors: Any) -> None:
     require(same, name, "dtypes must be equal", error=DTypeError, **tensors)
 
 
+def fitted(name: str, value: Any, dtype: np.dtype) -> Any:
+    """A number as elements of a dtype are: cut off; -1 is the largest unsigned one, as in PyTorch.
+
+    Anything but a number stays as it is.
+    """
+    if is_real(dtype) or not isinstance(value, (int, float)):
+        return value
+    if dtype.kind == "b":
+        return bool(value)
+    least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    fits = (least if least or isinstance(value, float) else -most) <= value <= most
+    require(fits, name, f"the number must fit into {dtype}", error=DTypeError, value=value)
+    return int(value) if least else int(value) & most
+
+
 def broadcast_shapes(*shapes: tuple[int, ...], name: str = "broadcast") -> tuple[int, ...]:
     """The common shape of operands broadcast together."""
     if shapes and shapes.count(shapes[0]) == len(shapes):

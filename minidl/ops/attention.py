@@ -43,9 +43,8 @@ def scaled_dot_product_attention(
     return attention(q, k, v, attn_mask, **given)
 
 
-def attention_by_elementary_ops(
-    q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float, dropout_p: float = 0.0
-) -> Any:
+def attention_by_elementary_ops(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float,
+                                dropout_p: float = 0.0) -> Any:  # fmt: skip
     """Attention through the whole array of weights (..., H, T, S)."""
     k, v = _shared_heads(k, q), _shared_heads(v, q)
     scores = pw.mul(matmul(q, transpose(k, -2, -1)), scale)

@@ -96,9 +96,8 @@ def _padded(name: str, x: Any, padding: Any, reach: Sizes, stride: Sizes) -> tup
     return x, tuple(r // 2 for r in reach)
 
 
-def _conv(
-    name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Any:
+def _conv(name: str, n: int, x: Any, w: Any, b: Any, stride: Any, padding: Any, dilation: Any,
+          groups: int) -> Any:  # fmt: skip
     x, w, b = lowered(x, w, b)
     require(w.ndim == n + 2, name, f"weight must have {n + 2} axes", weight=w)
     s, d = (ints_of(name, k, v, n, 1) for k, v in (("stride", stride), ("dilation", dilation)))

@@ -9,7 +9,7 @@ from minidl import backend, random
 from minidl.autograd import Device, Tensor, raw, wrap
 from minidl.dtypes import default
 from minidl.errors import DeviceError, DTypeError, ShapeError, require, reworded
-from minidl.ops.arguments import broadcast_shapes, check_real, sizes_of
+from minidl.ops.arguments import broadcast_shapes, check_real, fitted, sizes_of
 from minidl.ops.index import read_on_host
 from minidl.ops.shape import to_device, to_dtype
 
@@ -170,6 +170,7 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     """A tensor of one value; its dtype follows the value (float32, int64, bool)."""
     fill_value = _number("full", fill_value)
     dtype = dtype_of(dtype or {bool: np.bool_, int: np.int64}.get(type(fill_value)))
+    fill_value = fitted("full", fill_value, dtype)
     array = backend_of(device).full(_size((size,), "full"), fill_value, dtype)
     return _made(array, device, requires_grad)
 
@@ -181,7 +182,8 @@ def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Ten
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value with x's shape, dtype and layout."""
-    array = backend.of(raw(x)).full_like(raw(x), _number("full_like", fill_value), dtype)
+    value = fitted("full_like", _number("full_like", fill_value), dtype_of(dtype or x.dtype))
+    array = backend.of(raw(x)).full_like(raw(x), value, dtype)
     return _made(array, None, requires_grad)
 
 

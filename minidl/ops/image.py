@@ -225,9 +225,8 @@ def from_columns(g: Any, *, size: Sizes, out: Sizes, **window: Any) -> Any:
     return y, (), lambda h, need: (to_columns(h, out=out, **window),)
 
 
-def unfold(
-    input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-) -> Any:
+def unfold(input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
+           stride: Any = 1) -> Any:  # fmt: skip
     """Sliding windows of input (N, C, H, W) as columns (N, C kh kw, L), channel slowest."""
 
     def columns(x: Any) -> Any:

@@ -17,7 +17,7 @@ from minidl.autograd import Tensor, is_grad_enabled, op, raw, wrap
 from minidl.dtypes import category
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
-from minidl.ops.arguments import broadcast_shapes
+from minidl.ops.arguments import broadcast_shapes, fitted
 from minidl.ops.creation import as_tensor, moved
 from minidl.ops.index import placed, shape_at, with_item
 from minidl.ops.shape import alias, broadcast_to, reshape, to_dtype
@@ -104,7 +104,7 @@ def _take_place(x: Tensor, made: Tensor) -> None:
 def setitem(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value, recorded."""
     x, key, tensors = placed(x, key)
-    shape, v = shape_at(x, key), value
+    shape, v = shape_at(x, key), fitted("setitem", value, x.dtype)
     if not isinstance(v, (Tensor, bool, int, float)):
         v = as_tensor(value, x.dtype, x.device)
     own = np.shape(v)
@@ -134,6 +134,7 @@ def method(name: str, function: Callable) -> Callable:
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Every element becomes value."""
     if not hasattr(value, "dtype"):
+        value = fitted("fill_", value, self.dtype)
         value = wrap(backend.of(self.array).full((), value, self.dtype))
     return write(self, lambda old: value, "fill_", narrow=True)
 

@@ -32,9 +32,8 @@ def reduced(name: str, loss: Any, reduction: str) -> Any:
 # ---- cross entropy -------------------------------------------------------------------------------
 
 
-def nll_rows(
-    logp: Any, label: Any, weight: Any, *, ignore: int, mean: bool, smoothing: float = 0.0
-) -> Any:
+def nll_rows(logp: Any, label: Any, weight: Any, *, ignore: int, mean: bool,
+             smoothing: float = 0.0) -> Any:  # fmt: skip
     """cross_entropy_rows of rows of log-probabilities (M, C), by elementary ops."""
     label, classes = raw(label), logp.shape[1:]
     kept = pw.ne(label, ignore)
@@ -55,9 +54,8 @@ def cross_entropy_by_elementary_ops(x: Any, label: Any, weight: Any, **options: 
 
 
 @op(definition=cross_entropy_by_elementary_ops)
-def cross_entropy_rows(
-    x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float, mean: bool
-) -> Any:
+def cross_entropy_rows(x: Any, label: Any, weight: Any, *, ignore: int, smoothing: float,
+                       mean: bool) -> Any:  # fmt: skip
     """(1-e) w_t (lse - x_t) + e/C sum_c w_c (lse - x_c) of each row of scores with its label t.
 
     x (M, C); label (M,) int64; weight (C,) or None, a constant -> (M,), 0 where label is `ignore`;

@@ -157,9 +157,8 @@ def normalise_groups(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> Any:
     return (y, m, var), saved, lambda g, need, *kept: be.group_norm_grad(g[0], *kept, eps)
 
 
-def group_norm(
-    input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> Any:
+def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None,
+               eps: float = 1e-5) -> Any:  # fmt: skip
     """Group norm of input (N, C, ...) with C / num_groups channels a group; weight, bias (C,)."""
     require(input.ndim >= 2, "group_norm", "x must have at least 2 axes (N, C, ...)", x=input)
     fits = num_groups > 0 and input.shape[1] % num_groups == 0
@@ -223,16 +222,14 @@ def _rows(name: str, x: Any, shape: Any, w: Any, b: Any, eps: float, centre: boo
     return normalise_rows(x, w, b, count=len(shape), eps=eps, centre=centre)
 
 
-def layer_norm(
-    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> Any:
+def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None,
+               eps: float = 1e-5) -> Any:  # fmt: skip
     """Layer norm over the last axes; weight and bias have normalized_shape (Ba et al. 2016)."""
     return _rows("layer_norm", input, normalized_shape, weight, bias, eps, True)
 
 
-def rms_norm(
-    input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
-) -> Any:
+def rms_norm(input: Any, normalized_shape: Any, weight: Any = None,
+             eps: float | None = None) -> Any:  # fmt: skip
     """x / sqrt(mean(x²) + eps) over the last axes; eps None is the machine epsilon of its sums."""
     eps = float(np.finfo(np.promote_types(input.dtype, np.float32)).eps) if eps is None else eps
     return _rows("rms_norm", input, normalized_shape, weight, None, eps, False)

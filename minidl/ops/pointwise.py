@@ -12,14 +12,14 @@ import numpy as np
 
 from minidl import fusion as f
 from minidl.autograd import parts, raw, registry
-from minidl.backend.expression import Node, truth
-from minidl.dtypes import category, is_real, result_type
+from minidl.backend.expression import Node, binary, truth
+from minidl.dtypes import is_real
 from minidl.errors import DTypeError, require, require_one_of
+from minidl.ops.arguments import fitted
 
 
-def _op(
-    name: str, function: Callable, doc: str, integer: Callable | None = None, saves: bool = False
-) -> f.Pointwise:
+def _op(name: str, function: Callable, doc: str, integer: Callable | None = None,
+        saves: bool = False) -> f.Pointwise:  # fmt: skip
     """An op from a function of scalars; integer: NumPy's, for integers; saves: its own result."""
     op = registry[name] = f.Pointwise(function, name=name, integer=integer, save_output=saves)
     op.__name__, op.__doc__ = name, doc
@@ -152,21 +152,12 @@ logaddexp = _op("logaddexp", _logaddexp, "log(exp(x) + exp(y)) without overflow.
 logit = _op("logit", _logit, "log(x / (1 - x)), x clamped to [eps, 1 - eps] if eps is given.")
 
 
-def _bitwise(name: str) -> f.Pointwise:
-    def function(x: Any, y: Any) -> Any:
-        return f.node_of(f"bit_{name}", x, y)
-
-    return f.Pointwise(function, name=f"bitwise_{name}", integer=getattr(np, f"bitwise_{name}"))
-
-
-BITWISE = {name: _bitwise(name) for name in ("and", "or", "xor")}  # of integers and bools
+BITWISE = {name: f.Pointwise(binary(f"bit_{name}"), name=f"bitwise_{name}",
+                             integer=getattr(np, f"bitwise_{name}"))
+           for name in ("and", "or", "xor")}  # of integers and bools  # fmt: skip
 
 
 # ---- comparison, choice ----------------------------------------------------------------------
-
-
-def _fill(x: Any, mask: Any, value: Any) -> Any:
-    return np.where(mask, value, x)
 
 
 def _within(x: Any, min: Any = None, max: Any = None) -> Any:
@@ -188,7 +179,6 @@ isfinite = _op("isfinite", lambda x: f.abs(x) < math.inf, "Whether |x| < ∞.", 
 maximum = _op("maximum", f.maximum, "The larger; NaN wins; a tie halves the gradient.", np.maximum)
 minimum = _op("minimum", f.minimum, "The smaller; NaN wins; a tie halves the gradient.", np.minimum)
 _where = _op("where", f.where, "x where the condition holds, else y.", np.where)
-_masked_fill = _op("masked_fill", lambda x, mask, value: f.where(mask, value, x), "", _fill)
 _clamp = _op("clamp", _within, "x within [min, max].", np.clip)
 
 
@@ -208,14 +198,18 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     require(_is_bool(mask), "masked_fill", "the mask must be bool", error=DTypeError, mask=mask)
     ok = not getattr(value, "shape", ())
     require(ok, "masked_fill", "value must be a number or 0-d", value=value)
-    ok = not hasattr(x, "dtype") or category(result_type(value)) <= category(x.dtype)
-    require(ok, "masked_fill", "value does not fit x", error=DTypeError, x=x, value=value)
-    return _masked_fill(x, mask, value)
+    if hasattr(value, "dtype"):
+        value = parts["to_dtype"](value, x.dtype)
+    elif hasattr(x, "dtype"):
+        value = fitted("masked_fill", value, x.dtype)
+    return _where(mask, value, x)
 
 
 def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
     """x within [min, max] (numbers, tensors or None); the gradient passes where x is inside."""
     require(min is not None or max is not None, "clamp", "needs min or max", x=x)
+    if hasattr(x, "dtype") and x.dtype.kind in "iu":
+        min, max = (fitted("clamp", v, x.dtype) if isinstance(v, int) else v for v in (min, max))
     return _clamp(x, min, max)
 
 

@@ -81,9 +81,8 @@ def lstm(x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh:
     return lstm_by_elementary_ops(a, h0, c0, w_hh, w_hr, reverse=reverse)
 
 
-def lstm_by_elementary_ops(
-    a: Any, h0: Any, c0: Any, w_hh: Any, w_hr: Any = None, *, reverse: bool
-) -> tuple[Any, ...]:
+def lstm_by_elementary_ops(a: Any, h0: Any, c0: Any, w_hh: Any, w_hr: Any = None, *,
+                           reverse: bool) -> tuple[Any, ...]:  # fmt: skip
     """The LSTM as a loop over steps."""
 
     def step(a: Any, h: Any, c: Any) -> tuple[Any, Any]:
@@ -118,9 +117,8 @@ def gru(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     return gru_steps(_given(x, w_ih, b_ih, b_hh, tokens), h0, w_hh, own, reverse=reverse)
 
 
-def gru_by_elementary_ops(
-    a: Any, h0: Any, w_hh: Any, b_hn: Any, *, reverse: bool
-) -> tuple[Any, ...]:
+def gru_by_elementary_ops(a: Any, h0: Any, w_hh: Any, b_hn: Any, *,
+                          reverse: bool) -> tuple[Any, ...]:  # fmt: skip
     """The GRU as a loop over steps."""
 
     def step(a: Any, h: Any) -> tuple[Any]:
@@ -154,9 +152,8 @@ def rnn(x: Any, h0: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = Non
     return rnn_steps(a, h0, w_hh, relu=relu, reverse=reverse)
 
 
-def rnn_by_elementary_ops(
-    a: Any, h0: Any, w_hh: Any, *, relu: bool, reverse: bool
-) -> tuple[Any, ...]:
+def rnn_by_elementary_ops(a: Any, h0: Any, w_hh: Any, *, relu: bool,
+                          reverse: bool) -> tuple[Any, ...]:  # fmt: skip
     """The plain recurrent layer as a loop over steps."""
 
     def step(a: Any, h: Any) -> tuple[Any]:
