@@ -219,9 +219,8 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
     return [next(found) if isinstance(t, Tensor) else None for t in aliases]
 
 
-def backward(
-    self: Tensor, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False
-) -> None:
+def backward(self: Tensor, gradient: Any = None, retain_graph: bool | None = None,
+             create_graph: bool = False) -> None:  # fmt: skip
     """Add the gradient of this tensor (a scalar, or weighted by `gradient`) to the leaves' grad."""
     require(self.requires, "backward", "the tensor does not require grad", error=GraphError,
             tensor=self)  # fmt: skip

@@ -49,9 +49,8 @@ class Node:
         "several", "sources", "versions", "vjp",
     )  # fmt: skip
 
-    def __init__(
-        self, op: Op, edges: Any, arrays: Any, kwargs: Any, y: Any, saved: Any, vjp: Any
-    ) -> None:
+    def __init__(self, op: Op, edges: Any, arrays: Any, kwargs: Any, y: Any, saved: Any,
+                 vjp: Any) -> None:  # fmt: skip
         self.op, self.vjp, self.saved, self.kwargs = op, vjp, saved, kwargs
         self.edges, self.order = edges, _number()
         self.several = len(y) if type(y) is tuple else 0  # number of outputs, of a tuple
@@ -165,9 +164,8 @@ def _again(op: Op, rest: tuple, kwargs: dict, k: int | None, x: Any) -> Any:
     return y if k is None else y[k]
 
 
-def op(
-    function: Callable | None = None, *, definition: Callable | None = None, view: bool = False
-) -> Any:
+def op(function: Callable | None = None, *, definition: Callable | None = None,
+       view: bool = False) -> Any:  # fmt: skip
     """Make a function of raw arrays that returns `y, saved, vjp` a differentiable op.
 
     definition: the same result composed of elementary ops, needed for second derivatives when the
@@ -177,9 +175,8 @@ def op(
     return make if function is None else make(function)
 
 
-def observed(
-    label: str, inputs: Any, kwargs: dict, call: Callable[[], Any], first: bool = False
-) -> Any:
+def observed(label: str, inputs: Any, kwargs: dict, call: Callable[[], Any],
+             first: bool = False) -> Any:  # fmt: skip
     """Run a call and tell the observers of it; seconds leave out the observed calls inside it.
 
     first: the output shown is the first item of what the call returns.

@@ -7,6 +7,24 @@ import minidl as ml
 from minidl.errors import GraphError
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_retain_grad_keeps_the_gradient_of_the_values_written_since(again):
+    """Regression: it was that of the values before, and both together if asked for twice."""
+    x = ml.ones(3, requires_grad=True)
+    y, base = x * 2, x * 2
+    for t in (y, base):
+        t.retain_grad()
+    earlier = y + 1
+    y.mul_(3.0)
+    base[:1].mul_(3.0)
+    if again:
+        y.retain_grad()
+    earlier.sum().backward(retain_graph=True)
+    assert y.grad is None
+    (y * y + base * base).sum().backward()
+    assert y.grad.tolist() == [12.0] * 3 and base.grad.tolist() == [12.0, 4.0, 4.0]
+
+
 def test_retain_grad_twice_keeps_the_gradient_once():
     """Regression: `.grad` was doubled."""
     y = leaf(3) * 2

@@ -97,8 +97,12 @@ def _rebase(x: Tensor, new: Tensor) -> None:
 
 
 def _take_place(x: Tensor, made: Tensor) -> None:
+    hooks = x.node.hooks if x.node is not None else None
+    retained = hooks and hooks.pop(("retain_grad", x.index), None)
     x.node, x.index, x.requires = made.node, made.index, made.requires
     x.seen = x.shared().rebased
+    if retained:  # it goes with the tensor; other hooks stay with the old values
+        x.node.hooks = {("retain_grad", x.index): (x.index, retained[1])}
 
 
 def setitem(x: Tensor, key: Any, value: Any) -> None:
