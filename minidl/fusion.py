@@ -38,9 +38,8 @@ RECORDS = 4096  # signatures an op remembers
 class Trace:
     """An expression graph with its leaves and outputs, and the gradients derived from it."""
 
-    def __init__(
-        self, graph: Graph, leaves: Sequence[Node], outputs: Sequence[Node], several: bool
-    ) -> None:
+    def __init__(self, graph: Graph, leaves: Sequence[Node], outputs: Sequence[Node],
+                 several: bool) -> None:  # fmt: skip
         self.graph, self.leaves, self.outputs, self.several = graph, leaves, outputs, several
         self.program = Program(leaves, outputs)
         self.derived: dict[tuple, Derived] = {}

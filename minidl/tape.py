@@ -12,6 +12,7 @@ is written with ops, records itself; an op that saves anything else is different
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import struct
 import time
@@ -241,6 +242,22 @@ class no_grad(bound):
 
     def _recreate_cm(self) -> no_grad:
         return type(self)()  # of a decorated function, for each call: threads
+
+    def __call__(self, function: Any) -> Any:
+        if not inspect.isgeneratorfunction(function):
+            return super().__call__(function)
+        within = super().__call__
+
+        @functools.wraps(function)
+        def steps(*args: Any, **kwargs: Any) -> Any:  # each within the mode, not what is between
+            step, sent = within(function(*args, **kwargs).send), None
+            try:
+                while True:
+                    sent = yield step(sent)
+            except StopIteration as end:
+                return end.value
+
+        return steps
 
 
 class enable_grad(no_grad):

@@ -392,3 +392,22 @@ def test_second_order_through_indexing():
 def test_bad_indices_raise(index):
     with pytest.raises((IndexError, ValueError)):
         leaf(4, 3)[index]
+
+
+@pytest.mark.parametrize("mode", [ml.no_grad, lambda: ml.set_grad_enabled(False)])
+def test_a_mode_holds_for_the_steps_of_a_generator(mode):
+    """Regression: it held while the generator was made, which does nothing yet."""
+
+    @mode()
+    def steps(n):
+        sent = yield n, ml.is_grad_enabled()
+        yield sent, ml.is_grad_enabled()
+        return ml.is_grad_enabled()
+
+    made = steps(2)
+    assert next(made) == (2, False) and ml.is_grad_enabled()
+    assert made.send("x") == ("x", False) and ml.is_grad_enabled()
+    with pytest.raises(StopIteration) as end:
+        next(made)
+    assert end.value.value is False and ml.is_grad_enabled()
+    assert [grad for _, grad in steps(1)] == [False, False]

@@ -41,9 +41,8 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple:
     return m, mean(pw.square(pw.sub(x, m)), axes, True)
 
 
-def batch_norm_by_elementary_ops(
-    x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool
-) -> tuple:
+def batch_norm_by_elementary_ops(x: Any, w: Any, b: Any, more: Any, *, eps: float,
+                                 relu: bool) -> tuple:  # fmt: skip
     """Definition of normalise_batch."""
     m, var = _moments(x, (0, *range(2, x.ndim)))
     vectors = (m, var, _over_channels(w, x), _over_channels(b, x))
@@ -188,9 +187,8 @@ def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None,
     return y
 
 
-def layer_norm_by_elementary_ops(
-    x: Any, w: Any, b: Any, *, count: int, eps: float, centre: bool
-) -> Any:
+def layer_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, count: int, eps: float,
+                                 centre: bool) -> Any:  # fmt: skip
     """Definition of normalise_rows."""
     axes = tuple(range(x.ndim - count, x.ndim))
     m, var = _moments(x, axes) if centre else (0.0, mean(pw.square(x), axes, True))

@@ -242,9 +242,8 @@ def _plan(arrays: tuple, lead: tuple, mask: Maybe, causal: bool, parts: int) -> 
     return np.array(sizes + strides, np.int64), seen, bias, Scratch(slot)
 
 
-def attend(
-    q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float, before: Maybe = None
-) -> tuple[Array, Array]:
+def attend(q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float,
+           before: Maybe = None) -> tuple[Array, Array]:  # fmt: skip
     """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp.
 
     q (..., H, Tq, D), k (..., G, Tk, D), v (..., G, Tk, E), G dividing H; mask broadcasts to

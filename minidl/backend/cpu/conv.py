@@ -243,9 +243,8 @@ def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
-def conv2d(
-    x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Array:
+def conv2d(x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair,
+           groups: int) -> Array:  # fmt: skip
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
     v, xs = _sizes(x.shape, w.shape, stride, padding, dilation, groups), nhwc(x)
     if _is_small(v):
@@ -263,9 +262,8 @@ def conv2d(
     return y
 
 
-def conv2d_input_grad(
-    g: Array, w: Array, x_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Array:
+def conv2d_input_grad(g: Array, w: Array, x_shape: tuple, stride: Pair, padding: Pair,
+                      dilation: Pair, groups: int) -> Array:  # fmt: skip
     """The adjoint of conv2d in x: g (N, K, OH, OW), w -> (N, C, H, W), channels-last."""
     v = _sizes(x_shape, w.shape, stride, padding, dilation, groups)
     if _is_small(v):
@@ -287,9 +285,8 @@ def conv2d_input_grad(
     return x
 
 
-def conv2d_weight_grad(
-    g: Array, x: Array, w_shape: tuple, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Array:
+def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple, stride: Pair, padding: Pair,
+                       dilation: Pair, groups: int) -> Array:  # fmt: skip
     """The adjoint of conv2d in w: g (N, K, OH, OW), x -> (K, C/groups, R, S)."""
     v = _sizes(x.shape, w_shape, stride, padding, dilation, groups)
     xs, gs = nhwc(x), nhwc(g)

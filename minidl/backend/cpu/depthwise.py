@@ -157,9 +157,8 @@ def _special(body: FunctionType, taps: int, stride: int, dilation: int) -> Kerne
     return kernel(types)(special(body, ROW=row, **names))
 
 
-def _plan(
-    x: Array, y: Array, taps: tuple, stride: Pair, padding: Pair, dilation: Pair
-) -> tuple[int, Scratch, tuple]:
+def _plan(x: Array, y: Array, taps: tuple, stride: Pair, padding: Pair,
+          dilation: Pair) -> tuple[int, Scratch, tuple]:  # fmt: skip
     """How many bands there are, the scratch, and the kernels' band … dh.
 
     For x (N, H, W, C) and y (N, OH, OW, C).
@@ -192,9 +191,8 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     launch(run, total, 1, x, _blocks(w), bias, y, scratch, *sizes, *spread)
 
 
-def weight_grad(
-    x: Array, g: Array, taps: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Array:
+def weight_grad(x: Array, g: Array, taps: Pair, stride: Pair, padding: Pair,
+                dilation: Pair) -> Array:  # fmt: skip
     """The adjoint of `correlate` in w (C, R, S) for the gradient g (N, OH, OW, C) of y."""
     total, scratch, sizes = _plan(x, g, taps, stride, padding, dilation)
     c, span = x.shape[3], max(1, -(-total // PARTS))

@@ -71,9 +71,8 @@ def multiply(m, n, k, deep, a, lda, b, apart, c, ldc, add):
               add or p > 0)  # fmt: skip
 
 
-def panels(
-    w: Array, groups: int, outputs: int, inputs: int, taps: int, across: int, along: int
-) -> Array:
+def panels(w: Array, groups: int, outputs: int, inputs: int, taps: int, across: int,
+           along: int) -> Array:  # fmt: skip
     """w packed for `panel`: (groups * blocks, taps, inputs, BLOCK), see `_pack`."""
     blocks = -(-outputs // BLOCK)
     made = empty((groups * blocks, taps, inputs, BLOCK), w.dtype)
@@ -114,9 +113,8 @@ def matmul(x: Array, y: Array, bias: Maybe = None) -> Array:
     return out
 
 
-def _long_sums(
-    x: Array, ta: int, lda: int, y: Array, tb: int, ldb: int, sizes: tuple, span: int
-) -> Array:
+def _long_sums(x: Array, ta: int, lda: int, y: Array, tb: int, ldb: int, sizes: tuple,
+               span: int) -> Array:  # fmt: skip
     """One product (m, n) of few sums of many terms, as of a weight's gradient, `span` at a time.
 
     The spans' sums are added up in order; so BLAS packs no operand twice.

@@ -332,9 +332,8 @@ def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -
     return y, mean, rstd
 
 
-def layer_norm_grad(
-    g: Array, x: Array, w: Maybe, mean: Array, rstd: Array, n: int, centre: bool
-) -> Three:
+def layer_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, rstd: Array, n: int,
+                    centre: bool) -> Three:  # fmt: skip
     """Gradients of layer_norm's x, w and b, the last two as (n,)."""
     rows = mean.size
     chunk = _row_chunk(rows, n)

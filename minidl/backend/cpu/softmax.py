@@ -174,9 +174,8 @@ def log_softmax_grad(g: Array, y: Array, axis: int) -> Array:
     return _by_rows(_log_softmax_grad, axis, g, y)
 
 
-def cross_entropy(
-    x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float, mean: bool
-) -> tuple[Array, Array, Array, Array]:
+def cross_entropy(x: Array, label: Array, weight: Maybe, ignore: int, smoothing: float,
+                  mean: bool) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Loss of each row of scores x (M, C) with label (M,) int64; each row's max and sum of exp.
 
     The last (1,) is what the losses are divided by: 1, or with `mean` the sum of the labels'

@@ -280,9 +280,8 @@ def _tile_sums(i, slot, g, x, m, zero, scratch, size, span, total, most, blocks,
 # ---- launchers -----------------------------------------------------------------------------------
 
 
-def correlate(
-    x: Array, w: Array, bias: Maybe, y: Array, padding: Pair, turned: bool = False
-) -> None:
+def correlate(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair,
+              turned: bool = False) -> None:  # fmt: skip
     """y (N, OH, OW, K) = x (N, H, W, C) * w (K, C, 3, 3) + bias (K,); padding up to 2.
 
     turned: w (C, K, 3, 3) is turned round, as for the input gradient, whose padding is 2 - padding.
