@@ -212,8 +212,9 @@ class Pointwise(Op):
         whole = self.integer is not None and not is_real(dtype)
         if whole and not there:
             return functools.partial(self._on_integers, dtype)
-        if whole:  # for NumPy's complaint
-            self._on_integers(dtype, tuple([np.ones((), dtype) for _ in args]), kwargs)
+        if whole:  # for NumPy's complaint, and its dtype
+            ones = self._on_integers(dtype, tuple([np.ones((), dtype) for _ in args]), kwargs)[0]
+            dtype = np.promote_types(dtype, ones.dtype)
         traced = self._trace(names, static)
         be = backend.of(arrays[0])
         plan = be.plan_pointwise(traced.program, values, dtype if whole else real(dtype))

@@ -166,6 +166,15 @@ def test_whole_numbers_are_exact_beside_integers():
         assert ml.where(x > 0, x, big).tolist() == [1, big]
 
 
+def test_bools_squared_are_integers_and_close_tensors_are_close():
+    """Regression: a square of bools was bools there, and `allclose` asked the array itself."""
+    for device in ("cpu", "cuda"):
+        y = ml.tensor([True, False], device=device).square()
+        assert y.dtype == ml.int64 and y.tolist() == [1, 0]
+        x = ml.tensor([1.0, float("nan")], device=device, requires_grad=True)
+        assert x.allclose(x + 1e-7, equal_nan=True) is True and ml.allclose(x, x) is False
+
+
 def test_no_channels():
     """They are divided by, too; a convolution of none is refused."""
     x, w = ml.ones(2, 0, 4, 4, device="cuda"), ml.ones(3, 0, 2, 2, device="cuda")

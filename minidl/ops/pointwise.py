@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minidl import fusion as f
-from minidl.autograd import parts, raw, registry
+from minidl.autograd import parts, registry
 from minidl.backend.expression import Node, binary, truth
 from minidl.dtypes import is_real
 from minidl.errors import DTypeError, require, require_one_of
@@ -227,11 +227,10 @@ def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: b
     return _close(x, y, rtol=rtol, atol=atol, equal_nan=float(equal_nan))
 
 
-def allclose(
-    x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> bool:
+def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8,
+             equal_nan: bool = False) -> bool:  # fmt: skip
     """Whether isclose holds everywhere (waits for the result)."""
-    return bool(raw(isclose(x, y, rtol, atol, equal_nan)).all())
+    return isclose(x, y, rtol, atol, equal_nan).all().item()
 
 
 # ---- activations -----------------------------------------------------------------------------
