@@ -235,6 +235,17 @@ def test_normalize():
     check_gradients(lambda x: F.normalize(x), x)
 
 
+@pytest.mark.parametrize("shape", [(2, 0), (2, 0, 3), (2, 0, 4, 4), (0, 0, 4, 4)])
+def test_batch_norm_of_no_channels_gives_none(shape):
+    """Regression: a bare ZeroDivisionError."""
+    x, w = tensor(np.ones(shape)), tensor(np.ones(0))
+    mean, var = tensor(np.zeros(0), False), tensor(np.ones(0), False)
+    y = F.batch_norm(x, mean, var, w, w, training=True)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape and w.grad.shape == mean.shape == (0,)
+    assert F.batch_norm(x, mean, var, w, w).shape == shape
+
+
 def test_mistakes():
     x, ones = tensor(np.ones((2, 3, 4))), np.ones(4)
     with pytest.raises(ShapeError, match="batch_norm: weight must have shape"):

@@ -170,9 +170,8 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     """A tensor of one value; its dtype follows the value (float32, int64, bool)."""
     fill_value = _number("full", fill_value)
     dtype = dtype_of(dtype or {bool: np.bool_, int: np.int64}.get(type(fill_value)))
-    fill_value = fitted("full", fill_value, dtype)
-    array = backend_of(device).full(_size((size,), "full"), fill_value, dtype)
-    return _made(array, device, requires_grad)
+    shape, value = _size((size,), "full"), fitted("full", fill_value, dtype)
+    return _made(backend_of(device).full(shape, value, dtype), device, requires_grad)
 
 
 def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -183,8 +182,7 @@ def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Ten
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """One value with x's shape, dtype and layout."""
     value = fitted("full_like", _number("full_like", fill_value), dtype_of(dtype or x.dtype))
-    array = backend.of(raw(x)).full_like(raw(x), value, dtype)
-    return _made(array, None, requires_grad)
+    return _made(backend.of(raw(x)).full_like(raw(x), value, dtype), None, requires_grad)
 
 
 def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -268,19 +266,17 @@ def randperm(n: int, *, device: Any = None, generator: Any = None) -> Tensor:
 def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tensor:
     """1 with probability x (or p), else 0, in x's dtype."""
     check_real("bernoulli", x)
-    be, shape = backend.of(raw(x)), tuple(x.shape)
     chance = read_on_host("bernoulli", raw(x)) if p is None else np.asarray(p)
     ok = bool(((chance >= 0) & (chance <= 1)).all())
     require(ok, "bernoulli", "probabilities must lie in [0, 1]", p=p)
-    drawn = _stream(generator).uniform(shape, np.float64) < chance
-    return wrap(be.from_host(drawn.astype(x.dtype)))
+    drawn = _stream(generator).uniform(tuple(x.shape), np.float64) < chance
+    return wrap(backend.of(raw(x)).from_host(drawn.astype(x.dtype)))
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None,
            device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Normal numbers with the given means and standard deviations."""
-    shapes = np.shape(mean), np.shape(std)
-    shape = broadcast_shapes(*shapes, name="normal") if size is None else tuple(size)
+    shape = broadcast_shapes(np.shape(mean), np.shape(std), name="normal") if size is None else size
     where = next((t.device for t in (mean, std) if isinstance(t, Tensor)), device)
     mean, std = (read_on_host("normal", raw(t)) if hasattr(t, "dtype") else t for t in (mean, std))
     require(bool(np.all(std >= 0)), "normal", "std must not be negative", std=std)

@@ -105,7 +105,8 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
     require(count != 1, name, "training needs more than one value per channel", x=x)
     require(more is None or more.shape == x.shape, name, "what is added must be like x", x=x,
             added=more)  # fmt: skip
-    y, m, var = normalise_batch(x, weight, bias, more, eps=eps, relu=relu)
+    normalise = normalise_batch if x.shape[1] else batch_norm_by_elementary_ops
+    y, m, var = normalise(x, weight, bias, more, eps=eps, relu=relu)
     if count:
         _move(running_mean, running_var, raw(m), raw(var), count, momentum)
     return y
