@@ -49,7 +49,8 @@ TABLE = _functions({
         abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid
         erf sign floor ceil clamp maximum minimum masked_fill eq ne gt ge lt le logical_and
         logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp
-        erfc round remainder floor_divide lerp addcmul isinf isfinite isclose allclose relu""",
+        erfc round trunc remainder fmod floor_divide lerp addcmul isinf isfinite isclose allclose
+        relu""",
     reduce: """
         sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort
         topk var_mean count_nonzero norm""",
@@ -58,13 +59,13 @@ TABLE = _functions({
         clone contiguous""",
     join: "repeat flip chunk split unbind narrow",
     index: """
-        gather scatter scatter_add index_select index_put masked_select repeat_interleave nonzero
-        diagonal diag diag_embed tril triu""",
+        gather scatter scatter_add index_select repeat_interleave nonzero diagonal diag diag_embed
+        tril triu""",
     linalg: "matmul mm bmm mv dot outer",
     softmax: "softmax log_softmax",
     tensors: """
         nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
-        take_along_dim index_add scatter_reduce addmm baddbmm""",
+        take_along_dim index_add index_put masked_select scatter_reduce addmm baddbmm""",
     names: """
         clamp_min clamp_max addcdiv where logical_xor isin nansum nanmean diff kthvalue quantile
         select take index_fill flipud fliplr rot90 cross kron""",
@@ -76,8 +77,8 @@ FUNCTIONS = _functions({  # of `minidl` alone
         arange as_tensor empty empty_like eye from_numpy full full_like linspace normal ones
         ones_like rand randint randn randn_like randperm tensor zeros zeros_like""",
     join: "cat stack",
-    linalg: "cdist einsum",
-    tensors: "std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
+    linalg: "einsum",
+    tensors: "cdist std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
     names: """
         searchsorted bucketize numel column_stack dstack broadcast_tensors rand_like randint_like
         logspace FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor BoolTensor""",

@@ -10,8 +10,8 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw, wrap
 from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axis_of, broadcast_shapes, check_real, length_of
-from minidl.ops.shape import broadcast_to, movedim, permute, reshape, sum_to, to_dtype, unsqueeze
+from minidl.ops.arguments import axis_of, check_real, length_of
+from minidl.ops.shape import movedim, permute, reshape, sum_to, to_dtype, unsqueeze
 from minidl.tape import noted
 
 Key = tuple[Any, ...]
@@ -172,21 +172,6 @@ def add_item(x: Any, v: Any, *, key: Key) -> Any:
     y = be.copy(x)
     be.add_at(y, key, v)
     return y, (), lambda g, need: (g, pick(g, key=key) if need[1] else None)
-
-
-def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> Any:
-    """x with values written (or added) at x[indices]."""
-    whole, key, tensors = placed(x, tuple(indices))
-    require(whole is x, "index_put", "takes no numbers apart from arrays", indices=indices)
-    values = broadcast_to(values, shape_at(x, key))
-    return noted((add_item if accumulate else with_item)(x, values, key=key), *tensors)
-
-
-def masked_select(x: Any, mask: Any) -> Any:
-    """The elements of x where mask holds, as a vector (reads the mask on the host)."""
-    shape = broadcast_shapes(tuple(x.shape), tuple(mask.shape), name="masked_select")
-    seen = np.broadcast_to(read_on_host("masked_select", raw(mask)), shape)
-    return getitem(broadcast_to(x, shape), seen)
 
 
 def nonzero(x: Any, as_tuple: bool = False) -> Any:

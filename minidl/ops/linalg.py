@@ -10,7 +10,7 @@ from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes, check_same_dtype
 from minidl.ops.autocasting import lowered
 from minidl.ops.index import diagonal
-from minidl.ops.reduce import norm, sum_axes
+from minidl.ops.reduce import sum_axes
 from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, transpose, unsqueeze
 from minidl.tape import settled
 
@@ -111,12 +111,6 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     require(weight.ndim == 1, "linear", "weight must be (O, I) or (I,)", weight=weight)
     y = squeeze(affine(input, unsqueeze(weight, 0), None), -1)
     return y if bias is None else pw.add(y, bias)
-
-
-def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
-    """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
-    require(x1.shape[-1:] == x2.shape[-1:], "cdist", "needs rows of one length", x1=x1, x2=x2)
-    return norm(pw.sub(unsqueeze(x1, -2), unsqueeze(x2, -3)), p, -1)
 
 
 # ---- einsum --------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def _floor_divide(x: Any, y: Any) -> Any:
 
 
 remainder = _op("remainder", _remainder, "x - y·⌊x / y⌋, with the sign of y.", np.remainder)
+fmod = _op("fmod", f.fmod, "x - y·(x / y rounded towards zero), with x's sign.", np.fmod)
 floor_divide = _op("floor_divide", _floor_divide, "⌊x / y⌋; no gradient.", np.floor_divide)
 addcmul = _op("addcmul", _addcmul, "x + value·a·b.", _addcmul)
 lerp = _op("lerp", _lerp, "x + weight·(end - x).")
@@ -134,6 +135,7 @@ sigmoid = _op("sigmoid", f.sigmoid, "1 / (1 + exp(-x)).", saves=True)
 sign = _op("sign", f.sign, "-1, 0 or 1; no gradient.", np.sign)
 floor = _op("floor", f.floor, "Rounded down; gradient 0.", np.copy)
 ceil = _op("ceil", f.ceil, "Rounded up; gradient 0.", np.copy)
+trunc = _op("trunc", f.trunc, "Rounded towards zero; gradient 0.", np.copy)
 round = _op("round", f.rint, "Rounded, halves to even; gradient 0.", np.copy)
 _POWERS = {2: square, 3: _cube, 0.5: sqrt, -1: reciprocal, -0.5: rsqrt}
 

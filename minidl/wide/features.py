@@ -18,16 +18,14 @@ def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     return y if bias is None else y + bias
 
 
-def pairwise_distance(
-    x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Any:
+def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6,
+                      keepdim: bool = False) -> Any:  # fmt: skip
     """The p-norm of x1 - x2 + eps along the last axis."""
     return (x1 - x2 + eps).norm(p, -1, keepdim)
 
 
-def gumbel_softmax(
-    logits: Any, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
-) -> Any:
+def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float = 1e-10,
+                   dim: int = -1) -> Any:  # fmt: skip
     """A softmax of (logits + Gumbel noise) / tau (Jang et al. 2017); eps is ignored, as in PyTorch.
 
     hard: one-hot vectors, with the gradient of the soft ones.

@@ -15,9 +15,8 @@ from minidl.ops.linalg import matmul
 from minidl.ops.shape import along_one, batched
 
 
-def local_response_norm(
-    input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Any:
+def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75,
+                        k: float = 1.0) -> Any:  # fmt: skip
     """x / (k + alpha · mean of x² over `size` channels around)^beta (Krizhevsky et al. 2012)."""
     require(input.ndim >= 3, "local_response_norm", "needs (N, C, …)", input=input)
     squares = input.square().reshape(*input.shape[:2], math.prod(input.shape[2:])).unsqueeze(1)

@@ -41,9 +41,8 @@ def poisson_nll_loss(input: Any, target: Any, log_input: bool = True, full: bool
     return reduced("poisson_nll_loss", loss, reduction)
 
 
-def cosine_embedding_loss(
-    input1: Any, input2: Any, target: Any, margin: float = 0, *, reduction: str = "mean"
-) -> Any:
+def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float = 0, *,
+                          reduction: str = "mean") -> Any:  # fmt: skip
     """1 - cos of two rows where target is 1, max(0, cos - margin) where it is -1."""
     squares = [(x * x).sum(-1) + 1e-12 for x in (input1, input2)]
     cos = (input1 * input2).sum(-1) / (squares[0] * squares[1]).sqrt()
@@ -65,9 +64,8 @@ def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float
     return reduced("triplet_margin_loss", (near - far + margin).clamp(min=0), reduction)
 
 
-def margin_ranking_loss(
-    input1: Any, input2: Any, target: Any, margin: float = 0, *, reduction: str = "mean"
-) -> Any:
+def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0, *,
+                        reduction: str = "mean") -> Any:  # fmt: skip
     """max(0, margin - t (x1 - x2)): t 1 wants the first to be larger, -1 the second."""
     loss = (margin - target * (input1 - input2)).clamp(min=0)
     return reduced("margin_ranking_loss", loss, reduction)
@@ -129,9 +127,8 @@ def _with_blanks(targets: np.ndarray, lengths: np.ndarray, blank: int, count: in
     return made
 
 
-def _log_chance(
-    x: Any, labels: np.ndarray, blank: int, steps: np.ndarray, lengths: np.ndarray
-) -> Any:
+def _log_chance(x: Any, labels: np.ndarray, blank: int, steps: np.ndarray,
+                lengths: np.ndarray) -> Any:  # fmt: skip
     """Log of the chance of all ways to the last two labels (N,): the forward recursion."""
     (n, width), place = labels.shape, np.arange(labels.shape[1])
     skips = labels != blank  # a class may follow another one without a blank between

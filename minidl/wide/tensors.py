@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from minidl.autograd import Tensor
+from minidl.autograd import Tensor, raw
 from minidl.dtypes import is_real
 from minidl.errors import require, require_one_of
 from minidl.ops import creation, index, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
 from minidl.ops.linalg import bmm, matmul, mm
-from minidl.ops.reduce import Values
+from minidl.ops.reduce import Values, norm
+from minidl.tape import noted
 
 # ---- values and order ----------------------------------------------------------------------------
 
@@ -54,16 +55,14 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return Values(*(y if keepdim else y.squeeze(dim) for y in found))
 
 
-def std_mean(
-    x: Any, dim: Any = None, *, correction: float = 1, keepdim: bool = False
-) -> tuple[Any, Any]:
+def std_mean(x: Any, dim: Any = None, *, correction: float = 1,
+             keepdim: bool = False) -> tuple[Any, Any]:  # fmt: skip
     """(std, mean), as each by itself."""
     return x.std(dim, correction=correction, keepdim=keepdim), x.mean(dim, keepdim)
 
 
-def unique(
-    x: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
-) -> Any:
+def unique(x: Any, sorted: bool = True, return_inverse: bool = False,
+           return_counts: bool = False) -> Any:  # fmt: skip
     """The distinct elements in order, where each element is among them, how often each is there.
 
     Their number depends on the values, which are read on the host.
@@ -200,9 +199,8 @@ def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) ->
     return x.scatter_add(dim, places.expand(*source.shape), source)
 
 
-def scatter_reduce(
-    x: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True
-) -> Any:
+def scatter_reduce(x: Any, dim: int, index: Any, src: Any, reduce: str, *,
+                   include_self: bool = True) -> Any:  # fmt: skip
     """x with the src that index sends to each of its places reduced with it, or (False) without.
 
     reduce: sum, prod, mean, amax or amin; of extremes that tie the later share half a gradient.
@@ -233,6 +231,21 @@ def _folded(f: Callable, x: Any, dim: int, index: Any, src: Any) -> Any:
         given = given[tuple([slice(n) for n in places.shape])]
         x = x.scatter(dim, places, f(x.gather(dim, places), given))
     return x
+
+
+def index_put(x: Any, indices: tuple, values: Any, accumulate: bool = False) -> Any:
+    """x with values written (or added) at x[indices]."""
+    whole, key, tensors = index.placed(x, tuple(indices))
+    require(whole is x, "index_put", "takes no numbers apart from arrays", indices=indices)
+    values = shape.broadcast_to(values, index.shape_at(x, key))
+    return noted((index.add_item if accumulate else index.with_item)(x, values, key=key), *tensors)
+
+
+def masked_select(x: Any, mask: Any) -> Any:
+    """The elements of x where mask holds, as a vector (reads the mask on the host)."""
+    common = broadcast_shapes(tuple(x.shape), tuple(mask.shape), name="masked_select")
+    seen = np.broadcast_to(index.read_on_host("masked_select", raw(mask)), common)
+    return index.getitem(shape.broadcast_to(x, common), seen)
 
 
 # ---- sums of products ----------------------------------------------------------------------------
@@ -267,6 +280,12 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
     rows = a.permute(*kept, *left).reshape(math.prod(a.shape[i] for i in kept), n)
     columns = b.permute(*right, *others).reshape(n, math.prod(b.shape[i] for i in others))
     return matmul(rows, columns).reshape(shape)
+
+
+def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
+    """Distances between the rows of x1 (…, N, D) and x2 (…, M, D) -> (…, N, M)."""
+    require(x1.shape[-1:] == x2.shape[-1:], "cdist", "needs rows of one length", x1=x1, x2=x2)
+    return norm(pointwise.sub(shape.unsqueeze(x1, -2), shape.unsqueeze(x2, -3)), p, -1)
 
 
 # ---- methods that take after their tensor --------------------------------------------------------

@@ -5,11 +5,11 @@ from golden.specs import c, case, f, i, lit, mask, pos, unit
 SHAPE = (3, 5)
 UNARY = (
     "abs neg exp tanh sigmoid erf square sin cos sign floor ceil relu "
-    "expm1 tan atan sinh cosh erfc round"
+    "expm1 tan atan sinh cosh erfc round trunc"
 ).split()
 POSITIVE = "log log1p sqrt rsqrt reciprocal log2".split()
 UNIT = "asin acos logit".split()
-BINARY = "add sub mul div maximum minimum max min atan2 logaddexp remainder".split()
+BINARY = "add sub mul div maximum minimum max min atan2 logaddexp remainder fmod".split()
 COMPARE = "eq ne gt ge lt le".split()
 ACTIVATIONS = (
     "relu leaky_relu elu selu gelu silu mish hardswish hardtanh relu6 softplus logsigmoid "

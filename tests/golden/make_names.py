@@ -26,12 +26,13 @@ as_tensor no_grad enable_grad inference_mode manual_seed save load set_num_threa
 use_deterministic_algorithms softmax log_softmax relu
 """
 ML_WIDE = """
-log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp erfc round remainder floor_divide lerp
-addcmul isinf isfinite isclose allclose var_mean count_nonzero norm nonzero repeat_interleave
-movedim meshgrid index_put masked_select expand_as split_with_sizes cdist diag_embed nan_to_num
-cumprod median std_mean unique bincount equal trace tile roll hstack vstack take_along_dim index_add
-scatter_reduce addmm baddbmm tensordot tril_indices triu_indices type_as view_as reshape_as
-new_zeros new_ones new_full new_empty new_tensor element_size is_floating_point is_tensor
+log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp erfc round trunc remainder fmod
+floor_divide lerp addcmul isinf isfinite isclose allclose var_mean count_nonzero norm nonzero
+repeat_interleave movedim meshgrid index_put masked_select expand_as split_with_sizes cdist
+diag_embed nan_to_num cumprod median std_mean unique bincount equal trace tile roll hstack vstack
+take_along_dim index_add scatter_reduce addmm baddbmm tensordot tril_indices triu_indices type_as
+view_as reshape_as new_zeros new_ones new_full new_empty new_tensor element_size is_floating_point
+is_tensor
 absolute negative subtract multiply divide true_divide clip greater greater_equal less less_equal
 not_equal arcsin arccos arctan arctan2 swapaxes swapdims moveaxis ravel ger vdot argwhere concat
 concatenate row_stack clamp_min clamp_max addcdiv logical_xor isin nansum nanmean diff kthvalue
