@@ -20,7 +20,7 @@ SECOND = dict(
     absolute abs  negative neg  subtract sub  multiply mul  divide div  true_divide div  clip clamp
     greater gt  greater_equal ge  less lt  less_equal le  not_equal ne  arcsin asin  arccos acos
     arctan atan  arctan2 atan2  swapaxes transpose  swapdims transpose  moveaxis movedim
-    ravel flatten  ger outer  vdot dot  argwhere nonzero
+    fix trunc  ravel flatten  ger outer  vdot dot  argwhere nonzero
 """.split()
             )
         ]
@@ -273,6 +273,15 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
     return inplace.write(self, draw, "exponential_")
 
 
-METHODS: dict[str, Any] = {f.__name__: f for f in (bernoulli_, random_, exponential_)}
+def fill_diagonal_(self: Tensor, value: Any) -> Tensor:
+    """A matrix's diagonal becomes value."""
+    require(self.ndim == 2, "fill_diagonal_", "needs a matrix", x=self)
+    self.diagonal().fill_(value)
+    return self
+
+
+METHODS: dict[str, Any] = {
+    f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_)
+}
 METHODS["__init__"] = lambda self, *data: self.hold(FloatTensor(*data).array)
 METHODS |= {"type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype))}

@@ -28,7 +28,7 @@ KEYWORDS = [
 SECOND = [
     case("x.multiply(y), ml.divide(x, y), ml.subtract(x, y, alpha=2), x.true_divide(y)",
          x=f(2, 3), y=pos(3)),
-    case("ml.negative(x), ml.absolute(x), ml.clip(x, -1, 1), x.clip(min=0)", x=f(5)),
+    case("ml.negative(x), ml.absolute(x), ml.clip(x, -1, 1), x.clip(min=0), ml.fix(x)", x=f(5)),
     case("x.greater(y), ml.less_equal(x, y), ml.not_equal(x, y)", x=f(5), y=f(5)),
     case("ml.arctan(x), ml.arctan2(x, y), ml.ger(x, y), ml.vdot(x, y)", x=f(3), y=pos(3)),
     case("ml.swapaxes(x, 0, 1), x.swapdims(0, -1), ml.moveaxis(x, 0, 2), x.ravel()", x=f(2, 3, 4)),
@@ -49,7 +49,7 @@ IN_PLACE = [
             "tril_()", "triu_(1)", "cumsum_(1)", "cumprod_(0)", "lerp_(y, 0.3)",
             "addcmul_(x, y, value=2)", "addcdiv_(y, q, value=-1)", "clamp_min_(0.5)",
             "clamp_max_(0.5)", "clip_(-1, 1)", "expm1_()", "erf_()", "sign_()", "multiply_(y)",
-            "subtract_(y)", "divide_(q)", "masked_fill_(m, 3.0)",
+            "subtract_(y)", "fill_diagonal_(2.0)", "divide_(q)", "masked_fill_(m, 3.0)",
         )
     ],
     case("z = ml.zeros(3, 4)\nz.scatter_(1, k.unsqueeze(1), 1)\nz", k=i(4, 3)),
