@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_stand_in import EPS, FLOATS, NEEDED, agree, gpu, there
+from cuda_stand_in import EMULATED, EPS, FLOATS, NEEDED, agree, gpu, there
 
 import minidl as ml
 from minidl.autograd import grad, wrap
 from minidl.backend import cpu, cuda
 from minidl.backend.cuda import attention, runtime
-from minidl.errors import DTypeError, ShapeError
+from minidl.errors import DeviceError, DTypeError, ShapeError
 from minidl.ops.attention import scaled_dot_product_attention
 
 __all__ = ["gpu"]  # the fixture
@@ -290,6 +290,20 @@ def test_gradients_of_the_op():
         found.append([x.detach().numpy() for x in (y, *got)])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@EMULATED
+def test_a_gpu_with_less_shared_memory_says_what_is_too_much(monkeypatch):
+    """RTX 30 and 40 have 99 KiB a block: enough for all but gradients of heads above 64."""
+    monkeypatch.setattr(runtime, "shared_limit", lambda: 99 << 10)
+    for width, few in ((64, True), (65, False)):
+        x = wrap(there(np.ones((2, 4, width), np.float16)), requires_grad=True)
+        y = scaled_dot_product_attention(x, x, x)
+        if few:
+            y.sum().backward()
+        else:
+            with pytest.raises(DeviceError, match="key_grad.* needs more shared memory a block"):
+                y.sum().backward()
 
 
 def test_dropout_of_causal_weights():

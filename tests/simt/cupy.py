@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from simt.arrays import poison, resident
-from simt.module import Kernel, Module
+from simt.module import MAX_SHARED, Kernel, Module
 
 ALIGNMENT = 512
 _living: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
@@ -183,7 +183,7 @@ class Function:
     """A kernel that takes the stand-in's arrays."""
 
     def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+        self.kernel, self.name = kernel, kernel.name
 
     def __call__(self, grid: Any, block: Any, args: Sequence[Any], *, shared_mem: int = 0) -> None:
         given = [_argument(a) for a in args]
@@ -316,6 +316,7 @@ _runtime = types.SimpleNamespace(
     getDeviceCount=lambda: 1, runtimeGetVersion=lambda: 13000, CUDARuntimeError=CUDARuntimeError,
     getDeviceProperties=lambda device: {"name": b"emulated", "major": 9},
     memGetInfo=lambda: (7, 11),
+    deviceGetAttribute=lambda attribute, device: {97: MAX_SHARED}[attribute],
 )  # fmt: skip
 _streams = [Stream()]
 cuda = types.SimpleNamespace(
