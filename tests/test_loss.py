@@ -6,6 +6,7 @@ from directional import backward_of, check_gradients, check_threads, layouts, te
 from hypothesis import given
 from hypothesis import strategies as st
 
+import minidl as ml
 import minidl.functional as F
 from minidl.errors import DTypeError, RangeError, ShapeError
 
@@ -262,3 +263,19 @@ def test_an_offset_of_the_scores_changes_nothing(offset, n):
         ours, plain = (F.cross_entropy(t, label, label_smoothing=smoothing)
                        for t in (moved, tensor(x)))  # fmt: skip
         assert ours.item() == plain.item()
+
+
+@pytest.mark.parametrize(("x", "y"), [([0.5, 1.5], [0, 1]), ([-1e-7], [1]), ([float("nan")], [1]),
+                                      ([0.5], [2]), ([0.5], [-0.1])])  # fmt: skip
+def test_binary_cross_entropy_of_no_probabilities_is_refused(x, y):
+    """Regression: a loss of NaN, or one that made no sense."""
+    loss = ml.nn.BCELoss()
+    x, y = ml.tensor(x), ml.tensor(y).float()
+    with pytest.raises(RangeError, match=r"entropy: probabilities must lie in \[0, 1\]"):
+        loss(x, y)
+    replayed = ml.capture(F.binary_cross_entropy)
+    replayed(ml.full_like(x, 0.25), ml.ones_like(y))
+    with pytest.raises(RangeError, match="probabilities must lie"):
+        replayed(x, y)
+    assert np.isfinite(loss(ml.tensor([0.0, 1.0]), ml.tensor([1.0, 1.0])).item())
+    assert np.isnan(loss(ml.ones(0), ml.ones(0)).item())

@@ -245,7 +245,12 @@ def _weighted(name: str, f: Callable, x: Any, y: Any, weight: Any, reduction: st
 
 def binary_cross_entropy(input: Any, target: Any, weight: Any = None, *,
                          reduction: str = "mean") -> Any:  # fmt: skip
-    """-(y log x + (1 - y) log(1 - x)) of probabilities x, times weight, reduced."""
+    """-(y log x + (1 - y) log(1 - x)) of probabilities x, times weight, reduced.
+
+    On the CPU RangeError where input or target lies outside [0, 1].
+    """
+    for given in (raw(input), raw(target)):
+        backend.of(given).check_probabilities("binary_cross_entropy", given)
     return _weighted("binary_cross_entropy", bernoulli_nll, input, target, weight, reduction)
 
 

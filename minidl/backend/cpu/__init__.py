@@ -24,7 +24,9 @@ from minidl.backend.cpu.random import (
     random_bernoulli, random_bits, random_normal, random_rows, random_uniform, random_words64,
 )  # fmt: skip
 from minidl.backend.cpu.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
-from minidl.backend.cpu.reduce import argextreme, argsort, cumsum, extreme, square_sum, sum
+from minidl.backend.cpu.reduce import (
+    argextreme, argsort, check_probabilities, cumsum, extreme, square_sum, sum,
+)  # fmt: skip
 from minidl.backend.cpu.replay import record, recording, warm_ups
 from minidl.backend.cpu.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,

@@ -10,8 +10,9 @@ from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import PIECE, R, at, kernel, launch, zero
 from minidl.backend.cpu.layout import cast
 from minidl.backend.cpu.memory import Array, empty, zeros
-from minidl.backend.cpu.replay import made
+from minidl.backend.cpu.replay import made, note
 from minidl.backend.looping import sum_form
+from minidl.errors import RangeError, require
 
 
 @kernel("R* f8* int int", fast=True)
@@ -81,6 +82,17 @@ def square_sum(xs: Sequence[Array]) -> Array:
 def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> Array:
     """Maximum or minimum over axes; NaN wins."""
     return made(lambda: np.asarray((x.max if largest else x.min)(axis=axes, keepdims=keepdims)))
+
+
+def check_probabilities(op: str, x: Array) -> None:
+    """Raise, naming op and what there is, unless all of x lies in [0, 1]; NaN does not."""
+    note(_check_unit, op, x)
+
+
+def _check_unit(op: str, x: Array) -> None:
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
+    fits, rule = low >= 0 and high <= 1, "probabilities must lie in [0, 1]"
+    require(fits, op, rule, error=RangeError, least=low, largest=high)
 
 
 def argextreme(x: Array, axis: int | None, largest: bool) -> Array:

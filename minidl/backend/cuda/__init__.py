@@ -26,7 +26,7 @@ from minidl.backend.cuda.random import (
     random_bernoulli, random_bits, random_normal, random_rows, random_uniform, random_words64,
 )  # fmt: skip
 from minidl.backend.cuda.recurrent import gru, gru_grad, lstm, lstm_grad, rnn, rnn_grad
-from minidl.backend.cuda.reduce import argextreme, extreme, square_sum, sum
+from minidl.backend.cuda.reduce import argextreme, check_probabilities, extreme, square_sum, sum
 from minidl.backend.cuda.runtime import empty, recording, require_device, seen
 from minidl.backend.cuda.softmax import (
     cross_entropy, cross_entropy_grad, log_softmax, log_softmax_grad, softmax, softmax_grad,

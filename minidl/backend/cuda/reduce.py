@@ -89,6 +89,10 @@ def extreme(x: Array, axes: tuple[int, ...], largest: bool, keepdims: bool) -> A
     return y.reshape(ones) if keepdims else y
 
 
+def check_probabilities(op: str, x: Array) -> None:
+    """Nothing: values on a GPU are not read for it, and others than those in [0, 1] give NaN."""
+
+
 def argextreme(x: Array, axis: int | None, largest: bool) -> Array:
     """Index of the first extreme along an axis (of the flattened x: None), int64."""
     axes = tuple(range(x.ndim)) if axis is None else (axis % x.ndim,)
