@@ -55,7 +55,7 @@ def require_one_of(op: str, choices: Collection[Any], **got: Any) -> None:
 
 
 @contextmanager
-def reworded(error: type[MinidlError], text: str, *kinds: type[Exception]) -> Iterator[None]:
+def reworded(error: type[Exception], text: str, *kinds: type[Exception]) -> Iterator[None]:
     """Within it, errors of other kinds become `error`, worded `text: the reason`."""
     try:
         yield

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
 from minidl.autograd import Tensor
+from minidl.errors import reworded
 from minidl.nn.module import Module
 
 Size = Any  # an int, or a tuple with one for each axis
@@ -58,7 +59,8 @@ class Fields(Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        bound = self._signature.bind(*args, **kwargs)
+        with reworded(TypeError, type(self).__name__, TypeError):
+            bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         place = [bound.arguments.pop(name) for name in self._where]
         for name, value in bound.arguments.items():

@@ -63,7 +63,8 @@ def check_same_dtype(name: str, **tensors: Any) -> None:
     """Raise unless all tensors (None: not given) have one dtype."""
     kinds = [x.dtype for x in tensors.values() if x is not None]
     same = not kinds or kinds.count(kinds[0]) == len(kinds)
-    require(same, name, "dtypes must be equal", error=DTypeError, **tensors)
+    fix = "convert with .to(dtype)"
+    require(same, name, "dtypes must be equal", error=DTypeError, fix=fix, **tensors)
 
 
 def fitted(name: str, value: Any, dtype: np.dtype) -> Any:

@@ -115,7 +115,8 @@ def cross_entropy(input: Any, target: Any, weight: Any = None, *, ignore_index: 
 def _soft_cross_entropy(x: Any, p: Any, weight: Any, reduction: str, smoothing: float) -> Any:
     """Cross entropy with probabilities p of x's shape; the mean is over all but C."""
     fits = x.shape == p.shape and x.ndim > 0
-    require(fits, "cross_entropy", "probabilities must have x's shape", x=x, target=p)
+    rule = "target must be class indices (ints), or probabilities of x's shape"
+    require(fits, "cross_entropy", rule, x=x, target=p)
     axis = min(x.ndim - 1, 1)
     if smoothing:
         p = pw.add(pw.mul(p, 1 - smoothing), smoothing / x.shape[axis])
