@@ -49,7 +49,7 @@ TABLE = _functions({
         abs add sub mul div neg pow exp log log1p sqrt rsqrt square reciprocal sin cos tanh sigmoid
         erf sign floor ceil clamp maximum minimum masked_fill eq ne gt ge lt le logical_and
         logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp
-        erfc round trunc remainder fmod floor_divide lerp addcmul isinf isfinite isclose allclose
+        erfc trunc remainder fmod floor_divide lerp addcmul isinf isfinite isclose allclose
         relu""",
     reduce: """
         sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort
@@ -67,8 +67,8 @@ TABLE = _functions({
         nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
         take_along_dim index_add index_put masked_select scatter_reduce addmm baddbmm""",
     names: """
-        clamp_min clamp_max addcdiv where logical_xor isin nansum nanmean diff kthvalue quantile
-        select take index_fill flipud fliplr rot90 cross kron""",
+        clamp_min clamp_max addcdiv where round logical_xor isin nansum nanmean diff kthvalue
+        quantile select take index_fill flipud fliplr rot90 cross kron""",
     creation: "bernoulli multinomial",
 })  # fmt: skip
 TABLE |= {second: TABLE[first] for second, first in names.SECOND.items()}

@@ -5,11 +5,5 @@ from minidl.data.dataset import ConcatDataset, Dataset, Subset, TensorDataset, T
 from minidl.data.images import ImageArrays, ImageFolder, read_image
 from minidl.data.loader import DataLoader, default_collate
 from minidl.data.official import CIFAR10, CIFAR100, MNIST, FashionMNIST, OxfordIIITPet
-from minidl.data.samplers import (
-    BatchSampler,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from minidl.data.samplers import BatchSampler, Sampler, WeightedRandomSampler
+from minidl.data.wide import RandomSampler, SequentialSampler, SubsetRandomSampler

@@ -27,20 +27,7 @@ class Sampler:
         raise NotImplementedError(f"{type(self).__name__} has no __iter__")
 
 
-class SequentialSampler(Sampler):
-    """0, 1, …: all indices in order."""
-
-    def __init__(self, data_source: Any) -> None:
-        self.data_source = data_source
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self)))
-
-    def __len__(self) -> int:
-        return len(self.data_source)
-
-
-class _Drawn(Sampler):
+class Drawn(Sampler):
     """num_samples indices, drawn for each epoch."""
 
     def __init__(self, num_samples: int, generator: random.Generator | None) -> None:
@@ -64,7 +51,7 @@ class _Drawn(Sampler):
         return self.num_samples
 
 
-class WeightedRandomSampler(_Drawn):
+class WeightedRandomSampler(Drawn):
     """num_samples indices with probability proportional to weights (N,), new ones each epoch."""
 
     def __init__(self, weights: Sequence[float] | np.ndarray, num_samples: int,
@@ -75,34 +62,6 @@ class WeightedRandomSampler(_Drawn):
 
     def _order(self, draws: random.Generator) -> np.ndarray:
         return draws.choice(self.weights, self.num_samples, replacement=self.replacement)
-
-
-class RandomSampler(_Drawn):
-    """All indices in a random order, or num_samples of them; or drawn with replacement."""
-
-    def __init__(self, data_source: Any, replacement: bool = False, num_samples: int | None = None,
-                 generator: random.Generator | None = None) -> None:  # fmt: skip
-        self.data_source, self.replacement = data_source, replacement
-        super().__init__(len(data_source) if num_samples is None else num_samples, generator)
-
-    def _order(self, draws: random.Generator) -> np.ndarray:
-        n, wanted = len(self.data_source), self.num_samples
-        if self.replacement:
-            return draws.integers(0, n, (wanted,))
-        return np.concatenate([draws.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
-
-
-class SubsetRandomSampler(_Drawn):
-    """The given indices in a random order."""
-
-    def __init__(
-        self, indices: Sequence[int] | np.ndarray, generator: random.Generator | None = None
-    ) -> None:
-        super().__init__(len(indices), generator)
-        self.indices = np.asarray(indices)
-
-    def _order(self, draws: random.Generator) -> np.ndarray:
-        return self.indices[draws.permutation(self.num_samples)]
 
 
 class BatchSampler(Sampler):

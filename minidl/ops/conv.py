@@ -6,7 +6,7 @@ from minidl import backend
 from minidl.autograd import op, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import Sizes, check_same_dtype, ints_of
+from minidl.ops.arguments import Sizes, check_real, check_same_dtype, ints_of
 from minidl.ops.autocasting import lowered
 from minidl.ops.join import pad_constant
 from minidl.ops.reduce import sum_axes
@@ -66,6 +66,7 @@ def _check(name: str, x: Any, w: Any, b: Any, channels: int, outputs: int, group
     fits = b is None or tuple(b.shape) == (outputs,)
     require(fits, name, f"bias must be ({outputs},)", bias=b, weight=w)
     check_same_dtype(name, input=x, weight=w, bias=b)
+    check_real(name, x)
 
 
 def _window(stride: Sizes, padding: Sizes, dilation: Sizes, groups: int) -> dict[str, Any]:

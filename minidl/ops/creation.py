@@ -174,25 +174,31 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     return _made(backend_of(device).full(shape, value, dtype), device, requires_grad)
 
 
-def empty_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Uninitialised, with x's shape, dtype and layout."""
-    return _made(backend.of(raw(x)).empty_like(raw(x), dtype), None, requires_grad)
+def empty_like(x: Any, *, dtype: Any = None, device: Any = None,
+               requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """Uninitialised, with x's shape, dtype, device and layout unless told otherwise."""
+    made = wrap(backend.of(raw(x)).empty_like(raw(x), dtype))
+    made = made if device is None else moved(made, device)
+    return made.requires_grad_() if requires_grad else made
 
 
-def full_like(x: Any, fill_value: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """One value with x's shape, dtype and layout."""
+def full_like(x: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
+              requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """One value, with what else is x's as in `empty_like`."""
     value = fitted("full_like", _number("full_like", fill_value), dtype_of(dtype or x.dtype))
-    return _made(backend.of(raw(x)).full_like(raw(x), value, dtype), None, requires_grad)
+    made = wrap(backend.of(raw(x)).full_like(raw(x), value, dtype))
+    made = made if device is None else moved(made, device)
+    return made.requires_grad_() if requires_grad else made
 
 
-def zeros_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros with x's shape, dtype and layout."""
-    return full_like(x, 0, dtype=dtype, requires_grad=requires_grad)
+def zeros_like(x: Any, **options: Any) -> Tensor:
+    """Zeros, with the options of `full_like`."""
+    return full_like(x, 0, **options)
 
 
-def ones_like(x: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """Ones with x's shape, dtype and layout."""
-    return full_like(x, 1, dtype=dtype, requires_grad=requires_grad)
+def ones_like(x: Any, **options: Any) -> Tensor:
+    """Ones, with the options of `full_like`."""
+    return full_like(x, 1, **options)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None,
@@ -207,6 +213,8 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, dev
     """start, start + step, … below end; int64 from ints, else float32."""
     if end is None:
         start, end = 0, start
+    if dtype == np.int64:  # as in PyTorch, cut off first
+        start, end, step = int(start), int(end), int(step)
     ok, rule = step != 0 and 0 <= (end - start) / step < math.inf, "step must lead to end"
     require(ok, "arange", rule, start=start, end=end, step=step)
     if dtype is None and all(isinstance(v, int) for v in (start, end, step)):
@@ -243,9 +251,11 @@ def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     return _made(values, device, requires_grad)
 
 
-def randn_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
-    """Standard normal numbers with x's shape and dtype."""
-    return randn(x.shape, dtype=dtype or x.dtype, generator=generator, device=x.device)
+def randn_like(x: Any, *, dtype: Any = None, device: Any = None,
+               generator: Any = None) -> Tensor:  # fmt: skip
+    """Standard normal numbers with x's shape, dtype and device unless told otherwise."""
+    how = {"dtype": dtype or x.dtype, "device": device or x.device}
+    return randn(x.shape, **how, generator=generator)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int64,

@@ -293,7 +293,8 @@ def _softshrink(x: Any, lambd: Any = 0.5) -> Any:
 
 relu = _op("relu", lambda x, inplace=False: f.relu(x), "max(x, 0); gradient 0 at 0, NaN stays.",
            lambda x, inplace=False: np.maximum(x, 0), saves=True)  # fmt: skip
-relu6 = _op("relu6", lambda x, inplace=False: _hardtanh(x, 0.0, 6.0), "min(max(x, 0), 6).")
+relu6 = _op("relu6", lambda x, inplace=False: _hardtanh(x, 0.0, 6.0), "min(max(x, 0), 6).",
+            lambda x, inplace=False: np.clip(x, 0, 6))  # fmt: skip
 leaky_relu = _op("leaky_relu", _leaky_relu, "x, or negative_slope·x below 0.")
 elu = _op("elu", _elu, "x, or alpha·(exp(x) - 1) below 0.")
 selu = _op("selu", _selu, "scale·elu(x, alpha) with the self-normalising constants.")
@@ -303,13 +304,17 @@ silu = _op("silu", lambda x, inplace=False: x * f.sigmoid(x), "x·sigmoid(x).")
 mish = _op("mish", lambda x, inplace=False: x * f.tanh(f.softplus(x)), "x·tanh(softplus(x)).")
 softplus = _op("softplus", _softplus, "log(1 + exp(beta·x)) / beta, x above the threshold.")
 logsigmoid = _op("logsigmoid", lambda x: -f.softplus(-x), "log(sigmoid(x)).")
-hardtanh = _op("hardtanh", _hardtanh, "x within [min_val, max_val]; gradient 0 at the bounds.")
+hardtanh = _op("hardtanh", _hardtanh, "x within [min_val, max_val]; gradient 0 at the bounds.",
+               lambda x, min_val=-1, max_val=1, inplace=False:
+               np.clip(x, int(min_val), int(max_val)))  # fmt: skip
 hardsigmoid = _op("hardsigmoid", _hardsigmoid, "(x + 3) / 6 within [0, 1].")
 hardswish = _op("hardswish", _hardswish, "x·hardsigmoid(x).")
 softsign = _op("softsign", lambda x: x / (1 + f.abs(x)), "x / (1 + |x|).")
 softshrink = _op("softshrink", _softshrink, "x moved lambd towards 0, not past it.")
 hardshrink = _op("hardshrink", _hardshrink, "x, or 0 within [-lambd, lambd].")
 tanhshrink = _op("tanhshrink", lambda x: x - f.tanh(x), "x - tanh(x).")
-threshold = _op("threshold", _threshold, "x, or value where x ≤ threshold.")
+threshold = _op("threshold", _threshold, "x, or value where x ≤ threshold.",
+                lambda x, threshold, value, inplace=False:
+                np.where(x <= threshold, int(value), x))  # fmt: skip
 
 parts["add"] = _add

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend
-from minidl.autograd import op, raw, wrap
+from minidl.autograd import Tensor, op, raw, wrap
 from minidl.dtypes import default
 from minidl.errors import require
 from minidl.fusion import pointwise, sqrt, where
@@ -98,7 +98,10 @@ def var_mean(
     axes = axes_of(dim, x.ndim, "var")
     count = math.prod(x.shape[i] for i in axes)
     m = mean(x, axes, True)
-    total = sum_axes(pw.square(pw.sub(x, m)), axes=axes, keepdim=keepdim)
+    # Of any c near the mean: Σ (x - c)² - (Σ (x - c))² / n. The mean itself is rounded.
+    d = pw.sub(x, m.detach() if isinstance(m, Tensor) else m)
+    squares, off = (sum_axes(v, axes=axes, keepdim=keepdim) for v in (pw.square(d), d))
+    total = pw.clamp(pw.sub(squares, pw.div(pw.square(off), builtins.max(count, 1))), 0.0)
     m = m if keepdim else squeeze(m, axes)
     return pw.div(total, float(builtins.max(count - less, 0))), m
 

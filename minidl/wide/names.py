@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.errors import require
+from minidl.errors import require, require_one_of
 from minidl.ops import creation, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes
 from minidl.ops.reduce import Values
@@ -54,6 +54,11 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     return pointwise.where(condition, x, y)
 
 
+def round(x: Any, *, decimals: int = 0) -> Any:
+    """x rounded to so many decimals, halves to even; gradient 0."""
+    return pointwise.round(x * 10.0**decimals) / 10.0**decimals if decimals else pointwise.round(x)
+
+
 def logical_xor(x: Any, y: Any) -> Any:
     """Whether one of two is not 0 and the other is."""
     return (x != 0) != (y != 0)
@@ -75,8 +80,10 @@ def nanmean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
     return nansum(x, dim, keepdim) / (x == x).sum(dim, keepdim)
 
 
-def diff(x: Any, n: int = 1, dim: int = -1) -> Any:
-    """Differences of neighbours along dim, n times over."""
+def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Differences of neighbours along dim, n times over, of what may be set before and behind x."""
+    if n > 0 and (prepend is not None or append is not None):
+        x = join.cat([t for t in (prepend, x, append) if t is not None], dim)
     for _ in range(n):
         size = x.shape[dim]
         after, before = (x.narrow(dim, min(k, size), max(size - 1, 0)) for k in (1, 0))
@@ -93,27 +100,37 @@ def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     return Values(*(y if keepdim or not x.ndim else y.squeeze(dim) for y in found))
 
 
-def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The q-quantiles (of one q, or of a vector: these come first), linear between neighbours."""
+def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
+             interpolation: str = "linear") -> Any:  # fmt: skip
+    """The q-quantiles (of one q, or of a vector: these come first).
+
+    Between two neighbours by interpolation: linear, lower, higher, midpoint or nearest.
+    """
+    shares = {"linear": lambda s: s, "lower": lambda s: s * 0, "nearest": lambda s: s.round(),
+              "higher": lambda s: s.ceil(), "midpoint": lambda s: s.ceil() / 2}  # fmt: skip
+    require_one_of("quantile", shares, interpolation=interpolation)
     if dim is None:
-        y = quantile(x.reshape(-1), q, 0)
+        y = quantile(x.reshape(-1), q, 0, interpolation=interpolation)
         return y.reshape(y.shape + (1,) * x.ndim) if keepdim else y
+    x = x if x.ndim else x.reshape(1)
     axis, levels = axis_of(dim, x.ndim, "quantile"), creation.as_tensor(q, x.dtype, x.device)
     require(x.shape[axis] > 0, "quantile", "cannot reduce an axis of size 0", x=x, dim=dim)
     values, last = x.sort(axis).values.movedim(axis, 0), x.shape[axis] - 1
     at = levels.reshape((-1,) + (1,) * (x.ndim - 1)) * last
     low, high = (values[k.reshape(-1).long()] for k in (at.floor(), at.ceil()))
-    y = pointwise.where(values[last].isnan(), math.nan, low + (high - low) * (at - at.floor()))
+    y = low + (high - low) * shares[interpolation](at - at.floor())
+    y = pointwise.where(values[last].isnan(), math.nan, y)
     y = y.unsqueeze(axis + 1) if keepdim else y
     return y if levels.ndim else y.squeeze(0)
 
 
-def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> Any:
+def searchsorted(sorted_sequence: Any, values: Any, *, out_int32: bool = False, right: bool = False,
+                 side: str | None = None) -> Any:  # fmt: skip
     """How many numbers of a sorted last axis are less than each value, or (right) not greater.
 
     sorted_sequence (N,), or (..., N) with values (..., M). Intervals are halved log2(N) times.
     """
-    rows, n = sorted_sequence, sorted_sequence.shape[-1]
+    rows, n, right = sorted_sequence, sorted_sequence.shape[-1], right or side == "right"
     x = creation.as_tensor(values, device=rows.device)
     low = creation.zeros(x.shape, dtype=np.int64, device=x.device)
     high = low + n
@@ -123,12 +140,12 @@ def searchsorted(sorted_sequence: Any, values: Any, *, right: bool = False) -> A
         seen = rows[at] if rows.ndim == 1 else rows.gather(-1, at)
         above = (low < high) & (seen <= x if right else seen < x)
         low, high = pointwise.where(above, middle + 1, low), pointwise.where(above, high, middle)
-    return low
+    return low.int() if out_int32 else low
 
 
-def bucketize(x: Any, boundaries: Any, *, right: bool = False) -> Any:
+def bucketize(x: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     """`searchsorted` of x in boundaries (N,)."""
-    return searchsorted(boundaries, x, right=right)
+    return searchsorted(boundaries, x, out_int32=out_int32, right=right)
 
 
 # ---- joins and places ----------------------------------------------------------------------------
@@ -211,9 +228,10 @@ def kron(x: Any, y: Any) -> Any:
 # ---- draws and ranges ----------------------------------------------------------------------------
 
 
-def rand_like(x: Any, *, dtype: Any = None, generator: Any = None) -> Tensor:
-    """Uniform numbers in [0, 1) with x's shape and dtype."""
-    return creation.rand(x.shape, dtype=dtype or x.dtype, generator=generator, device=x.device)
+def rand_like(x: Any, *, dtype: Any = None, device: Any = None, generator: Any = None) -> Tensor:
+    """Uniform numbers in [0, 1) with x's shape, dtype and device unless told otherwise."""
+    how = {"dtype": dtype or x.dtype, "device": device or x.device}
+    return creation.rand(x.shape, **how, generator=generator)
 
 
 def randint_like(x: Any, low: int, high: Any = None, *, generator: Any = None) -> Tensor:

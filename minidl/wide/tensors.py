@@ -55,10 +55,12 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     return Values(*(y if keepdim else y.squeeze(dim) for y in found))
 
 
-def std_mean(x: Any, dim: Any = None, *, correction: float = 1,
-             keepdim: bool = False) -> tuple[Any, Any]:  # fmt: skip
+def std_mean(x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *,
+             correction: Any = None) -> tuple[Any, Any]:  # fmt: skip
     """(std, mean), as each by itself."""
-    return x.std(dim, correction=correction, keepdim=keepdim), x.mean(dim, keepdim)
+    alone = isinstance(dim, bool)  # std_mean(x, False), as PyTorch's first overload
+    mean = x.mean(None if alone else dim, keepdim)
+    return x.std(dim, unbiased, keepdim, correction=correction), mean
 
 
 def unique(x: Any, sorted: bool = True, return_inverse: bool = False,
@@ -80,7 +82,10 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0) -> Any:
     """How often each of 0, 1, … is in a vector of indices, or the sums of their weights."""
     require(x.ndim == 1 and x.dtype.kind in "ui", "bincount", "needs a vector of ints", x=x)
     size = max(minlength, int(x.max().item()) + 1 if len(x) else 0)
-    weights = creation.ones_like(x, dtype=np.int64) if weights is None else weights
+    if weights is None:
+        weights = creation.ones_like(x, dtype=np.int64)
+    elif not is_real(weights.dtype):
+        weights = weights.double()
     start = creation.zeros(size, dtype=weights.dtype, device=x.device)
     return start.scatter_add(0, x.long(), weights)
 

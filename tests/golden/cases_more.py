@@ -64,6 +64,20 @@ FUNCTIONS = [
     case("ml.nansum(x), ml.nansum(x, 1), x.nanmean(), ml.nanmean(x, 0, keepdim=True)", x=GAPS),
     case("ml.diff(x), ml.diff(x, 2, 0), x.diff(dim=0), ml.diff(x, 5)", x=f(3, 4)),
     case("ml.diff(x)", x=mask(6)),
+    case("ml.diff(x, prepend=y, append=y), x.diff(2, 0, x[:1])", x=f(3, 4), y=f(3, 1)),
+    case("ml.round(x, decimals=1), x.round(decimals=-1), x.round()", x=f(5)),
+    case("ml.std_mean(x, False), ml.std_mean(x, 1, unbiased=False)", x=f(3, 4)),
+    case("x.var(0), x.std(1), ml.var_mean(x, 0)",
+         x=lit([[1e4 + 0.5, 1e4 - 1.0], [1e4, 1e4 + 3.0]])),
+    case("ml.bincount(x, w)", x=i(4, 6), w=i(9, 6)),
+    case("ml.arange(0.1, 3.9, dtype=ml.int64), ml.arange(2.5, -3.2, -1.0, dtype=ml.int64)"),
+    case("F.relu6(x), F.hardtanh(x, -2, 3), F.threshold(x, 1, 7)", x=i(9, 6, low=-9)),
+    case("ml.zeros_like(x, device='cpu'), ml.ones_like(x, dtype=ml.int64)", x=f(3)),
+    *[
+        case(f"ml.quantile(x, q, 0, interpolation='{how}')", x=f(4, 5),
+             q=lit([0.0, 0.2, 0.45, 1.0]))
+        for how in ("lower", "higher", "midpoint", "nearest")
+    ],
     case("tuple(ml.kthvalue(x, 2)), tuple(x.kthvalue(1, 0, keepdim=True))", x=f(3, 4)),
     case("ml.quantile(x, 0.3), ml.quantile(x, q), x.quantile(0.5, 1), x.quantile(q, 0)",
          x=f(4, 5), q=lit([0.0, 0.25, 1.0])),
@@ -73,7 +87,7 @@ FUNCTIONS = [
     *[
         case(f"ml.searchsorted(a, x{more}), ml.bucketize(x, a{more})", a=STEPS,
              x=lit([[-3.0, -2.0, -1.0], [0.0, 2.0, 5.0]]))
-        for more in ("", ", right=True")
+        for more in ("", ", right=True", ", right=True, out_int32=True")
     ],
     case("ml.searchsorted(a.sort(1).values, x), ml.searchsorted(a[0].sort().values, 0.5)",
          a=c(3, 5), x=c(3, 2)),
