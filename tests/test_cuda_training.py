@@ -80,8 +80,8 @@ def test_state_moves_between_devices(tmp_path: Any) -> None:
     _, model, (average, rules) = train("cuda", OPTIMIZERS["adamw"], 1)
     state = {"model": model.state_dict(), "rules": rules.state_dict(), "mean": average.state_dict()}
     ml.save(state, tmp_path / "state")
-    saved = ml.load(tmp_path / "state")
     for device in ("cpu", "cuda"):
+        saved = ml.load(tmp_path / "state", map_location="cuda" if device == "cpu" else None)
         other = convnet().to(device)
         other.load_state_dict(saved["model"])
         again = OPTIMIZERS["adamw"](other.parameters())

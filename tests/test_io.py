@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidl.autograd import Tensor, wrap
-from minidl.errors import CheckpointError
+from minidl.errors import CheckpointError, DeviceError
 from minidl.io import load, load_safetensors, save, save_safetensors, write_bytes
 
 DTYPES = ["f4", "f8", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8", ">f4"]
@@ -83,6 +83,14 @@ def test_tensors_scalars_and_loaded_arrays(tmp_path):
     back["w"].array += 1  # writable
 
 
+def test_pytorchs_options_of_load_are_taken(tmp_path):
+    save({"w": wrap(np.ones(2))}, tmp_path / "x")
+    for options in ({"map_location": "cpu", "weights_only": True}, {"weights_only": False}):
+        assert load(tmp_path / "x", **options)["w"].tolist() == [1, 1]
+    with pytest.raises(DeviceError, match="device: must be 'cpu' or 'cuda'"):
+        load(tmp_path / "x", "gpu")
+
+
 def test_channels_last_is_stored_in_logical_order_and_readable_by_the_library(tmp_path):
     from safetensors.numpy import load_file, save_file
 
@@ -92,7 +100,7 @@ def test_channels_last_is_stored_in_logical_order_and_readable_by_the_library(tm
         assert np.array_equal(read, x) and name in "ab"
     save_file({"y": np.ascontiguousarray(x)}, tmp_path / "y", {"format": "pt"})
     assert np.array_equal(load_safetensors(tmp_path / "y")["y"], x)
-    with pytest.raises(CheckpointError, match=r"y was not written by save; read it with load_saf"):
+    with pytest.raises(CheckpointError, match=r"y was not written by save; see load_safetensors"):
         load(tmp_path / "y")
 
 

@@ -10,7 +10,7 @@ says what it is: {"dict": [[key, value], ...]}, {"list": [...]}, {"tuple": [...]
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from minidl.autograd import Tensor, wrap
 from minidl.errors import CheckpointError, reworded
 from minidl.io.safetensors import check, read_safetensors, save_safetensors
+from minidl.ops.creation import backend_of
 
 FORMAT = 1
 
@@ -36,20 +37,21 @@ def save(obj: Any, f: str | os.PathLike[str]) -> None:
     save_safetensors(arrays, f, {"minidl": text})
 
 
-def load(f: str | os.PathLike[str]) -> Any:
-    """Read what `save` wrote: the same nesting and types, arrays as NumPy, Tensors on the CPU.
+def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: bool = True) -> Any:
+    """Read what `save` wrote: the same nesting and types, arrays as NumPy, Tensors on a device.
 
-    Raises CheckpointError naming the file: missing, cut short, not written by `save`, newer format.
+    map_location: the device; None is the CPU. weights_only is taken for the sake of PyTorch's
+    scripts: nothing in a file is run in any case. Raises CheckpointError naming the file: missing,
+    cut short, not written by `save`, newer format.
     """
     arrays, metadata = read_safetensors(f)
-    fix = "read it with load_safetensors"
-    check("minidl" in metadata, "load", f"{f} was not written by save", fix=fix)
+    check("minidl" in metadata, "load", f"{f} was not written by save", fix="see load_safetensors")
     damage = f"load: the structure stored in {f} is damaged"
     with reworded(CheckpointError, damage, ValueError, KeyError, TypeError, RecursionError):
         header = json.loads(metadata["minidl"])
         rule = f"{f} has another format than {FORMAT}, the one this version reads"
         check(header["format"] == FORMAT, "load", rule, format=header["format"])
-        return _decode(header["root"], arrays)
+        return _decode(header["root"], arrays, backend_of(map_location).from_host)
 
 
 def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
@@ -93,20 +95,20 @@ def _store(value: Any, place: str, arrays: dict[str, Any]) -> str:
     return name
 
 
-def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _decode(node: Any, arrays: dict[str, np.ndarray], put: Callable) -> Any:
     if not isinstance(node, dict):
         return node
     (kind, content), *_ = node.items()
     if kind == "dict":
-        return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
+        return {_decode(key, arrays, put): _decode(item, arrays, put) for key, item in content}
     if kind in ("list", "tuple"):
-        items = [_decode(item, arrays) for item in content]
+        items = [_decode(item, arrays, put) for item in content]
         return items if kind == "list" else tuple(items)
     if kind == "float":
         return float(content)
     array = arrays[content]
     if kind == "tensor":
-        return wrap(array, node["requires_grad"])
+        return wrap(put(array), node["requires_grad"])
     if kind == "scalar":
         return array[()]
     check(kind == "array", "load", "unknown entry", error=ValueError, kind=kind)
