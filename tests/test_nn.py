@@ -45,6 +45,25 @@ def test_copies_and_pickles(text):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+def test_a_copied_model_has_no_gradients_yet():
+    """As in PyTorch; a copied tensor keeps its own."""
+    layer, x = nn.Linear(2, 2), ml.ones(2, requires_grad=True)
+    layer(x).sum().backward()
+    assert copy.deepcopy(layer).weight.grad is None and layer.weight.grad is not None
+    assert copy.deepcopy(x).grad.tolist() == x.grad.tolist()
+
+
+def test_parts_are_found_by_their_dotted_names():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ModuleDict({"deep": nn.BatchNorm1d(2)}))
+    assert model.get_submodule("1.deep") is model[1]["deep"] and model.get_submodule("") is model
+    assert model.get_parameter("0.weight") is model[0].weight
+    assert model.get_buffer("1.deep.running_mean") is model[1]["deep"].running_mean
+    with pytest.raises(AttributeError, match="'ModuleDict' object has no attribute 'shallow'"):
+        model.get_submodule("1.shallow")
+    with pytest.raises(ShapeError, match="a name must be a string"):
+        nn.ModuleDict({1: nn.ReLU()})
+
+
 def test_state_round_trip():
     """State goes from one network into another, from Tensors and from arrays."""
     x = ml.randn(2, 3, 5, 5)
@@ -160,7 +179,7 @@ def test_attributes():
     assert list(module.state_dict()) == ["b"] and len(list(module.buffers())) == 2
     with pytest.raises(ShapeError, match="register_buffer: the attribute exists"):
         module.register_buffer("forward", ml.zeros(1))
-    with pytest.raises(ShapeError, match="empty or contain a dot"):
+    with pytest.raises(ShapeError, match="not empty and has no dot"):
         module.register_parameter("a.b", nn.Parameter(ml.zeros(1)))
     with pytest.raises(AttributeError, match="super"):
         type("Bad", (nn.Module,), {"__init__": lambda self: setattr(self, "x", nn.ReLU())})()

@@ -222,6 +222,7 @@ def test_counts_of_a_number_stay_counts(kind):
         (lambda p: optim.Adam([p], lr=float("nan")), ShapeError, "lr must not be negative"),
         (lambda p: optim.Adam([p], lr="0.1"), DTypeError, "lr must be a number; got lr '0.1'"),
         (lambda p: optim.Adam([p], betas=(0.9, 1.0)), ShapeError, "betas must be two numbers in"),
+        (lambda p: optim.Adam([p], betas=0.9), ShapeError, "betas must be two numbers in"),
         (lambda p: optim.RMSprop([p], eps=-1e-8), ShapeError, "eps must not be negative"),
         (lambda p: optim.Adadelta([p], rho=2.0), ShapeError, "rho must lie in .0, 1.; got rho 2"),
         (lambda p: optim.SGD([p], nesterov=True), ShapeError, "nesterov needs momentum"),

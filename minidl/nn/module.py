@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -104,7 +105,8 @@ class Module:
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"{who}: cannot assign before super().__init__()")
         self._check_kind(name, value, wanted)
-        require(name != "" and "." not in name, who, "a name may not be empty or contain a dot")
+        fits = isinstance(name, str) and name != "" and "." not in name
+        require(fits, who, "a name must be a string that is not empty and has no dot", name=name)
         state = self.__dict__
         for place in (state, *(state[other] for other in _KINDS if other != kind)):
             place.pop(name, None)
@@ -129,6 +131,12 @@ class Module:
         (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
 
     # ---- walking
+    def get_submodule(self, target: str) -> Any:
+        """What a dotted name ("layer1.0.weight") means here; "" is this module."""
+        return reduce(getattr, target.split(".") if target else (), self)
+
+    get_parameter = get_buffer = get_submodule
+
     def named_modules(
         self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Module]]:

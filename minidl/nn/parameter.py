@@ -16,6 +16,11 @@ class Parameter(Tensor):
         self.hold(array if hasattr(array, "dtype") else np.asarray(array, np.float32))
         self.requires_grad_(requires_grad)
 
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        made = super().__deepcopy__(memo)
+        made.grad = None  # as in PyTorch: a copied model has no gradients yet
+        return made
+
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
 

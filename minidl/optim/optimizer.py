@@ -71,7 +71,11 @@ class Optimizer:
         require(isinstance(lr, Real), name, "lr must be a number", error=DTypeError, lr=lr)
         for key, value in group.items():
             if key == "betas":
-                fits = len(value) == 2 and all(0 <= beta < 1 for beta in value)
+                fits = (
+                    isinstance(value, (tuple, list))
+                    and len(value) == 2
+                    and all(0 <= beta < 1 for beta in value)
+                )
                 require(fits, name, "betas must be two numbers in [0, 1)", betas=value)
             elif isinstance(value, Real):
                 require(float(value) >= 0, name, f"{key} must not be negative", value=value)
