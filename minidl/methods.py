@@ -36,7 +36,8 @@ def _lenient(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if kwargs:
-            kwargs = {_NUMPY.get(name, name): value for name, value in kwargs.items()}
+            # NumPy's functions call methods with out=None
+            kwargs = {_NUMPY.get(k, k): v for k, v in kwargs.items() if k != "out" or v is not None}
             if spread in kwargs:
                 args = (*args, kwargs.pop(spread))
         return function(*args, **kwargs)

@@ -197,7 +197,6 @@ class Tensor:
         return self.array.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
-        require(self.array.ndim > 0, "iter", "a 0-d tensor has no axis to walk", tensor=self)
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:

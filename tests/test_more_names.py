@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib import pyplot
 
 import minidl as ml
 from minidl.errors import DeviceError, DTypeError, GraphError, MinidlError, ShapeError
@@ -77,6 +78,19 @@ def test_numpys_keywords_are_pytorchs():
         x.sum(1, axis=1)
     with pytest.raises(TypeError, match="axes"):
         x.sum(axes=1)
+
+
+def test_numpy_and_matplotlib_take_tensors():
+    """They ask whether a number can be walked through, and call methods with axis and out."""
+    x = ml.arange(6.0).reshape(2, 3)
+    assert np.mean(x) == 2.5 and np.sum(x) == 15 and np.max(x).item() == 5
+    with pytest.raises(TypeError, match="0-d tensor"):
+        iter(x[0, 0])
+    figure, axes = pyplot.subplots()
+    counts, *_ = axes.hist(x[0], bins=3)
+    axes.imshow(ml.rand(3, 4, 5).permute(1, 2, 0))
+    pyplot.close(figure)
+    assert counts.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
