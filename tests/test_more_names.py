@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import minidl as ml
 from minidl.errors import DeviceError, DTypeError, GraphError, MinidlError, ShapeError
@@ -86,10 +86,9 @@ def test_numpy_and_matplotlib_take_tensors():
     assert np.mean(x) == 2.5 and np.sum(x) == 15 and np.max(x).item() == 5
     with pytest.raises(TypeError, match="0-d tensor"):
         iter(x[0, 0])
-    figure, axes = pyplot.subplots()
+    axes = Figure().subplots()
     counts, *_ = axes.hist(x[0], bins=3)
     axes.imshow(ml.rand(3, 4, 5).permute(1, 2, 0))
-    pyplot.close(figure)
     assert counts.tolist() == [1, 1, 1]
 
 
