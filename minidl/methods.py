@@ -69,7 +69,7 @@ TABLE = _functions({
         take_along_dim index_add index_put masked_select scatter_reduce addmm baddbmm""",
     names: """
         clamp_min clamp_max addcdiv where round logical_xor isin nansum nanmean diff kthvalue
-        quantile select take index_fill flipud fliplr rot90 cross kron""",
+        quantile select take index_fill flipud fliplr rot90 cross kron dist""",
     creation: "bernoulli multinomial",
 })  # fmt: skip
 TABLE |= {second: TABLE[first] for second, first in names.SECOND.items()}
@@ -81,8 +81,9 @@ FUNCTIONS = _functions({  # of `minidl` alone
     linalg: "einsum",
     tensors: "cdist std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
     names: """
-        searchsorted bucketize numel column_stack dstack broadcast_tensors rand_like randint_like
-        logspace FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor BoolTensor""",
+        searchsorted bucketize numel column_stack dstack broadcast_tensors cartesian_prod rand_like
+        randint_like logspace FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor
+        BoolTensor""",
 }) | {"split_with_sizes": join.split}  # fmt: skip
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
 IN_PLACE = """
@@ -145,6 +146,12 @@ def _to(name: str) -> Callable:
 def size(self: Tensor, dim: int | None = None) -> Any:
     """The shape, or one of its sizes."""
     return self.shape if dim is None else length_of(dim, self, "size")[1]
+
+
+def stride(self: Tensor, dim: int | None = None) -> Any:
+    """How many elements lie from one place to the next, along every axis or one."""
+    steps = tuple(s // self.array.itemsize for s in self.array.strides)
+    return steps if dim is None else steps[dim]
 
 
 def retain_grad(self: Tensor) -> None:
@@ -210,14 +217,13 @@ EXTRA: dict[str, Any] = {
     "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
     "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),
     "nbytes": property(lambda x: x.array.nbytes),
-    **{f.__name__: f for f in (to, size, is_contiguous, retain_grad, register_hook)},
+    **{f.__name__: f for f in (to, size, stride, is_contiguous, retain_grad, register_hook)},
     "cpu": lambda self: to(self, device="cpu"),
     "cuda": lambda self, device=None: to(self, device=f"cuda:{device or 0}"),
     **{name: _to(dtype) for name, dtype in DTYPES.items()},
     **dict.fromkeys(("numel", "nelement"), lambda self: self.array.size),
     **dict.fromkeys(("dim", "ndimension"), lambda self: self.array.ndim),
     "__contains__": lambda self, value: bool(pointwise.eq(self, value).any().item()),
-    "stride": lambda self: tuple(s // self.array.itemsize for s in self.array.strides),
     "expand": shape.expand_to,
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
     "split_with_sizes": join.split,

@@ -301,8 +301,9 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
     return y if x.ndim else reshape(y, ())
 
 
-def repeat_interleave(x: Any, repeats: Any, dim: int | None = None) -> Any:
-    """Every slice of x along dim (of the flattened x: None) repeated."""
+def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, *,
+                      output_size: int | None = None) -> Any:  # fmt: skip
+    """Every slice of x along dim (None: of the flattened x) repeated; output_size is not needed."""
     name, counts = "repeat_interleave", raw(repeats)
     if dim is None or not x.ndim:
         x, dim = reshape(x, -1), 0

@@ -11,6 +11,7 @@ from minidl.errors import require, require_one_of
 from minidl.ops import creation, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes
 from minidl.ops.reduce import Values
+from minidl.wide.tensors import meshgrid
 
 SECOND = dict(
     zip(
@@ -89,6 +90,11 @@ def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = N
         after, before = (x.narrow(dim, min(k, size), max(size - 1, 0)) for k in (1, 0))
         x = after != before if x.dtype.kind == "b" else after - before
     return x
+
+
+def dist(x: Any, y: Any, p: float = 2) -> Any:
+    """The p-norm of x - y."""
+    return (x - y).norm(p)
 
 
 def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
@@ -206,6 +212,12 @@ def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
     """Views of all, in their common shape."""
     common = broadcast_shapes(*(t.shape for t in tensors), name="broadcast_tensors")
     return tuple(t.expand(*common) for t in tensors)
+
+
+def cartesian_prod(*tensors: Any) -> Any:
+    """All ways to take an element of each vector (M, count); one vector stays as it is."""
+    grids = meshgrid(*tensors)
+    return tensors[0] if len(tensors) == 1 else join.stack([g.reshape(-1) for g in grids], 1)
 
 
 def cross(x: Any, y: Any, dim: int = -1) -> Any:

@@ -64,11 +64,17 @@ def std_mean(x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = Fals
 
 
 def unique(x: Any, sorted: bool = True, return_inverse: bool = False,
-           return_counts: bool = False) -> Any:  # fmt: skip
+           return_counts: bool = False, dim: int | None = None) -> Any:  # fmt: skip
     """The distinct elements in order, where each element is among them, how often each is there.
 
-    Their number depends on the values, which are read on the host.
+    dim: of the slices along it, ordered by their first difference. Their number depends on the
+    values, which are read on the host.
     """
+    if dim is not None:
+        told = np.unique(index.read_on_host("unique", raw(x)), True, True, True, axis=dim)[1:]
+        first, inverse, counts = (creation.as_tensor(k.reshape(-1), device=x.device) for k in told)
+        kinds = [x.index_select(dim, first)] + [inverse] * return_inverse + [counts] * return_counts
+        return tuple(kinds) if len(kinds) > 1 else kinds[0]
     values, order = x.flatten().sort()
     first = join.cat((values[:1] == values[:1], values[1:] != values[:-1]))
     starts = first.nonzero().flatten()

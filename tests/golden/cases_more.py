@@ -78,6 +78,16 @@ FUNCTIONS = [
              q=lit([0.0, 0.2, 0.45, 1.0]))
         for how in ("lower", "higher", "midpoint", "nearest")
     ],
+    case("ml.dist(x, y), x.dist(y, 1.0)", x=f(3, 4), y=f(4)),
+    case("ml.cartesian_prod(x, y), ml.cartesian_prod(x)", x=f(2), y=f(3)),
+    *[
+        case(f"ml.unique(x, return_inverse=True, return_counts=True, dim={dim})", x=i(2, 4, 2, 3))
+        for dim in (0, 1, -1)
+    ],
+    case("ml.unique(x, dim=0), x.unique(dim=1)", x=i(2, 6, 2)),
+    case("ml.ones(k.max(), 2).shape, x.view(k[0], -1), x.stride(0), x.stride()",
+         x=f(3, 4), k=lit([3, 4], "int64")),
+    case("ml.repeat_interleave(x, k, 0, output_size=7)", x=f(2, 3), k=lit([3, 4], "int64")),
     case("tuple(ml.kthvalue(x, 2)), tuple(x.kthvalue(1, 0, keepdim=True))", x=f(3, 4)),
     case("ml.quantile(x, 0.3), ml.quantile(x, q), x.quantile(0.5, 1), x.quantile(q, 0)",
          x=f(4, 5), q=lit([0.0, 0.25, 1.0])),
