@@ -38,7 +38,8 @@ not_equal arcsin arccos arctan arctan2 swapaxes swapdims moveaxis ravel ger vdot
 concatenate row_stack clamp_min clamp_max addcdiv logical_xor isin nansum nanmean diff kthvalue
 quantile searchsorted bucketize numel select take index_fill flipud fliplr rot90 column_stack dstack
 broadcast_tensors cross kron dist cartesian_prod rand_like randint_like logspace bitwise_and
-bitwise_or bitwise_xor bitwise_not FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor BoolTensor
+bitwise_or bitwise_xor bitwise_not FloatTensor DoubleTensor HalfTensor LongTensor IntTensor
+ByteTensor BoolTensor
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
