@@ -43,7 +43,7 @@ bool, Size = bool_, tuple
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 autograd.Function = Function  # type: ignore[attr-defined]
-globals().update(methods.TABLE | methods.FUNCTIONS)
+globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
 sys.modules.update({f"{__name__}.cuda": cuda, f"{__name__}.linalg": linalg})  # for imports of them
 
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()

@@ -88,9 +88,8 @@ FUNCTIONS = _functions({  # of `minidl` alone
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
 IN_PLACE = """
     scatter scatter_add scatter_reduce index_add index_put index_fill tril triu cumsum cumprod
-    nan_to_num lerp addcmul addcdiv addmm baddbmm clamp_min clamp_max clip expm1 log1p log2 erf tan
-    asin acos atan sinh cosh logit sign logical_not logical_and logical_or logical_xor eq ne lt le
-    gt ge multiply divide subtract""".split()  # and those of inplace.METHODS
+    nan_to_num lerp addcmul addcdiv addmm baddbmm clamp_min clamp_max clip expm1 log1p log2 erf
+    sign logical_not logical_and logical_or logical_xor multiply divide subtract""".split()
 COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}

@@ -70,6 +70,14 @@ def test_a_value_is_in_a_tensor():
     assert 2 in x and 3.0 not in x and ml.tensor(1.0) in x
 
 
+def test_memory_formats_are_taken():
+    x = ml.randn(2, 3, 4, 5)
+    y = x.contiguous(memory_format=ml.channels_last)
+    assert y.stride() == (60, 1, 15, 3) and ml.equal(x, y)
+    assert y.contiguous(memory_format=ml.contiguous_format).stride() == x.stride()
+    assert x.to(memory_format=ml.channels_last, dtype=ml.float64).dtype == ml.float64
+
+
 def test_numpys_keywords_are_pytorchs():
     x = ml.arange(6.0).reshape(2, 3)
     assert x.sum(axis=1, keepdims=True).tolist() == x.sum(dim=1, keepdim=True).tolist()

@@ -191,7 +191,9 @@ def _contiguous(x: Any) -> Any:
 
 
 def contiguous(x: Any, memory_format: Any = None) -> Any:
-    """x in C order (itself if it is)."""
+    """x in C order, or with memory_format ml.channels_last in that (itself if it is)."""
+    if memory_format == "channels_last":
+        return channels_last(x)
     return x if raw(x).flags.c_contiguous else _contiguous(x)
 
 

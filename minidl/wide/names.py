@@ -28,6 +28,7 @@ SECOND = dict(
         * 2
     )
 )  # a name and what it is another name of
+FORMATS = {name: name for name in ("channels_last", "contiguous_format", "preserve_format")}
 SECOND_JOINS = {"concat": "cat", "concatenate": "cat", "row_stack": "vstack"}
 
 # ---- values and order ----------------------------------------------------------------------------
