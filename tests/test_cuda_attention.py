@@ -36,6 +36,19 @@ def drawn_mask(rng: Any, kind: str, shape: tuple[int, ...]) -> Any:
     return None
 
 
+def attended(dtype: Any, *args: Any) -> list[np.ndarray]:
+    """attend of both backends agrees; a GPU's log-sum-exp is in units of log 2."""
+    own = cpu.attend
+
+    def attend(*args: Any) -> tuple:
+        y, lse = own(*args)
+        return y, lse / np.log(2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "attend", attend)
+        return agree("attend", dtype, *args)
+
+
 def both_ways(
     dtype: Any, q: Any, k: Any, v: Any, g: Any, mask: Any, causal: bool, scale: Any = None
 ) -> None:
@@ -43,11 +56,11 @@ def both_ways(
     narrow = [x.astype(dtype) for x in (g, q, k, v)]
     mask = mask.astype(dtype) if mask is not None and mask.dtype != bool else mask
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y, lse = agree("attend", dtype, *narrow[1:], mask, causal, scale)
+    y, lse = attended(dtype, *narrow[1:], mask, causal, scale)
     got = cuda.attend_grad(
         *map(there, narrow), there(mask), there(y), there(lse), causal, scale
     )  # fmt: skip
-    wide = [x.astype(np.float64) for x in (*narrow, y, lse)]
+    wide = [x.astype(np.float64) for x in (*narrow, y, lse * np.log(2))]
     mask = mask.astype(np.float64) if mask is not None and mask.dtype != bool else mask
     true = cpu.attend_grad(*wide[:4], mask, *wide[4:], causal, scale)
     most = max(np.abs(t).max(initial=0) for t in true)
@@ -79,7 +92,7 @@ def test_rows_longer_than_a_tile_of_the_other_kind(causal):
     for dtype, sizes in ((np.float16, (70, 150, 8, 8, 2, 1)), (np.float32, (150, 70, 8, 4, 2, 1))):
         both_ways(dtype, *drawn(rng, *sizes), None, causal)
     q, k, v, _ = drawn(rng, 70, 150, 8, 8)
-    agree("attend", np.float16, q, k, v, None, True, 0.3, np.array([45]))
+    attended(np.float16, q, k, v, None, True, 0.3, np.array([45]))
 
 
 @pytest.mark.parametrize("kind", ["none", "causal", "bool", "float"])
@@ -114,7 +127,7 @@ def test_levels_rise_along_the_keys(dtype):
     for rise in (3, 12, 60):  # of the highest score, from one end to the other
         k[..., 0] = np.linspace(0, rise, 300)
         for causal in (False, True):
-            agree("attend", dtype, q, k, v, None, causal, 1.0)
+            attended(dtype, q, k, v, None, causal, 1.0)
 
 
 WIDE = [(np.float16, 128, 96), (np.float16, 136, 200), (np.float32, 9, 256), (np.float64, 130, 4)]
@@ -135,9 +148,9 @@ def test_keys_are_split_over_blocks_for_few_queries(dtype):
     mask = rng.random((2, 1, 523)) > 0.5
     mask[0], mask[1, :, 320:] = False, False
     for seen in (None, mask):
-        agree("attend", dtype, q, k, v, seen, False, 0.3)
+        attended(dtype, q, k, v, seen, False, 0.3)
     for before in (0, 318, 319, 521):
-        agree("attend", dtype, q, k, v, None, True, 0.3, np.array([before]))
+        attended(dtype, q, k, v, None, True, 0.3, np.array([before]))
 
 
 def test_what_lies_behind_the_last_key_is_not_read():
@@ -199,7 +212,7 @@ def test_any_leading_axes_and_strides():
     rng = np.random.default_rng(8)
     for lead in ((), (3,), (2, 1, 3)):
         q, k, v = (rng.standard_normal((*lead, 5, 8)) for _ in range(3))
-        agree("attend", np.float32, q, k, v, None, False, 0.3)
+        attended(np.float32, q, k, v, None, False, 0.3)
     x = cuda.from_host(rng.standard_normal((2, 3, 2, 5, 8)).astype(np.float32))
     odd = cuda.from_host(rng.standard_normal((2, 3, 2, 5, 16)).astype(np.float32))[..., ::2]
     once = runtime.cupy().ndarray(x.shape, x.dtype, x.data, (0, 0, *x.strides[2:]))
@@ -208,7 +221,7 @@ def test_any_leading_axes_and_strides():
         plain = [cuda.to_host(a).astype(np.float64) for a in (q, k)]
         expected, level = cpu.attend(plain[0], plain[1], plain[1], None, False, 0.3)
         np.testing.assert_allclose(cuda.to_host(y), expected, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(cuda.to_host(lse), level, rtol=1e-5)
+        np.testing.assert_allclose(cuda.to_host(lse) * np.log(2), level, rtol=1e-5)
         grads = cuda.attend_grad(y, q, k, k, None, y, lse, False, 0.3)
         given = (plain[0], plain[1], plain[1], None, expected, level)
         for a, b in zip(grads, cpu.attend_grad(expected, *given, False, 0.3), strict=True):
@@ -233,9 +246,8 @@ def test_masks_broadcast(shape):
     q, k = rng.standard_normal((2, 3, 2, 4, 8)), rng.standard_normal((2, 3, 1, 5, 8))
     for mask in (rng.random(shape) > 0.4, rng.standard_normal(shape)):
         turned = np.asarray(mask.T, order="C").T
-        y, lse = agree("attend", np.float32, q, k, k, turned, False, 0.3)
-        rest = (y.astype(np.float64), lse, False, 0.3)
-        agree("attend_grad", np.float32, rng.standard_normal(q.shape), q, k, k, mask, *rest)
+        attended(np.float32, q, k, k, turned, False, 0.3)
+        both_ways(np.float32, q, k, k, rng.standard_normal(q.shape), mask, False)
 
 
 @FLOATS
@@ -243,6 +255,30 @@ def test_masks_of_large_numbers(dtype):
     """Queries behind the last one took its row of the mask: exp of 300 gave infinity times zero."""
     given = drawn(rng := np.random.default_rng(14), 3, 20, 8, 8)
     both_ways(dtype, *given, np.where(rng.random((1, 3, 20)) > 0.5, 300.0, 250.0), False)
+
+
+@FLOATS
+@pytest.mark.parametrize("number", [-1e9, "least", "most"])
+def test_rows_of_masks_of_huge_numbers(dtype, number):
+    """The least number is no -infinity: a row of it is the mean of v, in one part or several, which
+    count by their keys: -1e9 and the logarithm of their number is -1e9."""
+    limits = np.finfo(dtype)
+    number = {"least": limits.min, "most": limits.max}.get(number, max(-1e9, float(limits.min)))
+    q, k, v, g = drawn(np.random.default_rng(15), 3, 20, 8, 8)
+    mask = np.zeros((3, 20))
+    mask[1], mask[2, 5:], mask[2, :5] = number, number, -np.inf
+    given = [there(x.astype(dtype)) for x in (q, k, v, g)]
+    y, lse = cuda.attend(*given[:3], there(mask.astype(dtype)), False, 0.0)
+    true = np.stack([v.mean(-2), v.mean(-2), v[..., 5:, :].mean(-2)], -2)
+    np.testing.assert_allclose(cuda.to_host(y), true, rtol=0, atol=4 * EPS[dtype])
+    shown = (there(mask.astype(dtype)), y, lse, False, 0.0)
+    for x in cuda.attend_grad(given[3], *given[:3], *shown):
+        assert np.isfinite(cuda.to_host(x)).all()
+    k, v = (np.concatenate([x] * 40, -2)[..., :523, :].astype(dtype) for x in (k, v))
+    long = there(np.full((1, 523), number, dtype))
+    y, _ = cuda.attend(given[0][:, :, :1], there(k), there(v), long, False, 0.0)
+    true = v.astype(np.float64).mean(-2, keepdims=True)
+    np.testing.assert_allclose(cuda.to_host(y), true, rtol=0, atol=4 * EPS[dtype])
 
 
 @FLOATS

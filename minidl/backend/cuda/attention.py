@@ -153,7 +153,7 @@ def _splits(blocks: int, tk: int, passing: int) -> tuple[int, int]:
 def attend(
     q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float, before: Maybe = None
 ) -> tuple[Array, Array]:
-    """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp (float32 for half types).
+    """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp / log 2 (float32 for half types).
 
     q (..., H, Tq, D), k (..., G, Tk, D), v (..., G, Tk, E), G dividing H; mask broadcasts to
     (..., H, Tq, Tk): bool (True: take part) or of q's dtype, added. Causal: row t sees the keys
@@ -173,7 +173,7 @@ def attend(
         call = _Call(masked, steps, causal, before is not None)
         shape = call.shape(tiles, (q4, k4, v4, y), splits, span)
         some = empty((splits, b, h, tq, e), lse.dtype) if splits > 1 else lse
-        levels = empty((splits, b, h, tq), lse.dtype) if splits > 1 else lse
+        levels = empty((2, splits, b, h, tq), lse.dtype) if splits > 1 else lse
         given = (q4, k4, v4, seen, q4 if before is None else before, y, levels, some, shape)
         blocks = b * h * tiles * splits * cut.parts
         _launch("attention.cu", "attend", cut, blocks, *given, float(scale))

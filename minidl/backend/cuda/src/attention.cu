@@ -73,9 +73,10 @@ __device__ void soften(A (&s)[C::R][C::N / 8][4], A factor, A (&y)[C::R][C::OUT 
         }
 }
 
-// y and the rows' log-sum-exp. A block: M queries of a head, and all keys, or with splits > 1
-// `span` of them; then y (splits, count, tq, e) goes to `some`, and lse has splits rows of levels,
-// with -infinity for nothing seen. Bytes: q and y once, k and v once a block.
+// y and the rows' log-sum-exp in units of log 2. A block: M queries of a head, and all keys, or
+// with splits > 1 `span` of them; then sums (splits, count, tq, e) go to `some`, and lse is (2,
+// splits, count, tq): levels, -infinity where nothing is seen, and sums of weights. Bytes: q and y
+// once, k and v once a block.
 template <typename T, int W>
 __global__ void __launch_bounds__(128, 2)
     attend(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
@@ -126,11 +127,14 @@ __global__ void __launch_bounds__(128, 2)
     for (int r = 0; r < C::R; r++)
         for (int i = 0; i < 2; i++) {
             const A total = join_row<Add>(sum[r][i]);
-            factor[r][i] = total == A(0) ? A(0) : 1 / total;
+            factor[r][i] = s.splits > 1 ? A(1) : total == A(0) ? A(0) : 1 / total;
             if (lane % 4 || work.part || first + m + lane / 4 + 16 * r + 8 * i >= tq) continue;
-            lse[line + 16 * r + 8 * i] = total != A(0)  ? level[r][i] * A(LN2) + log(total)
-                                         : s.splits > 1 ? lowest<A>()
-                                                        : -lowest<A>();
+            A* out = lse + line + 16 * r + 8 * i;
+            if (s.splits > 1) {
+                out[0] = level[r][i], out[s.splits * s.count * tq] = total;
+            } else {
+                out[0] = total == A(0) ? -lowest<A>() : level[r][i] + log2(total);
+            }
         }
     if (s.splits == 1) {
         store_rows<C>(tiles, m, sums, factor, rows_of(y, s.y, n / heads, n % heads, s.e), first, tq,
@@ -162,17 +166,20 @@ __global__ void __launch_bounds__(128)
     A top = lowest<A>(), total = A(0);
     for (int i = 0; i < s.splits; i++) top = fmax(top, levels[i * rows + row]);
     const A shift = top == lowest<A>() ? A(0) : top;
-    for (int i = 0; i < s.splits; i++) total += exp(levels[i * rows + row] - shift);
+#pragma unroll 2
+    for (int i = 0; i < s.splits; i++) {
+        total += exp2(levels[i * rows + row] - shift) * levels[(s.splits + i) * rows + row];
+    }
     const A factor = total == A(0) ? A(0) : 1 / total;
     const Rows<T> to = rows_of(y, s.y, n / s.heads, n % s.heads, s.e);
     for (int c = threadIdx.x; c < s.e; c += 128) {
         A sum = A(0);
         for (int i = 0; i < s.splits; i++) {
-            sum += exp(levels[i * rows + row] - shift) * some[(i * rows + row) * s.e + c];
+            sum += exp2(levels[i * rows + row] - shift) * some[(i * rows + row) * s.e + c];
         }
         to.at[row % s.tq * to.ld + c] = static_cast<T>(sum * factor);
     }
-    if (threadIdx.x == 0) lse[row] = total == A(0) ? -lowest<A>() : shift + log(total);
+    if (threadIdx.x == 0) lse[row] = total == A(0) ? -lowest<A>() : shift + log2(total);
 }
 
 // room[..., first + t, :] = new[..., t, :], a thread an element of new, whose axes are

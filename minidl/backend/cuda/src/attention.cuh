@@ -122,11 +122,21 @@ struct Shape {
     Strides q, k, v, y, g, dq, dk, dv;
 };
 
-constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
+constexpr double LOG2E = 1.4426950408889634;
 
 template <typename A>
 __device__ A lowest() {
     return static_cast<A>(__int_as_float(0xff800000));
+}
+
+// A number of a mask in units of log 2. What is finite stays so: a row of the least number there is
+// hides nothing from itself.
+template <typename A>
+__device__ A in_bits(A x) {
+    const A most = sizeof(A) == 4 ? __int_as_float(0x7f7fffff)
+                                  : static_cast<A>(__longlong_as_double(0x7fefffffffffffff));
+    const A y = x * A(LOG2E);
+    return isinf(y) && !isinf(x) ? copysign(most, x) : y;
 }
 
 // What a block is to do.
@@ -180,7 +190,7 @@ struct Seen {
         if (kind == 2) {
             const T* added = static_cast<const T*>(mask);
             each<TURNED, C>(s, first, other,
-                            [&](A& x, long long at) { x += static_cast<A>(added[at]) * A(LOG2E); });
+                            [&](A& x, long long at) { x += in_bits(static_cast<A>(added[at])); });
         }
         hide<TURNED, C>(s, first, other);
         return plain ? factor : A(1);

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(256)
     if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
 
-// dq = scale ds k with ds = p (g vᵀ - delta), p = exp(x - lse). A block: M queries of a head, and
+// dq = scale ds k with ds = p (g vᵀ - delta), p = 2^(x - lse). A block: M queries of a head, and
 // all keys. Bytes: q, g and dq once, k and v once a block.
 template <typename T, int W>
 __global__ void __launch_bounds__(128, 2)
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(128, 2)
     for (int i = 0; i < 2 * C::R; i++) {
         const int row = first + m + threadIdx.x % 32 / 4 + 8 * i;
         if (row >= tq) continue;
-        level[i] = lse[line + row] * A(LOG2E);
+        level[i] = lse[line + row];
         mean[i] = delta[line + row];
     }
     for (int key = 0, stage = 0; key < end; key += C::N, stage ^= 1) {
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(128, 2)
                 for (int r = 0; r < C::R; r++)
 #pragma unroll
                     for (int i = 0; i < 4; i++) {
-                        x[r][j][i] = exp2(x[r][j][i] * factor - shift.v[i % 2] * A(LOG2E));
+                        x[r][j][i] = exp2(x[r][j][i] * factor - shift.v[i % 2]);
                     }
             }
             put_scores<C>(weights + m * C::N, x);
