@@ -96,7 +96,11 @@ PRODUCTS = [  # every tile for bfloat16, those that take most registers for the 
     )
     for m, n, stages in tiles
 ]  # fmt: skip
-CUTS = [f"{t}, {w}" for t in REAL for w in (64, 128, 256)]
+CUTS = [f"{t}, {w}, {1 << 14}" for t in REAL for w in (64, 128, 256)]
+SMALL_CUTS = [f"{t}, {w}, {1 << 13}" for t, w in (  # where a block has 99 KiB, as on a GeForce
+    ("float", 128), ("float", 256), ("double", 64), ("double", 128), ("__half", 128),
+    ("__half", 256), ("__nv_bfloat16", 128), ("__nv_bfloat16", 256),
+)]  # fmt: skip
 WIDTHS = [
     ("float", 4), ("double", 2), ("__half", 8), ("__nv_bfloat16", 8), ("float", 1), ("double", 1),
 ]  # fmt: skip
@@ -117,7 +121,7 @@ INSTANCES = {
         *(f"{k}<{t}>" for k in ("combine", "put_rows") for t in REAL),
     ],
     "attention_grad.cu": [
-        *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS),
+        *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS + SMALL_CUTS),
         *(f"row_dots<{t}>" for t in REAL),
     ],
     "reduce.cu": [

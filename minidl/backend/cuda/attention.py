@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minidl.backend.cuda import runtime
 from minidl.backend.cuda.memory import contiguous, reshape
 from minidl.backend.cuda.plans import IDENTITY, accumulator, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch, strided
@@ -28,9 +29,11 @@ class Cut(NamedTuple):
     passing: int  # rows that pass by at a time
     parts: int  # blocks that share out the columns of the results
     shared: int  # bytes
+    tile: int  # bytes of rows passing by, at most
 
 
-def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> Cut:
+def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1,
+           tile: int = 1 << 14) -> Cut:  # fmt: skip
     """The cut of a kernel with so many arrays of scores a warp and of results, as attention.cuh."""
     width, size = max(64, 1 << (columns - 1).bit_length()), accumulator(dtype).itemsize
     line, half = width * dtype.itemsize, dtype.itemsize == 2
@@ -40,17 +43,17 @@ def cut_of(dtype: np.dtype, columns: int, scores: int = 1, results: int = 1) -> 
     if half:  # attend needs more registers for other things
         room = (352 if scores + results == 2 else 384) // repeat
     kept, passing = 16 * repeat * warps // results, 64
-    while passing > 8 and (passing * line > 1 << 14 or out + passing * scores > room):
+    while passing > 8 and (passing * line > tile or out + passing * scores > room):
         passing = passing * 3 // 4 if passing % 3 else passing * 2 // 3
     shared = (max(scores, results) * kept + 4 * passing) * line
     if results == 2:  # scores for another warp; lse and delta, twice
         shared += kept * passing * dtype.itemsize + 4 * passing * size
-    return Cut(width, 32 * warps, kept, passing, width // out, shared)
+    return Cut(width, 32 * warps, kept, passing, width // out, shared, tile)
 
 
 def _launch(file: str, name: str, cut: Cut, blocks: int, *args: Any) -> None:
     """Launch a kernel of one dtype, that of its first argument, and width."""
-    run = kernel(file, name, args[0].dtype, cut.width)
+    run = kernel(file, name, args[0].dtype, cut.width, cut.tile)
     launch(run, blocks, *args, threads=cut.threads, shared=cut.shared)
 
 
@@ -201,7 +204,8 @@ def attend_grad(g: Array, q: Array, k: Array, v: Array, mask: Maybe, y: Array, l
         launch(run, -(-delta.size // 8), g4, y4, delta, call.shape(1, arrays))
         given = (q4, k4, v4, seen, g4, lse, delta)
         for name, results, heads, rows in (("query_grad", 1, h, tq), ("key_grad", 2, groups, tk)):
-            cut = cut_of(q.dtype, wide, 3 - results, results)
+            cuts = [cut_of(q.dtype, wide, 3 - results, results, 1 << n) for n in (14, 13)]
+            cut = cuts[cuts[0].shared > runtime.shared_limit()]
             tiles, out = -(-rows // cut.kept), made[:1] if results == 1 else made[1:]
             last = (call.shape(tiles, arrays), float(scale))
             _launch("attention_grad.cu", name, cut, b * heads * tiles * cut.parts, *given, *out,

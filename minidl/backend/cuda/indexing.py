@@ -200,10 +200,8 @@ def walk(shape: Sequence[int], x: Sequence[int], v: Sequence[int],
     for name, values in zip(("size", "x", "v"), (sizes, *steps)):
         made[name][0, : len(sizes)] = values
     for slot, (index, _), own in zip(made["index"][0], indices, steps[2:]):
-        slot["at"], slot["bad"] = (
-            index.at.data.ptr,
-            0 if index.checked else flag("index", index.size).data.ptr,
-        )
+        slot["at"] = index.at.data.ptr
+        slot["bad"] = 0 if index.checked else flag("index", index.size).data.ptr
         slot["size"], slot["step"] = index.size, index.step
         slot["lowest"], slot["skip"] = index.lowest, index.skip
         slot["walk"][: len(sizes)] = own

@@ -2,11 +2,10 @@
 
 from minidl.backend.cuda.memory import cast, contiguous
 from minidl.backend.cuda.plans import accumulator
-from minidl.backend.cuda.reduce import sum
+from minidl.backend.cuda.reduce import MOST, sum
 from minidl.backend.cuda.rows import cut_of, launch_rows
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 
-_MOST = 65535  # blocks along the second axis of a grid
 _BLOCKS = 396  # of the gradient: three on each multiprocessor of an H100 or H200
 _CUTS = ((32, 8), (64, 8), (128, 8), (256, 8), (256, 16))  # of the gradient, as in rows.py
 Three = tuple[Array, Array, Array]
@@ -39,7 +38,7 @@ def layer_norm_grad(
         launch(run, blocks, *arrays, rows, n, mean, rstd, part, *flags)
     else:
         launch_rows("layer_norm.cu", "layer_norm_input_grad", rows, n, arrays, mean, rstd, *flags)
-        piece = max(64, -(-rows // _MOST))
+        piece = max(64, -(-rows // MOST))
         part = empty((-(-rows // piece), 2, n), wide)
         run = kernel("layer_norm.cu", "layer_norm_weight_grad", x.dtype)
         launch(run, (-(-n // 32), len(part)), g, x, mean, rstd, part, rows, n, piece)

@@ -33,9 +33,8 @@ def random_rows(rows: Array, words: int, key: int, draw: int | Array, first: int
     rows: int64 numbers < 2**44; first: the block of each row's sequence to begin with.
     """
     assert first + words // 4 < ROW_BLOCKS
-    rule, fits = "rows must be int64", rows.dtype == np.int64
-    require(fits, "random_rows", rule, error=DTypeError, rows=rows)
-    blocks = -(-words // 4)
+    fits, blocks = rows.dtype == np.int64, -(-words // 4)
+    require(fits, "random_rows", "rows must be int64", error=DTypeError, rows=rows)
     out = empty((len(rows), 4 * blocks), np.uint32)
     run, number = _of("fill_rows", draw)
     count = len(rows) * blocks

@@ -15,7 +15,7 @@ from minidl.backend.looping import sum_form
 _PIECE = 1 << 13  # elements of a row that a block adds up
 _ROWS, _BLOCKS = 64, 528  # rows of a piece at least; blocks that share out columns, if they can
 _SHORT = 1 << 10  # elements of a row that a warp adds up
-_MOST = 65535  # blocks along the second axis of a grid
+MOST = 65535  # blocks along the second axis of a grid
 
 
 def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = False) -> Array:
@@ -41,7 +41,7 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = Fa
 def _piece_sums(x: Array, outer: int, rows: int, columns: int) -> tuple[Array, int]:
     """Sums of pieces of the rows (outer, pieces, columns), and how many pieces there are."""
     across = outer * -(-columns * x.itemsize // (32 * PACK))  # whatever the width of packs
-    shared_out = max(_ROWS, -(-rows // max(1, _BLOCKS // across)), -(-rows // _MOST))
+    shared_out = max(_ROWS, -(-rows // max(1, _BLOCKS // across)), -(-rows // MOST))
     piece = _PIECE if columns == 1 else shared_out
     pieces = -(-rows // piece)
     part = empty((outer * pieces * columns,), accumulator(x.dtype))

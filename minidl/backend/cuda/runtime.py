@@ -154,7 +154,7 @@ def launch(function: Any, blocks: int | Sequence[int], *args: Any, threads: int 
     require(not hosts, "cuda", rule, error=DeviceError, host=hosts and hosts[0])
     if shared > 48 << 10:  # more must be asked for
         rule = f"{function.name} needs more shared memory a block than this GPU has"
-        fix, most = "the gradient of attention takes heads of up to 64 there", shared_limit()
+        fix, most = "the gradient of attention takes heads of 128 doubles there", shared_limit()
         require(shared <= most, "cuda", rule, error=DeviceError, fix=fix, needs=shared, has=most)
         function.max_dynamic_shared_size_bytes = shared
     if math.prod(grid):

@@ -77,14 +77,14 @@ __device__ void soften(A (&s)[C::R][C::N / 8][4], A factor, A (&y)[C::R][C::OUT 
 // with splits > 1 `span` of them; then sums (splits, count, tq, e) go to `some`, and lse is (2,
 // splits, count, tq): levels, -infinity where nothing is seen, and sums of weights. Bytes: q and y
 // once, k and v once a block.
-template <typename T, int W>
+template <typename T, int W, int TILE>
 __global__ void __launch_bounds__(128, 2)
     attend(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
            const void* __restrict__ mask, const void* __restrict__ before, T* __restrict__ y,
            typename Sum<T>::type* __restrict__ lse, typename Sum<T>::type* __restrict__ some,
            const Shape s, double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 1, 1> C;
+    typedef Cut<T, W, 1, 1, TILE> C;
     extern __shared__ __align__(128) char tiles[];  // q; twice k and v
     const Work work(C::PARTS, s.splits, s.tiles, s.causal);
     const int heads = s.heads, b = work.n / heads, h = work.n % heads;

@@ -16,17 +16,19 @@
 #pragma once
 #include "attention_products.cuh"
 
-// The most rows passing by, of 64, 48, 32, 24 and so on from n, whose tile takes 16 KiB and whose
-// products fit in `most`: `results` columns of sums and `scores` numbers for each of the rows.
-constexpr int rows_passing(int n, int line, int results, int scores, int most) {
-    const bool fits = n * line <= 16384 && results + n * scores <= most;
+// The most rows passing by, of 64, 48, 32, 24 and so on from n, whose `tile` has so many bytes and
+// whose products fit in `most`: `results` columns of sums and `scores` numbers for each of the
+// rows.
+constexpr int rows_passing(int n, int line, int tile, int results, int scores, int most) {
+    const bool fits = n * line <= tile && results + n * scores <= most;
     const int next = n % 3 ? n * 3 / 4 : n * 2 / 3;
-    return n == 8 || fits ? n : rows_passing(next, line, results, scores, most);
+    return n == 8 || fits ? n : rows_passing(next, line, tile, results, scores, most);
 }
 
 // How rows of W elements are cut up for a kernel whose warps hold SCORES arrays of products and one
-// of W columns of results; RESULTS warps share the rows kept. cut_of of attention.py says the same.
-template <typename T, int W, int SCORES, int RESULTS>
+// of W columns of results; RESULTS warps share the rows kept, tiles of rows passing by are of at
+// most TILE bytes. cut_of of attention.py says the same.
+template <typename T, int W, int SCORES, int RESULTS, int TILE>
 struct Cut {
     typedef typename Sum<T>::type A;
     static constexpr bool HALF = sizeof(T) == 2;
@@ -39,7 +41,7 @@ struct Cut {
     static constexpr int OUT = W < MOST ? W : MOST, PARTS = W / OUT;  // of a block; blocks
     static constexpr int ALL = HALF ? SCORES + RESULTS == 2 ? 352 : 384 : 1280 / sizeof(A);
     static constexpr int ROOM = ALL / R;  // results and scores of a row; attend needs more besides
-    static constexpr int N = rows_passing(64, BYTES, OUT, SCORES, ROOM);
+    static constexpr int N = rows_passing(64, BYTES, TILE, OUT, SCORES, ROOM);
     static constexpr int KEPT = M * BYTES, PASSING = N * BYTES;  // bytes of tiles
 };
 

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(256)
 
 // dq = scale ds k with ds = p (g vᵀ - delta), p = 2^(x - lse). A block: M queries of a head, and
 // all keys. Bytes: q, g and dq once, k and v once a block.
-template <typename T, int W>
+template <typename T, int W, int TILE>
 __global__ void __launch_bounds__(128, 2)
     query_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
                const void* __restrict__ mask, const T* __restrict__ g,
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(128, 2)
                const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dq, const Shape s,
                double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 2, 1> C;
+    typedef Cut<T, W, 2, 1, TILE> C;
     extern __shared__ __align__(128) char tiles[];  // q, g; twice k and v
     const Work work(C::PARTS, 1, s.tiles, s.causal);
     const int heads = s.heads, b = work.n / heads, h = work.n % heads;
@@ -127,7 +127,7 @@ __device__ void take_scores(const T* from, A (&s)[C::R][C::N / 8][4], const A* m
 // dv = pᵀ g and dk = scale dsᵀ q, summed over the queries of all heads that share the keys. A
 // block: M keys of a key head. Two warps share 16 R keys: one makes p and dv, the other, which is
 // given p, dk. Bytes: k, v, dk and dv once, q and g once a block.
-template <typename T, int W>
+template <typename T, int W, int TILE>
 __global__ void __launch_bounds__(128, 2)
     key_grad(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
              const void* __restrict__ mask, const T* __restrict__ g,
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(128, 2)
              const typename Sum<T>::type* __restrict__ delta, T* __restrict__ dk,
              T* __restrict__ dv, const Shape s, double scale) {
     typedef typename Sum<T>::type A;
-    typedef Cut<T, W, 1, 2> C;
+    typedef Cut<T, W, 1, 2, TILE> C;
     extern __shared__ __align__(128) char tiles[];  // k, v; twice q and g; p; twice lse and delta
     T* weights = reinterpret_cast<T*>(tiles + 2 * C::KEPT + 4 * C::PASSING);
     A* levels = reinterpret_cast<A*>(weights + C::M * C::N);
