@@ -54,7 +54,7 @@ def test_pointwise_programs_agree(monkeypatch):
         shape = np.broadcast_shapes(*(s[1] for s in signature if s is not None))
         loop = looping.plan_loop(program, signature, np.dtype(np.float64), shape)
         if 0 not in shape:
-            writer = plans.Writer(program, signature, loop, "double")
+            writer = plans.Writer(program, signature, loop, [np.dtype(np.float64)])
             writers.append((writer, on_host, operands, loop, shape))
     shapes = list(dict.fromkeys((w.program, s) for w, *_ in writers for s in w.shapes[-1:]))
     made = {}
@@ -152,7 +152,7 @@ def test_places_of_many_elements():
         shape = (1 << 16, columns)
         signature = ((np.dtype(np.float32), shape, (0, 4)),)
         loop = looping.plan_loop(program, signature, np.dtype(np.float32), shape)
-        packs, _ = plans.Writer(program, signature, loop, "float").shapes
+        packs, _ = plans.Writer(program, signature, loop, [np.dtype(np.float32)]).shapes
         assert packs.width == 4 and f"{kind} rest = i0;" in printer.print_kernel(program, packs)
 
 
@@ -197,6 +197,20 @@ def test_numbers_are_cut_off_there_too():
         x.masked_fill(x > 1, 2.5).tolist() == [0, 2] and x.clone().fill_(-1).tolist() == [255] * 2
     )
     assert (x > 1).masked_fill(x == 0, 7).tolist() == [True, True]
-    for write in (x.fill_, lambda v: x.masked_fill(x > 1, v), x.clamp):
+    places = ml.tensor([0], device="cuda")
+    writes = [x.fill_, lambda v: x.masked_fill(x > 1, v), lambda v: x.scatter(0, places, v)]
+    for write in (*writes, x.clamp, lambda v: F.pad(x, (1, 1), value=v)):
         with pytest.raises(DTypeError, match="the number must fit into uint8; got value 256"):
             write(256)
+
+
+def test_numbers_beside_small_integers_wrap_round():
+    """As on the CPU: uint8 > -1 compared with -1, and uint8 // -1 divided by it."""
+    for dtype in (ml.uint8, ml.int8, ml.int32):
+        host = ml.tensor([0, 1, 250 if dtype == ml.uint8 else 100], dtype=dtype)
+        x = host.to("cuda")
+        for number in (-1, 256, 257, 300, -3):
+            for name in ("add", "sub", "mul", "floor_divide", "remainder", "lt", "gt", "eq", "ne"):
+                act = getattr(ml, name)
+                if dtype.itemsize > 1 or number != 256 or name not in ("floor_divide", "remainder"):
+                    assert act(x, number).tolist() == act(host, number).tolist(), (name, number)

@@ -10,7 +10,7 @@ from minidl import backend
 from minidl.autograd import Tensor, op, raw, wrap
 from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axis_of, check_real, length_of
+from minidl.ops.arguments import axis_of, check_real, fitted, length_of
 from minidl.ops.shape import movedim, permute, reshape, sum_to, to_dtype, unsqueeze
 from minidl.tape import noted
 
@@ -281,7 +281,7 @@ def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
     """x with src[i][j] (or one number) written at x[index[i][j]][j] (dim 0); the last one stays."""
     key, shape = _grid("scatter", x, dim, index)
     number = isinstance(src, (int, float))
-    src = src if number else _covering("scatter", x, src, shape)
+    src = fitted("scatter", src, x.dtype) if number else _covering("scatter", x, src, shape)
     return _shaped(noted(with_item(_row(x), src, key=key), index), x.shape)
 
 

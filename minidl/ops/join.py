@@ -8,7 +8,7 @@ from minidl import backend
 from minidl.autograd import op
 from minidl.dtypes import result_type
 from minidl.errors import require
-from minidl.ops.arguments import axes_of, axis_of, length_of, sizes_of
+from minidl.ops.arguments import axes_of, axis_of, fitted, length_of, sizes_of
 from minidl.ops.index import getitem, pieces
 from minidl.ops.shape import clone, expand, reshape, to_dtype, unsqueeze
 
@@ -114,5 +114,5 @@ def repeat(x: Any, *sizes: Any) -> Any:
 @op
 def pad_constant(x: Any, *, widths: tuple[tuple[int, int], ...], value: float = 0.0) -> Any:
     """x with `value` around it (negative widths cut), channels-last kept."""
-    back = tuple([(-lo, -hi) for lo, hi in widths])
-    return backend.of(x).pad(x, widths, value), (), lambda g, need: (pad_constant(g, widths=back),)
+    back, around = tuple([(-lo, -hi) for lo, hi in widths]), fitted("pad", value, x.dtype)
+    return backend.of(x).pad(x, widths, around), (), lambda g, need: (pad_constant(g, widths=back),)

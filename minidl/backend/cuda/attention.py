@@ -137,8 +137,7 @@ class _Call(NamedTuple):
 
 def _checked(q: Array, v: Array) -> int:
     """The wider of the head sizes of q and v."""
-    rule = f"a GPU takes heads of at most {_WIDEST} elements"
-    wide = max(q.shape[-1], v.shape[-1])
+    wide, rule = max(q.shape[-1], v.shape[-1]), f"a GPU takes heads of at most {_WIDEST} elements"
     require(wide <= _WIDEST, "attention", rule, query=q, value=v)
     return wide
 

@@ -73,7 +73,7 @@ def plan_of(program: Program, operands: Signature, dtype: np.dtype) -> Run:
     shape = np.broadcast_shapes(*(s[1] for s in operands if s is not None))
     loop = plan_loop(program, operands, dtype, shape)
     results = list(zip(loop.dtypes, loop.strides, strict=True))
-    write = Writer(program, operands, loop, arithmetic([dtype]))
+    write = Writer(program, operands, loop, [dtype])
 
     def run(operands: Sequence[Any]) -> tuple:
         outs = tuple([runtime.strided(shape, s, t) for t, s in results])
@@ -97,7 +97,7 @@ def _into(program: Program, operands: Signature, out: tuple) -> Callable:
     if not sizes:
         sizes, steps = [1], [[0] for _ in walked]
     dtypes = [dtype, *(s[0] for s in operands if s is not None)]
-    return Writer(program, operands, Loop([dtype], [strides], sizes, steps), arithmetic(dtypes))
+    return Writer(program, operands, Loop([dtype], [strides], sizes, steps), dtypes)
 
 
 def arithmetic(dtypes: Sequence[np.dtype]) -> str:
@@ -110,12 +110,15 @@ def arithmetic(dtypes: Sequence[np.dtype]) -> str:
 class Writer:
     """Launches a program's kernel for operands and results of one signature.
 
+    Arithmetic is that of `dtypes`; where it is of integers, numbers wrap round to the first one.
     `shapes` are what may be printed for it: packs, where its arrays allow them, single elements;
     `numbers` are the merged sizes and strides by the width of a pack.
     """
 
-    def __init__(self, program: Program, operands: Signature, loop: Loop, real: str) -> None:
-        self.program, self.count = program, math.prod(loop.sizes)
+    def __init__(self, program: Program, operands: Signature, loop: Loop, dtypes: list) -> None:
+        self.program, self.count, real = program, math.prod(loop.sizes), arithmetic(dtypes)
+        whole = real == TYPES["i8"]
+        self.fit = (lambda a: int(np.asarray(a).astype(dtypes[0]))) if whole else float
         leaves = tuple([None if s is None else code_of(s[0]) for s in operands])
         outputs = tuple([code_of(t) for t in loop.dtypes])
         for code in (*leaves, *outputs):
@@ -143,8 +146,7 @@ class Writer:
             self.numbers[w] = [n for numbers in walked for n in numbers] if rank else []
 
     def __call__(self, operands: Sequence[Any], outs: tuple) -> None:
-        number = printer.whole if self.shapes[0].real == TYPES["i8"] else float
-        args = [a if hasattr(a, "dtype") else number(a) for a in (operands[k] for k in self.used)]
+        args = [a if hasattr(a, "dtype") else self.fit(a) for a in (operands[k] for k in self.used)]
         width = self.width
         if width > 1:
             arrays = (*(operands[k] for k in self.read), *outs)
