@@ -13,8 +13,9 @@ from cuda_stand_in import EMULATED, EPS, FLOATS, NEEDED, agree, gpu, product, th
 
 import minidl as ml
 from minidl.backend import cuda
-from minidl.backend.cuda import blas, choice, linalg, runtime
+from minidl.backend.cuda import blas, choice, conv, linalg, runtime
 from minidl.backend.cuda.choice import TILES, Tile
+from minidl.errors import ShapeError
 from simt.numbers import from_bfloat16, to_bfloat16
 
 __all__ = ["gpu"]  # the fixture
@@ -214,6 +215,35 @@ def test_misaligned_convolutions():
             given = (a, *args, *more) if args else (plain, a, w.shape, *more)
             made.append(cuda.to_host(getattr(cuda, name)(*given)))
         np.testing.assert_array_equal(*made)
+
+
+def pretended(dtype: Any, shape: tuple[int, ...]) -> Any:
+    """An array so large that nobody has its memory, and nobody may read it."""
+    item, size = np.dtype(dtype).itemsize, math.prod(shape)
+    steps = [size // math.prod(shape[: i + 1]) * item for i in range(len(shape))]
+    return runtime.seen(there(np.zeros(8, dtype)), shape, tuple(steps))
+
+
+@EMULATED
+def test_what_has_no_place_in_32_bits_is_refused():
+    """Pixels, distances and sizes wrapped round, and other memory was read and written."""
+    w, window = there(np.zeros((8, 3, 3, 8), np.float16)), ((1, 1), (1, 1), (1, 1))
+    for n, h, wide in ((2, 1 << 15, 1 << 15), (1, 1 << 16, 1 << 15), (2, 1 << 14, 1 << 14)):
+        x, channels = pretended(np.float16, (n, h, wide, 8)), 8 if h > 1 << 14 else 16
+        y = pretended(np.float16, (n, h, wide, channels))
+        apart = (h * wide * channels, wide * channels, channels)
+        with pytest.raises(ShapeError, match=r"a GPU takes pixels and distances below 2\*\*31"):
+            conv._correlate(x, 8, w, None, y, apart, window)
+    a = cuda.empty((2, 3), np.float32)
+    with pytest.raises(ShapeError, match=r"matmul: cuBLAS takes sizes below 2\*\*31"):
+        GEMM(0, 0, (2, 1 << 31, 3), a, 3, a, 1 << 31, a)
+
+
+@EMULATED
+def test_linear_layers_of_millions_of_outputs_go_to_cublas():
+    """A grid has 65,535 blocks of at most 128 columns along its second axis."""
+    x, w, b = (pretended(np.float16, shape) for shape in ((64, 16), (5 << 20, 16), (5 << 20,)))
+    assert linalg._with_bias(x, w, b) is None
 
 
 # ---- tf32 ----------------------------------------------------------------------------------------

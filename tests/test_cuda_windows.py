@@ -178,7 +178,7 @@ def test_windows_that_lie_too_far_apart(monkeypatch):
         assert most + (taps - 1) * dilation * w <= conv._reach((h, w), (oh, w), taps, window)
     monkeypatch.setattr(conv, "_reach", lambda *a: 1 << 28)
     x, w = np.zeros((1, 8, 3, 3), np.float32), np.zeros((8, 8, 2, 2), np.float32)
-    with pytest.raises(ShapeError, match=r"a GPU takes windows less than 2\*\*31 numbers apart"):
+    with pytest.raises(ShapeError, match=r"a GPU takes pixels and distances below 2\*\*31"):
         cuda.conv2d(there(x), there(w), None, (1, 1), (0, 0), (1, 1), 1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.choice import kind_of
 from minidl.backend.cuda.runtime import Array
-from minidl.errors import DeviceError
+from minidl.errors import DeviceError, require
 
 _TYPES = {"float16": 2, "bfloat16": 14, "float32": 0, "float64": 1}  # cudaDataType
 # CUBLAS_COMPUTE_32F, _64F and _32F_FAST_TF32
@@ -52,6 +52,7 @@ def gemm(ta: int, tb: int, sizes: tuple[int, int, int], a: Array, lda: int, b: A
     `set_float32_matmul_precision` allows it.
     """
     (m, n, k), (sa, sb, sc) = sizes, apart
+    require(max(*sizes, lda, ldb) < 1 << 31, "matmul", "cuBLAS takes sizes below 2**31", MNK=sizes)
     handle, workspace = _handle()
     stream = runtime.cupy().cuda.get_current_stream().ptr
     _call("cublasSetStream_v2", handle, ctypes.c_void_p(stream))

@@ -61,9 +61,10 @@ def _correlate(
             return _correlate_in_parts(axis, x, ldx, w, b, y, apart, window)
     (x, ldx), w = _in_chunks(x, ldx), _whole_chunks(w)
     (n, *size, _), (_, oh, ow, k) = x.shape, y.shape
-    reach = _reach((size[0], size[1]), (oh, ow), w.shape[1], window) * ldx
-    require(reach < 1 << 31, "conv2d", "a GPU takes windows less than 2**31 numbers apart", x=x)
-    v, pixels = _windows(x, ldx, (oh, ow), w.shape[1:3], window, apart), n * oh * ow
+    reach, pixels = _reach((size[0], size[1]), (oh, ow), w.shape[1], window) * ldx, n * oh * ow
+    most = max(reach, n * size[0] * size[1], pixels + choice.ROWS, min(n - 1, 1) * apart[0])
+    require(most < 1 << 31, "conv2d", "a GPU takes pixels and distances below 2**31", x=x, y=y)
+    v = _windows(x, ldx, (oh, ow), w.shape[1:3], window, apart)
     tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
     given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
     run, blocks = kernel("conv.cu", "convolve", x.dtype, tile.of(x.dtype)), tile.grid(pixels, k)

@@ -40,8 +40,7 @@ def add_rows(g: Array, index: Array, rows: int, skip: int = -1) -> Array:
     table, count = zeros((rows, n), g.dtype), index.size
     taken = Index(index.reshape(count), rows, n, 0, skip=skip)
     along = walk((count,), (0,), (n,), [(taken, (1,))])
-    places = order_places(along, count)
-    columns = walk((n,), (1,), (1,))
+    places, columns = order_places(along, count), walk((n,), (1,), (1,))
     add_runs(table, g, places, along, columns, count, n, width_of(n, g), fresh=True)
     return table
 

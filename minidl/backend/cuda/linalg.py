@@ -9,7 +9,7 @@ import numpy as np
 from minidl.backend.cuda import blas, choice, runtime
 from minidl.backend.cuda.memory import broadcast_to, contiguous, copy, reshape, zeros
 from minidl.backend.cuda.plans import SUM, accumulator, plan_pointwise
-from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
+from minidl.backend.cuda.runtime import MOST, THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.looping import matrix_form, merged, repeated
 from minidl.errors import DTypeError, GraphError, require
 
@@ -41,10 +41,11 @@ def linear(x: Array, w: Array, b: Maybe) -> Array:
 def _with_bias(x: Array, w: Array, b: Array) -> Maybe:
     """x (M, K) times w (N, K) transposed, plus b (N,), by src/linear.cu; None if it is cuBLAS's.
 
-    Ours are those that choice.own_linear names, if rows of x and w lie in whole chunks.
+    Ours are those that choice.own_linear names, if rows of x and w lie in whole chunks, and that
+    have a grid.
     """
     (m, k), n, dtype = x.shape, len(w), x.dtype
-    if dtype.kind not in "fV" or not (m and n and k):
+    if dtype.kind not in "fV" or not (m and n and k) or max(m, k) >> 31 or n > MOST * 64:
         return None
     mine, theirs = _rows(x), _rows(w)
     if mine is None or theirs is None or not choice.own_linear(dtype, (m, n, k)):
@@ -93,8 +94,7 @@ def lapack(name: str, xs: Sequence[Array], full: bool) -> tuple[Array, ...]:
 
     By cuSOLVER; singular matrices and the like give NaN.
     """
-    rule = "a factorization cannot be captured"
-    require(not runtime.recording(), f"linalg.{name}", rule, error=GraphError)
+    require(not runtime.recording(), f"linalg.{name}", "cannot be captured", error=GraphError)
     options = {"full_matrices": full} if name == "svd" else {}
     found = getattr(runtime.cupy().linalg, name)(*xs, **options)
     return tuple(found) if isinstance(found, tuple) else (found,)

@@ -2,9 +2,9 @@
 
 from minidl.backend.cuda.memory import cast, contiguous
 from minidl.backend.cuda.plans import accumulator
-from minidl.backend.cuda.reduce import MOST, sum
+from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.rows import cut_of, launch_rows
-from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
+from minidl.backend.cuda.runtime import MOST, THREADS, Array, Maybe, empty, kernel, launch
 
 _BLOCKS = 396  # of the gradient: three on each multiprocessor of an H100 or H200
 _CUTS = ((32, 8), (64, 8), (128, 8), (256, 8), (256, 16))  # of the gradient, as in rows.py

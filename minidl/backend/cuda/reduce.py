@@ -9,13 +9,12 @@ from minidl.backend.cuda.memory import cast, contiguous, zeros
 from minidl.backend.cuda.plans import PACK, accumulator, table_of
 from minidl.backend.cuda.printer import ROWS
 from minidl.backend.cuda.rows import width_of
-from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
+from minidl.backend.cuda.runtime import MOST, THREADS, Array, empty, kernel, launch
 from minidl.backend.looping import sum_form
 
 _PIECE = 1 << 13  # elements of a row that a block adds up
 _ROWS, _BLOCKS = 64, 528  # rows of a piece at least; blocks that share out columns, if they can
 _SHORT = 1 << 10  # elements of a row that a warp adds up
-MOST = 65535  # blocks along the second axis of a grid
 
 
 def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = False) -> Array:

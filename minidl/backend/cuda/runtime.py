@@ -24,6 +24,7 @@ from minidl.errors import DeviceError, require
 SOURCES = Path(__file__).with_name("src")
 OPTIONS = ("-std=c++17",)
 THREADS = 256  # of a block, where a kernel does not ask for others
+MOST = 65535  # blocks along a grid's second axis
 Array = Any  # cupy.ndarray
 Maybe = Any | None
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)

@@ -135,7 +135,8 @@ struct Pixels : Matrix<T, AddBias<T>> {
     __device__ T* line(int i) const {
         const int pixel = this->row + i, line = v.by_ow.of(pixel), image = v.by_oh.of(line);
         if (pixel >= this->rows) return nullptr;
-        const long long y = (line - image * v.oh) * v.yh + (pixel - line * v.ow) * v.yw;
+        const long long y = static_cast<long long>(line - image * v.oh) * v.yh +
+                            static_cast<long long>(pixel - line * v.ow) * v.yw;
         return this->out + static_cast<long long>(image) * v.yn + y + this->column;
     }
 };
