@@ -1,7 +1,7 @@
 """One family on a GPU in a process of its own: `python -m benchmarks.gpu_worker STAGE NAME DTYPES`.
 
-kernels: a workload against PyTorch by device events, its share of the measured limits, its error
-against PyTorch's result in float32. steps: whole training steps. Prints a line of JSON for each.
+kernels: a workload against PyTorch by device events, its share of the measured limits, its distance
+from PyTorch's result. steps: whole training steps. Prints a line of JSON for each as it comes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +32,9 @@ from benchmarks.gpu_library import (
 from minidl.backend.cuda import choice
 
 LOCK = "MINIDL_GPU_LOCK"  # names the file whose lock a worker waits for
+PATIENCE = 100  # seconds that a worker has once it is its turn: five times what one takes
+# How far results may be apart, relative: tf32 is PyTorch's for convolutions of float32.
+FAR = {"float32": 5e-3}
 # Sizes that keep an H200 busy, each a few times what its caches hold where memory is the limit.
 KERNELS: dict[str, Callable[[], Case]] = {
     "conv3x3_64c_56": lambda: conv.conv("", (128, 64, 56, 56), 64),
@@ -80,12 +84,12 @@ def ceilings() -> dict[str, float]:
             "bfloat16_flops_s": 2e3 * 8192**3 / product["least"]}  # fmt: skip
 
 
-def kernels(name: str, dtype: str) -> list[dict[str, Any]]:
+def kernels(name: str, dtype: str) -> Iterator[dict[str, Any]]:
     """A workload's phases in both libraries, and how far their results are apart."""
     case, limits = KERNELS[name](), ceilings()
     libs = [open_gpu_library(which, dtype) for which in ("minidl", "torch")]
     works = [case.build(lib) for lib in libs]
-    lines, tuned = [], tune(libs[0], next(reversed(works[0].run.values())))
+    tuned = tune(libs[0], next(reversed(works[0].run.values())))
     for phase, costs in case.costs.items():
         runs = [work.run[phase] for work in works]
         comparable = phase != "step" and case.family != "recurrent"  # equal weights
@@ -96,15 +100,15 @@ def kernels(name: str, dtype: str) -> list[dict[str, Any]]:
         )
         seconds, narrow = ours["median"] / 1e3, 1.0 if dtype == "float32" else 0.5
         copied = narrow * sum(c.bytes for c in costs) / seconds / limits["copy_bytes_s"]
-        lines.append({
+        yield {
             "case": name, "dtype": dtype, "phase": phase, "ms": ours, "torch_ms": theirs,
             "ratio": theirs["median"] / ours["median"], "relative_difference": error,
             "share_of_copy": copied,
             "share_of_copy_moved": copied * MOVED.get(name, {}).get(phase, 1.0),
             "share_of_tensor_cores": sum(c.flops for c in costs) / seconds
             / limits["bfloat16_flops_s"], **limits, "tuned": tuned,
-        })  # fmt: skip
-    return lines
+            "ok": not error > FAR.get(dtype, 3e-2),
+        }  # fmt: skip
 
 
 class Seen(dict):
@@ -135,7 +139,7 @@ def tune(lib: GpuMinidl, run: Callable[[], Any]) -> dict[str, list[int]]:
             table[key] = way
             times.append(milliseconds([lib.captured(run)], 5)[0]["median"])
         table[key] = ways[times.index(min(times))]
-    return dict(table)
+    return {key: table[key] for key in table.keys_seen if key in table}
 
 
 def distance(ours: Any, theirs: Any) -> float:
@@ -147,8 +151,8 @@ def distance(ours: Any, theirs: Any) -> float:
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
 
 
-def steps(name: str, dtype: str) -> list[dict[str, Any]]:
-    """A training step: minidl captured, PyTorch eager, and PyTorch compiled."""
+def steps(name: str, dtype: str) -> Iterator[dict[str, Any]]:
+    """A training step: minidl captured and not, PyTorch eager; then against PyTorch compiled."""
     ours, theirs = GpuMinidl("float32"), GpuTorch("float32")
     variants = {"minidl": training(ours, name), "torch_eager": training(theirs, name)}
     line: dict[str, Any] = {"case": name}
@@ -157,18 +161,22 @@ def steps(name: str, dtype: str) -> list[dict[str, Any]]:
     assert all(map(math.isfinite, line["losses"])) and line["losses"][-1] < line["losses"][0], line
     runs = {"minidl_captured": ours.captured(step), "minidl": step,
             "torch_eager": variants["torch_eager"][0]}  # fmt: skip
-    try:
-        compiled, _ = training(theirs, name, compiles=True)
-        compiled()
-        runs["torch_compiled"] = compiled
-    except Exception as error:  # noqa: BLE001 - the compiler may lack what it needs there
-        line["torch_compile_failed"] = repr(error)[:300]
     for key, ms in zip(runs, milliseconds([*runs.values()], 10), strict=True):
         line[f"{key}_ms"] = ms
     line["ratio"] = line["torch_eager_ms"]["median"] / line["minidl_captured_ms"]["median"]
     line["minidl_bytes"] = ours.root.backend.cuda.memory_stats()
     line["torch_bytes"] = theirs.root.cuda.max_memory_allocated()
-    return [line]
+    yield line
+    line = {"case": name, "phase": "compiled"}
+    try:
+        compiled, _ = training(theirs, name, compiles=True)
+        compiled()
+    except Exception as error:  # noqa: BLE001 - the compiler may lack what it needs there
+        yield {**line, "summary": [repr(error)[:300]]}
+        return
+    mine, its = milliseconds([runs["minidl_captured"], compiled], 10)
+    ratio = its["median"] / mine["median"]
+    yield {**line, "minidl_captured_ms": mine, "torch_compiled_ms": its, "ratio": ratio}
 
 
 def training(lib: Any, name: str, compiles: bool = False) -> tuple[Callable, Callable]:
@@ -214,14 +222,15 @@ def turn(lock: str | None) -> Iterator[None]:
         yield
 
 
-def main(stage: str, name: str, dtypes: str) -> int:
-    """Print what was measured."""
+def main(stage: str, name: str, dtype: str) -> int:
+    """Print what was measured; a worker that hangs, be it in the driver, is ended by SIGALRM."""
     for slow in ("cupy", "torch"):  # while another worker measures
         importlib.import_module(slow)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with turn(os.environ.get(LOCK)):
-        for dtype in dtypes.split(","):
-            for line in (kernels if stage == "kernels" else steps)(name, dtype):
-                print(json.dumps(line), flush=True)
+        signal.alarm(PATIENCE)
+        for line in (kernels if stage == "kernels" else steps)(name, dtype):
+            print(json.dumps(line), flush=True)
     return 0
 
 

@@ -1,33 +1,16 @@
 """The benchmarks: every case is right at a small size, the command's errors, the reports."""
 
-import contextlib
-import fcntl
 import json
-import subprocess
-import tarfile
-import time
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import (
-    gpu_check,
-    gpu_profile,
-    gpu_train,
-    gpu_worker,
-    report,
-    roofline,
-    suite,
-    table,
-    tune,
-    worker,
-)
+from benchmarks import report, roofline, suite, table, tune, worker
 from benchmarks.case import Cost, Expected, WrongResult, agree
 from benchmarks.library import Minidl, settings
 from minidl.autograd import raw
 from minidl.backend.cpu import choice
-from minidl.errors import DeviceError
 
 SMALL = suite.cases(small=True)
 ROOF = {"gflops": 100.0, "gbytes": [[2**20, 160.0], [2**24, 80.0]]}
@@ -266,97 +249,3 @@ def test_algorithms_agree(contest, monkeypatch):
         monkeypatch.setitem(choice.LIMITS, contest.limit, forced)
         found.append(np.array(raw(contest.build(contest.sizes[1])())))
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4 * np.abs(found[0]).max())
-
-
-def test_trainings_side_by_side_go_on(tmp_path, monkeypatch, capsys):
-    """Cut off by time, gone on with, packed; what is finished is left alone."""
-    tiny = ["dataset=embedded", "train_images=256", "heldout=64", "width=4", "dense=8", "batch=32"]
-    long = ["--set", "steps=1000", "every=5", "hidden=8", "layers=1", "batch=2", "context=8",
-            "judged=32", "written=0"]  # fmt: skip
-    runs = {
-        "table": ("convnet", ["table", "e", "--only", "e-a", "--jobs", "2", "--epochs", "1",
-                              "--set", *tiny]),
-        "text": ("textgen", ["--preset", "smoke", *long]),
-    }  # fmt: skip
-    monkeypatch.setattr(gpu_train, "RUNS", runs)
-    args = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    config = tmp_path / "out" / "text" / "config.json"
-
-    class CutOff(subprocess.Popen):
-        """A process whose time is over after a few rows."""
-
-        def wait(self, timeout=None):
-            metrics = config.with_name("metrics.jsonl")
-            while timeout is not None and self.poll() is None:
-                if metrics.exists() and metrics.read_text().count("\n") > 2:
-                    raise subprocess.TimeoutExpired("text", timeout)
-                time.sleep(0.02)
-            return super().wait(timeout)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(subprocess, "Popen", CutOff)
-        assert gpu_train.main([*args, "--only", "text"]) == 1
-    assert "text: status 143; stopped by SIGTERM" in capsys.readouterr().out
-    rows = (config.parent / "metrics.jsonl").read_text().count("\n")
-    assert 0 < rows < 200
-    assert gpu_train.main(args) == 0
-    assert "3 runs in" in capsys.readouterr().out
-    assert (config.parent / "metrics.jsonl").read_text().count("\n") == 200
-    with tarfile.open(tmp_path / "out" / "FINISHED.tar.gz") as archive:
-        assert {n.rpartition("/")[0] for n in archive.getnames()} == {
-            "table/e-all", "table/e-augment", "text"}  # fmt: skip
-    assert gpu_train.main(args) == 0  # again
-
-
-def test_workers_take_turns(tmp_path):
-    """One at a time has a file's lock, which its end gives back; without a file none waits."""
-    path = tmp_path / "lock"
-
-    def free() -> bool:
-        with open(path, "a") as file, contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
-
-    with gpu_worker.turn(str(path)), gpu_worker.turn(None):
-        assert not free()
-    assert free()
-
-
-def test_what_a_family_printed_before_its_limit_is_kept(monkeypatch):
-    """It came as the representation of bytes, on one line, in which no result was found."""
-    monkeypatch.setattr(gpu_check, "LIMIT", 5)
-    code = """print('{"a": 1}', flush=True); import time; time.sleep(60)"""
-    status, output, _ = gpu_check.run(["-c", code])
-    assert status == 124 and output.splitlines() == ['{"a": 1}', "", "stopped after 5 s"]
-
-
-def test_variants_of_kernels_are_copies(tmp_path):
-    """An edit changes a copy of the sources; one that fits nowhere, or in no file, is refused."""
-    there = gpu_profile.runtime.SOURCES
-    before = (there / "pool.cu").read_text()
-    copied = gpu_profile.edited([("pool.cu", r"max_(pool)\b", r"most_\1")], tmp_path / "a")
-    assert "most_pool" in (copied / "pool.cu").read_text() and copied != there
-    assert (there / "pool.cu").read_text() == before
-    with pytest.raises(ValueError, match="pool.cu has nothing that matches 'nowhere'"):
-        gpu_profile.edited([("pool.cu", "nowhere", "")], tmp_path / "b")
-    with pytest.raises(OSError, match=r"none\.cu"):
-        gpu_profile.edited([("none.cu", "a", "b")], tmp_path / "c")
-
-
-def test_kernels_are_summed_by_name():
-    """Median time of a launch, launches of a call, the dearest first."""
-    events = [("a", 1.0), ("b", 5.0), ("a", 2.0), ("a", 9.0), ("b", 7.0), ("a", 2.0)]
-    assert gpu_profile.summed(events, 2) == {"b": (6.0, 1.0), "a": (2.0, 2.0)}
-    assert [*gpu_profile.summed(events, 2)] == ["b", "a"]
-
-
-def test_profile_without_a_gpu(capsys, monkeypatch):
-    def refuse():
-        raise DeviceError("no GPU here")
-
-    monkeypatch.setattr(gpu_profile.runtime, "cupy", refuse)
-    assert gpu_profile.main(["--only", "pool"]) == 2
-    assert capsys.readouterr().err == "gpu_profile: no GPU here\n"
-    assert gpu_profile.main(["--edit", "pool.cu", "nowhere", ""]) == 2
-    assert "pool.cu has nothing that matches" in capsys.readouterr().err
