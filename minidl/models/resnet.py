@@ -122,19 +122,17 @@ def resnet8(num_classes: int = 10) -> ResNet:
     return ResNet(BasicBlock, (1, 1, 1), (16, 32, 64), num_classes, **options)
 
 
-def _imagenet(block: type[BasicBlock], layers: Sequence[int]) -> Callable[..., ResNet]:
-    def make(num_classes: int = 1000, *, width: int = 64, **options: Any) -> ResNet:
-        """The network as torchvision's; stem="cifar" for 32x32 images; options of ResNet."""
-        return ResNet(block, layers, [width * 2**i for i in range(4)], num_classes, **options)
-
-    return make
+def _imagenet(block: type[BasicBlock], layers: Sequence[int], num_classes: int = 1000, *,
+              width: int = 64, **options: Any) -> ResNet:  # fmt: skip
+    """The network as torchvision's; stem="cifar" for 32x32 images; options of ResNet."""
+    return ResNet(block, layers, [width * 2**i for i in range(4)], num_classes, **options)
 
 
-resnet18 = _imagenet(BasicBlock, (2, 2, 2, 2))
-resnet34 = _imagenet(BasicBlock, (3, 4, 6, 3))
-resnet50 = _imagenet(Bottleneck, (3, 4, 6, 3))
-resnet101 = _imagenet(Bottleneck, (3, 4, 23, 3))
-resnet152 = _imagenet(Bottleneck, (3, 8, 36, 3))
+resnet18 = partial(_imagenet, BasicBlock, (2, 2, 2, 2))
+resnet34 = partial(_imagenet, BasicBlock, (3, 4, 6, 3))
+resnet50 = partial(_imagenet, Bottleneck, (3, 4, 6, 3))
+resnet101 = partial(_imagenet, Bottleneck, (3, 4, 23, 3))
+resnet152 = partial(_imagenet, Bottleneck, (3, 8, 36, 3))
 
 # With shortcuts of option A, as in the paper, named as in akamaster/pytorch_resnet_cifar10.
 cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56, cifar_resnet110 = (

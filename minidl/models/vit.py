@@ -1,6 +1,5 @@
 """Vision Transformers: ViT (arXiv 2010.11929) and DeiT (arXiv 2012.12877)."""
 
-from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, ClassVar
 
@@ -119,18 +118,16 @@ def cifar_vit(num_classes: int = 10, *, image_size: int = 32, width: int = 192) 
     return ViT(num_classes, image_size=image_size, dim=width, heads=max(1, width // 64))
 
 
-def _deit(dim: int, heads: int) -> Callable[..., ViT]:
-    def make(num_classes: int = 1000, *, image_size: int = 224, dropout: float = 0.0) -> ViT:
-        """The network for patches of 16x16, without the distillation token."""
-        sizes: dict[str, int] = {"patch_size": 16, "dim": dim, "depth": 12, "heads": heads}
-        return ViT(num_classes, image_size=image_size, dropout=dropout, **sizes)
-
-    return make
+def _deit(dim: int, heads: int, num_classes: int = 1000, *, image_size: int = 224,
+          dropout: float = 0.0) -> ViT:  # fmt: skip
+    """The network for patches of 16x16, without the distillation token."""
+    sizes: dict[str, int] = {"patch_size": 16, "dim": dim, "depth": 12, "heads": heads}
+    return ViT(num_classes, image_size=image_size, dropout=dropout, **sizes)
 
 
-deit_tiny_patch16_224 = _deit(192, 3)
-deit_small_patch16_224 = _deit(384, 6)
-deit_base_patch16_224 = _deit(768, 12)
+deit_tiny_patch16_224 = partial(_deit, 192, 3)
+deit_small_patch16_224 = partial(_deit, 384, 6)
+deit_base_patch16_224 = partial(_deit, 768, 12)
 
 
 class EncoderBlock(nn.Module):
