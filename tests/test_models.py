@@ -19,6 +19,7 @@ from minidl.models import (
     resnet50,
     vgg3,
 )
+from minidl.models.gpt import Cache
 from minidl.models.sampling import Sampler, sample
 from projects.convnet.convnext import ConvNeXt
 from projects.convnet.speedrun import SpeedrunNet
@@ -168,6 +169,22 @@ def test_gpt_cache_is_filled_without_grad():
         with pytest.raises(ShapeError, match="at most block_size = 8 tokens; got length 9"):
             model(x, cache)
     assert cache.length == 6
+
+
+def test_gpt_cache_of_another_model_or_batch():
+    """A cache went on with any batch, dtype, size and model, with rows that nothing had written."""
+    model, other = (GPT(11, block_size=8, n_layer=2, n_head=2, n_embd=8).eval() for _ in range(2))
+    x, cache = ml.tensor([[1, 2], [3, 4]]), model.new_cache()
+    with ml.no_grad():
+        model(x, cache)
+        for wrong, tokens in ((model, x[:1]), (model, x.repeat(2, 1)), (other, x)):
+            with pytest.raises(ShapeError, match="the batch must be those it began with"):
+                wrong(tokens, cache)
+        with pytest.raises(ShapeError, match="dtype"):
+            model.double()(x, cache)
+        for size, tokens in ((1, x), (20, x.repeat(1, 5))):
+            with pytest.raises(ShapeError, match="at most block_size"):
+                other(tokens, Cache(size))
 
 
 @pytest.mark.parametrize("cuts", [(1, 1, 1, 1, 1, 1, 1, 1), (3, 5), (4, 1, 3), (8,)])

@@ -30,11 +30,15 @@ class Cache:
 
         Both are raw arrays; first (1,) int64 is one as well, so that a replay reads it anew.
         """
-        be = backend.of(new)
-        if layer not in self.rooms:
-            self.rooms[layer] = be.empty((*new.shape[:3], self.size, new.shape[4]), new.dtype)
-        be.put_rows(self.rooms[layer], new, first)
-        return self.rooms[layer]
+        be, shape = backend.of(new), (*new.shape[:3], self.size, new.shape[4])
+        if not self.length:
+            self.rooms[layer] = be.empty(shape, new.dtype)
+        room = self.rooms.get(layer)
+        fits = room is not None and (room.shape, room.dtype) == (shape, new.dtype)
+        require(fits, "Cache", "the model, its dtype and the batch must be those it began with",
+                room=room, new=new)  # fmt: skip
+        be.put_rows(room, new, first)
+        return room
 
 
 @pointwise
@@ -148,13 +152,6 @@ def _mlp(kind: str, dim: int, hidden: int | None, dropout: float, bias: bool) ->
     return nn.Sequential(parts)
 
 
-_CHOICES = {
-    "positions": ("learned", "rotary"),
-    "norm": ("layer", "rms"),
-    "mlp": ("gelu", "gelu_tanh", "swiglu"),
-}
-
-
 class GPT(LanguageModel):
     """Token and position embeddings, blocks, a last norm and a head that shares the token table.
 
@@ -170,8 +167,9 @@ class GPT(LanguageModel):
                  mlp: str = "gelu", hidden: int | None = None, n_kv_head: int | None = None,
                  tie: bool = True) -> None:  # fmt: skip
         super().__init__()
-        for name, choice in (("positions", positions), ("norm", norm), ("mlp", mlp)):
-            require_one_of("GPT", _CHOICES[name], **{name: choice})
+        require_one_of("GPT", ("learned", "rotary"), positions=positions)
+        require_one_of("GPT", ("layer", "rms"), norm=norm)
+        require_one_of("GPT", ("gelu", "gelu_tanh", "swiglu"), mlp=mlp)
         shared = n_head if n_kv_head is None else n_kv_head
         rule = "n_kv_head must divide n_head, n_head must divide n_embd"
         fits = 0 < shared <= n_head <= n_embd and n_head % shared == 0 == n_embd % n_head
@@ -217,9 +215,9 @@ class GPT(LanguageModel):
         A cache keeps their keys and values (under no_grad), so that the next call's tokens see them
         too.
         """
-        before = cache.length if cache else 0
-        length, rule = before + x.shape[1], f"at most block_size = {self.block_size} tokens"
-        require(length <= self.block_size, "GPT", rule, length=length)
+        before, room = (cache.length, cache.size) if cache else (0, self.block_size)
+        length, most = before + x.shape[1], min(room, self.block_size)
+        require(length <= most, "GPT", f"at most block_size = {most} tokens", length=length)
         y = self._logits(x, arange(before, length, device=x.device), cache)
         if cache:
             cache.length = length
