@@ -201,6 +201,22 @@ def test_gpt_cache_takes_a_text_in_parts(cuts):
     np.testing.assert_allclose(ml.cat(parts, 1).numpy(), whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("length", [3, 30])
+def test_language_models_of_tokens_without_batch(kind, length):
+    """CharRNN gave them its logits transposed, or an IndexError, as did GPT."""
+    model = CharRNN(11, kind=kind, hidden_size=8).eval()
+    x = ml.arange(length) % 11
+    (whole, states), (logits, state) = model(x[None]), model(x)
+    np.testing.assert_allclose(logits.detach().numpy(), whole[0].detach().numpy(), atol=1e-6)
+    again, _ = model(x, state)
+    np.testing.assert_allclose(
+        again.detach().numpy(), model(x[None], states)[0][0].detach().numpy(), atol=1e-6
+    )
+    with pytest.raises(ShapeError, match=r"GPT: x must be \(B, T\)"):
+        GPT(11, block_size=32, n_layer=1, n_head=2, n_embd=8)(x)
+
+
 def by_whole_passes(model, text, count, **options):
     """What `generate` should give: the model run on all of the text for every token."""
     for _ in range(count):

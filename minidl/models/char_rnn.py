@@ -129,11 +129,15 @@ class CharRNN(LanguageModel):
         self.head = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state."""
-        fewer, steps = len(self.tokens) < x.numel(), x.T  # in memory step by step: no copies
+        """x (B, T) tokens and a state (None: zeros) -> logits (B, T, vocab_size), next state.
+
+        Unbatched without B, as in nn.LSTM.
+        """
+        fewer = x.ndim == 2 and len(self.tokens) < x.numel()
+        steps = x.T  # in memory step by step: no copies
         rows = self.embedding(self.tokens if fewer else steps)  # each is multiplied but once, if so
         y, state = self.rnn(rows, state, steps if fewer else None)
-        return self.head(self.dropout(y)).transpose(0, 1), state
+        return self.head(self.dropout(y)).transpose(0, -2), state
 
     def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
         """The next token (B, 1) of texts x (B, T), and the next, without end."""

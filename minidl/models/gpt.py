@@ -215,6 +215,7 @@ class GPT(LanguageModel):
         A cache keeps their keys and values (under no_grad), so that the next call's tokens see them
         too.
         """
+        require(x.ndim == 2, "GPT", "x must be (B, T)", x=x)
         before, room = (cache.length, cache.size) if cache else (0, self.block_size)
         length, most = before + x.shape[1], min(room, self.block_size)
         require(length <= most, "GPT", f"at most block_size = {most} tokens", length=length)
