@@ -157,6 +157,14 @@ def test_the_k_likeliest_tokens_are_drawn(k):
     assert set(sample(logits, 0.8, k).numpy()[:, 0].tolist()) == set(likeliest[:k])
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-300])
+@pytest.mark.parametrize("dtype", [ml.float32, ml.float64])
+def test_a_tiny_temperature_is_greedy(temperature, dtype):
+    """The quotient overflowed, and an error spoke of weights."""
+    logits = ml.tensor([[1.0, 50.0, 3.0], [-80.0, -90.0, -85.0]], dtype=dtype)
+    assert sample(logits, temperature).tolist() == [[1], [0]]
+
+
 def test_gpt_cache_is_filled_without_grad():
     """The cache refuses keys that would lose their graph, and texts beyond its room."""
     model = GPT(11, block_size=8, n_layer=1, n_head=2, n_embd=8).eval()

@@ -234,10 +234,6 @@ class GPT(LanguageModel):
             y = block(y, cache, places, angles)
         return self.lm_head(parts.ln_f(y))
 
-    def _next(self, x: Tensor, place: Tensor, cache: Cache) -> Tensor:
-        """Logits (B, vocab_size) after tokens x (B, 1) at a place (1,)."""
-        return self._logits(x, place, cache)[:, 0]
-
     def stream(self, x: Tensor, choose: Choose) -> Iterator[Tensor]:
         """The next token (B, 1) of texts x (B, T), and the next, without end.
 
@@ -250,11 +246,11 @@ class GPT(LanguageModel):
                     text, kept = [cat(text, 1)], self.block_size // 2 + 1 if cache.size else 0
                     cache = self.new_cache()
                     places = arange(cache.size, device=x.device).array
-                    after: Any = partial(self._next, cache=cache)
+                    after: Any = partial(self._logits, cache=cache)
                     after = after if self.training else capture(after)  # dropout draws anew
                     logits = self(text[0][:, -(kept or self.block_size) :], cache)[:, -1]
                 else:
-                    logits = after(text[-1], wrap(places[cache.length : cache.length + 1]))
+                    logits = after(text[-1], wrap(places[cache.length : cache.length + 1]))[:, 0]
                     cache.length += 1
                 text.append(choose(logits, text))
             yield text[-1]

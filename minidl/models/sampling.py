@@ -62,7 +62,8 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -
     """logits (B, V) -> tokens (B, 1), the likeliest at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    scaled: Any = logits if temperature == 1 else logits / temperature
+    heat = max(temperature, 1e-30)  # less would be 0 in float32
+    scaled: Any = logits if temperature == 1 else (logits - logits.amax(-1, True)) / heat
     if top_k is not None:
         least = scaled.topk(min(top_k, scaled.shape[-1]))[0][:, -1:]
         scaled = scaled.masked_fill(scaled < least, -math.inf)
