@@ -280,6 +280,7 @@ def test_generation_while_training(make):
         ({"temperature": -1.0}, "temperature must be finite and >= 0; got temperature -1.0"),
         ({"top_k": 2.5}, "top_k must be an integer >= 1, or None; got top_k 2.5"),
         ({"temperature": 0.5, "sampler": Sampler()}, "generate: temperature and top_k are the sam"),
+        ({"rows": [3]}, "generate: rows need a sampler; got rows .3."),
         ({"x": ml.zeros(2, 0, dtype=ml.int64)}, "generate: x must be .B, T., with a token at lea"),
         ({"max_new_tokens": -1}, "generate: max_new_tokens must be an int >= 0; got max_new"),
         ({"max_new_tokens": 1.5}, "generate: max_new_tokens must be an int >= 0; got max_new"),

@@ -25,6 +25,7 @@ def chooser(sampler: "Sampler | None", temperature: float, top_k: int | None,
     """How a text's next token is chosen: (logits (B, V), its parts (B, ·) so far) -> (B, 1)."""
     drawn = Sampler(temperature, top_k)  # refuses what is out of range
     if sampler is None:
+        require(rows is None, "generate", "rows need a sampler", rows=rows)
         return lambda logits, text: sample(logits, temperature, top_k)
 
     rule = "temperature and top_k are the sampler's own"
@@ -45,7 +46,8 @@ class LanguageModel(Module):
                  rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
         """x (B, T) -> (B, T + max_new_tokens), by a sampler or as `sample` draws.
 
-        Raises ShapeError for an x without tokens and for what Sampler refuses.
+        rows (B,): the texts' own numbers, for the sampler. Raises ShapeError for an x without
+        tokens and for what Sampler refuses.
         """
         (count,) = ints_of("generate", "max_new_tokens", max_new_tokens, 1, 0)
         fits = x.ndim == 2 and x.shape[1] > 0
