@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minidl.errors import DataError, MinidlError, require
+from minidl.errors import CheckpointError, DataError, MinidlError, require, reworded
 from minidl.io import write_bytes
 from minidl.train import RunDir, report
 from projects.command import Parser
-from projects.settings import UsageError, saved_of
+from projects.settings import UsageError, check_value, rows_of, saved_of
 
 # Folders whose runs RESULTS.md shows apart, and their headings; all other runs come first.
 SECTIONS = {"": "", "gpu": "On a GPU"}
+# Errors of what a file lacks, or has of another type.
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def row(*cells: object) -> str:
@@ -33,10 +35,12 @@ def chosen(project: str, folders: Sequence[str], here: Path, order: Sequence[str
     if not found:
         raise UsageError(f"there is no run in {here / 'results'}")
     runs = [RunDir(folder) for folder in found]
-    names = [saved_of(project, run)["preset"] for run in runs]
+    names = [saved_of(project, run).get("preset") for run in runs]
+    for run, name in zip(runs, names):
+        check_value(f"{run.path / 'config.json'}: preset", str, name)
     for run in runs:
         run.read_json("result.json")
-        require(bool(run.rows()), "results", f"{run.path} has no metrics", error=DataError)
+        require(bool(rows_of(run)), "results", f"{run.path} has no metrics", error=DataError)
     places = {name: k for k, name in enumerate(order)}
     keys = [(places.get(name, len(order)), name, str(run.path)) for name, run in zip(names, runs)]
     return [run for _, run in sorted(zip(keys, runs), key=lambda pair: pair[0])]
@@ -56,6 +60,10 @@ def write(runs: Sequence[RunDir], out: Path, here: Path, head: str, columns: Seq
     """
     import matplotlib as mpl
 
+    def cells(run: RunDir) -> str:
+        with reworded(CheckpointError, f"{run.path} has a damaged result.json", *DAMAGE):
+            return line(run)
+
     text, commands = head, ""
     folder = {run: run.path.resolve().parent.name for run in runs}
     for name, title in sections.items():
@@ -64,10 +72,11 @@ def write(runs: Sequence[RunDir], out: Path, here: Path, head: str, columns: Seq
             continue
         commands += "".join(run.read_json("config.json")["command"] + "\n" for run in own)
         text += f"\n## {title}\n\n" if name else ""
-        text += row(*columns) + row(*["---"] * len(columns)) + "".join(map(line, own))
+        text += row(*columns) + row(*["---"] * len(columns)) + "".join(cells(run) for run in own)
         image = f"results-{name}.svg" if name else "results.svg"
         text += f"\n![Curves of the runs]({image})\n"
-        with mpl.rc_context(report.TEXT):
+        rule = "results: metrics.jsonl of a run is damaged"
+        with mpl.rc_context(report.TEXT), reworded(CheckpointError, rule, *DAMAGE):
             draw(own).savefig(out / image, metadata={"Date": None})
     text += f"\n## Commands\n\n```\n{commands}```\n"
     notes = here / "results" / "notes.md"

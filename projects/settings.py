@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_ty
 
 import minidl as ml
 from minidl.backend.cuda import runtime
-from minidl.errors import MinidlError
+from minidl.errors import CheckpointError, DataError, MinidlError, require
+from minidl.io import load
 from minidl.tools.environment import processor
 from minidl.train import RunDir
 
@@ -161,6 +162,35 @@ def saved_of(project: str, run: RunDir) -> dict[str, Any]:
             f"{run.path} holds a run of projects.{found[1]}, not of projects.{project}"
         )
     return saved
+
+
+def rows_of(run: RunDir, *names: str) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; DataError where one lacks a number, of `names` too."""
+    rows = run.rows()
+    for row in rows:
+        for name in ("epoch", "seconds", "evaluation_seconds", *names):
+            rule = f"{run.metrics} is damaged: each row must hold a number {name!r}"
+            require(type(row.get(name)) in (int, float), "run", rule, error=DataError, row=row)
+    return rows
+
+
+def state_of(run: RunDir, verb: str, *about: str) -> dict[str, Any]:
+    """A run's checkpoint, for a verb of the command line: its model, and what it says of `about`.
+
+    Raises DataError where there is none yet, CheckpointError where it is none of such a run.
+    """
+    require(run.checkpoint.exists(), verb, f"{run.path} has no checkpoint yet", error=DataError)
+    state = load(run.checkpoint)
+    kept = isinstance(state, dict) and state.get("about", {})
+    ours = isinstance(kept, dict) and isinstance(state.get("model"), dict) and {*about} <= {*kept}
+    rule = f"{run.checkpoint} is not the checkpoint of such a run"
+    require(ours, verb, rule, error=CheckpointError)
+    return state
+
+
+def all_settings(kind: type[S], run: RunDir) -> dict[str, Any]:
+    """What config.json of a run says, and of fields made since their defaults."""
+    return dataclasses.asdict(settings_of(kind, run)) | run.read_json("config.json")
 
 
 def settings_of(kind: type[S], run: RunDir) -> S:

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minidl.errors import CheckpointError
+from minidl.io import load, save
 from projects.convnet.__main__ import cli
+from projects.convnet.results import write_results
 from projects.textgen.__main__ import cli as textgen
 from projects.transfer.__main__ import cli as transfer
 
@@ -103,6 +106,41 @@ def test_damaged_metrics(capsys, run, tmp_path):
     folder = copied(run, tmp_path / "run")
     (folder / "metrics.jsonl").write_text('{"epoch"')
     assert "metrics.jsonl is damaged" in said(capsys, ["compare", folder], 1)
+
+
+@pytest.mark.parametrize("row", ["{}", '{"epoch": 1, "seconds": "x"}'])
+@pytest.mark.parametrize("command", ["compare", "--resume"])
+def test_metrics_that_lack_a_number(capsys, run, tmp_path, row, command):
+    """A bare KeyError, which came after all of the training where a run was gone on with."""
+    folder = copied(run, tmp_path / "run")
+    (folder / "metrics.jsonl").write_text(row + "\n")
+    assert "metrics.jsonl is damaged: each row must hold a number" in said(
+        capsys, [command, folder], 1
+    )
+
+
+def test_result_that_lacks_a_number(run, tmp_path):
+    folder = copied(run, tmp_path / "run")
+    (folder / "result.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="run has a damaged result.json: 'preset'"):
+        write_results([str(folder)], tmp_path)
+
+
+@pytest.mark.parametrize("state", [{}, [1], {"about": {}, "model": {}}])
+def test_checkpoint_of_something_else(capsys, run, tmp_path, state):
+    """A bare KeyError or TypeError."""
+    folder = copied(run, tmp_path / "run")
+    save(state, folder / "checkpoint.safetensors")
+    line = said(capsys, ["predict", "--run", folder, "a.png"], 1)
+    assert line.endswith("checkpoint.safetensors is not the checkpoint of such a run")
+
+
+@pytest.mark.parametrize("changed", [{"identity": None}, {"machine": 1}, {"model": None}])
+def test_checkpoint_with_parts_of_other_types(capsys, run, tmp_path, changed):
+    folder = copied(run, tmp_path / "run")
+    file = folder / "checkpoint.safetensors"
+    save(load(file) | changed, file)
+    assert "run is damaged, or lacks: " in said(capsys, ["--resume", folder], 1)
 
 
 def test_empty_data_folder_names_what_is_missing(capsys, tmp_path):

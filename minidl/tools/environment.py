@@ -14,6 +14,7 @@ _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 
 def info() -> dict[str, str]:
     """Facts by name, each one line, in the order in which `python -m minidl info` prints them."""
+    gpu = [f"{name} {version(name)}" for name in _CUPY if version(name)]
     return {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(f"{n} {version(n) or '(not installed)'}" for n in _PACKAGES),
@@ -21,7 +22,7 @@ def info() -> dict[str, str]:
         "threads": f"{config.threads()} (MINIDL_NUM_THREADS)",
         "BLAS": blas.describe(),
         "kernel cache": f"{config.cache_dir()} (MINIDL_CACHE)",
-        "GPU": _gpu(),
+        "GPU": ", ".join(gpu) or "none; missing: CuPy (pip install 'minidl[gpu]')",
     }
 
 
@@ -39,9 +40,3 @@ def processor() -> str:
     text = listing.read_text(encoding="utf-8", errors="replace") if listing.exists() else ""
     found = re.search(r"^model name\s*:(.*)", text, re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _gpu() -> str:
-    """The CuPy that is installed, or how to get one."""
-    found = [f"{name} {version(name)}" for name in _CUPY if version(name)]
-    return ", ".join(found) or "none; missing: CuPy (pip install 'minidl[gpu]')"

@@ -116,11 +116,12 @@ class Trainer:
 
     def resume(self) -> bool:
         """Put back what `save` wrote; False if nothing was saved yet."""
-        state = self.run.load(self.identity)
-        self.run.cut_rows(state["loop"]["epoch"] if state else 0)
-        if state is None:
-            return False
-        with reworded(CheckpointError, f"resume: {self.run.path} lacks", KeyError):
+        kinds = (KeyError, TypeError, AttributeError)  # of what is not there, or of another type
+        with reworded(CheckpointError, f"resume: {self.run.path} is damaged, or lacks", *kinds):
+            state = self.run.load(self.identity)
+            self.run.cut_rows(state["loop"]["epoch"] if state else 0)
+            if state is None:
+                return False
             self.seconds = self.run.read_json("clock.json")["seconds"]
             kept = [(part, state[name]) for name, part in self._parts().items()]
             for part, own in [*kept, (self.loader, state["loader"])]:

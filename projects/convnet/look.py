@@ -12,12 +12,21 @@ from PIL import Image, UnidentifiedImageError
 import minidl as ml
 import minidl.functional as F
 from minidl.data.transforms import Normalize
-from minidl.errors import DataError, require
-from minidl.io import load, write_bytes
+from minidl.errors import CheckpointError, DataError, require, reworded
+from minidl.io import write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.convnet.config import Config
 from projects.convnet.model import build
-from projects.settings import UsageError, clock, print_table, settings_of, short_names
+from projects.settings import (
+    UsageError,
+    all_settings,
+    clock,
+    print_table,
+    rows_of,
+    settings_of,
+    short_names,
+    state_of,
+)
 
 
 def write_report(
@@ -29,7 +38,7 @@ def write_report(
     model: Any,
 ) -> None:
     """report.html: images (N, C, H, W) uint8 are those of `tested`, in order."""
-    saved = run.read_json("config.json")
+    saved = all_settings(Config, run)
     rows = run.rows()
     page = Report(
         f"{saved['preset']} on {saved['dataset']}", f"seed {saved['seed']}, {result['device']}"
@@ -106,12 +115,15 @@ def compare_runs(folders: Sequence[str], out: str, kind: type = Config) -> None:
     table = []
     for run, name in zip(runs, short_names(runs), strict=True):
         cfg: Any = settings_of(kind, run)
-        kept = run.rows()
+        kept = rows_of(run, "heldout_accuracy")
         require(bool(kept), "compare", f"{run.path} has no finished epoch yet", error=DataError)
         rows[name] = kept
         done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
+        rule = f"{run.path} has a damaged result.json"
+        with reworded(CheckpointError, rule, TypeError, ValueError):
+            tested = percent(done.get("test_accuracy"))
         table.append((run.path, cfg.preset, cfg.dataset, cfg.seed, kept[-1]["epoch"],
-                      percent(kept[-1]["heldout_accuracy"]), percent(done.get("test_accuracy")),
+                      percent(kept[-1]["heldout_accuracy"]), tested,
                       f"{sum(row['seconds'] for row in kept):.0f}"))  # fmt: skip
     head = ("run", "preset", "data", "seed", "epochs", "held-out %", "test %", "seconds")
     page = Report("Runs compared", f"{len(runs)} runs")
@@ -134,11 +146,12 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
         raise UsageError(f"--top must be at least 1; got {top}")
     run = RunDir(folder)
     cfg = settings_of(Config, run)
-    require(run.checkpoint.exists(), "predict", f"{folder} has no checkpoint yet", error=DataError)
-    state = load(run.checkpoint)
+    state = state_of(run, "predict", "shape", "classes", "mean", "std")
     about = state["about"]
-    model = build(cfg, about["shape"], len(about["classes"]))
-    model.load_state_dict(state["model"] | (state["ema"]["average"] if cfg.ema else {}))
+    rule = f"predict: {run.checkpoint} is damaged"
+    with reworded(CheckpointError, rule, KeyError, TypeError, ValueError):
+        model = build(cfg, about["shape"], len(about["classes"]))
+        model.load_state_dict(state["model"] | (state["ema"]["average"] if cfg.ema else {}))
     model.eval()
     normalise = Normalize(about["mean"], about["std"])
     for file in files:

@@ -19,7 +19,7 @@ from projects.convnet.data import Images, Split, batches, load_images, loader_fo
 from projects.convnet.look import write_report
 from projects.convnet.model import Contrastive, build
 from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
-from projects.settings import commit, device_name, dtype_of, start
+from projects.settings import commit, device_name, dtype_of, rows_of, start
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -38,6 +38,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     run = open_run()
     trainer = make_trainer(cfg, run, images, model, stop)
     resumed = trainer.resume()
+    rows_of(run, "heldout_accuracy")  # raises before training, if they are damaged
     counts = [len(split.y) for split in (images.train, images.heldout, images.test)]
     print(f"{run.path}: {cfg.preset}, {cfg.dataset}, training on {counts[0]:,} images, "
           f"{counts[1]:,} held out, {counts[2]:,} to test")  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from minidl.errors import DataError, require
+from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.io import write_bytes
 from minidl.train import Report, RunDir, report
-from projects.settings import print_table, settings_of, short_names
+from projects.settings import print_table, rows_of, settings_of, short_names
 from projects.textgen.config import Config
 
 HEAD = ("run", "preset", "text", "tokens", "steps", "validation", "test", "parameters", "seconds")
@@ -20,19 +20,20 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
     table = []
     runs = [RunDir(folder) for folder in folders]
     for run, name in zip(runs, short_names(runs), strict=True):
-        cfg, rows = settings_of(Config, run), run.rows()
-        require(bool(rows), "compare", f"{run.path} has no look at its text yet", error=DataError)
         key = "validation_nats_per_character"
+        cfg, rows = settings_of(Config, run), rows_of(run, key)
+        require(bool(rows), "compare", f"{run.path} has no look at its text yet", error=DataError)
         at = [row["epoch"] * cfg.each for row in rows]
         curves[name] = at, [row[key] for row in rows]
         done = run.read_json("result.json") if (run.path / "result.json").exists() else {}
-        test = done.get("test_nats_per_character")
-        table.append((
-            run.path, cfg.preset, cfg.dataset, cfg.tokens, at[-1],
-            f"{rows[-1][key]:.3f}", "-" if test is None else f"{test:.3f}",
-            f"{done['parameters']:,}" if done else "-",
-            f"{sum(row['seconds'] for row in rows):.0f}",
-        ))  # fmt: skip
+        test, kinds = done.get("test_nats_per_character"), (KeyError, TypeError, ValueError)
+        with reworded(CheckpointError, f"{run.path} has a damaged result.json", *kinds):
+            table.append((
+                run.path, cfg.preset, cfg.dataset, cfg.tokens, at[-1],
+                f"{rows[-1][key]:.3f}", "-" if test is None else f"{test:.3f}",
+                f"{done['parameters']:,}" if done else "-",
+                f"{sum(row['seconds'] for row in rows):.0f}",
+            ))  # fmt: skip
     page = Report("Runs compared", f"{len(table)} runs; losses in nats a character")
     page.figure(drawn(curves))
     page.section("Results", "At the last look at the validation text of each.")

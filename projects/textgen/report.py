@@ -11,7 +11,8 @@ import minidl.functional as F
 from minidl import nn
 from minidl.models import GPT
 from minidl.train import Report, RunDir, report
-from projects.settings import clock
+from projects.settings import all_settings, clock
+from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus
 from projects.textgen.model import Carried, writable
 
@@ -23,7 +24,7 @@ def write_report(
     run: RunDir, result: dict[str, Any], samples: list[str], model: nn.Module, corpus: Corpus
 ) -> None:
     """Write report.html."""
-    saved, rows = run.read_json("config.json"), run.rows()
+    saved, rows = all_settings(Config, run), run.rows()
     page = Report(
         f"{saved['preset']} on {corpus.name}", f"seed {saved['seed']}, {result['device']}"
     )

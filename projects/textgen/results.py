@@ -14,7 +14,9 @@ from typing import Any
 
 from minidl.train import RunDir
 from projects.results import chosen, command_of, main, row, write
+from projects.settings import settings_of
 from projects.textgen.compare import drawn
+from projects.textgen.config import Config
 from projects.textgen.presets import PRESETS
 
 HERE = Path(__file__).resolve().parent
@@ -87,8 +89,7 @@ def draw(runs: list[RunDir]) -> Any:
     for run in runs:
         if translates(run):
             continue
-        saved, kept = run.read_json("config.json"), run.rows()
-        each = min(saved["every"], saved["steps"])
+        each, kept = settings_of(Config, run).each, run.rows()
         values = [r["validation_nats_per_character"] for r in kept]
         curves[run.path.name] = [r["epoch"] * each for r in kept], values
     return drawn(curves)

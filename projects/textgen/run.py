@@ -17,13 +17,17 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.settings import UsageError, commit, device_name, dtype_of, start
+from projects.settings import UsageError, commit, device_name, dtype_of, rows_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
 from projects.textgen.data import windows
 from projects.textgen.model import Best, Carried, build, generate, table
 from projects.textgen.report import write_report
+
+# What every look at the validation text adds to metrics.jsonl.
+LOGGED = ("train_loss", "validation_loss", "validation_nats_per_character", "lr",
+          "tokens_per_second")  # fmt: skip
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -40,6 +44,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     best = Best(model) if cfg.keep == "best" else None
     trainer = make_trainer(cfg, run, corpus, feed, model, best, stop)
     resumed = trainer.resume()
+    rows_of(run, *LOGGED)  # raises before training, if they are damaged
     counts = ", ".join(f"{len(part):,} {name}" for name, part in corpus.splits().items())
     print(f"{run.path}: {cfg.preset}, {corpus.name}, {corpus.tokenizer.size} tokens; {counts}")
     if resumed:

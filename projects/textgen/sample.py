@@ -20,11 +20,10 @@ import numpy as np
 import minidl as ml
 from minidl import nn
 from minidl.errors import CheckpointError, DataError, require, reworded
-from minidl.io import load
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal
 from projects.command import Parser
-from projects.settings import UsageError, settings_of
+from projects.settings import UsageError, settings_of, state_of
 from projects.textgen import tokens
 from projects.textgen.config import Config
 from projects.textgen.convert import load_model
@@ -132,11 +131,10 @@ def trained(folder: str, verb: str = "sample") -> tuple[nn.Module, tokens.Tokeni
     cfg = settings_of(Config, run)
     if cfg.model == "seq2seq":
         raise UsageError(f"{folder} holds a translator; use translate, not {verb}")
-    require(run.checkpoint.exists(), verb, f"{folder} has no checkpoint yet", error=DataError)
-    kind = tokenizer_of(run)
+    state, kind = state_of(run, verb), tokenizer_of(run)
     model = build(cfg, rows(cfg, kind))
     with reworded(CheckpointError, f"{verb}: {folder} has other tokens", CheckpointError):
-        model.load_state_dict(load(run.checkpoint)["model"])
+        model.load_state_dict(state["model"])
     return model, kind
 
 

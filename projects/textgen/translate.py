@@ -7,15 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minidl.errors import CheckpointError, DataError, require, reworded
-from minidl.io import load
+from minidl.errors import CheckpointError, DataError, reworded
 from minidl.random import Generator
 from minidl.train import RunDir, StopSignal, Trainer
 from projects.command import Parser
-from projects.settings import UsageError, commit, device_name, dtype_of, settings_of, start
+from projects.settings import (
+    UsageError,
+    commit,
+    device_name,
+    dtype_of,
+    rows_of,
+    settings_of,
+    start,
+    state_of,
+)
 from projects.textgen import metrics
 from projects.textgen.config import Config
-from projects.textgen.run import identity, make_optimizer, schedule
+from projects.textgen.run import LOGGED, identity, make_optimizer, schedule
 from projects.textgen.translation import (
     PAD,
     Buckets,
@@ -45,6 +53,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
         run.write_json("vocabulary.json", words)
     trainer = make_trainer(cfg, run, corpus, translator, stop)
     resumed = trainer.resume()
+    rows_of(run, *LOGGED, "validation_bleu")  # raises before training, if they are damaged
     counts = f"{len(corpus.train):,} pairs, {corpus.english.size} and {corpus.french.size} tokens"
     print(f"{run.path}: {cfg.preset}, {corpus.name}; trained on {counts}")
     if resumed:
@@ -144,13 +153,12 @@ def trained(folder: str) -> Translator:
     cfg = replace(settings_of(Config, run), device="cpu")
     if cfg.model != "seq2seq":
         raise UsageError(f"{folder} holds a language model; use sample, not translate")
-    rule = f"{folder} has no checkpoint yet"
-    require(run.checkpoint.exists(), "translate", rule, error=DataError)
+    state = state_of(run, "translate")
     saved = run.read_json("vocabulary.json")
     rule = f"translate: {run.path / 'vocabulary.json'} is damaged"
     with reworded(CheckpointError, rule, DataError, KeyError, TypeError):
         english, french = (Sentences(saved[side]) for side in ("english", "french"))
     translator = build(cfg, english, french)
-    translator.model.load_state_dict(load(run.checkpoint)["model"])
+    translator.model.load_state_dict(state["model"])
     translator.model.eval()
     return translator

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from minidl.train import Report, RunDir, report
-from projects.settings import clock
+from projects.settings import all_settings, clock
+from projects.textgen.config import Config
 from projects.textgen.report import losses
 from projects.textgen.translation import joined
 from projects.textgen.translator import Translator
@@ -20,7 +21,7 @@ PICTURES = 4  # of attention
 def write_report(run: RunDir, result: dict[str, Any], groups: dict[str, list[str]],
                  translator: Translator) -> None:  # fmt: skip
     """Write report.html; groups: English test sentences, each with its French ones."""
-    saved, rows = run.read_json("config.json"), run.rows()
+    saved, rows = all_settings(Config, run), run.rows()
     page = Report(
         f"{saved['preset']}: {result['dataset']}", f"seed {saved['seed']}, {result['device']}"
     )

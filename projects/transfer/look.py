@@ -13,13 +13,21 @@ import minidl as ml
 import minidl.functional as F
 from minidl.data import read_image, transforms
 from minidl.data.dataset import take
-from minidl.errors import DataError, ShapeError, require
-from minidl.io import load, save_safetensors
+from minidl.errors import CheckpointError, ShapeError, reworded
+from minidl.io import save_safetensors
 from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.convnet.look import percent
-from projects.settings import UsageError, clock, commit, label_of, settings_of
+from projects.settings import (
+    UsageError,
+    all_settings,
+    clock,
+    commit,
+    label_of,
+    settings_of,
+    state_of,
+)
 from projects.transfer.config import Config
 from projects.transfer.data import Images, batches, names_of, plain
 from projects.transfer.features import Prepared
@@ -42,10 +50,10 @@ def restored(folder: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], Cl
     """A run's configuration, what its checkpoint says of the data, its model in eval mode."""
     run = RunDir(folder)
     cfg = settings_of(Config, run)
-    require(run.checkpoint.exists(), "run", f"{folder} has no checkpoint yet", error=DataError)
-    state = load(run.checkpoint)
+    state = state_of(run, "run", "classes", "size", "mean", "std")
     about = state["about"]
-    model = make(cfg, len(about["classes"]), about["size"])
+    with reworded(CheckpointError, f"{run.checkpoint} is damaged", TypeError, ValueError):
+        model = make(cfg, len(about["classes"]), about["size"])
     Tuning(cfg, model)  # which adds the layers of LoRA
     model.load_state_dict(state["model"])
     if cfg.strategy == "lora":
@@ -91,7 +99,7 @@ def export(folder: str, out: str) -> None:
 def write_report(run: RunDir, result: dict[str, Any], tested: Evaluation, images: Images,
                  model: Classifier, prepared: Prepared) -> None:  # fmt: skip
     """report.html of a finished run."""
-    saved = run.read_json("config.json")
+    saved = all_settings(Config, run)
     rows = run.rows()
     about = f"seed {saved['seed']}, {result['device']}"
     page = Report(f"{saved['preset']} on {saved['dataset']}", about)

@@ -14,7 +14,7 @@ import minidl.functional as F
 from minidl.io.weights import kind_of
 from minidl.models import Classifier
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
-from projects.settings import UsageError, commit, device_name, dtype_of, start
+from projects.settings import UsageError, commit, device_name, dtype_of, rows_of, start
 from projects.transfer.config import Config
 from projects.transfer.data import Images, Split, batches, load_images, plain
 from projects.transfer.features import Prepared, prepare
@@ -47,6 +47,7 @@ def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
     run = open_run()
     trainer = make_trainer(cfg, run, images, prepared, tuning, teacher, stop)
     resumed = trainer.resume()
+    rows_of(run, "heldout_accuracy")  # raises before training, if they are damaged
     counts = [len(part) for part in (images.labelled, images.train.y, images.heldout.y)]
     print(f"{run.path}: {cfg.preset}, {cfg.dataset}, {counts[0]:,} of {counts[1]:,} training "
           f"images labelled, {counts[2]:,} held out, {len(images.test.y):,} to test; "
