@@ -15,7 +15,7 @@ from minidl.errors import CheckpointError
 from minidl.io import load, load_safetensors
 from minidl.train import RunDir
 from projects.settings import UsageError
-from projects.transfer import data, run
+from projects.transfer import data, results, run
 from projects.transfer.__main__ import cli
 from projects.transfer.config import Config
 from projects.transfer.data import choose, load_images
@@ -338,6 +338,16 @@ def test_weights_without_a_name_are_refused(capsys):
     """They ended in an assertion."""
     line = said(capsys, ["evaluate", "--weights", "", "--model", "resnet8"], 2)
     assert "--weights must name a file or a run; got ''" in line
+
+
+def test_results_takes_no_arguments(capsys, tmp_path):
+    """It wrote the project's own page whatever it was given."""
+    assert results.cli(["runs/quick-1"]) == 2
+    assert "unrecognized arguments: runs/quick-1" in capsys.readouterr().err
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "labels.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="labels.json is damaged: 'results'"):
+        write_results(tmp_path)
 
 
 def test_a_broken_picture_is_named(capsys, pets):

@@ -7,12 +7,16 @@ gets a section, after what results/notes.md says of all of them.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minidl.errors import CheckpointError, MinidlError, reworded
 from minidl.io import write_bytes
-from projects.results import row
+from projects.command import Parser
+from projects.results import DAMAGE, row
+from projects.settings import UsageError
 from projects.transfer.tables import HEAD, TABLES, lines
 
 HERE = Path(__file__).resolve().parent
@@ -47,13 +51,27 @@ def tested(found: Sequence[dict[str, Any]]) -> str:
 
 
 def write_results(out: Path = HERE) -> None:
-    """Write RESULTS.md from out/results."""
+    """Write RESULTS.md from out/results; CheckpointError for a damaged table."""
     notes = out / "results" / "notes.md"
     text = OPENING + (f"{notes.read_text()}\n" if notes.exists() else "")
-    files = [out / "results" / f"{name}.json" for name in TABLES]
-    text += "".join(section(json.loads(path.read_text())) for path in files if path.exists())
+    for path in (out / "results" / f"{name}.json" for name in TABLES):
+        if path.exists():
+            with reworded(CheckpointError, f"results: {path} is damaged", *DAMAGE):
+                text += section(json.loads(path.read_text()))
     write_bytes(out / "RESULTS.md", [text.rstrip("\n").encode() + b"\n"])
 
 
+def cli(argv: Sequence[str]) -> int:
+    """The command, which takes no arguments: 0, 2 for a mistake in it, 1 for a failure."""
+    text = "Write RESULTS.md beside this project's code, of the tables in its results/."
+    try:
+        Parser("python -m projects.transfer.results", description=text).parse_args(argv)
+        write_results()
+    except MinidlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
 if __name__ == "__main__":
-    write_results()
+    sys.exit(cli(sys.argv[1:]))
