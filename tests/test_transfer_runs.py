@@ -350,6 +350,13 @@ def test_results_takes_no_arguments(capsys, tmp_path):
         write_results(tmp_path)
 
 
+def test_only_a_student_without_its_teacher(capsys, tmp_path):
+    """It spoke of a folder that is no run."""
+    args = ["table", "distilled", "--only", "distill", "--out", tmp_path]
+    line = said(capsys, args, 2)
+    assert f"a-distill needs the run {tmp_path}/quick-0, which --only 'distill' leaves out" in line
+
+
 def test_a_broken_picture_is_named(capsys, pets):
     file = pets / "oxford-iiit-pet/images/beagle_3.jpg"
     content = file.read_bytes()

@@ -83,14 +83,19 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     fixed = {"data": args.data, "cache": args.cache or str(root / "cache")}
     fixed |= assignments(Config, args.set)
     command = f"python -m projects.transfer table {args.name}"
-    results = []
+    runs: list[tuple[Config, Path]] = []
     for name in names:
         for seed in range(seeds):
             cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed | {"seed": seed})
             for field in ("weights", "teacher"):  # of another run of the table
                 if (other := getattr(cfg, field)) in chosen.presets:
-                    cfg = dataclasses.replace(cfg, **{field: str(root / f"{other}-{seed}")})
-            results.append(several.run_once(main, cfg, root / f"{name}-{seed}", command, stop))
+                    earlier = root / f"{other}-{seed}"
+                    if other not in names and not several.finished(earlier):
+                        rule = f"{name} needs the run {earlier}, which --only {args.only!r} leaves"
+                        raise UsageError(f"{rule} out")
+                    cfg = dataclasses.replace(cfg, **{field: str(earlier)})
+            runs.append((cfg, root / f"{name}-{seed}"))
+    results = [several.run_once(main, *run, command, stop) for run in runs]
     about = {"table": args.name, "title": chosen.title, "command": command, "results": results}
     write_bytes(root / "table.json", [in_lines(about).encode()])
     page = Report(chosen.title, f"{len(results)} runs; all at their final epoch")
