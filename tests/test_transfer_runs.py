@@ -12,7 +12,7 @@ from transferring import NAMES, TINY, batch_of, write_folder, write_pets
 import minidl as ml
 from minidl import models
 from minidl.errors import CheckpointError
-from minidl.io import load, load_safetensors
+from minidl.io import load, load_safetensors, save_safetensors
 from minidl.train import RunDir
 from projects.settings import UsageError
 from projects.transfer import data, results, run
@@ -355,6 +355,16 @@ def test_only_a_student_without_its_teacher(capsys, tmp_path):
     args = ["table", "distilled", "--only", "distill", "--out", tmp_path]
     line = said(capsys, args, 2)
     assert f"a-distill needs the run {tmp_path}/quick-0, which --only 'distill' leaves out" in line
+
+
+def test_weights_of_a_narrower_network(capsys, tmp_path):
+    """There was no way to say their width."""
+    state = models.cifar_resnet(num_classes=5, width=4).state_dict()
+    save_safetensors(state, tmp_path / "narrow.safetensors")
+    args = ["evaluate", "--weights", str(tmp_path / "narrow.safetensors"), "--model",
+            "cifar_resnet", "--dataset", "embedded", "--width", "4"]  # fmt: skip
+    assert cli(args) == 0
+    assert "test images right" in capsys.readouterr().out
 
 
 def test_a_broken_picture_is_named(capsys, pets):

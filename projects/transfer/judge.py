@@ -39,6 +39,8 @@ def evaluate_weights(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--data", default="", help="root of the official layouts")
     parser.add_argument("--scale", choices=[s for s in get_args(Scale) if s != "own"],
                         default="imagenet")  # fmt: skip
+    text = "channels of the network's first stage (default: its own number)"
+    parser.add_argument("--width", type=int, default=0, help=text)
     parser.add_argument("--padding", choices=["torch", "same"], default="torch")
     parser.add_argument("--size", type=int, default=224, help="side of what the network sees")
     parser.add_argument("--side", type=int, help="shorter side before the cut (default: --size)")
@@ -48,7 +50,7 @@ def evaluate_weights(argv: Sequence[str], stop: StopSignal) -> int:
     imagenet = args.dataset == "imagenet_sample"
     cfg = Config(dataset="folder" if imagenet else args.dataset, data=args.data, size=args.size,
                  scale=args.scale, model=args.model, padding=args.padding,
-                 weights=args.weights)  # fmt: skip
+                 width=args.width, weights=args.weights)  # fmt: skip
     pictures = imagenet_sample(args.data) if imagenet else read(cfg).test
     x = decoded(pictures, np.arange(len(pictures)), args.side or args.size, "")
     size = args.size if isinstance(pictures, ImageFiles) else x.shape[2]
