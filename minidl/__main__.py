@@ -43,4 +43,6 @@ def _run(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
+    if sys.stdout:  # it may be closed; names in a file may have characters that it lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main())

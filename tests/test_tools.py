@@ -1,6 +1,7 @@
 """The tools: gradient checks that explain, counts that are right, a profile, drawings, the CLI."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from minidl import nn, optim, random
 from minidl.__main__ import main
 from minidl.autograd import Op, wrap
 from minidl.errors import DataError, GraphError, ShapeError
+from minidl.io import save_safetensors
 from minidl.tools import gradcheck, gradgradcheck, info, lr_find, plot_graph, profile, summary
 
 
@@ -318,6 +320,15 @@ def test_a_wrong_setting_is_one_line_and_status_1(capsys, monkeypatch):
     assert main(["info"]) == 1
     error = capsys.readouterr().err
     assert error == "error: MINIDL_NUM_THREADS: must be a positive integer; got value 'many'\n"
+
+
+def test_names_that_the_output_lacks_are_escaped(tmp_path):
+    """`python -m minidl inspect` ended in a traceback."""
+    save_safetensors({"naïve": np.zeros(2)}, tmp_path / "w")
+    command = [sys.executable, "-m", "minidl", "inspect", str(tmp_path / "w")]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("na\\xefve  float64   (2,)")
 
 
 def test_an_output_that_is_full_is_one_line_and_status_1(capsys, monkeypatch):

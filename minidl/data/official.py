@@ -18,6 +18,7 @@ from minidl.io.torch_files import DAMAGE
 from minidl.io.torch_objects import NumpyArray
 from minidl.io.torch_pickle import Budget, Machine
 
+KRIZ = "https://www.cs.toronto.edu/~kriz/"
 Root = str | Path | None
 Parts = tuple[np.ndarray, np.ndarray, Sequence[str]]
 
@@ -63,17 +64,13 @@ def _resource(site: str, folder: str, name: str, md5: str) -> Resource:
     return Resource(site + name, f"{folder}/{name}", f"md5:{md5}")
 
 
-def _archive(name: str, md5: str) -> Resource:
-    return Resource(f"https://www.cs.toronto.edu/~kriz/{name}", name, f"md5:{md5}")
-
-
 class CIFAR10(OfficialImages):
     """CIFAR-10: 10 classes of 32 x 32 colour pictures, in `cifar-10-batches-py`."""
 
     folder = "cifar-10-batches-py"
     files = {True: [f"data_batch_{i}" for i in range(1, 6)], False: ["test_batch"]}
     meta, names, labels = "batches.meta", "label_names", "labels"
-    resource = _archive("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+    resource = _resource(KRIZ, ".", "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 
     def _read(self, root: Root, train: bool, download: bool) -> Parts:
         names = [self.meta, *self.files[bool(train)]]
@@ -102,7 +99,7 @@ class CIFAR100(CIFAR10):
     folder = "cifar-100-python"
     files = {True: ["train"], False: ["test"]}
     meta, names, labels = "meta", "fine_label_names", "fine_labels"
-    resource = _archive("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+    resource = _resource(KRIZ, ".", "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
 
 
 def read_idx(path: Path) -> np.ndarray:
