@@ -1,6 +1,7 @@
 """Data sets in their official layouts, pictures and text in files: contents, damage, mistakes."""
 
 import gzip
+import io
 import pickle
 import struct
 
@@ -25,6 +26,7 @@ from minidl.data import (
     read_image,
     transforms,
 )
+from minidl.data.official import read_idx
 from minidl.errors import DataError, DTypeError, ShapeError
 from projects.shapes import Shapes
 
@@ -147,6 +149,22 @@ def test_idx_files(tmp_path):
     (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
     with pytest.raises(DataError, match="no IDX file"):
         MNIST(tmp_path)
+
+
+def test_of_a_gzipped_file_no_more_is_unpacked_than_honest_ones_hold(tmp_path, monkeypatch):
+    """A small file that unpacks to very much filled the memory."""
+    asked = []
+
+    class Endless(io.BytesIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return bytes(100)
+
+    (tmp_path / "x.gz").write_bytes(bytes(10))
+    monkeypatch.setattr("gzip.open", lambda *given: Endless())
+    with pytest.raises(DataError, match="no IDX file"):
+        read_idx(tmp_path / "x.gz")
+    assert asked == [1000 + 2**29]
 
 
 # ---- pictures in files ---------------------------------------------------------------------------

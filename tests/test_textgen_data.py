@@ -46,6 +46,13 @@ def test_found_under_the_root(tmp_path, monkeypatch):
         data.corpora("names+novel", tmp_path)
 
 
+def test_a_text_that_unpacks_to_very_much(tmp_path):
+    """All of it was unpacked, which could fill the memory."""
+    (tmp_path / "book.gz").write_bytes(gzip.compress(bytes(80 << 20)))
+    with pytest.raises(DataError, match=r"book.gz must unpack to 7\d,\d{3},\d{3} bytes at most"):
+        data.read_text(tmp_path / "book.gz")
+
+
 @pytest.mark.parametrize("content, message", [
     (b"", "must hold text; got bytes 0"),
     (b"text\0more", "must be UTF-8 text, not a binary file; got a NUL at byte 4"),

@@ -130,7 +130,7 @@ def test_what_holds_no_pairs(tmp_path, name, content, message):
         load_translations(Config(**KIND, data=str(tmp_path)))
 
 
-def test_archives_are_damaged_or_hold_something_else(tmp_path):
+def test_archives_are_damaged_or_hold_something_else(tmp_path, monkeypatch):
     path = written(tmp_path, "", "fra-eng.zip")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("deu.txt", toy())
@@ -138,6 +138,10 @@ def test_archives_are_damaged_or_hold_something_else(tmp_path):
         load_translations(Config(**KIND, data=str(tmp_path)))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("fra.txt", toy())
+    monkeypatch.setattr("projects.textgen.data.most_unpacked", lambda path: 10)
+    with pytest.raises(DataError, match=r"fra.txt in \S*fra-eng.zip is too large; got bytes"):
+        load_translations(Config(**KIND, data=str(tmp_path)))
+    monkeypatch.undo()
     path.write_bytes(path.read_bytes().replace(b"The big cat", b"The bag cat"))
     with pytest.raises(DataError, match=r"cannot read \S*fra-eng.zip/fra.txt: Bad CRC-32"):
         load_translations(Config(**KIND, data=str(tmp_path)))

@@ -113,8 +113,7 @@ def curves(runs: dict[str, Rows], by_share: bool = False) -> Any:
                 again, colour = divmod(i, len(RUNS))
                 line = ":" if key.startswith("train") else ("-", "--", "-.")[again % 3]
                 label = name if key.startswith("heldout") else None
-                whole = rows[-1]["epoch"] if by_share else 1
-                at = [row["epoch"] / whole for row in shown]
+                at = [row["epoch"] / (rows[-1]["epoch"] if by_share else 1) for row in shown]
                 look = {"marker": "." * (len(shown) < 60), "linestyle": line, "label": label}
                 place.plot(at, values, color=RUNS[colour], **look)
         label_epochs(place, title)

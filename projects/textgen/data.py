@@ -103,11 +103,11 @@ def find(file: str, root: str | Path | None = None) -> Path:
 def read_text(path: Path) -> str:
     """A UTF-8 text file, gzipped or not, without byte order mark, lines ended by one line feed.
 
-    Raises DataError for a file that cannot be read, is empty, or is no text.
+    Raises DataError for a file that cannot be read, is empty, is no text, or unpacks to far more
+    than texts do.
     """
     with reworded(DataError, f"read_text: cannot read {path}", OSError, EOFError, zlib.error):
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        content = unzipped(path) if path.suffix == ".gz" else path.read_bytes()
     place = content.find(b"\0")
     rule = f"{path} must be UTF-8 text, not a binary file"
     got = {"a NUL at byte": place}
@@ -116,6 +116,21 @@ def read_text(path: Path) -> str:
         text = content.decode("utf-8-sig")
     require(text != "", "read_text", f"{path} must hold text", error=DataError, bytes=len(content))
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def unzipped(path: Path) -> bytes:
+    """The bytes of a gzipped file; DataError where they are more than `most_unpacked`."""
+    most = most_unpacked(path)
+    with gzip.open(path) as file:
+        content = file.read(most + 1)
+    rule = f"{path} must unpack to {most:,} bytes at most"
+    require(len(content) <= most, "read_text", rule, error=DataError)
+    return content
+
+
+def most_unpacked(path: Path) -> int:
+    """The bytes that a packed text may have: a few for each of its own are usual."""
+    return 100 * path.stat().st_size + 2**26
 
 
 # ---- sentence pairs ------------------------------------------------------------------------------

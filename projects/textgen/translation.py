@@ -156,6 +156,9 @@ def find(root: str | None = None) -> Path:
     require(archive.exists(), "english-french", rule, error=DataError, fix=fix)
     with reworded(DataError, f"english-french: cannot read {archive}", OSError, *DAMAGE):
         inside: Any = zipfile.Path(archive, data.PAIRS)  # reads its bytes as a Path does
+        size = inside.root.getinfo(data.PAIRS).file_size if inside.exists() else 0
+    most, rule = data.most_unpacked(archive), f"{data.PAIRS} in {archive} is too large"
+    require(size <= most, "english-french", rule, error=DataError, bytes=size, most=most)
     return inside
 
 
