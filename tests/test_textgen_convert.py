@@ -271,6 +271,7 @@ def test_heads_without_config_json_have_64_features(tmp_path, monkeypatch):
         ('{"n_head": 3, "layer_norm_epsilon": 1e-6}', "layer_norm_epsilon must be in .*1e-06"),
         ("[3]", "must be a JSON object; got type <class 'list'>"),
         ('{"n_head": 3', ": Expecting"),
+        ("[" * 100_000, ": maximum recursion depth"),
     ],
 )
 def test_config_json_that_does_not_fit(tmp_path, text, rule):

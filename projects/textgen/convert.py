@@ -128,7 +128,8 @@ def _head_count(path: str | os.PathLike[str], dim: int) -> int:
         rule = f"{path} has no config.json beside it, and heads of 64 features do not fit it"
         check(dim % 64 == 0, "read_gpt2", rule, n_embd=dim)
         return dim // 64
-    with reworded(CheckpointError, f"read_gpt2: cannot read {beside}", OSError, ValueError):
+    kinds = (OSError, ValueError, RecursionError)
+    with reworded(CheckpointError, f"read_gpt2: cannot read {beside}", *kinds):
         settings = json.loads(beside.read_text("utf-8"))
     rule = f"{beside} must be a JSON object"
     check(isinstance(settings, dict), "read_gpt2", rule, type=type(settings))
