@@ -64,6 +64,13 @@ def refused(path, words, model=None, **options):
 # ---- kinds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("load", [load_weights, load_safetensors, ml.load, kind_of])
+def test_a_path_with_a_nul(load):
+    """A bare ValueError."""
+    with pytest.raises(CheckpointError, match="load: cannot read a\0b: embedded null byte"):
+        load("a\0b")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_the_content_tells_the_kind(path, tmp_path):
     lying = tmp_path / ("x.npz" if path.suffix == ".h5" else "x.h5")

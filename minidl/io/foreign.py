@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.safetensors import check
+from minidl.io.safetensors import NO_FILE, check
 
 SLACK = 2**29  # bytes that arrays may take beyond those in their file: enough for what is packed
 AXES = 32
@@ -20,13 +20,13 @@ DAMAGE = (ValueError, TypeError, LookupError, OverflowError, struct.error)  # fr
 
 def read_file(path: str | os.PathLike[str]) -> memoryview:
     """The bytes of a file; CheckpointError naming it when it cannot be read."""
-    with reworded(CheckpointError, f"load: cannot read {path}", OSError):
+    with reworded(CheckpointError, f"load: cannot read {path}", *NO_FILE):
         return memoryview(Path(path).read_bytes())
 
 
 def head_of(path: str | os.PathLike[str], size: int = 64) -> bytes:
     """The first bytes of a file; CheckpointError naming it when it cannot be read."""
-    with reworded(CheckpointError, f"load: cannot read {path}", OSError), open(path, "rb") as file:
+    with reworded(CheckpointError, f"load: cannot read {path}", *NO_FILE), open(path, "rb") as file:
         return file.read(size)
 
 

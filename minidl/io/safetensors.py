@@ -17,6 +17,7 @@ from minidl.autograd import raw, wrap
 from minidl.errors import CheckpointError, require, reworded
 
 check = functools.partial(require, error=CheckpointError)
+NO_FILE = (OSError, ValueError)  # the latter of a path with a NUL
 _SUFFIX = ".partial"
 _DTYPES = {"BOOL": "bool", "BF16": "bfloat16"}  # and F32, I64, … C64: the kind and the bits
 _DTYPES |= {f"{d.kind.upper()}{8 * d.itemsize}": d.name for d in map(np.dtype, "efdbhiqBHIQF")}
@@ -56,7 +57,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     """Read a safetensors file: its tensors by name, and its metadata."""
     from safetensors import SafetensorError, deserialize
 
-    with reworded(CheckpointError, f"load: cannot read {path}", OSError):
+    with reworded(CheckpointError, f"load: cannot read {path}", *NO_FILE):
         blob = Path(path).read_bytes()
     rule = f"load: {path} ({len(blob)} bytes) is not a whole safetensors file"
     with reworded(CheckpointError, rule, SafetensorError, ValueError):  # such as 65 axes
