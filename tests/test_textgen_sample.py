@@ -148,6 +148,8 @@ MISTAKES = [
     ("--draft {0}/short.bin", "/short.bin must be"),
     ("--draft {0}/text", "/text is no llama2.c file"),
     ("--draft {0}/nothing", "cannot read"),
+    ("--draft= --tokens 3", "--draft must name a run or a file; got ''"),
+    ("--run=", "--run must name a run or a file; got ''"),
     ("--beams 3 --tokens 41", "fit the network's context of 40 tokens; try --tokens 40"),
     ("--draft {0}/draft --tokens 41", "fit the network's context of 40 tokens; try --tokens 40"),
     ("--run {0}/lstm --draft {0}/llama.bin --tokens 50", "context of 48 tokens; try --tokens 48"),

@@ -79,6 +79,9 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--draft", metavar="DIR|FILE", help=text)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args(argv)
+    for name in ("run", "weights", "draft"):
+        if getattr(args, name) == "":
+            raise UsageError(f"--{name} must name a run or a file; got ''")
     if bool(args.weights) != bool(args.tokenizer):
         raise UsageError("--weights and --tokenizer go together")
     for name, least in (("tokens", 0), ("beams", 1)):
