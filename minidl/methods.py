@@ -28,9 +28,9 @@ def _lenient(function: Callable) -> Callable:
     if not isinstance(function, FunctionType):
         return function
     code = function.__code__
-    names, several = code.co_varnames, bool(code.co_flags & inspect.CO_VARARGS)
-    spread = names[code.co_argcount + code.co_kwonlyargcount] if several else ""
-    if not several and "dim" not in names:
+    own, several = code.co_varnames, bool(code.co_flags & inspect.CO_VARARGS)
+    spread = own[code.co_argcount + code.co_kwonlyargcount] if several else ""
+    if not several and "dim" not in own:
         return function
 
     @functools.wraps(function)

@@ -45,7 +45,7 @@ class Drawn(Sampler):
         return iter(self._order(draws).tolist())
 
     def _order(self, draws: random.Generator) -> np.ndarray:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no _order")
 
     def __len__(self) -> int:
         return self.num_samples

@@ -291,8 +291,11 @@ def random_(self: Tensor, low: int, high: Any = None, *, generator: Any = None) 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Exponential random numbers of rate lambd."""
     require(lambd > 0, "exponential_", "lambd must be positive", lambd=lambd)
-    draw = lambda old: -pointwise.log1p(-rand_like(old, generator=generator)) / lambd  # noqa: E731
-    return inplace.write(self, draw, "exponential_")
+
+    def drawn(old: Tensor) -> Tensor:
+        return -pointwise.log1p(-rand_like(old, generator=generator)) / lambd
+
+    return inplace.write(self, drawn, "exponential_")
 
 
 def fill_diagonal_(self: Tensor, value: Any) -> Tensor:
