@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import random
-from minidl.data.dataset import check, fetch, gives_batches, integers, raw, stack
+from minidl.data.dataset import Dataset, check, fetch, gives_batches, integers, raw, stack
 from minidl.data.samplers import BatchSampler, epoch_draws, order_seed
 from minidl.data.transforms.base import sample
 from minidl.errors import CheckpointError, DataError, require
@@ -20,6 +20,16 @@ from minidl.tensor import Tensor, items_in, wrap
 check_state = partial(require, op="DataLoader", error=CheckpointError)
 
 
+class IterableDataset(Dataset):
+    """Base of data sets without indices (PyTorch's): give `__iter__`, and `__len__` if known.
+
+    A DataLoader takes every item once, whatever its workers; so `get_worker_info` gives None.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotImplementedError(f"{type(self).__name__} has no __iter__")
+
+
 class DataLoader:
     """Batches of a data set as lists of Tensors (PyTorch's DataLoader, on threads).
 
@@ -27,15 +37,17 @@ class DataLoader:
     of the loader's stream; augmentation follows (seed, epoch, sample). So `state_dict()` is
     {epoch, batch, seed}, and after `load_state_dict` the next iteration goes on where it was.
     What `__getitem__` and collate_fn draw otherwise (by `ml.randn`, say) does not follow the
-    sample: with workers it depends on which of them comes first.
+    sample: with workers it depends on which of them comes first. An IterableDataset is gone through
+    once an epoch, by one thread, and its `set_epoch`, if it has one, is told which.
 
+    batch_size: None gives the samples themselves, their arrays as Tensors.
     num_workers: threads that prepare batches ahead (0: none), each two of them.
     mix: called as mix(images, labels, indices, epoch) on each batch's arrays (MixUp, CutMix).
     device: where the batches' tensors are put; to a GPU they go from pinned memory, one batch ahead
     of the one in use. pin_memory is accepted for PyTorch's scripts: it follows from device.
     """
 
-    def __init__(self, dataset: Any, batch_size: int = 1, shuffle: bool | None = None,
+    def __init__(self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None,
                  sampler: Any = None, batch_sampler: Any = None, num_workers: int = 0,
                  collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
                  drop_last: bool = False, *, generator: random.Generator | None = None,
@@ -46,10 +58,16 @@ class DataLoader:
         rule = "batch_sampler excludes batch_size, shuffle, sampler and drop_last"
         require(batch_sampler is None or alone, name, rule, batch_size=batch_size, shuffle=shuffle)
         require(not (shuffle and sampler is not None), name, "sampler excludes shuffle")
-        ok = isinstance(batch_size, int) and batch_size > 0
+        ok = batch_size is None or (isinstance(batch_size, int) and batch_size > 0)
         require(ok, name, "batch_size must be a positive integer", batch_size=batch_size)
+        rule = "mix and drop_last are of batches, and batch_size=None makes none"
+        require(bool(batch_size) or not (mix or drop_last), name, rule, drop_last=drop_last)
+        self.iterable = isinstance(dataset, IterableDataset)
+        chosen = shuffle or mix or not (sampler is None and batch_sampler is None)
+        rule = "an iterable data set has its own order and no indices for shuffle, samplers or mix"
+        require(not (self.iterable and chosen), name, rule)
         require(num_workers >= 0, name, "num_workers must be >= 0", num_workers=num_workers)
-        check(len(dataset) > 0, name, "the data set is empty")
+        check(self.iterable or len(dataset) > 0, name, "the data set is empty")
         self.dataset, self.sampler, self.batch_sampler = dataset, sampler, batch_sampler
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.num_workers = num_workers
@@ -60,7 +78,13 @@ class DataLoader:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
         source = self.dataset if self.sampler is None else self.sampler
-        return len(BatchSampler(source, self.batch_size, self.drop_last))
+        return len(self._cut(source))
+
+    def _cut(self, source: Any) -> Any:
+        """An order of samples in batches, if there are to be any."""
+        if self.batch_size is None:
+            return source
+        return BatchSampler(source, self.batch_size, self.drop_last)
 
     # ---- where it is -------------------------------------------------------------------------
 
@@ -91,16 +115,16 @@ class DataLoader:
         return self._iterate(self._batches(self.epoch), self.epoch)
 
     def _batches(self, epoch: int) -> Iterator[Any]:
-        """The indices of each batch that is left of an epoch."""
-        source = self.sampler if self.batch_sampler is None else self.batch_sampler
+        """The indices (of a stream, the items) of each batch that is left of an epoch."""
+        source = self.dataset if self.iterable else self.sampler
+        source = source if self.batch_sampler is None else self.batch_sampler
         if hasattr(source, "set_epoch"):
             source.set_epoch(epoch)
         elif source is None:
-            n = len(self.dataset)
-            source = epoch_draws(self.generator, epoch).permutation(n) if self.shuffle else range(n)
-        if self.batch_sampler is None:
-            source = BatchSampler(source, self.batch_size, self.drop_last)
-        batches = iter(source)
+            source = range(len(self.dataset))
+            if self.shuffle:
+                source = epoch_draws(self.generator, epoch).permutation(len(source)).tolist()
+        batches = iter(source if self.batch_sampler is not None else self._cut(source))
         n = sum(1 for _ in itertools.islice(batches, self.batch_index))
         check_state(n == self.batch_index, rule="the state is of a longer epoch", batches=n)
         return batches
@@ -108,7 +132,8 @@ class DataLoader:
     def _iterate(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         load = partial(self._load, epoch)
         alone = self.mix or self.collate_fn or self.batch_sampler or not gives_batches(self.dataset)
-        count = 0 if alone else getattr(self.dataset, "together", 0) // self.batch_size
+        size = None if alone else self.batch_size
+        count = getattr(self.dataset, "together", 0) // size if size else 0
         several = partial(self._several, count) if count > 1 else map
         make = self._ahead if self.num_workers else several
         for batch in self._there(make(load, batches)):
@@ -150,14 +175,16 @@ class DataLoader:
             yield _refilled(nests.popleft(), iter(moved))
 
     def _load(self, epoch: int, indices: Any) -> Any:
+        """The batch of some indices (of a stream, of the items themselves), or of one a sample."""
+        if self.batch_size is None and self.batch_sampler is None:
+            return (self.collate_fn or default_convert)(self._item(indices, epoch))
+        collate = self.collate_fn or default_collate
+        if self.iterable:
+            return collate(indices)
         rows = integers("DataLoader", indices)
         arrays = fetch(self.dataset, rows, epoch) if self.collate_fn is None else None
         if arrays is None:
-            items = []
-            for i in rows.tolist():
-                with sample(i, epoch):
-                    items.append(self.dataset[i])
-            batch = (self.collate_fn or default_collate)(items)
+            batch = collate([self._item(i, epoch) for i in rows.tolist()])
             if self.mix is None:
                 return batch
             arrays = tuple(raw(part) for part in batch)
@@ -165,15 +192,38 @@ class DataLoader:
             arrays = self.mix(*arrays, rows, epoch)
         return [wrap(a) for a in arrays]
 
+    def _item(self, index: Any, epoch: int) -> Any:
+        if self.iterable:
+            return index
+        if not isinstance(index, int):  # without a batch size, a sampler may give other keys
+            return self.dataset[index]
+        with sample(index, epoch):
+            return self.dataset[index]
+
+
+def _changed(nest: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested tuples, lists and dicts with what is in them changed."""
+    if isinstance(nest, dict):
+        return nest | {key: _changed(item, change) for key, item in nest.items()}
+    if isinstance(nest, (tuple, list)):
+        items = [_changed(item, change) for item in nest]
+        return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
+    return change(nest)
+
 
 def _refilled(nest: Any, arrays: Iterator[Any]) -> Any:
-    """Nested tuples, lists and dicts with other arrays in their tensors."""
-    if isinstance(nest, dict):
-        return nest | {key: _refilled(item, arrays) for key, item in nest.items()}
-    if isinstance(nest, (tuple, list)):
-        items = [_refilled(item, arrays) for item in nest]
-        return type(nest)(*items) if hasattr(nest, "_fields") else type(nest)(items)
-    return wrap(next(arrays)) if isinstance(nest, Tensor) else nest
+    """A nest with other arrays in its tensors."""
+    return _changed(nest, lambda x: wrap(next(arrays)) if isinstance(x, Tensor) else x)
+
+
+def default_convert(data: Any) -> Any:
+    """A sample with Tensors for its arrays, in tuples, lists and dicts (PyTorch's)."""
+
+    def convert(x: Any) -> Any:
+        numbers = isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind not in "OUS"
+        return wrap(np.asarray(x)) if numbers else x
+
+    return _changed(data, convert)
 
 
 def default_collate(items: Sequence[Any]) -> Any:

@@ -48,3 +48,7 @@ class SubsetRandomSampler(Drawn):
 
     def _order(self, draws: random.Generator) -> np.ndarray:
         return self.indices[draws.permutation(self.num_samples)]
+
+
+def get_worker_info() -> None:
+    """None, as in PyTorch's main process: of an IterableDataset nobody takes a share."""

@@ -103,7 +103,8 @@ ConstantLR LambdaLR PolynomialLR SequentialLR ChainedScheduler ReduceLROnPlateau
 """
 DATA = """
 Dataset TensorDataset Subset random_split ConcatDataset DataLoader WeightedRandomSampler Sampler
-SequentialSampler RandomSampler SubsetRandomSampler BatchSampler
+SequentialSampler RandomSampler SubsetRandomSampler BatchSampler IterableDataset get_worker_info
+default_convert
 """
 
 CONV = "input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1"
