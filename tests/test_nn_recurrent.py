@@ -129,6 +129,11 @@ def test_packing():
     padded, lengths = pad_packed_sequence(packed, padding_value=-1.0)
     assert padded.shape == (3, 4, 1) and lengths.tolist() == [2, 1, 3, 1]
     assert padded[:, 1, 0].tolist() == [1, -1, -1]
+    longer, lengths = pad_packed_sequence(packed, padding_value=-1.0, total_length=5)
+    assert longer.shape == (5, 4, 1) and lengths.tolist() == [2, 1, 3, 1]
+    assert (longer[:3] == padded).all() and (longer[3:] == -1).all()
+    with pytest.raises(ShapeError, match="total_length must be at least 3"):
+        pad_packed_sequence(packed, total_length=2)
     with pytest.raises(ShapeError, match="lengths must fall"):
         pack_padded_sequence(x, [2, 1, 3, 1])
     for lengths in ([4, 1, 1, 1], [3, 2, 1, 0], [3, 2, 1], []):

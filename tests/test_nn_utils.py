@@ -8,7 +8,7 @@ import pytest
 import minidl as ml
 import minidl.nn as nn
 from minidl import random
-from minidl.errors import GraphError, ShapeError
+from minidl.errors import DTypeError, GraphError, ShapeError
 from minidl.nn import init
 from minidl.nn.utils import prune
 
@@ -261,3 +261,18 @@ def test_removal_keeps_the_present_parameters(kind, change):
     undo(layer.train())
     assert layer.training and layer.weight.requires_grad
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-6)
+
+
+def test_names_that_are_taken_are_refused():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ShapeError, match="Linear: the attribute exists; got name 'forward'"):
+        layer.register_parameter("forward", nn.Parameter(ml.zeros(2)))
+    for name, kind in (("weight", nn.ReLU()), ("training", nn.ReLU())):
+        with pytest.raises(ShapeError, match="the attribute exists"):
+            layer.add_module(name, kind)
+    layer.register_parameter("bias", None)  # one of its own kind takes its place
+    assert layer.bias is None
+    assert [*nn.ModuleDict({"keys": layer}).keys()] == ["keys"]  # an item is no attribute
+    for state in (None, [1], 3):
+        with pytest.raises(DTypeError, match="load_state_dict: needs a dict of values by name"):
+            layer.load_state_dict(state)

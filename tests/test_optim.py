@@ -296,6 +296,18 @@ def test_a_new_scaler_has_pytorchs_numbers():
     assert scaler.get_scale() == 65536.0 and scaler.enabled
 
 
+def test_the_state_of_another_optimizer_is_refused():
+    p = leaf([1.0])
+    adam, sgd = optim.Adam([p]), optim.SGD([p], momentum=0.9)
+    with pytest.raises(
+        CheckpointError, match=r"Adam: .*another optimizer's; got lacking \['betas'"
+    ):
+        adam.load_state_dict(sgd.state_dict())
+    with pytest.raises(CheckpointError, match=r"SGD: .*lacking \['dampening', 'momentum'\]"):
+        sgd.load_state_dict(adam.state_dict())
+    optim.AdamW([p]).load_state_dict(adam.state_dict())  # alike but for a switch
+
+
 @pytest.mark.parametrize(
     "make, lacking",
     [

@@ -19,7 +19,7 @@ class Numbered(Module, MutableSequence[Any]):
         return getattr(self, self._kind)
 
     def _put(self, name: str, item: Any) -> None:
-        self.register_module(name, item)
+        self._register("_modules", name, item, Module)
 
     def _fill(self, items: Iterable[Any]) -> None:
         self._items.clear()
@@ -61,7 +61,7 @@ class Sequential(Numbered):
         named = len(modules) == 1 and isinstance(modules[0], Mapping)
         items: Any = modules[0].items() if named else enumerate(modules)
         for name, module in items:
-            self.register_module(str(name), module)
+            self._register("_modules", str(name), module, Module)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -110,7 +110,7 @@ class ModuleDict(Module, MutableMapping[str, Module]):
         return self._modules[name]
 
     def __setitem__(self, name: str, module: Module) -> None:
-        self.register_module(name, module)
+        self._register("_modules", name, module, Module)
 
     def __delitem__(self, name: str) -> None:
         del self._modules[name]

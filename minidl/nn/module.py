@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from minidl.autograd import Tensor, no_grad, wrap
-from minidl.errors import CheckpointError, require
+from minidl.errors import CheckpointError, DTypeError, require
 from minidl.methods import Handle
 from minidl.nn.parameter import Parameter, assign
 from minidl.ops.creation import as_tensor
@@ -68,9 +68,9 @@ class Module:
     # ---- attributes
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter):
-            self.register_parameter(name, value)
+            self._register("_parameters", name, value, Parameter)
         elif isinstance(value, Module):
-            self.register_module(name, value)
+            self._register("_modules", name, value, Module)
         else:
             state = self.__dict__
             for kind, wanted in zip(_KINDS, (Parameter, Tensor, Module), strict=True):
@@ -113,21 +113,26 @@ class Module:
         self._non_persistent.discard(name)
         state[kind][name] = value
 
+    def _add(self, kind: str, name: str, value: Any, wanted: type) -> None:
+        """Register under a name that nothing else has."""
+        there = isinstance(name, str) and hasattr(self, name)
+        taken = there and name not in self.__dict__.get(kind, ())
+        require(not taken, type(self).__name__, "the attribute exists", name=name)
+        self._register(kind, name, value, wanted)
+
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter (None keeps the name without a tensor)."""
-        self._register("_parameters", name, param, Parameter)
+        self._add("_parameters", name, param, Parameter)
 
     def register_module(self, name: str, module: Module | None) -> None:
         """Add a child module under a name."""
-        self._register("_modules", name, module, Module)
+        self._add("_modules", name, module, Module)
 
     add_module = register_module
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but not trained; persistent ones are in the state_dict."""
-        free = name in self._buffers or not hasattr(self, name)
-        require(free, type(self).__name__, "register_buffer: the attribute exists", name=name)
-        self._register("_buffers", name, tensor, Tensor)
+        self._add("_buffers", name, tensor, Tensor)
         (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
 
     # ---- walking
@@ -216,6 +221,8 @@ class Module:
         Raises one CheckpointError that lists every missing, unexpected and wrong-shaped name
         (with strict=False only the wrong shapes), and then nothing has been changed.
         """
+        fits, rule = isinstance(state_dict, Mapping), "needs a dict of values by name"
+        require(fits, "load_state_dict", rule, error=DTypeError, state_dict=state_dict)
         state = {name: as_tensor(value) for name, value in state_dict.items()}
         own, optional = self.state_dict(keep_vars=True), set()
         shapes = {name: value.shape for name, value in own.items()}

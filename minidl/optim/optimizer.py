@@ -166,6 +166,10 @@ class Optimizer:
         sizes, ours = ([len(g["params"]) for g in groups] for groups in (saved, self.param_groups))
         rule = "the saved groups must have as many parameters as this optimizer's"
         require(sizes == ours, name, rule, error=CheckpointError, saved=sizes, here=ours)
+        known = {key for key, value in self.defaults.items() if not isinstance(value, bool)}
+        lacking = sorted(known.difference(*saved))
+        rule = "the saved groups lack options: another optimizer's"
+        require(not lacking, name, rule, error=CheckpointError, lacking=lacking)
         numbers = [number for group in saved for number in group["params"]]
         taken = {p: {key: self._taken(p, key, value) for key, value in states[number].items()}
                  for p, number in zip(self._all(), numbers) if number in states}  # fmt: skip

@@ -41,7 +41,7 @@ def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> Modu
         hooks.pop(mine[0])(module.eval(), ())  # a last time, without spectral_norm's iteration
     for suffix in extra:
         delattr(module, name + suffix)
-    module.register_parameter(name, Parameter(getattr(module, name).detach().clone()))
+    setattr(module, name, Parameter(getattr(module, name).detach().clone()))
     return module
 
 

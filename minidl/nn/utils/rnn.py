@@ -51,12 +51,15 @@ def pack_padded_sequence(input: Tensor, lengths: Tensor | Sequence[int], batch_f
 
 
 def pad_packed_sequence(
-    sequence: PackedSequence, batch_first: bool = False, padding_value: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """The padded batch (T, B, …) in its first order, and the lengths (B,)."""
+    sequence: PackedSequence, batch_first: bool = False, padding_value: float = 0.0,
+    total_length: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The padded batch (T or total_length, B, …) in its first order, and the lengths (B,)."""
     data, batch_sizes, _, back = sequence
     sizes = np.asarray(batch_sizes.tolist())
-    steps, batch = len(sizes), int(sizes[0])
+    steps, batch = total_length or len(sizes), int(sizes[0])
+    rule = f"total_length must be at least {len(sizes)}, the longest sequence's"
+    require(steps >= len(sizes), "pad_packed_sequence", rule, total_length=total_length)
     places = np.full(steps * batch, len(data))  # the row after the last holds the padding
     places[_rows(sizes, batch)] = np.arange(len(data))
     blank = wrap(np.full((1, *data.shape[1:]), padding_value, data.dtype)).to(data.device)
