@@ -300,7 +300,7 @@ def test_the_state_of_another_optimizer_is_refused():
     p = leaf([1.0])
     adam, sgd = optim.Adam([p]), optim.SGD([p], momentum=0.9)
     with pytest.raises(
-        CheckpointError, match=r"Adam: .*another optimizer's; got lacking \['betas'"
+        CheckpointError, match=r"Adam: .*another optimizer's.*'betas'"
     ):
         adam.load_state_dict(sgd.state_dict())
     with pytest.raises(CheckpointError, match=r"SGD: .*lacking \['dampening', 'momentum'\]"):
