@@ -299,9 +299,7 @@ def test_a_new_scaler_has_pytorchs_numbers():
 def test_the_state_of_another_optimizer_is_refused():
     p = leaf([1.0])
     adam, sgd = optim.Adam([p]), optim.SGD([p], momentum=0.9)
-    with pytest.raises(
-        CheckpointError, match=r"Adam: .*another optimizer's.*'betas'"
-    ):
+    with pytest.raises(CheckpointError, match=r"Adam: .*another optimizer's.*'betas'"):
         adam.load_state_dict(sgd.state_dict())
     with pytest.raises(CheckpointError, match=r"SGD: .*lacking \['dampening', 'momentum'\]"):
         sgd.load_state_dict(adam.state_dict())
