@@ -372,7 +372,7 @@ WIDE = [
 _POSITIVE = {"low": 0.3, "high": 2.5}
 _UNIT = {"low": -0.9, "high": 0.9, "gap": 0.05}
 _DOMAINS = {
-    **dict.fromkeys("log log2 sqrt rsqrt log1p reciprocal pow".split(), _POSITIVE),
+    **dict.fromkeys("log log2 log10 sqrt rsqrt log1p reciprocal pow".split(), _POSITIVE),
     **dict.fromkeys("asin acos atan".split(), _UNIT),
     "logit": {"low": 0.1, "high": 0.9},
     "tan": {"low": -1.2, "high": 1.2},

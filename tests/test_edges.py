@@ -5,6 +5,7 @@ import pytest
 
 import minidl as ml
 import minidl.functional as F
+from minidl import fusion as f
 from minidl.errors import DTypeError, ShapeError
 
 NAN, INF = float("nan"), float("inf")
@@ -221,3 +222,18 @@ def test_the_bounds_of_integers_are_integers_of_their_dtype():
     with pytest.raises(DTypeError, match="clamp: the number must fit into uint8; got value 300"):
         x.clamp(max=300)
     assert x.masked_fill(x > 1, ml.tensor(2.5)).tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize("base", [2.0, 0.5])
+def test_a_number_to_the_power_of_a_traced_scalar(base):
+    """Its gradient asks whether the number is 0, which is known while it is traced."""
+    large = base > 1
+
+    @ml.pointwise
+    def grown(x):
+        taken = f.where((x > 0) & large, base**x, x)
+        return taken + f.where(large | (x > 0), 10.0, 20.0)
+
+    x = ml.tensor([-2.0, 3.0], dtype=ml.float64, requires_grad=True)
+    assert grown(x).tolist() == ([8.0, 18.0] if large else [18.0, 13.0])
+    assert ml.gradcheck(grown, (x,)) and ml.gradgradcheck(grown, (x,))

@@ -120,6 +120,9 @@ def combine(op: str, a: Any, b: Any) -> Any:
     """The node of a binary operation, after the folds that change no value."""
     graph = (a if isinstance(a, Node) else b).graph
     if op in ("and", "or"):
+        for known, other in ((truth(a), truth(b)), (truth(b), truth(a))):
+            if not isinstance(known, Node):  # a comparison of numbers
+                return other if known == (op == "and") else known
         return graph.node(op, truth(a), truth(b))
     x, y = (v if isinstance(v, Node) else graph.const(v) for v in (real(a), real(b)))
     left, right = x.value, y.value  # None unless constants

@@ -114,8 +114,10 @@ def pow(x: Any, y: Any) -> Any:
 
 exp = _op("exp", f.exp, "e to the power x.", saves=True)
 expm1 = _op("expm1", f.expm1, "exp(x) - 1, exact near 0.", saves=True)
+exp2 = _op("exp2", lambda x: 2.0**x, "2 to the power x.")
 log = _op("log", f.log, "Natural logarithm.")
 log2 = _op("log2", f.log2, "Logarithm to base 2.")
+log10 = _op("log10", lambda x: f.log(x) * (1 / math.log(10)), "Logarithm to base 10.")
 log1p = _op("log1p", f.log1p, "log(1 + x), exact near 0.")
 sqrt = _op("sqrt", f.sqrt, "Square root.", saves=True)
 rsqrt = _op("rsqrt", f.rsqrt, "1 / square root.")
