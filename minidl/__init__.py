@@ -46,6 +46,13 @@ autograd.Function = Function  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
 sys.modules.update({f"{__name__}.cuda": cuda, f"{__name__}.linalg": linalg})  # for imports of them
 
+_ALSO = """
+    alpha_dropout avg_pool1d bilinear celu channel_shuffle conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d cosine_similarity dropout group_norm hardshrink layer_norm max_pool1d
+    max_pool2d max_pool3d pairwise_distance pixel_shuffle pixel_unshuffle prelu rms_norm selu
+    threshold""".split()  # functions of F that PyTorch has here too, with the same arguments
+globals().update({name: getattr(functional, name) for name in _ALSO})
+
 _TOOLS = "gradcheck gradgradcheck summary profile plot_graph lr_find".split()
 _LAZY = dict.fromkeys(_TOOLS, "tools") | {"bfloat16": "dtypes", "save": "io", "load": "io"}
 _ROOMS = ("amp", "data", "io", "models", "nn", "optim", "tools", "train")

@@ -21,12 +21,16 @@ from minidl.ops.pointwise import (
     relu, relu6, selu, sigmoid, silu, softplus, softshrink, softsign, tanh, tanhshrink, threshold,
 )
 from minidl.ops.softmax import glu, log_softmax, prelu, softmax, softmin
-from minidl.wide.features import bilinear, embedding_bag, gumbel_softmax, pairwise_distance
+from minidl.wide.features import (
+    alpha_dropout, bilinear, embedding_bag, gumbel_softmax, pairwise_distance,
+)
 from minidl.wide.images import (
-    adaptive_max_pool1d, adaptive_max_pool2d, affine_grid, channel_shuffle, conv3d, grid_sample,
-    local_response_norm, max_unpool2d, pixel_unshuffle,
+    adaptive_avg_pool3d, adaptive_max_pool1d, adaptive_max_pool2d, affine_grid, avg_pool3d,
+    channel_shuffle, conv3d, grid_sample, local_response_norm, max_pool3d, max_unpool2d,
+    pixel_unshuffle,
 )
 from minidl.wide.losses import (
-    cosine_embedding_loss, ctc_loss, gaussian_nll_loss, margin_ranking_loss, poisson_nll_loss,
+    cosine_embedding_loss, ctc_loss, gaussian_nll_loss, hinge_embedding_loss, margin_ranking_loss,
+    multi_margin_loss, multilabel_soft_margin_loss, poisson_nll_loss, soft_margin_loss,
     triplet_margin_loss,
 )

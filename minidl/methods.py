@@ -13,7 +13,8 @@ from minidl.autograd import AFTER, Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, index, inplace, join, linalg, pointwise, reduce, shape, softmax
 from minidl.ops.arguments import length_of
-from minidl.wide import names, tensors
+from minidl.wide import linalg as matrices
+from minidl.wide import names, statistics, tensors
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -68,10 +69,14 @@ TABLE = _functions({
         nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
         take_along_dim index_add index_put masked_select scatter_reduce addmm baddbmm""",
     names: """
-        clamp_min clamp_max addcdiv where round logical_xor isin nansum nanmean diff kthvalue
-        quantile select take index_fill flipud fliplr rot90 cross kron dist""",
+        clamp_min clamp_max addcdiv where round logical_xor isin diff select take index_fill flipud
+        fliplr rot90 cross kron dist frac deg2rad rad2deg tensor_split inner""",
+    statistics: """
+        nansum nanmean kthvalue quantile trapezoid cov corrcoef aminmax histc""",
+    matrices: "cholesky det logdet matrix_power qr slogdet",
     creation: "bernoulli multinomial",
 })  # fmt: skip
+TABLE |= {"inverse": matrices.inv, "pinverse": matrices.pinv, "trapz": statistics.trapezoid}
 TABLE |= {second: TABLE[first] for second, first in names.SECOND.items()}
 FUNCTIONS = _functions({  # of `minidl` alone
     creation: """
@@ -82,7 +87,8 @@ FUNCTIONS = _functions({  # of `minidl` alone
     tensors: "cdist std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
     names: """
         searchsorted bucketize numel column_stack dstack broadcast_tensors cartesian_prod rand_like
-        randint_like logspace FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor
+        randint_like logspace atleast_1d atleast_2d atleast_3d block_diag get_default_dtype
+        set_default_dtype FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor
         BoolTensor""",
 }) | {"split_with_sizes": join.split}  # fmt: skip
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
@@ -94,7 +100,7 @@ COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the s
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
 DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
-DTYPES |= {"int": "int32", "bool": "bool"}
+DTYPES |= {"int": "int32", "bool": "bool", "short": "int16", "char": "int8", "byte": "uint8"}
 
 
 def _reflected(function: Callable) -> Callable:

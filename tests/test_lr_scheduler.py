@@ -135,6 +135,19 @@ def test_betas_are_cycled_where_there_is_no_momentum():
         s.step()
 
 
+def test_a_cycle_refuses_what_it_cannot_do():
+    o = optim.Adagrad([wrap(np.zeros(2), True)])
+    with pytest.raises(ShapeError, match="CyclicLR: the optimizer has neither momentum nor betas"):
+        L.CyclicLR(o, 0.1, 0.5)
+    for options, words in (
+        ({"step_size_up": 0}, "must be positive"), ({"mode": "square"}, "mode must be one of"),
+        ({"base_lr": [0.1] * 3}, "one value for each of 1 groups"),
+    ):  # fmt: skip
+        given = {"base_lr": 0.1, "max_lr": 0.5, "cycle_momentum": False} | options
+        with pytest.raises(ShapeError, match=words):
+            L.CyclicLR(o, **given)
+
+
 def test_a_part_begins_from_the_rates_that_it_was_made_with():
     """Not from those that a later OneCycleLR wrote over them."""
     o = optim.SGD([wrap(np.zeros(1), True)], lr=0.1, momentum=0.9)

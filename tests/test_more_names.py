@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 
 import minidl as ml
+import minidl.functional as F
 from minidl.errors import DeviceError, DTypeError, GraphError, MinidlError, ShapeError
 
 FLOATS = st.floats(-5, 5, width=32)
@@ -65,6 +66,38 @@ def test_writes_in_place_have_gradients():
         x.scatter_(1, k, 0.0)
 
 
+def test_detach_in_place_ends_a_graph():
+    """Truncated backpropagation: what came before counts for nothing, a leaf's own graph stays."""
+    x = ml.tensor([2.0], requires_grad=True)
+    h = x * 3
+    y = h * 2
+    h.detach_()
+    assert h.is_leaf and not h.requires_grad
+    (y + h * x).sum().backward()
+    assert x.grad.tolist() == [12.0]
+
+
+def test_alpha_dropout_keeps_mean_and_variance():
+    ml.manual_seed(0)
+    y = F.alpha_dropout(ml.randn(200, 1000), 0.3, True)
+    assert abs(y.mean().item()) < 0.01 and abs(y.std().item() - 1) < 0.01
+    low = -1.0507009873554805 * 1.6732632423543772
+    dropped = 0.7 * low / (0.7 * (1 + 0.3 * low * low)) ** 0.5
+    share = ((y - dropped).abs() < 1e-5).float().mean().item()
+    assert abs(share - 0.3) < 0.01
+
+
+@given(arrays(np.float64, (5, 3), elements=st.floats(-5, 5)), st.integers(1, 7))
+def test_histograms_and_pseudoinverses_are_numpys(x, bins):
+    counts = ml.histc(ml.tensor(x), bins, -2, 3).numpy()
+    np.testing.assert_array_equal(counts.sum(), ((x >= -2) & (x <= 3)).sum())
+    rank = ml.linalg.matrix_rank(ml.tensor(x)).item()
+    assert rank == np.linalg.matrix_rank(x)
+    found = ml.linalg.pinv(ml.tensor(x)).numpy()
+    np.testing.assert_allclose(x @ found @ x, x, atol=1e-9)
+    np.testing.assert_allclose(found @ x, (found @ x).T, atol=1e-6)
+
+
 def test_a_value_is_in_a_tensor():
     x = ml.tensor([[1.0, 2.0]])
     assert 2 in x and 3.0 not in x and ml.tensor(1.0) in x
@@ -111,6 +144,13 @@ def test_numpy_and_matplotlib_take_tensors():
     (lambda x: ml.bitwise_and(x, x), DTypeError, "and: needs bools or integers"),
     (lambda x: x.exponential_(-1), ShapeError, "lambd must be positive"),
     (lambda x: x.random_(0), MinidlError, "high must be above low"),
+    (lambda x: x[0].detach_(), GraphError, "detach_: a view cannot be detached"),
+    (lambda x: F.max_pool3d(x, 2, return_indices=True), ShapeError, "max_pool3d: gives no indices"),
+    (lambda x: F.avg_pool3d(x, 2), ShapeError, "avg_pool3d: x must have 5 axes, or 4 without N"),
+    (lambda x: F.alpha_dropout(x, 2, True), ShapeError, "alpha_dropout: p must be between 0 and 1"),
+    (lambda x: ml.set_default_dtype(ml.float64), DTypeError, "the default is float32"),
+    (lambda x: ml.linalg.lstsq(x, x[:2]), ShapeError, "linalg.lstsq: B must be"),
+    (lambda x: x.det(), ShapeError, "linalg.det: needs square matrices"),
 ])  # fmt: skip
 def test_bad_calls_are_refused_with_words(call, error, message):
     with pytest.raises(error, match=message):

@@ -24,20 +24,21 @@ from minidl.nn.norm import (
 from minidl.nn.parameter import Parameter
 from minidl.nn.recurrent import GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell
 from minidl.nn.thin import (
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BCELoss, BCEWithLogitsLoss, CELU,
-    CircularPad1d, CircularPad2d, ConstantPad1d, ConstantPad2d, CosineSimilarity, CrossEntropyLoss,
-    Dropout, Dropout2d, ELU, Flatten, Fold, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh,
-    HuberLoss, Identity, KLDivLoss, L1Loss, LeakyReLU, LogSigmoid, LogSoftmax, MaxPool1d, MaxPool2d,
-    Mish, MSELoss, NLLLoss, PixelShuffle, ReflectionPad1d, ReflectionPad2d, ReLU, ReLU6,
-    ReplicationPad1d, ReplicationPad2d, SELU, Sigmoid, SiLU, SmoothL1Loss, Softmax, Softmin,
-    Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold, Unfold, Upsample, ZeroPad1d,
-    ZeroPad2d,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AvgPool1d, AvgPool2d, AvgPool3d,
+    BCELoss, BCEWithLogitsLoss, CELU, CircularPad1d, CircularPad2d, ConstantPad1d, ConstantPad2d,
+    CosineSimilarity, CrossEntropyLoss, Dropout, Dropout2d, ELU, Flatten, Fold, GELU, GLU,
+    Hardshrink, Hardsigmoid, Hardswish, Hardtanh, HuberLoss, Identity, KLDivLoss, L1Loss, LeakyReLU,
+    LogSigmoid, LogSoftmax, MaxPool1d, MaxPool2d, MaxPool3d, Mish, MSELoss, NLLLoss, PixelShuffle,
+    ReflectionPad1d, ReflectionPad2d, ReLU, ReLU6, ReplicationPad1d, ReplicationPad2d, SELU,
+    Sigmoid, SiLU, SmoothL1Loss, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
+    Threshold, Unfold, Upsample, ZeroPad1d, ZeroPad2d,
 )
 from minidl.nn.wide import (
-    AdaptiveMaxPool1d, AdaptiveMaxPool2d, BatchNorm3d, Bilinear, ChannelShuffle, Conv3d,
-    CosineEmbeddingLoss, CTCLoss, EmbeddingBag, GaussianNLLLoss, LocalResponseNorm,
-    MarginRankingLoss, MaxUnpool2d, PairwiseDistance, ParameterList, PixelUnshuffle, PoissonNLLLoss,
-    Transformer, TripletMarginLoss, Unflatten,
+    AdaptiveMaxPool1d, AdaptiveMaxPool2d, AlphaDropout, BatchNorm3d, Bilinear, ChannelShuffle,
+    Conv3d, CosineEmbeddingLoss, CTCLoss, Dropout1d, Dropout3d, EmbeddingBag, GaussianNLLLoss,
+    HingeEmbeddingLoss, InstanceNorm3d, LocalResponseNorm, MarginRankingLoss, MaxUnpool2d,
+    MultiLabelSoftMarginLoss, MultiMarginLoss, PairwiseDistance, ParameterList, PixelUnshuffle,
+    PoissonNLLLoss, SoftMarginLoss, Transformer, TripletMarginLoss, Unflatten,
 )
 
 sys.modules[f"{__name__}.functional"] = functional  # for `import minidl.nn.functional as F`

@@ -108,7 +108,7 @@ def thin(name: str, of: Callable[..., Any] | None = None, show: str | None = Non
 
     def fill(space: dict[str, Any]) -> None:
         space |= {k: known[k].default for k in names if known[k].default is not known[k].empty}
-        space |= {"__module__": __name__, "__annotations__": dict.fromkeys(names, Any)}
+        space |= {"__module__": "minidl.nn", "__annotations__": dict.fromkeys(names, Any)}
 
     return new_class(name, (base,), {"of": of, "show": show}, fill)
 
@@ -153,9 +153,13 @@ BCELoss, KLDivLoss = _loss("BCELoss", F.binary_cross_entropy), _loss("KLDivLoss"
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"
 _BEST = "kernel_size stride padding dilation return_indices ceil_mode"
-MaxPool1d, MaxPool2d = (thin(f"MaxPool{n}d", show=_MAX, fields=_BEST, base=_Pool) for n in (1, 2))
-AvgPool1d, AvgPool2d = (thin(f"AvgPool{n}d", show=_AVG, base=_Pool) for n in (1, 2))
+MaxPool1d, MaxPool2d, MaxPool3d = (
+    thin(f"MaxPool{n}d", show=_MAX, fields=_BEST, base=_Pool) for n in (1, 2, 3)
+)
+AvgPool1d, AvgPool2d, AvgPool3d = (thin(f"AvgPool{n}d", show=_AVG, base=_Pool) for n in (1, 2, 3))
 AvgPool1d._axes = 1
-AdaptiveAvgPool1d, AdaptiveAvgPool2d = map(thin, ("AdaptiveAvgPool1d", "AdaptiveAvgPool2d"))
+AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d = (
+    thin(f"AdaptiveAvgPool{n}d") for n in (1, 2, 3)
+)
 _SIZES = "size scale_factor mode align_corners"
 Upsample = thin("Upsample", F.interpolate, fields=_SIZES, base=_Upsample)

@@ -18,9 +18,9 @@ from minidl.nn.conv import Conv2d
 from minidl.nn.fields import Fields, Layer, Size, Switch
 from minidl.nn.linear import Embedding
 from minidl.nn.module import Module
-from minidl.nn.norm import BatchNorm2d, LayerNorm
+from minidl.nn.norm import BatchNorm2d, InstanceNorm2d, LayerNorm
 from minidl.nn.parameter import Parameter, new_parameter
-from minidl.nn.thin import thin
+from minidl.nn.thin import Dropout, Dropout2d, thin
 from minidl.ops.arguments import ints_of
 from minidl.ops.creation import full
 # isort: on
@@ -38,6 +38,12 @@ class BatchNorm3d(BatchNorm2d):
     """Normalise each channel of (N, C, D, H, W) over the batch (arXiv 1502.03167)."""
 
     _dims = (5,)
+
+
+class InstanceNorm3d(InstanceNorm2d):
+    """Normalise each channel of each sample of (N, C, D, H, W) (arXiv 1607.08022)."""
+
+    _dims = (4, 5)
 
 
 class Bilinear(Layer, show="in1_features={in1_features}, in2_features={in2_features}, "
@@ -147,6 +153,12 @@ class ParameterList(Numbered):
                 for i, (dtype, size) in enumerate(sizes)]  # fmt: skip
 
 
+class AlphaDropout(Dropout):
+    """`F.alpha_dropout` while training."""
+
+    _function = staticmethod(F.alpha_dropout)
+
+
 # ---- without -------------------------------------------------------------------------------------
 
 
@@ -186,7 +198,13 @@ _size = partial(thin, show="output_size={output_size}")
 AdaptiveMaxPool1d, AdaptiveMaxPool2d = map(_size, ("AdaptiveMaxPool1d", "AdaptiveMaxPool2d"))
 LocalResponseNorm = thin("LocalResponseNorm", show="{size}, alpha={alpha}, beta={beta}, k={k}")
 PixelUnshuffle, ChannelShuffle = map(thin, ("PixelUnshuffle", "ChannelShuffle"))
+Dropout1d, Dropout3d = (
+    type(name, (Dropout2d,), {"__module__": __name__}) for name in ("Dropout1d", "Dropout3d")
+)
 _loss = partial(thin, show="", inputs=2)
+SoftMarginLoss, HingeEmbeddingLoss = map(_loss, ("SoftMarginLoss", "HingeEmbeddingLoss"))
+MultiMarginLoss = _loss("MultiMarginLoss")
+MultiLabelSoftMarginLoss = _loss("MultiLabelSoftMarginLoss", F.multilabel_soft_margin_loss)
 PairwiseDistance, PoissonNLLLoss = map(_loss, ("PairwiseDistance", "PoissonNLLLoss"))
 GaussianNLLLoss = _loss("GaussianNLLLoss", F.gaussian_nll_loss, inputs=3, base=_ByName)
 CosineEmbeddingLoss = _loss("CosineEmbeddingLoss", inputs=3)

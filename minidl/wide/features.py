@@ -7,6 +7,7 @@ import numpy as np
 
 from minidl.errors import require, require_one_of
 from minidl.ops import creation, index, join, pointwise
+from minidl.ops.dropout import dropout
 from minidl.ops.linalg import einsum
 from minidl.ops.softmax import softmax
 from minidl.wide.tensors import index_add
@@ -22,6 +23,20 @@ def pairwise_distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6,
                       keepdim: bool = False) -> Any:  # fmt: skip
     """The p-norm of x1 - x2 + eps along the last axis."""
     return (x1 - x2 + eps).norm(p, -1, keepdim)
+
+
+def alpha_dropout(input: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
+    """Dropout that keeps the mean 0 and variance 1 of SELU's results (Klambauer et al. 2017).
+
+    What is dropped becomes SELU's limit; inplace as in dropout.
+    """
+    require(0 <= p <= 1, "alpha_dropout", "p must be between 0 and 1", p=p)
+    if not training or p in (0, 1):
+        return input * 0 if training and p else input
+    low = -pointwise.SELU_SCALE * pointwise.SELU_ALPHA
+    kept = dropout(creation.ones_like(input), p) * (1 - p)
+    scale = ((1 - p) * (1 + p * low * low)) ** -0.5
+    return scale * (input * kept + low * (1 - kept) - p * low)
 
 
 def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float = 1e-10,

@@ -52,6 +52,56 @@ def conv3d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: 
     return batched(convolved, input, 5, name)
 
 
+def _of_volumes(pool: Any, name: str, input: Any, settings: dict[str, Any], **more: Any) -> Any:
+    """A pool of input (N, C, D, H, W) with settings for three axes: of planes, then along D."""
+    three = {key: ints_of(name, key, value, 3, 0) for key, value in settings.items()}
+    within = {key: value[1:] for key, value in three.items()}
+    along = {key: (value[0], int(key != "padding")) for key, value in three.items()}
+
+    def pooled(x: Any) -> Any:
+        planes = pool(x.transpose(1, 2).flatten(0, 1), **within, **more)
+        y = planes.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+        return pool(y.flatten(3), **along, **more).unflatten(-1, y.shape[3:])
+
+    return batched(pooled, input, 5, name)
+
+
+def max_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               dilation: Any = 1, ceil_mode: bool = False,
+               return_indices: bool = False) -> Any:  # fmt: skip
+    """The largest value of each window of input (N, C, D, H, W)."""
+    require(not return_indices, "max_pool3d", "gives no indices")
+    settings = {"kernel_size": kernel_size, "stride": kernel_size if stride is None else stride,
+                "padding": padding, "dilation": dilation}  # fmt: skip
+    return _of_volumes(image.max_pool2d, "max_pool3d", input, settings, ceil_mode=ceil_mode)
+
+
+def avg_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True,
+               divisor_override: int | None = None) -> Any:  # fmt: skip
+    """The mean of each window of input (N, C, D, H, W), or its sum by divisor_override."""
+    settings = {"kernel_size": kernel_size, "stride": kernel_size if stride is None else stride,
+                "padding": padding}  # fmt: skip
+    how = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    if divisor_override is None:
+        return _of_volumes(image.avg_pool2d, "avg_pool3d", input, settings, **how)
+    sums = _of_volumes(image.avg_pool2d, "avg_pool3d", input, settings, **how, divisor_override=1)
+    return sums / divisor_override
+
+
+def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:
+    """Means of areas that cover input (N, C, D, H, W), as many as output_size says."""
+    many = isinstance(output_size, (tuple, list))
+    d, h, w = output_size if many else (output_size,) * 3
+
+    def pooled(x: Any) -> Any:
+        planes = image.adaptive_avg_pool2d(x.transpose(1, 2).flatten(0, 1), (h, w))
+        y = planes.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+        return image.adaptive_avg_pool2d(y.flatten(3), (d, None)).unflatten(-1, y.shape[3:])
+
+    return batched(pooled, input, 5, "adaptive_avg_pool3d")
+
+
 def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
     """Largest values of areas that cover input (N, C, H, W), as many as output_size says.
 

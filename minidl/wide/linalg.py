@@ -22,12 +22,15 @@ from minidl.ops.shape import squeeze, to_dtype, transpose, unsqueeze
 
 SVD = namedtuple("SVD", ["U", "S", "Vh"])
 Eigen = namedtuple("Eigen", ["eigenvalues", "eigenvectors"])
+LogDeterminant = namedtuple("LogDeterminant", ["sign", "logabsdet"])
+LeastSquares = namedtuple("LeastSquares", ["solution", "residuals", "rank", "singular_values"])
 QR = namedtuple("QR", ["Q", "R"])
 
 
 def _made(name: str, *xs: Any, full: bool = False) -> tuple:
     with reworded(RangeError, f"linalg.{name}", np.linalg.LinAlgError):
-        return backend.of(xs[0]).lapack(name, xs, full)
+        found = backend.of(xs[0]).lapack(name, xs, full)
+    return tuple(np.asarray(y) if isinstance(y, np.generic) else y for y in found)
 
 
 def _check(name: str, x: Any, square: bool = True) -> None:
@@ -101,7 +104,6 @@ def inv(A: Any) -> Any:
 def determinant(x: Any) -> Any:
     """The determinant of x (…, N, N): (…). Saves both; its gradient needs an inverse."""
     (y,) = _made("det", x)
-    y = np.asarray(y) if isinstance(y, np.generic) else y
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
         scale = unsqueeze(unsqueeze(pw.mul(g, y), -1), -1)
@@ -114,6 +116,42 @@ def det(A: Any) -> Any:
     """The determinant of A (…, N, N): (…)."""
     _check("det", A)
     return determinant(A)
+
+
+@op
+def log_determinant(x: Any) -> Any:
+    """The sign (…) of the determinant of x (…, N, N) and the logarithm of its size. Saves x."""
+    sign, size = _made("slogdet", x)
+
+    def vjp(g: Any, need: Any, x: Any) -> Any:
+        if g[1] is None:
+            return (None,)
+        return (pw.mul(unsqueeze(unsqueeze(g[1], -1), -1), _t(inverse(x))),)
+
+    return (sign, size), (x,), vjp
+
+
+def slogdet(A: Any) -> LogDeterminant:
+    """(sign, logabsdet) of the determinant of A (…, N, N), which may be beyond all numbers."""
+    _check("slogdet", A)
+    return LogDeterminant(*log_determinant(A))
+
+
+def logdet(A: Any) -> Any:
+    """The logarithm of the determinant of A (…, N, N), NaN where that is negative."""
+    sign, size = slogdet(A)
+    return pw.where(sign < 0, np.nan, size)
+
+
+def matrix_power(A: Any, n: int) -> Any:
+    """A (…, N, N) times itself, n factors, or of its inverse for n < 0."""
+    _check("matrix_power", A)
+    A, n = (inv(A), -n) if n < 0 else (A, n)
+    y = pw.add(pw.mul(A, 0.0), backend.of(raw(A)).constant(np.eye(A.shape[-1], dtype=A.dtype)))
+    for bit in f"{n:b}":
+        y = matmul(y, y)
+        y = matmul(y, A) if bit == "1" else y
+    return y
 
 
 # ---- factorizations ------------------------------------------------------------------------------
@@ -232,6 +270,44 @@ def qr(A: Any, mode: str = "reduced") -> QR:
     return QR(*orthogonal_triangular(A))
 
 
+def eigvalsh(A: Any) -> Any:
+    """The eigenvalues, in order, of symmetric matrices."""
+    return eigh(A).eigenvalues
+
+
+def svdvals(A: Any) -> Any:
+    """The singular values, falling, of A (…, M, N)."""
+    return svd(A, full_matrices=False).S
+
+
+def _counting(s: Any, A: Any, rtol: float | None) -> Any:
+    """Which singular values are not 0 beside the largest."""
+    share = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if rtol is None else rtol
+    return s > s.amax(-1, True) * share
+
+
+def matrix_rank(A: Any, *, rtol: float | None = None) -> Any:
+    """How many singular values of A (…, M, N) exceed rtol times the largest."""
+    s = svdvals(A)
+    return _counting(s, A, rtol).sum(-1)
+
+
+def pinv(A: Any, *, rtol: float | None = None) -> Any:
+    """The pseudoinverse (…, N, M) of A (…, M, N); its gradient needs distinct singular values."""
+    u, s, vh = svd(A, full_matrices=False)
+    there = _counting(s, A, rtol)
+    inverses = pw.where(there, pw.reciprocal(pw.where(there, s, 1.0)), 0.0)
+    return matmul(pw.mul(_t(vh), unsqueeze(inverses, -2)), _t(u))
+
+
+def lstsq(A: Any, B: Any, rcond: float | None = None) -> LeastSquares:
+    """The X of least |A X - B|, of least norm: A (…, M, N), B (…, M, K)."""
+    fits = B.ndim >= 2 and B.shape[-2] == A.shape[-2]
+    require(fits, "linalg.lstsq", "B must be (…, M, K)", A=A, B=B)
+    x, rank = matmul(pinv(A, rtol=rcond), B), matrix_rank(A, rtol=rcond)
+    return LeastSquares(x, pw.square(matmul(A, x) - B).sum(-2), rank, svdvals(A))
+
+
 # ---- norms ---------------------------------------------------------------------------------------
 
 
@@ -264,3 +340,15 @@ def norm(
     for axis in axes if keepdim else ():
         y = unsqueeze(y, axis)
     return y
+
+
+def vector_norm(x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *,
+                dtype: Any = None) -> Any:  # fmt: skip
+    """The norm of vectors along one or several axes, or of all elements."""
+    return to_dtype(x, dtype).norm(ord, dim, keepdim)
+
+
+def matrix_norm(A: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *,
+                dtype: Any = None) -> Any:  # fmt: skip
+    """The norm of matrices in two axes."""
+    return norm(A, ord, dim, keepdim, dtype=dtype)

@@ -71,6 +71,42 @@ def margin_ranking_loss(input1: Any, input2: Any, target: Any, margin: float = 0
     return reduced("margin_ranking_loss", loss, reduction)
 
 
+def soft_margin_loss(input: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """log(1 + exp(-t x)), the targets 1 or -1."""
+    return reduced("soft_margin_loss", pointwise.softplus(-target * input), reduction)
+
+
+def hinge_embedding_loss(
+    input: Any, target: Any, margin: float = 1.0, *, reduction: str = "mean"
+) -> Any:
+    """A distance x where the target is 1, max(0, margin - x) where it is -1."""
+    apart = pointwise.where(target != 1, (margin - input).clamp(min=0), 0.0)
+    loss = apart + pointwise.where(target != -1, input, 0.0)
+    return reduced("hinge_embedding_loss", loss, reduction)
+
+
+def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, weight: Any = None,
+                      *, reduction: str = "mean") -> Any:  # fmt: skip
+    """Mean over classes j other than the target y of w_y max(0, margin - x_y + x_j)^p.
+
+    input (N, C), target (N,), or without N.
+    """
+    own = target.unsqueeze(-1)
+    over = (margin - input.gather(-1, own) + input).clamp(min=0) ** p
+    over = over if weight is None else over * weight[target].unsqueeze(-1)
+    loss = over.scatter(-1, own, 0.0).mean(-1)
+    return reduced("multi_margin_loss", loss, reduction)
+
+
+def multilabel_soft_margin_loss(
+    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
+) -> Any:
+    """Mean over classes of the binary cross entropy of logits (N, C), by weight (C,)."""
+    loss = pointwise.softplus(input) - target * input
+    loss = loss if weight is None else loss * weight
+    return reduced("multilabel_soft_margin_loss", loss.mean(-1), reduction)
+
+
 # ---- connectionist temporal classification -------------------------------------------------------
 
 _NEVER = -1e30  # log of a probability 0 that has a gradient, 0

@@ -1,5 +1,7 @@
 """More of PyTorch's names: second names, and functions of a few lines."""
 
+import builtins
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from minidl.autograd import Tensor
-from minidl.errors import require, require_one_of
-from minidl.ops import creation, inplace, join, pointwise, shape
+from minidl.errors import DTypeError, GraphError, require
+from minidl.ops import creation, image, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes
-from minidl.ops.reduce import Values
-from minidl.wide.tensors import meshgrid
+from minidl.wide.tensors import meshgrid, tensordot
 
 _PAIRS = """
     absolute abs  negative neg  subtract sub  multiply mul  divide div  true_divide div  clip clamp
@@ -63,16 +64,6 @@ def isin(elements: Any, test_elements: Any, *, invert: bool = False) -> Any:
     return ~found if invert else found
 
 
-def nansum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    """Sum of what is not NaN."""
-    return pointwise.where(x.isnan(), 0, x).sum(dim, keepdim)
-
-
-def nanmean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    """Mean of what is not NaN."""
-    return nansum(x, dim, keepdim) / (x == x).sum(dim, keepdim)
-
-
 def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     """Differences of neighbours along dim, n times over, of what may be set before and behind x."""
     if n > 0 and (prepend is not None or append is not None):
@@ -89,37 +80,19 @@ def dist(x: Any, y: Any, p: float = 2) -> Any:
     return (x - y).norm(p)
 
 
-def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    """The k-th smallest value (from 1) along dim, and its index."""
-    axis_of(dim, x.ndim, "kthvalue")
-    n = x.shape[dim] if x.ndim else 1
-    require(1 <= k <= n, "kthvalue", f"k must lie in [1, {n}]", k=k)
-    found = [y.narrow(dim, k - 1, 1) if x.ndim else y for y in x.sort(dim)]
-    return Values(*(y if keepdim or not x.ndim else y.squeeze(dim) for y in found))
+def frac(x: Any) -> Any:
+    """What is behind the point, with x's sign."""
+    return x - pointwise.trunc(x)
 
 
-def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
-             interpolation: str = "linear") -> Any:  # fmt: skip
-    """The q-quantiles (of one q, or of a vector: these come first).
+def deg2rad(x: Any) -> Any:
+    """Degrees as radians."""
+    return x * (math.pi / 180)
 
-    Between two neighbours by interpolation: linear, lower, higher, midpoint or nearest.
-    """
-    shares = {"linear": lambda s: s, "lower": lambda s: s * 0, "nearest": lambda s: s.round(),
-              "higher": lambda s: s.ceil(), "midpoint": lambda s: s.ceil() / 2}  # fmt: skip
-    require_one_of("quantile", shares, interpolation=interpolation)
-    if dim is None:
-        y = quantile(x.reshape(-1), q, 0, interpolation=interpolation)
-        return y.reshape(y.shape + (1,) * x.ndim) if keepdim else y
-    x = x if x.ndim else x.reshape(1)
-    axis, levels = axis_of(dim, x.ndim, "quantile"), creation.as_tensor(q, x.dtype, x.device)
-    require(x.shape[axis] > 0, "quantile", "cannot reduce an axis of size 0", x=x, dim=dim)
-    values, last = x.sort(axis).values.movedim(axis, 0), x.shape[axis] - 1
-    at = levels.reshape((-1,) + (1,) * (x.ndim - 1)) * last
-    low, high = (values[k.reshape(-1).long()] for k in (at.floor(), at.ceil()))
-    y = low + (high - low) * shares[interpolation](at - at.floor())
-    y = pointwise.where(values[last].isnan(), math.nan, y)
-    y = y.unsqueeze(axis + 1) if keepdim else y
-    return y if levels.ndim else y.squeeze(0)
+
+def rad2deg(x: Any) -> Any:
+    """Radians as degrees."""
+    return x * (180 / math.pi)
 
 
 def searchsorted(sorted_sequence: Any, values: Any, *, out_int32: bool = False, right: bool = False,
@@ -189,6 +162,47 @@ def rot90(x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
     return [*turned, lambda: x.flip(a).transpose(a, b)][k % 4]()
 
 
+def atleast_1d(x: Any) -> Any:
+    """x, a number as a vector."""
+    return x if x.ndim else x.reshape(1)
+
+
+def atleast_2d(x: Any) -> Any:
+    """x, a number or a vector as a matrix of one row."""
+    return x if x.ndim > 1 else x.reshape(1, -1)
+
+
+def atleast_3d(x: Any) -> Any:
+    """x, a matrix with an axis of 1 behind, a vector (1, N, 1)."""
+    return x if x.ndim > 2 else atleast_2d(x).unsqueeze(-1)
+
+
+def block_diag(*tensors: Any) -> Any:
+    """Matrices along the diagonal, zeros elsewhere; a vector is a row."""
+    rows, before = [atleast_2d(t) for t in tensors], 0
+    total, made = sum(t.shape[1] for t in rows), []
+    for t in rows:
+        made.append(image.pad(t, (before, total - before - t.shape[1])))
+        before += t.shape[1]
+    return join.cat(made)
+
+
+def tensor_split(x: Any, indices_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
+    """Views of so many parts, the first ones longer, or of what is between indices along dim."""
+    axis, given = axis_of(dim, x.ndim, "tensor_split"), indices_or_sections
+    n = x.shape[axis]
+    if isinstance(given, int):
+        given = [n // given * k + builtins.min(k, n % given) for k in range(1, given)]
+    ends = [None, *given, None]
+    lead = (slice(None),) * axis
+    return tuple(x[(*lead, slice(a, b))] for a, b in itertools.pairwise(ends))
+
+
+def inner(x: Any, y: Any) -> Any:
+    """Sums of products along the last axes of both."""
+    return tensordot(x, y, ([-1], [-1])) if x.ndim and y.ndim else x * y
+
+
 def column_stack(tensors: Sequence[Any]) -> Any:
     """Join along the second axis; a vector or a number is a column."""
     return join.cat([t if t.ndim > 1 else t.reshape(-1, 1) for t in tensors], 1)
@@ -251,6 +265,18 @@ def logspace(start: float, end: float, steps: int, base: float = 10.0, *, dtype:
     return creation.as_tensor(values.astype(creation.dtype_of(dtype)), device=device)
 
 
+def get_default_dtype() -> np.dtype:
+    """float32."""
+    return creation.dtype_of(None)
+
+
+def set_default_dtype(d: Any) -> None:
+    """Refuse any dtype but float32: others are asked for where a tensor or a layer is made."""
+    fix = "pass dtype= to what makes tensors, or use .double()"
+    ok = creation.dtype_of(d) == get_default_dtype()
+    require(ok, "set_default_dtype", "the default is float32", error=DTypeError, fix=fix, d=d)
+
+
 # ---- PyTorch's old constructors ------------------------------------------------------------------
 
 
@@ -305,8 +331,19 @@ def fill_diagonal_(self: Tensor, value: Any) -> Tensor:
     return self
 
 
+def detach_(self: Tensor) -> Tensor:
+    """Take the tensor out of the graph: a leaf that requires no grad. Views are refused."""
+    require(self.parent is None, "detach_", "a view cannot be detached", error=GraphError, x=self)
+    self.node, self.index, self.requires = None, 0, False
+    return self
+
+
 METHODS: dict[str, Any] = {
-    f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_)
+    f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_, detach_)
+}
+METHODS |= {
+    "pin_memory": lambda self: self,
+    "is_cuda": property(lambda self: self.device.type == "cuda"),
 }
 METHODS["__init__"] = lambda self, *data: self.hold(FloatTensor(*data).array)
 METHODS |= {"type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype))}

@@ -116,5 +116,79 @@ FUNCTIONS = [
     case("ml.rand_like(x).shape == x.shape, ml.randint_like(x, 3).dtype == x.dtype", x=f(3)),
 ]  # fmt: skip
 
+STATISTICS = [
+    case("ml.trapezoid(x), ml.trapz(x, dx=0.5), ml.trapezoid(x, y, dim=1), ml.trapezoid(x, dim=0)",
+         x=f(3, 4), y=f(4)),
+    case("ml.trapezoid(x, y, dim=0)", x=f(3, 4), y=f(3, 4)),
+    case("ml.cov(x), ml.cov(x[0]), x.cov(correction=0), ml.corrcoef(x), x[0].corrcoef()",
+         x=f(3, 5)),
+    case("tuple(ml.aminmax(x, dim=1)), tuple(x.aminmax()), tuple(x.aminmax(dim=0, keepdim=True))",
+         x=f(3, 4)),
+    case("ml.histc(x, 5, -1, 1), ml.histc(x, bins=4), x.histc(3, 0, 0.5)", x=c(4, 5)),
+    case("ml.histc(x, 3), ml.histc(x, 2, 1, 3)", x=lit([2.0, 2.0])),
+    case("ml.frac(x * 3), ml.deg2rad(x), x.rad2deg()", x=f(5)),
+    case("ml.inner(x, y), ml.inner(x[0], y[0]), x.inner(x[0, 0])", x=f(3, 4), y=f(2, 4)),
+    case("ml.atleast_1d(x[0, 0]), ml.atleast_2d(x[0]), ml.atleast_3d(x), ml.atleast_3d(x[0])",
+         x=f(3, 4)),
+    case("ml.block_diag(x, y, x[0], y[0, 0])", x=f(2, 3), y=f(1, 2)),
+    *[
+        case(f"ml.tensor_split(x, {how}), x.tensor_split({how})", x=f(5, 7))
+        for how in ("3, 1", "2", "(1, 3), -1", "(4, 2)", "(-2,)", "(9,), 1", "8")
+    ],
+    case("ml.get_default_dtype() == ml.float32"),
+    case("z = (x * 2).sigmoid()\nz.detach_() is z, z.requires_grad, z", x=f(3)),
+    case("x.short(), x.char(), (x * x).byte(), x.is_cuda", x=c(4, lo=0.0, hi=9.0)),
+]  # fmt: skip
 
-CASES = [*KEYWORDS, *SECOND, *IN_PLACE, *FUNCTIONS]
+LINALG = [
+    case("tuple(ml.slogdet(x)), tuple(ml.linalg.slogdet(x[0]))", x=f(2, 3, 3)),
+    case("ml.logdet(x @ x.mT + ml.eye(3)), ml.det(x), x[0].det()", x=f(2, 3, 3)),
+    case("ml.inverse(x), x.pinverse(), ml.linalg.pinv(y), ml.linalg.pinv(y.mT)", x=f(3, 3),
+         y=f(2, 4, 3)),
+    *[case(f"ml.matrix_power(x, {n}), x[0].matrix_power({n})", x=f(2, 3, 3))
+      for n in (0, 1, 2, 5, -1, -3)],
+    case("ml.linalg.eigvalsh(x + x.mT), ml.linalg.svdvals(y)", x=f(3, 3), y=f(2, 3)),
+    case("ml.linalg.matrix_rank(x), ml.linalg.matrix_rank(y), ml.linalg.matrix_rank(x, rtol=2.0)",
+         x=c(2, 3, 4), y=lit([[1.0, 2.0], [2.0, 4.0]])),
+    case("ml.linalg.lstsq(x, y).solution, ml.linalg.lstsq(x, y).rank", x=f(6, 3), y=f(6, 2)),
+    case("ml.linalg.vector_norm(x), ml.linalg.vector_norm(x, 1, 0), "
+         "ml.linalg.vector_norm(x, 3.0, (0, 1), True)", x=f(3, 4)),
+    case("ml.linalg.matrix_norm(x), ml.linalg.matrix_norm(x, 1), ml.linalg.matrix_norm(x, 'nuc')",
+         x=f(2, 3, 4)),
+]  # fmt: skip
+
+VOLUMES = [
+    *[case(f"F.max_pool3d(x, {how}), nn.MaxPool3d({how})(x[0])", x=f(2, 3, 5, 6, 7))
+      for how in ("2", "(1, 2, 3)", "3, 2, 1", "2, ceil_mode=True", "2, 1, dilation=2",
+                  "(2, 3, 2), stride=(1, 2, 3), padding=(0, 1, 1)")],
+    *[case(f"F.avg_pool3d(x, {how}), nn.AvgPool3d({how})(x[0])", x=f(2, 3, 5, 6, 7))
+      for how in ("2", "3, 2, 1", "3, 2, 1, count_include_pad=False", "2, ceil_mode=True",
+                  "(1, 2, 3), divisor_override=5", "3, 2, 1, True, False")],
+    case("F.adaptive_avg_pool3d(x, 2), nn.AdaptiveAvgPool3d((1, None, 3))(x)", x=f(2, 3, 5, 6, 7)),
+    case("nn.InstanceNorm3d(3)(x), nn.InstanceNorm3d(3)(x[0])", x=f(2, 3, 2, 3, 2)),
+    case("nn.Dropout3d(0.5).eval()(x), nn.Dropout1d(1.0)(x), nn.AlphaDropout(1.0)(x)",
+         x=f(2, 3, 4)),
+    case("nn.AlphaDropout(0.0)(x), nn.AlphaDropout(0.5).eval()(x)", x=f(2, 3)),
+    case("ml.cosine_similarity(x, y), ml.layer_norm(x, (4,)), ml.pairwise_distance(x, y), "
+         "ml.selu(x), ml.dropout(x, 0.5, False)", x=f(3, 4), y=f(3, 4)),
+]  # fmt: skip
+
+SIGNS, PLUS = lit([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]]), lit([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+LOSSES = [
+    case(f"{call}, reduction='{r}')", x=f(2, 3), s=SIGNS, t=PLUS, k=lit([2, 0], "int64"),
+         w=c(3, lo=0.2))
+    for r in ("mean", "sum", "none")
+    for call in ("F.soft_margin_loss(x, s", "nn.SoftMarginLoss()(x, s), F.soft_margin_loss(x, s",
+                 "F.hinge_embedding_loss(x, s, 0.5", "F.multi_margin_loss(x, k",
+                 "F.multi_margin_loss(x, k, 2, 0.7, w", "F.multilabel_soft_margin_loss(x, t",
+                 "F.multilabel_soft_margin_loss(x, t, w")
+]  # fmt: skip
+LOSSES += [
+    case("nn.HingeEmbeddingLoss(0.3)(x, s), nn.MultiMarginLoss()(x, k)", x=f(2, 3), s=SIGNS,
+         k=lit([2, 0], "int64")),
+    case("nn.MultiLabelSoftMarginLoss()(x, t), F.multi_margin_loss(x[0], k)", x=f(2, 3), t=PLUS,
+         k=lit(1, "int64")),
+]  # fmt: skip
+
+
+CASES = [*KEYWORDS, *SECOND, *IN_PLACE, *FUNCTIONS, *STATISTICS, *LINALG, *VOLUMES, *LOSSES]

@@ -40,6 +40,9 @@ quantile searchsorted bucketize numel select take index_fill flipud fliplr rot90
 broadcast_tensors cross kron dist cartesian_prod rand_like randint_like logspace bitwise_and
 bitwise_or bitwise_xor bitwise_not FloatTensor DoubleTensor HalfTensor LongTensor IntTensor
 ByteTensor BoolTensor
+exp2 log10 frac deg2rad rad2deg trapezoid cov corrcoef aminmax histc atleast_1d atleast_2d
+atleast_3d block_diag tensor_split inner get_default_dtype set_default_dtype inverse pinverse det
+logdet slogdet matrix_power cholesky qr
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
@@ -52,7 +55,8 @@ __xor__ __invert__ __iadd__ __isub__ __imul__ __itruediv__ __mod__ __floordiv__
 """
 TENSOR_WIDE = """
 type scatter_ scatter_add_ index_add_ index_fill_ index_put_ masked_fill_ bernoulli_ random_
-exponential_ tril_ triu_ lerp_ addcmul_ addcdiv_ clamp_min_ clamp_max_
+exponential_ tril_ triu_ lerp_ addcmul_ addcdiv_ clamp_min_ clamp_max_ detach_ pin_memory is_cuda
+short char byte
 """
 F = """
 linear conv1d conv2d conv_transpose2d embedding batch_norm layer_norm group_norm instance_norm
@@ -67,7 +71,8 @@ conv3d conv_transpose1d adaptive_avg_pool1d celu hardsigmoid softsign softshrink
 tanhshrink threshold softmin bilinear embedding_bag local_response_norm adaptive_max_pool1d
 adaptive_max_pool2d max_unpool2d pixel_unshuffle channel_shuffle pairwise_distance gumbel_softmax
 affine_grid grid_sample gaussian_nll_loss poisson_nll_loss cosine_embedding_loss triplet_margin_loss
-margin_ranking_loss ctc_loss
+margin_ranking_loss ctc_loss max_pool3d avg_pool3d adaptive_avg_pool3d alpha_dropout
+soft_margin_loss hinge_embedding_loss multi_margin_loss multilabel_soft_margin_loss
 """
 NN = """
 Module Parameter Sequential ModuleList ModuleDict Identity Flatten Linear LazyLinear Conv1d Conv2d
@@ -85,7 +90,9 @@ Threshold Softmin ReplicationPad2d CircularPad2d AdaptiveMaxPool1d AdaptiveMaxPo
 Bilinear ChannelShuffle CosineEmbeddingLoss CTCLoss EmbeddingBag GaussianNLLLoss LocalResponseNorm
 MarginRankingLoss MaxUnpool2d PairwiseDistance ParameterList PixelUnshuffle PoissonNLLLoss
 Transformer TripletMarginLoss Unflatten LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d
-LazyConvTranspose2d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d
+LazyConvTranspose2d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d MaxPool3d AvgPool3d
+AdaptiveAvgPool3d InstanceNorm3d Dropout1d Dropout3d AlphaDropout SoftMarginLoss HingeEmbeddingLoss
+MultiMarginLoss MultiLabelSoftMarginLoss
 """
 CUDA = """
 is_available device_count synchronize memory_allocated memory_reserved empty_cache manual_seed
@@ -99,6 +106,7 @@ UTILS = "clip_grad_norm_ clip_grad_value_ parameters_to_vector vector_to_paramet
 OPTIM = "SGD Adam AdamW RMSprop Adagrad Adadelta Adamax NAdam RAdam LBFGS Muon"
 SCHEDULERS = """
 StepLR MultiStepLR ExponentialLR CosineAnnealingLR CosineAnnealingWarmRestarts OneCycleLR LinearLR
+CyclicLR
 ConstantLR LambdaLR PolynomialLR SequentialLR ChainedScheduler ReduceLROnPlateau
 """
 DATA = """
