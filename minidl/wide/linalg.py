@@ -283,7 +283,7 @@ def svdvals(A: Any) -> Any:
 def _counting(s: Any, A: Any, rtol: float | None) -> Any:
     """Which singular values are not 0 beside the largest."""
     share = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if rtol is None else rtol
-    return s > s.amax(-1, True) * share
+    return s > s[..., :1] * share  # they fall
 
 
 def matrix_rank(A: Any, *, rtol: float | None = None) -> Any:
@@ -300,8 +300,11 @@ def pinv(A: Any, *, rtol: float | None = None) -> Any:
     return matmul(pw.mul(_t(vh), unsqueeze(inverses, -2)), _t(u))
 
 
-def lstsq(A: Any, B: Any, rcond: float | None = None) -> LeastSquares:
-    """The X of least |A X - B|, of least norm: A (…, M, N), B (…, M, K)."""
+def lstsq(A: Any, B: Any, rcond: float | None = None, *, driver: Any = None) -> LeastSquares:
+    """The X of least |A X - B|, of least norm: A (…, M, N), B (…, M, K).
+
+    By `pinv`, whatever the driver; residuals (…, K), and the singular values, always come.
+    """
     fits = B.ndim >= 2 and B.shape[-2] == A.shape[-2]
     require(fits, "linalg.lstsq", "B must be (…, M, K)", A=A, B=B)
     x, rank = matmul(pinv(A, rtol=rcond), B), matrix_rank(A, rtol=rcond)

@@ -91,9 +91,9 @@ def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, 
 
     input (N, C), target (N,), or without N.
     """
-    own = target.unsqueeze(-1)
+    own = target.reshape(*input.shape[:-1], 1)
     over = (margin - input.gather(-1, own) + input).clamp(min=0) ** p
-    over = over if weight is None else over * weight[target].unsqueeze(-1)
+    over = over if weight is None else over * weight[own]
     loss = over.scatter(-1, own, 0.0).mean(-1)
     return reduced("multi_margin_loss", loss, reduction)
 

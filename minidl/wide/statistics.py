@@ -62,15 +62,16 @@ def trapezoid(y: Any, x: Any = None, *, dx: float = 1, dim: int = -1) -> Any:
 
 def cov(x: Any, *, correction: int = 1) -> Any:
     """Covariances (D, D) of D variables in the rows of x (D, N); of one, (N,), its variance."""
+    x = x.reshape(-1, x.shape[-1]) * 1.0
     apart = x - x.mean(-1, keepdim=True)
-    return apart @ apart.T / (x.shape[-1] - correction)
+    return (apart @ apart.T / (x.shape[-1] - correction)).squeeze()
 
 
 def corrcoef(x: Any) -> Any:
     """Correlations (D, D) of D variables in the rows of x (D, N)."""
-    found = cov(x.reshape(-1, x.shape[-1]))
-    scale = found.diagonal().sqrt()
-    return (found / scale / scale.unsqueeze(1)).clamp(-1, 1).reshape(x.shape[:-1] * 2)
+    found = cov(x)
+    scale = (found.diagonal() if found.ndim else found).sqrt()
+    return (found / scale / scale.unsqueeze(-1)).clamp(-1, 1).reshape(found.shape)
 
 
 def aminmax(x: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
@@ -80,7 +81,7 @@ def aminmax(x: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def histc(x: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:
     """How many elements lie in each of equal bins from min to max (equal: those of x's values)."""
-    low, high = (x.amin().item(), x.amax().item()) if min == max else (min, max)
+    low, high = (x.amin().item(), x.amax().item()) if min == max and x.numel() else (min, max)
     low, high = (low - 1, high + 1) if low == high else (low, high)
     x = x.reshape(-1)
     counts = creation.zeros(bins, dtype=x.dtype, device=x.device)
