@@ -34,7 +34,7 @@ from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
 from minidl.random import get_state as get_rng_state
 from minidl.random import set_state as set_rng_state
-from minidl.wide import cuda, linalg
+from minidl.wide import cuda, distributions, linalg
 from minidl.wide.function import Function
 
 __version__ = "0.1.0"
@@ -44,7 +44,8 @@ float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 autograd.Function = Function  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
-sys.modules.update({f"{__name__}.cuda": cuda, f"{__name__}.linalg": linalg})  # for imports of them
+_MODULES = {"cuda": cuda, "distributions": distributions, "linalg": linalg}
+sys.modules.update({f"{__name__}.{name}": m for name, m in _MODULES.items()})  # for their imports
 
 _ALSO = """
     alpha_dropout avg_pool1d bilinear celu channel_shuffle conv1d conv2d conv3d conv_transpose1d

@@ -65,7 +65,9 @@ def test_own_names_exist(line):
     assert not missing, f"{owner} lacks {' '.join(missing)}"
 
 
-@pytest.mark.parametrize("name", ["nn.functional", "cuda", "linalg", "optim.lr_scheduler"])
+@pytest.mark.parametrize(
+    "name", ["nn.functional", "cuda", "distributions", "linalg", "optim.lr_scheduler"]
+)
 def test_a_module_can_be_imported_by_pytorchs_path(name):
     """As scripts begin: import torch.nn.functional as F."""
     code = f"import minidl.{name} as m; import minidl; assert m is minidl.{name}"

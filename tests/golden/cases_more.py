@@ -157,6 +157,37 @@ LINALG = [
          x=f(2, 3, 4)),
 ]  # fmt: skip
 
+D = "ml.distributions."
+NORMALS = {"m": f(2, 3), "s": pos(3), "n": f(3), "t": pos(2, 3), "v": c(4, 2, 3)}
+JOINT = {"m": f(2, 3), "a": f(3, 3), "n": f(3), "b": f(2, 3, 3), "v": c(4, 2, 3)}
+FULL = "a = a @ a.mT + ml.eye(3)\nb = b @ b.mT + ml.eye(3)\n"
+DISTRIBUTIONS = [
+    case(f"p = {D}Normal(m, s)\np.log_prob(v), p.entropy(), p.mean, p.variance, p.stddev, p.cdf(v)",
+         **NORMALS),
+    case(f"{D}kl_divergence({D}Normal(m, s), {D}Normal(n, t)), {D}Normal(m, 2).log_prob(v)",
+         **NORMALS),
+    case(f"p = {D}Uniform(n - 2, n + t, False)\np.log_prob(n), p.entropy(), p.mean, p.variance, "
+         f"p.log_prob(n + 9), {D}kl_divergence(p, {D}Uniform(-9.0, 9.0))", **NORMALS),
+    case(f"{D}kl_divergence({D}Uniform(n, n + t), {D}Uniform(n + 0.1, n + t))", **NORMALS),
+    case(f"p = {D}Bernoulli(logits=m)\np.log_prob((v > 0).to(v.dtype)), p.entropy(), p.mean, "
+         f"p.variance, {D}kl_divergence(p, {D}Bernoulli(t.sigmoid()))", **NORMALS),
+    case(f"p = {D}Bernoulli(m.sigmoid())\np.log_prob((v > 0).to(v.dtype)), p.entropy(), p.stddev, "
+         f"{D}kl_divergence(p, {D}Bernoulli(logits=t))", **NORMALS),
+    case(f"p = {D}Categorical(logits=m)\np.log_prob(k), p.log_prob(k[0, 1]), p.entropy(), p.probs, "
+         f"{D}kl_divergence(p, {D}Categorical(t))", k=i(3, 4, 2), **NORMALS),
+    case(f"p = {D}Categorical(t)\np.log_prob(k), p.entropy(), p.probs, p.logits, "
+         f"{D}kl_divergence(p, {D}Categorical(logits=m))", k=i(3, 4, 2), **NORMALS),
+    case(f"p = {D}Categorical(x)\np.entropy(), {D}kl_divergence(p, {D}Categorical(x.flip(0)))",
+         x=lit([[0.0, 1.0, 3.0], [0.5, 0.5, 0.0]])),
+    case(FULL + f"p = {D}MultivariateNormal(m, a)\np.log_prob(v), p.entropy(), p.mean, p.variance, "
+         f"p.covariance_matrix, {D}kl_divergence(p, {D}MultivariateNormal(n, b))", **JOINT),
+    case(FULL + f"p = {D}MultivariateNormal(n, precision_matrix=b)\np.log_prob(v), p.entropy(), "
+         f"{D}MultivariateNormal(m, scale_tril=a.tril()).log_prob(v)", **JOINT),
+    case(f"p = {D}Independent({D}Normal(m, s), 1)\np.log_prob(v), p.entropy(), p.mean, "
+         f"{D}kl_divergence(p, {D}Independent({D}Normal(n, t), 1)), p.batch_shape == (2,), "
+         "p.event_shape == (3,)", **NORMALS),
+]  # fmt: skip
+
 VOLUMES = [
     *[case(f"F.max_pool3d(x, {how}), nn.MaxPool3d({how})(x[0])", x=f(2, 3, 5, 6, 7))
       for how in ("2", "(1, 2, 3)", "3, 2, 1", "2, ceil_mode=True", "2, 1, dilation=2",
@@ -191,4 +222,14 @@ LOSSES += [
 ]  # fmt: skip
 
 
-CASES = [*KEYWORDS, *SECOND, *IN_PLACE, *FUNCTIONS, *STATISTICS, *LINALG, *VOLUMES, *LOSSES]
+CASES = [
+    *KEYWORDS,
+    *SECOND,
+    *IN_PLACE,
+    *FUNCTIONS,
+    *STATISTICS,
+    *LINALG,
+    *DISTRIBUTIONS,
+    *VOLUMES,
+    *LOSSES,
+]

@@ -94,6 +94,9 @@ LazyConvTranspose2d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d MaxPool3d Av
 AdaptiveAvgPool3d InstanceNorm3d Dropout1d Dropout3d AlphaDropout SoftMarginLoss HingeEmbeddingLoss
 MultiMarginLoss MultiLabelSoftMarginLoss
 """
+DISTRIBUTIONS = """
+Distribution Normal Uniform MultivariateNormal Bernoulli Categorical Independent kl_divergence
+"""
 CUDA = """
 is_available device_count synchronize memory_allocated memory_reserved empty_cache manual_seed
 manual_seed_all
@@ -182,6 +185,7 @@ NAMES = {
     "minidl.Tensor": table(torch.Tensor, ML + TENSOR),
     "minidl.Tensor wide": table(torch.Tensor, ML_WIDE + TENSOR_WIDE),
     "minidl.cuda wide": table(torch.cuda, CUDA),
+    "minidl.distributions wide": table(torch.distributions, DISTRIBUTIONS),
     "minidl.functional": table(torch.nn.functional, F),
     "minidl.functional wide": table(torch.nn.functional, F_WIDE),
     "minidl.nn": table(torch.nn, NN),
