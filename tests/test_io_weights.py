@@ -67,6 +67,8 @@ def refused(path, words, model=None, **options):
 @pytest.mark.parametrize("load", [load_weights, load_safetensors, ml.load, kind_of])
 def test_a_path_with_a_nul(load):
     """A bare ValueError."""
+    with pytest.raises(CheckpointError, match=r"save: cannot write 'a\\x00b': embedded null byte"):
+        ml.save({}, "a\0b")
     with pytest.raises(CheckpointError, match="load: cannot read a\0b: embedded null byte"):
         load("a\0b")
 

@@ -150,6 +150,7 @@ def test_numpy_and_matplotlib_take_tensors():
     (lambda x: F.alpha_dropout(x, 2, True), ShapeError, "alpha_dropout: p must be between 0 and 1"),
     (lambda x: ml.set_default_dtype(ml.float64), DTypeError, "the default is float32"),
     (lambda x: ml.linalg.lstsq(x, x[:2]), ShapeError, "linalg.lstsq: B must be"),
+    (lambda x: ml.where(x > 0, 300, x.byte()), DTypeError, "where: the number must fit into uint8"),
     (lambda x: x.det(), ShapeError, "linalg.det: needs square matrices"),
 ])  # fmt: skip
 def test_bad_calls_are_refused_with_words(call, error, message):

@@ -263,6 +263,12 @@ def test_removal_keeps_the_present_parameters(kind, change):
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-6)
 
 
+def test_sequences_are_joined():
+    first, second = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.ReLU(), nn.Linear(2, 1))
+    both = first + second
+    assert [*both] == [*first, *second] and [*dict(both.named_children())] == ["0", "1", "2"]
+
+
 def test_names_that_are_taken_are_refused():
     layer = nn.Linear(2, 2)
     with pytest.raises(ShapeError, match="Linear: the attribute exists; got name 'forward'"):

@@ -117,7 +117,8 @@ def write_bytes(path: str | os.PathLike[str], pieces: Iterable[bytes | memoryvie
     behind is removed. Raises CheckpointError with the path and the system's reason (disk full,
     folder read-only or missing), and for what is not a file; the previous file is then untouched.
     """
-    target = Path(os.path.realpath(path))  # what a link names, not the link
+    with reworded(CheckpointError, f"save: cannot write {path!r}", ValueError):  # of a NUL
+        target = Path(os.path.realpath(path))  # what a link names, not the link
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         with reworded(CheckpointError, f"save: cannot write {target}", OSError):

@@ -1,5 +1,7 @@
 """Modules that hold modules: Sequential, ModuleList, ModuleDict."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from itertools import groupby, pairwise
 from typing import Any, Self
@@ -62,6 +64,9 @@ class Sequential(Numbered):
         items: Any = modules[0].items() if named else enumerate(modules)
         for name, module in items:
             self._register("_modules", str(name), module, Module)
+
+    def __add__(self, other: Sequential) -> Sequential:
+        return Sequential(*self, *other)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):

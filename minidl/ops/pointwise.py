@@ -194,6 +194,9 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     """x where the bool condition holds, else y; the branch not taken gets gradient 0."""
     ok = _is_bool(condition)
     require(ok, "where", "the condition must be bool", error=DTypeError, condition=condition)
+    for v, other in ((x, y), (y, x)):
+        if isinstance(v, int) and getattr(other, "dtype", np.dtype(bool)).kind in "iu":
+            fitted("where", v, other.dtype)
     return _where(condition, x, y)
 
 
