@@ -344,6 +344,7 @@ WIDE = [
     case("solution", lambda a, b: ml.linalg.solve(_positive(a), b), normal((2, 3, 3), (2, 3, 2))),
     case("inverse", lambda x: ml.linalg.inv(_positive(x)), normal((2, 3, 3))),
     case("determinant", ml.linalg.det, normal((2, 3, 3))),
+    case("log_determinant", lambda x: ml.linalg.slogdet(x)[1], normal((2, 3, 3))),
     case("cholesky_factor", lambda x: ml.linalg.cholesky(_positive(x)), normal((2, 3, 3))),
     case("symmetric_eigen", lambda x: _signless(*ml.linalg.eigh(_positive(x))), normal((2, 3, 3))),
     case("singular_values", lambda x: _signless_svd(*ml.linalg.svd(x, False)), normal((2, 3, 4))),
@@ -392,11 +393,10 @@ _ARGUMENTS = {
     "threshold": lambda x: F.threshold(x, 0.31, 0.2),
 }
 # Ops without a gradient, and the NumPy function that each must equal.
+_TRUTHS = "logical_and logical_or logical_not isnan isinf isfinite isclose".split()
 FLAT = {
     "eq": np.equal, "ne": np.not_equal, "gt": np.greater, "ge": np.greater_equal, "lt": np.less,
-    "le": np.less_equal, "logical_and": np.logical_and, "logical_or": np.logical_or,
-    "logical_not": np.logical_not, "isnan": np.isnan,
-    "isinf": np.isinf, "isfinite": np.isfinite, "isclose": np.isclose,
+    "le": np.less_equal, **{name: getattr(np, name) for name in _TRUTHS},
 }  # fmt: skip
 
 

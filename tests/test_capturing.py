@@ -16,8 +16,8 @@ from minidl.errors import GraphError, RangeError
 from minidl.models import GPT, CharRNN
 
 # By a library or with values read on the host, which is refused.
-EAGER = """ctc_loss solution inverse determinant cholesky_factor symmetric_eigen singular_values
-orthogonal_triangular""".split()
+EAGER = """ctc_loss solution inverse determinant log_determinant cholesky_factor symmetric_eigen
+singular_values orthogonal_triangular""".split()
 RANDOM = [case for case in CASES if not case.stochastic and case.name not in EAGER]
 
 

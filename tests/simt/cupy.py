@@ -239,7 +239,7 @@ def _factored(name: str) -> Callable:
     return factor
 
 
-_FACTORIZATIONS = "inv solve det cholesky eigh svd qr".split()
+_FACTORIZATIONS = "inv solve det slogdet cholesky eigh svd qr".split()
 linalg = types.SimpleNamespace(**{name: _factored(name) for name in _FACTORIZATIONS})
 lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided))
 
