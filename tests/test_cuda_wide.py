@@ -1,4 +1,4 @@
-"""Wide names on a pretended GPU, beside the cases of ops: captured steps, functions of indices."""
+"""Wide names on a pretended GPU, beside the cases of ops: captured steps, distributions, …"""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from cuda_stand_in import NEEDED, gpu  # noqa: F401
 
 import minidl as ml
 import minidl.functional as F
+from minidl import distributions as D
 from minidl import optim
 from minidl.errors import GraphError
 
@@ -107,3 +108,44 @@ def test_scripts_ask_for_the_gpu() -> None:
     assert 150 < x.sum().item() < 350 and set(x.tolist()) == {0.0, 1.0}
     assert ml.cuda.memory_allocated() <= ml.cuda.memory_reserved()
     ml.cuda.empty_cache()
+
+
+X = np.random.default_rng(3).standard_normal((4, 3)).astype(np.float32)
+MATRICES = {
+    "normal": lambda x: D.Normal(x, 2.0).log_prob(x * 2),
+    "uniform": lambda x: D.Uniform(x, x + 1).log_prob(x + 0.5),
+    "bernoulli": lambda x: D.Bernoulli(logits=x).entropy(),
+    "categorical": lambda x: D.Categorical(logits=x).log_prob(ml.tensor([0, 2, 1, 1]).to(x.device)),
+    "multivariate": lambda x: D.MultivariateNormal(x, x.T @ x).log_prob(x * 2),
+    "divergence": lambda x: D.kl_divergence(D.Categorical(x.exp()), D.Categorical(logits=-x)),
+    "histc": lambda x: ml.histc(x, 5), "cov": ml.cov, "corrcoef": ml.corrcoef,
+    "trapezoid": ml.trapezoid, "block_diag": lambda x: ml.block_diag(x, x[0]),
+    "tensor_split": lambda x: ml.cat(ml.tensor_split(x, 3)), "aminmax": lambda x: x.aminmax()[1],
+    "pinv": ml.linalg.pinv, "lstsq": lambda x: ml.linalg.lstsq(x, x[:, :1] * 2).solution,
+    "power": lambda x: ml.matrix_power(x.T @ x, 3), "rank": ml.linalg.matrix_rank,
+    "losses": lambda x: F.multi_margin_loss(x, ml.tensor([0, 2, 1, 1]).to(x.device)),
+    "volumes": lambda x: F.max_pool3d(x.reshape(1, 1, 3, 2, 2), 2) + F.avg_pool3d(
+        x.reshape(1, 1, 3, 2, 2), 2) + F.adaptive_avg_pool3d(x.reshape(1, 1, 3, 2, 2), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_functions_of_matrices_agree_with_the_cpu(name: str) -> None:
+    there, here = MATRICES[name](ml.tensor(X, device="cuda")), MATRICES[name](ml.tensor(X))
+    assert there.device.type == "cuda" and there.dtype == here.dtype
+    np.testing.assert_allclose(there.cpu().numpy(), here.numpy(), rtol=2e-4, atol=2e-4)
+
+
+def test_distributions_draw_on_the_gpu_what_they_draw_on_the_cpu() -> None:
+    draws = []
+    for device in ("cpu", "cuda"):
+        ml.manual_seed(5)
+        x = ml.tensor(X, device=device)
+        chosen = D.Bernoulli(logits=x), D.Categorical(logits=x)
+        found = [p.sample((2,)) for p in (D.Normal(x, 1.0), D.Uniform(x, x + 1), *chosen)]
+        assert {y.device.type for y in found} == {device}
+        draws.append([y.cpu().numpy() for y in found])
+    for y, expected in zip(*draws, strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    with ml.no_grad():
+        assert D.Normal(ml.zeros(2, device="cuda"), -1.0).scale.tolist() == [-1.0] * 2  # not read
