@@ -20,9 +20,9 @@ import numpy as np
 from minidl import backend
 from minidl.autograd import parts
 from minidl.backend.expression import (
-    Graph, Node, Program, acos, asin, atan, atan2, ceil, clamp, cos, cosh, erf, erfc, exp,
-    expm1, floor, fmod, log, log1p, log2, maximum, minimum, reachable, relu, rint, rsqrt,
-    sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
+    Graph, Node, Program, acos, acosh, asin, asinh, atan, atan2, atanh, ceil, clamp, cos, cosh, erf,
+    erfc, exp, expm1, floor, fmod, log, log10, log1p, log2, maximum, minimum, reachable, relu, rint,
+    rsqrt, sigmoid, sign, sin, sinh, softplus, sqrt, substitute, tan, tanh, trunc, where,
 )  # fmt: skip
 from minidl.backend.cpu.replay import made
 from minidl.backend.live import live

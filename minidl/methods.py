@@ -52,7 +52,7 @@ TABLE = _functions({
         erf sign floor ceil clamp maximum minimum masked_fill eq ne gt ge lt le logical_and
         logical_or logical_not isnan log2 expm1 tan asin acos atan atan2 sinh cosh logit logaddexp
         erfc trunc remainder fmod floor_divide lerp addcmul isinf isfinite isclose allclose
-        relu exp2 log10""",
+        relu exp2 log10 asinh acosh atanh""",
     reduce: """
         sum mean var std prod amax amin max min argmax argmin all any logsumexp cumsum sort argsort
         topk var_mean count_nonzero norm""",

@@ -22,7 +22,8 @@ REFERENCE = {
     "erfc": np.vectorize(math.erfc, otypes="d"), "tan": np.tan, "asin": np.arcsin,
     "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "sqrt": np.sqrt,
     "sigmoid": expit, "softplus": lambda x: np.logaddexp(0, x), "atan2": np.arctan2,
-    "pow": np.power,
+    "pow": np.power, "log10": np.log10, "asinh": np.arcsinh, "acosh": np.arccosh,
+    "atanh": np.arctanh,
 }  # fmt: skip
 SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 2, -2, 3, 0.5, -0.5, 1e-45, -1e-45,
                     88.72284, 89, -87.3, -103.97, -104, 5e8, 3.4e38, -3.4e38],

@@ -165,7 +165,8 @@ def unary(op: str) -> Callable[[Any], Any]:
     return function
 
 
-exp, log, log2, log1p, expm1 = map(unary, ("exp", "log", "log2", "log1p", "expm1"))
+exp, log, log2, log10 = map(unary, ("exp", "log", "log2", "log10"))
+log1p, expm1, asinh, acosh, atanh = map(unary, ("log1p", "expm1", "asinh", "acosh", "atanh"))
 sin, cos, tan, asin, acos, atan = map(unary, ("sin", "cos", "tan", "asin", "acos", "atan"))
 sinh, cosh, tanh, erf, erfc = map(unary, ("sinh", "cosh", "tanh", "erf", "erfc"))
 sqrt, sigmoid, softplus, relu, sign = map(unary, ("sqrt", "sigmoid", "softplus", "relu", "sign"))

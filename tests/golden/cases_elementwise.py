@@ -5,10 +5,10 @@ from golden.specs import c, case, f, i, lit, mask, pos, unit
 SHAPE = (3, 5)
 UNARY = (
     "abs neg exp tanh sigmoid erf square sin cos sign floor ceil relu "
-    "expm1 tan atan sinh cosh erfc round trunc"
+    "expm1 tan atan sinh cosh asinh erfc round trunc exp2"
 ).split()
-POSITIVE = "log log1p sqrt rsqrt reciprocal log2".split()
-UNIT = "asin acos logit".split()
+POSITIVE = "log log1p sqrt rsqrt reciprocal log2 log10".split()
+UNIT = "asin acos atanh logit".split()
 BINARY = "add sub mul div maximum minimum max min atan2 logaddexp remainder fmod".split()
 COMPARE = "eq ne gt ge lt le".split()
 ACTIVATIONS = (
@@ -22,6 +22,7 @@ CASES = [case(f"ml.{name}(x)", x=f(*SHAPE)) for name in UNARY]
 CASES += [case(f"x.{name}()", x=f(2, 3)) for name in "abs exp tanh sigmoid relu square neg".split()]
 CASES += [case(f"ml.{name}(x)", x=pos(*SHAPE)) for name in POSITIVE]
 CASES += [case(f"ml.{name}(x)", x=unit(*SHAPE)) for name in UNIT]
+CASES += [case("ml.acosh(x + 1), x.arccosh()", x=pos(*SHAPE))]
 for name in BINARY:
     CASES += [
         case(f"ml.{name}(x, y)", x=pos(2, 3, 5), y=pos(3, 1)),

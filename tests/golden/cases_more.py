@@ -57,7 +57,7 @@ IN_PLACE = [
 ]  # fmt: skip
 
 FUNCTIONS = [
-    case("ml.exp2(x), x.exp2(), ml.log10(y), y.log10()", x=f(5), y=pos(5)),
+    case("x.exp2(), y.log10(), ml.arcsinh(x)", x=f(5), y=pos(5)),
     case("ml.clamp_min(x, 0.5), x.clamp_max(0.5), ml.addcdiv(x, x, y, value=2)", x=f(5), y=pos(5)),
     case("ml.where(x > 0), ml.where(m), ml.where(m, x, 0.0), x.where(m, x * 2)", x=c(3, 4),
          m=mask(3, 4)),

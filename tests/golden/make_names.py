@@ -40,9 +40,9 @@ quantile searchsorted bucketize numel select take index_fill flipud fliplr rot90
 broadcast_tensors cross kron dist cartesian_prod rand_like randint_like logspace bitwise_and
 bitwise_or bitwise_xor bitwise_not FloatTensor DoubleTensor HalfTensor LongTensor IntTensor
 ByteTensor BoolTensor
-exp2 log10 frac deg2rad rad2deg trapezoid cov corrcoef aminmax histc atleast_1d atleast_2d
-atleast_3d block_diag tensor_split inner get_default_dtype set_default_dtype inverse pinverse det
-logdet slogdet matrix_power cholesky qr
+exp2 log10 asinh acosh atanh arcsinh arccosh arctanh frac deg2rad rad2deg trapezoid cov corrcoef
+aminmax histc atleast_1d atleast_2d atleast_3d block_diag tensor_split inner get_default_dtype
+set_default_dtype inverse pinverse det logdet slogdet matrix_power cholesky qr
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone

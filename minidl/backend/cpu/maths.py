@@ -205,6 +205,30 @@ def log2(x: Value) -> Value:
     return (wide_log(x.to("double")) * (1 / math.log(2))).to("float")
 
 
+def log10(x: Value) -> Value:
+    return (wide_log(x.to("double")) * (1 / math.log(10))).to("float")
+
+
+def asinh(x: Value) -> Value:
+    a = fabs(x.to("double"))
+    v = wide_log(a + intrinsic("sqrt", fma(a, a, 1.0)))
+    v = select(a < 1e-3, a - a * a * a * (1 / 6), v)  # the logarithm of almost 1 is not exact
+    return intrinsic("copysign", v.to("float"), x)
+
+
+def acosh(x: Value) -> Value:
+    wide = x.to("double")
+    root = intrinsic("sqrt", wide - 1.0) * intrinsic("sqrt", wide + 1.0)  # NaN below -1, too
+    return wide_log(wide + root).to("float")
+
+
+def atanh(x: Value) -> Value:
+    a = fabs(x.to("double"))
+    v = wide_log((a + 1.0) / (1.0 - a)) * 0.5
+    v = select(a < 1e-3, a + a * a * a * (1 / 3), v)
+    return intrinsic("copysign", v.to("float"), x)
+
+
 def erf(x: Value) -> Value:
     """1 - exp(-u) for u = -log(1 - erf|x|), a smooth function; exact to the last digits near 0."""
     t = size_of(x, 4.0)
@@ -291,7 +315,8 @@ def softplus(x: Value) -> Value:
 Emitters = dict[str, Callable[..., Value]]
 # Written here; the C library has their float64 versions.
 F32: Emitters = {f.__name__: f for f in (
-    exp, expm1, tanh, log, log1p, log2, erf, erfc, tan, atan2, atan, asin, acos, sinh, cosh, pow,
+    exp, expm1, tanh, log, log1p, log2, log10, erf, erfc, tan, atan2, atan, asin, acos, sinh, cosh,
+    asinh, acosh, atanh, pow,
 )}  # fmt: skip
 F32 |= {"sin": partial(circular, turn=0), "cos": partial(circular, turn=1)}
 # Compositions, the same text in both precisions.

@@ -29,8 +29,8 @@ UFUNC = {
     "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "lt": "less",
     "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
     "and": "logical_and", "or": "logical_or", "not": "logical_not"}  # fmt: skip
-_SAME = ("add abs sqrt exp log log2 log1p expm1 sin cos tan asin acos atan atan2 sinh cosh tanh "
-         "floor ceil rint trunc where maximum minimum fmod pow")  # fmt: skip
+_SAME = ("add abs sqrt exp log log2 log10 log1p expm1 sin cos tan asin acos atan atan2 sinh cosh "
+         "tanh asinh acosh atanh floor ceil rint trunc where maximum minimum fmod pow")  # fmt: skip
 UFUNC |= {name: name for name in _SAME.split()}
 EXACT = frozenset("add sub mul div neg abs sqrt maximum minimum where".split())  # the same anywhere
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
