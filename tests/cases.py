@@ -375,10 +375,9 @@ _UNIT = {"low": -0.9, "high": 0.9, "gap": 0.05}
 _DOMAINS = {
     **dict.fromkeys("log log2 log10 sqrt rsqrt log1p reciprocal pow".split(), _POSITIVE),
     **dict.fromkeys("asin acos atan atanh".split(), _UNIT),
-    "logit": {"low": 0.1, "high": 0.9},
-    "acosh": {"low": 1.2, "high": 3.0},
+    "logit": {"low": 0.1, "high": 0.9}, "acosh": {"low": 1.2, "high": 3.0},
     "tan": {"low": -1.2, "high": 1.2},
-}
+}  # fmt: skip
 
 
 def _mask(x: Any) -> Any:
