@@ -213,15 +213,6 @@ def _in_rows(v: Geometry) -> tuple[Geometry, Chunks]:
     return v, Chunks(cols, many, band, total, many * size + max(v.ow, 1) * PAIR * BLOCK)
 
 
-def _panels(w: Array, groups: int, turned: bool) -> Array:
-    """w (K, C/groups, R, S) packed for K outputs, or (turned) for C."""
-    k, cg, r, s = w.shape
-    kg = k // groups
-    if turned:
-        return panels(contiguous(w), groups, cg, kg, r * s, r * s, cg * r * s)
-    return panels(contiguous(w), groups, kg, cg, r * s, cg * r * s, r * s)
-
-
 def _is_winograd(v: Geometry, dtype: np.dtype) -> bool:
     """Whether Winograd's algorithm serves: float32, 3x3, stride 1, and channels enough to gain."""
     plain = (v.r, v.s, v.sh, v.sw, v.dh, v.dw, v.groups) == (3, 3, 1, 1, 1, 1, 1)
@@ -257,7 +248,7 @@ def conv2d(x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: 
         winograd.correlate(xs, w, b, ys, padding)
     else:
         bias, (v, cut) = xs if b is None else contiguous(b), _in_rows(v)
-        args = (xs, _panels(w, groups, False), bias, ys, Scratch(cut.room), b is not None)
+        args = (xs, panels(w, False, groups), bias, ys, Scratch(cut.room), b is not None)
         launch(_forward, cut.total, 1, *args, *cut, *v)
     return y
 
@@ -280,7 +271,7 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple, stride: Pair, padding:
         left = max(0, -(-((v.s - 1) * v.dw - v.pw) // v.sw))
         wide = left + max(v.ow, (v.w - 1 + v.pw) // v.sw + 1)
         room = v.oh * wide * v.k + v.w * PAIR * BLOCK
-        args = (nhwc(g), _panels(w, groups, True), nhwc(x), Scratch(room), left, wide, room)
+        args = (nhwc(g), panels(w, True, groups), nhwc(x), Scratch(room), left, wide, room)
         launch(_input_grad, v.n, 1, *args, *cut, *v)
     return x
 

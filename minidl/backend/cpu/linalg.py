@@ -71,12 +71,19 @@ def multiply(m, n, k, deep, a, lda, b, apart, c, ldc, add):
               add or p > 0)  # fmt: skip
 
 
-def panels(w: Array, groups: int, outputs: int, inputs: int, taps: int, across: int,
-           along: int) -> Array:  # fmt: skip
-    """w packed for `panel`: (groups * blocks, taps, inputs, BLOCK), see `_pack`."""
+def panels(w: Array, turned: bool, groups: int = 1) -> Array:
+    """w (K, C/groups, ...) packed for `panel`, with K outputs or (turned) with C.
+
+    (groups * blocks, taps, inputs, BLOCK), see `_pack`.
+    """
+    outputs, inputs, taps = len(w) // groups, w.shape[1], math.prod(w.shape[2:])
+    across, along = inputs * taps, taps
+    if turned:
+        outputs, inputs, across, along = inputs, outputs, along, across
     blocks = -(-outputs // BLOCK)
     made = empty((groups * blocks, taps, inputs, BLOCK), w.dtype)
-    launch(_pack, len(made), 1, w, made, blocks, outputs, inputs, taps, across, along)
+    given = (contiguous(w), made, blocks, outputs, inputs, taps, across, along)
+    launch(_pack, len(made), 1, *given)
     return made
 
 

@@ -86,13 +86,12 @@ def _weights(w_hh: Array, y: Array, back: bool = False) -> tuple[int, Array]:
     Panels, for tiles of whole ones, pay where several rows meet them several times; its transpose,
     for BLAS, from 32 rows on.
     """
-    (steps, batch, hidden), rows, w = y.shape, len(w_hh), contiguous(w_hh)
+    steps, batch, hidden = y.shape
     whole = hidden > 0 and _columns(hidden) % BLOCK == 0
     if batch < 2 or steps < 4 or not (whole or (batch >= 32 and not back)):
-        return 0, w
+        return 0, contiguous(w_hh)
     if whole:
-        sizes = (hidden, rows, 1, 1, hidden) if back else (rows, hidden, 1, hidden, 1)
-        return cells.PANELS, panels(w, 1, *sizes)
+        return cells.PANELS, panels(w_hh, back)
     return cells.TURNED, contiguous(w_hh.T)
 
 

@@ -291,8 +291,7 @@ def correlate(x: Array, w: Array, bias: Maybe, y: Array, padding: Pair,
     of, to, far = _odd(v.c), _odd(v.k), (v.c + 1) * BLOCK
     u = empty((blocks, 36, far), x.dtype)
     g = np.ascontiguousarray(_G[:, ::-1]) if turned else _G
-    packed = panels(contiguous(w), 1, v.k, v.c, 9, *((9, v.k * 9) if turned else (v.c * 9, 9)))
-    launch(_weights_to_points, blocks, 1, g, packed, u, v.c, far)
+    launch(_weights_to_points, blocks, 1, g, panels(w, turned), u, v.c, far)
     zero = np.zeros(max(v.c, to), x.dtype)
     shift = zero if bias is None else contiguous(bias)
     if tiles > (_FEW if u.size > _LARGE else 4 * _TILES):
