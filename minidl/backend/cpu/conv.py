@@ -109,8 +109,8 @@ def _forward(t, slot, x, wt, bias, y, scratch, biased, cols, many, band, total, 
             move_rows(out, k, rest, wide, ow, few)
 
 
-@kernel("R* R* R* R* int int int " + _SIZES)
-def _input_grad(m, slot, g, wt, x, scratch, left, wide, room, cols, many, band, total, unused,
+@kernel("R* R* R* R* int int " + _SIZES)
+def _input_grad(m, slot, g, wt, x, scratch, left, wide, cols, many, band, total, room,
                 n, h, w, c, oh, ow, k, r, s, sh, sw, ph, pw, dh, dw, groups):  # fmt: skip
     """x = the adjoint at g, wt being (groups, blocks, r, s, k/groups, BLOCK), for image m.
 
@@ -270,8 +270,8 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple, stride: Pair, padding:
         v, cut = _in_rows(v)
         left = max(0, -(-((v.s - 1) * v.dw - v.pw) // v.sw))
         wide = left + max(v.ow, (v.w - 1 + v.pw) // v.sw + 1)
-        room = v.oh * wide * v.k + v.w * PAIR * BLOCK
-        args = (nhwc(g), panels(w, True, groups), nhwc(x), Scratch(room), left, wide, room)
+        cut = cut._replace(room=v.oh * wide * v.k + v.w * PAIR * BLOCK)
+        args = (nhwc(g), panels(w, True, groups), nhwc(x), Scratch(cut.room), left, wide)
         launch(_input_grad, v.n, 1, *args, *cut, *v)
     return x
 
