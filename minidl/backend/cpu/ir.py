@@ -29,7 +29,7 @@ class Body:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.calls: set[str] = set()
+        self.calls: dict[str, str] = {}  # functions of `maths.py`, and their declarations
         self.declares: set[str] = set()
         self.count = 0
         self.flags = ""  # fast-math flags of arithmetic, e.g. "contract "
@@ -51,11 +51,11 @@ class Body:
 
     def call(self, function: str, kind: str, args: Sequence[Value]) -> Value:
         """Call a function of `maths.py` (named ml_…) or an LLVM intrinsic (named llvm.…)."""
+        declared = f"declare {kind} @{function}({', '.join(a.kind for a in args)})"
         if function.startswith("llvm."):
-            types = ", ".join(a.kind for a in args)
-            self.declares.add(f"declare {kind} @{function}({types})")
+            self.declares.add(declared)
         else:
-            self.calls.add(function)
+            self.calls[function] = declared
         inside = ", ".join(f"{a.kind} {a.name}" for a in args)
         return self.emit(kind, f"call {kind} @{function}({inside})")
 

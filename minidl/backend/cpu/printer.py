@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from minidl.backend.cpu.ir import Body, Value, intrinsic, select
-from minidl.backend.cpu.maths import BINARY, apply, fabs
+from minidl.backend.cpu.maths import apply, fabs
 from minidl.backend.expression import Program
 
 BLOCK = 1 << 14  # elements a block of a multi-tensor update
@@ -132,16 +132,13 @@ class Printer:
         return registers
 
     def text(self) -> str:
-        for name in self.body.calls:
-            kind = "float" if name.endswith("f32") else "double"
-            args = [kind] * (1 + (name.split("_")[1] in BINARY))
-            self.body.declares.add(f"declare {kind} @{name}({', '.join(args)})")
+        declares = sorted(self.body.declares.union(self.body.calls.values()))
         head = "define void @k(ptr noalias %tab, i64 %lo, i64 %hi, i64 %slot) {"
         library = any(c.endswith("_f64") and c != "ml_sqrt_f64" for c in self.body.calls)
         library |= any(op == "fmod" for op, _, _ in self.program.steps)
         # Calls of the C library do not vectorise; long chains of our own are worked on two by two.
         tail = TAIL.format("" if library else ", !4, !5" if self.body.calls else ", !4")
-        return "\n".join([*sorted(self.body.declares), head, *self.body.lines, tail])
+        return "\n".join([*declares, head, *self.body.lines, tail])
 
 
 def print_loop(program: Program, shape: Shape) -> str:
