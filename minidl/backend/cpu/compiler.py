@@ -27,15 +27,9 @@ if hasattr(os, "register_at_fork"):  # no child in the middle of another thread'
 _engines: list[Any] = []  # keeps loaded code alive
 
 
-def functions_of(text: str, name: str, kinds: dict[str, tuple]) -> dict[str, Any]:
-    """Compile IR text with several entries; give each as a ctypes function that frees the GIL."""
-    found = load(name, digest(name, text, *kinds), lambda: text, *kinds)
-    return {entry: ctypes.CFUNCTYPE(None, *of)(found[entry]) for entry, of in kinds.items()}
-
-
-def compile_ir(text: str, name: str) -> int:
-    """Compile LLVM IR text (or load it from the disk cache) and return the address of its `k`."""
-    return load(name, digest(name, text), lambda: text, "k")["k"]
+def compile_ir(name: str, text: str, *entries: str) -> dict[str, int]:
+    """Compile LLVM IR text (or load it from the disk cache): the addresses of its entries."""
+    return load(name, digest(name, text, *entries), lambda: text, *entries)
 
 
 @functools.cache
@@ -123,7 +117,7 @@ def _maths() -> Any:
 def _panel() -> dict[str, int]:
     """Addresses of the products by panels, compiled once for all kernels that call them."""
     text = panel.library(_llvm().get_host_cpu_features().get("avx512f", False))
-    return load("panel", digest("panel", text), lambda: text, *panel.ENTRIES)
+    return compile_ir("panel", text, *panel.ENTRIES)
 
 
 # ---- object code on disk: written atomically, done without where nothing can be written ----------

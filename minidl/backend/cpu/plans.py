@@ -211,7 +211,7 @@ def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) ->
     """Address of the machine code, compiled at its first use in this process."""
     key = (printer.__name__, program.key, kernel, *more)
     if key not in _loaded:
-        _loaded[key] = compiler.compile_ir(printer(program, kernel, *more), "pointwise")
+        _loaded[key] = compiler.compile_ir("pointwise", printer(program, kernel, *more), "k")["k"]
     return _loaded[key]
 
 

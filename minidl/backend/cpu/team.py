@@ -112,6 +112,7 @@ class Jobs:
 
 @functools.cache
 def _code() -> dict[str, Any]:
+    """The functions of team.ll, which free the GIL."""
     text = Path(__file__).with_name("team.ll").read_text()
     pause = _PAUSE.get(platform.machine().lower(), "llvm.donothing()")
     # A declaration names the type of an argument, a call its value as well.
@@ -120,7 +121,8 @@ def _code() -> dict[str, Any]:
     kinds = {"prepare": (pointer,), "worker": (pointer, i64), "wake": (pointer,)}
     job = (i64, pointer, i64, i64)  # the kernel, its table (an address or bytes), total and chunk
     kinds |= {"launch": (pointer, *job, i64), "alone": job, "play": (pointer, i64, pointer, i64)}
-    return compiler.functions_of(text.replace("PAUSE", pause), "team", kinds)
+    found = compiler.compile_ir("team", text.replace("PAUSE", pause), *kinds)
+    return {name: ctypes.CFUNCTYPE(None, *of)(found[name]) for name, of in kinds.items()}
 
 
 _team: Team | None = None
