@@ -12,7 +12,7 @@ from minidl import backend
 from minidl.autograd import Tensor, wrap
 from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
 from minidl.errors import DataError, DTypeError, require, reworded
-from minidl.io.torch_files import DAMAGE
+from minidl.io.foreign import DAMAGE
 from minidl.ops.creation import moved
 
 Function = Callable | None

@@ -14,7 +14,7 @@ from minidl.data.dataset import check
 from minidl.data.download import Resource, locate
 from minidl.data.images import Function, ImageArrays, ImageFiles, check_labels
 from minidl.errors import DataError, DTypeError, require, require_one_of, reworded
-from minidl.io.torch_files import DAMAGE
+from minidl.io.foreign import DAMAGE
 from minidl.io.torch_objects import NumpyArray
 from minidl.io.torch_pickle import Budget, Machine
 

@@ -4,6 +4,8 @@ import importlib.util
 import math
 import os
 import struct
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from minidl.io.safetensors import NO_FILE, check
 
 SLACK = 2**29  # bytes that arrays may take beyond those in their file: enough for what is packed
 AXES = 32
-DAMAGE = (ValueError, TypeError, LookupError, OverflowError, struct.error)  # from damaged files
+# What reading a damaged file raises, a zip archive among them.
+DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, EOFError, OSError,
+          NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def read_file(path: str | os.PathLike[str]) -> memoryview:

@@ -41,7 +41,7 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     need("h5py", path)
     with (
-        reworded(CheckpointError, f"load: cannot read {path} as HDF5", OSError, *DAMAGE),
+        reworded(CheckpointError, f"load: cannot read {path} as HDF5", *DAMAGE),
         tempfile.TemporaryFile() as output,
     ):
         _run_child(path, output)

@@ -15,14 +15,13 @@ import os
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import head_of
+from minidl.io.foreign import DAMAGE, head_of
 from minidl.io.safetensors import _bfloat16
 from minidl.io.torch_objects import (
     DTYPES,
@@ -43,8 +42,6 @@ GROWTH, ALLOWANCE = 16, 2**26  # a file of n bytes may become GROWTH n + ALLOWAN
 MAXIMUM_DEPTH = 100  # of dicts in lists in tuples …
 MAXIMUM_RATIO = 1000  # of a zip member's size to its packed one, and a tenth of it of all members'
 PLAIN = (bool, int, float, complex, str, bytes, bytearray, set, frozenset, type(None))
-DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, EOFError, OSError,
-          NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:

@@ -19,7 +19,7 @@ from minidl.data.download import cache_dir
 from minidl.data.images import ImageFiles, LabelledImages
 from minidl.errors import DataError, reworded
 from minidl.io import load_safetensors, save_safetensors
-from minidl.io.torch_files import DAMAGE
+from minidl.io.foreign import DAMAGE
 from minidl.random import Generator
 from projects.convnet.data import channel_statistics
 from projects.settings import UsageError, readable
