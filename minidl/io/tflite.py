@@ -101,10 +101,10 @@ class _Table:
         """What the offset at a place leads to."""
         return place + struct.unpack_from("<I", self.data, place)[0]
 
-    def number(self, field: int, kind: str, default: int = 0) -> int:
-        """An integer field, of a kind as in `struct`."""
+    def number(self, field: int, kind: str) -> int:
+        """An integer field, of a kind as in `struct`; 0 when it is absent."""
         place = self._place(field)
-        return struct.unpack_from("<" + kind, self.data, place)[0] if place else default
+        return struct.unpack_from("<" + kind, self.data, place)[0] if place else 0
 
     def table(self, field: int) -> "_Table | None":
         """The table that a field holds."""
