@@ -10,7 +10,7 @@ import numpy as np
 from minidl.errors import CheckpointError, reworded
 from minidl.io.foreign import DAMAGE, read_file, shaped
 from minidl.io.protobuf import LENGTH, by_number, first_fields, varints
-from minidl.io.safetensors import _bfloat16, check
+from minidl.io.safetensors import check, numbers
 
 GRAPH, INITIALIZER, SPARSE = 7, 5, 15  # of ModelProto, GraphProto, GraphProto
 DIMS, TYPE, NAME, RAW, LOCATION = 1, 2, 8, 9, 14  # of TensorProto, and so on
@@ -60,17 +60,12 @@ def _array(what: str, tensor: dict[int, list[memoryview]]) -> np.ndarray:
           fix="save the model with its data inside")  # fmt: skip
     shape = varints(b"".join(tensor.get(DIMS, []))).tolist()
     dtype, place = TYPES[kind]
-    stored = "<u2" if dtype == "bfloat16" else dtype
+    data: bytearray | np.ndarray
     if RAW in tensor:
-        array = np.frombuffer(bytearray(tensor[RAW][-1]), stored)
-    else:
-        array = _typed(b"".join(tensor.get(place, [])), stored, place)
-    return shaped(_bfloat16(array) if dtype == "bfloat16" else array, shape)
-
-
-def _typed(data: bytes, dtype: str, place: int) -> np.ndarray:
-    """What a typed field holds: numbers as they are, or varints (of a half's bits, for halves)."""
-    if place in (FLOATS, DOUBLES):
-        return np.frombuffer(bytearray(data), dtype)
-    bits = varints(data)
-    return bits.astype("<u2").view(dtype) if dtype == "<f2" else bits.astype(dtype)
+        data = bytearray(tensor[RAW][-1])
+    elif place in (FLOATS, DOUBLES):
+        data = bytearray().join(tensor.get(place, []))
+    else:  # varints: the numbers, or the bits of halves
+        stored = "<u2" if dtype in ("<f2", "bfloat16") else dtype
+        data = varints(b"".join(tensor.get(place, []))).astype(stored)
+    return shaped(numbers(data, dtype), shape)

@@ -90,7 +90,7 @@ def _array(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any]) ->
     return numbers(bytearray(entry["data"]), _DTYPES[kind]).reshape(entry["shape"])
 
 
-def numbers(data: bytearray | memoryview, dtype: str) -> np.ndarray:
+def numbers(data: bytearray | memoryview | np.ndarray, dtype: str) -> np.ndarray:
     """The numbers in bytes, of one of NumPy's dtypes or of bfloat16."""
     half = dtype == "bfloat16"
     return _bfloat16(np.frombuffer(data, "<u2")) if half else np.frombuffer(data, dtype)
