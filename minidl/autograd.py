@@ -287,7 +287,7 @@ def _refuse_nan(name: str, inputs: Any, kwargs: dict, output: Any, seconds: floa
 
 
 def _any_nan(nest: Any) -> bool:
-    real = (a for a in arrays_in(nest) if a.dtype.kind in "fV")
+    real = (a for a in arrays_in(nest) if is_real(a.dtype))
     return any(np.isnan(backend.of(a).to_host(a)).any() for a in real)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, config
+from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tape import no_grad, set_grad_enabled
 from minidl.tensor import Tensor, wrap
@@ -98,4 +99,4 @@ def _all(result: Any) -> tuple[Tensor, ...]:
 def _same(xs: tuple[Tensor, ...], ys: Any) -> bool:
     """Whether tensors hold the same values, bit by bit but for the kind of NaN."""
     pairs = [(x.detach().numpy(), y.detach().numpy()) for x, y in zip(xs, ys, strict=True)]
-    return all(np.array_equal(a, b, equal_nan=a.dtype.kind in "fV") for a, b in pairs)
+    return all(np.array_equal(a, b, equal_nan=is_real(a.dtype)) for a, b in pairs)

@@ -37,7 +37,7 @@ def is_real(dtype: np.dtype) -> bool:
 
 def real(dtype: np.dtype) -> np.dtype:
     """The dtype itself if it is floating-point, else the default one (as for exp of an int)."""
-    return dtype if dtype.kind in "fV" else default
+    return dtype if is_real(dtype) else default
 
 
 @cache

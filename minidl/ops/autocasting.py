@@ -13,7 +13,7 @@ from minidl import backend
 from minidl.autograd import Tensor, is_grad_enabled, raw
 from minidl.backend import live
 from minidl.config import bound, casting
-from minidl.dtypes import default
+from minidl.dtypes import default, is_real
 from minidl.errors import DeviceError, DTypeError, require
 from minidl.ops.shape import to_dtype
 
@@ -36,7 +36,7 @@ class autocast(bound):
         require(fits, "autocast", rule, error=DeviceError, fix=fix, device_type=device_type)
         self.dtype, self.enabled, self.cache = np.dtype(dtype), enabled, cache_enabled
         rule = "dtype must be float16 or bfloat16"
-        fits = not enabled or (self.dtype.itemsize == 2 and self.dtype.kind in "fV")
+        fits = not enabled or (self.dtype.itemsize == 2 and is_real(self.dtype))
         require(fits, "autocast", rule, error=DTypeError, dtype=self.dtype)
         self.converted: dict[tuple, tuple[Tensor, tuple[int, int], Tensor]] = {}
         super().__init__(casting, self if enabled else None)
@@ -64,7 +64,7 @@ class autocast(bound):
 
 def _moves(x: Any) -> bool:
     """Whether x is an array or tensor on a GPU, of a dtype that autocast changes."""
-    if not hasattr(x, "dtype") or x.dtype.kind not in "fV" or x.dtype.itemsize > 4:
+    if not hasattr(x, "dtype") or not is_real(x.dtype) or x.dtype.itemsize > 4:
         return False
     return "float16" in backend.of(raw(x)).FLOATS
 

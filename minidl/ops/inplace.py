@@ -14,7 +14,7 @@ import numpy as np
 
 from minidl import backend, random
 from minidl.autograd import Tensor, is_grad_enabled, op, raw, wrap
-from minidl.dtypes import category
+from minidl.dtypes import category, is_real
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
 from minidl.ops.arguments import broadcast_shapes, fitted
@@ -52,7 +52,7 @@ def write(
     x: Tensor, compute: Callable[[Tensor], Any], name: str, *, narrow: bool = False
 ) -> Tensor:
     """Replace x's values by compute(x), in place; floats into integers only if `narrow`."""
-    records, base = is_grad_enabled() and x.dtype.kind in "fV", x
+    records, base = is_grad_enabled() and is_real(x.dtype), x
     while base.parent is not None:
         base = base.parent[0]
     leaf = base.requires and base.node is None

@@ -106,7 +106,7 @@ def cross_entropy(input: Any, target: Any, weight: Any = None, *, ignore_index: 
     smoothing = float(label_smoothing)
     ok, rule = 0 <= smoothing <= 1, "label_smoothing must lie in [0, 1]"
     require(ok, "cross_entropy", rule, label_smoothing=smoothing)
-    if target.dtype.kind in "fV":
+    if is_real(target.dtype):
         return _soft_cross_entropy(input, target, weight, reduction, smoothing)
     loss = functools.partial(cross_entropy_rows, ignore=ignore_index, smoothing=smoothing)
     return _by_class("cross_entropy", loss, input, target, weight, ignore_index, reduction)

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw, wrap
-from minidl.dtypes import default
+from minidl.dtypes import default, is_real
 from minidl.errors import require
 from minidl.fusion import pointwise, sqrt, where
 from minidl.ops import pointwise as pw
@@ -55,7 +55,7 @@ def _in_single(function: Callable) -> Callable:
     @functools.wraps(function)
     def widened(x: Any, *args: Any, **options: Any) -> Any:
         x = raised(x)
-        if x.dtype.itemsize != 2 or x.dtype.kind not in "fV":
+        if x.dtype.itemsize != 2 or not is_real(x.dtype):
             return function(x, *args, **options)
         y = function(to_dtype(x, default), *args, **options)
         return each(y, lambda a: to_dtype(a, x.dtype))
