@@ -8,7 +8,7 @@ import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor, no_grad
 from minidl.capturing import capture
-from minidl.errors import require
+from minidl.errors import require_one_of
 from minidl.fusion import pointwise, sigmoid, tanh
 from minidl.models.sampling import Choose, LanguageModel
 from minidl.nn.parameter import new_parameter
@@ -120,7 +120,7 @@ class CharRNN(LanguageModel):
                  dropout: float = 0.0, layer_norm: bool = False) -> None:  # fmt: skip
         super().__init__()
         kinds: dict[str, Any] = _WITH_NORM if layer_norm else _PLAIN
-        require(kind in kinds, "CharRNN", f"kind must be one of {[*kinds]}", kind=kind)
+        require_one_of("CharRNN", kinds, kind=kind)
         width = embedding_dim or hidden_size
         self.embedding = nn.Embedding(vocab_size, width)
         self.register_buffer("tokens", arange(vocab_size), persistent=False)

@@ -10,7 +10,7 @@ import numpy as np
 import minidl as ml
 import minidl.functional as F
 from minidl import Tensor, nn
-from minidl.errors import ShapeError, require
+from minidl.errors import ShapeError, require, require_one_of
 from minidl.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 Lengths = Tensor | Sequence[int]
@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
     def __init__(self, state: int, memory: int, width: int, kind: str = "bahdanau") -> None:
         super().__init__()
-        require(kind in KINDS, "Attention", f"kind must be one of {[*KINDS]}", kind=kind)
+        require_one_of("Attention", KINDS, kind=kind)
         self.query = nn.Linear(state, width, bias=False)
         self.key = nn.Linear(memory, width, bias=False)
         self.score = nn.Linear(width, 1, bias=False) if kind == "bahdanau" else None
