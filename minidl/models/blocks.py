@@ -1,8 +1,7 @@
 """What several image models share: the chain of sections, convolutions, norms, excitation."""
 
 from collections.abc import Callable, Iterator
-from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import minidl.functional as F
 from minidl import nn
@@ -82,17 +81,21 @@ class Classifier(nn.Module):
 
         Raises ShapeError where the head is neither a Linear nor a Conv2d.
         """
-        *path, last = self.head_name.split(".")
-        parent = reduce(getattr, path, self)
-        old: Any = getattr(parent, last)
+        old = self.get_submodule(self.head_name)
         fits, rule = isinstance(old, nn.Linear | nn.Conv2d), "the head must be a Linear or a Conv2d"
         require(fits, type(self).__name__, rule, head=type(old).__name__)
         if isinstance(old, nn.Linear):
             new: nn.Module = nn.Linear(old.in_features, num_classes)
         else:
             new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size)
-        setattr(parent, last, new.to(old.weight.device, old.weight.dtype))
+        put_module(self, self.head_name, new.to(old.weight.device, old.weight.dtype))
         return new
+
+
+def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the model's that has a dotted name."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Vision Transformers: ViT (arXiv 2010.11929) and DeiT (arXiv 2012.12877)."""
 
-from functools import partial, reduce
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,23 +21,22 @@ class _Transformer(Classifier):
 
     pieces: ClassVar[tuple[str, ...]]
 
-    def _piece(self, i: int) -> Any:
-        return reduce(getattr, self.pieces[i].split("."), self)
-
     def tokens(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) -> (N, 1 + patches, dim) with their positions."""
-        x = self._piece(0)(x).flatten(2).transpose(1, 2)
-        token = self._piece(1).expand(len(x), -1, -1)
-        return F.dropout(cat([token, x], 1) + self._piece(2), self.dropout, self.training)
+        patches, token, places = map(self.get_submodule, self.pieces[:3])
+        x = patches(x).flatten(2).transpose(1, 2)
+        x = cat([token.expand(len(x), -1, -1), x], 1) + places
+        return F.dropout(x, self.dropout, self.training)
 
     def pooled(self, x: Tensor) -> Tensor:
         """x (N, T, dim) -> the class token through the norm (N, dim)."""
-        return self._piece(4)(x[:, 0])
+        return self.get_submodule(self.pieces[4])(x[:, 0])
 
     def sections(self) -> list[Section]:
         """The tokens, each block, the class token, the head."""
         *first, blocks, norm = self.pieces
-        each = [Section((f"{blocks}.{k}",), b) for k, b in self._piece(3).named_children()]
+        links = self.get_submodule(blocks).named_children()
+        each = [Section((f"{blocks}.{k}",), block) for k, block in links]
         last = Section((self.head_name,), [*self.children()][-1])
         return [Section((*first,), self.tokens), *each, Section((norm,), self.pooled), last]
 

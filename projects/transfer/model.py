@@ -6,7 +6,6 @@ import inspect
 import os
 import re
 from collections.abc import Iterator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ def load(cfg: Config, model: Classifier) -> None:
 def modules_of(model: nn.Module, section: Section) -> Iterator[nn.Module]:
     """The modules of a section and all below them."""
     for name in section.names:
-        part: Any = reduce(getattr, name.split("."), model)
+        part = model.get_submodule(name)
         if isinstance(part, nn.Module):
             yield from part.modules()
 

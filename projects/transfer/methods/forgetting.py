@@ -5,11 +5,10 @@ new head for A on the frozen rest how much of it the features still hold (McClos
 """
 
 from collections.abc import Callable
-from functools import reduce
 from typing import NamedTuple
 
-from minidl import nn
 from minidl.models import Classifier
+from minidl.models.blocks import put_module
 
 
 class Forgetting(NamedTuple):
@@ -40,20 +39,11 @@ def measure_forgetting(
     made within the callables. The model ends with the retrained head for A.
     """
     before = test_a()
-    old = _head(model)
+    old = model.get_submodule(model.head_name)
     model.replace_head(classes_b)
     train_b()
-    _put_head(model, old)
+    put_module(model, model.head_name, old)
     after = test_a()
     model.replace_head(classes_a)
     train_head_a()
     return Forgetting(before, after, test_a())
-
-
-def _head(model: Classifier) -> nn.Module:
-    return reduce(getattr, model.head_name.split("."), model)
-
-
-def _put_head(model: Classifier, head: nn.Module) -> None:
-    *path, last = model.head_name.split(".")
-    setattr(reduce(getattr, path, model), last, head)

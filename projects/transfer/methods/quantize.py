@@ -12,7 +12,6 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from minidl import nn
 from minidl.autograd import Tensor, no_grad, wrap
 from minidl.errors import CheckpointError, DataError, GraphError, require, reworded
 from minidl.io import load_safetensors
+from minidl.models.blocks import put_module
 from minidl.nn.module import kept_modes
 from minidl.nn.utils.reparametrize import compute, take
 
@@ -130,7 +130,7 @@ def fold_norms(model: nn.Module, x: Tensor) -> list[str]:
         names = {m: name for name, m in model.named_modules()}
         for norm, conv in pairs.items():
             _fold(norm, conv)
-            _replace(model, names[norm], nn.Identity())
+            put_module(model, names[norm], nn.Identity())
         after = model(x).cpu().numpy()
     apart, most = float(np.abs(after - before).max()), float(np.abs(before).max())
     rule = "a convolution's output must go to its batch norm alone"
@@ -180,11 +180,6 @@ def _double(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy().astype(np.float64)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    *path, last = name.split(".")
-    setattr(reduce(getattr, path, model), last, module)
-
-
 # ---- files ---------------------------------------------------------------------------------------
 
 
@@ -205,7 +200,7 @@ def load_quantized(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         start = f"{name}." if name else ""
         arrays = {part: state[start + part] for part in PARTS if start + part in state}
         if isinstance(module, nn.BatchNorm2d) and f"{start}running_mean" not in state:
-            _replace(made, name, nn.Identity())
+            put_module(made, name, nn.Identity())
         elif isinstance(module, LAYER) and len(arrays) == len(PARTS):
             if module.bias is None and f"{start}bias" in state:
                 module.bias = nn.Parameter(ml.zeros(len(module.weight)))
