@@ -120,6 +120,20 @@ def test_every_input_is_proven_for_itself() -> None:
     np.testing.assert_array_equal(step(x, y * 5).numpy(), work(x, y * 5).numpy())  # not y's
 
 
+def test_a_changing_number_of_results_is_refused() -> None:
+    """Regression: it was an error of zip's."""
+    calls = []
+
+    def work(x: ml.Tensor) -> tuple[ml.Tensor, ...]:
+        calls.append(x)
+        return (x + 1,) * len(calls)
+
+    step = ml.capture(work)
+    step(ml.ones(2))
+    with pytest.raises(GraphError, match="cannot be recorded"):
+        step(ml.zeros(2))
+
+
 def test_arithmetic_of_integers_is_recorded() -> None:
     """Regression: it was not, and what followed from it could pass the proof by luck."""
     w = ml.randn(5, 3)
