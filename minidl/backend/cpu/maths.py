@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 from functools import cache, partial
 
-from minidl.backend.cpu.ir import Body, Value, fma, intrinsic, polynomial, select
+from minidl.backend.cpu.ir import SUFFIX, Body, Value, fma, intrinsic, polynomial, select
 
 LN2_HI = 0.693145751953125  # 16 bits: n·LN2_HI is exact
 LN2_LO = math.log(2) - LN2_HI
+WHOLE = {"float": "i32", "double": "i64"}  # as wide
 MAGIC = {"float": 1.5 * 2.0**23, "double": 1.5 * 2.0**52}  # adding it rounds to an integer
 MAGIC_BITS = {"float": 0x4B400000, "double": 0x4338000000000000}
 EXPM1 = (0.5, 0.16666667, 0.04166635498, 0.008333274163, 0.00139410782, 0.000199136731)
@@ -43,7 +44,7 @@ BINARY = ("atan2", "pow")
 def apply(name: str, *args: Value) -> Value:
     """Write a call of ml_NAME in the precision of the arguments."""
     kind = args[0].kind
-    return args[0].body.call(f"ml_{name}_{'f32' if kind == 'float' else 'f64'}", kind, args)
+    return args[0].body.call(f"ml_{name}_{SUFFIX[kind]}", kind, args)
 
 
 fabs = partial(intrinsic, "fabs")
@@ -51,7 +52,7 @@ fabs = partial(intrinsic, "fabs")
 
 def is_negative(x: Value) -> Value:
     """The sign bit, so that it also holds for -0."""
-    return x.bits("i32" if x.kind == "float" else "i64") < 0
+    return x.bits(WHOLE[x.kind]) < 0
 
 
 # ---- shared cores ------------------------------------------------------------------------------
@@ -59,12 +60,11 @@ def is_negative(x: Value) -> Value:
 
 def exp_parts(x: Value) -> tuple[Value, Value]:
     """q, n with exp(x) = (1 + q)·2ⁿ and |x - n·ln 2| <= ln(2)/2; q keeps its digits near 0."""
-    whole = "i32" if x.kind == "float" else "i64"
     t = fma(x, 1 / math.log(2), MAGIC[x.kind])
     n = t - MAGIC[x.kind]
     r = fma(n, -LN2_LO, fma(n, -LN2_HI, x))
     q = fma(r * r, polynomial(r, EXPM1 if x.kind == "float" else TAYLOR), r)
-    return q, t.bits(whole) - MAGIC_BITS[x.kind]
+    return q, t.bits(WHOLE[x.kind]) - MAGIC_BITS[x.kind]
 
 
 def power_of_two(n: Value) -> Value:
@@ -100,9 +100,8 @@ def plain_expm1(x: Value) -> Value:
 
 def split(x: Value) -> tuple[Value, Value, Value]:
     """m - 1, e, e as a number, with x = m·2^e, sqrt(1/2) <= m < sqrt(2), for a normal x > 0."""
-    whole, shift, half = ("i32", 23, 0x3F3504F3) if x.kind == "float" else (
-        "i64", 52, 0x3FE6A09E667F3BCD)  # fmt: skip
-    bits = x.bits(whole) - half
+    shift, half = (23, 0x3F3504F3) if x.kind == "float" else (52, 0x3FE6A09E667F3BCD)
+    bits = x.bits(WHOLE[x.kind]) - half
     e = bits >> shift
     m = ((bits & ((1 << shift) - 1)) + half).bits(x.kind)
     return m - 1.0, e, e.to(x.kind)
