@@ -40,17 +40,14 @@ def drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.n
 def test_order(dtype):
     """Bit for bit the CPU's, in both directions, with NaN, infinities, denormals and both zeros."""
     rng = np.random.default_rng(0)
-    shapes = [(3, 70), (2, 3, 4), (1,), (2,), (5, 3), (0,), (3, 0), (0, 3), ()]
-    for shape in shapes[: 9 if dtype == np.float32 else 2]:
+    shapes = [(3, 70), (2, 3, 4), (1,), (2,), (5, 3), (0,), (3, 0), (0, 3)]
+    for shape in shapes[: 8 if dtype == np.float32 else 2]:
         x = drawn(rng, shape, dtype)
         for axis in range(-1, x.ndim):
             for z in layouts(x):
                 for descending in (False, True):
                     y = cuda.to_host(cuda.argsort(cuda.from_host(z), axis, descending))
                     assert y.dtype == np.int64
-                    if not x.ndim:
-                        assert y == 0
-                        continue
                     np.testing.assert_array_equal(y, cpu.argsort(x, axis, descending))
 
 

@@ -149,7 +149,7 @@ def _by_rows(k: Kernel, axis: int, *arrays: Array) -> Array:
     """Run a kernel of rows along one axis: its result has that axis contiguous in memory."""
     moved = [contiguous(np.moveaxis(a, axis, -1)) for a in arrays]
     y = empty(moved[0].shape, moved[0].dtype)
-    n = y.shape[-1] if y.ndim else 1
+    n = y.shape[-1]
     launch_rows(k, y.size // max(n, 1), n, *moved, y, n)
     return np.moveaxis(y, -1, axis)
 

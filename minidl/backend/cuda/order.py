@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from minidl.backend.cuda.memory import contiguous
 from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.printer import TYPES
+from minidl.backend.cuda.rows import rows_along
 from minidl.backend.cuda.runtime import THREADS, Array, empty, kernel, launch
 
 _TILE = 1024  # items that a block sorts
@@ -12,18 +12,9 @@ _PIECE = 512  # elements whose running sums a warp takes
 _WARPS = THREADS // 32
 
 
-def _rows(x: Array, axis: int) -> tuple[Array, int, int, list[int]]:
-    """x in C order with an axis last, the rows, their length, and the axes' way back."""
-    axis %= max(x.ndim, 1)
-    order = [*(i for i in range(x.ndim) if i != axis), *range(axis, min(axis + 1, x.ndim))]
-    n = x.shape[axis] if x.ndim else 1
-    moved = contiguous(x.transpose(order))
-    return moved, x.size // max(n, 1), n, sorted(range(x.ndim), key=lambda i: order[i])
-
-
 def argsort(x: Array, axis: int, descending: bool) -> Array:
     """Indices that sort along an axis, stable in both directions; NaN counts as largest."""
-    moved, rows, n, back = _rows(x, axis)
+    moved, rows, n, back = rows_along(x, axis)
     y = empty(moved.shape, np.dtype(np.int64))
     wide = x.dtype.itemsize == 8 or n >= 1 << 31
     key = TYPES["u8" if wide else "u4"]
@@ -52,7 +43,7 @@ def argsort(x: Array, axis: int, descending: bool) -> Array:
 
 def cumsum(x: Array, axis: int) -> Array:
     """Running sums along an axis."""
-    moved, rows, n, back = _rows(x, axis)
+    moved, rows, n, back = rows_along(x, axis)
     y = empty(moved.shape, np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype)
     _running_sums(moved, y, rows, n)
     return y.transpose(back)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from minidl.backend.cuda.memory import contiguous
 from minidl.backend.cuda.plans import PACK
 from minidl.backend.cuda.runtime import THREADS, Array, kernel, launch
 
@@ -40,6 +41,14 @@ def cut_of(n: int, arrays: Sequence[Array], cuts: Sequence[tuple[int, int]] = CU
     fit = (c for c in cuts if n <= c[0] * c[1] and c[1] <= 16 * wide)
     team, each = next(fit, cuts[-1])
     return Cut(wide, each, team, n <= team * each)
+
+
+def rows_along(x: Array, axis: int) -> tuple[Array, int, int, list[int]]:
+    """x (one axis or more) in C order with one last, the rows, their length, and the way back."""
+    axis %= x.ndim
+    order, n = [*(i for i in range(x.ndim) if i != axis), axis], x.shape[axis]
+    moved, back = contiguous(x.transpose(order)), [order.index(i) for i in range(x.ndim)]
+    return moved, x.size // max(n, 1), n, back
 
 
 def launch_rows(file: str, name: str, rows: int, n: int, arrays: Sequence[Array],

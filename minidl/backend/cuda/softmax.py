@@ -2,20 +2,18 @@
 
 from minidl.backend.cuda.memory import cast, contiguous, full
 from minidl.backend.cuda.plans import accumulator
-from minidl.backend.cuda.rows import launch_rows
+from minidl.backend.cuda.rows import launch_rows, rows_along
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
 
 
 def _by_rows(name: str, axis: int, *arrays: Array) -> Array:
     """Run a kernel of rows along one axis: its result has that axis contiguous in memory."""
-    axis %= max(arrays[0].ndim, 1)
-    order = [*(i for i in range(arrays[0].ndim) if i != axis), axis]
-    moved = [contiguous(a.transpose(order)) for a in arrays]
+    given = [rows_along(a, axis) for a in arrays]
+    moved, (_, rows, n, back) = [x for x, *_ in given], given[0]
     y = empty(moved[0].shape, moved[0].dtype)
     if y.size:
-        n = y.shape[-1] if y.ndim else 1
-        launch_rows("softmax.cu", name, y.size // n, n, (*moved, y))
-    return y.transpose([order.index(i) for i in range(y.ndim)])
+        launch_rows("softmax.cu", name, rows, n, (*moved, y))
+    return y.transpose(back)
 
 
 def softmax(x: Array, axis: int) -> Array:
