@@ -220,14 +220,12 @@ def _compiled(program: Program, kernel: Shape, printer: Callable, *more: Any) ->
 
 def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[Any],
            inplace: Sequence[int]) -> None:  # fmt: skip
-    """Run a program on every row of arrays in one launch; output j overwrites array inplace[j].
+    """Run a program on rows of arrays in one launch; output j overwrites array inplace[j].
 
     Leaves are the arrays of a row, then the scalars: numbers, or arrays of one, read here. The
     arrays of a row have one shape, all one dtype (float32 or float64); those not laid out as the
     row's first are copied, and copied back.
     """
-    if not rows:
-        return
     dtype, width, code = rows[0][0].dtype, len(rows[0]), rows[0][0].dtype.str[1:]
     require(code in ("f4", "f8"), "update", "rows must be float32 or float64",
             error=DTypeError, row=rows[0][0])  # fmt: skip

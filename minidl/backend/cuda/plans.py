@@ -174,8 +174,6 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     have one shape, all one dtype, which is float32 or float64; others, and those not laid out as
     the row's first, are copied, and copied back.
     """
-    if not rows:
-        return
     require(rows[0][0].dtype.kind in "fV", "update", "rows must be real", error=DTypeError,
             row=rows[0][0])  # fmt: skip
     dtype = accumulator(rows[0][0].dtype)
