@@ -322,6 +322,17 @@ def test_a_gpu_with_less_shared_memory_says_what_is_too_much(monkeypatch):
         y.sum().backward()
 
 
+def test_gradients_of_a_fused_projection_lie_together():
+    """Regression: they shared out one array's memory, but were copied from there into another."""
+    x = np.random.default_rng(17).standard_normal((2, 5, 3, 4, 8)).astype(np.float32)
+    whole = there(x).transpose(2, 0, 3, 1, 4)
+    q, k, v = whole[0], whole[1], whole[2]
+    y, lse = cuda.attend(q, k, v, None, True, 0.5)
+    made = cuda.attend_grad(y, q, k, v, None, y, lse, True, 0.5)
+    joined = cuda.assemble(made, [(i,) for i in range(3)], whole.shape, whole.strides)
+    assert joined.data.ptr == made[0].data.ptr and joined.strides == whole.strides
+
+
 # ---- the op, and rows of caches ------------------------------------------------------------------
 
 

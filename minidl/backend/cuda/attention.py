@@ -9,7 +9,7 @@ import numpy as np
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.memory import contiguous, reshape
 from minidl.backend.cuda.plans import IDENTITY, accumulator, write
-from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch, strided
+from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.backend.looping import dense_like, merged, repeated
 from minidl.errors import require
 
@@ -91,7 +91,7 @@ def _like_three(*given: Array) -> list[Array]:
     if same and step > 0 and places[2] - places[1] == step:
         strides = (step, *q.strides)
         if dense_like((3, *q.shape), strides, q.itemsize) == strides:
-            made = strided((3, *q.shape), strides, q.dtype)
+            made = runtime.seen(empty((3 * q.size,), q.dtype), (3, *q.shape), strides)
             return [made[i] for i in range(3)]
     return [_made_like(x, x.shape[3]) for x in given]
 
