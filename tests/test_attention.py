@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import minidl as ml
 from minidl import config, nn
 from minidl.autograd import grad, wrap
+from minidl.backend import cpu
 from minidl.errors import DTypeError, ShapeError
 from minidl.ops import attention as ops
 from minidl.ops.attention import scaled_dot_product_attention
@@ -317,3 +318,13 @@ def test_masks_of_attention_are_not_broadcast_nor_integers(kind):
     (name, mask), x = MASKS[kind], ml.randn(4, 3, 8)
     with pytest.raises(ShapeError, match=f"MultiheadAttention: {name} must hold booleans or fl"):
         nn.MultiheadAttention(8, 2)(x, x, x, **{name: mask})
+
+
+def test_gradients_of_a_fused_projection_lie_together():
+    """They share out one array's memory as q, k and v do, and are not copied from there."""
+    x = np.random.default_rng(1).standard_normal((2, 5, 3, 4, 8))
+    whole = x.transpose(2, 0, 3, 1, 4)
+    y, lse = cpu.attend(*whole, None, True, 0.5)
+    made = cpu.attend_grad(y, *whole, None, y, lse, True, 0.5)
+    joined = cpu.assemble(made, [(i,) for i in range(3)], whole.shape, whole.strides)
+    assert np.shares_memory(joined, made[0]) and joined.strides == whole.strides

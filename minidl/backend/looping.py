@@ -119,6 +119,16 @@ def sum_form(x: Any, axes: tuple[int, ...]) -> tuple[int, int, int] | None:
     return outer, rows, x.size // max(outer * rows, 1)
 
 
+def strides_of_thirds(xs: Sequence[Any], places: Sequence[int]) -> tuple[int, ...] | None:
+    """Strides of the dense array (3, …) that three views at these addresses are, or None."""
+    q, base, step = xs[0], xs[0].base, places[1] - places[0]
+    alike = all(x.base is base and (x.shape, x.strides) == (q.shape, q.strides) for x in xs)
+    if base is None or not alike or not places[2] - places[1] == step > 0:
+        return None
+    strides = (step, *q.strides)
+    return strides if dense_like((3, *q.shape), strides, q.itemsize) == strides else None
+
+
 def matrix_form(x: Any) -> tuple[int, int] | None:
     """Whether BLAS must transpose the matrices x (…, M, N), and their leading dimension.
 

@@ -22,7 +22,7 @@ from minidl.backend.cpu.jit import (
 from minidl.backend.cpu.layout import copy_into
 from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty
 from minidl.backend.cpu.softmax import largest
-from minidl.backend.looping import dense_like
+from minidl.backend.looping import strides_of_thirds
 
 _ROWS = 64  # query rows of a block, fewer where its scores would leave the cache
 _SCRATCH = 1 << 19  # bytes of a block's scores
@@ -207,17 +207,11 @@ def _like_three(*given: Array) -> list[Array]:
     Where those three share out one projection's memory, their gradients share out an array like it,
     so that they need not be put together again.
     """
-    q, base = given[0], given[0].base
-    places = [address_of(x) for x in given]
-    step = places[1] - places[0]
-    same = all(x.base is base and x.strides == q.strides and x.shape == q.shape for x in given)
-    if same and isinstance(base, Array) and base.size == 3 * q.size and step > 0:
-        strides, starts = (step, *q.strides), [i * step for i in range(3)]
-        dense = dense_like((3, *q.shape), strides, q.itemsize) == strides
-        if dense and places == [address_of(base) + i for i in starts]:
-            made = empty((base.size,), base.dtype)
-            return [np.ndarray(q.shape, q.dtype, made, i, q.strides) for i in starts]
-    return [_made_like(x, x.shape[3]) for x in given]
+    q, strides = given[0], strides_of_thirds(given, [address_of(x) for x in given])
+    if strides is None:
+        return [_made_like(x, x.shape[3]) for x in given]
+    whole = empty((3 * q.size,), q.dtype)
+    return [*np.ndarray((3, *q.shape), q.dtype, whole, 0, strides)]
 
 
 def _plan(arrays: tuple, lead: tuple, mask: Maybe, causal: bool, parts: int) -> tuple:

@@ -10,7 +10,7 @@ from minidl.backend.cuda import runtime
 from minidl.backend.cuda.memory import contiguous, reshape
 from minidl.backend.cuda.plans import IDENTITY, accumulator, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
-from minidl.backend.looping import dense_like, merged, repeated
+from minidl.backend.looping import merged, repeated, strides_of_thirds
 from minidl.errors import require
 
 _WIDEST = 256  # columns of q, k and v
@@ -85,15 +85,11 @@ def _like_three(*given: Array) -> list[Array]:
     Where those three share out one projection's memory, their gradients share out an array like it,
     so that they need not be put together again.
     """
-    q, places = given[0], [x.data.ptr for x in given]
-    step = places[1] - places[0]
-    same = all(x.strides == q.strides and x.shape == q.shape for x in given)
-    if same and step > 0 and places[2] - places[1] == step:
-        strides = (step, *q.strides)
-        if dense_like((3, *q.shape), strides, q.itemsize) == strides:
-            made = runtime.seen(empty((3 * q.size,), q.dtype), (3, *q.shape), strides)
-            return [made[i] for i in range(3)]
-    return [_made_like(x, x.shape[3]) for x in given]
+    q, strides = given[0], strides_of_thirds(given, [x.data.ptr for x in given])
+    if strides is None:
+        return [_made_like(x, x.shape[3]) for x in given]
+    whole = runtime.seen(empty((3 * q.size,), q.dtype), (3, *q.shape), strides)
+    return [whole[i] for i in range(3)]
 
 
 def _mask(mask: Maybe, lead: tuple, tq: int, tk: int, q: Array) -> tuple[Array, int, list[int]]:
