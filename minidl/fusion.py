@@ -211,9 +211,9 @@ class Pointwise(Op):
         dtype = result_type(*[a for a in args if hasattr(a, "dtype") or _is_number(a)])
         whole = self.integer is not None and not is_real(dtype)
         if whole and not there:
-            return functools.partial(self._on_integers, dtype)
+            return lambda args, kwargs: (made(self._whole, dtype, args, kwargs), (), None)
         if whole:  # for NumPy's complaint, and its dtype
-            ones = self._on_integers(dtype, tuple([np.ones((), dtype) for _ in args]), kwargs)[0]
+            ones = self._whole(dtype, (np.ones((), dtype),) * len(args), kwargs)
             dtype = np.promote_types(dtype, ones.dtype)
         traced = self._trace(names, static)
         be = backend.of(arrays[0])
@@ -298,11 +298,8 @@ class Pointwise(Op):
         metas = [(a.shape, a.dtype) if hasattr(a, "dtype") else None for a in args]
         return Backward(self.name, traced, moving, metas, self.save_output)
 
-    def _on_integers(self, dtype: np.dtype, args: tuple, kwargs: dict) -> tuple:
-        """Integers and bools keep their dtype: NumPy's function does them."""
-        return made(self._whole, dtype, args, kwargs), (), None
-
     def _whole(self, dtype: np.dtype, args: tuple, kwargs: dict) -> np.ndarray:
+        """Integers and bools keep their dtype: NumPy's function does them."""
         assert self.integer is not None
         given = [a if a is None else np.asarray(a).astype(dtype, copy=False) for a in args]
         try:
