@@ -145,15 +145,6 @@ def matrix_form(x: Any) -> tuple[int, int] | None:
     return None
 
 
-def reshaped(shape: tuple, strides: tuple, dtype: np.dtype, new: tuple) -> tuple | None:
-    """Strides of an array's elements in a new shape, if they can be seen so without a copy."""
-    like = np.lib.stride_tricks.as_strided(np.empty(1, dtype), shape, strides)
-    try:
-        return like.reshape(new, copy=False).strides
-    except ValueError:
-        return None
-
-
 def joint_of(shapes: Sequence[tuple[int, ...]], axis: int) -> tuple[tuple[int, ...], list[tuple]]:
     """The shape of arrays joined along an axis, and the key of each of them in it."""
     ends = list(itertools.accumulate((s[axis] for s in shapes), initial=0))

@@ -163,8 +163,12 @@ def view_as(x: Array, shape: tuple[int, ...]) -> Array | None:
     """x's elements in logical C order in a new shape, as a view; None where there is none."""
     if x.flags.c_contiguous:
         return x.reshape(shape)
-    strides = looping.reshaped(x.shape, x.strides, x.dtype, shape)
-    return None if strides is None else runtime.seen(x, shape, strides)
+    like = np.lib.stride_tricks.as_strided(np.empty(1, x.dtype), x.shape, x.strides)  # not read
+    try:
+        strides = like.reshape(shape, copy=False).strides
+    except ValueError:
+        return None
+    return runtime.seen(x, shape, strides)
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
