@@ -129,9 +129,9 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: np.d
     """An uninitialised dense array with the given strides in bytes (None: C order)."""
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < _SMALL or dtype.kind not in "fiub":
-        if strides is None or not nbytes:
+        if strides is None:
             return np.empty(shape, dtype)
-        return np.ndarray(shape, dtype, np.empty(nbytes, np.uint8), 0, strides)
+        return np.ndarray(shape, dtype, None, 0, strides)
     block = _pool.take(nbytes)
     fields = {"shape": shape, "strides": strides, "typestr": dtype.str, "version": 3}
     return np.asarray(_Lease(block, fields | {"data": (_pool.addresses[id(block)], False)}))
