@@ -221,7 +221,6 @@ def fold(g: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilati
 
 def _offsets(kernel: Pair, stride: Pair, dilation: Pair, out: Pair) -> Iterator:
     """Each place of the window with the rows and columns of the padded image that it meets."""
-    for i, j in np.ndindex(*kernel):
-        top, left = i * dilation[0], j * dilation[1]
-        rows = slice(top, top + stride[0] * (out[0] - 1) + 1, stride[0])
-        yield i, j, rows, slice(left, left + stride[1] * (out[1] - 1) + 1, stride[1])
+    for place in np.ndindex(*kernel):
+        axes = zip(place, dilation, stride, out, strict=True)
+        yield *place, *(slice(k * d, k * d + s * (n - 1) + 1, s) for k, d, s, n in axes)
