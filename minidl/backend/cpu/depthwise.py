@@ -12,8 +12,6 @@ import functools
 from types import FunctionType
 from typing import Any
 
-import numpy as np
-
 # isort: off
 from minidl.backend.cpu.jit import (
     Kernel, Scratch, at, device, kernel, launch, move, move_rows, special, zero,
@@ -21,7 +19,7 @@ from minidl.backend.cpu.jit import (
 
 # isort: on
 from minidl.backend.cpu.layout import pad
-from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, vector
 from minidl.backend.cpu.reduce import add_partials
 
 BLOCK = 16  # channels of the inner loops
@@ -187,7 +185,7 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     """y (N, OH, OW, C) = x (N, H, W, C), with spread - 1 zeros between, * w (C, R, S) + b."""
     total, scratch, sizes = _plan(x, y, w.shape[1:], stride, padding, dilation)
     run = _special(_forward, w.shape[2], stride[1], dilation[1])
-    bias = np.zeros(len(w), w.dtype) if b is None else contiguous(b)
+    bias = vector(b, 0, len(w), w.dtype)
     launch(run, total, 1, x, _blocks(w), bias, y, scratch, *sizes, *spread)
 
 

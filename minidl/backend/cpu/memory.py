@@ -176,6 +176,11 @@ def contiguous(x: Array) -> Array:
     return x
 
 
+def vector(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
+    """w as a vector of n numbers; without it each of them is `fill`."""
+    return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
+
+
 def seen(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """x's memory from its first element on, as another array."""
     return np.lib.stride_tricks.as_strided(x, shape, strides)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cpu.jit import PIECE, SUM, Kernel, R, at, kernel, launch, sqrt, sum_of, zero
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc, zeros
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc, vector, zeros
 from minidl.backend.cpu.replay import made, note
 
 Three = tuple[Array, Array, Array]
@@ -220,11 +220,6 @@ def uncolumns(y: Array, shape: tuple[int, ...]) -> Array:
     return np.moveaxis(y.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
 
 
-def _or(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
-    """w as a vector of n numbers; without it each of them is `fill`."""
-    return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
-
-
 def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float,
                   more: Maybe = None, relu: bool = False) -> Three:  # fmt: skip
     """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images.
@@ -239,13 +234,13 @@ def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps:
     means, m2 = zeros((2, segments, groups, c // groups), np.float64)
     sizes = (p.rows, p.step, p.pieces, p.fold, c)
     launch(combine_moments, segments, 1 + (segments >> 8), part, means, m2, *sizes)
-    weights, count = _or(w, 1, c, x.dtype).reshape(groups, -1), max(rows * c // groups, 1)
+    weights, count = vector(w, 1, c, x.dtype).reshape(groups, -1), max(rows * c // groups, 1)
     mean = made(lambda: means.mean(2, keepdims=True))
     exact = made(lambda: (m2 + rows * (means - mean) ** 2).sum(2, keepdims=True) / count)
     var = made(exact.astype, x.dtype)  # backward finds the same scale
     scale = made(lambda: weights / np.sqrt(var.astype(np.float64) + eps))
     y = empty(v.shape, x.dtype)
-    vectors = (made(np.repeat, mean, c // groups, 2), scale, _or(b, 0, c, x.dtype))
+    vectors = (made(np.repeat, mean, c // groups, 2), scale, vector(b, 0, c, x.dtype))
     spread = (p.spread(u.reshape(-1, c), x.dtype) for u in vectors)
     added = v if more is None else columns(more)
     p.run(column_affine, v, added, y, *spread, more is not None, relu)
@@ -291,14 +286,14 @@ def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Ar
                     eps: float, relu: bool) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
     rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
-    k1 = _or(w, 1, len(mean), x.dtype) * rstd
+    k1 = vector(w, 1, len(mean), x.dtype) * rstd
     rows = x.size // max(len(mean), 1) or 1
 
     def slopes(sums: Array) -> tuple:
         return k1, -k1 * rstd * rstd * sums[1] / rows, -k1 * sums[0] / rows
 
     gate = 0 if not relu else BY_INPUT if y is None else BY_RESULT
-    affine = (k1[0], _or(b, 0, len(mean), x.dtype))
+    affine = (k1[0], vector(b, 0, len(mean), x.dtype))
     return _columns_grad(g, x, mean[None], rstd, slopes, gate, y, affine)
 
 
@@ -310,7 +305,7 @@ def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:
 def group_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, var: Array, eps: float) -> Three:
     """Gradients of group_norm's x, w and b."""
     (n, c), groups = x.shape[:2], mean.shape[1]
-    per, weights = c // groups, _or(w, 1, c, x.dtype)
+    per, weights = c // groups, vector(w, 1, c, x.dtype)
     rstd = np.repeat(1 / np.sqrt(var.astype(np.float64) + eps), per, 1)
     count = max(math.prod(x.shape[2:]) * per, 1)
 
@@ -326,7 +321,7 @@ def layer_norm(x: Array, w: Maybe, b: Maybe, n: int, eps: float, centre: bool) -
     """y, mean and 1 / standard deviation of each row of n elements; RMS norm without centre."""
     rows = x.size // max(n, 1)
     y, mean, rstd = empty(x.shape, x.dtype), empty((rows,), x.dtype), empty((rows,), x.dtype)
-    affine = (_or(w, 1, n, x.dtype), _or(b, 0, n, x.dtype))
+    affine = (vector(w, 1, n, x.dtype), vector(b, 0, n, x.dtype))
     args = (contiguous(x), *affine, y, mean, rstd, n, eps, centre)
     launch(norm_rows, rows, _row_chunk(rows, n), *args)
     return y, mean, rstd
@@ -339,7 +334,7 @@ def layer_norm_grad(g: Array, x: Array, w: Maybe, mean: Array, rstd: Array, n: i
     chunk = _row_chunk(rows, n)
     dx = empty(x.shape, x.dtype)
     part = empty((-(-rows // chunk), 2, n), x.dtype)
-    weights = _or(w, 1, n, x.dtype)
+    weights = vector(w, 1, n, x.dtype)
     args = (contiguous(g), contiguous(x), weights, mean, rstd, dx, part, n, chunk, centre)
     launch(norm_rows_grad, rows, chunk, *args)
     out = np.zeros((2, n))

@@ -13,7 +13,7 @@ import numpy as np
 from minidl.backend.cpu import cells, team
 from minidl.backend.cpu.jit import Kernel
 from minidl.backend.cpu.linalg import matmul, panels
-from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, zeros
+from minidl.backend.cpu.memory import Array, Maybe, address_of, contiguous, empty, vector, zeros
 from minidl.backend.cpu.panel import BLOCK
 from minidl.backend.cpu.reduce import sum
 
@@ -143,7 +143,7 @@ def gru(a: Array, h0: Array, w_hh: Array, b_hn: Maybe, reverse: bool) -> tuple[A
     """Run a GRU: a (T, B, 3H) -> y (T, B, H), and r, z, n, W_hn h + b_hn as gates (T, B, 4H)."""
     hidden = w_hh.shape[1]
     y, gates = _made(a, hidden, 4 * hidden)
-    bias = np.zeros(hidden, a.dtype) if b_hn is None else contiguous(b_hn)
+    bias = vector(b_hn, 0, hidden, a.dtype)
     args = (*_weights(w_hh, y), _Each(contiguous(a)), bias, _Each(y, contiguous(h0)))
     _run(cells.gru_step, y, reverse, *args, _Each(gates), _Each(y))
     return y, gates

@@ -12,7 +12,7 @@ from minidl.backend.cpu.jit import (
 )  # fmt: skip
 
 # isort: on
-from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full
+from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full, vector
 
 
 @device
@@ -183,7 +183,7 @@ def cross_entropy(x: Array, label: Array, weight: Maybe, ignore: int, smoothing:
     """
     m, n = x.shape
     loss, top, total = empty((m,), x.dtype), empty((m,), x.dtype), empty((m,), x.dtype)
-    weights = full((n,), 1, x.dtype) if weight is None else contiguous(weight)
+    weights = vector(weight, 1, n, x.dtype)
     x, label = contiguous(x), contiguous(label)
     args = (x, label, weights, loss, top, total, n, ignore, smoothing)
     launch_rows(_cross_entropy, m, n, *args)
@@ -198,7 +198,7 @@ def cross_entropy_grad(g: Array, x: Array, label: Array, weight: Maybe, top: Arr
                        whole: Array, ignore: int, smoothing: float) -> Array:  # fmt: skip
     """Gradient of cross_entropy's x; g (M,), or () of the mean."""
     m, n = x.shape
-    weights = full((n,), 1, x.dtype) if weight is None else contiguous(weight)
+    weights = vector(weight, 1, n, x.dtype)
     dx = empty((m, n), x.dtype)
     args = (contiguous(g), g.ndim, contiguous(x), contiguous(label), weights, top, total, dx, n)
     spread = float(weights.sum()) if smoothing else 0.0
