@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl.backend.cuda import choice, depthwise, linalg
-from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, nhwc, pad, zeros
+from minidl.backend.cuda.memory import contiguous, copy, empty_nchw, given_or, nhwc, pad, zeros
 from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, struct, write
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
 from minidl.errors import require
@@ -66,7 +66,8 @@ def _correlate(
     require(most < 1 << 31, "conv2d", "a GPU takes pixels and distances below 2**31", x=x, y=y)
     v = _windows(x, ldx, (oh, ow), w.shape[1:3], window, apart)
     tile = choice.tile("convolve", x.dtype, (pixels, k, math.prod(w.shape[1:])), False)
-    given = (x, w, x if b is None else contiguous(b), y, v, pixels, k, int(b is not None))
+    bias, biased = given_or(b, x)
+    given = (x, w, bias, y, v, pixels, k, biased)
     run, blocks = kernel("conv.cu", "convolve", x.dtype, tile.of(x.dtype)), tile.grid(pixels, k)
     launch(run, math.prod(blocks), *given, threads=tile.threads(x.dtype), shared=tile.shared)
 

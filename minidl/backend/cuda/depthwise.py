@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minidl.backend.cuda.memory import contiguous
+from minidl.backend.cuda.memory import contiguous, given_or
 from minidl.backend.cuda.plans import PACK, accumulator
 from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
@@ -66,7 +66,7 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     """
     if not y.size:
         return
-    weights, bias = contiguous(w.transpose(1, 2, 0)), x if b is None else contiguous(b)
+    weights, (bias, biased) = contiguous(w.transpose(1, 2, 0)), given_or(b, x)
     alike = x.shape[3] == y.shape[3]
     pack = _pack(_WIDE if alike else 1, x, y, weights)
     (n, oh, ow, k), (r, s) = y.shape, w.shape[1:]
@@ -77,7 +77,7 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     counts = -(-packs // block[0]), -(-tiles // block[1])
     blocks = counts[0] * counts[1] * -(-lines // block[2])
     constants = (pack, tile, group, stride[1], dilation[1], spread[1])
-    given = (x, weights, bias, y, v, *counts, int(b is not None))
+    given = (x, weights, bias, y, v, *counts, biased)
     run = kernel("depthwise.cu", "correlate", x.dtype, *constants)
     launch(run, blocks, *given, threads=int(np.prod(block)))
 

@@ -10,7 +10,7 @@ import numpy as np
 from minidl.backend import looping
 from minidl.backend.cuda import runtime
 from minidl.backend.cuda.plans import IDENTITY, write
-from minidl.backend.cuda.runtime import Array, empty
+from minidl.backend.cuda.runtime import Array, Maybe, empty
 from minidl.backend.looping import dense_like, is_channels_last, joint_of, order_of, padding_of
 from minidl.errors import GraphError, RangeError, require
 
@@ -131,6 +131,11 @@ def empty_nchw(n: int, c: int, h: int, w: int, *, dtype: Any) -> Array:
 def contiguous(x: Array) -> Array:
     """x in C order: itself, or a copy."""
     return x if x.flags.c_contiguous else _written(empty(x.shape, x.dtype), x)
+
+
+def given_or(a: Maybe, other: Array) -> tuple[Array, int]:
+    """a in C order and 1, or without it another array, which is not read then, and 0."""
+    return (other, 0) if a is None else (contiguous(a), 1)
 
 
 def copy(x: Array) -> Array:

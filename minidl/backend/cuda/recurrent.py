@@ -9,7 +9,7 @@ from typing import Any
 
 from minidl.backend.cuda import blas
 from minidl.backend.cuda.linalg import matmul
-from minidl.backend.cuda.memory import cast, cat, contiguous
+from minidl.backend.cuda.memory import cast, cat, contiguous, given_or
 from minidl.backend.cuda.plans import IDENTITY, SUM, accumulator, write
 from minidl.backend.cuda.reduce import sum
 from minidl.backend.cuda.runtime import THREADS, Array, Maybe, empty, kernel, launch
@@ -83,7 +83,7 @@ def lstm_grad(gy: Maybe, gh: Maybe, gc: Maybe, h0: Array, c0: Array, w_hh: Array
               c: Array, gates: Array, reverse: bool) -> tuple:  # fmt: skip
     """Gradients of a, h0, c0, w_hh from those of y, the last h, the last c."""
     dh, dc = _start(gh, h0, y.dtype), _start(gc, c0, accumulator(y.dtype))
-    dy, given = y if gy is None else contiguous(gy), int(gy is not None)
+    dy, given = given_or(gy, y)
     dgates, step = empty(gates.shape, y.dtype), _step("lstm_step_grad", y)
     for t, before in _backward(dh, dgates, w_hh, c, contiguous(c0), reverse):
         step(dy[t], given, dh, gates[t], before, c[t], dc, dgates[t], y.shape[2])
@@ -95,7 +95,7 @@ def gru(a: Array, h0: Array, w_hh: Array, b_hn: Maybe, reverse: bool) -> tuple[A
     a, hidden = contiguous(a), w_hh.shape[1]
     y, gates = (empty((*a.shape[:2], n), a.dtype) for n in (hidden, 4 * hidden))
     state, step = _start(h0, h0, accumulator(a.dtype)), _step("gru_step", y)
-    bias = (h0 if b_hn is None else contiguous(b_hn)), int(b_hn is not None)
+    bias = given_or(b_hn, h0)
     for t, product in _forward(y, h0, w_hh, reverse):
         step(a[t], product, *bias, state, gates[t], y[t], hidden)
     return y, gates
@@ -105,7 +105,7 @@ def gru_grad(gy: Maybe, gh: Maybe, h0: Array, w_hh: Array, y: Array, gates: Arra
              reverse: bool) -> tuple:  # fmt: skip
     """Gradients of a, h0, w_hh, b_hn from those of y and the last h."""
     dh, kept = _start(gh, h0, y.dtype), _start(None, h0, accumulator(y.dtype))
-    dy, given = y if gy is None else contiguous(gy), int(gy is not None)
+    dy, given = given_or(gy, y)
     hidden, step = y.shape[2], _step("gru_step_grad", y)
     da, dstate = (empty((*y.shape[:2], 3 * hidden), y.dtype) for _ in range(2))
     for t, before in _backward(dh, dstate, w_hh, y, contiguous(h0), reverse):
@@ -129,7 +129,7 @@ def rnn_grad(gy: Maybe, gh: Maybe, h0: Array, w_hh: Array, y: Array, relu: bool,
              reverse: bool) -> tuple:  # fmt: skip
     """Gradients of a, h0, w_hh from those of y and the last h."""
     dh, dgates = _start(gh, h0, y.dtype), empty(y.shape, y.dtype)
-    dy, given = y if gy is None else contiguous(gy), int(gy is not None)
+    dy, given = given_or(gy, y)
     step = _step("rnn_step_grad", y)
     for t, _ in _backward(dh, dgates, w_hh, y, h0, reverse):
         step(dy[t], given, dh, y[t], dgates[t], int(relu))

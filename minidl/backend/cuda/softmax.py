@@ -1,6 +1,6 @@
 """Softmax, log softmax and cross entropy on the GPU, by rows (src/softmax.cu)."""
 
-from minidl.backend.cuda.memory import cast, contiguous, full
+from minidl.backend.cuda.memory import cast, contiguous, full, given_or
 from minidl.backend.cuda.plans import accumulator
 from minidl.backend.cuda.rows import launch_rows, rows_along
 from minidl.backend.cuda.runtime import Array, Maybe, empty, kernel, launch
@@ -47,7 +47,7 @@ def cross_entropy(
     m, n = x.shape
     wide = accumulator(x.dtype)
     x, label = contiguous(x), contiguous(label)
-    weights, weighted = x if weight is None else contiguous(weight), int(weight is not None)
+    weights, weighted = given_or(weight, x)
     loss, top, total = (empty((m,), wide) for _ in range(3))
     given = (label, loss, top, total, ignore, float(smoothing), weighted)
     launch_rows("softmax.cu", "cross_entropy", m, n, (x, weights), *given)
@@ -64,7 +64,7 @@ def cross_entropy_grad(g: Array, x: Array, label: Array, weight: Maybe, top: Arr
     """Gradient of cross_entropy's x; g (M,), or () of the mean."""
     m, n = x.shape
     x, dx = contiguous(x), empty((m, n), x.dtype)
-    weights, weighted = x if weight is None else contiguous(weight), int(weight is not None)
+    weights, weighted = given_or(weight, x)
     given = (contiguous(g), g.ndim, contiguous(label), top, total, whole, ignore, float(smoothing))
     launch_rows("softmax.cu", "cross_entropy_grad", m, n, (x, weights, dx), *given, weighted)
     return dx
