@@ -55,6 +55,13 @@ def test_classes_of_a_batch():
     assert p.sample().shape == (3, 4)
 
 
+@pytest.mark.parametrize("half", [ml.float16, ml.bfloat16, ml.int64])
+def test_choices_are_made_in_float32(half):
+    x = ml.tensor([[1, 2, 3]], dtype=half)
+    for p in (D.Categorical(x), D.Categorical(logits=x), D.Bernoulli(logits=x)):
+        assert p.entropy().dtype == ml.float32 and p.sample().shape == p.batch_shape
+
+
 def test_a_policy_gradient():
     """REINFORCE: of the classes, the one that pays becomes probable."""
     ml.manual_seed(3)

@@ -189,10 +189,12 @@ class MultivariateNormal(Distribution):
 
 
 def _probs_or_logits(name: str, probs: Any, logits: Any) -> Tensor:
+    """What was given of two, in float32 at least."""
     rule = "give either probs or logits"
     require((probs is None) != (logits is None), name, rule, probs=probs, logits=logits)
     given = probs if logits is None else logits
     given = given if isinstance(given, Tensor) else creation.tensor(given, dtype=np.float32)
+    given = given if given.dtype == np.float64 else given.float()
     ok = logits is not None or _all(given, lambda v: v >= 0)
     require(ok, name, "probs must not be negative", probs=probs)
     return given
