@@ -44,6 +44,13 @@ EVERY = [
     T.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
     T.ToFloat(),
     T.Compose([T.RandomCrop(8, 2), T.RandomHorizontalFlip(), T.ToFloat()]),
+    T.RandomResizedCrop(5),
+    T.RandomResizedCrop((9, 4), (0.2, 0.5), (0.5, 2)),
+    T.RandomRotation(30, fill=2),
+    T.RandomVerticalFlip(),
+    T.RandomGrayscale(0.5),
+    T.RandomApply([T.ColorJitter(0.4), T.RandomHorizontalFlip()]),
+    T.Pad((1, 2, 3, 0), fill=7),
 ]
 
 

@@ -11,4 +11,6 @@ from minidl.data.wide import (
     SequentialSampler,
     SubsetRandomSampler,
     get_worker_info,
+    make_grid,
+    save_image,
 )  # fmt: skip

@@ -1,12 +1,19 @@
-"""Wide samplers: whole orders of a data set, and of some of its samples."""
+"""Wide names of data: whole orders of a data set and of some of its samples, pictures as a grid."""
 
+import io
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minidl import random
+from minidl.autograd import Tensor, wrap
+from minidl.data.dataset import check, stack
 from minidl.data.samplers import Drawn, Sampler
+from minidl.data.transforms import ToPILImage
+from minidl.io.safetensors import write_bytes
 
 
 class SequentialSampler(Sampler):
@@ -52,3 +59,51 @@ class SubsetRandomSampler(Drawn):
 
 def get_worker_info() -> None:
     """None, as in PyTorch's main process: of an IterableDataset nobody takes a share."""
+
+
+# ---- pictures to look at -------------------------------------------------------------------------
+
+
+def make_grid(tensor: Any, nrow: int = 8, padding: int = 2, normalize: bool = False,
+              value_range: tuple[float, float] | None = None, scale_each: bool = False,
+              pad_value: float = 0.0) -> Tensor:  # fmt: skip
+    """Pictures (N, C, H, W), a list of them or one, as one picture (3, H', W'), nrow in a row.
+
+    normalize: from value_range, by default that of all (scale_each: of each), to 0 … 1.
+    """
+    pictures = tensor if isinstance(tensor, (list, tuple)) else np.asarray(tensor)
+    x = pictures if isinstance(pictures, np.ndarray) else stack([np.asarray(p) for p in pictures])
+    x = x.reshape((1,) * (4 - x.ndim) + x.shape)
+    rule = "needs pictures (N, C, H, W) of 1 or 3 channels"
+    check(x.ndim == 4 and len(x) > 0 and x.shape[1] in (1, 3), "make_grid", rule, pictures=x)
+    if normalize:
+        axes = (1, 2, 3) if scale_each else None
+        low, high = value_range or (x.min(axes, keepdims=True), x.max(axes, keepdims=True))
+        x = (np.clip(x, low, high) - low) / np.maximum(high - low, 1e-5)
+    n, _, h, w = x.shape
+    if n == 1:
+        return wrap(np.repeat(x[0], 3 // x.shape[1], 0))
+    across = min(nrow, n)
+    down, (high, wide) = -(-n // across), (h + padding, w + padding)
+    y = np.full((3, down * high + padding, across * wide + padding), pad_value, x.dtype)
+    for k, picture in enumerate(x):
+        top, left = k // across * high + padding, k % across * wide + padding
+        y[:, top : top + h, left : left + w] = picture
+    return wrap(y)
+
+
+def save_image(tensor: Any, fp: str | os.PathLike[str], format: str | None = None,
+               **grid: Any) -> None:  # fmt: skip
+    """Write pictures of floats from 0 to 1 as one file, all or nothing; `grid` is for make_grid.
+
+    The format is named, or that of the file's ending. Raises CheckpointError.
+    """
+    file, kind = io.BytesIO(), format or Path(fp).suffix.removeprefix(".")
+    known = {"jpg": "jpeg", "tif": "tiff"}
+    x = make_grid(tensor, **grid).numpy().clip(0, 1)
+    rule = "the format must be one that Pillow writes"
+    try:
+        ToPILImage()(x).save(file, known.get(kind.lower(), kind))
+    except KeyError:
+        check(False, "save_image", rule, format=kind)
+    write_bytes(fp, [file.getvalue()])

@@ -7,3 +7,5 @@ from minidl.data.transforms.geometry import CenterCrop, RandomAffine, RandomCrop
 from minidl.data.transforms.geometry import RandomHorizontalFlip, RandomTranslate, Resize
 from minidl.data.transforms.mix import CutMix, Cutout, MixUp, RandomErasing
 from minidl.data.transforms.policy import AutoAugment, RandAugment
+from minidl.data.transforms.wide import Lambda, Pad, RandomApply, RandomGrayscale, RandomResizedCrop
+from minidl.data.transforms.wide import RandomRotation, RandomVerticalFlip, ToPILImage
