@@ -10,6 +10,8 @@ from minidl.data import DataLoader, ImageFolder, make_grid, save_image
 from minidl.data import transforms as T
 from minidl.errors import CheckpointError, DataError, ShapeError
 
+X = np.zeros((3, 2, 2))
+
 
 def test_resized_crops_show_areas_of_the_picture():
     """Of a ramp: corners tell where the area lies; shares and ratios stay within their ranges."""
@@ -132,8 +134,8 @@ def test_grids_are_saved(name, tmp_path):
 
 
 @pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda p: save_image(np.zeros((3, 2, 2)), p / "a.what"), DataError, "format must be one"),
-    (lambda p: save_image(np.zeros((3, 2, 2)), p / "no" / "a.png"), CheckpointError, "save: cannot"),
+    (lambda p: save_image(X, p / "a.what"), DataError, "format must be one"),
+    (lambda p: save_image(X, p / "no" / "a.png"), CheckpointError, "cannot write"),
     (lambda p: make_grid(np.zeros((2, 5, 2, 2))), DataError, "1 or 3 channels"),
     (lambda p: make_grid(np.zeros((0, 3, 2, 2))), DataError, "make_grid: needs pictures"),
     (lambda p: T.RandomResizedCrop(3, scale=(0.5, 0.1)), ShapeError, "scale must be a rising pair"),
