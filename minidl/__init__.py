@@ -35,6 +35,7 @@ from minidl.random import Generator, get_state, manual_seed, set_state
 from minidl.random import get_state as get_rng_state
 from minidl.random import set_state as set_rng_state
 from minidl.wide import cuda, distributions, linalg
+from minidl.wide.cuda import backends
 from minidl.wide.function import Function
 
 __version__ = "0.1.0"

@@ -87,7 +87,7 @@ FUNCTIONS = _functions({  # of `minidl` alone
     tensors: "cdist std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot",
     names: """
         searchsorted bucketize numel column_stack dstack broadcast_tensors cartesian_prod rand_like
-        randint_like logspace atleast_1d atleast_2d atleast_3d block_diag get_default_dtype
+        randint_like logspace atleast_1d atleast_2d atleast_3d block_diag compile get_default_dtype
         set_default_dtype FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor
         BoolTensor""",
 }) | {"split_with_sizes": join.split}  # fmt: skip

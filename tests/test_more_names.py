@@ -158,6 +158,29 @@ def test_bad_calls_are_refused_with_words(call, error, message):
         call(ml.ones(3, 4))
 
 
+def test_switches_of_scripts_are_taken():
+    """compile, and the lines with which seeds are set and devices chosen."""
+
+    @ml.compile
+    def double(x):
+        return x * 2
+
+    @ml.compile(mode="max-autotune")
+    def triple(x):
+        return x * 3
+
+    layer = ml.nn.Linear(1, 1)
+    assert ml.compile(layer, fullgraph=True) is layer
+    assert double(2) + triple(2) == 10 and not ml.backends.mps.is_available()
+    ml.backends.cudnn.deterministic, ml.backends.cudnn.benchmark = True, False
+    try:
+        ml.backends.cuda.matmul.allow_tf32 = True
+        assert ml.get_float32_matmul_precision() == "high" and ml.backends.cuda.matmul.allow_tf32
+    finally:
+        ml.set_float32_matmul_precision("highest")
+    assert not ml.backends.cuda.matmul.allow_tf32
+
+
 @pytest.mark.skipif(ml.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_none():
     assert not ml.cuda.is_available() and ml.cuda.device_count() == 0

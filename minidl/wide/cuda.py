@@ -1,7 +1,9 @@
-"""The GPU as PyTorch's scripts ask for it: whether there is one, its memory, waiting for it."""
+"""The GPU as PyTorch's scripts ask for it: whether there is one, its memory, and switches."""
 
+from types import SimpleNamespace
 from typing import Any
 
+from minidl import config
 from minidl.errors import DeviceError
 from minidl.ops import creation
 from minidl.random import manual_seed
@@ -43,3 +45,24 @@ def memory_reserved(device: Any = None) -> int:
 def empty_cache() -> None:
     """Give the GPU's idle memory back."""
     creation.empty_cache("cuda")
+
+
+class _Matmul:
+    """`backends.cuda.matmul`."""
+
+    @property
+    def allow_tf32(self) -> bool:
+        """Whether float32 products may be rounded to tf32: set_float32_matmul_precision."""
+        return config.get_float32_matmul_precision() != "highest"
+
+    @allow_tf32.setter
+    def allow_tf32(self, allow: bool) -> None:
+        config.set_float32_matmul_precision("high" if allow else "highest")
+
+
+# What scripts set without need: no cuDNN is used, and results are the same every time.
+backends = SimpleNamespace(
+    cuda=SimpleNamespace(matmul=_Matmul()),
+    cudnn=SimpleNamespace(benchmark=False, deterministic=True, enabled=False, allow_tf32=False),
+    mps=SimpleNamespace(is_available=lambda: False, is_built=lambda: False),
+)

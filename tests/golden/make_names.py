@@ -42,7 +42,7 @@ bitwise_or bitwise_xor bitwise_not FloatTensor DoubleTensor HalfTensor LongTenso
 ByteTensor BoolTensor
 exp2 log10 asinh acosh atanh arcsinh arccosh arctanh frac deg2rad rad2deg trapezoid cov corrcoef
 aminmax histc atleast_1d atleast_2d atleast_3d block_diag tensor_split inner get_default_dtype
-set_default_dtype inverse pinverse det logdet slogdet matrix_power cholesky qr
+set_default_dtype inverse pinverse det logdet slogdet matrix_power cholesky qr compile
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
