@@ -263,6 +263,16 @@ def test_removal_keeps_the_present_parameters(kind, change):
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-6)
 
 
+def test_parameters_by_name():
+    table = nn.ParameterDict({"left": ml.ones(2), "right": nn.Parameter(ml.zeros(3))})
+    table["keys"] = ml.ones(1)
+    assert list(table) == ["left", "right", "keys"] and len(list(table.parameters())) == 3
+    assert list(table.state_dict()) == list(table) and "left" in table
+    assert all(isinstance(p, nn.Parameter) for p in table.values())
+    del table["left"]
+    assert len(table) == 2 and "(right): Parameter containing: [float32 of size 3]" in repr(table)
+
+
 def test_sequences_are_joined():
     first, second = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.ReLU(), nn.Linear(2, 1))
     both = first + second

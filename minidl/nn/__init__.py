@@ -37,8 +37,9 @@ from minidl.nn.wide import (
     AdaptiveMaxPool1d, AdaptiveMaxPool2d, AlphaDropout, BatchNorm3d, Bilinear, ChannelShuffle,
     Conv3d, CosineEmbeddingLoss, CTCLoss, Dropout1d, Dropout3d, EmbeddingBag, GaussianNLLLoss,
     HingeEmbeddingLoss, InstanceNorm3d, LocalResponseNorm, MarginRankingLoss, MaxUnpool2d,
-    MultiLabelSoftMarginLoss, MultiMarginLoss, PairwiseDistance, ParameterList, PixelUnshuffle,
-    PoissonNLLLoss, SoftMarginLoss, Transformer, TripletMarginLoss, Unflatten,
+    MultiLabelSoftMarginLoss, MultiMarginLoss, PairwiseDistance, ParameterDict, ParameterList,
+    PixelUnshuffle, PoissonNLLLoss, SoftMarginLoss, Softmax2d, Transformer, TripletMarginLoss,
+    Unflatten, UpsamplingBilinear2d, UpsamplingNearest2d,
 )
 
 sys.modules[f"{__name__}.functional"] = functional  # for `import minidl.nn.functional as F`

@@ -1,6 +1,6 @@
 """Wide modules: those of minidl.wide's functions, a whole Transformer, parameters in a list."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from math import inf
 from typing import Any
@@ -20,7 +20,7 @@ from minidl.nn.linear import Embedding
 from minidl.nn.module import Module
 from minidl.nn.norm import BatchNorm2d, InstanceNorm2d, LayerNorm
 from minidl.nn.parameter import Parameter, new_parameter
-from minidl.nn.thin import Dropout, Dropout2d, thin
+from minidl.nn.thin import Dropout, Dropout2d, Upsample, thin
 from minidl.ops.arguments import ints_of
 from minidl.ops.creation import full
 # isort: on
@@ -148,9 +148,41 @@ class ParameterList(Numbered):
         self.register_parameter(name, item if isinstance(item, Parameter) else Parameter(item))
 
     def _child_lines(self) -> list[str]:
-        sizes = ((p.dtype, "x".join(map(str, p.shape))) for p in self)
-        return [f"({i}): Parameter containing: [{dtype} of size {size}]"
-                for i, (dtype, size) in enumerate(sizes)]  # fmt: skip
+        return _parameter_lines(self)
+
+
+class ParameterDict(Module, MutableMapping[str, Any]):
+    """Parameters by name, with a dict's methods; tensors put into it become parameters."""
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+    def __init__(self, parameters: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.update(parameters or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._parameters[name]
+
+    def __setitem__(self, name: str, item: Any) -> None:
+        item = item if isinstance(item, Parameter) else Parameter(item)
+        self._register("_parameters", name, item, Parameter)
+
+    def __delitem__(self, name: str) -> None:
+        del self._parameters[name]
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def _child_lines(self) -> list[str]:
+        return _parameter_lines(self)
+
+
+def _parameter_lines(module: Module) -> list[str]:
+    sizes = ((k, p.dtype, "x".join(map(str, p.shape))) for k, p in module._parameters.items())
+    return [f"({k}): Parameter containing: [{dtype} of size {size}]" for k, dtype, size in sizes]
 
 
 class AlphaDropout(Dropout):
@@ -188,6 +220,28 @@ class MaxUnpool2d(Fields, show="kernel_size={kernel_size}, stride={stride}, padd
     def forward(self, x: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
         """x, indices (N, C, H, W) -> (N, C, *larger)."""
         return F.max_unpool2d(x, indices, self.kernel_size, self.stride, self.padding, output_size)
+
+
+class Softmax2d(Fields, show=""):
+    """Softmax over the channels of (N, C, H, W) or (C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x -> the same shape."""
+        return F.softmax(x, -3)
+
+
+class UpsamplingNearest2d(Upsample):
+    """`F.interpolate` to a size or by a factor, each new pixel the nearest old one."""
+
+    def __init__(self, size: Size | None = None, scale_factor: Any = None) -> None:
+        super().__init__(size, scale_factor, "nearest")
+
+
+class UpsamplingBilinear2d(Upsample):
+    """`F.interpolate` to a size or by a factor, bilinear, with the corners' pixels in place."""
+
+    def __init__(self, size: Size | None = None, scale_factor: Any = None) -> None:
+        super().__init__(size, scale_factor, "bilinear", True)
 
 
 class _ByName(Fields):

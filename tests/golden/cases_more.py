@@ -196,6 +196,8 @@ VOLUMES = [
       for how in ("2", "3, 2, 1", "3, 2, 1, count_include_pad=False", "2, ceil_mode=True",
                   "(1, 2, 3), divisor_override=5", "3, 2, 1, True, False")],
     case("F.adaptive_avg_pool3d(x, 2), nn.AdaptiveAvgPool3d((1, None, 3))(x)", x=f(2, 3, 5, 6, 7)),
+    case("nn.UpsamplingNearest2d(scale_factor=2)(x), nn.UpsamplingBilinear2d((5, 7))(x), "
+         "nn.Softmax2d()(x), nn.Softmax2d()(x[0])", x=f(2, 3, 4, 5)),
     case("nn.InstanceNorm3d(3)(x), nn.InstanceNorm3d(3)(x[0])", x=f(2, 3, 2, 3, 2)),
     case("nn.Dropout3d(0.5).eval()(x), nn.Dropout1d(1.0)(x), nn.AlphaDropout(1.0)(x)",
          x=f(2, 3, 4)),

@@ -92,7 +92,8 @@ MarginRankingLoss MaxUnpool2d PairwiseDistance ParameterList PixelUnshuffle Pois
 Transformer TripletMarginLoss Unflatten LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d
 LazyConvTranspose2d LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d MaxPool3d AvgPool3d
 AdaptiveAvgPool3d InstanceNorm3d Dropout1d Dropout3d AlphaDropout SoftMarginLoss HingeEmbeddingLoss
-MultiMarginLoss MultiLabelSoftMarginLoss
+MultiMarginLoss MultiLabelSoftMarginLoss ParameterDict Softmax2d UpsamplingNearest2d
+UpsamplingBilinear2d
 """
 DISTRIBUTIONS = """
 Distribution Normal Uniform MultivariateNormal Bernoulli Categorical Independent kl_divergence
