@@ -46,9 +46,9 @@ def dtype_of(dtype: Any) -> np.dtype:
 
 
 def _made(array: Any, device: Any, requires_grad: bool = False) -> Tensor:
-    if isinstance(array, np.ndarray):
-        array = backend_of(device).from_host(array)
-    return wrap(array).requires_grad_() if requires_grad else wrap(array)
+    """An array as a tensor, on a device (None: where it lies)."""
+    made = wrap(array) if device is None else moved(wrap(array), device)
+    return made.requires_grad_() if requires_grad else made
 
 
 # ---- from data -----------------------------------------------------------------------------------
@@ -177,18 +177,14 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
 def empty_like(x: Any, *, dtype: Any = None, device: Any = None,
                requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Uninitialised, with x's shape, dtype, device and layout unless told otherwise."""
-    made = wrap(backend.of(raw(x)).empty_like(raw(x), dtype))
-    made = made if device is None else moved(made, device)
-    return made.requires_grad_() if requires_grad else made
+    return _made(backend.of(raw(x)).empty_like(raw(x), dtype), device, requires_grad)
 
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
               requires_grad: bool = False) -> Tensor:  # fmt: skip
     """One value, with what else is x's as in `empty_like`."""
     value = fitted("full_like", _number("full_like", fill_value), dtype_of(dtype or x.dtype))
-    made = wrap(backend.of(raw(x)).full_like(raw(x), value, dtype))
-    made = made if device is None else moved(made, device)
-    return made.requires_grad_() if requires_grad else made
+    return _made(backend.of(raw(x)).full_like(raw(x), value, dtype), device, requires_grad)
 
 
 def zeros_like(x: Any, **options: Any) -> Tensor:
