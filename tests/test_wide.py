@@ -167,6 +167,13 @@ def test_transformers_of_ones_own_parts():
     assert np.abs(seen[2] - other[2]).max() > 1e-3
 
 
+def test_one_shift_or_dim_may_be_in_a_list():
+    """Regression: `roll` took an int beside a list for an error, and a list without dims."""
+    x = ml.arange(12).reshape(3, 4)
+    assert x.roll(1, (0,)).tolist() == x.roll((1,), 0).tolist() == x.roll(1, 0).tolist()
+    assert x.roll((1,)).tolist() == x.roll(1).tolist()
+
+
 LABELS = ml.tensor([[1, 2]])
 ROWS, PICTURES = ml.ones(3, 4), ml.ones(1, 1, 4, 4)
 
@@ -178,6 +185,8 @@ ROWS, PICTURES = ml.ones(3, 4), ml.ones(1, 1, 4, 4)
     (lambda: ml.trace(ml.ones(2)), ShapeError, "trace: x must be a matrix"),
     (lambda: ml.meshgrid(ROWS[0], indexing="ba"), ShapeError, "indexing must be one of"),
     (lambda: ml.roll(ROWS, 1, 2), ShapeError, "roll: dim must be in"),
+    (lambda: ml.roll(ROWS, (1, 2), (0,)), ShapeError, "roll: needs a shift for each of dims"),
+    (lambda: ml.hstack([]), ShapeError, "cat: needs at least one tensor"),
     (lambda: ROWS.index_add(0, ml.tensor([0]), ROWS), ShapeError, r"source must be \(1, 4\)"),
     (lambda: ROWS.scatter_reduce(0, LABELS, ROWS, "max"), ShapeError, "reduce must be one of"),
     (lambda: ml.tensordot(ROWS, ROWS, 1), ShapeError, "summed over must have equal sizes"),
@@ -252,6 +261,7 @@ def test_norms_are_those_of_numpy(shape):
     (lambda: ml.linalg.inv(ROWS), ShapeError, "linalg.inv: needs square matrices"),
     (lambda: ml.linalg.det(ml.eye(2).long()), DTypeError, "needs float32 or float64"),
     (lambda: ml.linalg.solve(ml.eye(2), ROWS), ShapeError, "linalg.solve: B must be"),
+    (lambda: ml.linalg.solve(ml.ones(2, 2, 2), ml.ones(5, 2, 1)), ShapeError, "solve: shapes"),
     (lambda: ml.linalg.qr(ROWS), ShapeError, "at least as many rows"),
     (lambda: ml.linalg.qr(ROWS.T, "complete"), ShapeError, "mode must be one of"),
     (lambda: ml.linalg.norm(ROWS, "nuc", (0, 0)), ShapeError, "every dim may appear once"),

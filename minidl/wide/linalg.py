@@ -14,7 +14,7 @@ from minidl import backend
 from minidl.autograd import op, raw
 from minidl.errors import DTypeError, RangeError, require, require_one_of, reworded
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axes_of
+from minidl.ops.arguments import axes_of, broadcast_shapes
 from minidl.ops.index import diag_embed, diagonal, tril, triu
 from minidl.ops.join import narrow
 from minidl.ops.linalg import matmul
@@ -78,7 +78,7 @@ def solve(A: Any, B: Any) -> Any:
     b = unsqueeze(B, -1) if vector else B
     fits = b.ndim >= 2 and b.shape[-2] == A.shape[-1] and b.dtype == A.dtype
     require(fits, "linalg.solve", "B must be (…, N, K) or (…, N) of A's dtype", A=A, B=B)
-    lead = np.broadcast_shapes(A.shape[:-2], b.shape[:-2])
+    lead = broadcast_shapes(A.shape[:-2], b.shape[:-2], name="linalg.solve")
     a, b = A.expand(*lead, *A.shape[-2:]), b.expand(*lead, *b.shape[-2:])
     return squeeze(solution(a, b), -1) if vector else solution(a, b)
 

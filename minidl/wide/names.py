@@ -11,7 +11,7 @@ import numpy as np
 from minidl.autograd import Tensor
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, image, inplace, join, pointwise, shape
-from minidl.ops.arguments import axis_of, broadcast_shapes
+from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
 from minidl.wide.tensors import meshgrid, tensordot
 
 _PAIRS = """
@@ -70,7 +70,7 @@ def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = N
     if n > 0 and (prepend is not None or append is not None):
         x = join.cat([t for t in (prepend, x, append) if t is not None], dim)
     for _ in range(n):
-        size = x.shape[dim]
+        size = length_of(dim, x, "diff")[1]
         after, before = (x.narrow(dim, min(k, size), max(size - 1, 0)) for k in (1, 0))
         x = after != before if x.dtype.kind == "b" else after - before
     return x
@@ -158,6 +158,7 @@ def fliplr(x: Any) -> Any:
 
 def rot90(x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
     """x turned k quarters from the first of two axes to the second."""
+    require(len(dims) == 2, "rot90", "dims must be two axes", dims=dims)
     a, b = dims
     turned = [lambda: x.clone(), lambda: x.flip(b).transpose(a, b), lambda: x.flip(a, b)]
     return [*turned, lambda: x.flip(a).transpose(a, b)][k % 4]()
@@ -230,7 +231,8 @@ def cartesian_prod(*tensors: Any) -> Any:
 def cross(x: Any, y: Any, dim: int = -1) -> Any:
     """Cross products of vectors of three along dim."""
     rule = "both need 3 numbers along dim"
-    require(x.shape[dim] == y.shape[dim] == 3, "cross", rule, x=x, y=y, dim=dim)
+    fits = all(length_of(dim, t, "cross")[1] == 3 for t in (x, y))
+    require(fits, "cross", rule, x=x, y=y, dim=dim)
     (a, b, c), (d, e, f) = x.unbind(dim), y.unbind(dim)
     return join.stack((b * f - c * e, c * d - a * f, a * e - b * d), dim)
 

@@ -10,7 +10,7 @@ from minidl.autograd import Tensor, raw
 from minidl.dtypes import is_real
 from minidl.errors import require, require_one_of
 from minidl.ops import creation, index, join, pointwise, shape
-from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
+from minidl.ops.arguments import axis_of, broadcast_shapes, length_of, sizes_of
 from minidl.ops.linalg import bmm, matmul, mm
 from minidl.ops.reduce import Values, norm
 from minidl.tape import noted
@@ -122,7 +122,7 @@ def trace(x: Any) -> Any:
 
 def tile(x: Any, *dims: Any) -> Any:
     """`repeat` whose missing counts, of the first axes, are 1."""
-    counts = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+    counts = sizes_of(dims, "tile")
     return x.repeat((1,) * (x.ndim - len(counts)) + counts)
 
 
@@ -130,8 +130,10 @@ def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
     """x shifted round along the dims, or (None) as a flat row."""
     if dims is None:
         return roll(x.flatten(), shifts, 0).reshape(x.shape)
-    pairs = [(shifts, dims)] if isinstance(dims, int) else zip(shifts, dims, strict=True)
-    for shift, dim in pairs:
+    steps, axes = ([v] if isinstance(v, int) else list(v) for v in (shifts, dims))
+    fits, rule = len(steps) == len(axes), "needs a shift for each of dims"
+    require(fits, "roll", rule, shifts=shifts, dims=dims)
+    for shift, dim in zip(steps, axes):
         n = x.shape[axis_of(dim, x.ndim, "roll")]
         k = shift % n if n else 0
         x = join.cat((x.narrow(dim, n - k, k), x.narrow(dim, 0, n - k)), dim)
@@ -145,7 +147,7 @@ def _at_least(tensors: Sequence[Any], ndim: int) -> list[Any]:
 def hstack(tensors: Sequence[Any]) -> Any:
     """Join along the second axis; vectors and numbers along their only one."""
     joined = _at_least(tensors, 1)
-    return join.cat(joined, min(joined[0].ndim - 1, 1))
+    return join.cat(joined, 0 if all(t.ndim == 1 for t in joined) else 1)
 
 
 def vstack(tensors: Sequence[Any]) -> Any:
