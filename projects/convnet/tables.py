@@ -15,9 +15,9 @@ from minidl.train import StopSignal
 from projects import several
 from projects.convnet.config import Config
 from projects.convnet.look import compare_runs
-from projects.convnet.presets import PRESETS
+from projects.convnet.presets import PRESETS, preset
 from projects.convnet.run import main
-from projects.settings import assignments, preset_of
+from projects.settings import assignments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     fixed |= assignments(Config, args.set)
     runs = []
     for name in names:
-        cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed)
+        cfg = dataclasses.replace(preset(name), **fixed)
         command = shlex.join(["python", "-m", "projects.convnet", "--preset", name, *changed])
         runs.append((cfg, Path(args.out) / name, command))
     several.train_all("convnet", main, runs, args.jobs, stop)

@@ -18,9 +18,9 @@ from minidl.io import write_bytes
 from minidl.random import Generator
 from minidl.train import Report, StopSignal, report
 from projects import several
-from projects.settings import UsageError, assignments, preset_of, print_table
+from projects.settings import UsageError, assignments, print_table
 from projects.textgen.config import Config
-from projects.textgen.presets import PRESETS
+from projects.textgen.presets import preset
 from projects.textgen.run import main
 
 FIELDS = ("hidden", "batch", "lr")
@@ -38,7 +38,7 @@ def search(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--random", type=int, metavar="N", help="N drawn points in place of a grid")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    base = preset_of(Config, PRESETS, args.preset)
+    base = preset(args.preset)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
     base = dataclasses.replace(base, **fixed)
     if base.model == "seq2seq":

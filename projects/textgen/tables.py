@@ -15,12 +15,12 @@ from minidl.models.sampling import Sampler
 from minidl.train import Report, RunDir, StopSignal, report
 from projects import several
 from projects.command import Parser
-from projects.settings import UsageError, assignments, preset_of, print_table, settings_of
+from projects.settings import UsageError, assignments, print_table, settings_of
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.corpus import load_corpus
 from projects.textgen.model import generate
-from projects.textgen.presets import PRESETS
+from projects.textgen.presets import PRESETS, preset
 from projects.textgen.run import main
 from projects.textgen.sample import trained
 
@@ -40,7 +40,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     args = parser.parse_args(argv)
     names = several.holding(CELLS, args.only)
     fixed = {"data": args.data, "seed": args.seed} | assignments(Config, args.set)
-    cells = [dataclasses.replace(preset_of(Config, PRESETS, name), **fixed) for name in names]
+    cells = [dataclasses.replace(preset(name), **fixed) for name in names]
     command = shlex.join(["python", "-m", "projects.textgen", "table", *argv])
     runs = [(cfg, Path(args.out) / cfg.preset, command) for cfg in cells]
     results = several.train_all("textgen", main, runs, args.jobs, stop)

@@ -16,14 +16,14 @@ from minidl.data.dataset import check
 from minidl.data.images import ImageFiles
 from minidl.train import RunDir, StopSignal, evaluate
 from projects.command import Parser
-from projects.settings import UsageError, assignments, preset_of
+from projects.settings import UsageError, assignments
 from projects.transfer.config import Config, Dataset, Scale
 from projects.transfer.data import MEANS, Images, batches, decoded, load_images, plain, read
 from projects.transfer.features import prepare
 from projects.transfer.look import restored
 from projects.transfer.methods.forgetting import measure_forgetting
 from projects.transfer.model import Tuning, load, make
-from projects.transfer.presets import PRESETS
+from projects.transfer.presets import preset
 from projects.transfer.run import make_trainer
 
 IMAGENET = 1000  # classes; some networks have one more in front, the background
@@ -88,7 +88,7 @@ def forget(argv: Sequence[str], stop: StopSignal) -> int:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")
     args = parser.parse_args(argv)
     first, _, model = restored(args.run)
-    second = preset_of(Config, PRESETS, args.preset)
+    second = preset(args.preset)
     second = dataclasses.replace(second, **{"data": first.data} | assignments(Config, args.set))
     if (first.scale, first.size) != (second.scale, second.size):
         raise UsageError("forget: both tasks must have the same scale and size")

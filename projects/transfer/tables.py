@@ -17,9 +17,9 @@ import numpy as np
 from minidl.io import write_bytes
 from minidl.train import Report, StopSignal, report
 from projects import several
-from projects.settings import UsageError, assignments, preset_of, print_table
+from projects.settings import UsageError, assignments, print_table
 from projects.transfer.config import Config
-from projects.transfer.presets import PRESETS
+from projects.transfer.presets import PRESETS, preset
 from projects.transfer.run import main
 
 HEAD = ("experiment", "what it is", "seeds", "held-out %", "test %", "macro F1 %", "after", "tuned",
@@ -86,7 +86,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     runs: list[tuple[Config, Path]] = []
     for name in names:
         for seed in range(seeds):
-            cfg = dataclasses.replace(preset_of(Config, PRESETS, name), **fixed | {"seed": seed})
+            cfg = dataclasses.replace(preset(name), **fixed | {"seed": seed})
             for field in ("weights", "teacher"):  # of another run of the table
                 if (other := getattr(cfg, field)) in chosen.presets:
                     earlier = root / f"{other}-{seed}"
