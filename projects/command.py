@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import numpy as np
+
 from minidl.errors import MinidlError
 from minidl.train import Interrupted, RunDir, StopSignal
 from projects.settings import (
@@ -29,6 +31,8 @@ from projects.settings import (
 )
 
 Verb = Callable[[Sequence[str], StopSignal], int]
+# Names of classes, and the probabilities (K,) of each for the picture in a file.
+Answers = tuple[Sequence[str], Callable[[str], np.ndarray]]
 Main = Callable[[Any, Callable[[], RunDir], StopSignal], int]
 
 
@@ -62,6 +66,27 @@ def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:
         return 0
 
     return compare
+
+
+def predicting(project: str, opened: Callable[[str], Answers]) -> Verb:
+    """The verb that prints the most probable classes of pictures, by a run that `opened` opens."""
+
+    def predict(argv: Sequence[str], stop: StopSignal) -> int:
+        parser = Parser(f"python -m projects.{project} predict", allow_abbrev=False)
+        parser.add_argument("--run", required=True, metavar="DIR")
+        parser.add_argument("--top", type=int, default=3)
+        parser.add_argument("images", nargs="+", metavar="IMAGE")
+        args = parser.parse_args(argv)
+        if args.top < 1:
+            raise UsageError(f"--top must be at least 1; got {args.top}")
+        classes, answer = opened(args.run)
+        for file in args.images:
+            shares = answer(file)
+            best = np.argsort(-shares, kind="stable")[: args.top]
+            print(f"{file}: " + ", ".join(f"{classes[i]} {100 * shares[i]:.1f} %" for i in best))
+        return 0
+
+    return predict
 
 
 def train_alone(main: Main, settings: Any, open_run: Callable[[], RunDir], stop: StopSignal) -> int:

@@ -15,10 +15,10 @@ from minidl.data.transforms import Normalize
 from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.io import write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
+from projects.command import Answers
 from projects.convnet.config import Config
 from projects.convnet.model import build
 from projects.settings import (
-    UsageError,
     all_settings,
     clock,
     print_table,
@@ -140,10 +140,8 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def predict_images(folder: str, files: Sequence[str], top: int) -> None:
-    """Print the `top` most probable classes of every picture by the model of a run."""
-    if top < 1:
-        raise UsageError(f"--top must be at least 1; got {top}")
+def opened(folder: str) -> Answers:
+    """The classes of a run, and what its model answers to the picture in a file."""
     run = RunDir(folder)
     cfg = settings_of(Config, run)
     state = state_of(run, "predict", "shape", "classes", "mean", "std")
@@ -154,14 +152,13 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
         model.load_state_dict(state["model"] | (state["ema"]["average"] if cfg.ema else {}))
     model.eval()
     normalise = Normalize(about["mean"], about["std"])
-    for file in files:
+
+    @ml.no_grad()
+    def answer(file: str) -> np.ndarray:
         x = normalise(read_picture(file, about["shape"])[None])
-        with ml.no_grad():
-            shares = F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
-        best = np.argsort(-shares, kind="stable")[:top]
-        print(
-            f"{file}: " + ", ".join(f"{about['classes'][i]} {100 * shares[i]:.1f} %" for i in best)
-        )
+        return F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
+
+    return about["classes"], answer
 
 
 def read_picture(file: str, shape: Sequence[int]) -> np.ndarray:

@@ -7,25 +7,14 @@ from functools import partial
 from typing import Any, get_args
 
 from minidl.train import StopSignal
-from projects.command import Parser, Project, at_the_shell, comparing
+from projects.command import Parser, Project, at_the_shell, comparing, predicting
 from projects.convnet.look import compare_runs
 from projects.transfer.config import Config, Dataset
 from projects.transfer.judge import evaluate_weights, forget
-from projects.transfer.look import export, predict_images
+from projects.transfer.look import export, opened
 from projects.transfer.presets import PRESETS
 from projects.transfer.run import main
 from projects.transfer.tables import table
-
-
-def predict(argv: Sequence[str], stop: StopSignal) -> int:
-    """Name the most probable classes of pictures."""
-    parser = Parser("python -m projects.transfer predict", allow_abbrev=False)
-    parser.add_argument("--run", required=True, metavar="DIR")
-    parser.add_argument("--top", type=int, default=3)
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
-    args = parser.parse_args(argv)
-    predict_images(args.run, args.images, args.top)
-    return 0
 
 
 def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
@@ -46,9 +35,9 @@ def usual(given: Mapping[str, Any]) -> str:
 
 PROJECT = Project(
     "transfer", Config, PRESETS, main, get_args(Dataset),
-    verbs={"compare": comparing("transfer", partial(compare_runs, kind=Config)), "predict": predict,
-           "export": write_weights, "evaluate": evaluate_weights, "forget": forget,
-           "table": table},
+    verbs={"compare": comparing("transfer", partial(compare_runs, kind=Config)),
+           "predict": predicting("transfer", opened), "export": write_weights,
+           "evaluate": evaluate_weights, "forget": forget, "table": table},
     more="Also: 'compare DIR DIR... [--out FILE.html]' draws several runs together; "
     "'predict --run DIR IMAGE...' prints the top classes of any picture; "
     "'export --run DIR OUT.safetensors' writes a run's weights; 'evaluate --weights FILE "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from minidl.io import save_safetensors
 from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
+from projects.command import Answers
 from projects.convnet.look import percent
 from projects.settings import (
-    UsageError,
     all_settings,
     clock,
     commit,
@@ -61,10 +60,8 @@ def restored(folder: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], Cl
     return cfg, about, model.eval()
 
 
-def predict_images(folder: str, files: Sequence[str], top: int) -> None:
-    """Print the `top` most probable classes of every picture by the model of a run."""
-    if top < 1:
-        raise UsageError(f"--top must be at least 1; got {top}")
+def opened(folder: str) -> Answers:
+    """The classes of a run, and what its model answers to the picture in a file."""
     cfg, about, model = restored(folder)
     margin = 0 if cfg.dataset in ARRAYS else cfg.crop  # as around the pictures of its test
     side = about["size"] + 2 * margin
@@ -72,13 +69,13 @@ def predict_images(folder: str, files: Sequence[str], top: int) -> None:
         transforms.Resize(side), transforms.CenterCrop(side), transforms.CenterCrop(about["size"]),
         transforms.Normalize(about["mean"], about["std"]),
     ])  # fmt: skip
-    for file in files:
+
+    @ml.no_grad()
+    def answer(file: str) -> np.ndarray:
         x = wanted(read_image(file).transpose(2, 0, 1)[None])
-        with ml.no_grad():
-            shares = F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
-        best = np.argsort(-shares, kind="stable")[:top]
-        named = zip(names_of(about["classes"], best), shares[best], strict=True)
-        print(f"{file}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in named))
+        return F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
+
+    return about["classes"], answer
 
 
 def export(folder: str, out: str) -> None:
