@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -197,6 +199,12 @@ def settings_of(kind: type[S], run: RunDir) -> S:
     """The configuration of a run, which is of the project that its class belongs to."""
     project = kind.__module__.split(".")[1]
     return from_json(kind, saved_of(project, run), run.path / "config.json")
+
+
+def checksum(settings: Any, *free: str) -> str:
+    """Of all fields but the free ones, which a resumed run may change."""
+    fields = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_free(path: Path) -> None:

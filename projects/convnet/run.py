@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -19,7 +16,7 @@ from projects.convnet.data import Images, Split, batches, load_images, loader_fo
 from projects.convnet.look import write_report
 from projects.convnet.model import Contrastive, build
 from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
-from projects.settings import commit, device_name, dtype_of, rows_of, start
+from projects.settings import checksum, commit, device_name, dtype_of, rows_of, start
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -96,12 +93,9 @@ def make_trainer(
 
 def identity(cfg: Config, images: Images) -> dict[str, str]:
     """Fingerprints of configuration and data; where they lie and what computes does not count."""
-    fields = dataclasses.asdict(cfg)
-    for name in ("data", "device"):
-        del fields[name]
-    text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
     splits = (images.train, images.heldout, images.test)
-    return {"configuration": text, "data": fingerprint(a for s in splits for a in (s.x, s.y))}
+    data = fingerprint(a for s in splits for a in (s.x, s.y))
+    return {"configuration": checksum(cfg, "data", "device"), "data": data}
 
 
 def forward_for(

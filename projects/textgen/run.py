@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.settings import UsageError, commit, device_name, dtype_of, rows_of, start
+from projects.settings import UsageError, checksum, commit, device_name, dtype_of, rows_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus, Feed, load_corpus, rows
@@ -181,14 +179,11 @@ def write_samples(cfg: Config, model: nn.Module, corpus: Corpus, count: int = 4)
 
 def identity(cfg: Config, corpus: Corpus) -> dict[str, str]:
     """Fingerprints of configuration, text and vectors; where they lie and what computes is free."""
-    fields = dataclasses.asdict(cfg)
-    for name in ("data", "device", "vectors"):
-        del fields[name]
     begun = cfg.vectors
     if begun not in ("", "train"):
         begun = hashlib.sha256(Path(begun).read_bytes()).hexdigest()[:16]
-    text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
     data = fingerprint(corpus.splits().values())
+    text = checksum(cfg, "data", "device", "vectors")
     return {"configuration": text, "data": data, "vectors": begun}
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +12,7 @@ import minidl.functional as F
 from minidl.io.weights import kind_of
 from minidl.models import Classifier
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
-from projects.settings import UsageError, commit, device_name, dtype_of, rows_of, start
+from projects.settings import UsageError, checksum, commit, device_name, dtype_of, rows_of, start
 from projects.transfer.config import Config
 from projects.transfer.data import Images, Split, batches, load_images, plain
 from projects.transfer.features import Prepared, prepare
@@ -145,10 +143,7 @@ def filled(model: Classifier) -> Masks:
 
 def identity(cfg: Config, images: Images) -> dict[str, str]:
     """Fingerprints of configuration, data and weights; where they lie does not count."""
-    fields = dataclasses.asdict(cfg)
-    for name in ("data", "device", "cache", "weights", "teacher"):
-        del fields[name]
-    text = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    text = checksum(cfg, "data", "device", "cache", "weights", "teacher")
     splits = (images.train, images.heldout, images.test)
     data = fingerprint(a for s in splits for a in (s.x, s.y))
     return {"configuration": text, "data": data, "weights": weights_hash(cfg)}
