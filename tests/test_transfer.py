@@ -15,6 +15,7 @@ import minidl as ml
 from minidl import models, nn
 from minidl.errors import CheckpointError, DataError
 from minidl.io import load_safetensors, save_safetensors
+from projects.recipe import optimizer_of
 from projects.settings import UsageError, from_json
 from projects.transfer import data
 from projects.transfer.__main__ import PROJECT
@@ -23,7 +24,7 @@ from projects.transfer.data import Source, choose, load_images
 from projects.transfer.features import prepare
 from projects.transfer.model import Rest, Tuning, build
 from projects.transfer.presets import PRESETS, preset
-from projects.transfer.recipe import aligned, forward_for, make_optimizer, make_schedule, share
+from projects.transfer.recipe import aligned, forward_for, make_schedule, share
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def stepped(cfg, epoch=0, **options):
     model = build(cfg, 3, 16)
     tuning = Tuning(cfg, model)
     before = {k: v.numpy().copy() for k, v in model.state_dict().items()}
-    optimizer = make_optimizer(cfg, tuning)
+    optimizer = optimizer_of(cfg, tuning.groups())
     loss, right = forward_for(cfg, tuning, 0, lambda: epoch, None, None)(model, batch_of())
     loss.backward()
     optimizer.step()
@@ -271,7 +272,7 @@ def test_the_head_and_the_rest_have_schedules_of_their_own(backbone):
     cfg = dataclasses.replace(TINY, strategy="full", lr=0.1, decay=0.5, schedule="linear",
                               backbone_schedule=backbone)  # fmt: skip
     tuning = Tuning(cfg, build(cfg, 3, 16))
-    optimizer = make_optimizer(cfg, tuning)
+    optimizer = optimizer_of(cfg, tuning.groups())
     begun = [group["lr"] for group in optimizer.param_groups]
     schedule = make_schedule(cfg, tuning, optimizer, 2)
     for _ in range(2):

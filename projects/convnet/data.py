@@ -24,6 +24,7 @@ from minidl.data import (
 from minidl.data.dataset import check
 from minidl.random import Generator
 from projects.convnet.config import Config
+from projects.recipe import last_steps, mixing
 from projects.settings import UsageError, readable
 from projects.shapes import Shapes
 
@@ -144,35 +145,24 @@ def augmentation(cfg: Config, images: Images) -> transforms.Compose:
         steps.append(transforms.RandomCrop((height, width), padding=cfg.crop))
     if cfg.shift:
         steps.append(transforms.RandomTranslate(cfg.shift))
-    if cfg.policy != "none":
-        kinds = {"randaugment": transforms.RandAugment, "autoaugment": transforms.AutoAugment}
-        steps.append(kinds[cfg.policy]())
-    steps.append(transforms.Normalize(images.mean, images.std))
-    if cfg.erasing:
-        steps.append(transforms.RandomErasing(cfg.erasing))
+    steps += last_steps(cfg, transforms.Normalize(images.mean, images.std))
     return transforms.Compose(steps)
 
 
 def loader_for(cfg: Config, images: Images) -> DataLoader:
     """Shuffled, augmented batches [x, y] (contrastive runs: [x, y, another view of x])."""
-    transform = augmentation(cfg, images)
-    classes = len(images.classes)
-    kinds = ((transforms.CutMix, cfg.cutmix), (transforms.MixUp, cfg.mixup))
-    mixes = [kind(num_classes=classes, alpha=alpha) for kind, alpha in kinds if alpha]
+    transform, contrast = augmentation(cfg, images), cfg.loss == "supcon"
 
-    def mix(x: Any, y: Any, rows: np.ndarray, epoch: int) -> tuple[Any, ...]:
-        if cfg.loss == "supcon":
-            views = transform(x, rows, 2 * epoch), transform(x, rows, 2 * epoch + 1)
-            return views[0], y, views[1]
-        return mixes[int(rows.sum()) % len(mixes)](x, y, rows, epoch)
+    def views(x: Any, y: Any, rows: np.ndarray, epoch: int) -> tuple[Any, ...]:
+        return transform(x, rows, 2 * epoch), y, transform(x, rows, 2 * epoch + 1)
 
-    own = None if cfg.loss == "supcon" else transform
-    data = ImageArrays(images.train.x.transpose(0, 2, 3, 1), images.train.y, images.classes, own)
-    mixing = mix if mixes or cfg.loss == "supcon" else None
+    pixels, own = images.train.x.transpose(0, 2, 3, 1), None if contrast else transform
+    data = ImageArrays(pixels, images.train.y, images.classes, own)
+    mix = views if contrast else mixing(cfg, len(images.classes))
     if cfg.policy == "none":  # a batch takes 1 ms, the cores have work; a GPU holds all pictures
         data.to(cfg.device)
-        return DataLoader(data, cfg.batch, shuffle=True, mix=mixing)
-    return DataLoader(data, cfg.batch, shuffle=True, num_workers=2, mix=mixing, device=cfg.device)
+        return DataLoader(data, cfg.batch, shuffle=True, mix=mix)
+    return DataLoader(data, cfg.batch, shuffle=True, num_workers=2, mix=mix, device=cfg.device)
 
 
 def batches(split: Split, images: Images, device: str) -> Iterator[tuple[ml.Tensor, ml.Tensor]]:

@@ -10,6 +10,7 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.optim import lr_scheduler as schedules
 from projects.convnet.config import Config
+from projects.recipe import groups_of, optimizer_of
 
 
 def objective(cfg: Config) -> Callable[[ml.Tensor, ml.Tensor], ml.Tensor]:
@@ -41,16 +42,9 @@ def supervised_contrastive(z: ml.Tensor, y: ml.Tensor, temperature: float) -> ml
 
 
 def make_optimizer(cfg: Config, model: nn.Module) -> optim.Optimizer:
-    """The optimizer; weight decay leaves biases and normalisation (all 1-d parameters) alone."""
+    """The optimizer of what is trained of a model."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if cfg.optimizer == "sgd":
-        nesterov = cfg.nesterov and cfg.momentum > 0
-        return optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=nesterov)
-    return {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer](groups, lr=cfg.lr)
+    return optimizer_of(cfg, groups_of(parameters, cfg.weight_decay))
 
 
 def make_schedule(cfg: Config, optimizer: optim.Optimizer, steps: int) -> schedules.LambdaLR:

@@ -15,6 +15,7 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
+from projects.recipe import groups_of
 from projects.settings import UsageError, checksum, commit, device_name, dtype_of, rows_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
@@ -128,13 +129,10 @@ def begin_with_vectors(
 
 
 def make_optimizer(cfg: Config, model: nn.Module) -> optim.Optimizer:
-    """Adam or AdamW; matrices alone are decayed."""
+    """Adam or AdamW."""
     kind = {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer]
-    params = list(model.parameters())
-    groups = [{"params": [p for p in params if p.ndim > 1], "weight_decay": cfg.weight_decay},
-              {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]  # fmt: skip
     betas = (0.9, 0.99) if cfg.model == "gpt" else (0.9, 0.999)
-    return kind([g for g in groups if g["params"]], lr=cfg.lr, betas=betas)
+    return kind(groups_of(model.parameters(), cfg.weight_decay), lr=cfg.lr, betas=betas)
 
 
 def schedule(cfg: Config, optimizer: optim.Optimizer) -> Any:

@@ -21,7 +21,8 @@ from minidl.errors import DataError, reworded
 from minidl.io import load_safetensors, save_safetensors
 from minidl.io.foreign import DAMAGE
 from minidl.random import Generator
-from projects.convnet.data import channel_statistics
+from projects.convnet.data import Split, channel_statistics
+from projects.recipe import last_steps
 from projects.settings import UsageError, readable
 from projects.shapes import Shapes
 from projects.transfer.config import Config
@@ -36,14 +37,6 @@ MEANS = {  # and deviations of the channels, as shares of full intensity
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "raw": ((0.0,) * 3, (1 / 255,) * 3),
 }
-
-
-@dataclass
-class Split:
-    """Images x (N, C, H, W) uint8 over channels-last memory and their labels y (N,) int64."""
-
-    x: np.ndarray
-    y: np.ndarray
 
 
 @dataclass
@@ -281,13 +274,7 @@ def augmentation(cfg: Config, images: Images) -> transforms.Compose:
     steps: list[Any] = [shift if cfg.crop else transforms.CenterCrop(images.size)]
     if cfg.flip:
         steps.append(transforms.RandomHorizontalFlip())
-    if cfg.policy != "none":
-        kinds = {"randaugment": transforms.RandAugment, "autoaugment": transforms.AutoAugment}
-        steps.append(kinds[cfg.policy]())
-    steps.append(normalise(images))
-    if cfg.erasing:
-        steps.append(transforms.RandomErasing(cfg.erasing))
-    return transforms.Compose(steps)
+    return transforms.Compose([*steps, *last_steps(cfg, normalise(images))])
 
 
 def batches(

@@ -17,6 +17,7 @@ from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.random import Generator
 from minidl.train import fingerprint
+from projects.recipe import mixing
 from projects.transfer.config import Config
 from projects.transfer.data import PART, Images, augmentation, normalise, plain, remembered
 from projects.transfer.methods.balance import oversampling_weights
@@ -181,11 +182,5 @@ def loader_for(cfg: Config, images: Images, weak: Look, strong: Look) -> DataLoa
         mixed = MixedBatches(images.labelled, whole, cfg.batch, cfg.ratio, seed=cfg.seed)
         looks = Views(cfg.batch, weak, strong)
         return DataLoader(Rows(images.train.y), batch_sampler=mixed, mix=looks, device=cfg.device)
-    kinds = ((transforms.CutMix, cfg.cutmix), (transforms.MixUp, cfg.mixup))
-    mixes = [kind(num_classes=len(images.classes), alpha=alpha) for kind, alpha in kinds if alpha]
-
-    def mix(x: Any, y: Any, places: np.ndarray, epoch: int) -> tuple[Any, ...]:
-        return mixes[int(places.sum()) % len(mixes)](x, y, places, epoch)
-
-    feed = Feed(cfg, images, weak)
-    return DataLoader(feed, cfg.batch, mix=mix if mixes else None, device=cfg.device)
+    mix = mixing(cfg, len(images.classes))
+    return DataLoader(Feed(cfg, images, weak), cfg.batch, mix=mix, device=cfg.device)

@@ -17,6 +17,7 @@ from minidl.io.naming import State, state_for
 from minidl.io.weights import READERS, kind_of
 from minidl.models import Classifier, Section
 from minidl.train import RunDir
+from projects.recipe import groups_of
 from projects.settings import UsageError
 from projects.transfer.config import Config
 from projects.transfer.methods.lora import add_lora, lora_parameters
@@ -157,20 +158,12 @@ class Tuning:
         return self.model.run(x, start)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups, from the head down: each section has its own learning rate.
-
-        Weight decay leaves biases and normalisation (all 1-d parameters) alone.
-        """
-        cfg, groups = self.cfg, []
+        """Parameter groups, from the head down: each section has its own learning rate."""
+        cfg, groups = self.cfg, list[dict[str, Any]]()
         rates = layer_rates(cfg.lr, len(self.sections), factor=1 / cfg.decay)
         for i in range(self.head, -1, -1):
             rate = rates[i] * (1.0 if i == self.head else cfg.backbone)
-            tuned = self._tuned(self.sections[i])
-            for flat in (False, True):
-                params = [p for p in tuned if (p.ndim <= 1) is flat]
-                shrink = 0.0 if flat else cfg.weight_decay
-                if params:
-                    groups.append({"params": params, "lr": rate, "weight_decay": shrink})
+            groups += groups_of(self._tuned(self.sections[i]), cfg.weight_decay, lr=rate)
         return groups
 
     def tuned_parameters(self) -> int:

@@ -66,15 +66,6 @@ def aligned(logits: ml.Tensor) -> ml.Tensor:
     return logits - F.softmax(logits.detach(), dim=1).mean(0).log()
 
 
-def make_optimizer(cfg: Config, tuning: Tuning) -> optim.Optimizer:
-    """The optimizer over the tuned parameters, each section at its own rate."""
-    groups = tuning.groups()
-    if cfg.optimizer == "sgd":
-        nesterov = cfg.nesterov and cfg.momentum > 0
-        return optim.SGD(groups, lr=cfg.lr, momentum=cfg.momentum, nesterov=nesterov)
-    return {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer](groups, lr=cfg.lr)
-
-
 def make_schedule(cfg: Config, tuning: Tuning, optimizer: optim.Optimizer,
                   steps: int) -> schedules.LambdaLR:  # fmt: skip
     """The learning rate of every update, `steps` of them an epoch: the head's and the others'."""

@@ -12,9 +12,11 @@ import minidl.functional as F
 from minidl.io.weights import kind_of
 from minidl.models import Classifier
 from minidl.train import Evaluation, RunDir, StopSignal, Trainer, evaluate, fingerprint
+from projects.convnet.data import Split
+from projects.recipe import optimizer_of
 from projects.settings import UsageError, checksum, commit, device_name, dtype_of, rows_of, start
 from projects.transfer.config import Config
-from projects.transfer.data import Images, Split, batches, load_images, plain
+from projects.transfer.data import Images, batches, load_images, plain
 from projects.transfer.features import Prepared, prepare
 from projects.transfer.look import restored, write_report
 from projects.transfer.methods.balance import class_weights, scores
@@ -23,7 +25,7 @@ from projects.transfer.methods.norms import unfold_norms
 from projects.transfer.methods.pruning import prune
 from projects.transfer.methods.quantize import quantized, state_bytes
 from projects.transfer.model import Rest, Tuning, build, check_earlier, weights_file
-from projects.transfer.recipe import forward_for, make_optimizer, make_schedule
+from projects.transfer.recipe import forward_for, make_schedule
 
 
 def main(cfg: Config, open_run: Callable[[], RunDir], stop: StopSignal) -> int:
@@ -94,7 +96,7 @@ def make_trainer(cfg: Config, run: RunDir, images: Images, prepared: Prepared, t
                  teacher: Classifier | None, stop: StopSignal) -> Trainer:  # fmt: skip
     """The loop for this experiment."""
     model, loader = tuning.model, prepared.loader
-    optimizer: Any = make_optimizer(cfg, tuning)
+    optimizer: Any = optimizer_of(cfg, tuning.groups())
 
     def judged() -> dict[str, float]:
         y, check = images.heldout.y, trainer.stop.check

@@ -1,0 +1,56 @@
+"""What the projects' recipes share: parameter groups, optimizers, what befalls training images.
+
+Settings are those of any project that has the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from minidl import nn, optim
+from minidl.data import transforms
+
+Mix = Callable[[Any, Any, np.ndarray, int], tuple[Any, ...]]  # x, y, rows, epoch -> the batch
+
+
+def groups_of(
+    parameters: Iterable[nn.Parameter], decay: float, **options: Any
+) -> list[dict[str, Any]]:
+    """Parameter groups: weight decay leaves biases and normalisation (all 1-d parameters) alone."""
+    params = list(parameters)
+    kinds = ([p for p in params if p.ndim > 1], decay), ([p for p in params if p.ndim <= 1], 0.0)
+    return [{"params": own, "weight_decay": wd, **options} for own, wd in kinds if own]
+
+
+def optimizer_of(settings: Any, groups: list[dict[str, Any]]) -> optim.Optimizer:
+    """SGD, Adam or AdamW over parameter groups."""
+    if settings.optimizer == "sgd":
+        momentum, nesterov = settings.momentum, settings.nesterov and settings.momentum > 0
+        return optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=nesterov)
+    return {"adam": optim.Adam, "adamw": optim.AdamW}[settings.optimizer](groups, lr=settings.lr)
+
+
+def last_steps(settings: Any, normalise: transforms.Normalize) -> list[transforms.Transform]:
+    """What follows crops and flips of training images: policy, normalisation, erasing."""
+    steps: list[transforms.Transform] = []
+    if settings.policy != "none":
+        kinds = {"randaugment": transforms.RandAugment, "autoaugment": transforms.AutoAugment}
+        steps.append(kinds[settings.policy]())
+    steps.append(normalise)
+    if settings.erasing:
+        steps.append(transforms.RandomErasing(settings.erasing))
+    return steps
+
+
+def mixing(settings: Any, classes: int) -> Mix | None:
+    """CutMix, MixUp, or batch by batch one of them; None where neither is asked for."""
+    kinds = ((transforms.CutMix, settings.cutmix), (transforms.MixUp, settings.mixup))
+    mixes = [kind(num_classes=classes, alpha=alpha) for kind, alpha in kinds if alpha]
+
+    def mix(x: Any, y: Any, rows: np.ndarray, epoch: int) -> tuple[Any, ...]:
+        return mixes[int(rows.sum()) % len(mixes)](x, y, rows, epoch)
+
+    return mix if mixes else None
