@@ -190,11 +190,6 @@ def state_of(run: RunDir, verb: str, *about: str) -> dict[str, Any]:
     return state
 
 
-def all_settings(kind: type[S], run: RunDir) -> dict[str, Any]:
-    """What config.json of a run says, and of fields made since their defaults."""
-    return dataclasses.asdict(settings_of(kind, run)) | run.read_json("config.json")
-
-
 def settings_of(kind: type[S], run: RunDir) -> S:
     """The configuration of a run, which is of the project that its class belongs to."""
     project = kind.__module__.split(".")[1]

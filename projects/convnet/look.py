@@ -18,8 +18,8 @@ from minidl.train import Evaluation, Report, RunDir, report
 from projects.command import Answers
 from projects.convnet.config import Config
 from projects.convnet.model import build
+from projects.report import begun, finish
 from projects.settings import (
-    all_settings,
     clock,
     print_table,
     rows_of,
@@ -38,12 +38,8 @@ def write_report(
     model: Any,
 ) -> None:
     """report.html: images (N, C, H, W) uint8 are those of `tested`, in order."""
-    saved = all_settings(Config, run)
     rows = run.rows()
-    page = Report(
-        f"{saved['preset']} on {saved['dataset']}", f"seed {saved['seed']}, {result['device']}"
-    )
-    page.tiles({
+    page = begun(run, result, {
         "test accuracy": f"{100 * result['test_accuracy']:.2f} %",
         "held-out accuracy": f"{100 * result['heldout_accuracy']:.2f} %",
         "test loss": f"{result['test_loss']:.4f} nats",
@@ -53,14 +49,12 @@ def write_report(
         "parameters": f"{result['parameters']:,}",
         "forward, one image": f"{result['flops'] / 1e6:,.1f} MFLOP",
     })  # fmt: skip
-    page.section("Command")
-    page.code(saved["command"])
     page.section(
         "Curves",
         "Training figures are running means of the epoch, under augmentation and dropout; "
         "nothing was selected on the held-out images.",
     )
-    page.figure(report.curves({saved["preset"]: rows}))
+    page.figure(report.curves({result["preset"]: rows}))
     numbers = ", ".join(f"{k} {name}" for k, name in enumerate(classes))
     note = f"Counts on the {len(tested.labels):,} test images."
     page.section(
@@ -83,9 +77,7 @@ def write_report(
         page.filters(weight)
     page.section("Time per epoch")
     page.figure(report.times(rows))
-    page.section("Configuration")
-    page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
-    run.write_text("report.html", page.html())
+    finish(page, run, Config)
 
 
 def pictures(images: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import minidl.functional as F
 from minidl import nn
 from minidl.models import GPT
 from minidl.train import Report, RunDir, report
-from projects.settings import all_settings, clock
+from projects.report import begun, finish
+from projects.settings import clock, settings_of
 from projects.textgen.config import Config
 from projects.textgen.corpus import Corpus
 from projects.textgen.model import Carried, writable
@@ -24,11 +25,8 @@ def write_report(
     run: RunDir, result: dict[str, Any], samples: list[str], model: nn.Module, corpus: Corpus
 ) -> None:
     """Write report.html."""
-    saved, rows = all_settings(Config, run), run.rows()
-    page = Report(
-        f"{saved['preset']} on {corpus.name}", f"seed {saved['seed']}, {result['device']}"
-    )
-    page.tiles({
+    cfg = settings_of(Config, run)
+    page = begun(run, result, {
         "validation, nats a character": f"{result['validation_nats_per_character']:.3f}",
         "test, nats a character": f"{result['test_nats_per_character']:.3f}",
         "test, bits a character": f"{result['test_bits_per_character']:.3f}",
@@ -37,11 +35,9 @@ def write_report(
         "training speed": f"{result['tokens_per_second']:,.0f} tokens/s",
         "parameters": f"{result['parameters']:,}",
     })  # fmt: skip
-    page.section("Command")
-    page.code(saved["command"])
     page.section("Loss", "Training figures are means over the steps since the row before.")
-    page.figure(losses(rows, min(saved["every"], saved["steps"])))
-    page.section("Samples", f"Temperature {saved['temperature']}; nothing was selected.")
+    page.figure(losses(run.rows(), cfg.each))
+    page.section("Samples", f"Temperature {cfg.temperature}; nothing was selected.")
     for text in samples:
         page.code(text[:1500])
     if result["written"]:
@@ -49,9 +45,7 @@ def write_report(
         page.table([(k, f"{v:.4g}") for k, v in result["written"].items()], ("metric", "value"))
     if corpus.tokenizer.kind in ("characters", "bytes"):
         pictures(page, model, corpus)
-    page.section("Configuration")
-    page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
-    run.write_text("report.html", page.html())
+    finish(page, run, Config)
 
 
 def losses(rows: list[dict[str, Any]], every: int) -> Any:

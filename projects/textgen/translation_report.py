@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minidl.train import Report, RunDir, report
-from projects.settings import all_settings, clock
+from minidl.train import RunDir, report
+from projects.report import begun, finish
+from projects.settings import clock
 from projects.textgen.config import Config
 from projects.textgen.report import losses
 from projects.textgen.translation import joined
@@ -21,11 +22,8 @@ PICTURES = 4  # of attention
 def write_report(run: RunDir, result: dict[str, Any], groups: dict[str, list[str]],
                  translator: Translator) -> None:  # fmt: skip
     """Write report.html; groups: English test sentences, each with its French ones."""
-    saved, rows = all_settings(Config, run), run.rows()
-    page = Report(
-        f"{saved['preset']}: {result['dataset']}", f"seed {saved['seed']}, {result['device']}"
-    )
-    page.tiles({
+    rows, each = run.rows(), translator.cfg.each
+    page = begun(run, result, {
         "validation, nats a token": f"{result['validation_loss']:.3f}",
         "test, nats a token": f"{result['test_loss']:.3f}",
         "validation BLEU": f"{100 * result['validation_bleu']:.1f}",
@@ -35,9 +33,6 @@ def write_report(run: RunDir, result: dict[str, Any], groups: dict[str, list[str
         "training time": clock(result["seconds"]),
         "parameters": f"{result['parameters']:,}",
     })  # fmt: skip
-    page.section("Command")
-    page.code(saved["command"])
-    each = min(saved["every"], saved["steps"])
     page.section("Loss", "Training figures are means over the steps since the row before.")
     page.figure(losses(rows, each))
     page.section("BLEU-4", "Of greedy translations of validation sentences, in percent.")
@@ -51,9 +46,7 @@ def write_report(run: RunDir, result: dict[str, Any], groups: dict[str, list[str
     page.section("Attention", "Where each word of a translation (a row) looks, dark: most.")
     for text, words, seen in [*zip(sentences, made, weights)][:PICTURES]:
         page.figure(picture(text.split(), words, seen))
-    page.section("Configuration")
-    page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
-    run.write_text("report.html", page.html())
+    finish(page, run, Config)
 
 
 def single(translator: Translator, text: str) -> tuple[list[str], np.ndarray]:

@@ -19,8 +19,8 @@ from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.command import Answers
 from projects.convnet.look import percent
+from projects.report import begun, finish
 from projects.settings import (
-    all_settings,
     clock,
     commit,
     label_of,
@@ -96,16 +96,11 @@ def export(folder: str, out: str) -> None:
 def write_report(run: RunDir, result: dict[str, Any], tested: Evaluation, images: Images,
                  model: Classifier, prepared: Prepared) -> None:  # fmt: skip
     """report.html of a finished run."""
-    saved = all_settings(Config, run)
     rows = run.rows()
-    about = f"seed {saved['seed']}, {result['device']}"
-    page = Report(f"{saved['preset']} on {saved['dataset']}", about)
-    page.tiles(tiles(result))
-    page.section("Command")
-    page.code(saved["command"])
+    page = begun(run, result, tiles(result))
     page.section("Curves", "Training figures are running means of the epoch, under augmentation; "
                  "nothing was selected on the held-out images.")  # fmt: skip
-    page.figure(report.curves({saved["preset"]: rows}))
+    page.figure(report.curves({result["preset"]: rows}))
     page.section("Confusion", f"Counts on the {len(tested.labels):,} test images.")
     page.figure(report.confusion(tested.confusion(), images.classes))
     add_classes(page, result, tested, images)
@@ -114,9 +109,7 @@ def write_report(run: RunDir, result: dict[str, Any], tested: Evaluation, images
     add_embeddings(page, images, model, prepared)
     page.section("Time per epoch")
     page.figure(report.times(rows))
-    page.section("Configuration")
-    page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
-    run.write_text("report.html", page.html())
+    finish(page, run, Config)
 
 
 def tiles(result: dict[str, Any]) -> dict[str, str]:
