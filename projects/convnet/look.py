@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,7 @@ def write_report(
         "Confusion", f"{note} Classes: {numbers}." if len(classes) > report.NAMED else note
     )
     page.figure(report.confusion(tested.confusion(), classes))
-    wrong = tested.mistakes(24)
-    if len(wrong):
-        sure = np.exp(tested.log_probs[wrong, tested.said[wrong]])
-        captions = [f"{classes[said]} {100 * p:.0f} %\nis {classes[label]}" for said, p, label in
-                    zip(tested.said[wrong], sure, tested.labels[wrong], strict=True)]  # fmt: skip
-        page.section("Most confident mistakes", "The answer and its probability, then the label.")
-        page.gallery(pictures(images[wrong]), captions)
+    add_mistakes(page, tested, classes, lambda rows: pictures(images[rows]))
     weight = first_filters(model)
     if weight is not None:
         page.section(
@@ -80,6 +74,26 @@ def write_report(
     finish(page, run, Config)
 
 
+def add_mistakes(
+    page: Report,
+    tested: Evaluation,
+    classes: Sequence[str],
+    drawn: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """The test images that were most surely taken for something else; drawn: of their numbers."""
+    wrong = tested.mistakes(24)
+    if len(wrong):
+        page.section("Most confident mistakes", "The answer and its probability, then the label.")
+        page.gallery(drawn(wrong), captions(tested, classes, wrong))
+
+
+def captions(tested: Evaluation, classes: Sequence[str], rows: np.ndarray) -> list[str]:
+    """The answer to test images, its probability, and the label."""
+    said, labels = tested.said[rows], tested.labels[rows]
+    answers = zip(said, np.exp(tested.log_probs[rows, said]), labels, strict=True)
+    return [f"{classes[k]} {100 * p:.0f} %\nis {classes[label]}" for k, p, label in answers]
+
+
 def pictures(images: np.ndarray) -> np.ndarray:
     """(N, C, H, W) uint8 -> (N, H, W, 3) or (N, H, W) for drawing."""
     return images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
@@ -87,14 +101,10 @@ def pictures(images: np.ndarray) -> np.ndarray:
 
 def first_filters(model: Any) -> np.ndarray | None:
     """The first convolution's filters (at most 64) where they can be seen: 1 or 3 channels."""
-    for value in model.state_dict().values():
-        if value.ndim == 4:
-            return (
-                value.cpu().numpy()[:64]
-                if value.shape[1] in (1, 3) and value.shape[2] > 1
-                else None
-            )
-    return None
+    first = next((value for value in model.state_dict().values() if value.ndim == 4), None)
+    if first is None or first.shape[1] not in (1, 3) or first.shape[2] == 1:
+        return None
+    return first.cpu().numpy()[:64]
 
 
 def compare_runs(folders: Sequence[str], out: str, kind: type = Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,8 +284,3 @@ def batches(
     for lo in range(0, len(y), PART):
         part = ml.as_tensor(x[lo : lo + PART]).to(device)
         yield transform(part) if transform else part, ml.as_tensor(y[lo : lo + PART]).to(device)
-
-
-def names_of(classes: Sequence[str], rows: Any) -> list[str]:
-    """The names of classes by number."""
-    return [classes[int(i)] for i in rows]

@@ -18,7 +18,7 @@ from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.command import Answers
-from projects.convnet.look import percent
+from projects.convnet.look import add_mistakes, captions, percent
 from projects.report import begun, finish
 from projects.settings import (
     clock,
@@ -28,7 +28,7 @@ from projects.settings import (
     state_of,
 )
 from projects.transfer.config import Config
-from projects.transfer.data import Images, batches, names_of, plain
+from projects.transfer.data import Images, batches, plain
 from projects.transfer.features import Prepared
 from projects.transfer.methods.embeddings import knn_accuracy, lacking, maps2d
 from projects.transfer.methods.gradcam import gradcam
@@ -104,7 +104,7 @@ def write_report(run: RunDir, result: dict[str, Any], tested: Evaluation, images
     page.section("Confusion", f"Counts on the {len(tested.labels):,} test images.")
     page.figure(report.confusion(tested.confusion(), images.classes))
     add_classes(page, result, tested, images)
-    add_mistakes(page, tested, images)
+    add_mistakes(page, tested, images.classes, lambda chosen: pictures(images, chosen))
     add_gradcam(page, tested, images, model)
     add_embeddings(page, images, model, prepared)
     page.section("Time per epoch")
@@ -145,21 +145,6 @@ def pictures(images: Images, rows: np.ndarray) -> np.ndarray:
     return middle(images.test.x[rows]).transpose(0, 2, 3, 1)
 
 
-def add_mistakes(page: Report, tested: Evaluation, images: Images) -> None:
-    """The test images that were most surely taken for something else."""
-    wrong = tested.mistakes(24)
-    if len(wrong):
-        page.section("Most confident mistakes", "The answer and its probability, then the label.")
-        page.gallery(pictures(images, wrong), captions(tested, images, wrong))
-
-
-def captions(tested: Evaluation, images: Images, rows: np.ndarray) -> list[str]:
-    """The answer to test images, its probability, and the label."""
-    sure = np.exp(tested.log_probs[rows, tested.said[rows]])
-    said, true = (names_of(images.classes, y[rows]) for y in (tested.said, tested.labels))
-    return [f"{s} {100 * p:.0f} %\nis {t}" for s, p, t in zip(said, sure, true, strict=True)]
-
-
 def add_gradcam(page: Report, tested: Evaluation, images: Images, model: Classifier) -> None:
     """Where in some test images the network sees what it says, if it has maps."""
     rows = np.linspace(0, len(tested.labels) - 1, min(SHOWN, len(tested.labels))).astype(int)
@@ -173,7 +158,7 @@ def add_gradcam(page: Report, tested: Evaluation, images: Images, model: Classif
     seen = pictures(images, rows)
     red = np.zeros_like(seen) + np.array([255, 0, 0], np.uint8)
     mixed = seen + (red - seen.astype(np.float32)) * (0.6 * heat[..., None])
-    page.gallery(mixed.astype(np.uint8), captions(tested, images, rows))
+    page.gallery(mixed.astype(np.uint8), captions(tested, images.classes, rows))
 
 
 def add_embeddings(page: Report, images: Images, model: Classifier, prepared: Prepared) -> None:
