@@ -10,7 +10,7 @@ import numpy as np
 
 import minidl as ml
 from minidl.random import Generator
-from projects.textgen import data, tokens
+from projects.textgen import data, metrics, tokens
 from projects.textgen.augment import Augment
 from projects.textgen.config import Config
 from projects.textgen.model import Carried
@@ -36,7 +36,7 @@ class Corpus:
     def per_character(self, nats: float, split: str = "validation") -> float:
         """Nats a character from nats a token, by the share of both in a split."""
         count = len(self.validation if split == "validation" else self.test)
-        return nats * count / max(self.characters[split], 1)
+        return metrics.nats_per_character(nats, count, self.characters[split])
 
     def opening(self) -> np.ndarray:
         """Tokens (n,) that samples go on from: what begins a text, if anything does."""

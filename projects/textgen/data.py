@@ -43,17 +43,15 @@ class Corpus:
     name: str
     text: str
 
-    def parts(self, shares: Sequence[float] = SHARES) -> tuple[str, str, str]:
-        """Training, validation and test text: `shares` of the characters, one after the other.
+    def parts(self) -> tuple[str, str, str]:
+        """Training, validation and test text: SHARES of the characters, one after the other.
 
         Raises DataError where a part would be empty.
         """
-        ok = len(shares) == 3 and abs(sum(shares) - 1) < 1e-9 and min(shares) > 0
-        require(ok, "split", "shares must be three, positive, of sum 1", shares=shares)
         n = len(self.text)
-        first, second = round(shares[0] * n), round((shares[0] + shares[1]) * n)
+        first, second = round(SHARES[0] * n), round((SHARES[0] + SHARES[1]) * n)
         train, val, test = self.text[:first], self.text[first:second], self.text[second:]
-        rule = f"{self.name} is too short to be split {shares}"
+        rule = f"{self.name} is too short to be split {SHARES}"
         require(bool(train and val and test), "split", rule, error=DataError, characters=n)
         return train, val, test
 
@@ -138,13 +136,12 @@ def most_unpacked(path: Path) -> int:
 Pairs = list[tuple[str, str]]
 
 
-def pairs(path: Path, most: int = 0, longest: int = 10) -> tuple[Pairs, Pairs, Pairs]:
+def pairs(path: Path, longest: int = 10) -> tuple[Pairs, Pairs, Pairs]:
     """English and French sentences of a tab-separated file (PAIRS): training, validation, test.
 
-    Lower-cased, white space made single spaces, at most `longest` words on either side; the first
-    `most` different ones (0: all). An English sentence falls, with all its translations, by its
-    checksum into one of ten heaps: eight are trained on, one is each of the others'. Raises
-    DataError.
+    Lower-cased, white space made single spaces, at most `longest` words on either side, each pair
+    once. An English sentence falls, with all its translations, by its checksum into one of ten
+    heaps: eight are trained on, one is each of the others'. Raises DataError.
     """
     found: dict[tuple[str, str], None] = {}
     for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
@@ -153,11 +150,10 @@ def pairs(path: Path, most: int = 0, longest: int = 10) -> tuple[Pairs, Pairs, P
         require(len(sides) == 2 and all(sides), "pairs", rule, error=DataError, line=line)
         if max(len(side.split()) for side in sides) <= longest:
             found[sides[0], sides[1]] = None
-    kept = [*found][: most or None]
     rule = f"{path} must hold pairs of at most {longest} words"
-    require(bool(kept), "pairs", rule, error=DataError, found=len(kept))
+    require(bool(found), "pairs", rule, error=DataError, found=len(found))
     parts: tuple[Pairs, Pairs, Pairs] = [], [], []
-    for pair in kept:
+    for pair in found:
         parts[max(zlib.crc32(pair[0].encode()) % 10 - 7, 0)].append(pair)
     return parts
 

@@ -59,17 +59,6 @@ def perplexity(nats_per_token: float) -> float:
         return math.inf
 
 
-def losses(nats_per_token: float, tokens: int, characters: int) -> dict[str, float]:
-    """A mean loss in all its units. Raises ShapeError for counts below 1."""
-    nats = nats_per_character(nats_per_token, tokens, characters)
-    return {
-        "nats per token": nats_per_token,
-        "nats per character": nats,
-        "bits per character": bits_per_character(nats),
-        "perplexity": perplexity(nats_per_token),
-    }
-
-
 # ---- words of samples ----------------------------------------------------------------------------
 
 
@@ -222,13 +211,11 @@ def _combined(found: Iterable[Sequence[float]], length: int, closest: int) -> fl
 # ---- all together --------------------------------------------------------------------------------
 
 
-def table(samples: Sequence[str], training: str, *,
-          held_out: tuple[float, int, int] | None = None) -> dict[str, float]:  # fmt: skip
+def table(samples: Sequence[str], training: str) -> dict[str, float]:
     """Every measure of some samples by name; percent for `spelt`, shares for overlap, distinct-n.
 
-    training: the text whose words and n-grams count as known. held_out: (nats/token, tokens,
-    characters) of the validation or test text, which puts the losses first. Raises DataError for
-    no samples or training text without words; a measure of samples that are too short is nan.
+    training: the text whose words and n-grams count as known. Raises DataError for no samples or
+    training text without words; a measure of samples that are too short is nan.
     """
     ok = not isinstance(samples, str) and len(samples) > 0
     rule = "samples must be a sequence of at least one text"
@@ -237,7 +224,6 @@ def table(samples: Sequence[str], training: str, *,
     rule = "the training text must have words"
     require(bool(words), "table", rule, error=DataError, characters=len(training))
     return {
-        **(losses(*held_out) if held_out else {}),
         "spelt %": spelt(samples, words),
         **{f"overlap-{n}": overlap(samples, training, n) for n in ORDERS},
         **{f"distinct-{n}": distinct(samples, n) for n in ORDERS},

@@ -202,7 +202,7 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Corpus, tested:
         "kept_step": kept["epoch"] * cfg.each,
         "test_loss": tested,
         "test_nats_per_character": per,
-        "test_bits_per_character": per / math.log(2),
+        "test_bits_per_character": metrics.bits_per_character(per),
         "test_perplexity": metrics.perplexity(tested),
         "validation_nats_per_character": kept["validation_nats_per_character"],
         "validation_loss": kept["validation_loss"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -112,7 +111,7 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Translations,
         "seed": cfg.seed,
         "steps": trainer.steps,
         **{f"test_{name}": value for name, value in tested.items()},
-        "test_bits_per_character": tested["nats_per_character"] / math.log(2),
+        "test_bits_per_character": metrics.bits_per_character(tested["nats_per_character"]),
         "test_perplexity": metrics.perplexity(tested["loss"]),
         **{k: v for k, v in table[-1].items() if k.startswith("validation_")},
         "written": {},
