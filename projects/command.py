@@ -43,6 +43,15 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+def status_of(work: Callable[[], int | None]) -> int:
+    """A command's status: what its work gives, 2 for a mistake in the command, 1 for a failure."""
+    try:
+        return work() or 0
+    except (MinidlError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
 def at_the_shell(cli: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a project's command line and leave with its status.
 
@@ -211,13 +220,7 @@ class Project:
         try:
             with StopSignal() as stop:
                 verb = self.verbs.get(argv[0]) if argv else None
-                return verb(argv[1:], stop) if verb else self.train(argv, stop)
-        except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except (MinidlError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+                return status_of(lambda: verb(argv[1:], stop) if verb else self.train(argv, stop))
         except Interrupted as stopped:
             print(stopped, file=sys.stderr)
             return stopped.code

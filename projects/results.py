@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minidl.errors import CheckpointError, DataError, MinidlError, require, reworded
+from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.io import write_bytes
 from minidl.train import RunDir, report
-from projects.command import Parser
+from projects.command import Parser, status_of
 from projects.settings import UsageError, check_value, rows_of, saved_of
 
 # Folders whose runs RESULTS.md shows apart, and their headings; all other runs come first.
@@ -92,9 +92,4 @@ def main(project: str, write_results: Callable[[Sequence[str]], None]) -> int:
         "a finished run: config.json, metrics.jsonl, result.json (default: all those in results/)"
     )
     parser.add_argument("runs", nargs="*", metavar="FOLDER", help=text)
-    try:
-        write_results(parser.parse_args(sys.argv[1:]).runs)
-    except MinidlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+    return status_of(lambda: write_results(parser.parse_args(sys.argv[1:]).runs))

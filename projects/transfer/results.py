@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minidl.errors import CheckpointError, MinidlError, reworded
+from minidl.errors import CheckpointError, reworded
 from minidl.io import write_bytes
-from projects.command import Parser
+from projects.command import Parser, status_of
 from projects.results import DAMAGE, row
-from projects.settings import UsageError
 from projects.transfer.tables import HEAD, TABLES, lines
 
 HERE = Path(__file__).resolve().parent
@@ -64,13 +63,12 @@ def write_results(out: Path = HERE) -> None:
 def cli(argv: Sequence[str]) -> int:
     """The command, which takes no arguments: 0, 2 for a mistake in it, 1 for a failure."""
     text = "Write RESULTS.md beside this project's code, of the tables in its results/."
-    try:
+
+    def work() -> None:
         Parser("python -m projects.transfer.results", description=text).parse_args(argv)
         write_results()
-    except MinidlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+
+    return status_of(work)
 
 
 if __name__ == "__main__":
