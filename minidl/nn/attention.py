@@ -14,7 +14,7 @@ from minidl.nn.fields import Layer, Switch
 from minidl.nn.linear import Linear
 from minidl.nn.module import Module
 from minidl.nn.norm import LayerNorm
-from minidl.nn.parameter import new_parameter, zeros
+from minidl.nn.parameter import new_parameter
 from minidl.nn.thin import Dropout
 from minidl.ops.join import cat
 from minidl.tape import settled
@@ -127,7 +127,7 @@ class MultiheadAttention(Layer, show=""):
         """k and v with the learnt and the zero positions at their ends, and how many those are."""
         more = [] if self.bias_k is None else [(self.bias_k, self.bias_v)]
         if self.add_zero_attn:
-            more.append((zeros((1, 1, self.embed_dim), like=k),) * 2)
+            more.append((k.new_zeros(1, 1, self.embed_dim),) * 2)
         for pair in more:
             k, v = (cat([x, end.expand(len(x), -1, -1)], 1) for x, end in zip((k, v), pair))
         return k, v, len(more)
@@ -143,7 +143,7 @@ class MultiheadAttention(Layer, show=""):
                 boolean, fits = given.dtype.kind == "b", given.dtype.kind in "bfV"
                 rule = f"{name} must hold booleans or floats, {' or '.join(map(str, forms))}"
                 require(fits and given.shape in forms, "MultiheadAttention", rule, mask=given)
-                m = zeros((), like=q).masked_fill(given, -math.inf) if boolean else given
+                m = q.new_zeros(()).masked_fill(given, -math.inf) if boolean else given
                 m = m.reshape(forms[given.shape])
                 parts.append(F.pad(m, (0, extra)) if extra else m)
         return sum(parts[1:], start=parts[0]) if parts else None

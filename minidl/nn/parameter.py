@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from minidl import backend
 from minidl.autograd import Tensor, raw, wrap
 
 
@@ -34,11 +33,6 @@ def new_tensor(shape: tuple[int, ...], device: Any = None, dtype: Any = None) ->
 def new_parameter(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Parameter:
     """A parameter, to be filled by nn.init."""
     return Parameter(new_tensor(shape, device, dtype))
-
-
-def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros of like's dtype on its device."""
-    return wrap(backend.of(like.array).zeros(shape, like.dtype))
 
 
 def assign(tensor: Tensor, value: Tensor) -> None:

@@ -9,7 +9,7 @@ from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer
-from minidl.nn.parameter import new_parameter, zeros
+from minidl.nn.parameter import new_parameter
 from minidl.nn.utils.rnn import PackedSequence, run_packed
 from minidl.ops.autocasting import lowered
 from minidl.ops.join import cat, stack
@@ -51,7 +51,7 @@ class _Recurrent(Layer):
     def _first(self, given: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> States:
         """The first states h, or h and c, checked; zeros where not given."""
         if given is None:
-            return tuple(zeros(shape, like=x) for shape in shapes)
+            return tuple(x.new_zeros(shape) for shape in shapes)
         states = (given,) if isinstance(given, Tensor) else tuple(given)
         name, count = type(self).__name__, self._states
         rule = f"the state must be {' and '.join('hc'[:count])}"
