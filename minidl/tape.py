@@ -215,6 +215,14 @@ def noted(y: Any, *tensors: Any) -> Any:
     return y
 
 
+def views_to(x: Any) -> list[Any]:
+    """The tensor whose memory x shows, a view of it, a view of that, …, x."""
+    views = [x]
+    while getattr(views[0], "parent", None) is not None:
+        views.insert(0, views[0].parent[0])
+    return views
+
+
 def check_fresh(x: Tensor) -> None:
     """Refuse a view whose base was written through another view since it was made."""
     rule = "this view's base was changed in place through another tensor; take the view again"

@@ -21,7 +21,7 @@ from minidl.ops.arguments import broadcast_shapes, fitted
 from minidl.ops.creation import as_tensor, moved
 from minidl.ops.index import placed, shape_at, with_item
 from minidl.ops.shape import alias, broadcast_to, reshape, to_dtype
-from minidl.tape import check_fresh, noted
+from minidl.tape import check_fresh, noted, views_to
 
 
 @op
@@ -52,9 +52,7 @@ def write(
     x: Tensor, compute: Callable[[Tensor], Any], name: str, *, narrow: bool = False
 ) -> Tensor:
     """Replace x's values by compute(x), in place; floats into integers only if `narrow`."""
-    records, base = is_grad_enabled() and is_real(x.dtype), x
-    while base.parent is not None:
-        base = base.parent[0]
+    records, base = is_grad_enabled() and is_real(x.dtype), views_to(x)[0]
     leaf = base.requires and base.node is None
     rule = "a leaf that requires grad, or a view of one, cannot be changed in place"
     require(not (records and leaf), name, rule, error=GraphError, fix="use no_grad()", x=x)
@@ -83,9 +81,7 @@ def write(
 
 def _rebase(x: Tensor, new: Tensor) -> None:
     """Give x the place of `new` in the graph; if it is a view, through its base."""
-    views: list[Any] = [x]  # the base, a view of it, ..., x
-    while views[0].parent is not None:
-        views.insert(0, views[0].parent[0])
+    views = views_to(x)
     steps = [view.parent[1] for view in views[1:]]
     see = functools.partial(functools.reduce, lambda made, step: step(made), steps)
     x.shared().rebased += 1

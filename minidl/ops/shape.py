@@ -11,6 +11,7 @@ from minidl.autograd import op, parts, raw
 from minidl.dtypes import is_real
 from minidl.errors import require
 from minidl.ops.arguments import axes_of, axis_of, length_of, sizes_of
+from minidl.tape import views_to
 
 # ---- broadcasting --------------------------------------------------------------------------------
 
@@ -96,9 +97,7 @@ def view(x: Any, *shape: Any) -> Any:
     Where they are an op's own and not what was done to its result (a convolution's is in
     channels-last order, PyTorch's in C order), it copies.
     """
-    wanted, base = _filled(x, sizes_of(shape, "view"), "view"), x
-    while getattr(base, "parent", None) is not None:
-        base = base.parent[0]
+    wanted, base = _filled(x, sizes_of(shape, "view"), "view"), views_to(x)[0]
     seen = backend.of(raw(x)).view_as(raw(x), wanted)
     fits, fix = seen is not None or not raw(base).flags.c_contiguous, "use reshape, which copies"
     require(fits, "view", f"size {wanted} does not fit x's strides", x=x, fix=fix)
