@@ -7,17 +7,16 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minidl.errors import CheckpointError, require, reworded
+from minidl.errors import CheckpointError, reworded
 from minidl.io import load_safetensors
+from minidl.io.safetensors import check
 from minidl.models.gpt import GPT
 
-check = partial(require, error=CheckpointError)
 Arrays = dict[str, np.ndarray]
 
 # ---- llama2.c ------------------------------------------------------------------------------------
