@@ -1,12 +1,15 @@
-"""What the reports of all projects' runs begin and end with."""
+"""What the pages of all projects begin and end with: reports of runs, tables of several."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import Any
 
+from minidl.io import write_bytes
 from minidl.train import Report, RunDir
-from projects.settings import settings_of
+from projects.settings import print_table, settings_of
 
 
 def begun(run: RunDir, result: dict[str, Any], tiles: dict[str, str]) -> Report:
@@ -25,3 +28,12 @@ def finish(page: Report, run: RunDir, kind: type) -> None:
     page.section("Configuration")
     page.table([(k, v) for k, v in saved.items() if k != "command"], ("field", "value"))
     run.write_text("report.html", page.html())
+
+
+def finish_table(page: Report, head: Sequence[str], rows: Sequence[Sequence[Any]],
+                 path: str | os.PathLike[str], what: str) -> None:  # fmt: skip
+    """Write a page that ends with a table; print the table, and where what else it shows is."""
+    page.table(rows, head)
+    write_bytes(path, [page.html().encode()])
+    print_table(head, rows)
+    print(f"{what}: {path}")

@@ -13,15 +13,13 @@ import minidl as ml
 import minidl.functional as F
 from minidl.data.transforms import Normalize
 from minidl.errors import CheckpointError, DataError, require, reworded
-from minidl.io import write_bytes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.command import Answers
 from projects.convnet.config import Config
 from projects.convnet.model import build
-from projects.report import begun, finish
+from projects.report import begun, finish, finish_table
 from projects.settings import (
     clock,
-    print_table,
     rows_of,
     settings_of,
     short_names,
@@ -131,10 +129,7 @@ def compare_runs(folders: Sequence[str], out: str, kind: type = Config) -> None:
     page = Report("Runs compared", f"{len(runs)} runs")
     page.figure(report.curves(rows))
     page.section("Results", "At the last finished epoch of each.")
-    page.table(table, head)
-    write_bytes(out, [page.html().encode()])
-    print_table(head, table)
-    print(f"curves: {out}")
+    finish_table(page, head, table, out, "curves")
 
 
 def percent(share: float | None) -> str:

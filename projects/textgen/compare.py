@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from minidl.errors import CheckpointError, DataError, require, reworded
-from minidl.io import write_bytes
 from minidl.train import Report, RunDir, report
-from projects.settings import print_table, rows_of, settings_of, short_names
+from projects.report import finish_table
+from projects.settings import rows_of, settings_of, short_names
 from projects.textgen.config import Config
 
 HEAD = ("run", "preset", "text", "tokens", "steps", "validation", "test", "parameters", "seconds")
@@ -37,10 +37,7 @@ def compare_runs(folders: Sequence[str], out: str) -> None:
     page = Report("Runs compared", f"{len(table)} runs; losses in nats a character")
     page.figure(drawn(curves))
     page.section("Results", "At the last look at the validation text of each.")
-    page.table(table, HEAD)
-    write_bytes(out, [page.html().encode()])
-    print_table(HEAD, table)
-    print(f"curves: {out}")
+    finish_table(page, HEAD, table, out, "curves")
 
 
 def drawn(curves: dict[str, tuple[list[int], list[float]]]) -> Any:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from minidl.io import write_bytes
 from minidl.random import Generator
 from minidl.train import Report, StopSignal, report
 from projects import several
-from projects.settings import UsageError, assignments, print_table
+from projects.report import finish_table
+from projects.settings import UsageError, assignments
 from projects.textgen.config import Config
 from projects.textgen.presets import preset
 from projects.textgen.run import main
@@ -99,10 +99,7 @@ def conclude(root: Path, name: str, found: list[tuple[dict[str, Any], dict[str, 
     page = Report(f"Search around {name}", f"{len(found)} points; losses in nats a character")
     page.figure(drawn(found, key))
     page.section("Points", "The best first.")
-    page.table(rows, head)
-    write_bytes(root / "search.html", [page.html().encode()])
-    print_table(head, rows)
-    print(f"picture: {root / 'search.html'}")
+    finish_table(page, head, rows, root / "search.html", "picture")
 
 
 def drawn(found: list[tuple[dict[str, Any], dict[str, Any]]], key: str) -> Any:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from minidl.io import write_bytes
 from minidl.models.sampling import Sampler
 from minidl.train import Report, RunDir, StopSignal, report
 from projects import several
 from projects.command import Parser
-from projects.settings import UsageError, assignments, print_table, settings_of
+from projects.report import finish_table
+from projects.settings import UsageError, assignments, settings_of
 from projects.textgen import metrics
 from projects.textgen.config import Config
 from projects.textgen.corpus import load_corpus
@@ -24,6 +24,7 @@ from projects.textgen.presets import PRESETS, preset
 from projects.textgen.run import main
 from projects.textgen.sample import trained
 
+NOTE = "Definitions: projects/textgen/metrics.py"
 ACROSS = 4  # panels beside each other
 SHORTEST = 20  # tokens of a text that a sweep measures
 CELLS = [name for name in PRESETS if name.startswith("t-")]
@@ -49,7 +50,8 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     lines = [(name[2:], *(f"{r[key]:.3f}" for key in LOSSES.values()),
               *(f"{r['written'][kind]:.3g}" for kind in kinds))
              for name, r in zip(names, results, strict=True)]  # fmt: skip
-    finish("Models by tokens", head, lines, Path(args.out) / "table.html")
+    page = Report("Models by tokens", NOTE)
+    finish_table(page, head, lines, Path(args.out) / "table.html", "table")
     return 0
 
 
@@ -81,7 +83,9 @@ def sweep(argv: Sequence[str], stop: StopSignal) -> int:
         print(f"{name} {value}: {texts[0][:60]!r}")
     head = ("sampler", "value", *found[0][2])
     lines = [(name, value, *(f"{v:.3g}" for v in row.values())) for name, value, row in found]
-    finish(f"Sampling from {args.run}", head, lines, run.path / "sweep.html", drawn(found))
+    page = Report(f"Sampling from {args.run}", NOTE)
+    page.figure(drawn(found))
+    finish_table(page, head, lines, run.path / "sweep.html", "table")
     return 0
 
 
@@ -107,15 +111,3 @@ def drawn(found: list[tuple[str, float, dict[str, float]]]) -> Any:
         place.set_title(kind, loc="left")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
-
-
-def finish(title: str, head: Sequence[str], lines: Sequence[Sequence[Any]], path: Path,
-           figure: Any = None) -> None:  # fmt: skip
-    """Write a page with a table, and print it."""
-    page = Report(title, "Definitions: projects/textgen/metrics.py")
-    if figure is not None:
-        page.figure(figure)
-    page.table(lines, head)
-    write_bytes(path, [page.html().encode()])
-    print_table(head, lines)
-    print(f"table: {path}")

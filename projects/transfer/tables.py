@@ -17,7 +17,8 @@ import numpy as np
 from minidl.io import write_bytes
 from minidl.train import Report, StopSignal, report
 from projects import several
-from projects.settings import UsageError, assignments, print_table
+from projects.report import finish_table
+from projects.settings import UsageError, assignments
 from projects.transfer.config import Config
 from projects.transfer.presets import PRESETS, preset
 from projects.transfer.run import main
@@ -100,10 +101,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
     write_bytes(root / "table.json", [in_lines(about).encode()])
     page = Report(chosen.title, f"{len(results)} runs; all at their final epoch")
     page.figure(drawn(about))
-    page.table(lines(results), HEAD)
-    write_bytes(root / "table.html", [page.html().encode()])
-    print_table(HEAD, lines(results))
-    print(f"table: {root / 'table.html'}")
+    finish_table(page, HEAD, lines(results), root / "table.html", "table")
     return 0
 
 
