@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import minidl as ml
 import minidl.functional as F
@@ -46,49 +47,25 @@ class Contrastive(nn.Module):
 def build(cfg: Config, shape: Sequence[int], classes: int) -> nn.Module:
     """The network of `cfg` for images of shape (C, H, W)."""
     channels, size, _ = shape
-    if cfg.model == "resnet":
-        network = models.cifar_resnet(
-            cfg.depth,
-            classes,
-            in_channels=channels,
-            width=cfg.width,
-            stem=resnet_stem(cfg),
-            squeeze_excite=cfg.se,
-        )
-        return Contrastive(network, classes) if cfg.loss == "supcon" else network
-    if cfg.loss == "supcon":
+    if cfg.loss == "supcon" and cfg.model != "resnet":
         raise UsageError(f"loss=supcon is offered for model=resnet; got model={cfg.model}")
-    if cfg.model == "resnet18":
-        return models.resnet18(
-            classes,
-            in_channels=channels,
-            width=cfg.width,
-            stem=resnet_stem(cfg),
-            squeeze_excite=cfg.se,
-        )
+    if cfg.model in ("resnet", "resnet18"):
+        how: Any = {"in_channels": channels, "width": cfg.width, "squeeze_excite": cfg.se}
+        how["stem"] = resnet_stem(cfg)
+        if cfg.model == "resnet18":
+            return models.resnet18(classes, **how)
+        network = models.cifar_resnet(cfg.depth, classes, **how)
+        return Contrastive(network, classes) if cfg.loss == "supcon" else network
+    how = {"in_channels": channels, "kernel_size": cfg.kernel, "patch_size": cfg.patch}
     if cfg.model == "convnext":
-        return ConvNeXt(
-            classes,
-            dims=(cfg.width, 2 * cfg.width, 4 * cfg.width),
-            kernel_size=cfg.kernel,
-            patch_size=cfg.patch,
-            in_channels=channels,
-        )
+        return ConvNeXt(classes, dims=(cfg.width, 2 * cfg.width, 4 * cfg.width), **how)
     if cfg.model == "convmixer":
-        return models.ConvMixer(
-            classes,
-            dim=cfg.width,
-            depth=cfg.depth,
-            kernel_size=cfg.kernel,
-            patch_size=cfg.patch,
-            in_channels=channels,
-        )
+        return models.ConvMixer(classes, dim=cfg.width, depth=cfg.depth, **how)
     if cfg.model == "speedrun":
         widths = (cfg.width, 4 * cfg.width, 4 * cfg.width)
         return SpeedrunNet(classes, widths=widths, in_channels=channels)
     return models.vgg3(
         classes,
-        in_channels=channels,
         image_size=size,
         width=cfg.width,
         blocks=cfg.blocks,
@@ -101,8 +78,7 @@ def build(cfg: Config, shape: Sequence[int], classes: int) -> nn.Module:
         skip=cfg.skip,
         squeeze_excite=cfg.se,
         depthwise=cfg.depthwise,
-        kernel_size=cfg.kernel,
-        patch_size=cfg.patch,
+        **how,
     )
 
 
