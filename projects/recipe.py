@@ -1,10 +1,11 @@
-"""What the projects' recipes share: parameter groups, optimizers, what befalls training images.
+"""What the projects' recipes share: parameter groups, optimizers, rates, augmentation.
 
 Settings are those of any project that has the fields.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,6 +32,17 @@ def optimizer_of(settings: Any, groups: list[dict[str, Any]]) -> optim.Optimizer
         momentum, nesterov = settings.momentum, settings.nesterov and settings.momentum > 0
         return optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=nesterov)
     return {"adam": optim.Adam, "adamw": optim.AdamW}[settings.optimizer](groups, lr=settings.lr)
+
+
+def falling(schedule: str, done: float) -> float:
+    """The share of a learning rate that is left when a share of the run is done."""
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if schedule in ("linear", "onecycle"):  # as good as the cosine, and simpler
+        return 1.0 - done
+    if schedule == "step":  # He et al.: a tenth after a half and after three quarters
+        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+    return 1.0
 
 
 def last_steps(settings: Any, normalise: transforms.Normalize) -> list[transforms.Transform]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import minidl as ml
@@ -10,7 +9,7 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.optim import lr_scheduler as schedules
 from projects.convnet.config import Config
-from projects.recipe import groups_of, optimizer_of
+from projects.recipe import falling, groups_of, optimizer_of
 
 
 def objective(cfg: Config) -> Callable[[ml.Tensor, ml.Tensor], ml.Tensor]:
@@ -65,15 +64,9 @@ def share(cfg: Config, epoch: float) -> float:
     if at < warm:
         return max(at / warm, 0.04 if cfg.schedule == "onecycle" else 1e-3)
     done = min((at - warm) / (length - warm), 1.0)
-    if cfg.schedule == "onecycle":  # linear to zero: as good as the cosine, and simpler
-        return 1.0 - done
-    if cfg.schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
-    if cfg.schedule == "step":  # He et al.: a tenth after a half and after three quarters
-        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
     if cfg.schedule == "restarts":  # SGDR: periods of 1, 2, 4 and 8 fifteenths of the run
         period, left = 1 / 15, done
         while left >= period and period < 8 / 15:
             left, period = left - period, 2 * period
-        return 0.5 * (1.0 + math.cos(math.pi * min(left / period, 1.0)))
-    return 1.0
+        return falling("cosine", min(left / period, 1.0))
+    return falling(cfg.schedule, done)

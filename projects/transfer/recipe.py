@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.optim import lr_scheduler as schedules
+from projects.recipe import falling
 from projects.transfer.config import Config, Schedule
 from projects.transfer.methods.distil import distillation_loss
 from projects.transfer.methods.semi import fixmatch_loss, pseudo_label_loss, ramp
@@ -83,11 +83,4 @@ def share(cfg: Config, epoch: float, kind: Schedule) -> float:
     warm = min(cfg.warmup, cfg.epochs / 2)
     if epoch < warm:
         return max(epoch / warm, 1e-3)
-    done = min((epoch - warm) / (cfg.epochs - warm), 1.0)
-    if kind == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
-    if kind == "linear":
-        return 1.0 - done
-    if kind == "step":  # a tenth after a half and after three quarters
-        return 0.1 ** ((done >= 0.5) + (done >= 0.75))
-    return 1.0
+    return falling(kind, min((epoch - warm) / (cfg.epochs - warm), 1.0))
