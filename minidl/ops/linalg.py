@@ -1,4 +1,4 @@
-"""Matrix products and what is built from them: matmul, linear, einsum, outer, cdist."""
+"""Matrix products and what is built from them: matmul, linear, einsum, outer."""
 
 import math
 from typing import Any
