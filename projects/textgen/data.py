@@ -182,8 +182,8 @@ class Batches:
         raise NotImplementedError
 
     def origin(self, number: int) -> tuple[int, bool]:
-        """The source of a batch, and whether it is fresh."""
-        raise NotImplementedError
+        """The source of a batch, and whether it is fresh: unless told, of one, and always."""
+        return 0, True
 
     def __len__(self) -> int:
         return self.every
@@ -255,9 +255,6 @@ class Crops(Batches):
         starts = (words[:, 0] << np.uint64(32) | words[:, 1]) % (len(self.tokens) - self.steps)
         at = starts.astype(np.int64)[:, None] + self.places
         return self.tokens[at], self.tokens[at + 1]
-
-    def origin(self, number: int) -> tuple[int, bool]:
-        return 0, True
 
 
 class Turns(Batches):

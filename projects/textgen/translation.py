@@ -213,9 +213,6 @@ class Buckets(data.Batches):
         rows = self._order[1][k]
         return padded([self.x[i] for i in rows]), padded([self.y[i] for i in rows])
 
-    def origin(self, number: int) -> tuple[int, bool]:
-        return 0, True
-
     def _shuffled(self, turn: int) -> list[np.ndarray]:
         """The pairs' numbers of each batch of a pass."""
         words = self.generator.keyed_bits(np.arange(len(self.x)), 2, turn)
