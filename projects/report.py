@@ -9,7 +9,7 @@ from typing import Any
 
 from minidl.io import write_bytes
 from minidl.train import Report, RunDir
-from projects.settings import print_table, settings_of
+from projects.settings import settings_of
 
 
 def begun(run: RunDir, result: dict[str, Any], tiles: dict[str, str]) -> Report:
@@ -32,8 +32,17 @@ def finish(page: Report, run: RunDir, kind: type) -> None:
 
 def finish_table(page: Report, head: Sequence[str], rows: Sequence[Sequence[Any]],
                  path: str | os.PathLike[str], what: str) -> None:  # fmt: skip
-    """Write a page that ends with a table; print the table, and where what else it shows is."""
+    """Write a page that ends with a table; print the table, and where `what` (curves, say) is."""
     page.table(rows, head)
     write_bytes(path, [page.html().encode()])
     print_table(head, rows)
     print(f"{what}: {path}")
+
+
+def print_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of cells under a line of headings, each column as wide as its widest cell."""
+    lines = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())

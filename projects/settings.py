@@ -259,15 +259,6 @@ def label_of(name: str) -> str:
     return (" " * name.startswith("_") + readable(name)).replace("$", r"\$")
 
 
-def print_table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of cells under a line of headings, each column as wide as its widest cell."""
-    lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
-
-
 def clock(seconds: float) -> str:
     """Seconds as people say them."""
     minutes, rest = divmod(round(seconds), 60)
