@@ -8,7 +8,7 @@ from test_transforms import batch
 import minidl as ml
 from minidl.data import DataLoader, ImageFolder, make_grid, save_image
 from minidl.data import transforms as T
-from minidl.errors import CheckpointError, DataError, ShapeError
+from minidl.errors import CheckpointError, DataError, DTypeError, ShapeError
 
 X = np.zeros((3, 2, 2))
 
@@ -133,7 +133,18 @@ def test_grids_are_saved(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+def test_bytes_are_saved_as_they_are(tmp_path):
+    """They were taken for floats beyond white, and came out black."""
+    x = batch(1, 4, 5)
+    save_image(ml.tensor(x), tmp_path / "a.png")
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "a.png")), x[0].transpose(1, 2, 0)
+    )
+
+
 @pytest.mark.parametrize(("call", "error", "words"), [
+    (lambda p: make_grid(X, nrow=0), DataError, "needs nrow > 0"),
+    (lambda p: T.ToPILImage()(np.zeros((3, 3), int)), DTypeError, "must be uint8 or floats"),
     (lambda p: save_image(X, p / "a.what"), DataError, "format must be one"),
     (lambda p: save_image(X, p / "no" / "a.png"), CheckpointError, "cannot write"),
     (lambda p: make_grid(np.zeros((2, 5, 2, 2))), DataError, "1 or 3 channels"),

@@ -76,6 +76,7 @@ def make_grid(tensor: Any, nrow: int = 8, padding: int = 2, normalize: bool = Fa
     x = x.reshape((1,) * (4 - x.ndim) + x.shape)
     rule = "needs pictures (N, C, H, W) of 1 or 3 channels"
     check(x.ndim == 4 and len(x) > 0 and x.shape[1] in (1, 3), "make_grid", rule, pictures=x)
+    check(nrow > 0 and padding >= 0, "make_grid", "needs nrow > 0, padding >= 0", nrow=nrow)
     if normalize:
         axes = (1, 2, 3) if scale_each else None
         low, high = value_range or (x.min(axes, keepdims=True), x.max(axes, keepdims=True))
@@ -94,13 +95,14 @@ def make_grid(tensor: Any, nrow: int = 8, padding: int = 2, normalize: bool = Fa
 
 def save_image(tensor: Any, fp: str | os.PathLike[str], format: str | None = None,
                **grid: Any) -> None:  # fmt: skip
-    """Write pictures of floats from 0 to 1 as one file, all or nothing; `grid` is for make_grid.
+    """Write pictures, of bytes or of floats from 0 to 1, as one file, all or nothing.
 
-    The format is named, or that of the file's ending. Raises CheckpointError.
+    `grid` is for make_grid; the format is named, or that of the file's ending. Raises DataError,
+    CheckpointError.
     """
     file, kind = io.BytesIO(), format or Path(fp).suffix.removeprefix(".")
     known = {"jpg": "jpeg", "tif": "tiff"}
-    x = make_grid(tensor, **grid).numpy().clip(0, 1)
+    x = make_grid(tensor, **grid)
     rule = "the format must be one that Pillow writes"
     try:
         ToPILImage()(x).save(file, known.get(kind.lower(), kind))

@@ -102,26 +102,27 @@ class ModuleList(Numbered):
         return lines
 
 
-class ModuleDict(Module, MutableMapping[str, Module]):
+class ModuleDict(Module, MutableMapping[str, Any]):
     """Modules by name, with a dict's methods."""
 
     __hash__, __eq__ = object.__hash__, object.__eq__
+    _kind = "_modules"  # where they are
 
-    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+    def __init__(self, modules: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.update(modules or {})
 
-    def __getitem__(self, name: str) -> Module:
-        return self._modules[name]
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, self._kind)[name]
 
-    def __setitem__(self, name: str, module: Module) -> None:
-        self._register("_modules", name, module, Module)
+    def __setitem__(self, name: str, item: Any) -> None:
+        self._register("_modules", name, item, Module)
 
     def __delitem__(self, name: str) -> None:
-        del self._modules[name]
+        del getattr(self, self._kind)[name]
 
     def __len__(self) -> int:
-        return len(self._modules)
+        return len(getattr(self, self._kind))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
+        return iter(getattr(self, self._kind))

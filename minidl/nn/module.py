@@ -115,9 +115,10 @@ class Module:
 
     def _add(self, kind: str, name: str, value: Any, wanted: type) -> None:
         """Register under a name that nothing else has."""
-        there = isinstance(name, str) and hasattr(self, name)
-        taken = there and name not in self.__dict__.get(kind, ())
-        require(not taken, type(self).__name__, "the attribute exists", name=name)
+        free = name in vars(self).get(kind, ()) or not (
+            isinstance(name, str) and hasattr(self, name)
+        )
+        require(free, type(self).__name__, "the attribute exists", name=name)
         self._register(kind, name, value, wanted)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:

@@ -1,6 +1,6 @@
 """Wide modules: those of minidl.wide's functions, a whole Transformer, parameters in a list."""
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import inf
 from typing import Any
@@ -13,7 +13,7 @@ from minidl.nn import init
 from minidl.nn.attention import (
     TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 )  # fmt: skip
-from minidl.nn.containers import Numbered
+from minidl.nn.containers import ModuleDict, Numbered
 from minidl.nn.conv import Conv2d
 from minidl.nn.fields import Fields, Layer, Size, Switch
 from minidl.nn.linear import Embedding
@@ -151,30 +151,17 @@ class ParameterList(Numbered):
         return _parameter_lines(self)
 
 
-class ParameterDict(Module, MutableMapping[str, Any]):
+class ParameterDict(ModuleDict):
     """Parameters by name, with a dict's methods; tensors put into it become parameters."""
 
-    __hash__, __eq__ = object.__hash__, object.__eq__
+    _kind = "_parameters"
 
     def __init__(self, parameters: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.update(parameters or {})
-
-    def __getitem__(self, name: str) -> Any:
-        return self._parameters[name]
+        super().__init__(parameters)
 
     def __setitem__(self, name: str, item: Any) -> None:
         item = item if isinstance(item, Parameter) else Parameter(item)
         self._register("_parameters", name, item, Parameter)
-
-    def __delitem__(self, name: str) -> None:
-        del self._parameters[name]
-
-    def __len__(self) -> int:
-        return len(self._parameters)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parameters)
 
     def _child_lines(self) -> list[str]:
         return _parameter_lines(self)

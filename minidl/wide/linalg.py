@@ -147,8 +147,12 @@ def matrix_power(A: Any, n: int) -> Any:
     """A (…, N, N) times itself, n factors, or of its inverse for n < 0."""
     _check("matrix_power", A)
     A, n = (inv(A), -n) if n < 0 else (A, n)
-    y = pw.add(pw.mul(A, 0.0), backend.of(raw(A)).constant(np.eye(A.shape[-1], dtype=A.dtype)))
-    for bit in f"{n:b}":
+    if n == 0:
+        size, be = A.shape[-1], backend.of(raw(A))
+        one, everywhere = np.eye(size, dtype=A.dtype), np.ones((size, size), np.bool_)
+        return pw.where(be.constant(everywhere), be.constant(one), A)
+    y = A
+    for bit in f"{n:b}"[1:]:
         y = matmul(y, y)
         y = matmul(y, A) if bit == "1" else y
     return y

@@ -11,12 +11,13 @@ from minidl.data.transforms.fused import Fused
 from minidl.errors import DeviceError, require
 
 
-def pad(x: np.ndarray, up: int, side: int, fill: float = 0, mode: Any = "constant") -> np.ndarray:
-    """(N, H, W, C) with `up` rows above and below and `side` columns left and right."""
-    if not up and not side:
+def pad(x: np.ndarray, up: Any, side: Any, fill: float = 0, mode: Any = "constant") -> np.ndarray:
+    """(N, H, W, C) with `up` rows above and below and `side` columns left and right, or pairs."""
+    widths = (0, 0), pair(up, "pad"), pair(side, "pad"), (0, 0)
+    if not np.any(widths):
         return x
     options = {"constant_values": fill} if mode == "constant" else {}
-    return np.pad(x, ((0, 0), (up, up), (side, side), (0, 0)), mode, **options)
+    return np.pad(x, widths, mode, **options)
 
 
 class RandomCrop(Transform):

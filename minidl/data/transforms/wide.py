@@ -10,8 +10,8 @@ from minidl.autograd import wrap
 from minidl.data.dataset import raw
 from minidl.data.transforms.base import Compose, Draws, Transform, pair, to_dtype
 from minidl.data.transforms.colour import luminance
-from minidl.data.transforms.geometry import RandomAffine, resize
-from minidl.errors import require
+from minidl.data.transforms.geometry import RandomAffine, pad, resize
+from minidl.errors import DTypeError, require
 
 _TRIES = 10  # areas that are drawn before the middle of the picture is taken
 
@@ -126,9 +126,7 @@ class Pad(Transform):
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         left, top, right, bottom = self.padding
-        mode: Any = self.padding_mode
-        options = {"constant_values": self.fill} if mode == "constant" else {}
-        return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), mode, **options)
+        return pad(x, (top, bottom), (left, right), self.fill, self.padding_mode)
 
 
 class Lambda(Transform):
@@ -151,6 +149,8 @@ class ToPILImage:
         x = np.asarray(pic)
         fits = x.ndim == 2 or (x.ndim == 3 and len(x) in (1, 3, 4))
         require(fits, "ToPILImage", "the picture must be (H, W) or (1, 3 or 4, H, W)", picture=x)
+        fits, rule = x.dtype == np.uint8 or x.dtype.kind == "f", "pixels must be uint8 or floats"
+        require(fits, "ToPILImage", rule, error=DTypeError, picture=x)
         x = x if x.dtype == np.uint8 else to_dtype(x * 255.0, np.dtype(np.uint8))
         if x.ndim == 3:
             x = x[0] if len(x) == 1 else x.transpose(1, 2, 0)
