@@ -115,9 +115,7 @@ class Module:
 
     def _add(self, kind: str, name: str, value: Any, wanted: type) -> None:
         """Register under a name that nothing else has."""
-        free = name in vars(self).get(kind, ()) or not (
-            isinstance(name, str) and hasattr(self, name)
-        )
+        free = name in vars(self).get(kind, ()) or not hasattr(self, str(name))
         require(free, type(self).__name__, "the attribute exists", name=name)
         self._register(kind, name, value, wanted)
 
