@@ -44,6 +44,7 @@ bool, Size = bool_, tuple
 float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 autograd.Function = Function  # type: ignore[attr-defined]
+autograd.detect_anomaly = set_detect_anomaly  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
 _MODULES = {"cuda": cuda, "distributions": distributions, "linalg": linalg}
 sys.modules.update({f"{__name__}.{name}": m for name, m in _MODULES.items()})  # for their imports

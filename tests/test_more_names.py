@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 import minidl as ml
 import minidl.functional as F
 from minidl.errors import DeviceError, DTypeError, GraphError, MinidlError, ShapeError
+from minidl.tensor import printing
 
 FLOATS = st.floats(-5, 5, width=32)
 
@@ -182,6 +183,34 @@ def test_switches_of_scripts_are_taken():
     finally:
         ml.set_float32_matmul_precision("highest")
     assert not ml.backends.cuda.matmul.allow_tf32
+
+
+def test_how_tensors_are_shown():
+    x, many = ml.tensor([1 / 3, 1e-7]), ml.arange(2000)
+    before = dict(printing)
+    try:
+        assert repr(x) == "tensor([3.3333e-01, 1.0000e-07])" and "..." in repr(many)
+        ml.set_printoptions(precision=2, sci_mode=False, linewidth=200)
+        assert repr(x) == "tensor([0.33, 0.  ])"
+        ml.set_printoptions(profile="full")
+        assert "..." not in repr(many)
+        ml.set_printoptions(profile="short", edgeitems=1)
+        assert repr(many) == "tensor([   0, ..., 1999])"
+        with pytest.raises(ShapeError, match="profile must be one of"):
+            ml.set_printoptions(profile="long")
+    finally:
+        printing.clear()
+        printing.update(before)
+
+
+def test_names_of_dtypes_and_memory():
+    x = ml.ones(2, 3)
+    assert x.view(6).data_ptr() == x.data_ptr() == x[1:].data_ptr() - 12 != x.clone().data_ptr()
+    assert x.bfloat16().dtype == ml.bfloat16 and x.half().dtype == ml.float16
+    assert ml.nn.Linear(2, 2).half().weight.dtype == ml.float16
+    assert ml.nn.Linear(2, 2).bfloat16().weight.dtype == ml.bfloat16
+    with ml.autograd.detect_anomaly(), pytest.raises(GraphError, match="first NaN"):
+        (x - 2).log()
 
 
 @pytest.mark.skipif(ml.cuda.is_available(), reason="there is a GPU")

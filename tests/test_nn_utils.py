@@ -1,6 +1,8 @@
 """nn.init and nn.utils: distributions, clipping, reparametrised weights, pruning."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -261,6 +263,17 @@ def test_removal_keeps_the_present_parameters(kind, change):
     undo(layer.train())
     assert layer.training and layer.weight.requires_grad
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", REPARAMETRISED)
+def test_reparametrised_modules_are_pickled(kind):
+    """Their hooks once were closures, and a computed weight was refused."""
+    make, undo, _ = REPARAMETRISED[kind]
+    layer, x = make(nn.Linear(4, 3)).eval(), ml.randn(2, 4)
+    for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        np.testing.assert_array_equal(again(x).detach(), layer(x).detach())
+        undo(again)
+        np.testing.assert_allclose(again(x).detach(), layer(x).detach(), rtol=1e-6)
 
 
 def test_parameters_by_name():

@@ -1,14 +1,16 @@
 """Wide modules: those of minidl.wide's functions, a whole Transformer, parameters in a list."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import inf
 from typing import Any
 
 # isort: off
+from minidl import dtypes
 from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require_one_of
+from minidl.methods import Handle
 from minidl.nn import init
 from minidl.nn.attention import (
     TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
@@ -23,6 +25,7 @@ from minidl.nn.parameter import Parameter, new_parameter
 from minidl.nn.thin import Dropout, Dropout2d, Upsample, thin
 from minidl.ops.arguments import ints_of
 from minidl.ops.creation import full
+from minidl.wide.function import Function
 # isort: on
 
 # ---- with parameters -----------------------------------------------------------------------------
@@ -253,3 +256,86 @@ TripletMarginLoss, MarginRankingLoss = (
     _loss(name, inputs=3) for name in ("TripletMarginLoss", "MarginRankingLoss")
 )
 CTCLoss = _loss("CTCLoss", F.ctc_loss, inputs=4)
+
+
+# ---- hooks of backward, and dtypes of a GPU ------------------------------------------------------
+
+
+class _Seen(Function):
+    """Tensors as they are; in backward, what see(gradients) returns is passed on."""
+
+    @staticmethod
+    def forward(ctx: Any, see: Callable, *tensors: Tensor) -> tuple:
+        ctx.see = see
+        ctx.set_materialize_grads(False)
+        return tensors
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple:
+        return None, *ctx.see(grads)
+
+
+def _seen(values: tuple, see: Callable) -> tuple:
+    """The values, with the tensors that require grad seen in backward; others' gradient is None."""
+    places = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.requires]
+
+    def spread(grads: tuple) -> Any:
+        known = dict(zip(places, grads))
+        shown = see(tuple([known.get(i) for i in range(len(values))]))
+        return [shown[i] for i in places]
+
+    made = _Seen.apply(spread, *[values[i] for i in places]) if places else ()
+    known = dict(zip(places, made))
+    return tuple([known.get(i, v) for i, v in enumerate(values)])
+
+
+class _Handles(Handle):
+    """Several handles as one."""
+
+    def __init__(self, *handles: Handle) -> None:
+        self.handles = handles
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def register_full_backward_hook(self: Module, hook: Callable[..., Any]) -> Handle:
+    """Call `hook(module, grad_input, grad_output)` once the inputs' gradients are known.
+
+    Both are tuples, over the positional inputs and over the outputs, with None where nothing
+    arrives; the tuple that the hook returns, if any, replaces grad_input.
+    """
+    calls: dict[str, Any] = {}  # of the call between the two hooks
+
+    def before(module: Module, args: tuple) -> tuple:
+        last: dict[str, tuple] = {}
+        calls["args"], calls["last"] = args, last
+
+        def see(grads: tuple) -> tuple:
+            found = hook(module, grads, last["grads"])
+            found = grads if found is None else found
+            return found if isinstance(found, tuple) else (found,)
+
+        return _seen(args, see)
+
+    def after(module: Module, args: tuple, output: Any) -> Any:
+        given, last = calls.pop("args"), calls.pop("last")
+        alone = not any(isinstance(a, Tensor) and a.requires for a in given)
+
+        def see(grads: tuple) -> tuple:
+            last["grads"] = grads
+            if alone:
+                hook(module, (None,) * len(given), grads)
+            return grads
+
+        several = isinstance(output, tuple)
+        made = _seen(output if several else (output,), see)
+        return made if several else made[0]
+
+    return _Handles(self.register_forward_pre_hook(before), self.register_forward_hook(after))
+
+
+Module.register_full_backward_hook = register_full_backward_hook  # type: ignore[attr-defined]
+Module.half = lambda self: self.to(dtypes.float16)  # type: ignore[attr-defined]
+Module.bfloat16 = lambda self: self.to(dtypes.bfloat16)  # type: ignore[attr-defined]

@@ -9,7 +9,8 @@ from typing import Any
 
 from minidl.errors import DTypeError, require, require_one_of
 from minidl.optim.optimizer import Optimizer
-from minidl.optim.schedule import LRScheduler, SmoothLR, per_group
+from minidl.optim.schedule import CyclingMomentum, LRScheduler, SmoothLR, per_group
+from minidl.optim.wide import CyclicLR as CyclicLR
 
 # ---- a factor of the first rate at each step -----------------------------------------------------
 
@@ -149,79 +150,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return [low + (base - low) * share for base in self.base_lrs]
 
 
-class _Cycle(LRScheduler):
-    """What schedules share that cycle momentum (or the first beta), written into the groups."""
-
-    def _prepare_momentum(self, optimizer: Optimizer, base: Any, top: Any) -> None:
-        name = type(self).__name__
-        fits = "momentum" in optimizer.defaults or "betas" in optimizer.defaults
-        rule = "the optimizer has neither momentum nor betas to cycle"
-        require(fits, name, rule, fix="pass cycle_momentum=False")
-        bases = per_group(name, "base_momentum", optimizer, base)
-        tops = per_group(name, "max_momentum", optimizer, top)
-        for group, low, high in zip(optimizer.param_groups, bases, tops, strict=True):
-            group |= {"base_momentum": low, "max_momentum": high}
-
-    def _set_momentum(self, group: dict[str, Any], momentum: float) -> None:
-        rest = group.get("betas", ())[1:]
-        group |= {"betas": (momentum, *rest)} if rest else {"momentum": momentum}
-
-
-class CyclicLR(_Cycle):
-    """From base_lr up to max_lr and back, again and again, momentum the other way (Smith 2017).
-
-    mode: "triangular"; "triangular2", whose height halves each cycle; "exp_range", whose height
-    falls by gamma each step. Or scale_fn gives the height's factor, of the number of the cycle
-    (from 1) or, with scale_mode "iterations", of the step.
-    """
-
-    _hidden = ("optimizer", "scale_fn")
-
-    def __init__(self, optimizer: Optimizer, base_lr: float | Sequence[float],
-                 max_lr: float | Sequence[float], step_size_up: int = 2000,
-                 step_size_down: int | None = None, mode: str = "triangular", gamma: float = 1.0,
-                 scale_fn: Callable[[float], float] | None = None, scale_mode: str = "cycle",
-                 cycle_momentum: bool = True, base_momentum: float | Sequence[float] = 0.8,
-                 max_momentum: float | Sequence[float] = 0.9,
-                 last_epoch: int = -1) -> None:  # fmt: skip
-        name, down = "CyclicLR", step_size_up if step_size_down is None else step_size_down
-        require_one_of(name, ("triangular", "triangular2", "exp_range"), mode=mode)
-        require_one_of(name, ("cycle", "iterations"), scale_mode=scale_mode)
-        rule = "step_size_up and step_size_down must be positive"
-        require(min(step_size_up, down) > 0, name, rule, step_size_up=step_size_up, down=down)
-        self.total_size, self.step_ratio = step_size_up + down, step_size_up / (step_size_up + down)
-        self.mode, self.gamma, self.scale_fn = mode, gamma, scale_fn
-        own = scale_fn is None
-        self.by_step = mode == "exp_range" if own else scale_mode == "iterations"
-        self.cycle_momentum = cycle_momentum
-        self.max_lrs = per_group(name, "max_lr", optimizer, max_lr)
-        if last_epoch == -1:
-            lows = per_group(name, "base_lr", optimizer, base_lr)
-            for group, low in zip(optimizer.param_groups, lows, strict=True):
-                group["initial_lr"] = low
-            if cycle_momentum:
-                self._prepare_momentum(optimizer, base_momentum, max_momentum)
-        super().__init__(optimizer, last_epoch)
-
-    def get_lr(self) -> list[float]:
-        whole = self.last_epoch / self.total_size
-        cycle = math.floor(whole) + 1
-        x, ratio = whole + 1 - cycle, self.step_ratio
-        share = x / ratio if x <= ratio else (x - 1) / (ratio - 1)
-        share *= self._scale(self.last_epoch if self.by_step else cycle)
-        for group in self.optimizer.param_groups if self.cycle_momentum else ():
-            high, low = group["max_momentum"], group["base_momentum"]
-            self._set_momentum(group, high - (high - low) * share)
-        pairs = zip(self.base_lrs, self.max_lrs, strict=True)
-        return [low + (high - low) * share for low, high in pairs]
-
-    def _scale(self, t: int) -> float:
-        if self.scale_fn is not None:
-            return self.scale_fn(t)
-        return {"triangular": 1.0, "triangular2": 0.5 ** (t - 1)}.get(self.mode, self.gamma**t)
-
-
-class OneCycleLR(_Cycle):
+class OneCycleLR(CyclingMomentum):
     """Up from max_lr / div_factor to max_lr in pct_start of the steps, then down to the first rate
     / final_div_factor, momentum the other way (Smith & Topin 2018); `three_phase` comes down to
     the first rate before. Momentum (or the first beta) is written into the groups.

@@ -102,3 +102,21 @@ def per_group(name: str, option: str, optimizer: Optimizer, value: Any) -> list[
     rule = f"{option} must have one value for each of {count} groups"
     require(len(values) == count, name, rule, value=value)
     return values
+
+
+class CyclingMomentum(LRScheduler):
+    """What schedules share that cycle momentum (or the first beta), written into the groups."""
+
+    def _prepare_momentum(self, optimizer: Optimizer, base: Any, top: Any) -> None:
+        name = type(self).__name__
+        fits = "momentum" in optimizer.defaults or "betas" in optimizer.defaults
+        rule = "the optimizer has neither momentum nor betas to cycle"
+        require(fits, name, rule, fix="pass cycle_momentum=False")
+        bases = per_group(name, "base_momentum", optimizer, base)
+        tops = per_group(name, "max_momentum", optimizer, top)
+        for group, low, high in zip(optimizer.param_groups, bases, tops, strict=True):
+            group |= {"base_momentum": low, "max_momentum": high}
+
+    def _set_momentum(self, group: dict[str, Any], momentum: float) -> None:
+        rest = group.get("betas", ())[1:]
+        group |= {"betas": (momentum, *rest)} if rest else {"momentum": momentum}

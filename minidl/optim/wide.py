@@ -1,7 +1,7 @@
-"""Wide optimizers: by signs, by the norms of layers, orthogonal; wrappers of others."""
+"""Wide optimizers: by signs, by the norms of layers, orthogonal; wrappers; CyclicLR."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minidl import backend
@@ -12,6 +12,7 @@ from minidl.ops import pointwise as pw
 from minidl.optim.ema import blend
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 from minidl.optim.rules import SGD, Betas
+from minidl.optim.schedule import CyclingMomentum, per_group
 
 
 @update(inplace=("p", "m"))
@@ -306,3 +307,60 @@ class Lookahead(_Around):
         slow = {p: self._taken(p, "slow", value) for p, value in pairs}
         super().load_state_dict(state_dict)
         self.count, self.slow = count, slow
+
+
+# ---- schedules ----------------------------------------------------------------------------------
+
+
+class CyclicLR(CyclingMomentum):
+    """From base_lr up to max_lr and back, again and again, momentum the other way (Smith 2017).
+
+    mode: "triangular"; "triangular2", whose height halves each cycle; "exp_range", whose height
+    falls by gamma each step. Or scale_fn gives the height's factor, of the number of the cycle
+    (from 1) or, with scale_mode "iterations", of the step.
+    """
+
+    _hidden = ("optimizer", "scale_fn")
+
+    def __init__(self, optimizer: Optimizer, base_lr: float | Sequence[float],
+                 max_lr: float | Sequence[float], step_size_up: int = 2000,
+                 step_size_down: int | None = None, mode: str = "triangular", gamma: float = 1.0,
+                 scale_fn: Callable[[float], float] | None = None, scale_mode: str = "cycle",
+                 cycle_momentum: bool = True, base_momentum: float | Sequence[float] = 0.8,
+                 max_momentum: float | Sequence[float] = 0.9,
+                 last_epoch: int = -1) -> None:  # fmt: skip
+        name, down = "CyclicLR", step_size_up if step_size_down is None else step_size_down
+        require_one_of(name, ("triangular", "triangular2", "exp_range"), mode=mode)
+        require_one_of(name, ("cycle", "iterations"), scale_mode=scale_mode)
+        rule = "step_size_up and step_size_down must be positive"
+        require(min(step_size_up, down) > 0, name, rule, step_size_up=step_size_up, down=down)
+        self.total_size, self.step_ratio = step_size_up + down, step_size_up / (step_size_up + down)
+        self.mode, self.gamma, self.scale_fn = mode, gamma, scale_fn
+        own = scale_fn is None
+        self.by_step = mode == "exp_range" if own else scale_mode == "iterations"
+        self.cycle_momentum = cycle_momentum
+        self.max_lrs = per_group(name, "max_lr", optimizer, max_lr)
+        if last_epoch == -1:
+            lows = per_group(name, "base_lr", optimizer, base_lr)
+            for group, low in zip(optimizer.param_groups, lows, strict=True):
+                group["initial_lr"] = low
+            if cycle_momentum:
+                self._prepare_momentum(optimizer, base_momentum, max_momentum)
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        whole = self.last_epoch / self.total_size
+        cycle = math.floor(whole) + 1
+        x, ratio = whole + 1 - cycle, self.step_ratio
+        share = x / ratio if x <= ratio else (x - 1) / (ratio - 1)
+        share *= self._scale(self.last_epoch if self.by_step else cycle)
+        for group in self.optimizer.param_groups if self.cycle_momentum else ():
+            high, low = group["max_momentum"], group["base_momentum"]
+            self._set_momentum(group, high - (high - low) * share)
+        pairs = zip(self.base_lrs, self.max_lrs, strict=True)
+        return [low + (high - low) * share for low, high in pairs]
+
+    def _scale(self, t: int) -> float:
+        if self.scale_fn is not None:
+            return self.scale_fn(t)
+        return {"triangular": 1.0, "triangular2": 0.5 ** (t - 1)}.get(self.mode, self.gamma**t)

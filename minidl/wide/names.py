@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from minidl import dtypes
 from minidl.autograd import Tensor
-from minidl.errors import DTypeError, GraphError, require
+from minidl.errors import DTypeError, GraphError, require, require_one_of
 from minidl.ops import creation, image, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
+from minidl.tensor import printing
 from minidl.wide.tensors import meshgrid, tensordot
 
 _PAIRS = """
@@ -288,6 +290,26 @@ def set_default_dtype(d: Any) -> None:
     require(ok, "set_default_dtype", "the default is float32", error=DTypeError, fix=fix, d=d)
 
 
+_PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
+
+
+def set_printoptions(precision: Any = None, threshold: Any = None, edgeitems: Any = None,
+                     linewidth: Any = None, profile: str | None = None,
+                     sci_mode: bool | None = None) -> None:  # fmt: skip
+    """Set how tensors are shown; what is None stays, or is as the profile has it.
+
+    precision: digits behind the point. threshold: of more elements only the first and last
+    `edgeitems` of each axis are shown. linewidth: columns. sci_mode=False: never with exponents.
+    """
+    names = ("precision", "threshold", "edgeitems", "max_line_width", "suppress_small")
+    small = None if sci_mode is None else not sci_mode
+    if profile is not None:
+        require_one_of("set_printoptions", _PROFILES, profile=profile)
+        printing.update(zip(names, _PROFILES[profile]))
+    given = zip(names, (precision, threshold, edgeitems, linewidth, small))
+    printing.update({name: value for name, value in given if value is not None})
+
+
 # ---- PyTorch's old constructors ------------------------------------------------------------------
 
 
@@ -353,7 +375,9 @@ METHODS: dict[str, Any] = {
     f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_, detach_)
 }
 METHODS |= {
+    "bfloat16": lambda self: shape.to_dtype(self, dtypes.bfloat16),
     "pin_memory": lambda self: self,
+    "data_ptr": lambda self: int(getattr(self.array.data, "ptr", 0) or self.array.ctypes.data),
     "is_cuda": property(lambda self: self.device.type == "cuda"),
 }
 METHODS["__init__"] = lambda self, *data: self.hold(FloatTensor(*data).array)

@@ -1,6 +1,7 @@
 """Pruning by masks: name_orig is trained, name_mask kept, and their product used as the weight."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
@@ -41,18 +42,18 @@ def global_unstructured(parameters: Iterable[tuple[Module, str]],
 
 def _use(module: Module, name: str, mask: np.ndarray) -> None:
     """Multiply the weight by the mask, now and before every forward."""
-
-    def function(m: Module) -> Tensor:
-        return getattr(m, name + "_orig") * getattr(m, name + "_mask")
-
     buffer = wrap(mask).to(getattr(module, name).device)
     if hasattr(module, name + "_mask"):
         module.register_buffer(name + "_mask", buffer)
-        setattr(module, name, function(module))
+        setattr(module, name, _masked(name, module))
     else:
         module.register_parameter(name + "_orig", reparametrize.take(module, "prune", name))
         module.register_buffer(name + "_mask", buffer)
-        reparametrize.compute(module, "prune", name, function)
+        reparametrize.compute(module, "prune", name, partial(_masked, name))
+
+
+def _masked(name: str, m: Module) -> Tensor:
+    return getattr(m, name + "_orig") * getattr(m, name + "_mask")
 
 
 def l1_unstructured(module: Module, name: str, amount: float) -> Module:

@@ -1,6 +1,7 @@
 """Weights computed from other tensors before each forward: weight_norm, spectral_norm."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from minidl import functional as F
@@ -22,20 +23,21 @@ def take(module: Module, kind: str, name: str) -> Parameter:
 
 def compute(module: Module, kind: str, name: str, function: Callable[[Module], Tensor]) -> Module:
     """Compute module.name now and before every forward; returns the module."""
-
-    def hook(module: Module, inputs: Any) -> None:
-        setattr(module, name, function(module))
-
-    hook.of = (kind, name)  # type: ignore[attr-defined]
+    hook = partial(_put, kind, name, function)
     module.register_forward_pre_hook(hook)
     hook(module, ())
     return module
 
 
+def _put(kind: str, name: str, function: Callable[[Module], Tensor], module: Module,
+         inputs: Any) -> None:  # fmt: skip
+    setattr(module, name, function(module))
+
+
 def settle(module: Module, kind: str, name: str, extra: tuple[str, ...]) -> Module:
     """Make what the parameters now give a parameter, drop the hook and what it used; the module."""
     hooks = module._forward_pre_hooks
-    mine = [key for key, hook in hooks.items() if getattr(hook, "of", None) == (kind, name)]
+    mine = [key for key, hook in hooks.items() if getattr(hook, "args", ())[:2] == (kind, name)]
     require(bool(mine), kind, f"{type(module).__name__}.{name} is not computed so", name=name)
     with kept_modes(module), no_grad():
         hooks.pop(mine[0])(module.eval(), ())  # a last time, without spectral_norm's iteration
@@ -59,12 +61,12 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
     weight = take(module, "weight_norm", name).detach()
     module.register_parameter(name + "_g", Parameter(_norm_but(weight, dim)))
     module.register_parameter(name + "_v", Parameter(weight))
+    return compute(module, "weight_norm", name, partial(_scaled, name, dim))
 
-    def function(m: Module) -> Tensor:
-        v = getattr(m, name + "_v")
-        return v * (getattr(m, name + "_g") / _norm_but(v, dim))
 
-    return compute(module, "weight_norm", name, function)
+def _scaled(name: str, dim: int | None, m: Module) -> Tensor:
+    v = getattr(m, name + "_v")
+    return v * (getattr(m, name + "_g") / _norm_but(v, dim))
 
 
 def remove_weight_norm(module: Module, name: str = "weight") -> Module:
@@ -80,27 +82,28 @@ def spectral_norm(module: Module, name: str = "weight", n_power_iterations: int 
     0) is the axis of outputs.
     """
     axis = dim if dim is not None else int(getattr(module, "_transposed", False))
-    weight = take(module, "spectral_norm", name)
-
-    def matrix(m: Module) -> Tensor:
-        return getattr(m, name + "_orig").movedim(axis, 0).flatten(1)
-
-    module.register_parameter(name + "_orig", weight)
-    for suffix, size in zip(("_u", "_v"), matrix(module).shape, strict=True):
+    module.register_parameter(name + "_orig", take(module, "spectral_norm", name))
+    for suffix, size in zip(("_u", "_v"), _matrix(name, axis, module).shape, strict=True):
+        weight = getattr(module, name + "_orig")
         start = init.normal_(new_tensor((size,), weight.device, weight.dtype))
         module.register_buffer(name + suffix, F.normalize(start, dim=0, eps=eps))
-
-    def function(m: Module) -> Tensor:
-        w, u, v = matrix(m), getattr(m, name + "_u"), getattr(m, name + "_v")
-        if m.training:
-            with no_grad():
-                for _ in range(n_power_iterations):
-                    v.copy_(F.normalize(w.t() @ u, dim=0, eps=eps))
-                    u.copy_(F.normalize(w @ v, dim=0, eps=eps))
-            u, v = u.clone(), v.clone()  # the graph keeps these; the buffers go on changing
-        return getattr(m, name + "_orig") / (u * (w @ v)).sum()
-
+    function = partial(_divided, name, axis, n_power_iterations, eps)
     return compute(module, "spectral_norm", name, function)
+
+
+def _matrix(name: str, axis: int, m: Module) -> Tensor:
+    return getattr(m, name + "_orig").movedim(axis, 0).flatten(1)
+
+
+def _divided(name: str, axis: int, iterations: int, eps: float, m: Module) -> Tensor:
+    w, u, v = _matrix(name, axis, m), getattr(m, name + "_u"), getattr(m, name + "_v")
+    if m.training:
+        with no_grad():
+            for _ in range(iterations):
+                v.copy_(F.normalize(w.t() @ u, dim=0, eps=eps))
+                u.copy_(F.normalize(w @ v, dim=0, eps=eps))
+        u, v = u.clone(), v.clone()  # the graph keeps these; the buffers go on changing
+    return getattr(m, name + "_orig") / (u * (w @ v)).sum()
 
 
 def remove_spectral_norm(module: Module, name: str = "weight") -> Module:
