@@ -15,10 +15,10 @@ from minidl.tensor import arrays_in
 recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 
-def _taken(inputs: Any, create_graph: bool) -> list[Tensor]:
+def own_leaves(inputs: Any, create_graph: bool) -> list[Tensor]:
     """The inputs as leaves of a graph of their own, or tied to what made them."""
     with enable_grad():
-        taken = [parts["alias"](t) if create_graph else t.detach() for t in _several(inputs)]
+        taken = [parts["alias"](t) if create_graph else t.detach() for t in several(inputs)]
     return [t if t.requires else t.requires_grad_() for t in taken]
 
 
@@ -26,7 +26,7 @@ def _full(t: Tensor, value: float) -> Tensor:
     return wrap(backend.of(t.array).full_like(t.array, value))
 
 
-def _several(y: Any) -> tuple:
+def several(y: Any) -> tuple:
     return tuple(y) if isinstance(y, (tuple, list)) else (y,)
 
 
@@ -46,27 +46,27 @@ def _pulled(ys: tuple, taken: list[Tensor], v: Any, create_graph: bool) -> Any:
 
 def vjp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
     """(func(*inputs), gradient of its product with v), as torch.autograd.functional.vjp."""
-    taken = _taken(inputs, create_graph)
+    taken = own_leaves(inputs, create_graph)
     with enable_grad():
         y = func(*taken)
-        grads = _pulled(_several(y), taken, v, create_graph)
+        grads = _pulled(several(y), taken, v, create_graph)
     filled = tuple(_full(t, 0) if g is None else g for g, t in zip(grads, taken))
-    return _like(y, _several(y), create_graph), _like(inputs, filled, True)
+    return _like(y, several(y), create_graph), _like(inputs, filled, True)
 
 
 def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) -> tuple:
     """(func(*inputs), its derivative along v), by differentiating the vjp in its cotangent."""
-    taken = _taken(inputs, create_graph)
+    taken = own_leaves(inputs, create_graph)
     along = [v] * len(taken) if v is None or isinstance(inputs, Tensor) else list(v)
     with enable_grad():
         y = func(*taken)
-        duals = [_full(t, 0).requires_grad_() for t in _several(y)]
-        pulled = _pulled(_several(y), taken, duals, True)
+        duals = [_full(t, 0).requires_grad_() for t in several(y)]
+        pulled = _pulled(several(y), taken, duals, True)
         used = [(g, d) for g, d in zip(pulled, along, strict=True) if g is not None and g.requires]
         ones = [_full(g, 1) if d is None else d for g, d in used]
         found = grad([g for g, _ in used], duals, ones, None, create_graph, allow_unused=True)
     pushed = tuple(d.detach() if g is None else g for g, d in zip(found, duals))
-    return _like(y, _several(y), create_graph), _like(y, pushed, True)
+    return _like(y, several(y), create_graph), _like(y, pushed, True)
 
 
 def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,7 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
     rule = "the function runs twice, so it must not change its arguments in place"
     require(versions == [t.version for t in tensors], "checkpoint", rule, error=GraphError)
     reached = [t for t in touched.values() if all(t is not a for a in tensors)]
-    items = _several(y)
+    items = several(y)
     outputs = [t.array for t in items if isinstance(t, Tensor)]
     rule = "the function must give tensors, alone or in one tuple or list"
     require(len(outputs) == len(arrays_in(y)), "checkpoint", rule, error=GraphError)
@@ -104,7 +104,7 @@ def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
                 y = function(*again, **kwargs)
         finally:
             random.set_state(before)
-        given = [t for t in _several(y) if isinstance(t, Tensor)]
+        given = [t for t in several(y) if isinstance(t, Tensor)]
         return [fresh[id(t)] for t in tensors] + reached, given
 
     made = iter(_segment(*tensors, *reached, rerun=rerun, outputs=outputs))
