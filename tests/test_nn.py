@@ -407,3 +407,14 @@ def test_a_forward_of_ones_own_is_called_before_a_relu(norm, act, expected):
     assert nn.Sequential(norm, act)(ml.randn(2, 3, 4, 4)).mean().item() == expected
     if isinstance(norm, _Sevens):
         assert relu_of(norm, ml.randn(2, 3, 4, 4)).mean().item() == expected
+
+
+def test_a_table_of_given_rows():
+    rows = ml.randn(5, 3)
+    layer = nn.Embedding.from_pretrained(rows, padding_idx=-1)
+    assert layer.weight.data_ptr() == rows.data_ptr() and not layer.weight.requires_grad
+    bag = nn.EmbeddingBag.from_pretrained(rows, freeze=False, mode="sum")
+    assert bag.weight.requires_grad and layer.padding_idx == 4
+    np.testing.assert_array_equal(bag(ml.tensor([[1, 4]])).detach()[0], rows[1] + rows[4])
+    with pytest.raises(ShapeError, match="Embedding: embeddings must have 2 axes"):
+        nn.Embedding.from_pretrained(rows[0])

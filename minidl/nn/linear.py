@@ -1,13 +1,13 @@
 """Linear, PReLU, and a table of vectors: Embedding."""
 
-from typing import Any
+from typing import Any, Self
 
 from minidl import functional as F
 from minidl.autograd import Tensor
 from minidl.errors import require
 from minidl.nn import init
 from minidl.nn.fields import Layer, Switch
-from minidl.nn.parameter import new_parameter
+from minidl.nn.parameter import Parameter, new_parameter
 
 
 class Linear(Layer, show="in_features={in_features}, out_features={out_features}, bias={bias}"):
@@ -33,12 +33,15 @@ class Linear(Layer, show="in_features={in_features}, out_features={out_features}
 class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):
     """Rows of a table by index, drawn from N(0, 1).
 
-    The row padding_idx starts at zero and gets no gradient.
+    The row padding_idx starts at zero and gets no gradient. sparse is taken for the sake of
+    PyTorch's scripts: the gradient is a whole table all the same.
     """
 
+    _keyword_only = ("sparse",)
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None = None
+    sparse: bool = False
 
     def _build(self, *where: Any) -> None:
         n, i = self.num_embeddings, self.padding_idx
@@ -47,6 +50,15 @@ class Embedding(Layer, show="{num_embeddings}, {embedding_dim}…"):
         self.padding_idx = None if i is None else i % n
         self.weight = new_parameter((n, self.embedding_dim), *where)
         self.reset_parameters()
+
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options: Any) -> Self:
+        """A layer of the rows embeddings (V, D), which are not copied; freeze: nor trained."""
+        rule = "embeddings must have 2 axes (V, D)"
+        require(embeddings.ndim == 2, cls.__name__, rule, embeddings=embeddings)
+        made = cls(*embeddings.shape, **options)
+        made.weight = Parameter(embeddings, not freeze)
+        return made
 
     def reset_parameters(self) -> None:
         init.normal_(self.weight)

@@ -38,7 +38,7 @@ MultiLabelSoftMarginLoss(reduction="sum") | PoissonNLLLoss() | CTCLoss() | Tripl
 PixelUnshuffle(2) | AdaptiveMaxPool2d(3) | GaussianNLLLoss() | Softmax2d()
 UpsamplingNearest2d(scale_factor=2) | UpsamplingBilinear2d((3, 4))
 Dropout2d(0.3) | Flatten() | Flatten(0) | Unflatten(1, (2, 3)) | Identity()
-Embedding(10, 3) | Embedding(10, 3, padding_idx=0) | Linear(3, 4)
+Embedding(10, 3) | Embedding(10, 3, padding_idx=0) | Embedding(10, 3, sparse=True) | Linear(3, 4)
 Linear(3, 4, bias=False) | LazyLinear(4)
 Conv1d(2, 4, 3) | Conv2d(3, 8, 3, padding=1)
 Conv2d(4, 8, (3, 5), stride=2, dilation=2, groups=2, bias=False)
