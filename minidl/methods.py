@@ -72,7 +72,7 @@ TABLE = _functions({
         clamp_min clamp_max addcdiv where round logical_xor isin diff select take index_fill flipud
         fliplr rot90 cross kron dist frac deg2rad rad2deg tensor_split inner""",
     statistics: """
-        nansum nanmean kthvalue quantile trapezoid cov corrcoef aminmax histc""",
+        nansum nanmean kthvalue mode quantile trapezoid cov corrcoef aminmax histc""",
     matrices: "cholesky det logdet matrix_power qr slogdet",
     creation: "bernoulli multinomial",
 })  # fmt: skip

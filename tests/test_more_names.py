@@ -203,6 +203,21 @@ def test_how_tensors_are_shown():
         printing.update(before)
 
 
+def test_a_tensor_that_others_show_changes_its_shape():
+    """The memory stays; views made before refuse to be recorded, leaves keep their shape."""
+    w = ml.ones(2, 3, requires_grad=True)
+    y, place = w * 1, ml.zeros(2)
+    row = y[0]
+    assert y.unsqueeze_(1).shape == (2, 1, 3) and row.data_ptr() == y.data_ptr()
+    with pytest.raises(GraphError, match="take the view again"):
+        row * 2
+    (y[:, 0, 1] * 2).sum().backward()
+    assert w.grad.tolist() == [[0, 2, 0]] * 2
+    assert place.unsqueeze_(0).shape == (1, 2) and place.squeeze_().shape == (2,)
+    with pytest.raises(GraphError, match="squeeze_: a leaf that requires grad keeps its shape"):
+        w.squeeze_()
+
+
 def test_names_of_dtypes_and_memory():
     x = ml.ones(2, 3)
     assert x.view(6).data_ptr() == x.data_ptr() == x[1:].data_ptr() - 12 != x.clone().data_ptr()

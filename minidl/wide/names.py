@@ -3,7 +3,7 @@
 import builtins
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from minidl.autograd import Tensor
 from minidl.errors import DTypeError, GraphError, require, require_one_of
 from minidl.ops import creation, image, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
-from minidl.tensor import printing
+from minidl.tensor import printing, wrap
 from minidl.wide.tensors import meshgrid, tensordot
 
 _PAIRS = """
@@ -371,8 +371,31 @@ def detach_(self: Tensor) -> Tensor:
     return self
 
 
+def _seen_anew(function: Callable) -> Callable:
+    """The method that makes a tensor what a function sees of it, with the same memory."""
+
+    def in_place(self: Tensor, *args: Any) -> Tensor:
+        rule = "a leaf that requires grad keeps its shape"
+        require(not (self.requires and self.is_leaf), f"{name}_", rule, error=GraphError, x=self)
+        before = wrap(self.array, self.requires, self.node, self.index)
+        before.cell, before.parent, before.seen = self.shared(), self.parent, self.seen
+        made = function(before, *args)
+        self.array, self.node, self.parent = made.array, made.node, made.parent
+        self.index, self.shared().rebased = made.index, self.shared().rebased + 1
+        self.seen = self.shared().rebased  # views of it, made earlier, are stale
+        return self
+
+    name = function.__name__
+    in_place.__doc__ = f"{name}, of the tensor itself."
+    return in_place
+
+
 METHODS: dict[str, Any] = {
     f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_, detach_)
+}
+METHODS |= {
+    f"{f.__name__}_": _seen_anew(f)
+    for f in (shape.squeeze, shape.unsqueeze, shape.transpose, shape.t)
 }
 METHODS |= {
     "bfloat16": lambda self: shape.to_dtype(self, dtypes.bfloat16),

@@ -29,6 +29,19 @@ def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     return Values(*(y if keepdim or not x.ndim else y.squeeze(dim) for y in found))
 
 
+def mode(x: Any, dim: int = -1, keepdim: bool = False) -> Any:
+    """The most frequent value along dim (of several the least), and the index of its last place."""
+    i = axis_of(dim, x.ndim, "mode")
+    if not x.ndim:
+        return Values(x, x.argmax())
+    values, order = (y.movedim(i, -1) for y in x.sort(i))
+    count = (values.unsqueeze(-1) == values.unsqueeze(-2)).sum(-1)
+    last = count.argmax(-1, keepdim=True)
+    last = last + count.gather(-1, last) - 1  # the end of the run
+    found = [y.gather(-1, last).movedim(-1, i) for y in (values, order)]
+    return Values(*(y if keepdim else y.squeeze(i) for y in found))
+
+
 def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
              interpolation: str = "linear") -> Any:  # fmt: skip
     """The q-quantiles (of one q, or of a vector: these come first).

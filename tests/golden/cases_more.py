@@ -54,6 +54,9 @@ IN_PLACE = [
     ],
     case("z = ml.zeros(3, 4)\nz.scatter_(1, k.unsqueeze(1), 1)\nz", k=i(4, 3)),
     case("x.logical_not_(), x", x=mask(5)),
+    case("z = x * 1\nr = z.unsqueeze_(0)\nz.squeeze_().t_()\nz * 1, r is z, z.transpose_(0, 1)",
+         x=f(3, 4)),
+    case("z = x * 1\nv = z[1]\nv.unsqueeze_(0).mul_(y)\nz, v", x=f(3, 4), y=f(4)),
 ]  # fmt: skip
 
 FUNCTIONS = [
@@ -90,6 +93,8 @@ FUNCTIONS = [
          x=f(3, 4), k=lit([3, 4], "int64")),
     case("ml.repeat_interleave(x, k, 0, output_size=7)", x=f(2, 3), k=lit([3, 4], "int64")),
     case("tuple(ml.kthvalue(x, 2)), tuple(x.kthvalue(1, 0, keepdim=True))", x=f(3, 4)),
+    case("tuple(ml.mode(x)), tuple(x.mode(0, True)), ml.mode(x, 1).values", x=i(4, 5, 7)),
+    case("tuple(x.mode()), tuple(x.mode(0))", x=lit([[1.0, 2, 2, 1], [3, 3, 0, 0], [1, 0, 2, 4]])),
     case("ml.quantile(x, 0.3), ml.quantile(x, q), x.quantile(0.5, 1), x.quantile(q, 0)",
          x=f(4, 5), q=lit([0.0, 0.25, 1.0])),
     case("ml.quantile(x, q, -1, True), ml.quantile(x, 0.4, keepdim=True)", x=f(2, 3, 4),

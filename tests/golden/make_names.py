@@ -42,7 +42,8 @@ bitwise_or bitwise_xor bitwise_not FloatTensor DoubleTensor HalfTensor LongTenso
 ByteTensor BoolTensor
 exp2 log10 asinh acosh atanh arcsinh arccosh arctanh frac deg2rad rad2deg trapezoid cov corrcoef
 aminmax histc atleast_1d atleast_2d atleast_3d block_diag tensor_split inner get_default_dtype
-set_default_dtype inverse pinverse det logdet slogdet matrix_power cholesky qr compile
+set_default_dtype inverse pinverse det logdet slogdet matrix_power cholesky qr compile mode
+set_printoptions
 """
 TENSOR = """
 shape dtype device ndim grad requires_grad is_leaf T mT backward numpy item tolist detach clone
@@ -56,7 +57,7 @@ __xor__ __invert__ __iadd__ __isub__ __imul__ __itruediv__ __mod__ __floordiv__
 TENSOR_WIDE = """
 type scatter_ scatter_add_ index_add_ index_fill_ index_put_ masked_fill_ bernoulli_ random_
 exponential_ tril_ triu_ lerp_ addcmul_ addcdiv_ clamp_min_ clamp_max_ detach_ pin_memory is_cuda
-short char byte
+short char byte bfloat16 data_ptr squeeze_ unsqueeze_ transpose_ t_
 """
 F = """
 linear conv1d conv2d conv_transpose2d embedding batch_norm layer_norm group_norm instance_norm

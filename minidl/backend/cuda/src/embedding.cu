@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(256)
 
 // table[index[i]] += g[i], in an order of chance, where deterministic algorithms are not asked for;
 // indices out of range and `skip` add nothing. A block: one row of g, thread t its elements t, t +
-// 256 and so on. The table holds sums: float
-// for half types. Bytes: g once, the table's rows once a row of g. grid (indices).
+// 256 and so on. The table holds sums: float for half types. Bytes: g once, the table's rows once a
+// row of g. grid (indices).
 template <typename T>
 __global__ void __launch_bounds__(256)
     add_rows(const T* __restrict__ g, const long long* __restrict__ index,
