@@ -65,6 +65,20 @@ def test_softmax_of_infinities():
     assert y[0, 1] == -np.inf and np.isnan(y[1:4]).all()
 
 
+@pytest.mark.parametrize("n", [1, 2, 15, 64, 65, 131])
+@pytest.mark.parametrize("dtype", "fd")
+def test_the_largest_score_and_a_nan_are_found_wherever_they_are(n, dtype):
+    """One far above all others takes all; one that is NaN makes its row NaN, as in PyTorch."""
+    x = np.where(np.eye(n), 900, -900).astype(dtype)
+    label = ml.arange(n)
+    np.testing.assert_array_equal(F.softmax(tensor(x, False), 1), np.eye(n))
+    assert F.cross_entropy(tensor(x, False), label, reduction="sum").item() == 0
+    np.fill_diagonal(x, np.nan)
+    for f in (F.softmax, F.log_softmax):
+        assert np.isnan(f(tensor(x, False), 1)).all()
+    assert np.isnan(F.cross_entropy(tensor(x, False), label.flip(0), reduction="none")).all()
+
+
 def naive_cross_entropy(x, label, weight, ignore, smoothing, reduction):
     c = x.shape[1]
     w = np.ones(c) if weight is None else weight.astype(np.float64)

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from minidl.backend.cpu import blas
+from minidl.backend.cpu import blas, maths
 
 _IR = {"f4": "float", "f8": "double", "int": "i64"}
 _IR |= {f"{k}{n}": f"i{8 * n}" for k in "iu" for n in (1, 4, 8)}
@@ -112,7 +112,8 @@ def meaning(name: str, real: str) -> Any:
         return _at if name == "at" else _move
     word: Any = types.int64
     number, pointer = numba_type("R", real), numba_type("R*", real)
-    symbol, kind = f"ml_{name}_f{8 * int(real[1])}", number(number)
+    symbol = f"ml_{name}_f{8 * int(real[1])}"
+    kind = number(*[number] * (1 + (name in maths.BINARY)))
     if name == "panel":
         kind = types.void(*[word] * 3, *[pointer, word, word] * 2, pointer, word, types.boolean)
     if name == "cblas_gemm":

@@ -38,7 +38,7 @@ ERFCX = (0.13699945762445803, -0.25906804874294714, 0.21871967904380796, -0.1642
          8.061473800725891e-05, -2.8436060874187862e-05, -9.799883643095306e-06)  # fmt: skip
 TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041  # 192 bits after the point
 
-BINARY = ("atan2", "pow")
+BINARY = ("atan2", "larger", "pow")
 
 
 def apply(name: str, *args: Value) -> Value:
@@ -300,6 +300,13 @@ def pow(x: Value, y: Value) -> Value:
 # ---- both precisions -----------------------------------------------------------------------------
 
 
+def larger(x: Value, y: Value) -> Value:
+    """The larger of two, either where one is NaN: so the compiler makes vectors of running ones."""
+    more = x.body.emit("i1", f"fcmp nnan nsz ogt {x.kind} {x.name}, {y.name}")
+    pair = f"{x.kind} {x.name}, {y.kind} {y.name}"
+    return x.body.emit(x.kind, f"select nnan nsz i1 {more.name}, {pair}")
+
+
 def sigmoid(x: Value) -> Value:
     e = apply("exp", -fabs(x))
     return select(x < 0.0, e, 1.0) / (e + 1.0)
@@ -319,7 +326,8 @@ F32: Emitters = {f.__name__: f for f in (
 )}  # fmt: skip
 F32 |= {"sin": partial(circular, turn=0), "cos": partial(circular, turn=1)}
 # Compositions, the same text in both precisions.
-BOTH: Emitters = {"sqrt": partial(intrinsic, "sqrt"), "sigmoid": sigmoid, "softplus": softplus}
+BOTH: Emitters = {"sqrt": partial(intrinsic, "sqrt")}
+BOTH |= {f.__name__: f for f in (larger, sigmoid, softplus)}
 
 
 def symbols() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    SUM, Kernel, R, at, device, dot, exp, kernel, launch, launch_rows, log, sum_of, zero,
+    SUM, Kernel, R, at, device, dot, exp, kernel, larger, launch, launch_rows, log, sum_of, zero,
 )  # fmt: skip
 
 # isort: on
@@ -17,18 +17,11 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full, vec
 
 @device
 def largest(x, n):
-    """Largest of n values; 32 running maxima, so that the loop vectorises. NaN is passed over."""
-    a = b = c = d = x[0]
-    for j in range(0, n - 3, 4):
-        a = x[j] if x[j] > a else a
-        b = x[j + 1] if x[j + 1] > b else b
-        c = x[j + 2] if x[j + 2] > c else c
-        d = x[j + 3] if x[j + 3] > d else d
-    for j in range(n // 4 * 4, n):
-        a = x[j] if x[j] > a else a
-    a = b if b > a else a
-    c = d if d > c else c
-    return c if c > a else a
+    """Largest of n values; with a NaN among them, any or NaN."""
+    m = x[0]
+    for j in range(n):
+        m = larger(m, x[j])
+    return m
 
 
 @device
