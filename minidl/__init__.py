@@ -34,7 +34,7 @@ from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
 from minidl.random import get_state as get_rng_state
 from minidl.random import set_state as set_rng_state
-from minidl.wide import cuda, distributions, func, linalg
+from minidl.wide import cuda, distributions, func, jacobians, linalg
 from minidl.wide.cuda import backends
 from minidl.wide.function import Function
 
@@ -45,10 +45,10 @@ float, double, half = float32, float64, float16
 long, int, short = int64, int32, int16
 autograd.Function = Function  # type: ignore[attr-defined]
 autograd.detect_anomaly = set_detect_anomaly  # type: ignore[attr-defined]
-autograd.functional = func  # type: ignore[attr-defined]
+autograd.functional = jacobians  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
 _MODULES = {"cuda": cuda, "distributions": distributions, "func": func, "linalg": linalg}
-_MODULES["autograd.functional"] = func
+_MODULES["autograd.functional"] = jacobians
 sys.modules.update({f"{__name__}.{name}": m for name, m in _MODULES.items()})  # for their imports
 
 _ALSO = """

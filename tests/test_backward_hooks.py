@@ -5,7 +5,7 @@ import pytest
 
 import minidl as ml
 from minidl import nn
-from minidl.errors import ShapeError
+from minidl.errors import GraphError, ShapeError
 
 
 def recorded(module):
@@ -83,6 +83,24 @@ def test_a_forward_that_raises_leaves_nothing_behind():
     ((into,), _), *more = seen
     np.testing.assert_array_equal(into, x.grad)
     assert not more
+
+
+class Leak(nn.Module):
+    def forward(self, x):
+        self.kept = x
+        return x * 2
+
+
+def test_what_a_hook_cannot_answer_is_refused_in_words():
+    leak, x = Leak(), ml.ones(2, requires_grad=True)
+    handle = leak.register_full_backward_hook(lambda m, gi, go: None)
+    leak(x)
+    with pytest.raises(GraphError, match="Leak: a gradient came to its inputs, but not through"):
+        leak.kept.sum().backward()
+    handle.remove()
+    leak.register_full_backward_hook(lambda m, gi, go: (*gi, *gi))
+    with pytest.raises(GraphError, match="Leak: a backward hook must return 1 gradients"):
+        leak(x).sum().backward()
 
 
 def test_grad_cam():

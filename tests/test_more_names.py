@@ -214,6 +214,11 @@ def test_a_tensor_that_others_show_changes_its_shape():
     (y[:, 0, 1] * 2).sum().backward()
     assert w.grad.tolist() == [[0, 2, 0]] * 2
     assert place.unsqueeze_(0).shape == (1, 2) and place.squeeze_().shape == (2,)
+    z = w * 3
+    with ml.no_grad():
+        z.t_()
+    z[2].sum().backward()  # it has not lost its place in the graph
+    assert w.grad.tolist() == [[0, 2, 3]] * 2
     with pytest.raises(GraphError, match="squeeze_: a leaf that requires grad keeps its shape"):
         w.squeeze_()
 

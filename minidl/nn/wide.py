@@ -9,7 +9,7 @@ from typing import Any
 from minidl import dtypes
 from minidl import functional as F
 from minidl.autograd import Tensor
-from minidl.errors import require_one_of
+from minidl.errors import GraphError, require, require_one_of
 from minidl.methods import Handle
 from minidl.nn import init
 from minidl.nn.attention import (
@@ -304,7 +304,8 @@ def register_full_backward_hook(self: Module, hook: Callable[..., Any]) -> Handl
     """Call `hook(module, grad_input, grad_output)` once the inputs' gradients are known.
 
     Both are tuples, over the positional inputs and over the outputs, with None where nothing
-    arrives; the tuple that the hook returns, if any, replaces grad_input.
+    arrives; the tuple that the hook returns, if any, replaces grad_input. GraphError where it has
+    another length, or where a gradient goes round the outputs.
     """
     calls: dict[str, Any] = {}  # of the call between the two hooks
 
@@ -313,9 +314,13 @@ def register_full_backward_hook(self: Module, hook: Callable[..., Any]) -> Handl
         calls["args"], calls["last"] = args, last
 
         def see(grads: tuple) -> tuple:
+            rule = "a gradient came to its inputs, but not through its outputs"
+            require("grads" in last, type(module).__name__, rule, error=GraphError)
             found = hook(module, grads, last["grads"])
-            found = grads if found is None else found
-            return found if isinstance(found, tuple) else (found,)
+            found = found if isinstance(found, tuple) else (found,) if found is not None else grads
+            rule = f"a backward hook must return {len(grads)} gradients, one for each input"
+            require(len(found) == len(grads), type(module).__name__, rule, error=GraphError)
+            return found
 
         return _seen(args, see)
 

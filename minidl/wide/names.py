@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from minidl import dtypes
-from minidl.autograd import Tensor
-from minidl.errors import DTypeError, GraphError, require, require_one_of
+from minidl.autograd import Tensor, enable_grad
+from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, image, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
-from minidl.tensor import printing, wrap
+from minidl.tensor import wrap
 from minidl.wide.tensors import meshgrid, tensordot
 
 _PAIRS = """
@@ -290,26 +290,6 @@ def set_default_dtype(d: Any) -> None:
     require(ok, "set_default_dtype", "the default is float32", error=DTypeError, fix=fix, d=d)
 
 
-_PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
-
-
-def set_printoptions(precision: Any = None, threshold: Any = None, edgeitems: Any = None,
-                     linewidth: Any = None, profile: str | None = None,
-                     sci_mode: bool | None = None) -> None:  # fmt: skip
-    """Set how tensors are shown; what is None stays, or is as the profile has it.
-
-    precision: digits behind the point. threshold: of more elements only the first and last
-    `edgeitems` of each axis are shown. linewidth: columns. sci_mode=False: never with exponents.
-    """
-    names = ("precision", "threshold", "edgeitems", "max_line_width", "suppress_small")
-    small = None if sci_mode is None else not sci_mode
-    if profile is not None:
-        require_one_of("set_printoptions", _PROFILES, profile=profile)
-        printing.update(zip(names, _PROFILES[profile]))
-    given = zip(names, (precision, threshold, edgeitems, linewidth, small))
-    printing.update({name: value for name, value in given if value is not None})
-
-
 # ---- PyTorch's old constructors ------------------------------------------------------------------
 
 
@@ -371,37 +351,32 @@ def detach_(self: Tensor) -> Tensor:
     return self
 
 
-def _seen_anew(function: Callable) -> Callable:
-    """The method that makes a tensor what a function sees of it, with the same memory."""
+def _seen_anew(name: str) -> Callable:
+    """The method that makes a tensor what shape's function of that name sees of it."""
 
     def in_place(self: Tensor, *args: Any) -> Tensor:
         rule = "a leaf that requires grad keeps its shape"
         require(not (self.requires and self.is_leaf), f"{name}_", rule, error=GraphError, x=self)
         before = wrap(self.array, self.requires, self.node, self.index)
         before.cell, before.parent, before.seen = self.shared(), self.parent, self.seen
-        made = function(before, *args)
+        with enable_grad():  # where it has a place in a graph, it keeps one
+            made = getattr(shape, name)(before, *args)
         self.array, self.node, self.parent = made.array, made.node, made.parent
-        self.index, self.shared().rebased = made.index, self.shared().rebased + 1
-        self.seen = self.shared().rebased  # views of it, made earlier, are stale
+        self.shared().rebased += 1  # views of it, made earlier, are stale
+        self.index, self.seen = made.index, self.shared().rebased
         return self
 
-    name = function.__name__
     in_place.__doc__ = f"{name}, of the tensor itself."
     return in_place
 
 
 METHODS: dict[str, Any] = {
-    f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_, detach_)
-}
-METHODS |= {
-    f"{f.__name__}_": _seen_anew(f)
-    for f in (shape.squeeze, shape.unsqueeze, shape.transpose, shape.t)
-}
-METHODS |= {
+    **{f.__name__: f for f in (bernoulli_, random_, exponential_, fill_diagonal_, detach_)},
+    **{f"{name}_": _seen_anew(name) for name in ("squeeze", "unsqueeze", "transpose", "t")},
+    "__init__": lambda self, *data: self.hold(FloatTensor(*data).array),
     "bfloat16": lambda self: shape.to_dtype(self, dtypes.bfloat16),
-    "pin_memory": lambda self: self,
     "data_ptr": lambda self: int(getattr(self.array.data, "ptr", 0) or self.array.ctypes.data),
     "is_cuda": property(lambda self: self.device.type == "cuda"),
+    "pin_memory": lambda self: self,
+    "type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype)),
 }
-METHODS["__init__"] = lambda self, *data: self.hold(FloatTensor(*data).array)
-METHODS |= {"type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype))}

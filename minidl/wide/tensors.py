@@ -14,6 +14,7 @@ from minidl.ops.arguments import axis_of, broadcast_shapes, length_of, sizes_of
 from minidl.ops.linalg import bmm, matmul, mm
 from minidl.ops.reduce import Values, norm
 from minidl.tape import noted
+from minidl.tensor import printing
 
 # ---- values and order ----------------------------------------------------------------------------
 
@@ -312,6 +313,28 @@ def _new(name: str) -> Callable:
 
     method.__doc__ = f"`{name}` in this tensor's dtype, on its device, unless said otherwise."
     return method
+
+
+# ---- how tensors are shown -----------------------------------------------------------------------
+
+_PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
+
+
+def set_printoptions(precision: Any = None, threshold: Any = None, edgeitems: Any = None,
+                     linewidth: Any = None, profile: str | None = None,
+                     sci_mode: bool | None = None) -> None:  # fmt: skip
+    """Set how tensors are shown; what is None stays, or is as the profile has it.
+
+    precision: digits behind the point. threshold: of more elements only the first and last
+    `edgeitems` of each axis are shown. linewidth: columns. sci_mode=False: never with exponents.
+    """
+    names = ("precision", "threshold", "edgeitems", "max_line_width", "suppress_small")
+    small = None if sci_mode is None else not sci_mode
+    if profile is not None:
+        require_one_of("set_printoptions", _PROFILES, profile=profile)
+        printing.update(zip(names, _PROFILES[profile]))
+    given = zip(names, (precision, threshold, edgeitems, linewidth, small))
+    printing.update({name: value for name, value in given if value is not None})
 
 
 METHODS: dict[str, Callable] = {

@@ -29,8 +29,7 @@ def compute(module: Module, kind: str, name: str, function: Callable[[Module], T
     return module
 
 
-def _put(kind: str, name: str, function: Callable[[Module], Tensor], module: Module,
-         inputs: Any) -> None:  # fmt: skip
+def _put(kind: str, name: str, function: Callable, module: Module, inputs: Any) -> None:
     setattr(module, name, function(module))
 
 
