@@ -40,7 +40,7 @@ class Placeholder:
 R, at, gemm, move, panel = map(Placeholder, ("R", "at", "gemm", "move", "panel"))
 cblas_gemm = Placeholder("cblas_gemm")
 exp, log, tanh, sqrt, sin, cos = map(Placeholder, ("exp", "log", "tanh", "sqrt", "sin", "cos"))
-larger, frozen = Placeholder("larger"), Placeholder("frozen")  # see maths
+larger = Placeholder("larger")  # of two numbers, any of them where one is NaN
 
 
 class Device:

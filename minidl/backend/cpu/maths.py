@@ -301,15 +301,10 @@ def pow(x: Value, y: Value) -> Value:
 
 
 def larger(x: Value, y: Value) -> Value:
-    """The larger of two, undefined for NaN: so the compiler makes vectors of running ones."""
+    """The larger of two, any of them for NaN: so the compiler makes vectors of running ones."""
     more = x.body.emit("i1", f"fcmp nnan nsz ogt {x.kind} {x.name}, {y.name}")
     pair = f"{x.kind} {x.name}, {y.kind} {y.name}"
     return x.body.emit(x.kind, f"select nnan nsz i1 {more.name}, {pair}")
-
-
-def frozen(x: Value) -> Value:
-    """x, or any number where it is undefined."""
-    return x.body.emit(x.kind, f"freeze {x.kind} {x.name}")
 
 
 def sigmoid(x: Value) -> Value:
@@ -332,7 +327,7 @@ F32: Emitters = {f.__name__: f for f in (
 F32 |= {"sin": partial(circular, turn=0), "cos": partial(circular, turn=1)}
 # Compositions, the same text in both precisions.
 BOTH: Emitters = {"sqrt": partial(intrinsic, "sqrt")}
-BOTH |= {f.__name__: f for f in (larger, frozen, sigmoid, softplus)}
+BOTH |= {f.__name__: f for f in (larger, sigmoid, softplus)}
 
 
 def symbols() -> tuple[str, ...]:

@@ -8,8 +8,7 @@ import numpy as np
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    SUM, Kernel, R, at, device, dot, exp, frozen, kernel, larger, launch, launch_rows, log, sum_of,
-    zero,
+    SUM, Kernel, R, at, device, dot, exp, kernel, larger, launch, launch_rows, log, sum_of, zero,
 )  # fmt: skip
 
 # isort: on
@@ -18,11 +17,11 @@ from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, full, vec
 
 @device
 def largest(x, n):
-    """Largest of n values; any number with a NaN among them."""
+    """Largest of n values; with a NaN among them, which makes all sums NaN, any or NaN."""
     m = x[0]
     for j in range(n):
         m = larger(m, x[j])
-    return frozen(m)
+    return m
 
 
 @device
