@@ -33,7 +33,7 @@ CASES = [  # N, C, outputs a channel, size, taps, stride, padding, dilation; dty
 
 @pytest.mark.parametrize("case, dtype", [(c, d) for c, *some in CASES for d in some], ids=str)
 def test_depthwise_convolution(case, dtype):
-    """Forward with and without a bias, and both gradients."""
+    """Forward with and without a bias, and both gradients, one by one and together."""
     n, c, share, size, taps, stride, padding, dilation = case
     rng, more = np.random.default_rng(21), (stride, padding, dilation, c)
     x = rng.standard_normal((n, *size, c)).transpose(0, 3, 1, 2)
@@ -43,6 +43,7 @@ def test_depthwise_convolution(case, dtype):
     g = rng.standard_normal(y.shape)
     agree("conv2d_input_grad", dtype, g, w, x.shape, *more)
     agree("conv2d_weight_grad", dtype, g, x, w.shape, *more)
+    agree("conv2d_grads", dtype, g, x, w, *more)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, HALF])

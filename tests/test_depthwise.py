@@ -44,16 +44,20 @@ def oracle(x, w, bias, g, stride, padding, dilation, groups):
     return y, dx[:, :, inside[0], inside[1]], dw, g
 
 
+@pytest.mark.parametrize("near", [0, depthwise.NEAR])
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 3e-6), (np.float64, 1e-14)])
-def test_depthwise_convolution_and_its_adjoints(seed, dtype, tolerance):
+def test_depthwise_convolution_and_its_adjoints(seed, dtype, tolerance, near, monkeypatch):
+    """Both adjoints one by one and in one pass; near 0: results go past the cache."""
+    monkeypatch.setattr(depthwise, "NEAR", near)
     x, w, bias, window = drawn(seed)
     draw = np.random.default_rng(seed + 100).standard_normal
     y, dx, dw, g = oracle(x, w, bias, draw, *window)
     x, w, bias, g = (a.astype(dtype) for a in (x, w, bias, g))
     found = (cpu.conv2d(x, w, bias, *window), cpu.conv2d_input_grad(g, w, x.shape, *window),
-             cpu.conv2d_weight_grad(g, x, w.shape, *window))  # fmt: skip
-    for want, got in zip((y, dx, dw), found, strict=True):
+             cpu.conv2d_weight_grad(g, x, w.shape, *window),
+             *cpu.conv2d_grads(g, x, w, *window))  # fmt: skip
+    for want, got in zip((y, dx, dw, dx, dw), found, strict=True):
         assert got.dtype == dtype
         assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
@@ -72,13 +76,27 @@ def test_depthwise_gradients_do_not_depend_on_the_threads():
     assert found == found[:1] * 3
 
 
-@pytest.mark.parametrize("body", [depthwise._forward, depthwise._weight_grad])
-def test_a_made_kernel_compiles_within_two_seconds(body, tmp_path, monkeypatch):
+@pytest.mark.parametrize("c", [16, 20, 32])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_result_past_the_cache_is_the_same(c, dtype, monkeypatch):
+    """Whole lines or not; in every row its bits are those of one that stays in the cache."""
+    rng = np.random.default_rng(c)
+    x, w = (rng.standard_normal(s).astype(dtype) for s in ((3, c, 40, 40), (c, 1, 3, 3)))
+    window, found = ((1, 1), (1, 1), (1, 1), c), []
+    for near in (0, 1 << 60):
+        monkeypatch.setattr(depthwise, "NEAR", near)
+        found.append([cpu.conv2d(x, w, None, *window), *cpu.conv2d_grads(x, x, w, *window)])
+    for past, kept in zip(*found, strict=True):
+        np.testing.assert_array_equal(past, kept)
+
+
+@pytest.mark.parametrize("grads", [False, True])
+def test_a_made_kernel_compiles_within_two_seconds(grads, tmp_path, monkeypatch):
     """The largest one; the first try also loads the compiler."""
     seconds = []
     for attempt in range(4):
         monkeypatch.setenv("MINIDL_CACHE", str(tmp_path / str(attempt)))
-        made = depthwise._special.__wrapped__(body, 7, 2, 1)
+        made = depthwise._special.__wrapped__(grads, 9, 2, 1)
         start = time.process_time()
         made.address("f4")
         seconds.append(time.process_time() - start)
@@ -86,7 +104,7 @@ def test_a_made_kernel_compiles_within_two_seconds(body, tmp_path, monkeypatch):
 
 
 def test_channels_by_powers_of_two_are_as_others():
-    """Where a row goes through memory of its own, for the cache's sake, the bits stay."""
+    """Pixels of the copy lie an odd number of blocks apart; the bits are the same."""
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((1, 512, 5, 24)), rng.standard_normal((512, 1, 3, 3))
     bias, window = rng.standard_normal(512), ((1, 1), (1, 1), (1, 1))

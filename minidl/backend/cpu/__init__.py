@@ -2,7 +2,7 @@
 
 # isort: off
 from minidl.backend.cpu.attention import attend, attend_grad, put_rows
-from minidl.backend.cpu.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
+from minidl.backend.cpu.conv import conv2d, conv2d_grads, conv2d_input_grad, conv2d_weight_grad
 from minidl.backend.cpu.embedding import add_rows, check_indices, take_rows
 from minidl.backend.cpu.indexing import add_at, pick, pick_grad, put
 from minidl.backend.cpu.layout import (

@@ -16,7 +16,7 @@ from minidl.backend.cpu import depthwise, winograd
 from minidl.backend.cpu.choice import LIMITS
 from minidl.backend.cpu.jit import Scratch, at, device, kernel, launch, move, move_rows, panel, zero
 from minidl.backend.cpu.linalg import linear, matmul, panels
-from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc
+from minidl.backend.cpu.memory import Array, Maybe, Pair, contiguous, empty, empty_nchw, nhwc, zeros
 from minidl.backend.cpu.panel import BLOCK, PAIR
 from minidl.backend.cpu.reduce import add_partials
 
@@ -234,6 +234,15 @@ def _is_depthwise(v: Geometry) -> bool:
     return v.groups == v.c == v.k and v.groups > 1
 
 
+def _depthwise_grads(g: Array, w: Array, v: Geometry, x: Maybe = None) -> tuple:
+    """dx, and dw if x is given: both in one pass over g."""
+    dx, turned = empty_nchw(v.n, v.c, v.h, v.w, dtype=g.dtype), w[:, 0, ::-1, ::-1]
+    window = (1, 1), ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw), (v.dh, v.dw), (v.sh, v.sw)
+    u = None if x is None else nhwc(x)
+    dw = depthwise.correlate(nhwc(g), turned, None, nhwc(dx), *window, u)
+    return dx, None if dw is None else dw[:, ::-1, ::-1].reshape(w.shape)
+
+
 def conv2d(x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair,
            groups: int) -> Array:  # fmt: skip
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
@@ -259,12 +268,10 @@ def conv2d_input_grad(g: Array, w: Array, x_shape: tuple, stride: Pair, padding:
     v = _sizes(x_shape, w.shape, stride, padding, dilation, groups)
     if _is_small(v):
         return linear(nhwc(g), w[:, :, 0, 0].T, None).transpose(0, 3, 1, 2)
-    x = empty_nchw(v.n, v.c, v.h, v.w, dtype=g.dtype)
     if _is_depthwise(v):
-        pad = ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw)
-        turned = w[:, 0, ::-1, ::-1]
-        depthwise.correlate(nhwc(g), turned, None, nhwc(x), (1, 1), pad, dilation, stride)
-    elif _is_winograd(v, x.dtype):
+        return _depthwise_grads(g, w, v)[0]
+    x = empty_nchw(v.n, v.c, v.h, v.w, dtype=g.dtype)
+    if _is_winograd(v, x.dtype):
         winograd.correlate(nhwc(g), w, None, nhwc(x), (2 - v.ph, 2 - v.pw), turned=True)
     else:
         v, cut = _in_rows(v)
@@ -282,8 +289,7 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple, stride: Pair, padding
     v = _sizes(x.shape, w_shape, stride, padding, dilation, groups)
     xs, gs = nhwc(x), nhwc(g)
     if _is_depthwise(v):
-        found = depthwise.weight_grad(xs, gs, (v.r, v.s), stride, padding, dilation)
-        return found.reshape(w_shape)
+        return _depthwise_grads(g, zeros(w_shape, x.dtype), v, x)[1]
     if _is_winograd(v, x.dtype):
         return winograd.weight_grad(gs, xs, padding)
     if _is_product(v):
@@ -302,3 +308,13 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple, stride: Pair, padding
     if colours:
         return found.reshape(v.r, v.s, v.c, v.k).transpose(3, 2, 0, 1)
     return found[..., :few].reshape(v.k, v.r, v.s, w_shape[1]).transpose(0, 3, 1, 2)
+
+
+def conv2d_grads(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair,
+                 groups: int) -> tuple[Array, Array]:  # fmt: skip
+    """Both adjoints, in x and in w."""
+    v = _sizes(x.shape, w.shape, stride, padding, dilation, groups)
+    if _is_depthwise(v):
+        return _depthwise_grads(g, w, v, x)
+    window = (stride, padding, dilation, groups)
+    return conv2d_input_grad(g, w, x.shape, *window), conv2d_weight_grad(g, x, w.shape, *window)

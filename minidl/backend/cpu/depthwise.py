@@ -1,20 +1,22 @@
 """Depthwise convolution on channels-last arrays, on bands of rows of up to WIDE channels.
 
 A band is copied, with its padding, into scratch memory, so that the inner loops test no bounds: for
-BLOCK channels, GROUP taps of a row meet four pixels in registers, and are added to those of the
-result. Pixels lie an odd number of blocks apart there, since powers of two would share few places
-of a cache. Kernels are made for each (GROUP, STRIDE, DILATION), the last two horizontal. The input
-gradient is the same convolution of the gradient, spread out by the stride, with the weights turned
-round; the weight gradient keeps one partial sum per fixed range of bands.
+BLOCK channels, GROUP taps of a row meet four pixels in registers, and are added to those of a row
+of results, which goes past the cache when it is whole; meanwhile the next band is fetched. Pixels
+of the copy lie an odd number of blocks apart, since powers of two would share few places of a
+cache. Kernels are made for each (GROUP, STRIDE, DILATION), the last two horizontal.
+
+The input gradient is the same convolution of the gradient, spread out by the stride, with the
+weights turned round. The same windows, times the inputs in place of the weights, give the weights'
+gradient on the way, as one partial sum per fixed range of bands.
 """
 
 import functools
-from types import FunctionType
 from typing import Any
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    Kernel, Scratch, at, device, kernel, launch, move, move_rows, special, zero,
+    Kernel, Scratch, at, device, fetch, kernel, launch, move, move_rows, special, stream, zero,
 )  # fmt: skip
 
 # isort: on
@@ -26,7 +28,8 @@ BLOCK = 16  # channels of the inner loops
 WIDE = 128  # channels copied together
 TILE = 4  # pixels that the inner loops write out
 BAND = 1 << 16  # numbers a band should have at most: half of a core's L2
-PARTS = 32  # partial sums of a weight gradient
+PARTS = 32  # spans of bands, and partial sums of a weight gradient
+NEAR = 1 << 20  # bytes of a result that stays in the cache
 
 
 @device
@@ -52,8 +55,11 @@ def _four(p, step):
     return p, at(p, step), at(p, 2 * step), at(p, 3 * step)
 
 
-def _taps(y0, y1, y2, y3, p0, p1, p2, p3, gap, f):
-    """BLOCK channels of four pixels += GROUP taps f of the pixels from each p on."""
+def _taps(y0, y1, y2, y3, u0, u1, u2, u3, p0, p1, p2, p3, gap, f, d):
+    """BLOCK channels of four pixels y += GROUP taps f of the pixels from each p on.
+
+    With GRADS d += its adjoint in f, for the cotangents u of y.
+    """
     for e in range(BLOCK):
         a0, a1, a2, a3 = y0[e], y1[e], y2[e], y3[e]
         for b in range(GROUP):
@@ -62,97 +68,81 @@ def _taps(y0, y1, y2, y3, p0, p1, p2, p3, gap, f):
             a1 += p1[q] * v
             a2 += p2[q] * v
             a3 += p3[q] * v
+            if GRADS:
+                g = p0[q] * u0[e] + p1[q] * u1[e] + p2[q] * u2[e] + p3[q] * u3[e]
+                d[b * BLOCK + e] += g
         y0[e], y1[e], y2[e], y3[e] = a0, a1, a2, a3
 
 
-def _taps_grad(g0, g1, g2, g3, p0, p1, p2, p3, gap, f):
-    """The adjoint of _taps in f, for cotangents g of y."""
-    for e in range(BLOCK):
-        for b in range(GROUP):
-            q = b * DILATION * gap + e
-            f[b * BLOCK + e] += p0[q] * g0[e] + p1[q] * g1[e] + p2[q] * g2[e] + p3[q] * g3[e]
+def _row(y, u, apart, row, gap, f, d, b, ow):
+    """TAPS for BLOCK channels of the row y, in whole tiles, from the tap b on."""
+    for j in range(0, ow, TILE):
+        results, cotangents = _four(at(y, j * BLOCK), BLOCK), _four(at(u, j * apart), apart)
+        pixels = _four(at(row, (j * STRIDE + b * DILATION) * gap), STRIDE * gap)
+        TAPS(*results, *cotangents, *pixels, gap, f, d)
 
 
 @device
-def _alone(rest, x, c, ow, n):
-    """rest (whole tiles, BLOCK) = n channels of the row x, pixels of which are c apart; zeros."""
-    zero(rest, (ow + TILE - 1) // TILE * TILE * BLOCK)
-    move_rows(rest, BLOCK, x, c, ow, n)
+def _fetch_lines(x, n):
+    """Ask for n lines of the cache from x on."""
+    for q in range(n):
+        fetch(at(x, q * BLOCK))
 
 
-def _row(y, c, row, gap, f, b, ow):
-    """TAPS for BLOCK channels of the row y, or its cotangent, in whole tiles, from the tap b."""
-    for j in range(0, ow, TILE):
-        pixels = _four(at(row, (j * STRIDE + b * DILATION) * gap), STRIDE * gap)
-        TAPS(*_four(at(y, j * c), c), *pixels, gap, f)
+def _bands(m, slot, x, wt, bias, y, u, part, scratch, near, span, total, band, bands, cols, gap,
+           h, w, c, oh, ow, r, s, sh, ph, pw, dh, up, over):  # fmt: skip
+    """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), in span m of bands (n, rows).
 
-
-def _forward(t, slot, x, wt, bias, y, scratch, band, bands, cols, gap,
-             h, w, c, oh, ow, r, s, sh, ph, pw, dh, up, over):  # fmt: skip
-    """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), for a band (n, rows)."""
-    tall = (band - 1) * sh + (r - 1) * dh + 1
-    p = at(scratch, slot * (tall * cols * gap + (ow + TILE) * BLOCK))
-    rest = at(p, tall * cols * gap)
-    n, i0 = t // bands, t % bands * band
-    for c0 in range(0, c, WIDE):
-        few, top = min(WIDE, c - c0), i0 * sh - ph
-        _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, up, over)
-        rows, own = min(band, oh - i0), at(y, (n * oh + i0) * ow * c + c0)
-        move_rows(own, c, at(bias, c0), 0, rows * ow, few)  # the rest meets it in the cache
-        for k in range(0, few, BLOCK):
-            wide = min(BLOCK, few - k)
-            # No whole tiles, or pixels that share few places of a cache: a row of its own.
-            alone = wide < BLOCK or ow % TILE > 0 or (c % 256 == 0 and c * ow > 1 << 13)
-            for i in range(rows):
-                out = at(own, i * ow * c + k)
-                to, apart = (rest, BLOCK) if alone else (out, c)
-                if alone:
-                    _alone(rest, out, c, ow, wide)
-                for a in range(r):
-                    row = at(p, (i * sh + a * dh) * cols * gap + k)
-                    for b in range(0, s, GROUP):
-                        f = at(wt, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
-                        ROW(to, apart, row, gap, f, b, ow)
-                move_rows(out, c, rest, BLOCK, ow if alone else 0, wide)
-
-
-def _weight_grad(m, slot, x, g, part, scratch, span, total, band, bands, cols, gap,
-                 h, w, c, oh, ow, r, s, sh, ph, pw, dh):  # fmt: skip
-    """part[m] (blocks, r, s, BLOCK) = sum of x·g over the m-th span of bands (n, rows)."""
-    tall = (band - 1) * sh + (r - 1) * dh + 1
-    p = at(scratch, slot * (tall * cols * gap + (ow + TILE) * BLOCK))
-    rest = at(p, tall * cols * gap)
+    With GRADS also part[m], like wt: the adjoint in wt there, for the cotangent u of y.
+    """
+    tall, wide = (band - 1) * sh + (r - 1) * dh + 1, (ow + TILE - 1) // TILE * TILE
+    p = at(scratch, slot * (tall * cols * gap + 2 * wide * BLOCK))
+    own = at(p, tall * cols * gap)
     size = (c + BLOCK - 1) // BLOCK * BLOCK * r * s
-    to = at(part, m * size)
-    zero(to, size)
-    for u in range(m * span, min(m * span + span, total)):
-        n, i0 = u // bands, u % bands * band
+    sums = at(part, m * size)
+    if GRADS:
+        zero(sums, size)
+    for t in range(m * span, min(m * span + span, total)):
+        n, i0 = t // bands, t % bands * band
+        rows, top = min(band, oh - i0), i0 * sh - ph
+        soon = at(x, (n * h + (i0 + band) * sh // up) * w * c)
+        first = (n * oh + i0) * ow * c
         for c0 in range(0, c, WIDE):
-            few, top = min(WIDE, c - c0), i0 * sh - ph
-            _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, 1, 1)
+            few = min(WIDE, c - c0)
+            _place(p, at(x, n * h * w * c + c0), few, c, gap, h, w, tall, cols, top, pw, up, over)
             for k in range(0, few, BLOCK):
-                for i in range(min(band, oh - i0)):
-                    out, apart = at(g, (n * oh + i0 + i) * ow * c + c0 + k), c
-                    if few - k < BLOCK or ow % TILE > 0:
-                        _alone(rest, out, c, ow, min(BLOCK, few - k))
-                        out, apart = rest, BLOCK
+                some = min(BLOCK, few - k)
+                for i in range(rows):
+                    place, share = first + i * ow * c + c0 + k, (c0 + k) * rows + i * BLOCK
+                    seen, apart = at(u, place), c
+                    _fetch_lines(at(soon, share * w), w)
+                    if GRADS:
+                        _fetch_lines(at(u, first + (band * c + share) * ow), ow)
+                        if some < BLOCK or wide > ow:  # no whole tiles: with zeros
+                            seen, apart = at(own, wide * BLOCK), BLOCK
+                            zero(seen, wide * BLOCK)
+                            move_rows(seen, BLOCK, at(u, place), c, ow, some)
+                    move_rows(own, BLOCK, at(bias, c0 + k), 0, wide, some)
                     for a in range(r):
                         row = at(p, (i * sh + a * dh) * cols * gap + k)
                         for b in range(0, s, GROUP):
-                            f = at(to, ((c0 + k) * r + a * BLOCK) * s + b * BLOCK)
-                            ROW(out, apart, row, gap, f, b, ow)
+                            tap = ((c0 + k) * r + a * BLOCK) * s + b * BLOCK
+                            ROW(own, seen, apart, row, gap, at(wt, tap), at(sums, tap), b, ow)
+                    if near:
+                        move_rows(at(y, place), c, own, BLOCK, ow, some)
+                    else:
+                        for j in range(ow):
+                            stream(at(y, place + j * c), at(own, j * BLOCK), some)
 
 
 @functools.cache
-def _special(body: FunctionType, taps: int, stride: int, dilation: int) -> Kernel:
+def _special(grads: bool, taps: int, stride: int, dilation: int) -> Kernel:
     """The kernel for constants GROUP, the most of a row's taps that divide it, STRIDE, DILATION."""
-    group = max(k for k in range(1, 8) if taps % k == 0)
-    names: dict[str, Any] = {"GROUP": group, "STRIDE": stride, "DILATION": dilation}
-    taps_of = device(special(_taps if body is _forward else _taps_grad, **names), apart=True)
+    group = max(k for k in range(1, 10) if taps % k == 0)
+    names: dict[str, Any] = {"GROUP": group, "STRIDE": stride, "DILATION": dilation, "GRADS": grads}
+    taps_of = device(special(_taps, **names), apart=True)
     row = device(special(_row, TAPS=taps_of, **names))
-    pointers = 5 if body is _forward else 4
-    types = "R* " * pointers + "int " * (body.__code__.co_argcount - 2 - pointers)
-    return kernel(types)(special(body, ROW=row, **names))
+    return kernel("R* " * 7 + "int " * 20)(special(_bands, ROW=row, **names))
 
 
 def _plan(x: Array, y: Array, taps: tuple, stride: Pair, padding: Pair,
@@ -169,7 +159,7 @@ def _plan(x: Array, y: Array, taps: tuple, stride: Pair, padding: Pair,
     fewest = -(-oh // max(TILE, BAND // line - reach))
     band = -(-oh // max(fewest, 1))  # rows of y in a band
     bands = -(-oh // max(band, 1))  # in an image
-    scratch = Scratch(((band - 1) * stride[0] + reach) * cols * gap + (ow + TILE) * BLOCK)
+    scratch = Scratch(((band - 1) * stride[0] + reach) * cols * gap + 2 * wide * BLOCK)
     sizes = (band, bands, cols, gap, *x.shape[1:], oh, ow, *taps)
     return n * bands, scratch, (*sizes, stride[0], *padding, dilation[0])
 
@@ -181,20 +171,18 @@ def _blocks(w: Array) -> Array:
 
 
 def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pair, dilation: Pair,
-              spread: Pair = (1, 1)) -> None:  # fmt: skip
-    """y (N, OH, OW, C) = x (N, H, W, C), with spread - 1 zeros between, * w (C, R, S) + b."""
+              spread: Pair = (1, 1), u: Maybe = None) -> Maybe:  # fmt: skip
+    """y (N, OH, OW, C) = x (N, H, W, C), with spread - 1 zeros between, * w (C, R, S) + b.
+
+    For a cotangent u of y it returns that of w.
+    """
     total, scratch, sizes = _plan(x, y, w.shape[1:], stride, padding, dilation)
-    run = _special(_forward, w.shape[2], stride[1], dilation[1])
-    bias = vector(b, 0, len(w), w.dtype)
-    launch(run, total, 1, x, _blocks(w), bias, y, scratch, *sizes, *spread)
-
-
-def weight_grad(x: Array, g: Array, taps: Pair, stride: Pair, padding: Pair,
-                dilation: Pair) -> Array:  # fmt: skip
-    """The adjoint of `correlate` in w (C, R, S) for the gradient g (N, OH, OW, C) of y."""
-    total, scratch, sizes = _plan(x, g, taps, stride, padding, dilation)
-    c, span = x.shape[3], max(1, -(-total // PARTS))
-    part = empty((-(-total // span), -(-c // BLOCK), *taps, BLOCK), x.dtype)
-    run = _special(_weight_grad, taps[1], stride[1], dilation[1])
-    launch(run, len(part), 1, x, g, part, scratch, span, total, *sizes)
-    return add_partials(part).transpose(0, 3, 1, 2).reshape(-1, *taps)[:c]
+    run = _special(u is not None, w.shape[2], stride[1], dilation[1])
+    span, wt = max(1, -(-total // PARTS)), _blocks(w)
+    spans = -(-total // span)
+    part = y if u is None else empty((spans, *wt.shape), x.dtype)
+    given = (x, wt, vector(b, 0, len(w), w.dtype), y, y if u is None else u, part, scratch)
+    launch(run, spans, 1, *given, y.nbytes <= NEAR, span, total, *sizes, *spread)
+    if u is None:
+        return None
+    return add_partials(part).transpose(0, 3, 1, 2).reshape(-1, *w.shape[1:])[: len(w)]

@@ -37,8 +37,8 @@ class Placeholder:
         raise TypeError(f"{self.name} can only be called inside a @kernel")
 
 
-R, at, gemm, move, panel = map(Placeholder, ("R", "at", "gemm", "move", "panel"))
-cblas_gemm = Placeholder("cblas_gemm")
+R, at, gemm, panel, cblas_gemm = map(Placeholder, "R at gemm panel cblas_gemm".split())
+move, fetch, stream = map(Placeholder, ("move", "fetch", "stream"))  # of memory.ll
 exp, log, tanh, sqrt, sin, cos = map(Placeholder, ("exp", "log", "tanh", "sqrt", "sin", "cos"))
 larger = Placeholder("larger")  # of two numbers, any of them where one is NaN
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -82,21 +81,6 @@ def _at(typing_context: Any, pointer: Any, offset: Any) -> Any:
     return pointer(pointer, types.int64), generate
 
 
-@intrinsic
-def _move(typing_context: Any, to: Any, of: Any, count: Any) -> Any:
-    """Copy so many elements (LLVM unrolls a short loop before it would see that it is a copy)."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        size = context.get_abi_sizeof(context.get_value_type(to.dtype))
-        nbytes = builder.mul(args[2], args[2].type(size))
-        types_of = [a.type for a in (*args[:2], nbytes)]
-        copy = builder.module.declare_intrinsic("llvm.memcpy", types_of)
-        builder.call(copy, [*args[:2], nbytes, ir.IntType(1)(0)])
-        return context.get_dummy_value()
-
-    return types.void(to, of, types.int64), generate
-
-
 def _known(symbol: str) -> str:
     """Give Numba's own linker an address for a function that is linked in after it."""
     llvm.add_symbol(symbol, ctypes.cast(ctypes.pythonapi.Py_IncRef, ctypes.c_void_p).value)
@@ -108,12 +92,16 @@ def meaning(name: str, real: str) -> Any:
     """What a placeholder stands for in a kernel of the given real type."""
     if name == "R":
         return np.float32 if real == "f4" else np.float64
-    if name in ("at", "move"):
-        return _at if name == "at" else _move
+    if name == "at":
+        return _at
     word: Any = types.int64
     number, pointer = numba_type("R", real), numba_type("R*", real)
     symbol = f"ml_{name}_f{8 * int(real[1])}"
     kind = number(*[number] * (1 + (name in maths.BINARY)))
+    if name == "fetch":
+        kind = types.void(pointer)
+    if name in ("move", "stream"):
+        kind = types.void(pointer, pointer, word)
     if name == "panel":
         kind = types.void(*[word] * 3, *[pointer, word, word] * 2, pointer, word, types.boolean)
     if name == "cblas_gemm":

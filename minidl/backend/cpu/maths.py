@@ -3,12 +3,14 @@
 float32: exp, log and tanh in native fused multiply-adds, the rarer ones in double inside and
 rounded once at the end. float64: the C library's functions (accurate, not vectorised). Infinities
 and NaN as in C99 Annex F. Polynomials without another source are minimax fits (Lawson's weighting),
-or Taylor series where these already reach the precision.
+or Taylor series where these already reach the precision. The library holds the loads and stores of
+memory.ll as well.
 """
 
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 
 from minidl.backend.cpu.ir import SUFFIX, Body, Value, fma, intrinsic, polynomial, select
 
@@ -354,10 +356,23 @@ def define(symbol: str) -> tuple[str, frozenset[str]]:
     return "\n".join(lines), frozenset(body.declares)
 
 
+@cache
+def _memory() -> str:
+    """The functions of memory.ll, in both precisions."""
+    head, text = Path(__file__).with_name("memory.ll").read_text().split(";----")
+    for name, real, size in (("f32", "float", 4), ("f64", "double", 8)):
+        words = {"NAME": name, "REAL": real, "SIZE": str(size), "LINE": str(64 // size)}
+        made = text
+        for word, meaning in words.items():
+            made = made.replace(word, meaning)
+        head += made
+    return head + "!0 = !{i32 1}\n"
+
+
 def library() -> str:
     """LLVM IR of all functions, each `alwaysinline`, and of what they declare."""
     texts, declares = zip(*map(define, sorted(symbols())))
     words = (TWO_OVER_PI >> (8 * (23 - i)) & 0xFFFFFFFF for i in range(24))
     table = ", ".join(f"i32 {w}" for w in words)
     bits = f"@ml_two_over_pi = internal constant [24 x i32] [{table}], align 16"
-    return "\n".join([bits, *sorted(frozenset().union(*declares)), *texts]) + "\n"
+    return "\n".join([bits, *sorted(frozenset().union(*declares)), *texts, _memory()])

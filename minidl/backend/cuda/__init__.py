@@ -6,7 +6,7 @@ from minidl.backend.cuda.augment import augment_pictures, blend_pictures
 from minidl.backend.cuda.batch_norm import (
     batch_norm, batch_norm_grad, group_norm, group_norm_grad,
 )  # fmt: skip
-from minidl.backend.cuda.conv import conv2d, conv2d_input_grad, conv2d_weight_grad
+from minidl.backend.cuda.conv import conv2d, conv2d_grads, conv2d_input_grad, conv2d_weight_grad
 from minidl.backend.cuda.embedding import add_rows, check_indices, take_rows
 from minidl.backend.cuda.indexing import add_at, pick, pick_grad, put
 from minidl.backend.cuda.graph import record, warm_ups

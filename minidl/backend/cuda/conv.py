@@ -103,9 +103,8 @@ def _groups(groups: int, *arrays: Any) -> Any:
         yield parts
 
 
-def conv2d(
-    x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Array:
+def conv2d(x: Array, w: Array, b: Maybe, stride: Pair, padding: Pair, dilation: Pair,
+           groups: int) -> Array:  # fmt: skip
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW), channels-last."""
     if _of_pixels(w, padding, groups):
         return linalg.linear(_seen(x, stride), contiguous(w[:, :, 0, 0]), b).transpose(0, 3, 1, 2)
@@ -133,9 +132,8 @@ def _seen(x: Array, stride: Pair) -> Array:
     return contiguous(nhwc(x)[:, :: stride[0], :: stride[1]])
 
 
-def _phases(
-    taps: int, stride: int, padding: int, dilation: int
-) -> list[tuple[slice, slice, int, int]]:
+def _phases(taps: int, stride: int, padding: int,
+            dilation: int) -> list[tuple[slice, slice, int, int]]:  # fmt: skip
     """An axis of x by places whose gradients come from the same taps, if from any at all.
 
     Place i meets tap t at row (i + padding - t dilation) / stride of g where that is whole. For
@@ -199,6 +197,13 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pai
     for gg, xg, wg in _groups(groups, (nhwc(g), 3), (nhwc(x), 3), (dw, 0)):
         _weight_grad(gg, g.shape[1], xg, x.shape[1], wg, (stride, padding, dilation))
     return dw
+
+
+def conv2d_grads(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, dilation: Pair,
+                 groups: int) -> tuple[Array, Array]:  # fmt: skip
+    """Both adjoints, in x and in w."""
+    window = (stride, padding, dilation, groups)
+    return conv2d_input_grad(g, w, x.shape, *window), conv2d_weight_grad(g, x, w.shape, *window)
 
 
 def _weight_grad(g: Array, ldg: int, x: Array, ldx: int, dw: Array, window: Window) -> None:

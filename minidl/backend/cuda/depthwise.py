@@ -82,9 +82,8 @@ def correlate(x: Array, w: Array, b: Maybe, y: Array, stride: Pair, padding: Pai
     launch(run, blocks, *given, threads=int(np.prod(block)))
 
 
-def weight_grad(
-    x: Array, g: Array, taps: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Array:
+def weight_grad(x: Array, g: Array, taps: Pair, stride: Pair, padding: Pair,
+                dilation: Pair) -> Array:  # fmt: skip
     """The adjoint of `correlate` in w (K, R, S) for the gradient g (N, OH, OW, K) of y."""
     (n, oh, ow, k), (r, s) = g.shape, taps
     pack = _pack(_WIDE if x.shape[3] == k else 1, x, g)
