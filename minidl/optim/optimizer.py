@@ -18,6 +18,11 @@ Scalars = dict[str, float | None]
 Kernel = tuple[Update, dict[str, float | None]]
 
 
+def _numbers(state: dict[str, Any]) -> Scalars:
+    """What a parameter's state holds beside arrays."""
+    return {key: value for key, value in state.items() if type(value) in (int, float)}
+
+
 class Optimizer:
     """Groups of parameters with their options, and what the method remembers of each parameter.
 
@@ -107,26 +112,27 @@ class Optimizer:
         alike: dict[tuple, list[Any]] = defaultdict(list)
         for p in params:
             state = self.state[p]
-            if self._counted:
-                state["step"] = state.get("step", 0) + 1
-            scalars = self._scalars(group, state)
-            for slot in [name for name in slots if name not in state]:
-                state[slot] = backend.of(p.array).full_like(p.array, slots[slot])
-            row = [p.array, p.leaf_grad.array, *[state[s] for s in slots]]
-            alike[*scalars.values()].append((p, row, scalars))
+            alike[len(state), *_numbers(state).values()].append(p)
         for same in alike.values():
-            known = {**group, **same[0][2]}
-            scalars = {name: known[name] for name in kernel.scalars}
-            again = functools.partial(self._again, kernel, group, [p for p, _, _ in same])
-            kernel.apply_([row for _, row, _ in same], absent, again, self.skip, **scalars)
-            for p, _, _ in same:
+            again = functools.partial(self._next, kernel, group, same)
+            scalars, rows = again(), []
+            for p in same:
+                state = self.state[p]
+                for slot in [name for name in slots if name not in state]:
+                    state[slot] = backend.of(p.array).full_like(p.array, slots[slot])
+                rows.append([p.array, p.leaf_grad.array, *[state[s] for s in slots]])
+            kernel.apply_(rows, absent, again, self.skip, **scalars)
+            for p in same:
                 p.bump()
 
-    def _again(self, kernel: Update, group: dict[str, Any], params: list[Any]) -> Scalars:
-        """The scalars of a captured launch for the step that is replayed."""
-        for p in params if self._counted else ():
-            self.state[p]["step"] += 1
-        known = {**group, **self._scalars(group, self.state[params[0]])}
+    def _next(self, kernel: Update, group: dict[str, Any], params: list[Any]) -> Scalars:
+        """The scalars of the next step, of a replay too, of parameters whose numbers are alike."""
+        first, *others = [self.state[p] for p in params]
+        if self._counted:
+            first["step"] = first.get("step", 0) + 1
+        known = {**group, **self._scalars(group, first)}
+        for state in others:
+            state |= _numbers(first)
         return {name: known[name] for name in kernel.scalars}
 
     skip: Any = None  # an array (1,): where it is not 0, a step changes nothing but its count

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import require
-from minidl.fusion import Update, maximum, sqrt, update
+from minidl.fusion import maximum, sqrt, update
 from minidl.fusion import abs as absolute
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
@@ -225,12 +225,6 @@ class NAdam(_Adaptive):
         rate = lr * following / (1 - product * following)
         rate_g = lr * (1 - mu) / (1 - product)
         return {"rate": rate, "rate_g": rate_g, "root": math.sqrt(1 - b2**step)}
-
-    def _again(self, kernel: Update, group: dict[str, Any], params: list[Any]) -> Scalars:
-        known = super()._again(kernel, group, params)
-        for p in params:
-            self.state[p]["mu_product"] = self.state[params[0]]["mu_product"]
-        return known
 
 
 class RAdam(_Adaptive):
