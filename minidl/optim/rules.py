@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import require
-from minidl.fusion import maximum, sqrt, update
 from minidl.fusion import abs as absolute
+from minidl.fusion import maximum, sqrt, update
 from minidl.optim.optimizer import Kernel, Optimizer, Params, Scalars, options
 
 Betas = tuple[float, float]

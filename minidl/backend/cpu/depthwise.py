@@ -16,7 +16,8 @@ from typing import Any
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    Kernel, Scratch, at, device, fetch, kernel, launch, move, move_rows, special, stream, zero,
+    Kernel, Scratch, at, device, fetch_ahead, kernel, launch, move, move_rows, special, stream,
+    zero,
 )  # fmt: skip
 
 # isort: on
@@ -82,13 +83,6 @@ def _row(y, u, apart, row, gap, f, d, b, ow):
         TAPS(*results, *cotangents, *pixels, gap, f, d)
 
 
-@device
-def _fetch_lines(x, n):
-    """Ask for n lines of the cache from x on."""
-    for q in range(n):
-        fetch(at(x, q * BLOCK))
-
-
 def _bands(m, slot, x, wt, bias, y, u, part, scratch, near, span, total, band, bands, cols, gap,
            h, w, c, oh, ow, r, s, sh, ph, pw, dh, up, over):  # fmt: skip
     """y = x spread out by (up, over) * wt (blocks, r, s, BLOCK), in span m of bands (n, rows).
@@ -115,9 +109,9 @@ def _bands(m, slot, x, wt, bias, y, u, part, scratch, near, span, total, band, b
                 for i in range(rows):
                     place, share = first + i * ow * c + c0 + k, (c0 + k) * rows + i * BLOCK
                     seen, apart = at(u, place), c
-                    _fetch_lines(at(soon, share * w), w)
+                    fetch_ahead(at(soon, share * w), w * BLOCK)
                     if GRADS:
-                        _fetch_lines(at(u, first + (band * c + share) * ow), ow)
+                        fetch_ahead(at(u, first + (band * c + share) * ow), ow * BLOCK)
                         if some < BLOCK or wide > ow:  # no whole tiles: with zeros
                             seen, apart = at(own, wide * BLOCK), BLOCK
                             zero(seen, wide * BLOCK)
