@@ -238,8 +238,7 @@ def _depthwise_grads(g: Array, w: Array, v: Geometry, x: Maybe = None) -> tuple:
     """dx, and dw if x is given: both in one pass over g."""
     dx, turned = empty_nchw(v.n, v.c, v.h, v.w, dtype=g.dtype), w[:, 0, ::-1, ::-1]
     window = (1, 1), ((v.r - 1) * v.dh - v.ph, (v.s - 1) * v.dw - v.pw), (v.dh, v.dw), (v.sh, v.sw)
-    u = None if x is None else nhwc(x)
-    dw = depthwise.correlate(nhwc(g), turned, None, nhwc(dx), *window, u)
+    dw = depthwise.correlate(nhwc(g), turned, None, nhwc(dx), *window, x if x is None else nhwc(x))
     return dx, None if dw is None else dw[:, ::-1, ::-1].reshape(w.shape)
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 # isort: off
 from minidl.backend.cpu.jit import (
-    Kernel, Scratch, at, device, fetch_ahead, kernel, launch, move, move_rows, special, stream,
-    zero,
+    Kernel, Scratch, at, device, fetch, kernel, launch, move, move_rows, special, stream, zero,
 )  # fmt: skip
 
 # isort: on
@@ -109,9 +108,9 @@ def _bands(m, slot, x, wt, bias, y, u, part, scratch, near, span, total, band, b
                 for i in range(rows):
                     place, share = first + i * ow * c + c0 + k, (c0 + k) * rows + i * BLOCK
                     seen, apart = at(u, place), c
-                    fetch_ahead(at(soon, share * w), w * BLOCK)
+                    fetch(at(soon, share * w), w * BLOCK)
                     if GRADS:
-                        fetch_ahead(at(u, first + (band * c + share) * ow), ow * BLOCK)
+                        fetch(at(u, first + (band * c + share) * ow), ow * BLOCK)
                         if some < BLOCK or wide > ow:  # no whole tiles: with zeros
                             seen, apart = at(own, wide * BLOCK), BLOCK
                             zero(seen, wide * BLOCK)

@@ -21,7 +21,6 @@ from minidl.errors import DTypeError, require
 
 PIECE = 1 << 14  # elements in a chunk of rows
 ALONE = 1 << 18  # multiply-adds not worth waking another thread for: some 20 us
-LINE = 16  # numbers in a line of the cache, in float32
 SUM = 2048  # terms summed in the working precision before they go into a double
 ENTRY = "ml_entry"  # name of a compiled kernel
 _FAST = {"contract"}
@@ -114,13 +113,6 @@ def move_rows(to, apart, of, step, rows, n):
     """Copy rows of n numbers, `step` apart, to where they are `apart`."""
     for r in range(rows):
         move(at(to, r * apart), at(of, r * step), n)
-
-
-@device
-def fetch_ahead(x, n):
-    """Ask for the n numbers from x on, which are read soon."""
-    for j in range(0, n, LINE):
-        fetch(at(x, j))
 
 
 @device

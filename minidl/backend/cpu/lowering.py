@@ -99,7 +99,7 @@ def meaning(name: str, real: str) -> Any:
     symbol = f"ml_{name}_f{8 * int(real[1])}"
     kind = number(*[number] * (1 + (name in maths.BINARY)))
     if name == "fetch":
-        kind = types.void(pointer)
+        kind = types.void(pointer, word)
     if name in ("move", "stream"):
         kind = types.void(pointer, pointer, word)
     if name == "panel":

@@ -12,9 +12,19 @@ define void @ml_move_NAME(ptr %to, ptr %of, i64 %n) alwaysinline nounwind {
   ret void
 }
 
-; Ask for the line at a place, to be read soon, into L2; a place beyond the memory does no harm.
-define void @ml_fetch_NAME(ptr %of) alwaysinline nounwind {
-  call void @llvm.prefetch.p0(ptr %of, i32 0, i32 2, i32 1)
+; Ask for the lines of n numbers, which are read soon, into L2; beyond the memory this does no harm.
+define void @ml_fetch_NAME(ptr %of, i64 %n) alwaysinline nounwind {
+before:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %loop, label %out
+loop:
+  %i = phi i64 [ 0, %before ], [ %next, %loop ]
+  %line = getelementptr REAL, ptr %of, i64 %i
+  call void @llvm.prefetch.p0(ptr %line, i32 0, i32 2, i32 1)
+  %next = add nuw nsw i64 %i, LINE
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %loop, label %out
+out:
   ret void
 }
 

@@ -16,19 +16,12 @@ from typing import Any
 
 import numpy as np
 
+# isort: off
 from minidl.backend.cpu.jit import (
-    PIECE,
-    SUM,
-    Kernel,
-    R,
-    at,
-    fetch_ahead,
-    kernel,
-    launch,
-    sqrt,
-    sum_of,
-    zero,
+    PIECE, SUM, Kernel, R, at, fetch, kernel, launch, sqrt, sum_of, zero,
 )  # fmt: skip
+
+# isort: on
 from minidl.backend.cpu.memory import Array, Maybe, contiguous, empty, nhwc, vector, zeros
 from minidl.backend.cpu.replay import made, note
 
@@ -112,8 +105,8 @@ def column_grad_sums(t, g, x, y, gated, mean, scale, shift, part, gate, rows, wi
     zero(p, 2 * width)
     for i in range(s * rows + first, s * rows + min(first + step, rows)):
         gi, xi = at(g, i * width), at(x, i * width)
-        fetch_ahead(at(gi, _AHEAD), width)
-        fetch_ahead(at(xi, _AHEAD), width)
+        fetch(at(gi, _AHEAD), width)
+        fetch(at(xi, _AHEAD), width)
         if gate == BY_RESULT:
             yi, dst = at(y, i * width), at(gated, i * width)
             for c in range(width):
@@ -144,8 +137,8 @@ def column_grad(t, g, x, dx, mean, scale, shift, k1, k2, k3, gate, rows, width, 
     w1, w2, w3 = at(k1, s * width), at(k2, s * width), at(k3, s * width)
     for i in range(s * rows + first, s * rows + min(first + step, rows)):
         gi, xi, dst = at(g, i * width), at(x, i * width), at(dx, i * width)
-        fetch_ahead(at(gi, _AHEAD), width)
-        fetch_ahead(at(xi, _AHEAD), width)
+        fetch(at(gi, _AHEAD), width)
+        fetch(at(xi, _AHEAD), width)
         for c in range(width):
             d = xi[c] - u[c]
             v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
