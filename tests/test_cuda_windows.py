@@ -17,19 +17,20 @@ pytestmark = [NEEDED, pytest.mark.usefixtures("gpu")]
 @FLOATS
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (5, 40, 3, 3), (600, 3), (1, 1, 6), (3, 8, 9, 20)])
 def test_batch_norm(dtype, shape):
-    """With and without affine vectors, an addend and a relu; forward and backward."""
+    """With and without affine vectors, an addend, a relu and a top; forward and backward."""
     rng = np.random.default_rng(15)
     c = shape[1]
     for affine in (True, False):
         for more in (None, rng.standard_normal(shape)):
-            for relu in (False, True):
+            for top in (0.0, np.inf, 0.5):
                 x, g = 3 + rng.standard_normal(shape), rng.standard_normal(shape)
                 w, b = rng.standard_normal((2, c)) if affine else (None, None)
-                y, *kept = agree("batch_norm", dtype, x, w, b, more, 1e-5, relu)
-                gate = np.asarray(y) if relu and more is not None else None
-                if relu and more is None:  # where rounding cannot move the relu's mask
-                    g *= np.abs(cpu.batch_norm(x, w, b, None, 1e-5, False)[0]) > 1e-2
-                agree("batch_norm_grad", dtype, g, x, w, b, *kept, gate, 1e-5, relu)
+                y, *kept = agree("batch_norm", dtype, x, w, b, more, 1e-5, top)
+                gate = np.asarray(y) if top and more is not None else None
+                if top and more is None:  # where rounding cannot move the mask
+                    z = cpu.batch_norm(x, w, b, None, 1e-5, 0.0)[0]
+                    g *= (np.abs(z) > 1e-2) & (np.abs(z - top) > 1e-2)
+                agree("batch_norm_grad", dtype, g, x, w, b, *kept, gate, 1e-5, top)
 
 
 GROUPED = [  # shape, groups

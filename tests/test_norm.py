@@ -104,10 +104,20 @@ def test_layer_norm(case, count):
 X = rng.normal(1, 2, (3, 4, 3, 2))
 W, B = rng.normal(size=4), rng.normal(size=4)
 MEAN, VAR = rng.normal(size=4), rng.uniform(0.5, 2, 4)
+BATCH = (None, None)  # the batch's own statistics
+
+
+def activated(act, x, w, b, more=None):
+    """Batch norm with the activation behind it, in one pass."""
+    return batch_norm_with(more, act, x, *BATCH, w, b, True, 0.1, 1e-5)
+
+
 OPS = {
     "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
-    "relu": lambda x, w, b: batch_norm_with(None, True, x, None, None, w, b, True, 0.1, 1e-5),
-    "more": lambda x, w, b: batch_norm_with(x.flip(0), True, x, None, None, w, b, True, 0.1, 1e-5),
+    "relu": lambda x, w, b: activated("relu", x, w, b),
+    "relu6": lambda x, w, b: activated("relu6", x, w * 5, b + 3),
+    "more": lambda x, w, b: activated("relu", x, w, b, x.flip(0)),
+    "more6": lambda x, w, b: activated("relu6", x, w * 5, b + 3, x.flip(0)),
     "eval": lambda x, w, b: F.batch_norm(x, MEAN, VAR, w, b, False),
     "group": lambda x, w, b: F.group_norm(x, 2, w, b),
     "instance": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
@@ -123,14 +133,17 @@ def test_gradients(name):
     check_gradients(lambda x: OPS[name](x, tensor(W, False), tensor(B, False)), X)
 
 
+@pytest.mark.parametrize("act, top", [("relu", np.inf), ("relu6", 6)])
 @pytest.mark.parametrize("c", [3, 16, 300])
-def test_the_gradient_is_gated_just_where_the_result_is_zero(c):
-    """Backward finds the sign of the result again from the input, to the last bit."""
+def test_the_gradient_is_gated_just_where_the_result_is_cut_off(c, act, top):
+    """Backward finds the result again from the input, to the last bit."""
     x, g = (rng.normal(size=(32, c, 20, 20)).astype(np.float32) for _ in range(2))
-    w, b = rng.normal(size=c).astype(np.float32), tensor(rng.normal(size=c).astype(np.float32))
-    y = batch_norm_with(None, True, tensor(x), None, None, tensor(w), b, True, 0.1, 1e-5)
+    w, b = rng.normal(0, 4, c).astype(np.float32), tensor(rng.normal(size=c).astype(np.float32))
+    y = activated(act, tensor(x), tensor(w), b)
     y.backward(tensor(g, False))
-    gated = np.where(y.detach().numpy() > 0, g, 0).astype(np.float64)
+    y = y.detach().numpy()
+    assert 0 < (y == 6).mean() < 0.2 if act == "relu6" else y.max() > 6
+    gated = np.where((y > 0) & (y < top), g, 0).astype(np.float64)
     np.testing.assert_allclose(b.grad.numpy(), gated.sum((0, 2, 3)), atol=2e-3)
 
 
@@ -178,19 +191,19 @@ def test_moments_beside_a_first_row_far_off(rows, c, far):
     """Deviations are summed from a piece's first row: its rows are the factor that may be lost."""
     x = rng.normal(size=(rows, c)).astype(np.float32)
     x[0] += np.float32(far)
-    _, mean, var = cpu.batch_norm(x[:, :, None, None], None, None, None, 0.0, False)
+    _, mean, var = cpu.batch_norm(x[:, :, None, None], None, None, None, 0.0, 0.0)
     wide, eps = x.astype(np.float64), np.finfo(np.float32).eps
     np.testing.assert_allclose(var, wide.var(0), rtol=4 * 64 * eps)
     np.testing.assert_allclose(mean, wide.mean(0), rtol=0, atol=8 * eps * np.abs(wide).max())
     same = np.full((rows, c, 1, 1), 0.1, np.float32)
-    y, mean, var = cpu.batch_norm(same, None, None, None, 1e-5, False)
+    y, mean, var = cpu.batch_norm(same, None, None, None, 1e-5, 0.0)
     assert not y.any() and not var.any() and (mean == np.float32(0.1)).all()
 
 
 def test_moments_keep_nan():
     x = np.zeros((8, 4, 3, 3), np.float32)
     x[5, 1, 0, 2] = np.nan
-    y, mean, var = cpu.batch_norm(x, None, None, None, 1e-5, True)
+    y, mean, var = cpu.batch_norm(x, None, None, None, 1e-5, np.inf)
     for a in (y[:, 1], mean[1], var[1]):
         assert np.isnan(a).all()
     assert not np.isnan(var[[0, 2, 3]]).any()

@@ -8,7 +8,9 @@ from typing import Any, Self
 
 from minidl.nn.module import Module
 from minidl.nn.norm import BatchNorm2d
-from minidl.nn.thin import ReLU
+from minidl.nn.thin import ReLU, ReLU6
+
+_ACTS: dict[Any, str] = {ReLU: "relu", ReLU6: "relu6"}  # that batch norm takes along
 
 
 class Numbered(Module, MutableSequence[Any]):
@@ -74,12 +76,13 @@ class Sequential(Numbered):
         return super().__getitem__(index)
 
     def forward(self, x: Any) -> Any:
-        """The last module's output; batch norm and a ReLU behind it work in one pass."""
+        """The last module's output; batch norm and a ReLU or ReLU6 behind it work in one pass."""
         modules, done = [*self._modules.values(), None], False
         for module, after in pairwise(modules):
-            joined = isinstance(module, BatchNorm2d) and type(after) is ReLU and not after.has_hooks
+            act = _ACTS.get(type(after)) if isinstance(module, BatchNorm2d) else None
+            joined = act is not None and not after.has_hooks
             if not done:
-                x = module.relu(x) if joined else module(x)
+                x = module.relu(x, None, act) if joined else module(x)
             done = joined
         return x
 

@@ -77,22 +77,22 @@ class BatchNorm2d(_ChannelNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, …) -> the same shape."""
-        return self._normalise(x, None, False)
+        return self._normalise(x, None, None)
 
-    def relu(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        """relu(self(x) + more), more like x; in one pass where self(x) is no more than that."""
+    def relu(self, x: Tensor, more: Tensor | None = None, act: str = "relu") -> Tensor:
+        """act(self(x) + more), more like x, act relu or relu6; in one pass where self(x) is."""
         if type(self).forward is BatchNorm2d.forward and not self.has_hooks:
-            return self._normalise(x, more, True)
-        return F.relu(self(x) if more is None else self(x) + more)
+            return self._normalise(x, more, act)
+        return getattr(F, act)(self(x) if more is None else self(x) + more)
 
-    def _normalise(self, x: Tensor, more: Tensor | None, relu: bool) -> Tensor:
+    def _normalise(self, x: Tensor, more: Tensor | None, act: str | None) -> Tensor:
         arguments, momentum = self._arguments(x), self.momentum
         if self.training and self.num_batches_tracked is not None and not recomputing.get():
             self.num_batches_tracked.add_(1)
             if momentum is None:  # the plain mean over all batches; reads the count on the host
                 momentum = 1.0 / self.num_batches_tracked.item()
         training = self.training or self.running_mean is None
-        return batch_norm_with(more, relu, *arguments, training, momentum or 0.0, self.eps)
+        return batch_norm_with(more, act, *arguments, training, momentum or 0.0, self.eps)
 
 
 class BatchNorm1d(BatchNorm2d):

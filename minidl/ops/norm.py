@@ -16,6 +16,8 @@ from minidl.ops.autocasting import alike
 from minidl.ops.reduce import mean, norm
 from minidl.ops.shape import expand, flatten, reshape, to_dtype
 
+_TOPS = {None: 0.0, "relu": math.inf, "relu6": 6.0}  # the most that comes out; 0: anything
+
 
 def _fit(name: str, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> None:
     """x is floating; weight and bias, where given, have the shape and its dtype.
@@ -42,35 +44,36 @@ def _moments(x: Any, axes: tuple[int, ...]) -> tuple:
 
 
 def batch_norm_by_elementary_ops(x: Any, w: Any, b: Any, more: Any, *, eps: float,
-                                 relu: bool) -> tuple:  # fmt: skip
+                                 act: str | None) -> tuple:  # fmt: skip
     """Definition of normalise_batch."""
     m, var = _moments(x, (0, *range(2, x.ndim)))
     vectors = (m, var, _over_channels(w, x), _over_channels(b, x))
-    return _affine(x, *vectors, more, eps=eps, relu=relu), flatten(m), flatten(var)
+    return _affine(x, *vectors, more, eps=eps, act=act), flatten(m), flatten(var)
 
 
 @op(definition=batch_norm_by_elementary_ops)
-def normalise_batch(x: Any, w: Any, b: Any, more: Any, *, eps: float, relu: bool) -> Any:
+def normalise_batch(x: Any, w: Any, b: Any, more: Any, *, eps: float, act: str | None) -> Any:
     """Centre and scale every channel over the batch (Ioffe and Szegedy 2015).
 
     x (N, C, ...); w, b (C,) or None; more like x or None -> y like x, mean (C,), biased variance
-    (C,), of which only y is differentiated. y is relu(normalised x + more) where these are asked
-    for. Saves x, w, b, two numbers a channel and, for relu behind more, y.
+    (C,), of which only y is differentiated. y is act(normalised x + more) where these are asked
+    for, act a "relu" or "relu6". Saves x, w, b, two numbers a channel and, for act behind more, y.
     """
-    be = backend.of(x)
-    y, m, var = be.batch_norm(x, w, b, more, eps, relu)
-    saved = (x, w, b, m, var, y if relu and more is not None else None)
-    return (y, m, var), saved, lambda g, need, *kept: be.batch_norm_grad(g[0], *kept, eps, relu)
+    be, top = backend.of(x), _TOPS[act]
+    y, m, var = be.batch_norm(x, w, b, more, eps, top)
+    saved = (x, w, b, m, var, y if act and more is not None else None)
+    return (y, m, var), saved, lambda g, need, *kept: be.batch_norm_grad(g[0], *kept, eps, top)
 
 
 @pointwise
-def _affine(x, m, var, w, b, more, *, eps, relu):
-    """(x - m) / sqrt(var + eps) * w + b (+ more, then relu)."""
+def _affine(x, m, var, w, b, more, *, eps, act):
+    """(x - m) / sqrt(var + eps) * w + b (+ more, then act)."""
     scale = rsqrt(var + eps)
     y = (x - m) * (scale if w is None else scale * w)
     y = y if b is None else y + b
     y = y if more is None else y + more
-    return where(y <= 0, 0.0, y) if relu else y
+    y = y if act is None else where(y <= 0, 0.0, y)
+    return where(y >= 6, 6.0, y) if act == "relu6" else y
 
 
 def batch_norm(input: Any, running_mean: Any, running_var: Any, weight: Any = None,
@@ -82,12 +85,13 @@ def batch_norm(input: Any, running_mean: Any, running_var: Any, weight: Any = No
     variance by momentum, in place. weight, bias and the statistics are (C,) or None.
     """
     statistics = (running_mean, running_var)
-    return batch_norm_with(None, False, input, *statistics, weight, bias, training, momentum, eps)
+    return batch_norm_with(None, None, input, *statistics, weight, bias, training, momentum, eps)
 
 
-def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_var: Any, weight: Any,
-                    bias: Any, training: bool, momentum: float, eps: float) -> Any:  # fmt: skip
-    """relu(batch_norm(x, …) + more) in one pass over memory; more is like x or None."""
+def batch_norm_with(more: Any, act: str | None, x: Any, running_mean: Any, running_var: Any,
+                    weight: Any, bias: Any, training: bool, momentum: float,
+                    eps: float) -> Any:  # fmt: skip
+    """act(batch_norm(x, …) + more) in one pass over memory; more is like x or None."""
     name = "batch_norm"
     (more,) = alike(x, more)
     require(x.ndim >= 2, name, "x must have at least 2 axes (N, C, ...)", x=x)
@@ -100,13 +104,13 @@ def batch_norm_with(more: Any, relu: bool, x: Any, running_mean: Any, running_va
         require(given, name, "running_mean and running_var are needed unless training")
         channels = running_mean, running_var, *alike(x, weight, bias)
         vectors = (_over_channels(v, x) for v in channels)
-        return to_dtype(_affine(x, *vectors, more, eps=eps, relu=relu), x.dtype)
+        return to_dtype(_affine(x, *vectors, more, eps=eps, act=act), x.dtype)
     count = math.prod(x.shape) // max(x.shape[1], 1)
     require(count != 1, name, "training needs more than one value per channel", x=x)
     require(more is None or more.shape == x.shape, name, "what is added must be like x", x=x,
             added=more)  # fmt: skip
     normalise = normalise_batch if x.shape[1] else batch_norm_by_elementary_ops
-    y, m, var = normalise(x, weight, bias, more, eps=eps, relu=relu)
+    y, m, var = normalise(x, weight, bias, more, eps=eps, act=act)
     if count:
         _move(running_mean, running_var, raw(m), raw(var), count, momentum)
     return y
@@ -139,7 +143,7 @@ def group_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, groups: int, eps: fl
     """Definition of normalise_groups."""
     apart = reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
     m, var = _moments(apart, (2,))
-    y = reshape(_affine(apart, m, var, None, None, None, eps=eps, relu=False), x.shape)
+    y = reshape(_affine(apart, m, var, None, None, None, eps=eps, act=None), x.shape)
     y = y if w is None else pw.mul(y, _over_channels(w, x))
     return y if b is None else pw.add(y, _over_channels(b, x)), flatten(m, 1), flatten(var, 1)
 
@@ -193,7 +197,7 @@ def layer_norm_by_elementary_ops(x: Any, w: Any, b: Any, *, count: int, eps: flo
     """Definition of normalise_rows."""
     axes = tuple(range(x.ndim - count, x.ndim))
     m, var = _moments(x, axes) if centre else (0.0, mean(pw.square(x), axes, True))
-    return _affine(x, m, var, w, b, None, eps=eps, relu=False)
+    return _affine(x, m, var, w, b, None, eps=eps, act=None)
 
 
 @op(definition=layer_norm_by_elementary_ops)

@@ -78,9 +78,12 @@ def combine_moments(s, part, mean, m2, rows, step, pieces, fold, c):
             v[j] += q[j] + n * d * d
 
 
-@kernel("R* R* R* R* R* R* int int int int int int")
-def column_affine(t, x, more, y, mean, scale, shift, added, relu, rows, width, step, pieces):
-    """y = (x - mean) * scale + shift (+ more, then relu), one value a segment and column."""
+@kernel("R* R* R* R* R* R* int R int int int int")
+def column_affine(t, x, more, y, mean, scale, shift, added, top, rows, width, step, pieces):
+    """y = (x - mean) * scale + shift (+ more), with one value a segment and column.
+
+    If top is not 0, y is kept within [0, top].
+    """
     s, first = t // pieces, (t % pieces) * step
     u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
     for i in range(s * rows + first, s * rows + min(first + step, rows)):
@@ -88,15 +91,19 @@ def column_affine(t, x, more, y, mean, scale, shift, added, relu, rows, width, s
         for c in range(width):
             v = (src[c] - u[c]) * a[c] + b[c]
             v = v + r[c] if added else v
-            dst[c] = R(0) if relu and v <= R(0) else v
+            if top > R(0):  # NaN stays
+                v = R(0) if v <= R(0) else top if v > top else v
+            dst[c] = v
 
 
-@kernel("R* R* R* R* R* R* R* R* int int int int int")
-def column_grad_sums(t, g, x, y, gated, mean, scale, shift, part, gate, rows, width, step, pieces):
+@kernel("R* R* R* R* R* R* R* R* int R int int int int")
+def column_grad_sums(
+    t, g, x, y, gated, mean, scale, shift, part, gate, top, rows, width, step, pieces
+):
     """part[piece] = sum of g, sum of g * (x - mean), of each column over the piece's rows.
 
-    gate: g counts only where y > 0, and is written to gated (BY_RESULT), or only where
-    (x - mean) * scale + shift, as in column_affine, is (BY_INPUT).
+    gate: g counts only where y lies in (0, top), and is written to gated (BY_RESULT), or only where
+    (x - mean) * scale + shift, as in column_affine, does (BY_INPUT).
     """
     s, first = t // pieces, (t % pieces) * step
     u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
@@ -110,11 +117,12 @@ def column_grad_sums(t, g, x, y, gated, mean, scale, shift, part, gate, rows, wi
         if gate == BY_RESULT:
             yi, dst = at(y, i * width), at(gated, i * width)
             for c in range(width):
-                dst[c] = R(0) if yi[c] <= R(0) else gi[c]
+                dst[c] = R(0) if yi[c] <= R(0) or yi[c] >= top else gi[c]
             gi = dst
         for c in range(width):
             d = xi[c] - u[c]
-            v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
+            z = d * a[c] + b[c]
+            v = R(0) if gate == BY_INPUT and (z <= R(0) or z >= top) else gi[c]
             p[c] += v
             q[c] += v * d
 
@@ -129,8 +137,8 @@ def add_pieces(s, part, out, pieces, fold, c):
             dst[j] += p[j]
 
 
-@kernel("R* R* R* R* R* R* R* R* R* int int int int int")
-def column_grad(t, g, x, dx, mean, scale, shift, k1, k2, k3, gate, rows, width, step, pieces):
+@kernel("R* R* R* R* R* R* R* R* R* int R int int int int")
+def column_grad(t, g, x, dx, mean, scale, shift, k1, k2, k3, gate, top, rows, width, step, pieces):
     """dx = k1 * g + k2 * (x - mean) + k3, with one value a segment and column; gate: as above."""
     s, first = t // pieces, (t % pieces) * step
     u, a, b = at(mean, s * width), at(scale, s * width), at(shift, s * width)
@@ -141,7 +149,8 @@ def column_grad(t, g, x, dx, mean, scale, shift, k1, k2, k3, gate, rows, width, 
         fetch(at(xi, _AHEAD), width)
         for c in range(width):
             d = xi[c] - u[c]
-            v = R(0) if gate == BY_INPUT and d * a[c] + b[c] <= R(0) else gi[c]
+            z = d * a[c] + b[c]
+            v = R(0) if gate == BY_INPUT and (z <= R(0) or z >= top) else gi[c]
             dst[c] = w1[c] * v + (w2[c] * d + w3[c])
 
 
@@ -231,10 +240,10 @@ def uncolumns(y: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float,
-                  more: Maybe = None, relu: bool = False) -> Three:  # fmt: skip
+                  more: Maybe = None, top: float = 0.0) -> Three:  # fmt: skip
     """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images.
 
-    With more (like x), and with relu, y is relu(normalised x + more).
+    With more (like x), and with a top, y is normalised x + more within [0, top].
     """
     v, c = columns(x), x.shape[1]
     rows = v.shape[0] * v.shape[1] // max(segments, 1)
@@ -253,13 +262,13 @@ def _columns_norm(x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps:
     vectors = (made(np.repeat, mean, c // groups, 2), scale, vector(b, 0, c, x.dtype))
     spread = (p.spread(u.reshape(-1, c), x.dtype) for u in vectors)
     added = v if more is None else columns(more)
-    p.run(column_affine, v, added, y, *spread, more is not None, relu)
+    p.run(column_affine, v, added, y, *spread, more is not None, top)
     return uncolumns(y, x.shape), made(mean[..., 0].astype, x.dtype), var[..., 0]
 
 
 def _columns_grad(
-    g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable, gate: int = 0, y: Maybe = None,
-    affine: tuple[Maybe, Maybe] = (None, None),
+    g: Array, x: Array, mean: Array, rstd: Array, slopes: Callable, gate: int = 0, top: float = 0.0,
+    y: Maybe = None, affine: tuple[Maybe, Maybe] = (None, None),
 ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     """dx, dw, db; slopes gives k1, k2, k3 of `column_grad` from the sums of g and g * (x - mean).
 
@@ -272,29 +281,29 @@ def _columns_grad(
     part = empty((segments * p.pieces, 2, p.width), x.dtype)
     spread, ys = p.spread(mean, x.dtype), v if y is None else columns(y)
     vectors = [spread if a is None else p.spread(a[None], x.dtype) for a in affine]
-    p.run(column_grad_sums, gv, v, ys, gated, spread, *vectors, part, gate)
+    p.run(column_grad_sums, gv, v, ys, gated, spread, *vectors, part, gate, top)
     out = np.zeros((segments, 2, c))
     launch(add_pieces, segments, 1 + (segments >> 8), part, out, p.pieces, p.fold, c)
     sums = out.transpose(1, 0, 2)
     dx = empty(v.shape, x.dtype)
     factors = (p.spread(k, x.dtype) for k in slopes(sums))
-    p.run(column_grad, gated, v, dx, spread, *vectors, *factors, gate)
+    p.run(column_grad, gated, v, dx, spread, *vectors, *factors, gate, top)
     dw, db = (a.sum(0).astype(x.dtype) for a in (sums[1] * rstd, sums[0]))
     return uncolumns(dx, x.shape), dw, db, uncolumns(gated, x.shape)
 
 
-def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool) -> Three:
+def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, top: float) -> Three:
     """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C.
 
-    y is relu(normalised x + more) where more (like x) is given and relu is set.
+    y is normalised x + more, which is like x or None, within [0, top] if top is not 0.
     """
-    y, mean, var = _columns_norm(x, w, b, 1, x.shape[1], eps, more, relu)
+    y, mean, var = _columns_norm(x, w, b, 1, x.shape[1], eps, more, top)
     return y, mean[0], var[0]
 
 
 def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, y: Maybe,
-                    eps: float, relu: bool) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
+                    eps: float, top: float) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Gradients of batch_norm's x, w, b and more; y: its result, if more was added."""
     rstd = 1 / np.sqrt(var[None].astype(np.float64) + eps)
     k1 = vector(w, 1, len(mean), x.dtype) * rstd
     rows = x.size // max(len(mean), 1) or 1
@@ -302,9 +311,9 @@ def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Ar
     def slopes(sums: Array) -> tuple:
         return k1, -k1 * rstd * rstd * sums[1] / rows, -k1 * sums[0] / rows
 
-    gate = 0 if not relu else BY_INPUT if y is None else BY_RESULT
+    gate = 0 if not top else BY_INPUT if y is None else BY_RESULT
     affine = (k1[0], vector(b, 0, len(mean), x.dtype))
-    return _columns_grad(g, x, mean[None], rstd, slopes, gate, y, affine)
+    return _columns_grad(g, x, mean[None], rstd, slopes, gate, top, y, affine)
 
 
 def group_norm(x: Array, w: Maybe, b: Maybe, groups: int, eps: float) -> Three:

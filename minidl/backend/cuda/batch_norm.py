@@ -76,11 +76,11 @@ def _affine(like: Array, w: Maybe, b: Maybe) -> tuple[list, list]:
 
 def _normalise(
     x: Array, w: Maybe, b: Maybe, segments: int, groups: int, eps: float, more: Maybe = None,
-    relu: bool = False,
+    top: float = 0.0,
 ) -> Three:  # fmt: skip
     """y, mean and biased variance (segments, groups) of x (N, C, ...); a segment is some images.
 
-    y is relu(normalised x + more) where more (like x) is given and relu is set.
+    y is normalised x + more, which is like x or None, within [0, top] if top is not 0.
     """
     v, wide = _columns(x), accumulator(x.dtype)
     added = v if more is None else _columns(more)
@@ -93,13 +93,13 @@ def _normalise(
     affine, flags = _affine(mean, w, b)
     given = (v, added, y, mean, var, *affine, *cut, float(eps), *flags)
     run = kernel("batch_norm.cu", "normalise", *kinds)
-    launch(run, grid, *given, int(more is not None), int(relu))
+    launch(run, grid, *given, int(more is not None), float(top))
     return _uncolumns(y, x.shape), mean, var
 
 
 def _gradients(
     g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, eps: float, gate: int = 0,
-    y: Maybe = None,
+    top: float = 0.0, y: Maybe = None,
 ) -> Three:  # fmt: skip
     """dx, sums of g and of g xhat (segments, 2, C), and g behind the gate of a relu."""
     v, gv, wide, (segments, groups) = _columns(x), _columns(g), accumulator(x.dtype), mean.shape
@@ -110,7 +110,7 @@ def _gradients(
     sums = totals = empty((segments, 2, cut.channels), wide)
     statistics = (mean, var, *affine, *cut, float(eps), *flags)
     run = kernel("batch_norm.cu", "gradient_sums", *kinds, gate)
-    launch(run, grid, gv, v, results, gated, part, *statistics)
+    launch(run, grid, gv, v, results, gated, part, *statistics, float(top))
     _combine("combine_sums", part, (sums,), cut.columns, cut.pieces, cut.channels)
     if groups != cut.channels:
         totals = empty((segments, 2, groups), wide)
@@ -119,24 +119,24 @@ def _gradients(
         launch(run, -(-totals.size // _WARPS), sums, affine[0], totals, *more)
     dx = empty(v.shape, x.dtype)
     run = kernel("batch_norm.cu", "input_gradient", *kinds, gate)
-    launch(run, grid, gated, v, dx, totals, *statistics)
+    launch(run, grid, gated, v, dx, totals, *statistics, float(top))
     return _uncolumns(dx, x.shape), sums, _uncolumns(gated, x.shape)
 
 
-def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, relu: bool) -> Three:
+def batch_norm(x: Array, w: Maybe, b: Maybe, more: Maybe, eps: float, top: float) -> Three:
     """y, mean (C,) and biased variance (C,) of x (N, C, ...), normalised over all axes but C.
 
-    y is relu(normalised x + more) where more (like x) is given and relu is set.
+    y is normalised x + more, which is like x or None, within [0, top] if top is not 0.
     """
-    y, mean, var = _normalise(x, w, b, 1, x.shape[1], eps, more, relu)
+    y, mean, var = _normalise(x, w, b, 1, x.shape[1], eps, more, top)
     return y, mean[0], var[0]
 
 
 def batch_norm_grad(g: Array, x: Array, w: Maybe, b: Maybe, mean: Array, var: Array, y: Maybe,
-                    eps: float, relu: bool) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-    """Gradients of batch_norm's x, w, b and more; y: its result, where more came before a relu."""
-    gate = 0 if not relu else _BY_INPUT if y is None else _BY_RESULT
-    dx, sums, gated = _gradients(g, x, w, b, mean[None], var[None], eps, gate, y)
+                    eps: float, top: float) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    """Gradients of batch_norm's x, w, b and more; y: its result, if more was added."""
+    gate = 0 if not top else _BY_INPUT if y is None else _BY_RESULT
+    dx, sums, gated = _gradients(g, x, w, b, mean[None], var[None], eps, gate, top, y)
     both = cast(sums[0], x.dtype if w is None else w.dtype)
     return dx, both[1], both[0], gated
 

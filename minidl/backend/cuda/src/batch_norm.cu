@@ -1,13 +1,14 @@
-// Batch and group norm of x (segments, rows, columns), by columns: y = relu((x - mean) rstd w + b +
-// more). A segment is the whole batch, or an image; statistics are those of a group of neighbouring
-// channels in a segment, of a single one for batch norm. Column j is of channel j % channels:
-// narrow arrays are folded, some rows making one. A thread has WIDE neighbouring columns, 16 bytes
-// (1 where arrays do not allow it). Blocks of 32 threads by 8 rows at a time take a piece of a
-// segment's rows: grid (segments columns / (32 WIDE), pieces). Sums are Sum<T> within a piece,
-// pieces are combined in double by a block, always alike (Chan et al. 1979). Bytes: x twice and y
-// once forward; g and x twice, dx once backward. The second reading goes from the last piece to the
-// first, since what was read last may still be in the cache. How many rows are unrolled was
-// measured on an H200: two at a time cost the passes that write a third of their speed.
+// Batch and group norm of x (segments, rows, columns), by columns: y = (x - mean) rstd w + b +
+// more, within bounds if asked for. A segment is the whole batch, or an image; statistics are those
+// of a group of neighbouring channels in a segment, of a single one for batch norm. Column j is of
+// channel j % channels: narrow arrays are folded, some rows making one. A thread has WIDE
+// neighbouring columns, 16 bytes (1 where arrays do not allow it). Blocks of 32 threads by 8 rows
+// at a time take a piece of a segment's rows: grid (segments columns / (32 WIDE), pieces). Sums are
+// Sum<T> within a piece, pieces are combined in double by a block, always alike (Chan et al. 1979).
+// Bytes: x twice and y once forward; g and x twice, dx once backward. The second reading goes from
+// the last piece to the first, since what was read last may still be in the cache. How many rows
+// are unrolled was measured on an H200: two at a time cost the passes that write a third of their
+// speed.
 #include "packs.cuh"
 #include "sums.cuh"
 
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(256)
     }
 }
 
-// y = relu((x - mean) rstd w + b + more).
+// y = (x - mean) rstd w + b + more, within [0, top] if top is not 0.
 template <typename T, int WIDE>
 __global__ void __launch_bounds__(256)
     normalise(const T* __restrict__ x, const T* __restrict__ more, T* __restrict__ y,
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(256)
               const typename Sum<T>::type* __restrict__ w,
               const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
               long long piece, long long channels, long long groups, double eps, long long scaled,
-              long long shifted, long long adds, long long relu) {
+              long long shifted, long long adds, double top) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece, true);
     if (!p.inside()) return;
@@ -230,14 +231,22 @@ __global__ void __launch_bounds__(256)
         for (int e = 0; e < WIDE; e++) {
             A value = column.affine(e, static_cast<A>(v.v[e]));
             if (adds) value += static_cast<A>(added.v[e]);
-            out.v[e] = static_cast<T>(relu && value <= A(0) ? A(0) : value);
+            if (top > 0) value = value <= A(0) ? A(0) : value > A(top) ? A(top) : value;
+            out.v[e] = static_cast<T>(value);
         }
         store_pack(y + at, out);
     }
 }
 
-// part = sums of g and of g xhat over the piece. GATE 1: g counts where y > 0, and is kept in
-// gated; GATE 2: where the normalised x is. Without the bound of 2 blocks, registers are spilled.
+// Whether a value lies outside of (0, top); NaN does not.
+template <typename A>
+__device__ inline bool beyond(A value, double top) {
+    return value <= A(0) || value >= A(top);
+}
+
+// part = sums of g and of g xhat over the piece. GATE 1: g counts where y lies in (0,
+// top), and is kept in gated; GATE 2: where the normalised x does. Without the bound of 2 blocks,
+// registers are spilled.
 template <typename T, int WIDE, int GATE>
 __global__ void __launch_bounds__(256, 2)
     gradient_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ y,
@@ -247,7 +256,7 @@ __global__ void __launch_bounds__(256, 2)
                   const typename Sum<T>::type* __restrict__ w,
                   const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
                   long long piece, long long channels, long long groups, double eps,
-                  long long scaled, long long shifted) {
+                  long long scaled, long long shifted, double top) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece);
     const Factors<T> f(mean, var, w, b, channels, groups, eps, scaled, shifted);
@@ -263,8 +272,9 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
             for (int e = 0; e < WIDE; e++) {
                 const A value = static_cast<A>(v.v[e]);
-                if (GATE == 1 && static_cast<A>(result.v[e]) <= A(0)) d.v[e] = static_cast<T>(0);
-                if (GATE == 2 && column.affine(e, value) <= A(0)) d.v[e] = static_cast<T>(0);
+                if (GATE == 1 && beyond(static_cast<A>(result.v[e]), top))
+                    d.v[e] = static_cast<T>(0);
+                if (GATE == 2 && beyond(column.affine(e, value), top)) d.v[e] = static_cast<T>(0);
                 first[e] += static_cast<A>(d.v[e]);
                 second[e] += static_cast<A>(d.v[e]) * (value - column.mean[e]);
             }
@@ -333,7 +343,7 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 4)
                    const typename Sum<T>::type* __restrict__ w,
                    const typename Sum<T>::type* __restrict__ b, long long rows, long long columns,
                    long long piece, long long channels, long long groups, double eps,
-                   long long scaled, long long shifted) {
+                   long long scaled, long long shifted, double top) {
     typedef typename Sum<T>::type A;
     const Piece<WIDE> p(rows, columns, piece, true);
     if (!p.inside()) return;
@@ -358,7 +368,7 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 4)
         for (int e = 0; e < WIDE; e++) {
             const A value = static_cast<A>(v.v[e]);
             A d = static_cast<A>(given.v[e]);
-            if (GATE == 2 && column.affine(e, value) <= A(0)) d = A(0);
+            if (GATE == 2 && beyond(column.affine(e, value), top)) d = A(0);
             d = column.slope[e] * d - level[e] - (value - column.mean[e]) * along[e];
             out.v[e] = static_cast<T>(d);
         }
