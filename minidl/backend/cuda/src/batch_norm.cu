@@ -244,9 +244,9 @@ __device__ inline bool beyond(A value, double top) {
     return value <= A(0) || value >= A(top);
 }
 
-// part = sums of g and of g xhat over the piece. GATE 1: g counts where y lies in (0,
-// top), and is kept in gated; GATE 2: where the normalised x does. Without the bound of 2 blocks,
-// registers are spilled.
+// part = sums of g and of g xhat over the piece. GATE 1: g counts where 0 < y < top, and is
+// kept in gated; GATE 2: where the normalised x is so. Without the bound of 2 blocks, registers are
+// spilled.
 template <typename T, int WIDE, int GATE>
 __global__ void __launch_bounds__(256, 2)
     gradient_sums(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ y,
