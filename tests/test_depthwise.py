@@ -7,7 +7,7 @@ import pytest
 
 from minidl import config
 from minidl.backend import cpu
-from minidl.backend.cpu import depthwise
+from minidl.backend.cpu import depthwise, jit
 
 
 def drawn(seed):
@@ -44,22 +44,64 @@ def oracle(x, w, bias, g, stride, padding, dilation, groups):
     return y, dx[:, :, inside[0], inside[1]], dw, g
 
 
-@pytest.mark.parametrize("near", [0, depthwise.NEAR])
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 3e-6), (np.float64, 1e-14)])
-def test_depthwise_convolution_and_its_adjoints(seed, dtype, tolerance, near, monkeypatch):
-    """Both adjoints one by one and in one pass; near 0: results go past the cache."""
-    monkeypatch.setattr(depthwise, "NEAR", near)
-    x, w, bias, window = drawn(seed)
-    draw = np.random.default_rng(seed + 100).standard_normal
-    y, dx, dw, g = oracle(x, w, bias, draw, *window)
+def agree(x, w, bias, window, dtype):
+    """All passes agree with the oracle: both adjoints one by one and in one pass."""
+    y, dx, dw, g = oracle(x, w, bias, np.random.default_rng(100).standard_normal, *window)
     x, w, bias, g = (a.astype(dtype) for a in (x, w, bias, g))
     found = (cpu.conv2d(x, w, bias, *window), cpu.conv2d_input_grad(g, w, x.shape, *window),
              cpu.conv2d_weight_grad(g, x, w.shape, *window),
              *cpu.conv2d_grads(g, x, w, *window))  # fmt: skip
     for want, got in zip((y, dx, dw, dx, dw), found, strict=True):
         assert got.dtype == dtype
-        assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
+        assert np.abs(got - want).max() <= 40 * np.finfo(dtype).eps * np.abs(want).max()
+
+
+@pytest.mark.parametrize("near", [0, depthwise.NEAR])
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_depthwise_convolution_and_its_adjoints(seed, dtype, near, monkeypatch):
+    """near 0: results go past the cache."""
+    monkeypatch.setattr(depthwise, "NEAR", near)
+    agree(*drawn(seed), dtype)
+
+
+@pytest.mark.parametrize("n, c, size, taps, padding", [
+    (2, 2 * depthwise.WIDE + 17, (5, 6), (3, 3), (1, 1)),
+    (1, 17, (4, 13), (2, 11), (1, 5)),  # taps by one
+    (1, 16, (4, 30), (2, 20), (0, 6)),  # and by five
+    (2 * depthwise.PARTS + 3, 3, (2, 5), (1, 3), (0, 1)),  # spans of three images, one of one
+    (2, 24, (6, 9), (3, 3), (1, 1)),  # half a line of channels
+    (2, 5, (3, 4), (1, 3), (2, 5)),  # padding beyond the taps
+])  # fmt: skip
+@pytest.mark.parametrize("stride, dilation", [((1, 1), (1, 1)), ((2, 1), (1, 2))])
+def test_sizes_that_are_not_drawn(n, c, size, taps, padding, stride, dilation, monkeypatch):
+    """More than WIDE channels, one group of taps in a row, or one image in a span."""
+    monkeypatch.setattr(depthwise, "NEAR", 0)
+    rng = np.random.default_rng(c)
+    x, w = rng.standard_normal((n, c, *size)), rng.standard_normal((c, 1, *taps))
+    agree(x, w, rng.standard_normal(c), (stride, padding, dilation, c), np.float32)
+
+
+@pytest.mark.parametrize("seed, padding", [*((seed, None) for seed in range(4)), (0, (30, 50))])
+def test_scratch_memory_may_hold_anything_and_is_not_overrun(seed, padding, monkeypatch):
+    """By one thread; padding may reach beyond all taps."""
+    made, guard = [], 1 << 14
+
+    def guarded(shape, dtype):
+        made.append(np.full(shape[0] + 2 * guard, np.nan, dtype))
+        return made[-1][guard:-guard]
+
+    monkeypatch.setattr(jit, "empty", guarded)
+    *arrays, (stride, drawn_padding, *more) = drawn(seed)
+    before = config.threads()
+    try:
+        config.set_num_threads(1)
+        agree(*arrays, (stride, padding or drawn_padding, *more), np.float64)
+    finally:
+        config.set_num_threads(before)
+    assert len(made) == 4
+    for memory in made:
+        assert np.isnan(memory[:guard]).all() and np.isnan(memory[-guard:]).all()
 
 
 def test_depthwise_gradients_do_not_depend_on_the_threads():
