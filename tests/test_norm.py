@@ -147,6 +147,17 @@ def test_the_gradient_is_gated_just_where_the_result_is_cut_off(c, act, top):
     np.testing.assert_allclose(b.grad.numpy(), gated.sum((0, 2, 3)), atol=2e-3)
 
 
+@pytest.mark.parametrize("act", ["relu", "relu6"])
+def test_no_gradient_passes_where_the_result_is_just_zero_or_the_top(act):
+    """A channel without variance, of which bias alone comes out."""
+    b = tensor(np.array([0.0, 6.0, 5.0]))
+    x, w = tensor(np.full((2, 3, 4, 4), 2.0)), tensor(np.ones(3))
+    activated(act, x, w, b).backward(tensor(np.arange(96.0).reshape(x.shape), False))
+    passes = np.array([False, act == "relu", True])
+    np.testing.assert_array_equal(b.grad.numpy() != 0, passes)
+    np.testing.assert_array_equal(x.grad.numpy().any((0, 2, 3)), passes)
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_threads_and_sizes(name):
     """Bits do not depend on threads where there are many pieces; gradients agree with float64."""
@@ -189,7 +200,7 @@ def test_variance_of_large_mean():
 @pytest.mark.parametrize("far", [0.0, 1e3])
 def test_moments_beside_a_first_row_far_off(rows, c, far):
     """Deviations are summed from a piece's first row: its rows are the factor that may be lost."""
-    x = rng.normal(size=(rows, c)).astype(np.float32)
+    x = np.random.default_rng(rows).normal(size=(rows, c)).astype(np.float32)
     x[0] += np.float32(far)
     _, mean, var = cpu.batch_norm(x[:, :, None, None], None, None, None, 0.0, 0.0)
     wide, eps = x.astype(np.float64), np.finfo(np.float32).eps
