@@ -144,18 +144,18 @@ def test_groups_step_as_separate_optimizers_would(groups, seed):
 
 
 def test_step_runs_the_closure_skips_missing_gradients_and_bumps_versions():
-    p, q = leaf([1.0, 2.0]), leaf([3.0])
-    optimizer = optim.SGD([p, q], lr=0.5)
+    p, q, r = leaf([1.0, 2.0]), leaf([3.0]), leaf([4.0])
+    optimizer = optim.SGD([p, q, r], lr=0.5)
 
     def closure():
         assert is_grad_enabled()
-        p.grad = wrap(np.array([1.0, -1.0]))
+        p.grad, r.grad = wrap(np.array([1.0, -1.0])), wrap(np.array([2.0]))
         return "loss"
 
-    versions = p.version, q.version
+    before = [a.version for a in (p, q, r)]
     assert optimizer.step(closure) == "loss"
-    assert p.tolist() == [0.5, 2.5] and q.tolist() == [3.0]
-    assert p.version > versions[0] and q.version == versions[1]
+    assert p.tolist() == [0.5, 2.5] and q.tolist() == [3.0] and r.tolist() == [3.0]
+    assert [a.version > v for a, v in zip((p, q, r), before)] == [True, False, True]
     kept = p.grad
     optimizer.zero_grad(set_to_none=False)
     assert p.grad.tolist() == [0, 0] and q.grad is None and kept.shape == (2,)
