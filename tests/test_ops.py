@@ -175,3 +175,39 @@ def test_using_an_input_twice_adds_up(case: Case) -> None:
     for t, a in zip(args, once):
         if a is not None:
             np.testing.assert_allclose(t.grad.array, 2 * a, 1e-12, 1e-12)
+
+
+@ALL
+def test_a_gradient_is_the_same_where_no_other_is_asked_for(case: Case) -> None:
+    for i, want in enumerate(gradients(case, inputs(case))):
+        args = [t.requires_grad_(i == j) for j, t in enumerate(inputs(case))]
+        y = run(case, args)
+        g = np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+        found = ml.grad(y, args[i], ml.tensor(g), allow_unused=True)[0] if y.requires_grad else None
+        found = np.zeros(want.shape) if found is None else found.array
+        np.testing.assert_allclose(found, want, 1e-12, 1e-12)
+
+
+@ALL
+def test_a_second_derivative_is_the_same_where_no_other_is_asked_for(case: Case) -> None:
+    """Of the gradient of input i along a direction, by input j or, the last, the cotangent."""
+    if not case.second:
+        return
+    g = np.random.default_rng(1).standard_normal(run(case, inputs(case)).shape)
+
+    def second(i: int, j: int, *asked: int) -> np.ndarray:
+        leaves = [*inputs(case), ml.tensor(g, requires_grad=True)]
+        leaves = [t.requires_grad_(k in asked) for k, t in enumerate(leaves)]
+        y, found = run(case, leaves[:-1]), None
+        if y.requires_grad:
+            (first,) = ml.grad(y, leaves[i], leaves[-1], create_graph=True, allow_unused=True)
+            if first is not None and first.requires_grad:
+                along = ml.tensor(np.random.default_rng(2).standard_normal(first.shape))
+                (found,) = ml.grad(first, leaves[j], along, allow_unused=True)
+        return np.zeros(leaves[j].shape) if found is None else found.array
+
+    count = len(inputs(case))
+    for i, j in np.ndindex(count, count + 1):
+        np.testing.assert_allclose(
+            second(i, j, i, j), second(i, j, *range(count + 1)), 1e-11, 1e-11
+        )
