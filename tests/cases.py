@@ -197,11 +197,6 @@ NORMS = [
         lambda x, w, b, r: batch_norm_with(r, "relu", x, None, None, w, b, True, 0.1, 1e-5),
         normal(X4, (3,), (3,), X4),
     ),
-    case(
-        "batch_norm_relu6",
-        lambda x, w, b: batch_norm_with(None, "relu6", x, None, None, w, b + 5, True, 0.1, 1e-5),
-        normal(X4, (3,), (3,)),
-    ),
     case("batch_norm_2d", lambda x: F.batch_norm(x, None, None, training=True), normal((7, 3))),
     case(
         "batch_norm_eval",

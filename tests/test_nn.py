@@ -366,23 +366,6 @@ def test_dropout_follows_mode():
     np.testing.assert_array_equal(drop(x).numpy(), 1)
 
 
-@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
-def test_batch_norm_and_relu_in_one_pass(act):
-    """A Sequential joins them, and not where hooks wait; the numbers are those of both apart."""
-    net = nn.Sequential(nn.BatchNorm2d(3), act(), nn.ReLU(), nn.BatchNorm2d(3))
-    nn.init.constant_(net[0].weight, 9)
-    x = ml.randn(4, 3, 5, 5)
-    y, calls = net(x), []
-    handle = net[0].register_forward_hook(lambda module, args, result: calls.append(result))
-    apart = net(x)
-    assert len(calls) == 1 and calls[0].detach().numpy().min() < 0
-    np.testing.assert_allclose(y.detach().numpy(), apart.detach().numpy(), atol=2e-6)
-    handle.remove()
-    net[1].register_forward_pre_hook(lambda module, args: calls.append(args))
-    np.testing.assert_allclose(net(x).detach().numpy(), y.detach().numpy(), atol=1e-6)
-    assert len(calls) == 2
-
-
 class _Sevens(nn.BatchNorm2d):
     """A subclass whose forward is its own."""
 

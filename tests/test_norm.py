@@ -6,7 +6,9 @@ from directional import backward_of, check_gradients, check_threads, layouts, te
 from hypothesis import given
 from hypothesis import strategies as st
 
+import minidl as ml
 import minidl.functional as F
+from minidl import nn
 from minidl.backend import cpu
 from minidl.errors import DTypeError, ShapeError
 from minidl.ops.norm import batch_norm_with
@@ -156,6 +158,23 @@ def test_no_gradient_passes_where_the_result_is_just_zero_or_the_top(act):
     passes = np.array([False, act == "relu", True])
     np.testing.assert_array_equal(b.grad.numpy() != 0, passes)
     np.testing.assert_array_equal(x.grad.numpy().any((0, 2, 3)), passes)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6])
+def test_batch_norm_and_relu_in_one_pass(act):
+    """A Sequential joins them, and not where hooks wait; the numbers are those of both apart."""
+    net = nn.Sequential(nn.BatchNorm2d(3), act(), nn.ReLU(), nn.BatchNorm2d(3))
+    nn.init.constant_(net[0].weight, 9)
+    x = ml.randn(4, 3, 5, 5)
+    y, calls = net(x), []
+    handle = net[0].register_forward_hook(lambda module, args, result: calls.append(result))
+    apart = net(x)
+    assert len(calls) == 1 and calls[0].detach().numpy().min() < 0
+    np.testing.assert_allclose(y.detach().numpy(), apart.detach().numpy(), atol=2e-6)
+    handle.remove()
+    net[1].register_forward_pre_hook(lambda module, args: calls.append(args))
+    np.testing.assert_allclose(net(x).detach().numpy(), y.detach().numpy(), atol=1e-6)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("name", OPS)
