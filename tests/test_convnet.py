@@ -271,6 +271,19 @@ def test_predict_prints_the_top_classes(smoke, tmp_path, capsys):
     assert any(name in lines[0] for name in classes)
 
 
+def test_predict_turns_a_picture_as_its_exif_says(smoke, tmp_path, capsys):
+    """It looked at photos of cameras held upright from the side."""
+    pixels = np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: a quarter turn clockwise shows it upright
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "b.png", exif=exif)
+    files = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert cli(["predict", "--run", str(smoke), *files]) == 0
+    first, second = (line.partition(": ")[2] for line in capsys.readouterr().out.splitlines())
+    assert first == second
+
+
 def test_compare_and_results(smoke, tmp_path, capsys):
     out = tmp_path / "both.html"
     assert cli(["compare", str(smoke), str(smoke), "--out", str(out)]) == 0

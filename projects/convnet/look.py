@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 import minidl as ml
 import minidl.functional as F
-from minidl.data.transforms import Normalize
+from minidl.data import read_image, transforms
 from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.command import Answers
@@ -147,30 +145,19 @@ def opened(folder: str) -> Answers:
     with reworded(CheckpointError, rule, KeyError, TypeError, ValueError):
         model = build(cfg, about["shape"], len(about["classes"]))
         model.load_state_dict(state["model"] | (state["ema"]["average"] if cfg.ema else {}))
-    model.eval()
-    normalise = Normalize(about["mean"], about["std"])
+    channels, side, _ = about["shape"]
+    steps: list[Any] = [transforms.Resize(side), transforms.CenterCrop(side)]
+    steps += [transforms.Grayscale()] if channels == 1 else []
+    steps.append(transforms.Normalize(about["mean"], about["std"]))
+    return about["classes"], answering(model.eval(), transforms.Compose(steps))
+
+
+def answering(model: Any, wanted: transforms.Compose) -> Callable[[str], np.ndarray]:
+    """The probabilities (K,) that a model gives the picture in a file, prepared as it is wanted."""
 
     @ml.no_grad()
     def answer(file: str) -> np.ndarray:
-        x = normalise(read_picture(file, about["shape"])[None])
+        x = wanted(read_image(file).transpose(2, 0, 1)[None])
         return F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
 
-    return about["classes"], answer
-
-
-def read_picture(file: str, shape: Sequence[int]) -> np.ndarray:
-    """Any picture as (C, H, W) uint8: its middle square, scaled to the network's size."""
-    channels, height, width = shape
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB" if channels == 3 else "L")
-    except UnidentifiedImageError as error:
-        raise DataError(f"predict: {Path(file)} is not a picture that Pillow can read") from error
-    except OSError as error:
-        raise DataError(f"predict: cannot read {file}: {error.strerror or error}") from error
-    side = min(picture.size)
-    left, upper = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, upper, left + side, upper + side)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    return np.asarray(square).reshape(height, width, channels).transpose(2, 0, 1)
+    return answer

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 import minidl as ml
-import minidl.functional as F
-from minidl.data import read_image, transforms
+from minidl.data import transforms
 from minidl.data.dataset import take
 from minidl.errors import CheckpointError, ShapeError, reworded
 from minidl.io import save_safetensors
@@ -18,7 +17,7 @@ from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.train import Evaluation, Report, RunDir, report
 from projects.command import Answers
-from projects.convnet.look import add_mistakes, captions, percent
+from projects.convnet.look import add_mistakes, answering, captions, percent
 from projects.report import begun, finish
 from projects.settings import (
     clock,
@@ -69,13 +68,7 @@ def opened(folder: str) -> Answers:
         transforms.Resize(side), transforms.CenterCrop(side), transforms.CenterCrop(about["size"]),
         transforms.Normalize(about["mean"], about["std"]),
     ])  # fmt: skip
-
-    @ml.no_grad()
-    def answer(file: str) -> np.ndarray:
-        x = wanted(read_image(file).transpose(2, 0, 1)[None])
-        return F.softmax(model(ml.as_tensor(x)), dim=1).numpy()[0]
-
-    return about["classes"], answer
+    return about["classes"], answering(model, wanted)
 
 
 def export(folder: str, out: str) -> None:
