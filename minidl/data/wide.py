@@ -29,6 +29,11 @@ class SequentialSampler(Sampler):
         return len(self.data_source)
 
 
+def shuffled(draws: random.Generator, n: int, count: int) -> np.ndarray:
+    """`count` numbers below n: all of them in a random order, then in another, as far as needed."""
+    return np.concatenate([draws.permutation(n) for _ in range(-(-count // n))])[:count]
+
+
 class RandomSampler(Drawn):
     """All indices in a random order, or num_samples of them; or drawn with replacement."""
 
@@ -39,9 +44,7 @@ class RandomSampler(Drawn):
 
     def _order(self, draws: random.Generator) -> np.ndarray:
         n, wanted = len(self.data_source), self.num_samples
-        if self.replacement:
-            return draws.integers(0, n, (wanted,))
-        return np.concatenate([draws.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
+        return draws.integers(0, n, (wanted,)) if self.replacement else shuffled(draws, n, wanted)
 
 
 class SubsetRandomSampler(Drawn):

@@ -13,6 +13,7 @@ import minidl as ml
 from minidl.data import DataLoader, transforms
 from minidl.data.dataset import Dataset, take
 from minidl.data.transforms.base import Draws
+from minidl.data.wide import shuffled
 from minidl.models import Classifier
 from minidl.nn.module import kept_modes
 from minidl.random import Generator
@@ -121,9 +122,7 @@ class Feed(Dataset):
             if self.weights is not None:
                 order = generator.choice(self.weights, self.count)
             else:
-                rounds = -(-self.count // len(self.y))
-                whole = [generator.permutation(len(self.y)) for _ in range(rounds)]
-                order = np.concatenate(whole)[: self.count]
+                order = shuffled(generator, len(self.y), self.count)
             self._order = epoch, order
         return self._order[1]
 

@@ -15,6 +15,7 @@ from minidl.data.transforms import (
     RandomTranslate,
     Transform,
 )
+from minidl.data.wide import shuffled
 from minidl.errors import require
 from minidl.random import Generator
 
@@ -106,8 +107,7 @@ class MixedBatches:
         draws = Generator(self.seed, "loader", draw=self.epoch << 32)  # room for its own draws
         self.epoch += 1
         others = draws.permutation(len(self.unlabelled))[: len(self) * self.mu * self.batch]
-        passes = -(-len(self) * self.batch // len(self.labelled))
-        known = np.concatenate([draws.permutation(len(self.labelled)) for _ in range(passes)])
+        known = shuffled(draws, len(self.labelled), len(self) * self.batch)
         for i, some in enumerate(np.split(others, len(self))):
             own = known[i * self.batch : (i + 1) * self.batch]
             yield [*self.labelled[own].tolist(), *self.unlabelled[some].tolist()]
