@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from minidl import backend
@@ -88,15 +89,10 @@ class _Directed(Optimizer):
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
         super()._update(group, params)
         for p in params:
-            direction = self._shaped(group, p, wrap(self.state[p].pop("direction")))
-            self._move(group, p, direction.array)
-
-    def _move(self, group: dict[str, Any], p: Tensor, direction: Any) -> None:
-        def scalars() -> dict[str, Any]:
-            return self._steps(group, p)
-
-        _moved.apply_([(p.array, direction)], again=scalars, skip=self.skip, **scalars())
-        p.bump()
+            direction = self._shaped(group, p, wrap(self.state[p].pop("direction"))).array
+            scalars = partial(self._steps, group, p)
+            _moved.apply_([(p.array, direction)], again=scalars, skip=self.skip, **scalars())
+            p.bump()
 
     def _shaped(self, group: dict[str, Any], p: Tensor, direction: Tensor) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no _shaped")
@@ -181,7 +177,7 @@ class Muon(_Directed):
         return (x.T if tall else x).contiguous()
 
     def _steps(self, group: dict[str, Any], p: Tensor) -> dict[str, Any]:
-        (rows, columns), factor = p.shape, 1.0
+        rows, columns = p.shape
         if group["adjust_lr_fn"] == "match_rms_adamw":
             factor = 0.2 * math.sqrt(max(rows, columns))
         else:
