@@ -6,7 +6,7 @@ from functools import partial
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
-from minidl.models.blocks import Classifier, he_init
+from minidl.models.blocks import Classifier, GlobalPool, he_init
 from minidl.ops.join import cat
 
 
@@ -45,8 +45,7 @@ class SqueezeNet(Classifier):
                 self.features.append(Fire(width, squeeze))
                 width = 8 * squeeze
         head = nn.Conv2d(width, num_classes, 1)
-        pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        self.classifier = nn.Sequential(nn.Dropout(dropout), head, nn.ReLU(), *pool)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), head, nn.ReLU(), GlobalPool())
         he_init(self)
 
 
