@@ -10,6 +10,7 @@ from minidl.errors import require, require_one_of
 from minidl.ops.creation import ones_like
 
 Activation = Callable[[], nn.Module]
+NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
 
 
 class Section(NamedTuple):
@@ -100,8 +101,7 @@ def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether it has parameters and is no norm."""
-    norms = nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d
-    return not isinstance(module, norms) and next(module.parameters(), None) is not None
+    return not isinstance(module, NORMS) and next(module.parameters(), None) is not None
 
 
 class GlobalPool(nn.Module):

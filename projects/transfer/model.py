@@ -16,6 +16,7 @@ from minidl.io import tflite
 from minidl.io.naming import State, state_for
 from minidl.io.weights import READERS, kind_of
 from minidl.models import Classifier, Section
+from minidl.models.blocks import NORMS
 from minidl.train import RunDir
 from projects.recipe import groups_of
 from projects.settings import UsageError
@@ -26,7 +27,6 @@ from projects.transfer.methods.unfreezing import layer_rates, tune_last, tuned_s
 from projects.transfer.presets import EARLIER
 
 BACKBONE = Path(__file__).with_name("backbone.safetensors")
-NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
 
 
 # ---- the network and its weights -----------------------------------------------------------------
