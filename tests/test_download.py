@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
+from minidl.config import user_cache
 from minidl.data import CIFAR10
-from minidl.data.download import Resource, cache_dir, download, locate, obtain, unpack
+from minidl.data.download import Resource, download, locate, obtain, unpack
 from minidl.errors import DataError
 
 CONTENT = os.urandom(1000) * 300
@@ -195,9 +196,9 @@ def test_locate_goes_from_root_to_environment_to_cache(server, tmp_path, monkeyp
     resource = Resource(server.url, "set/data.bin", digest)
     with pytest.raises(DataError, match="data.bin not found in"):
         locate(tmp_path / "empty", "set", ["data.bin"], [resource])
-    assert locate(None, "set", ["data.bin"], [resource]) == [cache_dir() / "set/data.bin"]
-    assert cache_dir() == tmp_path / "cache/minidl/data"
-    assert locate(None, "set", ["data.bin"], [resource]) == [cache_dir() / "set/data.bin"]
+    assert locate(None, "set", ["data.bin"], [resource]) == [user_cache("data") / "set/data.bin"]
+    assert user_cache("data") == tmp_path / "cache/minidl/data"
+    assert locate(None, "set", ["data.bin"], [resource]) == [user_cache("data") / "set/data.bin"]
     assert len(server.requests) == 1
     given = tmp_path / "given/set"
     given.mkdir(parents=True)

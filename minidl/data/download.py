@@ -28,9 +28,9 @@ class Resource(NamedTuple):
     digest: str
 
 
-def cache_dir() -> Path:
-    """Where downloads go: minidl/data in the user's cache folder (`XDG_CACHE_HOME`)."""
-    return user_cache("data")
+def data_root(root: str | Path | None = None) -> Path:
+    """Where data sets lie: `root`, else `MINIDL_DATA`, else where downloads go, in the cache."""
+    return Path(root or os.environ.get("MINIDL_DATA") or user_cache("data"))
 
 
 def locate(root: str | Path | None, folder: str, names: Sequence[str],
@@ -41,7 +41,7 @@ def locate(root: str | Path | None, folder: str, names: Sequence[str],
     downloaded. A given root is used or refused, and filled only if download is set. Raises
     DataError that says what was looked for and where.
     """
-    usual = [Path(os.environ.get("MINIDL_DATA") or cache_dir()), cache_dir()]
+    usual = [data_root(), user_cache("data")]
     for base in usual if root is None else [Path(root)]:
         found, missing = _find(base / folder, names)
         if not missing:

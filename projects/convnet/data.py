@@ -92,18 +92,24 @@ def read_folder(cfg: Config) -> tuple[Split, Split, Sequence[str]]:
 
     The training images are shuffled by the seed; without a test folder a fifth of them is taken.
     """
-    root = cfg.data or os.environ.get("MINIDL_DATA")
-    if not root:
-        raise UsageError("--dataset folder needs --data DIR, the folder that holds the classes")
-    apart = (Path(root) / "train").is_dir()
-    train, classes = scaled(Path(root) / "train" if apart else Path(root), cfg.size)
+    root = folder_of(cfg)
+    apart = (root / "train").is_dir()
+    train, classes = scaled(root / "train" if apart else root, cfg.size)
     order = Generator(cfg.seed, "data").permutation(len(train.y))
     if not apart:
         cut = len(order) - max(len(order) // 5, 1)
         test, order = Split(train.x[order[cut:]], train.y[order[cut:]]), order[:cut]
         return Split(train.x[order], train.y[order]), test, classes
-    test, _ = scaled(Path(root) / "test", cfg.size, classes)
+    test, _ = scaled(root / "test", cfg.size, classes)
     return Split(train.x[order], train.y[order]), test, classes
+
+
+def folder_of(cfg: Any) -> Path:
+    """The folder that holds the classes', of settings with `data`."""
+    root = cfg.data or os.environ.get("MINIDL_DATA")
+    if not root:
+        raise UsageError("--dataset folder needs --data DIR, the folder that holds the classes")
+    return Path(root)
 
 
 def scaled(

@@ -1,7 +1,6 @@
 """The project's texts: found, read, split by position and cut into batches of sequences."""
 
 import gzip
-import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.data.download import Resource, cache_dir, locate
+from minidl.data.download import Resource, data_root, locate
 from minidl.errors import CheckpointError, DataError, require, reworded
 from minidl.random import Generator
 
@@ -94,7 +93,7 @@ def find(file: str, root: str | Path | None = None) -> Path:
     """
     fetched = [DOWNLOADS[file]] if file in DOWNLOADS else []
     if not root and not fetched:
-        root = os.environ.get("MINIDL_DATA") or cache_dir()
+        root = data_root()
     return locate(root or None, "text", [file], fetched)[0]
 
 

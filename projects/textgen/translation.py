@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import re
 import unicodedata
 import zipfile
@@ -16,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from minidl.data.download import cache_dir
+from minidl.data.download import data_root
 from minidl.errors import DataError, require, reworded
 from minidl.random import Generator
 from projects.textgen import data, tokens
@@ -146,7 +145,7 @@ def find(root: str | None = None) -> Path:
 
     ROOT is `root`, else MINIDL_DATA, else the cache. Raises DataError.
     """
-    folder = Path(root or os.environ.get("MINIDL_DATA") or cache_dir()) / "text"
+    folder = data_root(root) / "text"
     for path in (folder / data.PAIRS, folder / f"{data.PAIRS}.gz"):
         if path.exists():
             return path

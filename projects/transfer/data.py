@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ import numpy as np
 import minidl as ml
 from minidl.data import CIFAR10, CIFAR100, ImageArrays, ImageFolder, OxfordIIITPet, transforms
 from minidl.data.dataset import check, take
-from minidl.data.download import cache_dir
+from minidl.data.download import data_root
 from minidl.data.images import ImageFiles, LabelledImages
 from minidl.errors import DataError, reworded
 from minidl.io import load_safetensors, save_safetensors
 from minidl.io.foreign import DAMAGE
 from minidl.random import Generator
-from projects.convnet.data import Split, channel_statistics
+from projects.convnet.data import Split, channel_statistics, folder_of
 from projects.recipe import last_steps
-from projects.settings import UsageError, readable
+from projects.settings import readable
 from projects.shapes import Shapes
 from projects.transfer.config import Config
 
@@ -130,10 +129,7 @@ def half_of(shapes: ImageArrays, second: bool) -> ImageArrays:
 
 def read_folder(cfg: Config) -> Source:
     """ROOT/train/CLASS and ROOT/test/CLASS, or ROOT/CLASS, of which a fifth becomes the test."""
-    found = cfg.data or os.environ.get("MINIDL_DATA")
-    if not found:
-        raise UsageError("--dataset folder needs --data DIR, the folder that holds the classes")
-    root = Path(found)
+    root = folder_of(cfg)
     if (root / "train").is_dir():
         train = ImageFolder(root / "train")
         return Source(train, ImageFolder(root / "test", classes=train.classes), train.targets)
@@ -156,7 +152,7 @@ def read_flowers(root: str | None) -> tuple[ImageFiles, ImageFiles]:
     except ImportError as error:
         fix = "pip install 'minidl[flowers]', or sort them into folders and use --dataset folder"
         raise DataError(f"flowers: the lists of Flowers-102 are MATLAB files; {fix}") from error
-    folder = Path(root or os.environ.get("MINIDL_DATA") or cache_dir()) / "flowers-102"
+    folder = data_root(root) / "flowers-102"
     rule = f"there is no folder {folder}, and Flowers-102 is not downloaded: put into it "
     rule += "imagelabels.mat, setid.mat and the jpg/ of 102flowers.tgz"
     check(folder.is_dir(), "flowers", f"{rule} ({FLOWERS})")
