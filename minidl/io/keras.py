@@ -82,15 +82,11 @@ def _run_child(path: str | os.PathLike[str], output: IO[bytes]) -> None:
 
 def _parsed(path: str | os.PathLike[str], text: str) -> Any:
     """A model's configuration; CheckpointError when a layer in it brings Python code."""
+
+    def checked(node: dict[str, Any]) -> dict[str, Any]:
+        rule = f"{path} has a Lambda layer, which is Python code: it is refused"
+        check(node.get("class_name") not in ("Lambda", "__lambda__"), "load", rule)
+        return node
+
     with reworded(CheckpointError, f"load: {path}: model_config is no JSON", RecursionError):
-        config = json.loads(text)
-    left = [config]
-    while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            rule = f"{path} has a Lambda layer, which is Python code: it is refused"
-            check(node.get("class_name") not in ("Lambda", "__lambda__"), "load", rule)
-            left += node.values()
-        elif isinstance(node, list):
-            left += node
-    return config
+        return json.loads(text, object_hook=checked)
