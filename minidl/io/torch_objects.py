@@ -250,11 +250,10 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 ALLOWED: Mapping[tuple[str, str], Any] = _allowed()
 FIX = "only tensors, arrays and plain data are read; in PyTorch, save model.state_dict()"
+QUANTIZED = "quantized tensors are not read; in PyTorch, save x.dequantize()"
 REASONS = {  # a part of a refused name -> what it stands for
     "sparse": "sparse tensors are not read; in PyTorch, save x.to_dense()",
     "nested": "nested tensors are not read; in PyTorch, save their parts",
-    "_rebuild_q": "quantized tensors are not read; in PyTorch, save x.dequantize()",
-    "QInt": "quantized tensors are not read; in PyTorch, save x.dequantize()",
-    "QUInt": "quantized tensors are not read; in PyTorch, save x.dequantize()",
+    **dict.fromkeys(("_rebuild_q", "QInt", "QUInt"), QUANTIZED),
     "_load_from_bytes": "pickles within pickles are not read; write the file by torch.save",
 }
