@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import minidl as ml
 from minidl import nn, optim
 from minidl.data import transforms
 
@@ -43,6 +44,15 @@ def falling(schedule: str, done: float) -> float:
     if schedule == "step":  # He et al.: a tenth after a half and after three quarters
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
     return 1.0
+
+
+def hits(logits: ml.Tensor, y: ml.Tensor) -> ml.Tensor:
+    """How many of logits (N, K) are largest at their labels, without a gradient.
+
+    y (N,) class indices, or mixed labels (N, K), which count by their larger share.
+    """
+    label = y if y.ndim == 1 else y.argmax(1)
+    return (logits.detach().argmax(1) == label).sum()
 
 
 def last_steps(settings: Any, normalise: transforms.Normalize) -> list[transforms.Transform]:

@@ -16,6 +16,7 @@ from projects.convnet.data import Images, Split, batches, load_images, loader_fo
 from projects.convnet.look import write_report
 from projects.convnet.model import Contrastive, build
 from projects.convnet.recipe import make_optimizer, make_schedule, objective, supervised_contrastive
+from projects.recipe import hits
 from projects.settings import checksum, commit, device_name, dtype_of, rows_of, start
 
 
@@ -101,14 +102,13 @@ def identity(cfg: Config, images: Images) -> dict[str, str]:
 def forward_for(
     cfg: Config, epoch: Callable[[], int]
 ) -> Callable[[nn.Module, Any], tuple[ml.Tensor, ml.Tensor]]:
-    """The loss and the hits of a batch; mixed labels (N, K) count by their larger share."""
+    """The loss and the hits of a batch."""
     loss_of = objective(cfg)
 
     def classify(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
         x, y = batch
         logits = model(x)
-        label = y if y.ndim == 1 else y.argmax(1)
-        return loss_of(logits, y), (logits.detach().argmax(1) == label).sum()
+        return loss_of(logits, y), hits(logits, y)
 
     def contrast(model: Contrastive, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
         x, y, other = batch

@@ -15,7 +15,7 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.recipe import groups_of
+from projects.recipe import groups_of, hits
 from projects.settings import UsageError, checksum, commit, device_name, dtype_of, rows_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
@@ -76,7 +76,7 @@ def make_trainer(cfg: Config, run: RunDir, corpus: Corpus, feed: Feed, model: nn
         x, y = batch
         logits = feed.carried.run(model, x)
         flat, label = logits.reshape(-1, logits.shape[-1]), y.reshape(-1)
-        return F.cross_entropy(flat, label), (flat.detach().argmax(1) == label).sum()
+        return F.cross_entropy(flat, label), hits(flat, label)
 
     def judged() -> dict[str, float]:
         loss = judge(cfg, model, corpus, corpus.validation, stop.check)

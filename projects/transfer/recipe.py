@@ -11,7 +11,7 @@ import minidl as ml
 import minidl.functional as F
 from minidl import nn, optim
 from minidl.optim import lr_scheduler as schedules
-from projects.recipe import falling
+from projects.recipe import falling, hits
 from projects.transfer.config import Config, Schedule
 from projects.transfer.methods.distil import distillation_loss
 from projects.transfer.methods.semi import fixmatch_loss, pseudo_label_loss, ramp
@@ -24,8 +24,8 @@ def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int
                 factors: np.ndarray | None, teacher: nn.Module | None) -> Forward:  # fmt: skip
     """The loss and the hits of a batch that section `first` is given; factors (K,): of the classes.
 
-    Mixed labels (N, K) count by their larger share. Unlabelled images come as weak and strong
-    views: the answer to the first, where it is sure enough, is what the second shall give.
+    Unlabelled images come as weak and strong views: the answer to the first, where it is sure
+    enough, is what the second shall give.
     """
     weight = None if factors is None else ml.tensor(factors, device=cfg.device)
 
@@ -39,8 +39,7 @@ def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int
     def forward(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
         x, y, *_ = batch
         logits = tuning.run(x, first, epoch())
-        label = y if y.ndim == 1 else y.argmax(1)
-        return loss_of(x, logits, y), (logits.detach().argmax(1) == label).sum()
+        return loss_of(x, logits, y), hits(logits, y)
 
     def with_unlabelled(model: nn.Module, batch: Any) -> tuple[ml.Tensor, ml.Tensor]:
         x, y, weak, strong = batch
@@ -48,7 +47,7 @@ def forward_for(cfg: Config, tuning: Tuning, first: int, epoch: Callable[[], int
         out = tuning.run(ml.cat(parts), first, epoch())
         logits, *others = out.split([len(part) for part in parts])
         others[0] = aligned(others[0]) if cfg.align else others[0]
-        loss, right = loss_of(x, logits, y), (logits.detach().argmax(1) == y).sum()
+        loss, right = loss_of(x, logits, y), hits(logits, y)
         if cfg.semi == "pseudo":
             factor = ramp(epoch(), 0, cfg.epochs / 2, cfg.weight)
             return loss + factor * pseudo_label_loss(*others, cfg.threshold), right
