@@ -160,9 +160,13 @@ class Words(Tokenizer):
     def train(cls, text: str, size: int) -> Self:
         """The most frequent words of a text, <unk> among `size` in all; ties by the alphabet."""
         require(size > 1, "Words.train", "size must be at least 2", error=DataError, size=size)
+        return cls([cls.unknown, *cls.frequent(text, size - 1)])
+
+    @classmethod
+    def frequent(cls, text: str, count: int) -> list[str]:
+        """The `count` most frequent words of a text; ties by the alphabet."""
         counts = Counter(cls.split(text))
-        kept = sorted(counts, key=lambda word: (-counts[word], word))[: size - 1]
-        return cls([cls.unknown, *kept])
+        return sorted(counts, key=lambda word: (-counts[word], word))[:count]
 
     @staticmethod
     def split(text: str) -> list[str]:

@@ -7,7 +7,6 @@ import re
 import unicodedata
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,13 @@ from minidl.errors import DataError, require, reworded
 from minidl.random import Generator
 from projects.textgen import data, tokens
 from projects.textgen.config import Config
+from projects.textgen.data import Pairs
 
 ARCHIVE = "fra-eng.zip"
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 BEGIN, END, PAD = 1, 2, 3
 
 DAMAGE = (zipfile.BadZipFile, RuntimeError, lzma.LZMAError)  # or encrypted, or packed otherwise
-
-Pairs = list[tuple[str, str]]
 
 
 # ---- words ---------------------------------------------------------------------------------------
@@ -53,8 +51,7 @@ class Sentences(tokens.Words):
     @classmethod
     def train(cls, text: str, size: int) -> Self:
         """The `size` most frequent words of a text behind the special tokens; ties by alphabet."""
-        counts = Counter(cls.split(text))
-        return cls([*SPECIAL, *sorted(counts, key=lambda word: (-counts[word], word))[:size]])
+        return cls([*SPECIAL, *cls.frequent(text, size)])
 
     @staticmethod
     def split(text: str) -> list[str]:

@@ -11,13 +11,13 @@ import minidl as ml
 import minidl.functional as F
 from projects.textgen import metrics
 from projects.textgen.config import Config
+from projects.textgen.data import Pairs
 from projects.textgen.decode import beam_search
 from projects.textgen.seq2seq import Continued, Seq2Seq
 from projects.textgen.translation import (
     BEGIN,
     END,
     PAD,
-    Pairs,
     Sentences,
     Translations,
     grouped,
