@@ -116,7 +116,7 @@ def curves(runs: dict[str, Rows], by_share: bool = False) -> Any:
                 at = [row["epoch"] / (rows[-1]["epoch"] if by_share else 1) for row in shown]
                 look = {"marker": "." * (len(shown) < 60), "linestyle": line, "label": label}
                 place.plot(at, values, color=RUNS[colour], **look)
-        label_epochs(place, title)
+        label_progress(place, title)
         if by_share:
             place.set_xlabel("share of the run's epochs")
             place.xaxis.get_major_locator().set_params(integer=False)
@@ -127,10 +127,10 @@ def curves(runs: dict[str, Rows], by_share: bool = False) -> Any:
     return figure
 
 
-def label_epochs(axes: Any, title: str) -> None:
-    """Title the axes; label the x axis by whole epochs."""
+def label_progress(axes: Any, title: str, unit: str = "epoch") -> None:
+    """Title the axes; label the x axis by whole epochs, or steps."""
     axes.set_title(title, loc="left")
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(unit)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
@@ -160,6 +160,6 @@ def times(rows: Rows) -> Any:
     epochs, train, judge = ([row[name] for row in rows] for name in names)
     axes.bar(epochs, train, color=RUNS[0], label="training", width=0.7)
     axes.bar(epochs, judge, bottom=train, color=RUNS[1], label="evaluation", width=0.7)
-    label_epochs(axes, "seconds")
+    label_progress(axes, "seconds")
     axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False)
     return figure

@@ -46,7 +46,6 @@ def drawn(curves: dict[str, tuple[list[int], list[float]]]) -> Any:
     for i, (name, (at, values)) in enumerate(curves.items()):
         again, colour = divmod(i, len(report.RUNS))
         axes.plot(at, values, (".-", ".--", ".:")[again % 3], label=name, color=report.RUNS[colour])
-    axes.set_title("validation loss (nats a character)", loc="left")
-    axes.set_xlabel("step")
+    report.label_progress(axes, "validation loss (nats a character)", "step")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -54,14 +54,11 @@ def losses(rows: list[dict[str, Any]], every: int) -> Any:
     steps = [row["epoch"] * every for row in rows]
     for key, look in (("train_loss", ".:"), ("validation_loss", ".-")):
         axes[0].plot(steps, [row[key] for row in rows], look, label=key.replace("_", " "))
-    axes[0].set_title("loss (nats a token)", loc="left")
     axes[0].legend(frameon=False)
     axes[1].plot(steps, [row["lr"] for row in rows], ".-")
-    axes[1].set_title("learning rate", loc="left")
     axes[1].set_ylim(bottom=0)
-    for place in axes:
-        place.set_xlabel("step")
-        place.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    for place, title in zip(axes, ("loss (nats a token)", "learning rate"), strict=True):
+        report.label_progress(place, title, "step")
     return figure
 
 
