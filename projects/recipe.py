@@ -27,12 +27,15 @@ def groups_of(
     return [{"params": own, "weight_decay": wd, **options} for own, wd in kinds if own]
 
 
-def optimizer_of(settings: Any, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    """SGD, Adam or AdamW over parameter groups."""
+def optimizer_of(
+    settings: Any, groups: list[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.999)
+) -> optim.Optimizer:
+    """SGD, Adam or AdamW over parameter groups; betas are of the latter two."""
     if settings.optimizer == "sgd":
         momentum, nesterov = settings.momentum, settings.nesterov and settings.momentum > 0
         return optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=nesterov)
-    return {"adam": optim.Adam, "adamw": optim.AdamW}[settings.optimizer](groups, lr=settings.lr)
+    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[settings.optimizer]
+    return kind(groups, lr=settings.lr, betas=betas)
 
 
 def falling(schedule: str, done: float) -> float:

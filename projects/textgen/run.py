@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import minidl.functional as F
 from minidl import nn, optim
 from minidl.models.sampling import Sampler
 from minidl.train import RunDir, StopSignal, Trainer, fingerprint
-from projects.recipe import groups_of, hits
+from projects.recipe import falling, groups_of, hits, optimizer_of
 from projects.settings import UsageError, checksum, commit, device_name, dtype_of, rows_of, start
 from projects.textgen import metrics, tokens, vectors
 from projects.textgen.config import Config
@@ -130,9 +129,8 @@ def begin_with_vectors(
 
 def make_optimizer(cfg: Config, model: nn.Module) -> optim.Optimizer:
     """Adam or AdamW."""
-    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[cfg.optimizer]
     betas = (0.9, 0.99) if cfg.model == "gpt" else (0.9, 0.999)
-    return kind(groups_of(model.parameters(), cfg.weight_decay), lr=cfg.lr, betas=betas)
+    return optimizer_of(cfg, groups_of(model.parameters(), cfg.weight_decay), betas)
 
 
 def schedule(cfg: Config, optimizer: optim.Optimizer) -> Any:
@@ -142,7 +140,7 @@ def schedule(cfg: Config, optimizer: optim.Optimizer) -> Any:
         if step < cfg.warmup:
             return (step + 1) / cfg.warmup
         done = min((step - cfg.warmup) / max(cfg.steps - cfg.warmup, 1), 1.0)
-        return cfg.final + (1 - cfg.final) * (1 + math.cos(math.pi * done)) / 2
+        return cfg.final + (1 - cfg.final) * falling("cosine", done)
 
     return optim.lr_scheduler.LambdaLR(optimizer, share)
 
