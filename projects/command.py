@@ -37,7 +37,10 @@ Main = Callable[[Any, Callable[[], RunDir], StopSignal], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one clear line in place of usage and error."""
+    """argparse with one clear line in place of usage and error; options have their whole names."""
+
+    def __init__(self, command: str, **options: Any) -> None:
+        super().__init__(f"python -m projects.{command}", allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see --help)")
@@ -67,7 +70,7 @@ def comparing(project: str, draw: Callable[[Sequence[str], str], None]) -> Verb:
     """The verb that draws several runs together."""
 
     def compare(argv: Sequence[str], stop: StopSignal) -> int:
-        parser = Parser(f"python -m projects.{project} compare", allow_abbrev=False)
+        parser = Parser(f"{project} compare")
         parser.add_argument("runs", nargs="+", metavar="DIR")
         parser.add_argument("--out", default="compare.html")
         args = parser.parse_args(argv)
@@ -81,7 +84,7 @@ def predicting(project: str, opened: Callable[[str], Answers]) -> Verb:
     """The verb that prints the most probable classes of pictures, by a run that `opened` opens."""
 
     def predict(argv: Sequence[str], stop: StopSignal) -> int:
-        parser = Parser(f"python -m projects.{project} predict", allow_abbrev=False)
+        parser = Parser(f"{project} predict")
         parser.add_argument("--run", required=True, metavar="DIR")
         parser.add_argument("--top", type=int, default=3)
         parser.add_argument("images", nargs="+", metavar="IMAGE")
@@ -150,7 +153,7 @@ class Project:
 
     def parser(self) -> Parser:
         """The arguments of a training run."""
-        parser = Parser(f"python -m projects.{self.name}", epilog=self.more, allow_abbrev=False)
+        parser = Parser(self.name, epilog=self.more)
         parser.add_argument("--preset", help="a named experiment (default: quick)")
         parser.add_argument("--dataset", choices=self.datasets, help="overrides the preset's")
         parser.add_argument(

@@ -86,10 +86,8 @@ def write(runs: Sequence[RunDir], out: Path, here: Path, head: str, columns: Seq
 
 def main(project: str, write_results: Callable[[Sequence[str]], None]) -> int:
     """The command `python -m projects.NAME.results`: 0, 2 for a mistake in it, 1 for a failure."""
-    name = f"python -m projects.{project}.results"
-    parser = Parser(name, description="Write RESULTS.md and its curves beside this project's code.")
-    text = (
-        "a finished run: config.json, metrics.jsonl, result.json (default: all those in results/)"
-    )
+    text = "Write RESULTS.md and its curves beside this project's code."
+    parser = Parser(f"{project}.results", description=text)
+    text = "a finished run: config.json, metrics.jsonl, result.json (default: all in results/)"
     parser.add_argument("runs", nargs="*", metavar="FOLDER", help=text)
     return status_of(lambda: write_results(parser.parse_args(sys.argv[1:]).runs))

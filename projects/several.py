@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Presets)
 
 def parser(project: str, verb: str, tables: Mapping[str, Presets] | None = None) -> Parser:
     """The arguments that every verb with several runs has; of tables also which, and what of it."""
-    found = Parser(f"python -m projects.{project} {verb}", allow_abbrev=False)
+    found = Parser(f"{project} {verb}")
     if tables:
         found.add_argument("name", metavar="NAME", help=f"one of {', '.join(tables)}")
         found.add_argument(

@@ -60,7 +60,7 @@ def sample(argv: Sequence[str], stop: StopSignal) -> int:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     """The command's arguments; UsageError for those that do not go together."""
-    parser = Parser("python -m projects.textgen sample", allow_abbrev=False)
+    parser = Parser("textgen sample")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", metavar="DIR")
     source.add_argument("--weights", metavar="FILE", help="of llama2.c, or GPT-2's safetensors")

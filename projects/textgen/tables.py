@@ -57,7 +57,7 @@ def table(argv: Sequence[str], stop: StopSignal) -> int:
 
 def sweep(argv: Sequence[str], stop: StopSignal) -> int:
     """Sample from a run at several temperatures and shares of the nucleus; write the table."""
-    parser = Parser("python -m projects.textgen sweep", allow_abbrev=False)
+    parser = Parser("textgen sweep")
     parser.add_argument("--run", required=True, metavar="DIR")
     parser.add_argument("--temperature", default="0.2,0.4,0.6,0.8,1.0,1.2", metavar="LIST")
     parser.add_argument("--top-p", default="0.5,0.7,0.8,0.9,0.95,1.0", metavar="LIST")

@@ -128,7 +128,7 @@ def conclude(cfg: Config, run: RunDir, trainer: Trainer, corpus: Translations,
 
 def verb(argv: Sequence[str], stop: StopSignal) -> int:
     """Write the French of an English sentence, by a run as it stands, to standard output."""
-    parser = Parser("python -m projects.textgen translate", allow_abbrev=False)
+    parser = Parser("textgen translate")
     parser.add_argument("--run", metavar="DIR", required=True)
     parser.add_argument("--text", required=True, metavar="ENGLISH")
     parser.add_argument("--beams", type=int, default=1, metavar="N", help="1: greedy")

@@ -284,7 +284,7 @@ TRAINED = {"window": WINDOW, "negatives": NEGATIVES, "steps": STEPS, "seed": 0, 
 
 def verb(argv: Sequence[str], stop: StopSignal) -> int:
     """Train word vectors on a corpus and write them, or print the neighbours of words in a file."""
-    parser = Parser("python -m projects.textgen vectors", allow_abbrev=False)
+    parser = Parser("textgen vectors")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="train on the first 80 %% of this corpus")
     source.add_argument("--file", metavar="FILE", help="read these, in GloVe's text format")

@@ -19,7 +19,7 @@ from projects.transfer.tables import table
 
 def write_weights(argv: Sequence[str], stop: StopSignal) -> int:
     """Write the weights of a run's model as safetensors."""
-    parser = Parser("python -m projects.transfer export", allow_abbrev=False)
+    parser = Parser("transfer export")
     parser.add_argument("--run", required=True, metavar="DIR")
     parser.add_argument("out", metavar="OUT.safetensors")
     args = parser.parse_args(argv)

@@ -31,7 +31,7 @@ IMAGENET = 1000  # classes; some networks have one more in front, the background
 
 def evaluate_weights(argv: Sequence[str], stop: StopSignal) -> int:
     """Print the test accuracy of weights with the head that they have."""
-    parser = Parser("python -m projects.transfer evaluate", allow_abbrev=False)
+    parser = Parser("transfer evaluate")
     parser.add_argument("--weights", required=True, metavar="FILE")
     parser.add_argument("--model", required=True, metavar="NAME")
     parser.add_argument("--dataset", default="cifar10",
@@ -82,7 +82,7 @@ def imagenet_sample(data: str) -> ImageFiles:
 
 def forget(argv: Sequence[str], stop: StopSignal) -> int:
     """Train a run's model on another task and back: what is lost of the first, what comes back."""
-    parser = Parser("python -m projects.transfer forget", allow_abbrev=False)
+    parser = Parser("transfer forget")
     parser.add_argument("--run", required=True, metavar="DIR", help="a run on the first task")
     parser.add_argument("--preset", required=True, help="the other task, and how it is learnt")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE")

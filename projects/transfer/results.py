@@ -65,7 +65,7 @@ def cli(argv: Sequence[str]) -> int:
     text = "Write RESULTS.md beside this project's code, of the tables in its results/."
 
     def work() -> None:
-        Parser("python -m projects.transfer.results", description=text).parse_args(argv)
+        Parser("transfer.results", description=text).parse_args(argv)
         write_results()
 
     return status_of(work)
