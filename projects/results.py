@@ -34,16 +34,15 @@ def chosen(project: str, folders: Sequence[str], here: Path, order: Sequence[str
     found = found or [file.parent for file in (here / "results").rglob("result.json")]
     if not found:
         raise UsageError(f"there is no run in {here / 'results'}")
-    runs = [RunDir(folder) for folder in found]
-    names = [saved_of(project, run).get("preset") for run in runs]
-    for run, name in zip(runs, names):
+    places = {name: k for k, name in enumerate(order)}
+    keys = {}
+    for run in map(RunDir, found):
+        name = saved_of(project, run).get("preset")
         check_value(f"{run.path / 'config.json'}: preset", str, name)
-    for run in runs:
         run.read_json("result.json")
         require(bool(rows_of(run)), "results", f"{run.path} has no metrics", error=DataError)
-    places = {name: k for k, name in enumerate(order)}
-    keys = [(places.get(name, len(order)), name, str(run.path)) for name, run in zip(names, runs)]
-    return [run for _, run in sorted(zip(keys, runs), key=lambda pair: pair[0])]
+        keys[run] = places.get(name, len(order)), name, str(run.path)
+    return sorted(keys, key=keys.__getitem__)
 
 
 def command_of(project: str, folders: Sequence[str]) -> str:
