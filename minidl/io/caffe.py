@@ -7,8 +7,7 @@ import os
 
 import numpy as np
 
-from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, read_file, shaped
+from minidl.io.foreign import shaped, whole
 from minidl.io.protobuf import LENGTH, VARINT, by_number, first_fields, varints
 from minidl.io.safetensors import check
 
@@ -34,8 +33,7 @@ def read_caffe(path: str | os.PathLike[str]) -> dict[str, dict[str, np.ndarray]]
     short, malformed, or when two layers with blobs have the same name.
     """
     layers: dict[str, dict[str, np.ndarray]] = {}
-    net = read_file(path)
-    with reworded(CheckpointError, f"load: {path} is not a whole .caffemodel", *DAMAGE):
+    with whole(path, ".caffemodel") as net:
         found = by_number(net)
         check(LAYER in found or OLD_LAYER in found, "load", f"{path}: no Caffe net: no layers")
         for kind, (name_field, blobs_field) in NAMES.items():

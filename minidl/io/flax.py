@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, SLACK, head_of, need, nest, read_file, shaped
+from minidl.io.foreign import DAMAGE, SLACK, head_of, need, nest, shaped, whole
 from minidl.io.safetensors import _bfloat16, check, numbers
 
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3  # msgpack extensions of flax/serialization.py
@@ -37,7 +37,7 @@ def read_flax(path: str | os.PathLike[str]) -> dict[str, Any]:
     need("msgpack", path)
     import msgpack
 
-    data, items = read_file(path), 0
+    items = 0
 
     def group(value: Any) -> Any:
         nonlocal items
@@ -46,7 +46,7 @@ def read_flax(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"over {ITEMS} items in dicts and lists")
         return _joined(value) if isinstance(value, dict) and CHUNKED in value else value
 
-    with reworded(CheckpointError, f"load: {path} is not a whole Flax msgpack file", *DAMAGE):
+    with whole(path, "Flax msgpack file") as data:
         root = msgpack.unpackb(
             data, ext_hook=_extension, object_hook=group, list_hook=group,
             max_array_len=LENGTH, max_map_len=LENGTH,

@@ -6,7 +6,8 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, EOFError, OSError
           NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
-def read_file(path: str | os.PathLike[str]) -> memoryview:
-    """The bytes of a file; CheckpointError naming it when it cannot be read."""
+@contextmanager
+def whole(path: str | os.PathLike[str], kind: str) -> Iterator[memoryview]:
+    """The bytes of a file; CheckpointError naming it when it cannot be read, and when DAMAGE shows.
+
+    kind: what else it is not.
+    """
     with reworded(CheckpointError, f"load: cannot read {path}", *NO_FILE):
-        return memoryview(Path(path).read_bytes())
+        data = memoryview(Path(path).read_bytes())
+    with reworded(CheckpointError, f"load: {path} is not a whole {kind}", *DAMAGE):
+        yield data
 
 
 def head_of(path: str | os.PathLike[str], size: int = 64) -> bytes:

@@ -7,8 +7,7 @@ import os
 
 import numpy as np
 
-from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, read_file, shaped
+from minidl.io.foreign import shaped, whole
 from minidl.io.protobuf import LENGTH, by_number, first_fields, varints
 from minidl.io.safetensors import check, numbers
 
@@ -38,8 +37,7 @@ def read_onnx(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     sparse, or whose data are in another file: those are never opened.
     """
     arrays: dict[str, np.ndarray] = {}
-    model = read_file(path)
-    with reworded(CheckpointError, f"load: {path} is not a whole ONNX model", *DAMAGE):
+    with whole(path, "ONNX model") as model:
         graphs = [by_number(graph) for graph in by_number(model)[GRAPH]]
         for graph in graphs:
             check(SPARSE not in graph, "load", f"{path} has sparse initializers: they are not read")

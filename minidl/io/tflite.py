@@ -7,12 +7,13 @@ https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/schema/sche
 import itertools
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
-from minidl.errors import CheckpointError, reworded
-from minidl.io.foreign import DAMAGE, SLACK, head_of, read_file, shaped
+from minidl.io.foreign import SLACK, head_of, shaped, whole
 from minidl.io.safetensors import check, numbers
 
 TABLES = 2**16  # in one vector at most, and tensors in all
@@ -49,11 +50,9 @@ def read_tflite(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     name that came before gets "~" and the tensor's number. Raises CheckpointError naming the file
     when it is unreadable, cut short, malformed, sparse, or of a type that NumPy lacks.
     """
-    data = read_file(path)
-    arrays, room = {}, 4 * len(data) + SLACK
-    with reworded(CheckpointError, f"load: {path} is not a whole TensorFlow Lite model", *DAMAGE):
-        model = _model(data)
-        buffers = model.tables(4)
+    arrays = {}
+    with _model(path) as model:
+        buffers, room = model.tables(4), 4 * len(model.data) + SLACK
         for name, tensor in itertools.chain(*_named(model)):
             buffer, what = buffers[tensor.number(2, "I")], f"{path}: tensor {name!r}"
             outside = buffer.number(1, "Q") > 1
@@ -71,9 +70,7 @@ def read_tflite_graph(path: str | os.PathLike[str]) -> list[Operator]:
 
     Raises CheckpointError as read_tflite does.
     """
-    data = read_file(path)
-    with reworded(CheckpointError, f"load: {path} is not a whole TensorFlow Lite model", *DAMAGE):
-        model = _model(data)
+    with _model(path) as model:
         names = [name for name, _ in _named(model)[0]]
         codes = [max(code.number(0, "b"), code.number(3, "i")) for code in model.tables(1)]
         return [_operator(op, codes, names) for op in model.tables(2)[0].tables(3)]
@@ -136,9 +133,11 @@ class _Table:
         return letters.tobytes().decode()
 
 
-def _model(data: memoryview) -> _Table:
-    """The root table."""
-    return _Table(data, struct.unpack_from("<I", data)[0])
+@contextmanager
+def _model(path: str | os.PathLike[str]) -> Iterator[_Table]:
+    """The root table of a file, with errors as `whole` words them."""
+    with whole(path, "TensorFlow Lite model") as data:
+        yield _Table(data, struct.unpack_from("<I", data)[0])
 
 
 def _named(model: _Table) -> list[list[tuple[str, _Table]]]:
