@@ -96,11 +96,11 @@ def read_folder(cfg: Config) -> tuple[Split, Split, Sequence[str]]:
     apart = (root / "train").is_dir()
     train, classes = scaled(root / "train" if apart else root, cfg.size)
     order = Generator(cfg.seed, "data").permutation(len(train.y))
-    if not apart:
+    if apart:
+        test, _ = scaled(root / "test", cfg.size, classes)
+    else:
         cut = len(order) - max(len(order) // 5, 1)
         test, order = Split(train.x[order[cut:]], train.y[order[cut:]]), order[:cut]
-        return Split(train.x[order], train.y[order]), test, classes
-    test, _ = scaled(root / "test", cfg.size, classes)
     return Split(train.x[order], train.y[order]), test, classes
 
 
