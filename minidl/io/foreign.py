@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,13 @@ def whole(path: str | os.PathLike[str], kind: str) -> Iterator[memoryview]:
 
     kind: what else it is not.
     """
-    with reworded(CheckpointError, f"load: cannot read {path}", *NO_FILE):
-        data = memoryview(Path(path).read_bytes())
+    data = memoryview(head_of(path, -1))
     with reworded(CheckpointError, f"load: {path} is not a whole {kind}", *DAMAGE):
         yield data
 
 
 def head_of(path: str | os.PathLike[str], size: int = 64) -> bytes:
-    """The first bytes of a file; CheckpointError naming it when it cannot be read."""
+    """The first bytes of a file (-1: all); CheckpointError naming it when it cannot be read."""
     with reworded(CheckpointError, f"load: cannot read {path}", *NO_FILE), open(path, "rb") as file:
         return file.read(size)
 
