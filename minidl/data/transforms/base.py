@@ -83,10 +83,14 @@ class Transform:
     def batched(self, images: Any, draws: Draws) -> Any:
         """Transform an (N, C, H, W)-shaped array with the given draws."""
         if isinstance(images, np.ndarray):
-            return self.apply(images.transpose(0, 2, 3, 1), draws).transpose(0, 3, 1, 2)
+            return self.on_cpu(images, draws)
         work = Fused(images)
         self.plan(work, draws)
         return work.run()
+
+    def on_cpu(self, images: np.ndarray, draws: Draws) -> np.ndarray:
+        """What `batched` does with pictures in the CPU's memory."""
+        return self.apply(images.transpose(0, 2, 3, 1), draws).transpose(0, 3, 1, 2)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         """Transform (N, H, W, C) pixels; the input is left alone."""
@@ -108,9 +112,7 @@ class Compose(Transform):
     def __init__(self, transforms: Sequence[Callable]) -> None:
         self.transforms = list(transforms)
 
-    def batched(self, images: Any, draws: Draws) -> Any:
-        if not isinstance(images, np.ndarray):
-            return super().batched(images, draws)
+    def on_cpu(self, images: np.ndarray, draws: Draws) -> np.ndarray:
         for t in self.transforms:
             images = t.batched(images, draws) if isinstance(t, Transform) else t(images)
         return images

@@ -136,9 +136,7 @@ class Lambda(Transform):
         require(callable(lambd), "Lambda", "needs a function", got=lambd)
         self.lambd = lambd
 
-    def batched(self, images: Any, draws: Draws) -> Any:
-        if not isinstance(images, np.ndarray):
-            return super().batched(images, draws)
+    def on_cpu(self, images: np.ndarray, draws: Draws) -> np.ndarray:
         return np.stack([raw(self.lambd(wrap(x))) for x in images])
 
 
