@@ -66,16 +66,13 @@ class LARS(SGD):
         try:
             for p in params:
                 if p.ndim > 1:  # SGD's own kernel adds decay p again
-                    whole = p.grad + decay * p
-                    p.grad = whole * self._trust(group, p) - decay * p
+                    below = p.grad.norm() + group["weight_decay"] * p.norm()
+                    trust = _ratio(p, below, group["trust_coefficient"])
+                    p.grad = (p.grad + decay * p) * trust - decay * p
             super()._update(group, params)
         finally:
             for p, g in zip(params, grads, strict=True):
                 p.grad = g
-
-    def _trust(self, group: dict[str, Any], p: Any) -> Any:
-        below = p.grad.norm() + group["weight_decay"] * p.norm()
-        return _ratio(p, below, group["trust_coefficient"])
 
 
 @update(inplace=("p",))
