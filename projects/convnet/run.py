@@ -120,17 +120,12 @@ def forward_for(
     return contrast if cfg.loss == "supcon" else classify
 
 
-def mirrored(x: ml.Tensor) -> ml.Tensor:
-    """The images (N, C, H, W) seen in a mirror."""
-    return x.flip(3)
-
-
 def judge(
     cfg: Config, trainer: Trainer, images: Images, split: Split, check: Callable[[], None]
 ) -> Evaluation:
     """What the model (its averaged weights, if it keeps them) says of a split."""
     model = trainer.model
-    views = (lambda x: x, mirrored) if cfg.tta else (lambda x: x,)
+    views = (lambda x: x, lambda x: x.flip(3)) if cfg.tta else (lambda x: x,)  # as in a mirror
     with trainer.ema.swapped(model) if trainer.ema is not None else nullcontext():
         return evaluate(model, batches(split, images, cfg.device), views=views, check=check)
 
