@@ -23,7 +23,7 @@ class Numbered(Module, MutableSequence[Any]):
         return getattr(self, self._kind)
 
     def _put(self, name: str, item: Any) -> None:
-        self._register("_modules", name, item, Module)
+        self._register("_modules", name, item)
 
     def _fill(self, items: Iterable[Any]) -> None:
         self._items.clear()
@@ -65,7 +65,7 @@ class Sequential(Numbered):
         named = len(modules) == 1 and isinstance(modules[0], Mapping)
         items: Any = modules[0].items() if named else enumerate(modules)
         for name, module in items:
-            self._register("_modules", str(name), module, Module)
+            self._put(str(name), module)
 
     def __add__(self, other: Sequential) -> Sequential:
         return Sequential(*self, *other)
@@ -119,7 +119,7 @@ class ModuleDict(Module, MutableMapping[str, Any]):
         return getattr(self, self._kind)[name]
 
     def __setitem__(self, name: str, item: Any) -> None:
-        self._register("_modules", name, item, Module)
+        self._register("_modules", name, item)
 
     def __delitem__(self, name: str) -> None:
         del getattr(self, self._kind)[name]

@@ -65,7 +65,7 @@ class Fields(Module):
         place = [bound.arguments.pop(name) for name in self._where]
         for name, value in bound.arguments.items():
             if name.endswith("weight") or isinstance(value, Tensor):
-                self._register("_buffers", name, value, Tensor)
+                self._register("_buffers", name, value)
             else:
                 setattr(self, name, value)
         self._build(*place)

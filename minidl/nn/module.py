@@ -15,7 +15,6 @@ from minidl.methods import Handle
 from minidl.nn.parameter import Parameter, assign
 from minidl.ops.creation import as_tensor
 
-_KINDS = ("_parameters", "_buffers", "_modules")
 Shapes = dict[str, tuple[int, ...]]  # of parameters and buffers, by name
 
 
@@ -68,14 +67,14 @@ class Module:
     # ---- attributes
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter):
-            self._register("_parameters", name, value, Parameter)
+            self._register("_parameters", name, value)
         elif isinstance(value, Module):
-            self._register("_modules", name, value, Module)
+            self._register("_modules", name, value)
         else:
             state = self.__dict__
-            for kind, wanted in zip(_KINDS, (Parameter, Tensor, Module), strict=True):
+            for kind in _KINDS:
                 if name in state.get(kind, ()):
-                    self._check_kind(name, value, wanted)
+                    self._check_kind(kind, name, value)
                     state[kind][name] = value
                     return
             super().__setattr__(name, value)
@@ -94,17 +93,18 @@ class Module:
                 return
         super().__delattr__(name)
 
-    def _check_kind(self, name: str, value: Any, wanted: type) -> None:
-        fits, kind = value is None or isinstance(value, wanted), type(value).__name__
-        rule = f"cannot assign {kind} to {name!r} ({wanted.__name__} or None expected)"
+    def _check_kind(self, kind: str, name: str, value: Any) -> None:
+        wanted, given = _KINDS[kind], type(value).__name__
+        fits = value is None or isinstance(value, wanted)
+        rule = f"cannot assign {given} to {name!r} ({wanted.__name__} or None expected)"
         require(fits, type(self).__name__, rule, error=TypeError)
 
-    def _register(self, kind: str, name: str, value: Any, wanted: type) -> None:
+    def _register(self, kind: str, name: str, value: Any) -> None:
         """Put value under name, taking the name from wherever else it stands."""
         who = f"{type(self).__name__}.{name}"
         if "_parameters" not in self.__dict__:
             raise AttributeError(f"{who}: cannot assign before super().__init__()")
-        self._check_kind(name, value, wanted)
+        self._check_kind(kind, name, value)
         fits = isinstance(name, str) and name != "" and "." not in name
         require(fits, who, "a name must be a string that is not empty and has no dot", name=name)
         state = self.__dict__
@@ -113,25 +113,25 @@ class Module:
         self._non_persistent.discard(name)
         state[kind][name] = value
 
-    def _add(self, kind: str, name: str, value: Any, wanted: type) -> None:
+    def _add(self, kind: str, name: str, value: Any) -> None:
         """Register under a name that nothing else has."""
         free = name in vars(self).get(kind, ()) or not hasattr(self, str(name))
         require(free, type(self).__name__, "the attribute exists", name=name)
-        self._register(kind, name, value, wanted)
+        self._register(kind, name, value)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter (None keeps the name without a tensor)."""
-        self._add("_parameters", name, param, Parameter)
+        self._add("_parameters", name, param)
 
     def register_module(self, name: str, module: Module | None) -> None:
         """Add a child module under a name."""
-        self._add("_modules", name, module, Module)
+        self._add("_modules", name, module)
 
     add_module = register_module
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is state but not trained; persistent ones are in the state_dict."""
-        self._add("_buffers", name, tensor, Tensor)
+        self._add("_buffers", name, tensor)
         (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
 
     # ---- walking
@@ -330,6 +330,9 @@ class Module:
             return f"{name}({extra})"
         lines = "\n".join(filter(None, [extra, *children]))
         return f"{name}(\n  " + lines.replace("\n", "\n  ") + "\n)"
+
+
+_KINDS = {"_parameters": Parameter, "_buffers": Tensor, "_modules": Module}  # of what a name holds
 
 
 class IncompatibleKeys(NamedTuple):

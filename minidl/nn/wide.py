@@ -164,7 +164,7 @@ class ParameterDict(ModuleDict):
 
     def __setitem__(self, name: str, item: Any) -> None:
         item = item if isinstance(item, Parameter) else Parameter(item)
-        self._register("_parameters", name, item, Parameter)
+        self._register("_parameters", name, item)
 
     def _child_lines(self) -> list[str]:
         return _parameter_lines(self)
