@@ -13,24 +13,28 @@ from minidl.nn.thin import ReLU, ReLU6
 _ACTS: dict[Any, str] = {ReLU: "relu", ReLU6: "relu6"}  # that batch norm takes along
 
 
-class Numbered(Module, MutableSequence[Any]):
-    """A list whose items are registered under "0", "1", …; changes number them anew."""
+class Holder(Module):
+    """What lists and dicts of modules share: where the items are, and how one gets there."""
 
-    _kind = "_modules"  # where they are
+    _kind = "_modules"
 
     @property
     def _items(self) -> dict[str, Any]:
         return getattr(self, self._kind)
 
     def _put(self, name: str, item: Any) -> None:
-        self._register("_modules", name, item)
+        self._register(self._kind, name, item)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class Numbered(Holder, MutableSequence[Any]):
+    """A list whose items are registered under "0", "1", …; changes number them anew."""
 
     def _fill(self, items: Iterable[Any]) -> None:
         self._items.clear()
         self.extend(items)
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list(self._items.values()))
@@ -105,27 +109,23 @@ class ModuleList(Numbered):
         return lines
 
 
-class ModuleDict(Module, MutableMapping[str, Any]):
+class ModuleDict(Holder, MutableMapping[str, Any]):
     """Modules by name, with a dict's methods."""
 
     __hash__, __eq__ = object.__hash__, object.__eq__
-    _kind = "_modules"  # where they are
 
     def __init__(self, modules: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.update(modules or {})
 
     def __getitem__(self, name: str) -> Any:
-        return getattr(self, self._kind)[name]
+        return self._items[name]
 
     def __setitem__(self, name: str, item: Any) -> None:
-        self._register("_modules", name, item)
+        self._put(name, item)
 
     def __delitem__(self, name: str) -> None:
-        del getattr(self, self._kind)[name]
-
-    def __len__(self) -> int:
-        return len(getattr(self, self._kind))
+        del self._items[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(getattr(self, self._kind))
+        return iter(self._items)

@@ -15,7 +15,7 @@ from minidl.nn import init
 from minidl.nn.attention import (
     TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 )  # fmt: skip
-from minidl.nn.containers import ModuleDict, Numbered
+from minidl.nn.containers import Holder, ModuleDict, Numbered
 from minidl.nn.conv import Conv2d
 from minidl.nn.fields import Fields, Layer, Size, Switch
 from minidl.nn.linear import Embedding
@@ -138,41 +138,32 @@ class Transformer(Module):
         return full((sz, sz), -inf, device=device).triu(1)
 
 
-class ParameterList(Numbered):
-    """A list of parameters, registered under "0", "1", …; tensors put into it become parameters."""
+class _OfParameters(Holder):
+    """What holds parameters in place of modules; tensors put into it become some."""
 
     _kind = "_parameters"
+
+    def _put(self, name: str, item: Any) -> None:
+        super()._put(name, item if isinstance(item, Parameter) else Parameter(item))
+
+    def _child_lines(self) -> list[str]:
+        sizes = ((k, p.dtype, "x".join(map(str, p.shape))) for k, p in self._parameters.items())
+        return [f"({k}): Parameter containing: [{dtype} of size {n}]" for k, dtype, n in sizes]
+
+
+class ParameterList(_OfParameters, Numbered):
+    """A list of parameters, registered under "0", "1", …; tensors put into it become parameters."""
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         super().__init__()
         self.extend(values or ())
 
-    def _put(self, name: str, item: Any) -> None:
-        self.register_parameter(name, item if isinstance(item, Parameter) else Parameter(item))
 
-    def _child_lines(self) -> list[str]:
-        return _parameter_lines(self)
-
-
-class ParameterDict(ModuleDict):
+class ParameterDict(_OfParameters, ModuleDict):
     """Parameters by name, with a dict's methods; tensors put into it become parameters."""
-
-    _kind = "_parameters"
 
     def __init__(self, parameters: Mapping[str, Any] | None = None) -> None:
         super().__init__(parameters)
-
-    def __setitem__(self, name: str, item: Any) -> None:
-        item = item if isinstance(item, Parameter) else Parameter(item)
-        self._register("_parameters", name, item)
-
-    def _child_lines(self) -> list[str]:
-        return _parameter_lines(self)
-
-
-def _parameter_lines(module: Module) -> list[str]:
-    sizes = ((k, p.dtype, "x".join(map(str, p.shape))) for k, p in module._parameters.items())
-    return [f"({k}): Parameter containing: [{dtype} of size {size}]" for k, dtype, size in sizes]
 
 
 class AlphaDropout(Dropout):
