@@ -1,8 +1,9 @@
 """Wide functions of images: volumes, areas, pixels and channels, sampling at places."""
 
-import functools
 import math
 import operator
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -46,24 +47,29 @@ def conv3d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: 
         for k, w in enumerate(weight.unbind(2)):
             planes = x[:, k * d : k * d + (out - 1) * s + 1 : s].flatten(0, 1)
             terms.append(conv2d(planes, w, None if k else bias, steps, flat, apart, groups))
-        y = functools.reduce(operator.add, terms)
+        y = reduce(operator.add, terms)
         return y.unflatten(0, (len(x), out)).transpose(1, 2)
 
     return batched(convolved, input, 5, name)
 
 
-def _of_volumes(pool: Any, name: str, input: Any, settings: dict[str, Any], **more: Any) -> Any:
-    """A pool of input (N, C, D, H, W) with settings for three axes: of planes, then along D."""
+def _by_turns(name: str, input: Any, within: Callable, along: Callable) -> Any:
+    """Functions of images: one of the planes of input (N, C, D, H, W), one of (D, H · W)."""
+
+    def pooled(x: Any) -> Any:
+        planes = within(x.transpose(1, 2).flatten(0, 1))
+        y = planes.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
+        return along(y.flatten(3)).unflatten(-1, y.shape[3:])
+
+    return batched(pooled, input, 5, name)
+
+
+def _of_volumes(pool: Callable, name: str, input: Any, settings: dict, **more: Any) -> Any:
+    """A pool of input (N, C, D, H, W) with settings for three axes."""
     three = {key: ints_of(name, key, value, 3, 0) for key, value in settings.items()}
     within = {key: value[1:] for key, value in three.items()}
     along = {key: (value[0], int(key != "padding")) for key, value in three.items()}
-
-    def pooled(x: Any) -> Any:
-        planes = pool(x.transpose(1, 2).flatten(0, 1), **within, **more)
-        y = planes.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
-        return pool(y.flatten(3), **along, **more).unflatten(-1, y.shape[3:])
-
-    return batched(pooled, input, 5, name)
+    return _by_turns(name, input, partial(pool, **within, **more), partial(pool, **along, **more))
 
 
 def max_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
@@ -93,13 +99,8 @@ def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:
     """Means of areas that cover input (N, C, D, H, W), as many as output_size says."""
     many = isinstance(output_size, (tuple, list))
     d, h, w = output_size if many else (output_size,) * 3
-
-    def pooled(x: Any) -> Any:
-        planes = image.adaptive_avg_pool2d(x.transpose(1, 2).flatten(0, 1), (h, w))
-        y = planes.unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
-        return image.adaptive_avg_pool2d(y.flatten(3), (d, None)).unflatten(-1, y.shape[3:])
-
-    return batched(pooled, input, 5, "adaptive_avg_pool3d")
+    within, along = (partial(image.adaptive_avg_pool2d, output_size=s) for s in ((h, w), (d, None)))
+    return _by_turns("adaptive_avg_pool3d", input, within, along)
 
 
 def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = False) -> Any:
