@@ -85,13 +85,12 @@ FUNCTIONS = _functions({  # of `minidl` alone
     join: "cat stack",
     linalg: "einsum",
     tensors: """
-        cdist std_mean is_tensor hstack vstack meshgrid tril_indices triu_indices tensordot
-        set_printoptions""",
+        cdist std_mean is_tensor meshgrid tril_indices triu_indices tensordot set_printoptions""",
     names: """
-        searchsorted bucketize numel column_stack dstack broadcast_tensors cartesian_prod rand_like
-        randint_like logspace atleast_1d atleast_2d atleast_3d block_diag compile get_default_dtype
-        set_default_dtype FloatTensor DoubleTensor HalfTensor LongTensor IntTensor ByteTensor
-        BoolTensor""",
+        searchsorted bucketize numel hstack vstack column_stack dstack broadcast_tensors
+        cartesian_prod rand_like randint_like logspace atleast_1d atleast_2d atleast_3d block_diag
+        compile get_default_dtype set_default_dtype FloatTensor DoubleTensor HalfTensor LongTensor
+        IntTensor ByteTensor BoolTensor""",
 }) | {"split_with_sizes": join.split}  # fmt: skip
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
 IN_PLACE = """

@@ -207,6 +207,17 @@ def inner(x: Any, y: Any) -> Any:
     return tensordot(x, y, ([-1], [-1])) if x.ndim and y.ndim else x * y
 
 
+def hstack(tensors: Sequence[Any]) -> Any:
+    """Join along the second axis; vectors and numbers along their only one."""
+    joined = [atleast_1d(t) for t in tensors]
+    return join.cat(joined, 0 if all(t.ndim == 1 for t in joined) else 1)
+
+
+def vstack(tensors: Sequence[Any]) -> Any:
+    """Join along the first axis; a vector or a number is a row."""
+    return join.cat([atleast_2d(t) for t in tensors])
+
+
 def column_stack(tensors: Sequence[Any]) -> Any:
     """Join along the second axis; a vector or a number is a column."""
     return join.cat([t if t.ndim > 1 else t.reshape(-1, 1) for t in tensors], 1)
@@ -214,8 +225,7 @@ def column_stack(tensors: Sequence[Any]) -> Any:
 
 def dstack(tensors: Sequence[Any]) -> Any:
     """Join along the third axis; a vector is a row of it."""
-    given = [t.reshape(1, -1) if t.ndim < 2 else t for t in tensors]
-    return join.cat([t.unsqueeze(-1) if t.ndim < 3 else t for t in given], 2)
+    return join.cat([atleast_3d(t) for t in tensors], 2)
 
 
 def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Wide functions of tensors: running products, order, joins, rows by index, sums of products."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -139,21 +139,6 @@ def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
         k = shift % n if n else 0
         x = join.cat((x.narrow(dim, n - k, k), x.narrow(dim, 0, n - k)), dim)
     return x
-
-
-def _at_least(tensors: Sequence[Any], ndim: int) -> list[Any]:
-    return [t.reshape((1,) * (ndim - t.ndim) + t.shape) if t.ndim < ndim else t for t in tensors]
-
-
-def hstack(tensors: Sequence[Any]) -> Any:
-    """Join along the second axis; vectors and numbers along their only one."""
-    joined = _at_least(tensors, 1)
-    return join.cat(joined, 0 if all(t.ndim == 1 for t in joined) else 1)
-
-
-def vstack(tensors: Sequence[Any]) -> Any:
-    """Join along the first axis; a vector or a number is a row."""
-    return join.cat(_at_least(tensors, 2), 0)
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:
