@@ -17,6 +17,7 @@ from minidl.errors import require
 from minidl.ops import creation, pointwise
 from minidl.ops.softmax import log_softmax
 from minidl.wide import linalg
+from minidl.wide.features import gumbel
 from minidl.wide.names import broadcast_tensors
 
 Shape = tuple[int, ...]
@@ -258,9 +259,7 @@ class Categorical(Distribution):
         """Indices (*sample_shape, *batch_shape), by the largest of logits and Gumbel noise."""
         with no_grad():
             logits, shape = self.probs.log(), (*self._shape(sample_shape), self.probs.shape[-1])
-            u = creation.rand(shape, dtype=logits.dtype, device=logits.device)
-            tiny = float(np.finfo(logits.dtype).tiny)
-            return (logits - (-(u + tiny).log()).log()).argmax(-1)
+            return (logits + gumbel(shape, logits)).argmax(-1)
 
     def log_prob(self, value: Any) -> Tensor:
         value, logits = broadcast_tensors(value.long().unsqueeze(-1), self.logits)

@@ -39,16 +39,20 @@ def alpha_dropout(input: Any, p: float = 0.5, training: bool = False, inplace: b
     return scale * (input * kept + low * (1 - kept) - p * low)
 
 
+def gumbel(shape: tuple[int, ...], like: Any) -> Any:
+    """Gumbel noise in float32 at least, on the device of `like`."""
+    kind = np.float64 if like.dtype == np.float64 else np.float32
+    u = creation.rand(shape, dtype=kind, device=like.device)
+    return -(-(u + float(np.finfo(kind).tiny)).log()).log()
+
+
 def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float = 1e-10,
                    dim: int = -1) -> Any:  # fmt: skip
     """A softmax of (logits + Gumbel noise) / tau (Jang et al. 2017); eps is ignored, as in PyTorch.
 
     hard: one-hot vectors, with the gradient of the soft ones.
     """
-    kind = np.float64 if logits.dtype == np.float64 else np.float32
-    u = creation.rand(*logits.shape, dtype=kind, device=logits.device)
-    noise = -(-(u + np.finfo(kind).tiny).log()).log()
-    y = softmax((logits + noise.to(logits.dtype)) / tau, dim)
+    y = softmax((logits + gumbel(logits.shape, logits).to(logits.dtype)) / tau, dim)
     if not hard:
         return y
     first = y.argmax(dim, keepdim=True)
