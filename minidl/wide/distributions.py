@@ -189,27 +189,31 @@ class MultivariateNormal(Distribution):
 # ---- choices -------------------------------------------------------------------------------------
 
 
-def _probs_or_logits(name: str, probs: Any, logits: Any) -> Tensor:
-    """What was given of two, in float32 at least."""
-    rule = "give either probs or logits"
-    require((probs is None) != (logits is None), name, rule, probs=probs, logits=logits)
-    given = probs if logits is None else logits
-    given = given if isinstance(given, Tensor) else creation.tensor(given, dtype=np.float32)
-    given = given if given.dtype == np.float64 else given.float()
-    ok = logits is not None or _all(given, lambda v: v >= 0)
-    require(ok, name, "probs must not be negative", probs=probs)
-    return given
-
-
-class Bernoulli(Distribution):
-    """1 with probability probs, or 1 / (1 + exp(-logits)), else 0."""
+class _Choice(Distribution):
+    """What is told by probabilities or by logits, and drawn without a gradient."""
 
     has_rsample = False
+
+    def _given(self, probs: Any, logits: Any) -> Tensor:
+        """What was given of the two, in float32 at least."""
+        name, rule = type(self).__name__, "give either probs or logits"
+        require((probs is None) != (logits is None), name, rule, probs=probs, logits=logits)
+        self._names = ("probs",) if logits is None else ("logits",)
+        given = probs if logits is None else logits
+        given = given if isinstance(given, Tensor) else creation.tensor(given, dtype=np.float32)
+        given = given if given.dtype == np.float64 else given.float()
+        ok = logits is not None or _all(given, lambda v: v >= 0)
+        require(ok, name, "probs must not be negative", probs=probs)
+        return given
+
+
+class Bernoulli(_Choice):
+    """1 with probability probs, or 1 / (1 + exp(-logits)), else 0."""
 
     def __init__(
         self, probs: Any = None, logits: Any = None, validate_args: bool | None = None
     ) -> None:
-        given = _probs_or_logits("Bernoulli", probs, logits)
+        given = self._given(probs, logits)
         if logits is None:
             fits = _all(given, lambda v: v <= 1)
             require(fits, "Bernoulli", "probs must not be above 1", probs=probs)
@@ -218,7 +222,6 @@ class Bernoulli(Distribution):
         else:
             self.probs, self.logits = given.sigmoid(), given
         self.batch_shape = given.shape
-        self._names = ("logits",) if logits is not None else ("probs",)
 
     mean = property(lambda self: self.probs)
     variance = property(lambda self: self.probs * (1 - self.probs))
@@ -235,15 +238,13 @@ class Bernoulli(Distribution):
         return pointwise.softplus(self.logits) - self.probs * self.logits
 
 
-class Categorical(Distribution):
+class Categorical(_Choice):
     """The index of one of K classes: probs (…, K), which need not sum to 1, or logits (…, K)."""
-
-    has_rsample = False
 
     def __init__(
         self, probs: Any = None, logits: Any = None, validate_args: bool | None = None
     ) -> None:
-        given = _probs_or_logits("Categorical", probs, logits)
+        given = self._given(probs, logits)
         require(given.ndim > 0, "Categorical", "needs at least one axis, of classes", given=given)
         if logits is None:
             eps = float(np.finfo(given.dtype).eps)
@@ -253,7 +254,6 @@ class Categorical(Distribution):
             self.logits = log_softmax(given, -1)
             self.probs = self.logits.exp()
         self.batch_shape = given.shape[:-1]
-        self._names = ("logits",) if logits is not None else ("probs",)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Indices (*sample_shape, *batch_shape), by the largest of logits and Gumbel noise."""
