@@ -94,9 +94,11 @@ FUNCTIONS = _functions({  # of `minidl` alone
 }) | {"split_with_sizes": join.split}  # fmt: skip
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
 IN_PLACE = """
-    scatter scatter_add scatter_reduce index_add index_put index_fill tril triu cumsum cumprod
-    nan_to_num lerp addcmul addcdiv addmm baddbmm clamp_min clamp_max clip expm1 log1p log2 erf
-    sign logical_not logical_and logical_or logical_xor multiply divide subtract""".split()
+    add sub mul div pow floor_divide remainder neg abs square reciprocal sqrt rsqrt exp expm1 log
+    log1p log2 sin cos tanh sigmoid relu erf sign round floor ceil clamp clamp_min clamp_max clip
+    masked_fill nan_to_num lerp addcmul addcdiv addmm baddbmm scatter scatter_add scatter_reduce
+    index_add index_put index_fill tril triu cumsum cumprod logical_not logical_and logical_or
+    logical_xor multiply divide subtract""".split()
 COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
 ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
@@ -235,6 +237,7 @@ EXTRA: dict[str, Any] = {
     "split_with_sizes": join.split,
     **tensors.METHODS,
     **names.METHODS,
+    **inplace.METHODS,
     **{f"{name}_": inplace.method(name, TABLE[name]) for name in IN_PLACE},
     "register_post_accumulate_grad_hook": register_post_accumulate_grad_hook,
     "__getitem__": index.getitem,
@@ -246,7 +249,7 @@ EXTRA: dict[str, Any] = {
     **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
     **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
     **{f"__{r}{n}__": TABLE[f"bitwise_{n}"] for n in pointwise.BITWISE for r in ("", "r")},
-    **{f"__i{ARITHMETIC[n]}__": inplace.METHODS[f"{n}_"] for n in ARITHMETIC if n != "matmul"},
+    **{f"__i{ARITHMETIC[n]}__": inplace.method(n, TABLE[n]) for n in ARITHMETIC if n != "matmul"},
     **{f"__i{n}__": inplace.method(n, TABLE[f"bitwise_{n}"]) for n in pointwise.BITWISE},
 }
 
@@ -259,6 +262,6 @@ def _bound(function: Callable) -> Callable:
     return method
 
 
-for _name, _function in {**TABLE, **EXTRA, **inplace.METHODS}.items():
+for _name, _function in {**TABLE, **EXTRA}.items():
     # an Op is an object, and only a function becomes a method
     setattr(Tensor, _name, _function if hasattr(_function, "__get__") else _bound(_function))

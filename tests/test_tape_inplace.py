@@ -366,3 +366,9 @@ def test_operators_with_assignment_write_in_place(assign, x, other, want):
     y = view = ml.tensor(x)
     y = assign(y, ml.tensor(other))
     assert y is view and view.tolist() == want
+
+
+def test_rounding_in_place_takes_decimals():
+    """Regression: `round_` had no `decimals`, which `round` has."""
+    x = ml.tensor([12.5, 12.25], dtype=ml.float64)
+    assert x.round_(decimals=1).tolist() == [12.5, 12.2] and x.round_().tolist() == [12.0, 12.0]

@@ -165,9 +165,4 @@ def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = N
     return write(self, lambda old: a + (b - a) * stream.uniform(self.shape, self.dtype), "uniform_")
 
 
-_POINTWISE = """add sub mul div pow clamp exp log sqrt neg abs tanh sigmoid relu masked_fill
-    reciprocal rsqrt round floor ceil square sin cos floor_divide remainder"""
-METHODS: dict[str, Callable] = {
-    **{f"{name}_": method(name, getattr(pointwise, name)) for name in _POINTWISE.split()},
-    **{f.__name__: f for f in (fill_, zero_, copy_, normal_, uniform_)},
-}
+METHODS = {f.__name__: f for f in (fill_, zero_, copy_, normal_, uniform_)}
