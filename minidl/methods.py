@@ -91,7 +91,7 @@ FUNCTIONS = _functions({  # of `minidl` alone
         cartesian_prod rand_like randint_like logspace atleast_1d atleast_2d atleast_3d block_diag
         compile get_default_dtype set_default_dtype FloatTensor DoubleTensor HalfTensor LongTensor
         IntTensor ByteTensor BoolTensor""",
-}) | {"split_with_sizes": join.split}  # fmt: skip
+})  # fmt: skip
 FUNCTIONS |= {second: FUNCTIONS[first] for second, first in names.SECOND_JOINS.items()}
 IN_PLACE = """
     add sub mul div pow floor_divide remainder neg abs square reciprocal sqrt rsqrt exp expm1 log
@@ -234,7 +234,6 @@ EXTRA: dict[str, Any] = {
     "__contains__": lambda self, value: bool(pointwise.eq(self, value).any().item()),
     "expand": shape.expand_to,
     "expand_as": lambda self, other: shape.broadcast_to(self, other.shape),
-    "split_with_sizes": join.split,
     **tensors.METHODS,
     **names.METHODS,
     **inplace.METHODS,

@@ -21,7 +21,7 @@ _PAIRS = """
     greater gt  greater_equal ge  less lt  less_equal le  not_equal ne  arcsin asin  arccos acos
     arctan atan  arctan2 atan2  arcsinh asinh  arccosh acosh  arctanh atanh  swapaxes transpose
     swapdims transpose  moveaxis movedim  fix trunc  ravel flatten  ger outer  vdot dot
-    argwhere nonzero""".split()
+    argwhere nonzero  split_with_sizes split""".split()
 SECOND = dict(zip(_PAIRS[::2], _PAIRS[1::2], strict=True))  # a name, and what it is a name of
 FORMATS = {name: name for name in ("channels_last", "contiguous_format", "preserve_format")}
 SECOND_JOINS = {"concat": "cat", "concatenate": "cat", "row_stack": "vstack"}
