@@ -183,12 +183,9 @@ def atleast_3d(x: Any) -> Any:
 
 def block_diag(*tensors: Any) -> Any:
     """Matrices along the diagonal, zeros elsewhere; a vector is a row."""
-    rows, before = [atleast_2d(t) for t in tensors], 0
-    total, made = sum(t.shape[1] for t in rows), []
-    for t in rows:
-        made.append(image.pad(t, (before, total - before - t.shape[1])))
-        before += t.shape[1]
-    return join.cat(made)
+    rows = [atleast_2d(t) for t in tensors]
+    *before, total = itertools.accumulate((t.shape[1] for t in rows), initial=0)
+    return join.cat([image.pad(t, (b, total - b - t.shape[1])) for t, b in zip(rows, before)])
 
 
 def tensor_split(x: Any, indices_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
