@@ -30,7 +30,7 @@ def _with_ones(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]
 
 
 @pointwise
-def _root(x, power):
+def root(x, power):
     """x to a power, or its square root (None); where x is 0, so is the gradient."""
     return where(x == 0, 0.0, sqrt(x) if power is None else x**power)
 
@@ -110,7 +110,7 @@ def std(
     x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
     """Standard deviation over dim; gradient 0 where it is 0."""
-    return _root(var(x, dim, unbiased, keepdim, correction=correction), None)
+    return root(var(x, dim, unbiased, keepdim, correction=correction), None)
 
 
 @_in_single
@@ -125,9 +125,9 @@ def norm(x: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
     if p == 1:
         return sum(pw.abs(x), dim, keepdim)
     if p == 2:
-        return _root(sum(pw.square(x), dim, keepdim), None)
+        return root(sum(pw.square(x), dim, keepdim), None)
     size = pw.abs(x)
-    return _root(sum(_root(size, p) if p > 0 else pw.pow(size, p), dim, keepdim), 1 / p)
+    return root(sum(root(size, p) if p > 0 else pw.pow(size, p), dim, keepdim), 1 / p)
 
 
 def prod(x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Any:

@@ -12,7 +12,7 @@ from minidl.errors import require, require_one_of
 from minidl.ops import creation, index, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of, sizes_of
 from minidl.ops.linalg import bmm, matmul, mm
-from minidl.ops.reduce import Values, norm
+from minidl.ops.reduce import Values, norm, root, var_mean
 from minidl.tape import noted
 from minidl.tensor import printing
 
@@ -59,9 +59,8 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
 def std_mean(x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *,
              correction: Any = None) -> tuple[Any, Any]:  # fmt: skip
     """(std, mean), as each by itself."""
-    alone = isinstance(dim, bool)  # std_mean(x, False), as PyTorch's first overload
-    mean = x.mean(None if alone else dim, keepdim)
-    return x.std(dim, unbiased, keepdim, correction=correction), mean
+    variance, mean = var_mean(x, dim, unbiased, keepdim, correction=correction)
+    return root(variance, None), mean
 
 
 def unique(x: Any, sorted: bool = True, return_inverse: bool = False,
