@@ -251,8 +251,7 @@ def _shaped(y: Any, shape: tuple[int, ...]) -> Any:
 
 def _grid(name: str, x: Any, dim: int, index: Any) -> tuple[Key, tuple[int, ...]]:
     """Open grids of index's shape with index itself along dim, checked, and that shape."""
-    i, k, sizes = axis_of(dim, x.ndim, name), raw(index), tuple(x.shape) or (1,)
-    k = k if k.ndim else k.reshape(1)
+    i, k, sizes = axis_of(dim, x.ndim, name), _row(raw(index)), tuple(x.shape) or (1,)
     fits = k.ndim == len(sizes)
     fits = fits and all(a <= b for j, (a, b) in enumerate(zip(k.shape, sizes)) if j != i)
     require(fits, name, "index must have x's axes and be no longer than it", x=x, index=k)
