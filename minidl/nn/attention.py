@@ -103,13 +103,12 @@ class MultiheadAttention(Layer, show=""):
         self._check(query, key, value)
         rule = "is_causal is a hint about attn_mask, which must be given too"
         require(not is_causal or attn_mask is not None, "MultiheadAttention", rule)
-        unbatched, seq_first = query.ndim == 2, query.ndim == 3 and not self.batch_first
-        shared, inputs = query is key and key is value, [query, key, value]
-        inputs = inputs[:1] if shared else inputs
+        unbatched, shared = query.ndim == 2, query is key and key is value
+        inputs = [query] if shared else [query, key, value]
         if unbatched:
             inputs = [x.unsqueeze(0) for x in inputs]
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-        elif seq_first:
+        elif not self.batch_first:
             inputs = [x.transpose(0, 1) for x in inputs]
         q, k, v = self._project(*(inputs * 3 if shared else inputs))
         k, v, extra = self._extended(k, v)
@@ -117,7 +116,7 @@ class MultiheadAttention(Layer, show=""):
         fast = is_causal and key_padding_mask is None and not extra
         y, weights = self._attend(q, k, v, mask, need_weights, fast)
         y = self.out_proj(y)
-        y = y.squeeze(0) if unbatched else settled(y.transpose(0, 1)) if seq_first else y
+        y = y.squeeze(0) if unbatched else y if self.batch_first else settled(y.transpose(0, 1))
         if weights is not None:
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights.squeeze(0) if unbatched else weights
