@@ -14,7 +14,7 @@ from minidl.ops.arguments import Sizes, check_real, ints_of
 from minidl.ops.index import gather, getitem, table_rows
 from minidl.ops.join import pad_constant
 from minidl.ops.linalg import matmul
-from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape, squeeze, unsqueeze
+from minidl.ops.shape import along_one, batched, movedim, permute_axes, reshape
 from minidl.tape import settled
 
 
@@ -139,7 +139,7 @@ def _nearest(n: int, new: int, step: float) -> np.ndarray:
 def resample(x: Any, weights: Sequence[np.ndarray]) -> Any:
     """Multiply each axis of x (N, C, ...) after C, one or two, by a matrix (new, old)."""
     if x.ndim == 3:
-        return squeeze(resample(unsqueeze(x, 2), [np.ones((1, 1)), *weights]), 2)
+        return along_one(lambda image: resample(image, [np.ones((1, 1)), *weights]), x)
     n, c, h, w = x.shape
     be = backend.of(raw(x))
     down, across = (be.constant(m.astype(x.dtype)) for m in weights)
