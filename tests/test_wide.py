@@ -300,3 +300,9 @@ def test_ctc_is_the_sum_over_all_ways():
         labels = ml.tensor(np.array(target, np.int64))
         loss = F.ctc_loss(ml.tensor(np.log(p)), labels, 4, len(target), reduction="sum")
         np.testing.assert_allclose(loss.item(), -np.log(total), rtol=1e-12)
+
+
+def test_norm_of_a_number_along_its_dim():
+    """Regression: with an order, it was refused as one of neither vectors nor matrices."""
+    x = ml.tensor(-3.0)
+    assert [ml.linalg.norm(x, p, 0).item() for p in (1, 2, float("inf"))] == [3.0, 3.0, 3.0]

@@ -327,11 +327,9 @@ def norm(
     inf, -inf for matrices.
     """
     A = to_dtype(A, dtype)
-    if ord is None or (A.ndim == 1 and dim is None):
-        return A.norm(2 if ord is None else ord, dim, keepdim)
     axes = axes_of(dim, A.ndim, "linalg.norm")
-    if len(axes) == 1:
-        return A.norm(ord, axes[0], keepdim)
+    if ord is None or len(axes) < 2:
+        return A.norm(ord, axes, keepdim)
     require(len(axes) == 2, "linalg.norm", "a norm with ord is one of vectors or matrices", A=A)
     known = ("fro", "nuc", 2, -2, 1, -1, np.inf, -np.inf)
     require_one_of("linalg.norm", known, ord=ord)
