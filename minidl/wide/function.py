@@ -5,6 +5,7 @@ from typing import Any
 from minidl import backend
 from minidl.autograd import Tensor, no_grad, op, raw, wrap
 from minidl.errors import GraphError, require
+from minidl.ops.shape import each
 
 
 class Context:
@@ -47,12 +48,8 @@ class Function:
         ctx.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires for a in args)
         tensors = tuple(isinstance(a, Tensor) for a in args)
         y = custom_function(*args, of=cls, ctx=ctx, tensors=tensors)
-        if not ctx._fixed:
-            return y
         fixed = [raw(t) for t in ctx._fixed]
-        ys = y if type(y) is tuple else (y,)
-        ys = tuple([t.detach() if any(t.array is a for a in fixed) else t for t in ys])
-        return ys if type(y) is tuple else ys[0]
+        return each(y, lambda t: t.detach() if any(t.array is a for a in fixed) else t)
 
 
 @op
