@@ -28,10 +28,9 @@ def _lenient(function: Callable) -> Callable:
     """As PyTorch's do, a function takes NumPy's names for dim and keepdim, and f(*dims) dims=…"""
     if not isinstance(function, FunctionType):
         return function
-    code = function.__code__
-    own, several = code.co_varnames, bool(code.co_flags & inspect.CO_VARARGS)
-    spread = own[code.co_argcount + code.co_kwonlyargcount] if several else ""
-    if not several and "dim" not in own:
+    own = inspect.signature(function).parameters
+    spread = next((name for name, p in own.items() if p.kind is p.VAR_POSITIONAL), "")
+    if not spread and "dim" not in own:
         return function
 
     @functools.wraps(function)
