@@ -143,12 +143,12 @@ LeakyReLU = thin("LeakyReLU", F.leaky_relu)
 Softshrink, Hardshrink = (thin(name, show="{lambd}") for name in ("Softshrink", "Hardshrink"))
 Softmax, Softmin, LogSoftmax = (thin(n, fields="dim") for n in "Softmax Softmin LogSoftmax".split())
 
-_loss = partial(thin, show="", inputs=2)
+loss = partial(thin, show="", inputs=2)
 _NAMES = "NLLLoss MSELoss L1Loss SmoothL1Loss HuberLoss CosineSimilarity"
-NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, CosineSimilarity = map(_loss, _NAMES.split())
-CrossEntropyLoss = _loss("CrossEntropyLoss", F.cross_entropy)
-BCEWithLogitsLoss = _loss("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits)
-BCELoss, KLDivLoss = _loss("BCELoss", F.binary_cross_entropy), _loss("KLDivLoss", F.kl_div)
+NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, CosineSimilarity = map(loss, _NAMES.split())
+CrossEntropyLoss = loss("CrossEntropyLoss", F.cross_entropy)
+BCEWithLogitsLoss = loss("BCEWithLogitsLoss", F.binary_cross_entropy_with_logits)
+BCELoss, KLDivLoss = loss("BCELoss", F.binary_cross_entropy), loss("KLDivLoss", F.kl_div)
 
 _AVG = "kernel_size={kernel_size}, stride={stride}, padding={padding}"
 _MAX = _AVG + ", dilation={dilation}, ceil_mode={ceil_mode}"

@@ -22,7 +22,7 @@ from minidl.nn.linear import Embedding
 from minidl.nn.module import Module
 from minidl.nn.norm import BatchNorm2d, InstanceNorm2d, LayerNorm
 from minidl.nn.parameter import Parameter, new_parameter
-from minidl.nn.thin import Dropout, Dropout2d, Upsample, thin
+from minidl.nn.thin import Dropout, Dropout2d, Upsample, loss, thin
 from minidl.ops.arguments import ints_of
 from minidl.ops.creation import full
 from minidl.wide.function import Function
@@ -236,17 +236,16 @@ PixelUnshuffle, ChannelShuffle = map(thin, ("PixelUnshuffle", "ChannelShuffle"))
 Dropout1d, Dropout3d = (
     type(name, (Dropout2d,), {"__module__": __name__}) for name in ("Dropout1d", "Dropout3d")
 )
-_loss = partial(thin, show="", inputs=2)
-SoftMarginLoss, HingeEmbeddingLoss = map(_loss, ("SoftMarginLoss", "HingeEmbeddingLoss"))
-MultiMarginLoss = _loss("MultiMarginLoss")
-MultiLabelSoftMarginLoss = _loss("MultiLabelSoftMarginLoss", F.multilabel_soft_margin_loss)
-PairwiseDistance, PoissonNLLLoss = map(_loss, ("PairwiseDistance", "PoissonNLLLoss"))
-GaussianNLLLoss = _loss("GaussianNLLLoss", F.gaussian_nll_loss, inputs=3, base=_ByName)
-CosineEmbeddingLoss = _loss("CosineEmbeddingLoss", inputs=3)
+SoftMarginLoss, HingeEmbeddingLoss = map(loss, ("SoftMarginLoss", "HingeEmbeddingLoss"))
+MultiMarginLoss = loss("MultiMarginLoss")
+MultiLabelSoftMarginLoss = loss("MultiLabelSoftMarginLoss", F.multilabel_soft_margin_loss)
+PairwiseDistance, PoissonNLLLoss = map(loss, ("PairwiseDistance", "PoissonNLLLoss"))
+GaussianNLLLoss = loss("GaussianNLLLoss", F.gaussian_nll_loss, inputs=3, base=_ByName)
+CosineEmbeddingLoss = loss("CosineEmbeddingLoss", inputs=3)
 TripletMarginLoss, MarginRankingLoss = (
-    _loss(name, inputs=3) for name in ("TripletMarginLoss", "MarginRankingLoss")
+    loss(name, inputs=3) for name in ("TripletMarginLoss", "MarginRankingLoss")
 )
-CTCLoss = _loss("CTCLoss", F.ctc_loss, inputs=4)
+CTCLoss = loss("CTCLoss", F.ctc_loss, inputs=4)
 
 
 # ---- hooks of backward, and dtypes of a GPU ------------------------------------------------------
