@@ -162,8 +162,9 @@ def rot90(x: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Any:
     """x turned k quarters from the first of two axes to the second."""
     require(len(dims) == 2, "rot90", "dims must be two axes", dims=dims)
     a, b = dims
-    turned = [lambda: x.clone(), lambda: x.flip(b).transpose(a, b), lambda: x.flip(a, b)]
-    return [*turned, lambda: x.flip(a).transpose(a, b)][k % 4]()
+    if k % 2:
+        return x.flip(b if k % 4 == 1 else a).transpose(a, b)
+    return x.flip(a, b) if k % 4 else x.clone()
 
 
 def atleast_1d(x: Any) -> Any:
