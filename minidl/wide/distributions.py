@@ -7,7 +7,7 @@ draws to the parameters (Kingma & Welling 2014).
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Distribution:
     has_rsample = True
     mean: Any
     variance: Any
+    _kl: Any = None  # its divergence from another of its kind
 
     def _hold(self, positive: str = "", **params: Any) -> None:
         """Keep parameters, broadcast together; those that are `positive` must be."""
@@ -119,6 +120,10 @@ class Normal(Distribution):
         """The probability of less than a value."""
         return 0.5 * (1 + pointwise.erf((value - self.loc) / (self.scale * math.sqrt(2))))
 
+    def _kl(self, q: Self) -> Tensor:
+        ratio, apart = (self.scale / q.scale) ** 2, ((self.loc - q.loc) / q.scale) ** 2
+        return 0.5 * (ratio + apart - 1 - ratio.log())
+
 
 class Uniform(Distribution):
     """Uniform in [low, high)."""
@@ -144,6 +149,10 @@ class Uniform(Distribution):
 
     def entropy(self) -> Tensor:
         return (self.high - self.low).log()
+
+    def _kl(self, q: Self) -> Tensor:
+        inside = (q.low <= self.low) & (self.high <= q.high)
+        return pointwise.where(inside, ((q.high - q.low) / (self.high - self.low)).log(), math.inf)
 
 
 class MultivariateNormal(Distribution):
@@ -184,6 +193,12 @@ class MultivariateNormal(Distribution):
 
     def entropy(self) -> Tensor:
         return 0.5 * self.event_shape[0] * (1 + _LOG_TAU) + self._half_log_det()
+
+    def _kl(self, q: Self) -> Tensor:
+        both = linalg.solve(q.scale_tril, self.scale_tril)
+        apart = linalg.solve(q.scale_tril, (q.loc - self.loc).unsqueeze(-1))
+        squares = (both**2).sum((-2, -1)) + (apart**2).sum((-2, -1)) - self.event_shape[0]
+        return q._half_log_det() - self._half_log_det() + 0.5 * squares
 
 
 # ---- choices -------------------------------------------------------------------------------------
@@ -237,6 +252,10 @@ class Bernoulli(_Choice):
     def entropy(self) -> Tensor:
         return pointwise.softplus(self.logits) - self.probs * self.logits
 
+    def _kl(self, q: Self) -> Tensor:
+        off = pointwise.softplus(q.logits) - pointwise.softplus(self.logits)
+        return self.probs * (self.logits - q.logits) + off
+
 
 class Categorical(_Choice):
     """The index of one of K classes: probs (…, K), which need not sum to 1, or logits (…, K)."""
@@ -268,6 +287,11 @@ class Categorical(_Choice):
     def entropy(self) -> Tensor:
         least = float(np.finfo(self.logits.dtype).min)
         return -(self.probs * self.logits.clamp(min=least)).sum(-1)
+
+    def _kl(self, q: Self) -> Tensor:
+        each = self.probs * (self.logits - q.logits)
+        each = pointwise.where((q.probs == 0) & (self.probs != 0), math.inf, each)
+        return pointwise.where(self.probs == 0, 0.0, each).sum(-1)
 
 
 class Independent(Distribution):
@@ -303,56 +327,21 @@ class Independent(Distribution):
     def entropy(self) -> Tensor:
         return self._joint(self.base_dist.entropy())
 
+    def _kl(self, q: Self) -> Tensor:
+        same = self.reinterpreted_batch_ndims == q.reinterpreted_batch_ndims
+        require(same, "kl_divergence", "both must have as many axes in an event", p=self, q=q)
+        return self._joint(kl_divergence(self.base_dist, q.base_dist))
+
     def __repr__(self) -> str:
         return f"Independent({self.base_dist}, {self.reinterpreted_batch_ndims})"
 
 
-# ---- divergences ---------------------------------------------------------------------------------
-
-
-def _kl_normal(p: Normal, q: Normal) -> Tensor:
-    ratio, apart = (p.scale / q.scale) ** 2, ((p.loc - q.loc) / q.scale) ** 2
-    return 0.5 * (ratio + apart - 1 - ratio.log())
-
-
-def _kl_uniform(p: Uniform, q: Uniform) -> Tensor:
-    inside = (q.low <= p.low) & (p.high <= q.high)
-    return pointwise.where(inside, ((q.high - q.low) / (p.high - p.low)).log(), math.inf)
-
-
-def _kl_multivariate(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
-    both = linalg.solve(q.scale_tril, p.scale_tril)
-    apart = linalg.solve(q.scale_tril, (q.loc - p.loc).unsqueeze(-1))
-    squares = (both**2).sum((-2, -1)) + (apart**2).sum((-2, -1)) - p.event_shape[0]
-    return q._half_log_det() - p._half_log_det() + 0.5 * squares
-
-
-def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
-    off = pointwise.softplus(q.logits) - pointwise.softplus(p.logits)
-    return p.probs * (p.logits - q.logits) + off
-
-
-def _kl_categorical(p: Categorical, q: Categorical) -> Tensor:
-    each = p.probs * (p.logits - q.logits)
-    each = pointwise.where((q.probs == 0) & (p.probs != 0), math.inf, each)
-    return pointwise.where(p.probs == 0, 0.0, each).sum(-1)
-
-
-def _kl_independent(p: Independent, q: Independent) -> Tensor:
-    same = p.reinterpreted_batch_ndims == q.reinterpreted_batch_ndims
-    require(same, "kl_divergence", "both must have as many axes in an event", p=p, q=q)
-    return p._joint(kl_divergence(p.base_dist, q.base_dist))
-
-
-_KL: dict[type, Callable] = {
-    Normal: _kl_normal, Uniform: _kl_uniform, MultivariateNormal: _kl_multivariate,
-    Bernoulli: _kl_bernoulli, Categorical: _kl_categorical, Independent: _kl_independent,
-}  # fmt: skip
+# ---- two of them ---------------------------------------------------------------------------------
 
 
 def kl_divergence(p: Distribution, q: Distribution) -> Tensor:
     """The expectation under p of log p - log q, for two of one kind: (*batch_shape,)."""
-    known = type(p) in _KL and type(p) is type(q)
+    known = type(p) is type(q) and getattr(p, "_kl", None) is not None
     rule = "is known for two distributions of one kind"
     require(known, "kl_divergence", rule, error=NotImplementedError, p=p, q=q)
-    return _KL[type(p)](p, q)
+    return p._kl(q)
