@@ -223,8 +223,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         host = self.__array__()
-        body = np.array2string(host, separator=", ", prefix="tensor(", **printing)
-        notes = [body]
+        notes = [np.array2string(host, separator=", ", prefix="tensor(", **printing)]
         if host.dtype not in (np.float32, np.int64, np.bool_):
             notes.append(f"dtype={host.dtype}")
         if self.device.type != "cpu":
