@@ -11,7 +11,7 @@ from minidl.autograd import Tensor, op, raw, wrap
 from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, check_real, fitted, length_of
-from minidl.ops.shape import movedim, permute, reshape, sum_to, to_dtype, unsqueeze
+from minidl.ops.shape import movedim, reshape, sum_to, to_dtype, unsqueeze
 from minidl.tape import noted
 
 Key = tuple[Any, ...]
@@ -328,9 +328,9 @@ def diagonal(x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """The diagonals of the planes (dim1, dim2), as a new last axis: a view."""
     i, j = axis_of(dim1, x.ndim, "diagonal"), axis_of(dim2, x.ndim, "diagonal")
     require(i != j, "diagonal", "dim1 and dim2 must differ", dim1=dim1, dim2=dim2)
-    order = [a for a in range(x.ndim) if a not in (i, j)] + [i, j]
-    places = _diagonal((x.shape[i], x.shape[j]), offset)[1:]
-    return seen(permute(x, order), places=places, steps=lambda s: (*s[:-2], sum(s[-2:])))
+    planes = movedim(x, (i, j), (-2, -1))
+    _, *places = _diagonal(planes.shape[-2:], offset)
+    return seen(planes, places=tuple(places), steps=lambda s: (*s[:-2], sum(s[-2:])))
 
 
 def diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
