@@ -229,21 +229,21 @@ def linspace(start: float, end: float, steps: int, *, dtype: Any = None, device:
 # ---- random: from a generator, else from the stream "tensor" -------------------------------------
 
 
-def _stream(generator: random.Generator | None) -> random.Generator:
+def stream_of(generator: random.Generator | None) -> random.Generator:
     return generator if generator is not None else random.default("tensor")
 
 
 def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
          generator: Any = None) -> Tensor:  # fmt: skip
     """Uniform numbers in [0, 1)."""
-    values = _stream(generator).uniform(_size(size, "rand"), dtype_of(dtype))
+    values = stream_of(generator).uniform(_size(size, "rand"), dtype_of(dtype))
     return _made(values, device, requires_grad)
 
 
 def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
           generator: Any = None) -> Tensor:  # fmt: skip
     """Standard normal numbers."""
-    values = _stream(generator).normal(_size(size, "randn"), dtype_of(dtype))
+    values = stream_of(generator).normal(_size(size, "randn"), dtype_of(dtype))
     return _made(values, device, requires_grad)
 
 
@@ -260,13 +260,13 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int
     if size is None:
         low, high, size = 0, low, high
     require(high > low, "randint", "high must be above low", low=low, high=high)
-    values = _stream(generator).integers(low, high, _size((size,), "randint"))
+    values = stream_of(generator).integers(low, high, _size((size,), "randint"))
     return _made(values.astype(dtype), device)
 
 
 def randperm(n: int, *, device: Any = None, generator: Any = None) -> Tensor:
     """A random order of 0..n-1 (int64)."""
-    return _made(_stream(generator).permutation(n), device)
+    return _made(stream_of(generator).permutation(n), device)
 
 
 def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tensor:
@@ -275,7 +275,7 @@ def bernoulli(x: Any, p: float | None = None, *, generator: Any = None) -> Tenso
     chance = read_on_host("bernoulli", raw(x)) if p is None else np.asarray(p)
     ok = bool(((chance >= 0) & (chance <= 1)).all())
     require(ok, "bernoulli", "probabilities must lie in [0, 1]", p=p)
-    drawn = _stream(generator).uniform(tuple(x.shape), np.float64) < chance
+    drawn = stream_of(generator).uniform(tuple(x.shape), np.float64) < chance
     return wrap(backend.of(raw(x)).from_host(drawn.astype(x.dtype)))
 
 
@@ -286,14 +286,14 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
     where = next((t.device for t in (mean, std) if isinstance(t, Tensor)), device)
     mean, std = (read_on_host("normal", raw(t)) if hasattr(t, "dtype") else t for t in (mean, std))
     require(bool(np.all(std >= 0)), "normal", "std must not be negative", std=std)
-    values = mean + std * _stream(generator).normal(shape, default)
+    values = mean + std * stream_of(generator).normal(shape, default)
     return _made(values.astype(default), where, requires_grad)
 
 
 def multinomial(x: Any, num_samples: int, replacement: bool = False, *,
                 generator: Any = None) -> Tensor:  # fmt: skip
     """Indices drawn with the probabilities x (…, K), rows need not sum to 1 -> (…, num_samples)."""
-    w, stream = read_on_host("multinomial", raw(x)), _stream(generator)
+    w, stream = read_on_host("multinomial", raw(x)), stream_of(generator)
     fits, rule = w.ndim in (1, 2) and num_samples > 0, "needs x (K,) or (B, K), and some samples"
     require(fits, "multinomial", rule, x=x, num_samples=num_samples)
     rows = w.reshape(-1, w.shape[-1])

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from minidl import backend, random
+from minidl import backend
 from minidl.autograd import Tensor, is_grad_enabled, op, raw, wrap
 from minidl.dtypes import category, is_real
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import pointwise
 from minidl.ops.arguments import broadcast_shapes, fitted
-from minidl.ops.creation import as_tensor, moved
+from minidl.ops.creation import as_tensor, moved, stream_of
 from minidl.ops.index import placed, shape_at, with_item
 from minidl.ops.shape import alias, broadcast_to, reshape, to_dtype
 from minidl.tape import check_fresh, noted, views_to
@@ -154,14 +154,14 @@ def copy_(self: Tensor, source: Any) -> Tensor:
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Normal random numbers."""
     require(std >= 0, "normal_", "std must not be negative", std=std)
-    stream = generator or random.default("tensor")
+    stream = stream_of(generator)
     return write(self, lambda old: mean + std * stream.normal(self.shape, self.dtype), "normal_")
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Any = None) -> Tensor:
     """Uniform random numbers in [a, b)."""
     require(a <= b, "uniform_", "a must not lie above b", a=a, b=b)
-    stream = generator or random.default("tensor")
+    stream = stream_of(generator)
     return write(self, lambda old: a + (b - a) * stream.uniform(self.shape, self.dtype), "uniform_")
 
 
