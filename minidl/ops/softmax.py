@@ -7,7 +7,7 @@ from minidl import backend
 from minidl.autograd import Tensor, op
 from minidl.errors import require
 from minidl.ops import pointwise as pw
-from minidl.ops.arguments import axis_of, check_real
+from minidl.ops.arguments import axis_of, check_real, length_of
 from minidl.ops.autocasting import raised
 from minidl.ops.join import chunk
 from minidl.ops.reduce import sum_axes
@@ -72,7 +72,7 @@ def softmin(input: Any, dim: int | None = None, *, dtype: Any = None) -> Any:
 
 def glu(input: Any, dim: int = -1) -> Any:
     """a * sigmoid(b), where a and b are the halves of x along dim (Dauphin et al. 2017)."""
-    n = input.shape[axis_of(dim, input.ndim, "glu")] if input.ndim else 1
+    n = length_of(dim, input, "glu")[1]
     require(n % 2 == 0, "glu", "the size of x along dim must be even", x=input, dim=dim)
     a, b = chunk(input, 2, dim)
     return pw.mul(a, pw.sigmoid(b))

@@ -142,8 +142,8 @@ def take(x: Any, index: Any) -> Any:
 
 def index_fill(x: Any, dim: int, index: Any, value: Any) -> Any:
     """x with one number in the slices that a vector of indices names."""
-    axis = axis_of(dim, x.ndim, "index_fill")
-    named = creation.zeros(x.shape[axis], dtype=np.bool_, device=x.device)
+    axis, n = length_of(dim, x, "index_fill")
+    named = creation.zeros(n, dtype=np.bool_, device=x.device)
     named[index] = True
     return x.masked_fill(named.reshape((-1,) + (1,) * (x.ndim - 1 - axis)), value)
 
@@ -191,8 +191,7 @@ def block_diag(*tensors: Any) -> Any:
 
 def tensor_split(x: Any, indices_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
     """Views of so many parts, the first ones longer, or of what is between indices along dim."""
-    axis, given = axis_of(dim, x.ndim, "tensor_split"), indices_or_sections
-    n = x.shape[axis]
+    (axis, n), given = length_of(dim, x, "tensor_split"), indices_or_sections
     if isinstance(given, int):
         given = [n // given * k + builtins.min(k, n % given) for k in range(1, given)]
     ends = [None, *given, None]

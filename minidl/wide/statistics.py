@@ -5,7 +5,7 @@ from typing import Any
 
 from minidl.errors import require, require_one_of
 from minidl.ops import creation, pointwise
-from minidl.ops.arguments import axis_of
+from minidl.ops.arguments import axis_of, length_of
 from minidl.ops.reduce import Values
 from minidl.wide.names import diff
 
@@ -68,7 +68,7 @@ def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
 
 def trapezoid(y: Any, x: Any = None, *, dx: float = 1, dim: int = -1) -> Any:
     """The integral of y along dim by trapezoids, at places x or dx apart."""
-    n = y.shape[dim] - 1
+    n = length_of(dim, y, "trapezoid")[1] - 1
     sums = y.narrow(dim, 0, n) + y.narrow(dim, 1, n)
     return (sums * (dx if x is None else diff(x, dim=dim if x.ndim > 1 else -1)) / 2).sum(dim)
 

@@ -134,7 +134,7 @@ def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
     fits, rule = len(steps) == len(axes), "needs a shift for each of dims"
     require(fits, "roll", rule, shifts=shifts, dims=dims)
     for shift, dim in zip(steps, axes):
-        n = x.shape[axis_of(dim, x.ndim, "roll")]
+        n = length_of(dim, x, "roll")[1]
         k = shift % n if n else 0
         x = join.cat((x.narrow(dim, n - k, k), x.narrow(dim, 0, n - k)), dim)
     return x
