@@ -26,7 +26,7 @@ def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     n = x.shape[dim] if x.ndim else 1
     require(1 <= k <= n, "kthvalue", f"k must lie in [1, {n}]", k=k)
     found = [y.narrow(dim, k - 1, 1) if x.ndim else y for y in x.sort(dim)]
-    return Values(*(y if keepdim or not x.ndim else y.squeeze(dim) for y in found))
+    return Values(*(y if keepdim else y.squeeze(dim) for y in found))
 
 
 def mode(x: Any, dim: int = -1, keepdim: bool = False) -> Any:
