@@ -53,7 +53,7 @@ def agree(x, w, bias, window, dtype):
              *cpu.conv2d_grads(g, x, w, *window))  # fmt: skip
     for want, got in zip((y, dx, dw, dx, dw), found, strict=True):
         assert got.dtype == dtype
-        assert np.abs(got - want).max() <= 40 * np.finfo(dtype).eps * np.abs(want).max()
+        assert np.abs(got - want).max() <= 25 * np.finfo(dtype).eps * np.abs(want).max()
 
 
 @pytest.mark.parametrize("near", [0, depthwise.NEAR])

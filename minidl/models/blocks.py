@@ -171,7 +171,7 @@ def relu_of(norm: nn.Module, x: Tensor, more: Tensor | None = None,
             excite: nn.Module | None = None) -> Tensor:  # fmt: skip
     """relu(excite(norm(x)) + more); batch norm without excitation does it in one pass."""
     if isinstance(norm, nn.BatchNorm2d) and excite is None:
-        return norm.relu(x, more)
+        return norm.activated(x, "relu", more)
     y = norm(x) if excite is None else excite(norm(x))
     return F.relu(y if more is None else y + more)
 

@@ -86,7 +86,7 @@ class Sequential(Numbered):
             act = _ACTS.get(type(after)) if isinstance(module, BatchNorm2d) else None
             joined = act is not None and not after.has_hooks
             if not done:
-                x = module.relu(x, None, act) if joined else module(x)
+                x = module.activated(x, act) if joined else module(x)
             done = joined
         return x
 

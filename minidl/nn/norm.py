@@ -79,8 +79,8 @@ class BatchNorm2d(_ChannelNorm):
         """x (N, C, …) -> the same shape."""
         return self._normalise(x, None, None)
 
-    def relu(self, x: Tensor, more: Tensor | None = None, act: str = "relu") -> Tensor:
-        """act(self(x) + more), more like x, act relu or relu6; in one pass where self(x) is."""
+    def activated(self, x: Tensor, act: str, more: Tensor | None = None) -> Tensor:
+        """act(self(x) + more), act "relu" or "relu6", more like x; in one pass where self(x) is."""
         if type(self).forward is BatchNorm2d.forward and not self.has_hooks:
             return self._normalise(x, more, act)
         return getattr(F, act)(self(x) if more is None else self(x) + more)

@@ -121,16 +121,14 @@ class Characters(Tokenizer):
         found = np.minimum(np.searchsorted(self._codes, codes), self.size - 1).astype(np.int64)
         at = int(np.append(np.flatnonzero(self._codes[found] != codes), len(text))[0])
         rule = f"every character must be one of the {self.size} of the training text"
-        got = text[at : at + 1]
-        require(at == len(text), "encode", rule, error=DataError, character=got, index=at)
+        require(at == len(text), "encode", rule, error=DataError, character=text[at:][:1], index=at)
         return found
 
 
 class Bytes(Tokenizer):
     """The 256 bytes of UTF-8: every text can be told in them."""
 
-    kind = "bytes"
-    begin = 10  # a line's break
+    kind, begin = "bytes", 10  # a line's break
 
     def __init__(self) -> None:
         self.pieces = [bytes([b]) for b in range(256)]
@@ -145,8 +143,7 @@ class Words(Tokenizer):
     So decoding gives back the text but for unknown words, which all become <unk>, token 0.
     """
 
-    kind, saved = "words", ("words",)
-    unknown = "<unk>"
+    kind, saved, unknown = "words", ("words",), "<unk>"
 
     def __init__(self, words: Sequence[str]) -> None:
         ok = [*words[:1]] == [self.unknown] and len(set(words)) == len(words)
