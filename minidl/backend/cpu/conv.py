@@ -288,7 +288,7 @@ def conv2d_weight_grad(g: Array, x: Array, w_shape: tuple, stride: Pair, padding
     v = _sizes(x.shape, w_shape, stride, padding, dilation, groups)
     xs, gs = nhwc(x), nhwc(g)
     if _is_depthwise(v):
-        return _depthwise_grads(g, zeros(w_shape, x.dtype), v, x)[1]
+        return _depthwise_grads(g, zeros(w_shape, x.dtype), v, x)[1]  # whatever the weights are
     if _is_winograd(v, x.dtype):
         return winograd.weight_grad(gs, xs, padding)
     if _is_product(v):
