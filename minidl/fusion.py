@@ -368,9 +368,8 @@ class Update:
         values = live(numbers(scalars, names), again and (lambda: numbers(again(), names)),
                       np.float64)  # fmt: skip
         values += [] if skip is None else [skip]
-        dtypes = [row[0].dtype for row in rows]
-        for dtype in {*dtypes}:
-            alike = [row for row, own in zip(rows, dtypes) if own == dtype]
+        for dtype in {row[0].dtype for row in rows}:
+            alike = [row for row in rows if row[0].dtype == dtype]
             backend.of(alike[0][0]).update(program, alike, values, inplace)
 
     def _plan(self, absent: tuple, scalars: dict[str, Any],

@@ -92,13 +92,12 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
         for p in self._all():
-            if p.grad is not None:
-                p.grad = None if set_to_none else p.grad.detach().zero_()
+            if p.leaf_grad is not None:
+                p.leaf_grad = None if set_to_none else p.leaf_grad.detach().zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return what `closure`, run first, returns."""
-        with enable_grad():
-            loss = None if closure is None else closure()
+        loss = None if closure is None else enable_grad()(closure)()
         with no_grad():
             for group in self.param_groups:
                 self._update(group, [p for p in group["params"] if p.leaf_grad is not None])
@@ -130,9 +129,9 @@ class Optimizer:
         first, *others = [self.state[p] for p in params]
         if self._counted:
             first["step"] = first.get("step", 0) + 1
-        known = {**group, **self._scalars(group, first)}
+        known, numbers = {**group, **self._scalars(group, first)}, _numbers(first)
         for state in others:
-            state |= _numbers(first)
+            state |= numbers
         return {name: known[name] for name in kernel.scalars}
 
     skip: Any = None  # an array (1,): where it is not 0, a step changes nothing but its count

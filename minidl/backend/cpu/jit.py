@@ -186,11 +186,15 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
     crew.run(kernel.address(real), kernel.pack(*words), total, chunk, args)
 
 
-def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> None:
-    """Launch a kernel over rows of `width` elements, some PIECE elements a chunk."""
+def launch_rows(kernel: Kernel, rows: int, width: int, *args: Any) -> bool:
+    """Launch a kernel over rows of `width` elements, some PIECE elements a chunk.
+
+    Whether all were one chunk.
+    """
+    few = 0 < rows * width <= 2 * PIECE  # not worth waking another thread for
     if width:
-        few = rows * width <= 2 * PIECE  # not worth waking another thread for
         launch(kernel, rows, rows if few else max(PIECE // width, 1 + (rows >> 18)), *args)
+    return few
 
 
 # ---- from Python to LLVM IR --------------------------------------------------------------------

@@ -9,6 +9,7 @@ make the longest idle ones go. Mapping anew costs more than many a kernel: the s
 
 import collections
 import ctypes
+import functools
 import math
 import mmap
 import os
@@ -177,8 +178,11 @@ def contiguous(x: Array) -> Array:
 
 
 def vector(w: Maybe, fill: float, n: int, dtype: np.dtype) -> Array:
-    """w as a vector of n numbers; without it each of them is `fill`."""
-    return np.full(n, fill, dtype) if w is None else contiguous(w).reshape(n)
+    """w as a vector of n numbers, to be read; without it each of them is `fill`."""
+    return _filled(n, fill, dtype) if w is None else contiguous(w).reshape(n)
+
+
+_filled = functools.lru_cache(maxsize=64)(np.full)  # shared
 
 
 def seen(x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:

@@ -10,6 +10,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from struct import Struct, pack
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ UFUNC = {
 _SAME = ("add abs sqrt exp log log2 log10 log1p expm1 sin cos tan asin acos atan atan2 sinh cosh "
          "tanh asinh acosh atanh floor ceil rint trunc where maximum minimum fmod pow")  # fmt: skip
 UFUNC |= {name: name for name in _SAME.split()}
-EXACT = frozenset("add sub mul div neg abs sqrt maximum minimum where".split())  # the same anywhere
+UFUNC |= {"relu": "maximum"}  # of its operand and 0
+# The same anywhere, but for relu's sign of 0.
+EXACT = frozenset("add sub mul div neg abs sqrt maximum minimum where relu".split())
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
 Run = Callable[[Sequence[Any]], tuple]
 
@@ -132,7 +135,7 @@ def _numpy_call(program: Program, scalars: tuple[bool, ...]) -> Run:
         if op == "const":
             names.append(repr(value))
             continue
-        given = [names[a] for a in args]
+        given = [names[a] for a in args] + ["0.0"] * (op == "relu")
         call = f" {INFIX[op]} ".join(given) if op in INFIX else f"{UFUNC[op]}({', '.join(given)})"
         names.append(f"t{len(names)}")
         lines.append(f"    {names[-1]} = {call}")
@@ -180,25 +183,16 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     outputs = tuple([t.str[1:] for t in loop.dtypes])
     real = "double" if dtype.itemsize == 8 else "float"
     kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
-    words = np.array([0] * (len(codes) + len(outputs)) + sizes + [v for s in steps for v in s])
     total, width = (sizes[0], 1) if len(sizes) == 1 else (math.prod(sizes[:-1]), sizes[-1])
     chunk = max(1, CHUNK // width)
     address = _compiled(program, kernel, print_loop)
-    arrays = [k for k, c in enumerate(codes) if c is not None and program.used[k]]
-    numbers = [k for k, c in enumerate(codes) if c is None]
+    head = Struct("".join("d" if c is None else "q" for c in (*codes, *outputs))).pack
+    tail = np.array([*sizes, *(v for s in steps for v in s)], np.int64).tobytes()
 
     def run(operands: Sequence[Any]) -> tuple:
-        table = words.copy()
         outs = tuple([memory.strided(shape, s, t) for s, t in results])
-        for k in arrays:
-            table[k] = address_of(operands[k])
-        if numbers:
-            doubles = table.view(np.float64)
-            for k in numbers:
-                doubles[k] = operands[k]
-        for j, y in enumerate(outs, len(codes)):
-            table[j] = address_of(y)
-        team.current().run(address, table.tobytes(), total, chunk, (operands, outs))
+        words = [address_of(a) if isinstance(a, Array) else a for a in (*operands, *outs)]
+        team.current().run(address, head(*words) + tail, total, chunk, (operands, outs))
         return outs
 
     return run
@@ -229,36 +223,32 @@ def update(program: Program, rows: Sequence[Sequence[Array]], scalars: Sequence[
     dtype, width, code = rows[0][0].dtype, len(rows[0]), rows[0][0].dtype.str[1:]
     require(code in ("f4", "f8"), "update", "rows must be float32 or float64",
             error=DTypeError, row=rows[0][0])  # fmt: skip
-    aligned = [row if _alike(row, dtype) else _aligned(row, dtype) for row in rows]
-    table = np.array([[*map(address_of, row), row[0].size] for row in aligned], np.int64)
-    blocks = _blocks(tuple([row[0].size for row in rows]))
-    leaves = (*[code] * width, *[None] * len(scalars))
-    kernel = Shape(TYPES[code], leaves, (code,) * len(inplace), 1, (1,) * (width + len(inplace)))
-    words = np.empty(2 + len(scalars), np.int64)
-    words[:2] = address_of(table), address_of(blocks)
-    words[2:].view(np.float64)[:] = [s if type(s) is float else s.item() for s in scalars]
+    aligned = [_aligned(row, dtype) for row in rows]
+    sizes = tuple([row[0].size for row in rows])
+    table = np.array([[*map(address_of, row), n] for row, n in zip(aligned, sizes)], np.int64)
+    blocks = _blocks(sizes)
     if len(blocks):
+        leaves, kept = (*[code] * width, *[None] * len(scalars)), len(inplace)
+        kernel = Shape(TYPES[code], leaves, (code,) * kept, 1, (1,) * (width + kept))
         address = _compiled(program, kernel, print_update, tuple(inplace))
-        chunk = len(blocks) * BLOCK // int(table[:, -1].sum())  # of short rows several
-        team.current().run(address, words.tobytes(), len(blocks), chunk, (table, blocks, aligned))
+        values = [s if type(s) is float else s.item() for s in scalars]
+        words = pack(f"2q{len(values)}d", address_of(table), address_of(blocks), *values)
+        chunk = len(blocks) * BLOCK // sum(sizes)  # of short rows several
+        team.current().run(address, words, len(blocks), chunk, (table, blocks, aligned))
     for given, row in zip(rows, aligned, strict=True):
         for k in inplace if row is not given else ():
             if row[k] is not given[k]:
                 replay.note(np.copyto, given[k], row[k])
 
 
-def _alike(row: Sequence[Array], dtype: np.dtype) -> bool:
-    """Whether all arrays of a row have one shape and dtype and lie in C order."""
-    shape = row[0].shape
-    return all(a.shape == shape and a.dtype == dtype and a.flags.c_contiguous for a in row)
-
-
-def _aligned(row: Sequence[Array], dtype: np.dtype) -> list[Array]:
+def _aligned(row: Sequence[Array], dtype: np.dtype) -> Sequence[Array]:
     """The arrays of a row, all dense with the strides of the first; copies where need be."""
-    first = row[0]
-    strides, arrays = dense_like(first.shape, first.strides, dtype.itemsize), []
+    first, shape = row[0], row[0].shape
+    if all(a.shape == shape and a.dtype == dtype and a.flags.c_contiguous for a in row):
+        return row
+    strides, arrays = dense_like(shape, first.strides, dtype.itemsize), []
     for a in row:
-        require(a.shape == first.shape, "update", "arrays of a row must have one shape",
+        require(a.shape == shape, "update", "arrays of a row must have one shape",
                 first=first, other=a)  # fmt: skip
         if a.strides != strides or a.dtype != dtype:
             a, given = memory.strided(a.shape, strides, dtype), a

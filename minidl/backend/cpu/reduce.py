@@ -45,7 +45,6 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = Fa
     """
     if not axes and x.ndim and not wide:
         return x
-    kept = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
     ours = x.size > LIMITS["sum_by_numpy"] and x.dtype.str[1:] in ("f4", "f8")
     form = sum_form(x, axes) if ours else None
     if form is None or 1 not in (form[0], form[2]):
@@ -53,6 +52,7 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = Fa
         single = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
         return made(_sum, x, axes, keepdims, single, single if wide else dtype)
     outer, rows, columns = form
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes]
     if columns == 1:
         pieces = -(-rows // PIECE)
         part = empty((outer, pieces), np.float64)
@@ -64,8 +64,8 @@ def sum(x: Array, axes: tuple[int, ...], keepdims: bool = False, wide: bool = Fa
     return made(_sum, part, int(columns == 1), False, np.float64, x.dtype).reshape(kept)
 
 
-def _sum(x: Array, axes: Any, keepdims: bool, wide: Any, dtype: np.dtype) -> Array:
-    return np.asarray(x.sum(axis=axes, keepdims=keepdims, dtype=wide), dtype)
+def _sum(x: Array, axes: Any, keepdims: Any, wide: Any, dtype: np.dtype) -> Array:
+    return np.asarray(np.add.reduce(x, axes, wide, keepdims=keepdims), dtype)
 
 
 def square_sum(xs: Sequence[Array]) -> Array:

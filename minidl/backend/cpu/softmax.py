@@ -85,8 +85,8 @@ def _log_softmax_grad(i, g, y, dx, n):
         dst[j] = gi[j] - exp(yi[j]) * t
 
 
-@kernel("R* i8* R* R* R* R* int int R", fast=True)
-def _cross_entropy(i, x, label, weight, loss, top, total, n, ignore, smoothing):
+@device
+def _row_loss(i, x, label, weight, loss, top, total, n, ignore, smoothing):
     """loss = (1-e) w_t (lse - x_t) + e/n sum_c w_c (lse - x_c), lse = top + log(total)."""
     t = label[i]
     if t == ignore:
@@ -106,7 +106,7 @@ def _cross_entropy(i, x, label, weight, loss, top, total, n, ignore, smoothing):
     loss[i] = smoothing / R(n) * r - (R(1) - smoothing) * weight[t] * _less(src[t], m, l)
 
 
-@kernel("R* i8* R* R* int int")
+@device
 def _weighted_mean(_, loss, label, weight, y, m, ignore):
     """y[0] = sum of m losses / y[1], y[1] = sum of their labels' weights; sums are doubles."""
     total = weights = 0.0
@@ -116,6 +116,18 @@ def _weighted_mean(_, loss, label, weight, y, m, ignore):
             weights += weight[label[i]]
     y[0] = R(total / weights)  # no label, no mean: NaN
     y[1] = R(weights)
+
+
+@kernel("R* i8* R* R* R* R* R* int int int R", fast=True)
+def _cross_entropy(lo, hi, slot, x, label, weight, loss, top, total, y, m, n, ignore, smoothing):
+    """The losses of rows lo..hi, and y of all m of them where these are all."""
+    for i in range(lo, hi):
+        _row_loss(i, x, label, weight, loss, top, total, n, ignore, smoothing)
+    if hi - lo == m:
+        _weighted_mean(0, loss, label, weight, y, m, ignore)
+
+
+_mean_of_losses = kernel("R* i8* R* R* int int")(_weighted_mean.function)
 
 
 @kernel("R* int R* i8* R* R* R* R* int int R R R*", fast=True)
@@ -178,12 +190,12 @@ def cross_entropy(x: Array, label: Array, weight: Maybe, ignore: int, smoothing:
     loss, top, total = empty((m,), x.dtype), empty((m,), x.dtype), empty((m,), x.dtype)
     weights = vector(weight, 1, n, x.dtype)
     x, label = contiguous(x), contiguous(label)
-    args = (x, label, weights, loss, top, total, n, ignore, smoothing)
-    launch_rows(_cross_entropy, m, n, *args)
+    both = empty((2,), x.dtype)
+    args = (x, label, weights, loss, top, total, both, m, n, ignore, smoothing)
+    if not launch_rows(_cross_entropy, m, n, *args) and mean:
+        launch(_mean_of_losses, 1, 1, loss, label, weights, both, m, ignore)
     if not mean:
         return loss, top, total, full((1,), 1, x.dtype)
-    both = empty((2,), x.dtype)
-    launch(_weighted_mean, 1, 1, loss, label, weights, both, m, ignore)
     return both[0, ...], top, total, both[1:]
 
 
