@@ -97,6 +97,8 @@ class Op:
             else:
                 arrays.append(x)
             edges.append(edge)
+        if track and len({*map(id, arrays)}) < len(arrays):
+            arrays = _told_apart(arrays, args)
         try:
             if observers.get():
                 call = functools.partial(self.function, *arrays, **kwargs)
@@ -143,20 +145,21 @@ def _output(array: Any, node: Node | None, index: int) -> Tensor:
     return wrap(array, True, node, index)
 
 
+def _told_apart(arrays: list, args: tuple) -> list:
+    """The arrays; those of different tensors (x, x.detach()) as different objects, see `_watch`."""
+    first: dict[int, Any] = {}
+    return [a.view() if isinstance(x, Tensor) and first.setdefault(id(a), x) is not x else a
+            for a, x in zip(arrays, args, strict=True)]  # fmt: skip
+
+
 def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:
     """Note which input (i) or output (-1 - k) each saved array is, and its version."""
-    sources: list[int | None] = []
-    versions = []
+    ids, sources, versions = [*map(id, arrays)], [], []
     for s in node.saved:
-        where = None
-        for i, a in enumerate(arrays):
-            if a is s:
-                where = i if i < inputs else inputs - i - 1
-                if isinstance(tensors[i], Tensor):
-                    cell = tensors[i].cell or tensors[i].shared()
-                    versions.append((cell, cell.version))
-                break
-        sources.append(where)
+        i = ids.index(id(s)) if id(s) in ids else None
+        sources.append(i if i is None or i < inputs else inputs - i - 1)
+        if i is not None and isinstance(tensors[i], Tensor):
+            versions.append((cell := tensors[i].shared(), cell.version))
     node.sources, node.versions = sources, versions
 
 

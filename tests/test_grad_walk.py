@@ -4,6 +4,7 @@ import pytest
 from leaves import leaf, same
 
 import minidl as ml
+import minidl.functional as F
 from minidl.errors import GraphError
 
 
@@ -153,3 +154,21 @@ def test_grad_needs_a_cotangent_for_each_output(given):
     x = leaf(3)
     with pytest.raises(GraphError, match="grad: needs a cotangent for each output"):
         ml.grad([x * 2, x * 3], x, [ml.ones_like(x)] * given)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("f", [
+    lambda x, y: x * y, lambda x, y: x / y, lambda x, y: x**y, ml.atan2, lambda x, y: x @ y,
+    lambda x, y: ml.lerp(x, y, x * y), F.linear, lambda x, y: F.layer_norm(x, (3,), y[0], y[1]),
+    F.huber_loss, F.cosine_similarity, lambda x, y: F.scaled_dot_product_attention(x, y, y),
+])  # fmt: skip
+def test_second_derivatives_beside_the_same_values_outside_the_graph(f, trained):
+    """Regression: what is saved of x.detach(), whose array is x's, was taken for x itself."""
+    found = []
+    for copied in (False, True):
+        x = ml.linspace(0.5, 2.1, 9, dtype=ml.float64).reshape(3, 3).requires_grad_()
+        y = (x.detach().clone() if copied else x.detach()).requires_grad_(trained)
+        (g,) = ml.grad((f(x, y) ** 3).sum(), x, create_graph=True)
+        found.append(ml.grad((g * g).sum(), [x, y] if trained else x))
+    for shared, apart in zip(*found, strict=True):
+        same(shared, apart)
