@@ -17,8 +17,8 @@ from minidl import backend
 from minidl.dtypes import is_real
 from minidl.errors import GraphError, require
 from minidl.tape import (
-    Edge, Node, Op, check_fresh, edge_of, enable_grad, inference_mode, is_grad_enabled, no_grad,
-    observed, observers, op, registry, set_grad_enabled, watch,
+    Edge, Node, Op, edge_of, enable_grad, inference_mode, is_grad_enabled, no_grad,
+    observed, observers, op, refresh, registry, set_grad_enabled, watch,
 )  # fmt: skip
 from minidl.tensor import Device, Tensor, arrays_in, raw, wrap
 # isort: on
@@ -222,6 +222,7 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
 def backward(self: Tensor, gradient: Any = None, retain_graph: bool | None = None,
              create_graph: bool = False) -> None:  # fmt: skip
     """Add the gradient of this tensor (a scalar, or weighted by `gradient`) to the leaves' grad."""
+    refresh(self)
     require(self.requires, "backward", "the tensor does not require grad", error=GraphError,
             tensor=self)  # fmt: skip
     given = [_cotangent(self, gradient, create_graph)]
@@ -229,7 +230,6 @@ def backward(self: Tensor, gradient: Any = None, retain_graph: bool | None = Non
 
 
 def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
-    check_fresh(t)
     if given is None:
         require(t.array.size == 1, "backward", "only a scalar has a gradient of its own; pass one",
                 error=GraphError, tensor=t)  # fmt: skip
@@ -255,6 +255,7 @@ def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
     given = (grad_outputs,) * len(outs) if single else tuple(grad_outputs)
     require(len(given) == len(outs), "grad", "needs a cotangent for each output", error=GraphError)
     for t in (*outs, *ins):
+        refresh(t)
         require(t.requires, "grad", "every output and input must require grad", error=GraphError,
                 tensor=t)  # fmt: skip
     cotangents = [_cotangent(t, g, create_graph) for t, g in zip(outs, given, strict=True)]

@@ -85,20 +85,17 @@ class Op:
         edges: list[Edge | None] = []
         track = tensors = False
         for x in args:
-            edge = None
             if isinstance(x, Tensor):
-                tensors = True
-                arrays.append(x.array)
-                if x.requires:
-                    track = True
-                    edge = edge_of(x)
                 if x.parent is not None and _recording.get():
-                    check_fresh(x)
+                    refresh(x)
+                tensors, track = True, track or x.requires
+                arrays.append(x.array)
+                edges.append(edge_of(x) if x.requires else None)
             else:
                 arrays.append(x)
-            edges.append(edge)
-        if track and len({*map(id, arrays)}) < len(arrays):
-            arrays = _told_apart(arrays, args)
+                edges.append(None)
+        if track and len({*map(id, arrays)}) < len(arrays):  # x and x.detach(): see _watch
+            arrays = [x.array.view() if isinstance(x, Tensor) else x for x in args]
         try:
             if observers.get():
                 call = functools.partial(self.function, *arrays, **kwargs)
@@ -134,7 +131,8 @@ class Op:
         for k, y in enumerate(out) if type(out) is tuple else ((None, out),):
             if isinstance(x, Tensor) and _owner(y.array) is _owner(x.array):
                 y.cell = x.shared()
-                y.parent = (x, functools.partial(_again, self, args[1:], kwargs, k))
+                step = functools.partial(_again, self, args[1:], kwargs, k)
+                y.parent = (x, step, x.requires and not y.requires)
                 y.seen = y.cell.rebased
 
 
@@ -143,13 +141,6 @@ def _output(array: Any, node: Node | None, index: int) -> Tensor:
     if node is None or array.dtype.kind not in "fV":
         return wrap(array, False, None, index)
     return wrap(array, True, node, index)
-
-
-def _told_apart(arrays: list, args: tuple) -> list:
-    """The arrays; those of different tensors (x, x.detach()) as different objects, see `_watch`."""
-    first: dict[int, Any] = {}
-    return [a.view() if isinstance(x, Tensor) and first.setdefault(id(a), x) is not x else a
-            for a, x in zip(arrays, args, strict=True)]  # fmt: skip
 
 
 def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:
@@ -226,11 +217,28 @@ def views_to(x: Any) -> list[Any]:
     return views
 
 
-def check_fresh(x: Tensor) -> None:
-    """Refuse a view whose base was written through another view since it was made."""
-    rule = "this view's base was changed in place through another tensor; take the view again"
-    fresh = x.parent is None or x.seen == x.shared().rebased
-    require(fresh, "autograd", rule, error=GraphError, view=x)
+def refresh(x: Tensor) -> None:
+    """Give a view whose base was written through another tensor its new place in the graph.
+
+    GraphError if the view was made under no_grad, or a tensor took another shape in place since.
+    """
+    if x.parent is not None and x.seen != x.shared().rebased:
+        base, step, outside = x.parent
+        rule = "this view's base was changed in place through another tensor; take the view again"
+        known = not outside and x.seen >= x.shared().reshaped
+        require(known, "autograd", rule, error=GraphError, view=x)
+        with enable_grad():  # the step refreshes the base
+            take_place(x, step(base))
+
+
+def take_place(x: Tensor, made: Tensor) -> None:
+    """Give x the place of `made` in the graph."""
+    hooks = x.node.hooks if x.node is not None else None
+    retained = hooks and hooks.pop(("retain_grad", x.index), None)
+    x.node, x.index, x.requires = made.node, made.index, made.requires
+    x.seen = x.shared().rebased
+    if retained:  # it goes with the tensor; other hooks stay with the old values
+        x.node.hooks = {("retain_grad", x.index): (x.index, retained[1])}
 
 
 def settled(y: Any) -> Any:

@@ -36,12 +36,15 @@ printing: dict[str, Any] = {"precision": 4, "threshold": 1000}  # options of np.
 
 
 class Cell:
-    """What all views of one memory share: its version, and how often its graph was re-based."""
+    """What all views of one memory share: its version, and how often its graph was re-based.
 
-    __slots__ = ("rebased", "version")
+    reshaped: what that was when a tensor last took another shape in place.
+    """
+
+    __slots__ = ("rebased", "reshaped", "version")
 
     def __init__(self) -> None:
-        self.version = self.rebased = 0
+        self.version = self.rebased = self.reshaped = 0
 
 
 class Tensor:
@@ -55,7 +58,8 @@ class Tensor:
     # What few tensors have is set where it is needed: every result costs the time of its fields.
     leaf_grad: Tensor | None = None
     cell: Cell | None = None
-    parent: tuple[Tensor, Callable[[Any], Any]] | None = None  # for a view: of what, how
+    # For a view: of what, how, and whether it was made under no_grad of what requires grad.
+    parent: tuple[Tensor, Callable[[Any], Any], bool] | None = None
     seen = 0  # for a view: the cell's `rebased` when it was made
     hooks: dict | None = None
 

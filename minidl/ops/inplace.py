@@ -2,7 +2,7 @@
 
 A write computes the new value as an op, copies it into the old memory, bumps the version that all
 views share and gives the tensor the op's node. A view forwards the write to its base; other views
-of that base, made earlier, refuse to be used or written in recorded operations.
+of that base, made earlier, are given nodes of the new values where they are next used.
 """
 
 import functools
@@ -21,7 +21,7 @@ from minidl.ops.arguments import broadcast_shapes, fitted
 from minidl.ops.creation import as_tensor, moved, stream_of
 from minidl.ops.index import placed, shape_at, with_item
 from minidl.ops.shape import alias, broadcast_to, reshape, to_dtype
-from minidl.tape import check_fresh, noted, views_to
+from minidl.tape import noted, refresh, take_place, views_to
 
 
 @op
@@ -57,8 +57,8 @@ def write(
     rule = "a leaf that requires grad, or a view of one, cannot be changed in place"
     require(not (records and leaf), name, rule, error=GraphError, fix="use no_grad()", x=x)
     _check_writable(name, x)
-    if records and x.parent is not None:
-        check_fresh(x)
+    if records:
+        refresh(x)
     be = backend.of(x.array)
     # the op may save its input: give it memory that will not change
     array = be.copy(x.array) if records else x.array
@@ -86,19 +86,10 @@ def _rebase(x: Tensor, new: Tensor) -> None:
     see = functools.partial(functools.reduce, lambda made, step: step(made), steps)
     x.shared().rebased += 1
     made = _overlay(views[0], new, see=see) if steps else alias(new)
-    _take_place(views[0], made)
+    take_place(views[0], made)
     for view, step in zip(views[1:], steps):
         made = step(made)
-        _take_place(view, made)
-
-
-def _take_place(x: Tensor, made: Tensor) -> None:
-    hooks = x.node.hooks if x.node is not None else None
-    retained = hooks and hooks.pop(("retain_grad", x.index), None)
-    x.node, x.index, x.requires = made.node, made.index, made.requires
-    x.seen = x.shared().rebased
-    if retained:  # it goes with the tensor; other hooks stay with the old values
-        x.node.hooks = {("retain_grad", x.index): (x.index, retained[1])}
+        take_place(view, made)
 
 
 def setitem(x: Tensor, key: Any, value: Any) -> None:

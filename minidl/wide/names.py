@@ -369,8 +369,8 @@ def _seen_anew(name: str) -> Callable:
         with enable_grad():  # where it has a place in a graph, it keeps one
             made = getattr(shape, name)(before, *args)
         self.array, self.node, self.parent = made.array, made.node, made.parent
-        self.shared().rebased += 1  # views of it, made earlier, are stale
-        self.index, self.seen = made.index, self.shared().rebased
+        cell, self.index = self.shared(), made.index  # views of it, made earlier, are stale
+        self.seen = cell.rebased = cell.reshaped = cell.rebased + 1
         return self
 
     in_place.__doc__ = f"{name}, of the tensor itself."

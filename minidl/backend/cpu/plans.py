@@ -29,11 +29,11 @@ CHUNK = 1 << 15  # elements a chunk
 UFUNC = {
     "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "lt": "less",
     "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
-    "and": "logical_and", "or": "logical_or", "not": "logical_not"}  # fmt: skip
+    "and": "logical_and", "or": "logical_or", "not": "logical_not",
+    "relu": "maximum"}  # of its operand and 0  # fmt: skip
 _SAME = ("add abs sqrt exp log log2 log10 log1p expm1 sin cos tan asin acos atan atan2 sinh cosh "
          "tanh asinh acosh atanh floor ceil rint trunc where maximum minimum fmod pow")  # fmt: skip
 UFUNC |= {name: name for name in _SAME.split()}
-UFUNC |= {"relu": "maximum"}  # of its operand and 0
 # The same anywhere, but for relu's sign of 0.
 EXACT = frozenset("add sub mul div neg abs sqrt maximum minimum where relu".split())
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}  # in half the time of a ufunc's call
@@ -181,8 +181,7 @@ def _kernel_plan(program: Program, operands: Signature, dtype: np.dtype, shape: 
     inner = tuple([1 if s[-1] == item else 2 if s[-1] else 0
                    for s, item in zip(steps, items, strict=True)])  # fmt: skip
     outputs = tuple([t.str[1:] for t in loop.dtypes])
-    real = "double" if dtype.itemsize == 8 else "float"
-    kernel = Shape(real, tuple(codes), outputs, len(sizes), inner)
+    kernel = Shape(TYPES[dtype.str[1:]], tuple(codes), outputs, len(sizes), inner)
     total, width = (sizes[0], 1) if len(sizes) == 1 else (math.prod(sizes[:-1]), sizes[-1])
     chunk = max(1, CHUNK // width)
     address = _compiled(program, kernel, print_loop)
