@@ -83,18 +83,19 @@ class Op:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arrays: list[Any] = []
         edges: list[Edge | None] = []
-        track = tensors = False
+        tensors = 0
         for x in args:
             if isinstance(x, Tensor):
                 if x.parent is not None and _recording.get():
                     refresh(x)
-                tensors, track = True, track or x.requires
+                tensors += 1
                 arrays.append(x.array)
                 edges.append(edge_of(x) if x.requires else None)
             else:
                 arrays.append(x)
                 edges.append(None)
-        if track and len({*map(id, arrays)}) < len(arrays):  # x and x.detach(): see _watch
+        track = any(edges)
+        if track and tensors > 1 and len({*map(id, arrays)}) < len(arrays):  # x, x.detach()
             arrays = [x.array.view() if isinstance(x, Tensor) else x for x in args]
         try:
             if observers.get():
@@ -144,7 +145,10 @@ def _output(array: Any, node: Node | None, index: int) -> Tensor:
 
 
 def _watch(node: Node, arrays: list, tensors: list, inputs: int) -> None:
-    """Note which input (i) or output (-1 - k) each saved array is, and its version."""
+    """Note which input (i) or output (-1 - k) each saved array is, and its version.
+
+    That is told by the object: no two inputs may be the same one.
+    """
     ids, sources, versions = [*map(id, arrays)], [], []
     for s in node.saved:
         i = ids.index(id(s)) if id(s) in ids else None
