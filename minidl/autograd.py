@@ -99,7 +99,8 @@ class _Walk:
         """Run one node's vjp and pass its results on."""
         slots = self.pending.pop(node)
         if node.hooks:
-            for k, hook in node.hooks.values():
+            last = sorted(node.hooks, key=lambda key: type(key) is tuple)  # retain_grad's
+            for k, hook in map(node.hooks.__getitem__, last):
                 if slots[k] is not None:
                     slots[k] = self._hooked(hook, slots[k])
         if self.leading is not None:

@@ -35,6 +35,17 @@ def test_retain_grad_twice_keeps_the_gradient_once():
     same(y.grad, 2 * y)
 
 
+def test_retain_grad_keeps_what_the_hooks_made_of_a_gradient():
+    """Regression: a hook registered after it changed the gradient, but not what was kept."""
+    x = leaf(3)
+    y = x * 2
+    y.retain_grad()
+    y.register_hook(lambda g: g * 10)
+    (y * y).sum().backward()
+    same(y.grad, 20 * y)
+    same(x.grad, 40 * y)
+
+
 def test_grad_walks_only_where_an_input_lies_behind():
     """Regression: grad went on to the leaves, freed all it passed and called every hook."""
     x, w, seen = leaf(3), leaf(3), []
