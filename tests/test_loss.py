@@ -293,3 +293,14 @@ def test_binary_cross_entropy_of_no_probabilities_is_refused(x, y):
         replayed(x, y)
     assert np.isfinite(loss(ml.tensor([0.0, 1.0]), ml.tensor([1.0, 1.0])).item())
     assert np.isnan(loss(ml.ones(0), ml.ones(0)).item())
+
+
+@pytest.mark.parametrize("n", [0, 5])
+def test_the_mean_of_no_rows(n):
+    """0 / 0, as in PyTorch, also where memory held another number before."""
+    for _ in range(3):
+        F.cross_entropy(ml.randn(2, 5), ml.tensor([0, 1]))
+        x = ml.zeros(0, n, requires_grad=True)
+        loss = F.cross_entropy(x, ml.zeros(0, dtype=ml.int64))
+        loss.backward()
+        assert np.isnan(loss.item()) and x.grad.shape == (0, n)
