@@ -134,6 +134,37 @@ def test_a_changing_number_of_results_is_refused() -> None:
         step(ml.zeros(2))
 
 
+@pytest.mark.parametrize("work", [
+    lambda x: x[x > 0] * 2, lambda x: (x > 0).nonzero(), lambda x: x.masked_select(x > 0),
+    lambda x: F.one_hot((x > 0).sum() * (x > 0).long()), lambda x: (x != 0).unique(dim=0),
+    lambda x: x.repeat_interleave((x > 0).long()), lambda x: x.bool().nonzero(as_tuple=True)[0],
+])  # fmt: skip
+def test_a_shape_that_depends_on_values_is_refused_once_it_is_another(work) -> None:
+    """Regression: proven with as many values, it gave wrong ones later, or NumPy's complaint."""
+    step = ml.capture(work)
+    alike = [[1.0, 2.0, 0.0], [3.0, 1.0, 0.0], [2.0, 5.0, 0.0]]
+    for values in alike:
+        assert step(ml.tensor(values)).tolist() == work(ml.tensor(values)).tolist()
+    for other in ([1.0, 0.0, 0.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(GraphError, match="capture: a shape that depends on values"):
+            for values in (*alike, other):
+                step(ml.tensor(values))
+
+
+def test_masks_that_stay_and_writes_by_masks_are_recorded() -> None:
+    """How many places a mask names matters only where the result's shape follows from it."""
+    mask = ml.tensor([True, False, True])
+
+    def work(x: ml.Tensor) -> ml.Tensor:
+        y = x.clone()
+        y[x > 1] = -1.0
+        return ml.cat([x[mask], x[mask.nonzero().flatten()], y])
+
+    step = ml.capture(work)
+    for values in ([1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [3.0, 5.0, 7.0]):
+        assert step(ml.tensor(values)).tolist() == work(ml.tensor(values)).tolist()
+
+
 def test_arithmetic_of_integers_is_recorded() -> None:
     """Regression: it was not, and what followed from it could pass the proof by luck."""
     w = ml.randn(5, 3)

@@ -50,7 +50,7 @@ def _part(k: Any) -> Any:
     if not hasattr(k, "dtype"):
         return k
     if k.dtype.kind == "b":  # how many places it names must be known
-        return read_on_host("index", k)
+        return k if isinstance(k, np.ndarray) else read_on_host("index", k)
     require(k.dtype.kind in "iu", "index", "must be integers or bools", error=DTypeError, index=k)
     return k if k.ndim or not _is_int(k) or backend.cpu.recording() else int(k)
 
@@ -83,17 +83,19 @@ def _ints_first(x: Any, key: list) -> tuple[Any, list]:
 
 
 def read_on_host(name: str, x: Any) -> np.ndarray:
-    """The values of an array whose result's shape depends on them; not while capturing."""
+    """The values of an array that a result's shape depends on.
+
+    They cannot be read on a GPU that captures; the CPU refuses to replay what others replace.
+    """
     be, rule = backend.of(x), "a shape that depends on values cannot be captured"
-    fixed = isinstance(x, np.ndarray)  # a capture of it is proven with other values
-    require(fixed or not be.recording(), name, rule, error=GraphError, x=x)
+    require(isinstance(x, np.ndarray) or not be.recording(), name, rule, error=GraphError, x=x)
     return be.to_host(x)
 
 
-def _indexed(x: Any, key: Key) -> Any:
-    """x[key]; NumPy's complaint is worded as our own."""
+def _indexed(look: Callable, x: Any, key: Key) -> Any:
+    """look(x, key), which is x[key]; NumPy's complaint is worded as our own."""
     try:
-        return backend.of(x).pick(x, key)
+        return look(x, key)
     except IndexError as error:
         require(False, "index", str(error), error=RangeError, x=x)
         raise
@@ -103,7 +105,7 @@ def shape_at(x: Any, key: Key) -> tuple[int, ...]:
     """x[key]'s shape."""
     places = [np.zeros(k.shape, np.int8) if hasattr(k, "dtype") and k.ndim else k for k in key]
     hosted = tuple([k if isinstance(k, np.ndarray) else p for k, p in zip(key, places)])
-    return _indexed(np.broadcast_to(np.int8(0), x.shape), hosted).shape
+    return _indexed(operator.getitem, np.broadcast_to(np.int8(0), x.shape), hosted).shape
 
 
 def getitem(x: Any, key: Any) -> Any:
@@ -116,8 +118,8 @@ def getitem(x: Any, key: Any) -> Any:
 @op(view=True)
 def pick(x: Any, *, key: Key) -> Any:
     """x[key]; backward adds into zeros of x's shape."""
-    shape = x.shape
-    return _indexed(x, key), (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
+    shape, y = x.shape, _indexed(backend.of(x).pick, x, key)
+    return y, (), lambda g, need: (pick_grad(g, key=key, shape=shape),)
 
 
 @op(view=True)

@@ -252,10 +252,6 @@ def _elu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
     return f.where(x > 0, x, alpha * f.expm1(x))
 
 
-def _selu(x: Any, inplace: bool = False) -> Any:
-    return SELU_SCALE * _elu(x, SELU_ALPHA)
-
-
 def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
     return f.where(x > 0, x, alpha * f.expm1(x / alpha))
 
@@ -283,18 +279,6 @@ def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
     return f.where(x <= -3, 0.0, f.where(x >= 3, 1.0, (x + 3) / 6))
 
 
-def _leaky_relu(x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
-    return f.where(x > 0, x, x * negative_slope)
-
-
-def _threshold(x: Any, threshold: Any, value: Any, inplace: bool = False) -> Any:
-    return f.where(x <= threshold, value, x)
-
-
-def _hardshrink(x: Any, lambd: Any = 0.5) -> Any:
-    return f.where((x >= -lambd) & (x <= lambd), 0.0, x)
-
-
 def _softshrink(x: Any, lambd: Any = 0.5) -> Any:
     return f.where(x > lambd, x - lambd, f.where(x < -lambd, x + lambd, x * 0))
 
@@ -303,9 +287,11 @@ relu = _op("relu", lambda x, inplace=False: f.relu(x), "max(x, 0); gradient 0 at
            lambda x, inplace=False: np.maximum(x, 0), saves=True)  # fmt: skip
 relu6 = _op("relu6", lambda x, inplace=False: _hardtanh(x, 0.0, 6.0), "min(max(x, 0), 6).",
             lambda x, inplace=False: np.clip(x, 0, 6))  # fmt: skip
-leaky_relu = _op("leaky_relu", _leaky_relu, "x, or negative_slope·x below 0.")
+leaky_relu = _op("leaky_relu", lambda x, negative_slope=0.01, inplace=False: f.where(
+                 x > 0, x, x * negative_slope), "x, or negative_slope·x below 0.")  # fmt: skip
 elu = _op("elu", _elu, "x, or alpha·(exp(x) - 1) below 0.")
-selu = _op("selu", _selu, "scale·elu(x, alpha) with the self-normalising constants.")
+selu = _op("selu", lambda x, inplace=False: SELU_SCALE * _elu(x, SELU_ALPHA),
+           "scale·elu(x, alpha) with the self-normalising constants.")  # fmt: skip
 celu = _op("celu", _celu, "x, or alpha·(exp(x / alpha) - 1) below 0.")
 gelu = _op("gelu", _gelu, 'x·Φ(x); approximate "tanh" as in GPT-2.')
 silu = _op("silu", lambda x, inplace=False: x * f.sigmoid(x), "x·sigmoid(x).")
@@ -319,9 +305,11 @@ hardsigmoid = _op("hardsigmoid", _hardsigmoid, "(x + 3) / 6 within [0, 1].")
 hardswish = _op("hardswish", _hardswish, "x·hardsigmoid(x).")
 softsign = _op("softsign", lambda x: x / (1 + f.abs(x)), "x / (1 + |x|).")
 softshrink = _op("softshrink", _softshrink, "x moved lambd towards 0, not past it.")
-hardshrink = _op("hardshrink", _hardshrink, "x, or 0 within [-lambd, lambd].")
+hardshrink = _op("hardshrink", lambda x, lambd=0.5: f.where((x >= -lambd) & (x <= lambd), 0.0, x),
+                 "x, or 0 within [-lambd, lambd].")  # fmt: skip
 tanhshrink = _op("tanhshrink", lambda x: x - f.tanh(x), "x - tanh(x).")
-threshold = _op("threshold", _threshold, "x, or value where x ≤ threshold.",
+threshold = _op("threshold", lambda x, threshold, value, inplace=False:
+                f.where(x <= threshold, value, x), "x, or value where x ≤ threshold.",
                 lambda x, threshold, value, inplace=False:
                 np.where(x <= threshold, int(value), x))  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl.backend.cpu.replay import note
+from minidl.backend.cpu.replay import check_held, note, recording
 from minidl.backend.looping import dense_like
 
 Array = np.ndarray
@@ -78,11 +78,8 @@ class Pool:
         while self.returned:
             block = self.returned.popleft()
             size = len(block)
-            self.used -= size
-            self.idle += size
-            stack = self.free.pop(size, [])
-            stack.append(block)
-            self.free[size] = stack  # now the size given back last
+            self.used, self.idle = self.used - size, self.idle + size
+            self.free[size] = [*self.free.pop(size, []), block]  # now the size given back last
 
     def trim(self, most: int) -> None:
         """Unmap idle blocks until no more than `most` bytes are mapped, or none is idle."""
@@ -196,7 +193,9 @@ def from_host(x: np.ndarray) -> Array:
 
 
 def to_host(x: Array) -> np.ndarray:
-    """The array in the host's memory: itself."""
+    """The array in the host's memory: itself. What is recorded counts on its values."""
+    if recording():
+        note(lambda before: check_held(np.array_equal(x, before)), x.copy())
     return x
 
 

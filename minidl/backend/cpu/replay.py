@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minidl.config import bound
+from minidl.errors import GraphError, require
 
 warm_ups = 0  # calls before a function is recorded
 # What is noted so far, in order; None outside of `record`, and in other threads.
@@ -35,7 +36,15 @@ def made(function: Callable, *args: Any) -> Any:
 
 
 def _remake(y: Any, function: Callable, args: tuple) -> None:
-    y[...] = function(*args)
+    value = function(*args)
+    check_held(value.shape == y.shape)
+    y[...] = value
+
+
+def check_held(held: bool) -> None:
+    """Refuse to go on with what is done again where it would take another shape."""
+    rule = "a shape that depends on values cannot be captured, and now it is another"
+    require(held, "capture", rule, error=GraphError)
 
 
 def recording() -> bool:
