@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minidl.backend.cpu import blas, team
 from minidl.backend.cpu.compiler import digest, load
-from minidl.backend.cpu.memory import HEADER, empty, word_at
+from minidl.backend.cpu.memory import HEADER, Array, empty, word_at
 from minidl.errors import DTypeError, require
 
 PIECE = 1 << 14  # elements in a chunk of rows
@@ -182,7 +180,7 @@ def launch(kernel: Kernel, total: int, chunk: int, *args: Any) -> None:
             empty((crew.threads * a.size,), real) if type(a) is Scratch else a for a in args
         )
     # address_of, without a call
-    words = [word_at(id(a) + HEADER).value if type(a) is np.ndarray else a for a in args]
+    words = [word_at(id(a) + HEADER).value if type(a) is Array else a for a in args]
     crew.run(kernel.address(real), kernel.pack(*words), total, chunk, args)
 
 
