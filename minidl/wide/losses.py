@@ -15,13 +15,13 @@ def gaussian_nll_loss(input: Any, target: Any, var: Any, full: bool = False, eps
                       reduction: str = "mean") -> Any:  # fmt: skip
     """(log v + (x - t)² / v) / 2 with v = var, at least eps; full adds log(2π) / 2.
 
-    var has input's shape, without its last axis, or with 1 in its place; or is a number.
+    var has input's shape, with 1 in place of any size, or without its last axis; or is a number.
     """
     if not hasattr(var, "shape"):
         var = creation.full_like(input, var)
     if var.shape == input.shape[:-1] and var.shape != input.shape:
         var = var.unsqueeze(-1)
-    fits = var.shape in (input.shape, (*input.shape[:-1], 1))
+    fits = var.ndim == input.ndim and all(v in (1, n) for v, n in zip(var.shape, input.shape))
     require(fits, "gaussian_nll_loss", "var must fit input", input=input, var=var)
     var = var + (var.clamp(min=eps) - var).detach()  # the bound has no gradient
     loss = 0.5 * (var.log() + (input - target).square() / var)

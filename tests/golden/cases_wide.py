@@ -175,7 +175,7 @@ LOSSES = [
     *[
         case(f"F.gaussian_nll_loss(x, y, v{more})", x=f(3, 4), y=f(3, 4), v=pos(*size))
         for more in ("", ", True, reduction='sum'", ", eps=0.5, reduction='none'")
-        for size in ((3, 4), (3, 1), (3,))
+        for size in ((3, 4), (3, 1), (3,), (1, 4))
     ],
     *[
         case(f"F.poisson_nll_loss(x, y{more})", x=pos(3, 4), y=pos(3, 4))
