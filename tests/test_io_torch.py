@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golden.nests import leaves
+from minidl.autograd import Tensor
 from minidl.errors import CheckpointError
-from minidl.io import torch_files, torch_objects, torch_pickle
+from minidl.io import load, torch_files, torch_objects, torch_pickle
 from minidl.io.torch_files import is_torch, read_torch
 
 FOLDER = Path(__file__).parent / "golden" / "torch"
@@ -35,6 +36,19 @@ def expected():
 
 
 # ---- good files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_load_reads_torchs_files_with_tensors_for_tensors(path):
+    """As torch.load does: a script that loads its checkpoint needs no other name."""
+    given, found = ([*leaves(read(path))] for read in (read_torch, load))
+    assert [place for place, _ in given] == [place for place, _ in found]
+    for (_, array), (_, leaf) in zip(given, found, strict=True):
+        assert isinstance(leaf, Tensor) == isinstance(array, np.ndarray)
+        if isinstance(leaf, Tensor):
+            assert leaf.dtype == array.dtype and leaf.numpy().tobytes() == array.tobytes()
+        else:
+            assert repr(leaf) == repr(array)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

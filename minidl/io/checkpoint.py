@@ -17,7 +17,9 @@ import numpy as np
 
 from minidl.autograd import Tensor, wrap
 from minidl.errors import CheckpointError, reworded
+from minidl.io.foreign import mapped
 from minidl.io.safetensors import check, read_safetensors, save_safetensors
+from minidl.io.torch_files import is_torch, read_torch
 from minidl.ops.creation import backend_of
 
 FORMAT = 1
@@ -40,10 +42,14 @@ def save(obj: Any, f: str | os.PathLike[str]) -> None:
 def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: bool = True) -> Any:
     """Read what `save` wrote: the same nesting and types, arrays as NumPy, Tensors on a device.
 
+    What torch.save wrote is read too, as `minidl.io.load_weights` does, with Tensors for tensors.
     map_location: the device; None is the CPU. weights_only is taken for the sake of PyTorch's
     scripts: nothing in a file is run in any case. Raises CheckpointError naming the file: missing,
     cut short, not written by `save`, newer format.
     """
+    put = backend_of(map_location).from_host
+    if is_torch(f):
+        return mapped(read_torch(f), lambda a: wrap(put(a)))
     arrays, metadata = read_safetensors(f)
     check("minidl" in metadata, "load", f"{f} was not written by save", fix="see load_safetensors")
     damage = f"load: the structure stored in {f} is damaged"
@@ -51,7 +57,7 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
         header = json.loads(metadata["minidl"])
         rule = f"{f} has another format than {FORMAT}, the one this version reads"
         check(header["format"] == FORMAT, "load", rule, format=header["format"])
-        return _decode(header["root"], arrays, backend_of(map_location).from_host)
+        return _decode(header["root"], arrays, put)
 
 
 def _encode(value: Any, place: str, arrays: dict[str, Any]) -> Any:
@@ -101,9 +107,8 @@ def _decode(node: Any, arrays: dict[str, np.ndarray], put: Callable) -> Any:
     (kind, content), *_ = node.items()
     if kind == "dict":
         return {_decode(key, arrays, put): _decode(item, arrays, put) for key, item in content}
-    if kind in ("list", "tuple"):
-        items = [_decode(item, arrays, put) for item in content]
-        return items if kind == "list" else tuple(items)
+    if sequence := {"list": list, "tuple": tuple}.get(kind):
+        return sequence([_decode(item, arrays, put) for item in content])
     if kind == "float":
         return float(content)
     array = arrays[content]

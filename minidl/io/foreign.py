@@ -6,7 +6,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,15 @@ def shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if len(shape) > AXES or min(shape, default=0) < 0 or math.prod(shape) != array.size:
         raise ValueError(f"{array.size} numbers have not the shape {(*shape[:AXES],)}")
     return array.reshape(shape)
+
+
+def mapped(tree: Any, function: Callable[[np.ndarray], Any]) -> Any:
+    """The same nesting with a function's result for each array."""
+    if isinstance(tree, Mapping):
+        return {key: mapped(value, function) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(mapped(value, function) for value in tree)
+    return function(tree) if isinstance(tree, np.ndarray) else tree
 
 
 def nest(path: str | os.PathLike[str], flat: Mapping[str, np.ndarray]) -> dict[str, Any]:

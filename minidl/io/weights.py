@@ -1,7 +1,7 @@
 """`load_weights`: the weights in a file of any framework, as they are or brought into a model."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from minidl.dtypes import is_real
 from minidl.errors import CheckpointError, DTypeError, MinidlError, require, reworded
 from minidl.io import caffe, flax, keras, onnx_files, tflite
-from minidl.io.foreign import head_of
+from minidl.io.foreign import head_of, mapped
 from minidl.io.naming import state_for
 from minidl.io.safetensors import check, load_safetensors
 from minidl.io.torch_files import is_torch, read_torch
@@ -70,7 +70,8 @@ def load_weights(path: Path, model: Module | None = None, *, strict: bool = True
     tree = READERS[kind][1](path)
     if model is None:
         with reworded(CheckpointError, f"load_weights: {path}", RecursionError):
-            return tree if wanted is None else _cast(tree, wanted)
+            cast = lambda a: a.astype(wanted) if is_real(a.dtype) else a  # noqa: E731
+            return tree if wanted is None else mapped(tree, cast)
     graph = tflite.read_tflite_graph(path) if kind == "TensorFlow Lite" else ()
     errors = (MinidlError, LookupError, ValueError)  # the latter two of layers unlike any known
     with reworded(CheckpointError, f"load_weights: {path}", *errors):
@@ -80,13 +81,3 @@ def load_weights(path: Path, model: Module | None = None, *, strict: bool = True
         model.to(dtype=wanted)
         model.load_state_dict(state, strict)  # again: float64 values whole
     return found
-
-
-def _cast(tree: Any, dtype: np.dtype) -> Any:
-    """The same nesting with floats of a dtype."""
-    if isinstance(tree, Mapping):
-        return {key: _cast(value, dtype) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_cast(value, dtype) for value in tree)
-    floats = isinstance(tree, np.ndarray) and is_real(tree.dtype)
-    return tree.astype(dtype) if floats else tree
