@@ -70,8 +70,8 @@ def load_weights(path: Path, model: Module | None = None, *, strict: bool = True
     tree = READERS[kind][1](path)
     if model is None:
         with reworded(CheckpointError, f"load_weights: {path}", RecursionError):
-            cast = lambda a: a.astype(wanted) if is_real(a.dtype) else a  # noqa: E731
-            return tree if wanted is None else mapped(tree, cast)
+            return tree if wanted is None else mapped(
+                tree, lambda a: a.astype(wanted) if is_real(a.dtype) else a)  # fmt: skip
     graph = tflite.read_tflite_graph(path) if kind == "TensorFlow Lite" else ()
     errors = (MinidlError, LookupError, ValueError)  # the latter two of layers unlike any known
     with reworded(CheckpointError, f"load_weights: {path}", *errors):
