@@ -319,3 +319,15 @@ def test_an_empty_state_is_refused(make, lacking):
     """With words, not a bare KeyError."""
     with pytest.raises(CheckpointError, match=lacking):
         make().load_state_dict({})
+
+
+def test_an_optimizer_goes_on_from_torchs_checkpoint():
+    """What README says of them: moments, and the count of steps, which is a tensor there."""
+    state = load(HERE / "torch" / "zip_training.pt")["optimizer"]
+    kept = state["state"]
+    params = [leaf(np.zeros(kept[i]["exp_avg"].shape)) for i in sorted(kept)]
+    optimizer = optim.Adam(params, amsgrad=True)
+    optimizer.load_state_dict(state)
+    for i, p in enumerate(params):
+        assert optimizer.state[p]["step"] == kept[i]["step"].item() > 0
+        assert (optimizer.state[p]["exp_avg"] == kept[i]["exp_avg"].numpy()).all()
