@@ -1,6 +1,7 @@
 """A launch's arguments as CuPy passes them, checked against the kernel's C++ parameters."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,10 @@ _TYPES = {
 }
 
 
+_name = functools.cache(str)  # of a type
+
+
+@functools.cache
 def _fits(kind: bytes, size: int, dtype: np.dtype) -> bool:
     """Whether a NumPy type is the C++ type of this kind and size; the sign of integers is free."""
     if kind == b"v":
@@ -85,23 +90,28 @@ def _scalar(value: object, p: Parameter) -> np.ndarray | None:
     return item.reshape(1).copy() if fits else None
 
 
-def _check(where: str, p: Parameter, value: object) -> None:
-    """Raise unless the value may be passed for the parameter."""
-    got = f"{value.dtype} array" if isinstance(value, np.ndarray) else f"{type(value).__name__}"
+def _fault(where: str, needed: str, value: object, hint: str = "") -> ArgumentFault:
+    got = f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__
+    return ArgumentFault(f"{where}: {needed}; got {got}{hint}")
+
+
+def _value(where: str, p: Parameter, value: object) -> np.ndarray:
+    """The value as an array of one item, zero for a pointer; raises unless it may be passed."""
     if p.kind == b"p":
-        if value is None:
-            return
-        if not isinstance(value, np.ndarray):
-            raise ArgumentFault(f"{where}: a pointer takes a NumPy array or None; got {got}")
-        if p.pointee != b"s" and not _fits(p.pointee, p.pointee_size, value.dtype):
-            raise ArgumentFault(
-                f"{where}: a pointer to {_TYPES[p.pointee]} of {p.pointee_size} bytes; got {got}"
-            )
-    elif _scalar(value, p) is None:
+        if value is not None and not isinstance(value, np.ndarray):
+            raise _fault(where, "a pointer takes a NumPy array or None", value)
+        if value is not None and p.pointee != b"s":
+            if not _fits(p.pointee, p.pointee_size, value.dtype):
+                kind = f"{_TYPES[p.pointee]} of {p.pointee_size} bytes"
+                raise _fault(where, f"a pointer to {kind}", value)
+        return np.zeros(1, np.uint64)
+    item = _scalar(value, p)
+    if item is None:
         hint = ""
         if isinstance(value, int | float) and not isinstance(value, np.generic):
             hint = ", which CuPy passes as 8 bytes: use np.int32(...) or np.float32(...)"
-        raise ArgumentFault(f"{where}: one of {_TYPES[p.kind]} of {p.size} bytes; got {got}{hint}")
+        raise _fault(where, f"one of {_TYPES[p.kind]} of {p.size} bytes", value, hint)
+    return item
 
 
 def pack(
@@ -111,11 +121,12 @@ def pack(
     if len(args) != len(parameters):
         raise ArgumentFault(f"{kernel}: takes {len(parameters)} arguments; got {len(args)}")
     labelled: dict[int, tuple[np.ndarray, str]] = {}
+    values = []
     for i, (p, value) in enumerate(zip(parameters, args)):
         name = names[i] if i < len(names) else "?"
-        _check(f"{kernel}: argument {i} ({name})", p, value)
+        values.append(_value(f"{kernel}: argument {i} ({name})", p, value))
         if p.kind == b"p" and isinstance(value, np.ndarray):
-            labelled[i] = value, f"argument {i} ({name}: {value.dtype} {value.shape})"
+            labelled[i] = value, f"argument {i} ({name}: {_name(value.dtype)} {value.shape})"
     others = [(a, f"resident array {i}") for i, a in enumerate(resident_arrays())]
     floats = [label for i, (_, label) in labelled.items() if parameters[i].pointee in b"fhw"]
     regions = regions_of([*labelled.values(), *others], floats)
@@ -123,17 +134,8 @@ def pack(
     for i, r in enumerate(regions):
         at = build.runtime().simt_address(i, r.struct().phase) - r.low
         start.update(dict.fromkeys(r.labels, at))
-    values = []
-    for i, (p, value) in enumerate(zip(parameters, args)):
-        if i in labelled:
-            array, label = labelled[i]
-            values.append(np.array([start[label] + array.ctypes.data], np.uint64))
-        elif p.kind == b"p":
-            values.append(np.zeros(1, np.uint64))
-        else:
-            item = _scalar(value, p)
-            assert item is not None
-            values.append(item)
+    for i, (array, label) in labelled.items():
+        values[i][0] = start[label] + array.ctypes.data
     reachable = {label for _, label in others}
     shifts = [(r.low, r.high, start[r.labels[0]]) for r in regions if reachable & {*r.labels}]
     for value in values if shifts else ():

@@ -23,7 +23,7 @@ COMMON = [
     "-fno-threadsafe-statics", "-fcf-protection=none", "-fPIC", "-fvisibility=hidden",
 ]  # fmt: skip
 # DWARF 4: addr2line of binutils 2.40 takes the files of DWARF 5 for their neighbours.
-DEBUG = ["-g1", "-gdwarf-4"]
+DEBUG = ["-g1", "-gdwarf-4", "-fno-var-tracking", "-fno-var-tracking-assignments"]
 # Loops stay loops: a call of memcpy and a vector would hide the accesses a kernel makes.
 CHECKED = [
     "-O1", "-fsanitize=thread", "-fno-tree-loop-distribute-patterns",
@@ -85,7 +85,7 @@ def _run(*command: str | Path, text: str | None = None) -> str:
     return run.stdout
 
 
-def _compile(text: str, suffix: str, flags: Sequence[str]) -> Path:
+def _compile(text: str, suffix: str, flags: Sequence[str], libraries: Sequence[str]) -> Path:
     """The shared object of a C++ text.
 
     Linked without -fsanitize, or the sanitizers' libraries would come in: the runtime has the
@@ -96,9 +96,9 @@ def _compile(text: str, suffix: str, flags: Sequence[str]) -> Path:
         source, compiled = folder / "kernels.cpp", folder / "kernels.o"
         source.write_text(text)
         _run(COMPILER, *flags, "-c", source, "-o", compiled)
-        _run(COMPILER, "-shared", compiled, "-o", path)
+        _run(COMPILER, "-shared", compiled, *libraries, "-o", path)
 
-    return _stored("\0".join((text, *flags)), f"{suffix}.so", make)
+    return _stored("\0".join((text, *flags, *libraries)), f"{suffix}.so", make)
 
 
 @functools.cache
@@ -112,7 +112,8 @@ def _precompiled(flags: tuple[str, ...]) -> Path:
     return _stored("\0".join(flags), "-headers", make)
 
 
-def preprocess(text: str, name: str, flags: Sequence[str]) -> str:
+@functools.cache
+def preprocess(text: str, name: str, flags: tuple[str, ...]) -> str:
     """The text with its includes and macros expanded, but for the words of CUDA themselves."""
     command = [COMPILER, "-E", "-x", "c++", "-std=c++17", "-DSIMT_EMULATOR", f"-I{INCLUDE}"]
     return _run(*command, *flags, "-", text=f'#line 1 "{name}"\n{text}')
@@ -125,7 +126,7 @@ def runtime() -> ctypes.CDLL:
     text = "".join(f"// {p.name}\n{p.read_text()}\n" for p in parts)
     text = text.replace('#include "../include/', '#include "')
     flags = [*COMMON, "-O2", f"-I{INCLUDE}", f"-I{HERE / 'runtime'}"]
-    lib = ctypes.CDLL(str(_compile(text, "-runtime", flags)), mode=ctypes.RTLD_GLOBAL)
+    lib = ctypes.CDLL(str(_compile(text, "-runtime", flags, [])), mode=ctypes.RTLD_GLOBAL)
     lib.simt_address.restype = ctypes.c_uint64
     lib.simt_address.argtypes = [ctypes.c_uint, ctypes.c_uint64]
     return lib
@@ -137,7 +138,8 @@ def build(text: str, checked: bool, contract: bool) -> tuple[ctypes.CDLL, Path]:
     flags = [*COMMON, *DEBUG, *WARNINGS, *(CHECKED if checked else PLAIN)]
     flags.append(f"-ffp-contract={'fast' if contract else 'off'}")
     flags += [f"-I{_precompiled(tuple(flags))}", f"-I{INCLUDE}"]
-    path = _compile(text, "-checked" if checked else "-plain", flags)
+    libraries = ["-nostdlib", "-lm", "-lgcc"]  # without those of C++, which no kernel calls
+    path = _compile(text, "-checked" if checked else "-plain", flags, libraries)
     return ctypes.CDLL(str(path)), path
 
 

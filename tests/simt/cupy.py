@@ -7,6 +7,7 @@ into NumPy's but by `get`, so that a launcher that does so by mistake fails. New
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import functools
@@ -125,8 +126,9 @@ def _allocated(nbytes: int) -> MemoryPointer:
     raw = (ctypes.c_char * (nbytes + ALIGNMENT))()
     start = -ctypes.addressof(raw) % ALIGNMENT
     owner = np.frombuffer(raw, np.uint8, max(nbytes, 1), start)  # its base is no array
-    _living[id(owner)] = owner
-    return MemoryPointer(owner, owner.ctypes.data)
+    start = owner.ctypes.data
+    _living[start] = owner
+    return MemoryPointer(owner, start)
 
 
 limit = [1 << 62]  # bytes of one array that are granted
@@ -179,6 +181,17 @@ class RawModule:
         return Function(self.module.get_function(name))
 
 
+def _reached(words: set[int]) -> list[np.ndarray]:
+    """The memory in use that words are addresses in."""
+    starts, found = [0, *sorted(_living)], {}
+    for w in words:
+        start = starts[bisect.bisect(starts, w) - 1]
+        owner = _living.get(start)
+        if owner is not None and w < start + owner.nbytes:
+            found[start] = owner
+    return list(found.values())
+
+
 class Function:
     """A kernel that takes the stand-in's arrays."""
 
@@ -189,9 +202,7 @@ class Function:
         given = [_argument(a) for a in args]
         tables = [a for a in given if isinstance(a, np.ndarray) and a.dtype.type is np.void]
         words = {int(w) for t in tables if t.nbytes % 8 == 0 for w in t.view(np.uint64)}
-        owners = list(_living.values()) if words else []
-        spans = [(o, o.ctypes.data, o.ctypes.data + o.nbytes) for o in owners]
-        reached = [o for o, low, high in spans if any(low <= w < high for w in words)]
+        reached = _reached(words)
 
         def run() -> None:
             self.kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 << 10)

@@ -113,7 +113,7 @@ class Module:
     ):
         self.check, self.seed = check, seed
         self.options = _read_options(options)
-        flags = [*self.options.macros, *(f"-I{d}" for d in include_dirs)]
+        flags = (*self.options.macros, *(f"-I{d}" for d in include_dirs))
         text = source.name_lines(build.preprocess(text, name, flags))
         found = source.find_kernels(text)
         names = [k.name for k in found.values() if not k.template] + list(name_expressions)

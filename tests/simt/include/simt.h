@@ -1,5 +1,8 @@
 // CUDA C++ for g++: included before every emulated kernel, it gives the language's words a meaning.
 #pragma once
+#include <cstddef>
+// Their many templates would be made again in every kernel's compilation, and none is a kernel's.
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS
 #include <math.h>
 #include <stdlib.h>
 #include <cstdio>

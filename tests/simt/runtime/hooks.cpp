@@ -39,7 +39,7 @@ using namespace simt;
 #define SIMT_EXPORT extern "C" __attribute__((visibility("default")))
 #define SIMT_ACCESS(name, bytes, how)                                                 \
     SIMT_EXPORT void __tsan_##name(void* p) {                                         \
-        access(current(), reinterpret_cast<uintptr_t>(p), bytes, how, SIMT_CODE, {}); \
+        access(current(), reinterpret_cast<uintptr_t>(p), bytes, how, SIMT_CODE); \
     }
 #define SIMT_ACCESSES(bytes)                         \
     SIMT_ACCESS(read##bytes, bytes, kRead)           \
@@ -53,10 +53,10 @@ SIMT_ACCESSES(8)
 SIMT_ACCESSES(16)
 
 SIMT_EXPORT void __tsan_read_range(void* p, unsigned long bytes) {
-    access(current(), reinterpret_cast<uintptr_t>(p), bytes, kRead, SIMT_CODE, {});
+    access(current(), reinterpret_cast<uintptr_t>(p), bytes, kRead, SIMT_CODE);
 }
 SIMT_EXPORT void __tsan_write_range(void* p, unsigned long bytes) {
-    access(current(), reinterpret_cast<uintptr_t>(p), bytes, kWrite, SIMT_CODE, {});
+    access(current(), reinterpret_cast<uintptr_t>(p), bytes, kWrite, SIMT_CODE);
 }
 SIMT_EXPORT void __tsan_init() {}
 SIMT_EXPORT void __tsan_func_entry(void*) {}

@@ -5,6 +5,7 @@
 // blocks. Each element of an array, and each byte of shared memory, keeps its last write and what
 // has read it since (after Flanagan and Freund, FastTrack, 2009), so a race is found in whatever
 // order the threads happen to run.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -32,7 +33,7 @@ struct Visit {
     size_t bytes;
     Access how;
     uint64_t code;
-    Place at;
+    const Place& at;
 };
 
 // What a block has made visible to others by a fence and an atomic operation: all accesses before
@@ -43,7 +44,15 @@ struct Released {
     std::shared_ptr<const std::vector<uint32_t>> fenced;
 };
 
-static Cell shared_cells[kArenaBytes];
+// Shared memory is looked after word by word; a word of which one thread accesses a part has a cell
+// for each byte, until it is written whole again.
+struct alignas(64) Word {  // a line of the cache
+    Cell whole;
+    bool split;
+};
+
+static Word shared_words[kArenaBytes / 4];
+static Cell shared_bytes[kArenaBytes];
 static bool has_fenced;              // whether a thread of the running block has
 static std::vector<Released> known;  // by block: what the running block sees of it
 static std::unordered_map<uintptr_t, std::vector<Released>> released;  // by address of an atomic
@@ -220,28 +229,44 @@ static void visit_array(const Visit& v) {
     }
 }
 
+static void visit_shared_cell(const Visit& v, Cell& c) {
+    if (c.read_block != block_number) c.read_block = c.read_lanes = 0;
+    if (c.write_block != block_number) {
+        if (v.how == kRead || v.how == kAtomic) complain(v, kUninitialised, "never written");
+        c.write_block = 0;
+    } else if (c.write_kind == kInFlight && v.how != kCopyLand) {
+        complain(v, kMissingWait, "cp.async has not been waited for");
+    }
+    visit_cell(v, c);
+}
+
 static void visit_shared(const Visit& v) {
     size_t offset = v.address - reinterpret_cast<uintptr_t>(arena());
     uint8_t owner = shared_owner[offset];
     if (!owner || shared_owner[offset + v.bytes - 1] != owner) {
         complain(v, kOutOfBounds, "out of bounds");
     }
-    for (size_t i = offset; i < offset + v.bytes; i++) {
-        Cell& c = shared_cells[i];
-        if (c.read_block != block_number) c.read_block = c.read_lanes = 0;
-        if (c.write_block != block_number) {
-            if (v.how == kRead || v.how == kAtomic) complain(v, kUninitialised, "never written");
-            c.write_block = 0;
-        } else if (c.write_kind == kInFlight && v.how != kCopyLand) {
-            complain(v, kMissingWait, "cp.async has not been waited for");
+    for (size_t i = offset, end = offset + v.bytes; i < end;) {
+        const size_t next = (i | 3) + 1;
+        Word& word = shared_words[i / 4];
+        Cell* bytes = shared_bytes + (i & ~size_t(3));
+        const bool whole = i % 4 == 0 && next <= end;
+        if (whole && !word.split) {
+            visit_shared_cell(v, word.whole);
+            i = next;
+            continue;
         }
-        visit_cell(v, c);
+        if (!word.split) std::fill_n(bytes, 4, word.whole);
+        for (word.split = true; i < next && i < end; i++) visit_shared_cell(v, shared_bytes[i]);
+        if (!whole || v.how == kRead || v.how == kAtomic) continue;
+        word = {bytes[0], false};
     }
 }
 
 extern "C" __attribute__((visibility("hidden"))) const char __ehdr_start, _end;
 
-void access(const Fiber* me, uintptr_t address, size_t bytes, Access how, uint64_t code, Place at) {
+void access(const Fiber* me, uintptr_t address, size_t bytes, Access how, uint64_t code,
+            const Place& at) {
     if (!me) return;  // a table that is set up when the kernels are loaded
     Visit v{me, address, bytes, how, code, at};
     auto inside = [=](const void* begin, const void* end) {

@@ -121,7 +121,9 @@ void poison(void* memory, size_t bytes);
 
 // memory.cpp
 enum Access { kRead, kWrite, kAtomic, kCopyIssue, kCopyLand };
-void access(const Fiber* me, uintptr_t address, size_t bytes, Access how, uint64_t code, Place at);
+inline constexpr Place kNowhere{};
+void access(const Fiber* me, uintptr_t address, size_t bytes, Access how, uint64_t code,
+            const Place& at = kNowhere);
 void start_checks();
 void finish_checks();
 void start_block_checks();

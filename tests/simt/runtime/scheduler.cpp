@@ -168,7 +168,8 @@ int barrier(Place at, int predicate) {
     }
     if (!at_barrier) waiting = me;
     const Place& other = waiting->place;
-    if (at_barrier && (other.line != at.line || strcmp(other.file, at.file))) {
+    const bool here = other.file == at.file || !strcmp(other.file, at.file);
+    if (at_barrier && (other.line != at.line || !here)) {
         const uint3& t = waiting->index;
         fault_at(at, kBarrierDivergence,
                  "__syncthreads reached by some threads only: thread (%u,%u,%u) waits at the one "
