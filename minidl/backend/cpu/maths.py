@@ -351,7 +351,7 @@ def define(symbol: str) -> tuple[str, frozenset[str]]:
         types = ", ".join("double" for _ in args)
         body.declares.add(f"declare double @{name}({types}) memory(none) nounwind willreturn")
         result = body.emit(kind, f"call double @{name}({inside})")
-    lines = [f"define {kind} @{symbol}({inside}) alwaysinline nounwind {{"]
+    lines = [f"define linkonce_odr {kind} @{symbol}({inside}) alwaysinline nounwind {{"]
     lines += [*body.lines, f"  ret {kind} {result.name}", "}"]
     return "\n".join(lines), frozenset(body.declares)
 

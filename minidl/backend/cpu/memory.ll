@@ -6,14 +6,14 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 ;----
 ; Copy n numbers (LLVM unrolls a short loop before it would see that it is a copy).
-define void @ml_move_NAME(ptr %to, ptr %of, i64 %n) alwaysinline nounwind {
+define linkonce_odr void @ml_move_NAME(ptr %to, ptr %of, i64 %n) alwaysinline nounwind {
   %bytes = mul i64 %n, SIZE
   call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %of, i64 %bytes, i1 0)
   ret void
 }
 
 ; Ask for the lines of n numbers, which are read soon, into L2; beyond the memory this does no harm.
-define void @ml_fetch_NAME(ptr %of, i64 %n) alwaysinline nounwind {
+define linkonce_odr void @ml_fetch_NAME(ptr %of, i64 %n) alwaysinline nounwind {
 before:
   %some = icmp sgt i64 %n, 0
   br i1 %some, label %loop, label %out
@@ -30,7 +30,7 @@ out:
 
 ; Copy n numbers past the cache where `to` begins a line and n is a number of whole lines.
 ; Other threads see them after the next locked instruction, which ends every chunk of a job.
-define void @ml_stream_NAME(ptr %to, ptr %of, i64 %n) alwaysinline nounwind {
+define linkonce_odr void @ml_stream_NAME(ptr %to, ptr %of, i64 %n) alwaysinline nounwind {
 entry:
   %place = ptrtoint ptr %to to i64
   %bytes = mul i64 %n, SIZE
