@@ -4,7 +4,7 @@ Cotangents wait at nodes in a heap ordered by creation, so that a node is visite
 that came later, without recursion. Each node is freed as it is passed, unless the graph is kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
 from operator import attrgetter
@@ -220,14 +220,36 @@ def _through_definition(node: Node, g: Any) -> list[Any]:
     return [next(found) if isinstance(t, Tensor) else None for t in aliases]
 
 
-def backward(self: Tensor, gradient: Any = None, retain_graph: bool | None = None,
-             create_graph: bool = False) -> None:  # fmt: skip
-    """Add the gradient of this tensor (a scalar, or weighted by `gradient`) to the leaves' grad."""
-    refresh(self)
-    require(self.requires, "backward", "the tensor does not require grad", error=GraphError,
-            tensor=self)  # fmt: skip
-    given = [_cotangent(self, gradient, create_graph)]
-    run_backward([self], given, retain_graph=bool(retain_graph), create_graph=create_graph)
+def backward(tensors: Tensor | Iterable[Tensor], gradient: Any = None,
+             retain_graph: bool | None = None, create_graph: bool = False,
+             inputs: Tensor | Iterable[Tensor] | None = None) -> None:  # fmt: skip
+    """Add the gradients of tensors (scalars, or weighted by `gradient`) to the leaves' grad.
+
+    As a method, of one tensor. inputs: the only ones whose grad is added to.
+    """
+    ins = None if inputs is None else _several(inputs)
+    starts = _starts("backward", tensors, gradient, create_graph, ins or ())
+    found = run_backward(*starts, retain_graph=bool(retain_graph), create_graph=create_graph,
+                         inputs=ins)  # fmt: skip
+    for t, g in zip(ins or (), found, strict=True):
+        if g is not None:
+            _accumulate(t, g)
+
+
+def _several(given: Any) -> tuple:
+    single = hasattr(given, "shape") or not isinstance(given, Iterable)
+    return (given,) if single else tuple(given)
+
+
+def _starts(name: str, outputs: Any, given: Any, create_graph: bool, inputs: tuple) -> Any:
+    """The outputs that a walk begins at, and their cotangents."""
+    outs = _several(outputs)
+    weights = (None,) * len(outs) if given is None else _several(given)
+    require(len(weights) == len(outs), name, "needs a cotangent for each output", error=GraphError)
+    for t in (*outs, *inputs):
+        refresh(t)
+        require(t.requires, name, "the tensor does not require grad", error=GraphError, tensor=t)
+    return outs, [_cotangent(t, g, create_graph) for t, g in zip(outs, weights, strict=True)]
 
 
 def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
@@ -246,22 +268,14 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
     return array
 
 
-def grad(outputs: Tensor | Sequence[Tensor], inputs: Tensor | Sequence[Tensor],
+def grad(outputs: Tensor | Iterable[Tensor], inputs: Tensor | Iterable[Tensor],
          grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
          allow_unused: bool = False) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients of the outputs' sum (weighted by grad_outputs) with respect to the inputs."""
-    outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-    ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    single = grad_outputs is None or isinstance(grad_outputs, Tensor)
-    given = (grad_outputs,) * len(outs) if single else tuple(grad_outputs)
-    require(len(given) == len(outs), "grad", "needs a cotangent for each output", error=GraphError)
-    for t in (*outs, *ins):
-        refresh(t)
-        require(t.requires, "grad", "every output and input must require grad", error=GraphError,
-                tensor=t)  # fmt: skip
-    cotangents = [_cotangent(t, g, create_graph) for t, g in zip(outs, given, strict=True)]
+    ins = _several(inputs)
+    starts = _starts("grad", outputs, grad_outputs, create_graph, ins)
     keep = create_graph if retain_graph is None else retain_graph
-    found = run_backward(outs, cotangents, retain_graph=keep, create_graph=create_graph, inputs=ins)
+    found = run_backward(*starts, retain_graph=keep, create_graph=create_graph, inputs=ins)
     rule, fix = "an input was not used to compute the outputs", "pass allow_unused=True"
     for t, g in zip(ins, found, strict=True):
         require(g is not None or allow_unused, "grad", rule, error=GraphError, fix=fix, input=t)

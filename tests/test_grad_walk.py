@@ -167,6 +167,37 @@ def test_grad_needs_a_cotangent_for_each_output(given):
         ml.grad([x * 2, x * 3], x, [ml.ones_like(x)] * given)
 
 
+def test_backward_of_several_tensors_adds_to_the_leaves_or_to_chosen_ones():
+    x, w = leaf(3), leaf(3)
+    inner, seen = x * w, []
+    x.register_post_accumulate_grad_hook(seen.append)
+    outputs, weights = [inner * x, (inner * 2).sum()], [w.detach(), None]
+    ml.autograd.backward(outputs, weights, retain_graph=True)
+    gx, gw = 2 * x * w * w.detach() + 2 * w, x**2 * w.detach() + 2 * x
+    same(x.grad, gx)
+    same(w.grad, gw)
+    ml.autograd.backward(outputs, weights, retain_graph=True, inputs=(t for t in [w, inner]))
+    same(x.grad, gx)  # not one of them
+    same(w.grad, 2 * gw)
+    same(inner.grad, x * w.detach() + 2)
+    assert len(seen) == 1
+    outputs[1].backward(None, True, inputs=x)
+    same(x.grad, gx + 2 * w)
+    assert len(seen) == 2
+    x.grad = None
+    outputs[1].backward(create_graph=True, inputs=[x])
+    same(ml.grad(x.grad.sum(), w)[0], ml.full_like(w, 2.0))
+
+
+def test_backward_refuses_inputs_that_require_no_gradient():
+    x = leaf(3)
+    with pytest.raises(GraphError, match="backward: the tensor does not require grad"):
+        (x * 2).sum().backward(inputs=[x.detach()])
+    with pytest.raises(GraphError, match="backward: needs a cotangent for each output"):
+        ml.autograd.backward([x * 2, x * 3], ml.ones(3))
+    assert x.grad is None
+
+
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("f", [
     lambda x, y: x * y, lambda x, y: x / y, lambda x, y: x**y, ml.atan2, lambda x, y: x @ y,

@@ -38,5 +38,4 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
 def dropout2d(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """dropout of whole channels of input (N, C, ...); inplace as in dropout."""
     require(input.ndim >= 3, "dropout2d", "needs at least 3 axes (N, C, ...)", input=input)
-    shape = (*input.shape[:2], *[1] * (input.ndim - 2))
-    return _drop("dropout2d", input, p, training, shape)
+    return _drop("dropout2d", input, p, training, (*input.shape[:2], *[1] * (input.ndim - 2)))

@@ -91,7 +91,8 @@ def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
 
 # ---- resizing ------------------------------------------------------------------------------------
 
-_AXES = {"nearest": (1, 2, 3), "area": (1, 2), "linear": (1,), "bilinear": (2,), "bicubic": (2,)}
+_AXES: dict[str, tuple[int, ...]] = dict.fromkeys(("nearest", "nearest-exact"), (1, 2, 3))
+_AXES |= {"area": (1, 2), "linear": (1,), "bilinear": (2,), "bicubic": (2,)}
 _SHARP = -0.75  # the slope of the cubic kernel at 1, PyTorch's
 
 
@@ -100,9 +101,9 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
                 recompute_scale_factor: bool | None = None) -> Any:  # fmt: skip
     """Resize the axes of input after (N, C) to size, or by scale_factor (then floor).
 
-    mode nearest, area, linear (of one axis), bilinear or bicubic (of two, Keys 1981); align_corners
-    matters to the last three. As in PyTorch, a given scale_factor also sets the distance between
-    samples, unless recompute_scale_factor.
+    mode nearest (nearest-exact: to centres), area, linear (of one axis), bilinear or bicubic (of
+    two, Keys 1981); align_corners matters to the last three. As in PyTorch, a given scale_factor
+    also sets the distance between samples, unless recompute_scale_factor.
     """
     name, old = "interpolate", tuple(input.shape[2:])
     require_one_of(name, _AXES, mode=mode)
@@ -110,8 +111,7 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
     require(len(old) in _AXES[mode], name, rule, input=input)
     weights = _cubic_weights if mode == "bicubic" else _linear_weights
     smooth = mode.endswith(("linear", "cubic"))
-    rule = "align_corners is for linear, bilinear and bicubic"
-    require(smooth or align_corners is None, name, rule, mode=mode)
+    require(smooth or align_corners is None, name, "align_corners is for smooth modes", mode=mode)
     rule = "needs either size or scale_factor"
     require((size is None) != (scale_factor is None), name, rule, size=size, scale=scale_factor)
     given = size if scale_factor is None else scale_factor
@@ -119,7 +119,7 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
     require(len(each) == len(old), name, f"needs a value for each of {len(old)} axes", given=given)
     new = tuple(math.floor(v if scale_factor is None else n * v) for n, v in zip(old, each))
     require(min(*old, *new) > 0, name, "sizes must be positive", input=input, size=new)
-    if mode != "nearest":
+    if "nearest" not in mode:
         check_real(name, input)
     told = scale_factor is not None and not recompute_scale_factor
     # old and new size, and the distance between samples in the old image
@@ -128,11 +128,11 @@ def interpolate(input: Any, size: Any = None, scale_factor: Any = None, mode: st
         return resample(input, [weights(*axis, bool(align_corners)) for axis in axes])
     if mode == "area":
         return resample(input, [area_weights(n, m) for n, m, _ in axes])
-    return pick_places(input, [_nearest(*axis) for axis in axes])
+    return pick_places(input, [_nearest(*axis, mode != "nearest") for axis in axes])
 
 
-def _nearest(n: int, new: int, step: float) -> np.ndarray:
-    at = np.arange(new, dtype=np.float32) * np.float32(step)
+def _nearest(n: int, new: int, step: float, centres: bool) -> np.ndarray:
+    at = (np.arange(new, dtype=np.float32) + np.float32(centres / 2)) * np.float32(step)
     return np.minimum(at.astype(np.int64), n - 1)
 
 

@@ -176,10 +176,10 @@ def cholesky_factor(x: Any) -> Any:
     return y, (y,), vjp
 
 
-def cholesky(A: Any) -> Any:
-    """The lower triangle L with L Lᵀ = A, positive definite (RangeError if not)."""
+def cholesky(A: Any, *, upper: bool = False) -> Any:
+    """The triangle L with L Lᵀ = A, positive definite (RangeError if not); upper: Lᵀ."""
     _check("cholesky", A)
-    return cholesky_factor(A)
+    return _t(cholesky_factor(A)) if upper else cholesky_factor(A)
 
 
 @op

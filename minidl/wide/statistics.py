@@ -51,10 +51,9 @@ def quantile(x: Any, q: Any, dim: int | None = None, keepdim: bool = False, *,
     shares = {"linear": lambda s: s, "lower": lambda s: s * 0, "nearest": lambda s: s.round(),
               "higher": lambda s: s.ceil(), "midpoint": lambda s: s.ceil() / 2}  # fmt: skip
     require_one_of("quantile", shares, interpolation=interpolation)
-    if dim is None:
+    if dim is None or x.ndim == 0:
         y = quantile(x.reshape(-1), q, 0, interpolation=interpolation)
         return y.reshape(y.shape + (1,) * x.ndim) if keepdim else y
-    x = x if x.ndim else x.reshape(1)
     axis, levels = axis_of(dim, x.ndim, "quantile"), creation.as_tensor(q, x.dtype, x.device)
     require(x.shape[axis] > 0, "quantile", "cannot reduce an axis of size 0", x=x, dim=dim)
     values, last = x.sort(axis).values.movedim(axis, 0), x.shape[axis] - 1

@@ -145,6 +145,8 @@ RESIZE = [
     case("F.interpolate(x, size=(5, 3))", x=f(1, 2, 3, 4)),
     case("F.interpolate(x, scale_factor=(2, 0.5), mode='nearest')", x=f(1, 2, 3, 4)),
     case("F.interpolate(x, size=7)", x=f(1, 2, 4)),
+    case("F.interpolate(x, size=(5, 3), mode='nearest-exact')", x=f(1, 2, 3, 4)),
+    case("F.interpolate(x, scale_factor=(0.6, 1.7), mode='nearest-exact')", x=f(1, 1, 7, 8)),
     case("F.interpolate(x, size=(5, 7), mode='bilinear')", x=f(1, 2, 3, 4)),
     case("F.interpolate(x, size=(5, 7), mode='bilinear', align_corners=True)", x=f(1, 2, 3, 4)),
     case("F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)", x=f(1, 2, 3, 4)),

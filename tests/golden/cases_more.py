@@ -100,6 +100,7 @@ FUNCTIONS = [
     case("ml.quantile(x, q, -1, True), ml.quantile(x, 0.4, keepdim=True)", x=f(2, 3, 4),
          q=lit([0.1, 0.9])),
     case("ml.quantile(x, 0.5, 1)", x=GAPS),
+    case("ml.quantile(x, 0.5, 0, True), ml.quantile(x, q, keepdim=True)", x=f(), q=lit([0.2, 0.5])),
     *[
         case(f"ml.searchsorted(a, x{more}), ml.bucketize(x, a{more})", a=STEPS,
              x=lit([[-3.0, -2.0, -1.0], [0.0, 2.0, 5.0]]))

@@ -173,6 +173,7 @@ LINEAR_ALGEBRA = [
     case("ml.dot(x, y)", x=f(5), y=f(5)),
     case("ml.outer(x, y)", x=f(3), y=f(4)),
     case("ml.cdist(x, y)", x=f(3, 4), y=f(2, 4)),
+    case("ml.cdist(x, y, 1.0, 'donot_use_mm_for_euclid_dist')", x=f(3, 4), y=f(2, 4)),
     *[
         case(f"ml.einsum('{text}', x, y)", x=f(2, 3, 4), y=f(*shape))
         for text, shape in [
@@ -210,6 +211,7 @@ LINEAR_ALGEBRA = [
     case("ml.linalg.solve(x, y)", x=lit([[2.0, 0.5], [-1.0, 3.0]], grad=True), y=f(2, 3)),
     case("ml.linalg.det(x)", x=lit([[2.0, 0.5], [-1.0, 3.0]], grad=True)),
     case("ml.linalg.cholesky(x)", x=lit([[2.0, 0.5], [0.5, 3.0]], grad=True)),
+    case("ml.linalg.cholesky(x, upper=True)", x=lit([[2.0, 0.5], [0.5, 3.0]], grad=True)),
     case("ml.linalg.norm(x)", x=f(3, 2)),
     case("ml.linalg.eigh(x)[0]", x=lit([[2.0, 0.5], [0.5, 3.0]], grad=True)),
     case("ml.linalg.svd(x, full_matrices=False)[1]", x=f(3, 2)),

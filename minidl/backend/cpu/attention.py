@@ -210,8 +210,7 @@ def _like_three(*given: Array) -> list[Array]:
     q, strides = given[0], strides_of_thirds(given, [address_of(x) for x in given])
     if strides is None:
         return [_made_like(x, x.shape[3]) for x in given]
-    whole = empty((3 * q.size,), q.dtype)
-    return [*np.ndarray((3, *q.shape), q.dtype, whole, 0, strides)]
+    return [*np.ndarray((3, *q.shape), q.dtype, empty((3 * q.size,), q.dtype), 0, strides)]
 
 
 def _plan(arrays: tuple, lead: tuple, mask: Maybe, causal: bool, parts: int) -> tuple:

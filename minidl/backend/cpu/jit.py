@@ -85,8 +85,7 @@ class Kernel:
                     "the CPU's kernels take float32 and float64", error=DTypeError, dtype=real,
                     fix="convert with .float()")  # fmt: skip
             key = digest(self.name, _text(self), real, *self.types, self.fast)
-            found = load(self.name, key, lambda: _lower(self, real), ENTRY)
-            self._addresses[real] = found[ENTRY]
+            self._addresses[real] = load(self.name, key, lambda: _lower(self, real), ENTRY)[ENTRY]
         return self._addresses[real]
 
 

@@ -126,8 +126,7 @@ def wide_log(x: Value) -> Value:
     """log of a double >= 0 by 2·atanh(f / (2 + f))."""
     f, _, e = split(x)
     t = f / (f + 2.0)
-    r = fma(e, math.log(2), t * 2.0 * polynomial(t * t, ATANH))
-    return log_limits(x, r)
+    return log_limits(x, fma(e, math.log(2), t * 2.0 * polynomial(t * t, ATANH)))
 
 
 def quadrant(x: Value) -> tuple[Value, Value, Value]:
@@ -162,8 +161,7 @@ def circular(x: Value, turn: int) -> Value:
     s, c, n = quadrant(x)
     n = n + turn
     v = select((n & 1).eq(0), s, c)
-    v = select((n & 2).eq(0), v, -v)
-    return select(fabs(x) < math.inf, v.to("float"), math.nan)
+    return select(fabs(x) < math.inf, select((n & 2).eq(0), v, -v).to("float"), math.nan)
 
 
 # ---- float32 functions ---------------------------------------------------------------------------
