@@ -1,5 +1,6 @@
 """Settings shared by all tests: Hypothesis profiles, real data, a guard against leaked state."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,12 @@ hypothesis.settings.register_profile("dev", max_examples=15, **SETTINGS)
 hypothesis.settings.register_profile("ci", max_examples=25, derandomize=True, **SETTINGS)
 hypothesis.settings.register_profile("night", max_examples=1000, **SETTINGS)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems() -> None:
+    """Leave thousands of collected tests out of every later search for cycles, a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,11 @@ def programs() -> dict[tuple, tuple]:
             found.setdefault((program.key, kinds), (program, [*operands]))
         return plan(program, operands, dtype)
 
+    gc.unfreeze()  # see conftest.py
     for op in gc.get_objects():
         if isinstance(op, fusion.Pointwise):
             op._records.clear()  # so that everything is planned again
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "plan_pointwise", noted)
         for case in CASES:
