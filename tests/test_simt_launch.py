@@ -1,5 +1,6 @@
 """The SIMT emulator: launches like CuPy's, their limits, the language, the plain build's guards."""
 
+import contextlib
 import threading
 
 import numpy as np
@@ -237,6 +238,37 @@ def test_empty_arrays_and_absent_ones():
         kernel("copy.cu")((1,), (64,), (nothing, X.copy(), np.int32(1)))
     with pytest.raises(simt.OutOfBounds, match="null pointer"):
         kernel("copy.cu")((1,), (64,), (X, None, np.int32(1)))
+
+
+START = "if (!i) word[0] = 0; __syncthreads();"
+
+
+@pytest.mark.parametrize(("body", "fault"), [
+    ("half[i] = i + 1; __syncthreads(); x[i] = word[0]; __syncthreads(); if (!i) word[0] = 7;"
+     "__syncthreads(); x[i] += half[i]; __syncthreads(); byte[i] = 9; __syncthreads();"
+     "if (i) word[0] = byte[0]; __syncthreads(); x[i] += word[0];", None),
+    (START + "if (i) half[1] = 1; else x[0] = half[0];", None),
+    ("if (!i) half[0] = 1; __syncthreads(); x[i] = word[0];", simt.Uninitialised),
+    ("if (!i) word[0] = 1; __syncthreads(); x[i] = half[2];", simt.Uninitialised),
+    (START + "half[i] = 1; x[i] = word[0];", simt.DataRace),
+    (START + "if (i) byte[2] = 1; else x[0] = word[0];", simt.DataRace),
+    (START + "if (i) x[0] = byte[3]; else word[0] = 1;", simt.DataRace),
+    ("half[i] = i; __syncthreads(); if (i) half[1] = 2; else word[0] = 1;", simt.DataRace),
+    ("half[i] = i; __syncthreads();" + START + "if (i) x[0] = byte[3]; else word[0] = 3;",
+     simt.DataRace),
+    (START + "if (i) { half[1] = 1; x[1] = word[0]; } else x[0] = half[1];", simt.DataRace),
+    (START + "if (i) half[1] = 1; atomicAdd(word, 1);", simt.DataRace),
+    (START + "if (i) x[0] = half[1]; else atomicAdd(word, 1);", simt.DataRace),
+])  # fmt: skip
+def test_words_of_shared_memory_and_their_parts(body, fault):
+    """A word is one place until a part of it is accessed, and again once it is written."""
+    head = "(unsigned* x) { __shared__ unsigned word[4]; const unsigned i = threadIdx.x;"
+    head += "auto* half = (unsigned short*)word; auto* byte = (unsigned char*)word;"
+    text, x = f'extern "C" __global__ void f{head} {body} }}', np.zeros(2, np.uint32)
+    for seed in range(4):
+        run = simt.Module(text, seed=seed).get_function("f")
+        with pytest.raises(fault, match="shared word") if fault else contextlib.nullcontext():
+            run((1,), (2,), (x,))
 
 
 # ---- The plain build
