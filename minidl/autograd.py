@@ -228,6 +228,7 @@ def backward(tensors: Tensor | Iterable[Tensor], gradient: Any = None,
     As a method, of one tensor. inputs: the only ones whose grad is added to.
     """
     ins = None if inputs is None else _several(inputs)
+    require(ins != (), "backward", "inputs must not be empty", error=GraphError)
     starts = _starts("backward", tensors, gradient, create_graph, ins or ())
     found = run_backward(*starts, retain_graph=bool(retain_graph), create_graph=create_graph,
                          inputs=ins)  # fmt: skip

@@ -195,6 +195,8 @@ def test_backward_refuses_inputs_that_require_no_gradient():
         (x * 2).sum().backward(inputs=[x.detach()])
     with pytest.raises(GraphError, match="backward: needs a cotangent for each output"):
         ml.autograd.backward([x * 2, x * 3], ml.ones(3))
+    with pytest.raises(GraphError, match="backward: inputs must not be empty"):
+        (x * 2).sum().backward(inputs=[])
     assert x.grad is None
 
 

@@ -34,8 +34,7 @@ def pick_grad(g: Array, key: Key, shape: tuple[int, ...]) -> Array:
     places = [k for k in key if hasattr(k, "dtype") and k.ndim and k.dtype.kind != "b"]
     if len(key) == len(places) == 1 and g.dtype in ("float32", "float64"):
         rows = places[0].astype(np.int64) % shape[0]
-        flat = g.reshape(rows.size, math.prod(shape[1:]))
-        return add_rows(flat, rows, shape[0]).reshape(shape)
+        return add_rows(g.reshape(rows.size, math.prod(shape[1:])), rows, shape[0]).reshape(shape)
     y = zeros(shape, g.dtype)
     (add_at if places else put)(y, key, g)
     return y
