@@ -25,7 +25,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems() -> None:
-    """Leave thousands of collected tests out of every later search for cycles, a second each."""
+    """Leave thousands of collected tests out of every later search for cycles."""
     gc.collect()
     gc.freeze()
 

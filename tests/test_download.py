@@ -170,7 +170,7 @@ def test_unpack(tmp_path):
     assert (tmp_path / "in/x").read_bytes() == b"1" and (tmp_path / "in/deep/y").stat().st_size == 2
 
 
-@pytest.mark.parametrize("entries", [{"../evil": b"1"}, {"/tmp/evil": b"1"}, {"in/l": "/etc"}])
+@pytest.mark.parametrize("entries", [{"../evil": b"1"}, {"/evil": b"1"}, {"in/l": "/etc"}])
 def test_unpack_stays_inside(tmp_path, entries):
     into = tmp_path / "into"
     into.mkdir()

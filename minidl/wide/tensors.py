@@ -282,7 +282,7 @@ def tensordot(a: Any, b: Any, dims: Any = 2) -> Any:
 
 def cdist(x1: Any, x2: Any, p: float = 2.0,
           compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Any:  # fmt: skip
-    """p-norms of the differences of rows of x1 (…, N, D), x2 (…, M, D): (…, N, M), in one mode."""
+    """p-norms between rows of x1 (…, N, D) and x2 (…, M, D): (…, N, M); all modes are exact."""
     require(x1.shape[-1:] == x2.shape[-1:], "cdist", "needs rows of one length", x1=x1, x2=x2)
     return norm(pointwise.sub(shape.unsqueeze(x1, -2), shape.unsqueeze(x2, -3)), p, -1)
 
