@@ -121,7 +121,7 @@ INSTANCES = {
         *(f"{k}<{t}>" for k in ("combine", "put_rows") for t in REAL),
     ],
     "attention_grad.cu": [
-        *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS),
+        *(f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in CUTS + SMALL_CUTS),
         *(f"row_dots<{t}>" for t in REAL),
     ],
     "reduce.cu": [
@@ -199,10 +199,6 @@ INSTANCES = {
         f"{k}_step{g}<{t}>" for k in ("lstm", "gru", "rnn") for g in ("", "_grad") for t in REAL
     ],
 }  # fmt: skip
-# Of one architecture only: a Hopper's blocks have more.
-SMALLER = {("attention_grad.cu", "sm_80"): [
-    f"{k}<{c}>" for k in ("query_grad", "key_grad") for c in SMALL_CUTS
-]}  # fmt: skip
 POOL = ThreadPoolExecutor(2)
 MULTIPLIED = max(t.shared for t in choice.TILES)
 ATTENDED = max(attention.cut_of(np.dtype(t), w, *arrays).shared for t in ("f2", "f4", "f8")
@@ -215,15 +211,11 @@ REGISTERS = {"layer_norm.cu": 176, **{f"{name}.cu": 128 for name in (
     "batch_norm", "depthwise", "indexing", "pool", "softmax")}}  # fmt: skip
 
 
-def instances(file, architecture):
-    return INSTANCES[file] + SMALLER.get((file, architecture), [])
-
-
 @functools.cache
 def jobs(file):
     """The compilations of a file for all architectures, which go on side by side."""
-    text = runtime.text_of(file)
-    return {a: POOL.submit(gate.compile_for, text, a, instances=instances(file, a), name=file)
+    text, names = runtime.text_of(file), INSTANCES[file]
+    return {a: POOL.submit(gate.compile_for, text, a, instances=names, name=file)
             for a in gate.ARCHITECTURES}  # fmt: skip
 
 
@@ -231,8 +223,8 @@ def jobs(file):
 @pytest.mark.parametrize("file", INSTANCES)
 def test_every_kernel_of_the_backend_compiles(file, architecture):
     """Each for all its types, within a GPU's registers and shared memory, without spills."""
-    result = jobs(file)[architecture].result()
-    assert len(result.usage) >= len(instances(file, architecture))
+    names, result = INSTANCES[file], jobs(file)[architecture].result()
+    assert len(result.usage) >= len(names)
     shared = SHARED.get(file, 0)
     most = 255 if shared else REGISTERS.get(file, 64)
     for name in result.usage:
