@@ -37,8 +37,8 @@ static Place place_of(const UbsanPlace& place) {
 using namespace simt;
 
 #define SIMT_EXPORT extern "C" __attribute__((visibility("default")))
-#define SIMT_ACCESS(name, bytes, how)                                                 \
-    SIMT_EXPORT void __tsan_##name(void* p) {                                         \
+#define SIMT_ACCESS(name, bytes, how)                                             \
+    SIMT_EXPORT void __tsan_##name(void* p) {                                     \
         access(current(), reinterpret_cast<uintptr_t>(p), bytes, how, SIMT_CODE); \
     }
 #define SIMT_ACCESSES(bytes)                         \

@@ -2,9 +2,9 @@
 //
 // Two accesses of which one writes must be ordered: by __syncthreads for threads of a block, by
 // __syncwarp for lanes of a warp, by __threadfence and an atomic operation on the same address for
-// blocks. Each element of an array, and each byte of shared memory, keeps its last write and what
-// has read it since (after Flanagan and Freund, FastTrack, 2009), so a race is found in whatever
-// order the threads happen to run.
+// blocks. Each element of an array, and each word or byte of shared memory, keeps its last write
+// and what has read it since (after Flanagan and Freund, FastTrack, 2009), so a race is found in
+// whatever order the threads happen to run.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>

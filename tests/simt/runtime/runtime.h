@@ -1,5 +1,6 @@
 // The emulator's state: fibers, warps, arrays and the report of a fault. One launch at a time.
 #pragma once
+#include <cstring>
 #include <vector>
 
 #include "../include/simt_api.h"
@@ -94,6 +95,8 @@ extern uint32_t block_base;    // number of blocks of all earlier launches
 extern uint32_t block_number;  // block_base + 1 + place in the order of blockIdx
 extern const Launch* launch;
 extern uint64_t launches;
+
+inline bool same_text(const char* a, const char* b) { return a == b || !strcmp(a, b); }
 
 inline Fiber* current() { return static_cast<Fiber*>(self); }
 

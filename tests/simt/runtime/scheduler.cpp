@@ -168,8 +168,7 @@ int barrier(Place at, int predicate) {
     }
     if (!at_barrier) waiting = me;
     const Place& other = waiting->place;
-    const bool here = other.file == at.file || !strcmp(other.file, at.file);
-    if (at_barrier && (other.line != at.line || !here)) {
+    if (at_barrier && (other.line != at.line || !same_text(other.file, at.file))) {
         const uint3& t = waiting->index;
         fault_at(at, kBarrierDivergence,
                  "__syncthreads reached by some threads only: thread (%u,%u,%u) waits at the one "

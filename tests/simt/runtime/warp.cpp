@@ -18,8 +18,7 @@ void start_warps() {
 // different one, neither can go on. If only one does, the other may come to it later.
 static bool agree(const Fiber* me, const Fiber& other) {
     if (!(me->mask >> other.lane & 1) || !(other.mask >> me->lane & 1)) return false;
-    const bool same = me->operation == other.operation || !strcmp(me->operation, other.operation);
-    if (same && me->mask == other.mask) return true;
+    if (me->mask == other.mask && same_text(me->operation, other.operation)) return true;
     fault_at(me->place, kWarpDivergence,
              "%s with mask %#010x, but lane %u of the warp is in %s at %s:%d with mask %#010x",
              me->operation, me->mask, other.lane, other.operation, other.place.file,
