@@ -114,10 +114,7 @@ class Backward:
         if self.of.several:
             cotangents = [h for h in g if h is not None]
             present = tuple([h is not None for h in g])
-        plan = self.plans.get((need, present))
-        if plan is None:
-            plan = self.plans[need, present] = self._plan(need, present)
-        op, read, places = plan
+        op, read, places = self.plans.get((need, present)) or self._plan(need, present)
         if op is not None:
             found = op(*[saved[k] for k in read], *cotangents)
             cotangents += found if op.several else (found,)
@@ -129,13 +126,23 @@ class Backward:
             grads[i] = h if h.dtype == dtype else parts["to_dtype"](h, dtype)
         return grads
 
+    def read(self, saved: list, edges: list) -> list:
+        """What is saved, with None for what no gradient of an input that has an edge reads."""
+        if len(edges) - edges.count(None) == len(self.moving):
+            return saved
+        need = tuple([edge is not None for edge in edges])
+        read = (self.plans.get((need, self.present)) or self._plan(need, self.present))[1]
+        return [s if k in read else None for k, s in enumerate(saved)]
+
     def _plan(self, need: tuple[bool, ...], present: tuple) -> tuple:
         """The op to call, the saved values it reads, and each gradient's place behind them."""
         wanted = {i: leaf for i, leaf in self.moving.items() if need[i]}
         d = self.of.derive(self.name, tuple(wanted.values()), present, self.save_output)
         read = [self.leaves.index(i) for i in d.leaves]
         read += [len(self.leaves) + self.outputs.index(j) for j in d.outputs]
-        return d.op, read, [(i, d.places[leaf], *self.metas[i]) for i, leaf in wanted.items()]
+        places = [(i, d.places[leaf], *self.metas[i]) for i, leaf in wanted.items()]
+        self.plans[need, present] = plan = d.op, read, places
+        return plan
 
 
 class Pointwise(Op):
@@ -187,6 +194,9 @@ class Pointwise(Op):
                 self._records.clear()
             record = self._records[key] = self._prepare(args, kwargs)
         return record(args, kwargs)
+
+    def read(self, saved: Any, vjp: Any, edges: list) -> Any:
+        return vjp.read(saved, edges)
 
     def _prepare(self, args: tuple, kwargs: dict) -> Callable:
         """What to do for this signature: a function of (args, kwargs)."""

@@ -68,8 +68,10 @@ class Op:
 
     __name__: str
 
-    def __init__(self, function: Callable, definition: Callable | None, view: bool) -> None:
+    def __init__(self, function: Callable, definition: Callable | None, view: bool,
+                 bilinear: bool) -> None:  # fmt: skip
         self.function, self.definition, self.view = function, definition, view
+        self.bilinear = bilinear
         self.name = function.__name__
         functools.update_wrapper(self, function)
         registry[self.name] = self
@@ -114,6 +116,7 @@ class Op:
             if touched is not None:
                 touched.update((id(x), x) for x in args if isinstance(x, Tensor) and x.requires)
             if vjp is not None and _recording.get():
+                saved = self.read(saved, vjp, edges) if None in edges else saved
                 node = Node(self, edges, arrays, kwargs, y, saved, vjp)
         if type(y) is tuple:
             out: Any = tuple([_output(a, node, k) for k, a in enumerate(y)])
@@ -125,6 +128,12 @@ class Op:
         if self.view:
             self._link(args, kwargs, out)
         return out
+
+    def read(self, saved: Any, vjp: Any, edges: list[Edge | None]) -> Any:
+        """What is saved, with None for what no gradient of an input that has an edge reads."""
+        if not self.bilinear:
+            return saved
+        return tuple([s if edge else None for s, edge in zip(saved, (edges[1], edges[0]))])
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
         """Tie a view, or each of several, to the tensor whose memory it shows."""
@@ -164,13 +173,14 @@ def _again(op: Op, rest: tuple, kwargs: dict, k: int | None, x: Any) -> Any:
 
 
 def op(function: Callable | None = None, *, definition: Callable | None = None,
-       view: bool = False) -> Any:  # fmt: skip
+       view: bool = False, bilinear: bool = False) -> Any:  # fmt: skip
     """Make a function of raw arrays that returns `y, saved, vjp` a differentiable op.
 
     definition: the same result composed of elementary ops, needed for second derivatives when the
     op saves more than its inputs and outputs. view: the result may share its first input's memory.
+    bilinear: saves its first two inputs, each for the other's gradient alone.
     """
-    make = functools.partial(Op, definition=definition, view=view)
+    make = functools.partial(Op, definition=definition, view=view, bilinear=bilinear)
     return make if function is None else make(function)
 
 

@@ -15,7 +15,7 @@ from minidl.ops.shape import batched, channels_last, reshape, squeeze, unsqueeze
 # ---- window: pairs stride, padding, dilation, and an int groups ----------------------------------
 
 
-@op
+@op(bilinear=True)
 def convolve(x: Any, w: Any, b: Any, **window: Any) -> Any:
     """x (N, C, H, W) * w (K, C/groups, R, S) + b (K,) -> (N, K, OH, OW). Saves x and w."""
     sx, sw = x.shape, w.shape
@@ -31,7 +31,7 @@ def convolve(x: Any, w: Any, b: Any, **window: Any) -> Any:
     return y, (x, w), vjp
 
 
-@op
+@op(bilinear=True)
 def convolve_input_grad(g: Any, w: Any, *, shape: Sizes, **window: Any) -> Any:
     """The adjoint of convolve in x, of the given shape: a transposed convolution."""
     sw = w.shape
@@ -44,7 +44,7 @@ def convolve_input_grad(g: Any, w: Any, *, shape: Sizes, **window: Any) -> Any:
     return x, (g, w), vjp
 
 
-@op
+@op(bilinear=True)
 def convolve_weight_grad(g: Any, x: Any, *, shape: Sizes, **window: Any) -> Any:
     """The adjoint of convolve in w, of the given shape."""
     sx = x.shape

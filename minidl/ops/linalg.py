@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from minidl import backend
-from minidl.autograd import op
+from minidl.autograd import op, raw
 from minidl.errors import require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import broadcast_shapes, check_same_dtype
@@ -15,7 +15,7 @@ from minidl.ops.shape import expand, permute_axes, reshape, squeeze, sum_to, tra
 from minidl.tape import settled
 
 
-@op
+@op(bilinear=True)
 def product(x: Any, y: Any) -> Any:
     """x (…, M, K) @ y (…, K, N) -> (…, M, N), leading axes broadcast. Saves x and y."""
     sx, sy = x.shape, y.shape
@@ -76,13 +76,7 @@ def outer(x: Any, y: Any) -> Any:
     return pw.mul(unsqueeze(x, 1), unsqueeze(y, 0))
 
 
-def affine_by_product(x: Any, w: Any, b: Any) -> Any:
-    """Definition of affine."""
-    y = matmul(x, transpose(w, 0, 1))
-    return y if b is None else pw.add(y, b)
-
-
-@op(definition=affine_by_product)
+@op(bilinear=True)
 def affine(x: Any, w: Any, b: Any) -> Any:
     """x (…, K) times w (N, K) transposed, plus b (N,) or None -> (…, N). Saves x and w."""
     (n, k), given = w.shape, x.shape
@@ -93,12 +87,14 @@ def affine(x: Any, w: Any, b: Any) -> Any:
     be = backend.of(x)
 
     def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
+        recorded = raw(g) is not g
+        times, shaped = (product, reshape) if recorded else (be.matmul, be.reshape)
         if len(given) != 2:
             rows = math.prod(given[:-1])
-            g, x = be.reshape(g, (rows, n)), be.reshape(x, (rows, k))
-        dx = be.matmul(g, w).reshape(given) if need[0] else None
-        dw = be.matmul(g.T, x) if need[1] else None
-        return dx, dw, be.sum(g, (0,)) if need[2] else None
+            g, x = shaped(g, (rows, n)), x if x is None else shaped(x, (rows, k))
+        dx = times(g, w).reshape(given) if need[0] else None
+        dw = times(g.T, x) if need[1] else None
+        return dx, dw, (sum_axes(g, axes=(0,)) if recorded else be.sum(g, (0,))) if need[2] else None
 
     return be.linear(x, w, b), (x, w), vjp
 
