@@ -235,3 +235,31 @@ def test_a_gradient_that_only_its_leaf_holds_is_not_copied(monkeypatch):
     a, b = nn.Linear(3, 4), nn.Linear(4, 5)
     b(a(ml.randn(2, 3))).exp().sum().backward()
     assert not copied
+
+
+@pytest.mark.parametrize("made, shape", [
+    (F.linear, (4, 8)), (lambda x, w: F.linear(x.reshape(2, 4, 8), w, ml.ones(4)), (4, 8)),
+    (lambda x, w: x @ w, (8, 4)), (lambda x, w: F.conv2d(x.view(1, 1, 8, 8), w), (2, 1, 3, 3)),
+    (lambda x, w: F.conv_transpose2d(x.view(1, 1, 8, 8), w), (1, 2, 3, 3)),
+    (ml.mul, (8, 8)), (ml.div, (8,)), (lambda x, w: ml.addcmul(w, x, w), (8, 8)),
+    (lambda x, w: F.batch_norm(x, ml.zeros(8), ml.ones(8), w), (8,)),
+], ids=["linear", "of three axes", "matmul", "conv", "transposed", "mul", "div", "addcmul",
+        "batch norm"])  # fmt: skip
+def test_what_only_a_frozen_weights_gradient_reads_is_not_kept(made, shape, no_gc):
+    """It is freed, and may be changed in place; with the weight's gradient it is kept."""
+    leaf, w = ml.randn(8, 8, requires_grad=True), ml.randn(*shape)
+    cotangent = ml.randn(made(leaf, w).shape)
+    expected, _ = ml.grad(made(leaf, w.requires_grad_()), (leaf, w), cotangent)
+    for frozen in (False, True):
+        x = leaf * 1
+        y = made(x, w.requires_grad_(not frozen))
+        x.mul_(3.0)
+        if frozen:
+            assert ml.equal(ml.grad(y, leaf, cotangent)[0], expected)
+        else:
+            with pytest.raises(ml.errors.GraphError, match="changed in place"):
+                y.backward(cotangent)
+        x = leaf * 1
+        kept, y = weakref.ref(x.array), made(x, w)
+        del x
+        assert (kept() is None) == frozen
