@@ -78,9 +78,8 @@ def set_float32_matmul_precision(precision: str) -> None:
 
 def allowed_cores() -> int:
     """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    here = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if here else os.cpu_count() or 1
 
 
 def cache_dir() -> Path:

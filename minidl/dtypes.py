@@ -9,8 +9,7 @@ from minidl.errors import DTypeError, require, reworded
 
 float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
-uint8 = np.dtype("uint8")
-bool_ = np.dtype("bool")
+uint8, bool_ = np.dtype("uint8"), np.dtype("bool")
 default = float32  # of Python floats, and of real results from integers
 
 _WEAK = {bool: bool_, int: int64, float: default}

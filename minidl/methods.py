@@ -125,10 +125,6 @@ def _bitwise(name: str, function: Callable) -> Callable:
     return method
 
 
-def _inverse(x: Tensor) -> Tensor:
-    return pointwise.logical_not(x) if x.dtype.kind == "b" else pointwise.sub(-1, x)
-
-
 def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     """In another dtype or on another device: to(dtype), to(device), to(other tensor)."""
     for a in args:
@@ -219,7 +215,8 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 
 TABLE |= {f"bitwise_{n}": _bitwise(n, f) for n, f in pointwise.BITWISE.items()}
-TABLE["bitwise_not"] = _bitwise("not", _inverse)
+TABLE["bitwise_not"] = _bitwise("not", lambda x: pointwise.logical_not(x) if x.dtype.kind == "b"
+                                else pointwise.sub(-1, x))  # fmt: skip
 EXTRA: dict[str, Any] = {
     "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
     "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),

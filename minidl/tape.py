@@ -131,9 +131,7 @@ class Op:
 
     def read(self, saved: Any, vjp: Any, edges: list[Edge | None]) -> Any:
         """What is saved, with None for what no gradient of an input that has an edge reads."""
-        if not self.bilinear:
-            return saved
-        return tuple([s if edge else None for s, edge in zip(saved, (edges[1], edges[0]))])
+        return [s if e else None for s, e in zip(saved, edges[1::-1])] if self.bilinear else saved
 
     def _link(self, args: Any, kwargs: Any, out: Any) -> None:
         """Tie a view, or each of several, to the tensor whose memory it shows."""

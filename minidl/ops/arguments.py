@@ -39,14 +39,10 @@ def sizes_of(shape: tuple, name: str) -> tuple[int, ...]:
     """Sizes given as f(2, 3) or f((2, 3))."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    wrong = [n for n in shape if not isinstance(n, (int, np.integer)) and not _is_count(n)]
-    require(not wrong, name, "sizes must be ints", sizes=shape)
+    others = [n for n in shape if not isinstance(n, (int, np.integer))]
+    counts = all(getattr(n, "shape", None) == () and n.dtype.kind in "iu" for n in others)
+    require(counts, name, "sizes must be ints", sizes=shape)
     return tuple([int(n) for n in shape])
-
-
-def _is_count(n: Any) -> bool:
-    """Whether n is a tensor of one int."""
-    return getattr(n, "shape", None) == () and n.dtype.kind in "iu"
 
 
 def ints_of(name: str, what: str, value: Any, n: int, least: int) -> tuple[int, ...]:

@@ -250,8 +250,7 @@ def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 def randn_like(x: Any, *, dtype: Any = None, device: Any = None,
                generator: Any = None) -> Tensor:  # fmt: skip
     """Standard normal numbers with x's shape, dtype and device unless told otherwise."""
-    how = {"dtype": dtype or x.dtype, "device": device or x.device}
-    return randn(x.shape, **how, generator=generator)
+    return randn(x.shape, dtype=dtype or x.dtype, device=device or x.device, generator=generator)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int64,

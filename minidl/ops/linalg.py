@@ -87,14 +87,14 @@ def affine(x: Any, w: Any, b: Any) -> Any:
     be = backend.of(x)
 
     def vjp(g: Any, need: Any, x: Any, w: Any) -> Any:
-        recorded = raw(g) is not g
-        times, shaped = (product, reshape) if recorded else (be.matmul, be.reshape)
+        own = be.matmul, be.reshape, be.sum
+        times, shaped, total = own if raw(g) is g else (product, reshape, sum_axes)
         if len(given) != 2:
             rows = math.prod(given[:-1])
             g, x = shaped(g, (rows, n)), x if x is None else shaped(x, (rows, k))
         dx = times(g, w).reshape(given) if need[0] else None
         dw = times(g.T, x) if need[1] else None
-        return dx, dw, (sum_axes(g, axes=(0,)) if recorded else be.sum(g, (0,))) if need[2] else None
+        return dx, dw, total(g, axes=(0,)) if need[2] else None
 
     return be.linear(x, w, b), (x, w), vjp
 

@@ -159,8 +159,7 @@ def smooth_l1(x, y, *, beta):
 @pointwise
 def huber(x, y, *, delta):
     """d² / 2 below delta, delta (d - delta / 2) from there on."""
-    d = abs(x - y)
-    return where(d <= delta, d * d * 0.5, delta * (d - 0.5 * delta))
+    return delta * smooth_l1(x, y, beta=delta)
 
 
 @pointwise

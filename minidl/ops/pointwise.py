@@ -84,11 +84,6 @@ def sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
     return _sub(x, y) if alpha == 1 else _sub(x, mul(y, alpha))
 
 
-def _whole(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    below = (x % y != 0) & ((x < 0) != (y < 0))
-    return x // y + below
-
-
 def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     """x / y, rounded down with rounding_mode "floor", towards zero with "trunc"."""
     require_one_of("div", (None, "floor", "trunc"), rounding_mode=rounding_mode)
@@ -97,7 +92,8 @@ def div(x: Any, y: Any, *, rounding_mode: str | None = None) -> Any:
     return floor_divide(x, y) if rounding_mode == "floor" else _truncated(x, y)
 
 
-_truncated = _op("div_trunc", lambda x, y: f.trunc(x / y), "x / y rounded towards zero.", _whole)
+_truncated = _op("div_trunc", lambda x, y: f.trunc(x / y), "x / y rounded towards zero.",
+                 lambda x, y: (x - np.fmod(x, y)) // y)  # fmt: skip
 
 
 def pow(x: Any, y: Any) -> Any:
@@ -252,10 +248,6 @@ def _elu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
     return f.where(x > 0, x, alpha * f.expm1(x))
 
 
-def _celu(x: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
-    return f.where(x > 0, x, alpha * f.expm1(x / alpha))
-
-
 def _gelu(x: Any, approximate: str = "none") -> Any:
     require_one_of("gelu", ("none", "tanh"), approximate=approximate)
     if approximate == "none":
@@ -275,14 +267,6 @@ def _hardswish(x: Any, inplace: bool = False) -> Any:
     return f.where(x <= -3, 0.0, f.where(x >= 3, x, x * ((x + 3) / 6)))
 
 
-def _hardsigmoid(x: Any, inplace: bool = False) -> Any:
-    return f.where(x <= -3, 0.0, f.where(x >= 3, 1.0, (x + 3) / 6))
-
-
-def _softshrink(x: Any, lambd: Any = 0.5) -> Any:
-    return f.where(x > lambd, x - lambd, f.where(x < -lambd, x + lambd, x * 0))
-
-
 relu = _op("relu", lambda x, inplace=False: f.relu(x), "max(x, 0); gradient 0 at 0, NaN stays.",
            lambda x, inplace=False: np.maximum(x, 0), saves=True)  # fmt: skip
 relu6 = _op("relu6", lambda x, inplace=False: _hardtanh(x, 0.0, 6.0), "min(max(x, 0), 6).",
@@ -292,7 +276,8 @@ leaky_relu = _op("leaky_relu", lambda x, negative_slope=0.01, inplace=False: f.w
 elu = _op("elu", _elu, "x, or alpha·(exp(x) - 1) below 0.")
 selu = _op("selu", lambda x, inplace=False: SELU_SCALE * _elu(x, SELU_ALPHA),
            "scale·elu(x, alpha) with the self-normalising constants.")  # fmt: skip
-celu = _op("celu", _celu, "x, or alpha·(exp(x / alpha) - 1) below 0.")
+celu = _op("celu", lambda x, alpha=1.0, inplace=False: f.where(x > 0, x,
+           alpha * f.expm1(x / alpha)), "x, or alpha·(exp(x / alpha) - 1) below 0.")  # fmt: skip
 gelu = _op("gelu", _gelu, 'x·Φ(x); approximate "tanh" as in GPT-2.')
 silu = _op("silu", lambda x, inplace=False: x * f.sigmoid(x), "x·sigmoid(x).")
 mish = _op("mish", lambda x, inplace=False: x * f.tanh(f.softplus(x)), "x·tanh(softplus(x)).")
@@ -301,10 +286,12 @@ logsigmoid = _op("logsigmoid", lambda x: -f.softplus(-x), "log(sigmoid(x)).")
 hardtanh = _op("hardtanh", _hardtanh, "x within [min_val, max_val]; gradient 0 at the bounds.",
                lambda x, min_val=-1, max_val=1, inplace=False:
                np.clip(x, int(min_val), int(max_val)))  # fmt: skip
-hardsigmoid = _op("hardsigmoid", _hardsigmoid, "(x + 3) / 6 within [0, 1].")
+hardsigmoid = _op("hardsigmoid", lambda x, inplace=False: (_hardtanh(x, -3.0, 3.0) + 3) / 6,
+                  "(x + 3) / 6 within [0, 1].")  # fmt: skip
 hardswish = _op("hardswish", _hardswish, "x·hardsigmoid(x).")
 softsign = _op("softsign", lambda x: x / (1 + f.abs(x)), "x / (1 + |x|).")
-softshrink = _op("softshrink", _softshrink, "x moved lambd towards 0, not past it.")
+softshrink = _op("softshrink", lambda x, lambd=0.5: x - f.clamp(x, -lambd, lambd),
+                 "x moved lambd towards 0, not past it.")  # fmt: skip
 hardshrink = _op("hardshrink", lambda x, lambd=0.5: f.where((x >= -lambd) & (x <= lambd), 0.0, x),
                  "x, or 0 within [-lambd, lambd].")  # fmt: skip
 tanhshrink = _op("tanhshrink", lambda x: x - f.tanh(x), "x - tanh(x).")
