@@ -262,7 +262,6 @@ def test_norms_are_those_of_numpy(shape):
     (lambda: ml.linalg.det(ml.eye(2).long()), DTypeError, "needs float32 or float64"),
     (lambda: ml.linalg.solve(ml.eye(2), ROWS), ShapeError, "linalg.solve: B must be"),
     (lambda: ml.linalg.solve(ml.ones(2, 2, 2), ml.ones(5, 2, 1)), ShapeError, "solve: shapes"),
-    (lambda: ml.linalg.qr(ROWS), ShapeError, "at least as many rows"),
     (lambda: ml.linalg.qr(ROWS.T, "complete"), ShapeError, "mode must be one of"),
     (lambda: ml.linalg.norm(ROWS, "nuc", (0, 0)), ShapeError, "every dim may appear once"),
     (lambda: ml.linalg.norm(ml.ones(2, 2, 2), 1), ShapeError, "vectors or matrices"),

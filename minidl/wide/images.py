@@ -47,8 +47,7 @@ def conv3d(input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: 
         for k, w in enumerate(weight.unbind(2)):
             planes = x[:, k * d : k * d + (out - 1) * s + 1 : s].flatten(0, 1)
             terms.append(conv2d(planes, w, None if k else bias, steps, flat, apart, groups))
-        y = reduce(operator.add, terms)
-        return y.unflatten(0, (len(x), out)).transpose(1, 2)
+        return reduce(operator.add, terms).unflatten(0, (len(x), out)).transpose(1, 2)
 
     return batched(convolved, input, 5, name)
 

@@ -16,7 +16,7 @@ from minidl.errors import DTypeError, RangeError, require, require_one_of, rewor
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axes_of, broadcast_shapes
 from minidl.ops.index import diag_embed, diagonal, tril, triu
-from minidl.ops.join import narrow
+from minidl.ops.join import cat, narrow
 from minidl.ops.linalg import matmul
 from minidl.ops.shape import squeeze, to_dtype, transpose, unsqueeze
 
@@ -169,8 +169,7 @@ def cholesky_factor(x: Any) -> Any:
     def vjp(g: Any, need: Any, y: Any) -> Any:
         inner = tril(matmul(_t(y), g))
         inner = pw.sub(inner, pw.mul(0.5, diag_embed(diagonal(inner, 0, -2, -1))))
-        once = solution(_t(y), inner)
-        both = _t(solution(_t(y), _t(once)))
+        both = _t(solution(_t(y), _t(solution(_t(y), inner))))
         return (pw.mul(0.5, pw.add(both, _t(both))),)
 
     return y, (y,), vjp
@@ -197,13 +196,15 @@ def symmetric_eigen(x: Any) -> Any:
     return (w, v), (w, v), vjp
 
 
-def eigh(A: Any) -> Eigen:
+def eigh(A: Any, UPLO: str = "L") -> Eigen:
     """(eigenvalues in order, eigenvectors in columns) of symmetric matrices.
 
-    The lower triangle is read. Gradients of eigenvectors need distinct eigenvalues.
+    The lower triangle is read, or the upper ("U"). Gradients of eigenvectors need distinct
+    eigenvalues.
     """
     _check("eigh", A)
-    return Eigen(*symmetric_eigen(A))
+    require_one_of("linalg.eigh", ("L", "U"), UPLO=UPLO)
+    return Eigen(*symmetric_eigen(A if UPLO == "L" else _t(A)))
 
 
 @op
@@ -267,16 +268,17 @@ def orthogonal_triangular(x: Any) -> Any:
 
 
 def qr(A: Any, mode: str = "reduced") -> QR:
-    """(Q, R) with Q R = A (…, M, N), M >= N: orthonormal columns, an upper triangle."""
+    """(Q, R) with Q R = A (…, M, N): min(M, N) orthonormal columns, an upper triangle."""
     _check("qr", A, square=False)
     require_one_of("linalg.qr", ("reduced",), mode=mode)
-    require(A.shape[-2] >= A.shape[-1], "linalg.qr", "needs at least as many rows as columns", A=A)
-    return QR(*orthogonal_triangular(A))
+    m, more = A.shape[-2], A.shape[-1] - A.shape[-2]
+    q, r = orthogonal_triangular(A if more <= 0 else narrow(A, -1, 0, m))
+    return QR(q, r if more <= 0 else cat([r, matmul(_t(q), narrow(A, -1, m, more))], -1))
 
 
-def eigvalsh(A: Any) -> Any:
+def eigvalsh(A: Any, UPLO: str = "L") -> Any:
     """The eigenvalues, in order, of symmetric matrices."""
-    return eigh(A).eigenvalues
+    return eigh(A, UPLO).eigenvalues
 
 
 def svdvals(A: Any) -> Any:
@@ -284,22 +286,23 @@ def svdvals(A: Any) -> Any:
     return svd(A, full_matrices=False).S
 
 
-def _counting(s: Any, A: Any, rtol: float | None) -> Any:
-    """Which singular values are not 0 beside the largest."""
-    share = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if rtol is None else rtol
-    return s > s[..., :1] * share  # they fall
+def _counting(s: Any, A: Any, atol: float | None, rtol: float | None) -> Any:
+    """Which singular values are not 0 beside the largest, or beside atol."""
+    eps = max(A.shape[-2:]) * float(np.finfo(A.dtype).eps) if atol is None else 0.0
+    return s > (s[..., :1] * (eps if rtol is None else rtol)).clamp(min=atol or 0.0)  # they fall
 
 
-def matrix_rank(A: Any, *, rtol: float | None = None) -> Any:
-    """How many singular values of A (…, M, N) exceed rtol times the largest."""
-    s = svdvals(A)
-    return _counting(s, A, rtol).sum(-1)
+def matrix_rank(A: Any, *, atol: float | None = None, rtol: float | None = None,
+                hermitian: bool = False) -> Any:  # fmt: skip
+    """How many singular values of A (…, M, N) exceed rtol times the largest, and atol."""
+    return _counting(svdvals(A), A, atol, rtol).sum(-1)
 
 
-def pinv(A: Any, *, rtol: float | None = None) -> Any:
+def pinv(A: Any, *, atol: float | None = None, rtol: float | None = None,
+         hermitian: bool = False) -> Any:  # fmt: skip
     """The pseudoinverse (…, N, M) of A (…, M, N); its gradient needs distinct singular values."""
     u, s, vh = svd(A, full_matrices=False)
-    there = _counting(s, A, rtol)
+    there = _counting(s, A, atol, rtol)
     inverses = pw.where(there, pw.reciprocal(pw.where(there, s, 1.0)), 0.0)
     return matmul(pw.mul(_t(vh), unsqueeze(inverses, -2)), _t(u))
 
@@ -331,8 +334,7 @@ def norm(
     if ord is None or len(axes) < 2:
         return A.norm(ord, axes, keepdim)
     require(len(axes) == 2, "linalg.norm", "a norm with ord is one of vectors or matrices", A=A)
-    known = ("fro", "nuc", 2, -2, 1, -1, np.inf, -np.inf)
-    require_one_of("linalg.norm", known, ord=ord)
+    require_one_of("linalg.norm", ("fro", "nuc", 2, -2, 1, -1, np.inf, -np.inf), ord=ord)
     if ord == "fro":
         return A.norm(2, axes, keepdim)
     x = A.movedim(dim if dim is not None else axes, (-2, -1))

@@ -195,8 +195,7 @@ def tensor_split(x: Any, indices_or_sections: Any, dim: int = 0) -> tuple[Any, .
     if isinstance(given, int):
         given = [n // given * k + builtins.min(k, n % given) for k in range(1, given)]
     ends = [None, *given, None]
-    lead = (slice(None),) * axis
-    return tuple(x[(*lead, slice(a, b))] for a, b in itertools.pairwise(ends))
+    return tuple(x[(*(slice(None),) * axis, slice(a, b))] for a, b in itertools.pairwise(ends))
 
 
 def inner(x: Any, y: Any) -> Any:

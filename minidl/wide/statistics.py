@@ -1,6 +1,7 @@
 """Wide statistics: sums without NaN, quantiles, covariances, histograms, integrals."""
 
 import math
+from collections import namedtuple
 from typing import Any
 
 from minidl.errors import require, require_one_of
@@ -8,6 +9,8 @@ from minidl.ops import creation, pointwise
 from minidl.ops.arguments import axis_of, length_of
 from minidl.ops.reduce import Values
 from minidl.wide.names import diff
+
+Extremes = namedtuple("Extremes", ["min", "max"])
 
 
 def nansum(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
@@ -88,7 +91,7 @@ def corrcoef(x: Any) -> Any:
 
 def aminmax(x: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """(smallest, largest)."""
-    return x.amin(dim, keepdim), x.amax(dim, keepdim)
+    return Extremes(x.amin(dim, keepdim), x.amax(dim, keepdim))
 
 
 def histc(x: Any, bins: int = 100, min: float = 0, max: float = 0) -> Any:

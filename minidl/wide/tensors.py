@@ -50,8 +50,8 @@ def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     if not x.ndim:
         return Values(x.clone(), creation.zeros((), dtype=np.int64, device=x.device))
     values, order = x.sort(dim)
-    bad = values.narrow(dim, n - 1, 1).isnan()  # NaN sorts last
-    place = pointwise.where(bad, n - 1, (n - 1) // 2)
+    # NaN sorts last
+    place = pointwise.where(values.narrow(dim, n - 1, 1).isnan(), n - 1, (n - 1) // 2)
     found = values.gather(dim, place), order.gather(dim, place)
     return Values(*(y if keepdim else y.squeeze(dim) for y in found))
 
@@ -184,7 +184,7 @@ def take_along_dim(x: Any, indices: Any, dim: int | None = None) -> Any:
     others = [(*t.shape[:axis], 1, *t.shape[axis + 1 :]) for t in (x, indices)]
     common = broadcast_shapes(*others, name="take_along_dim")
     x, k = (t.expand(*common[:axis], t.shape[axis], *common[axis + 1 :]) for t in (x, indices))
-    return x.gather(axis, k)
+    return x.gather(axis, pointwise.where(k < 0, k + x.shape[axis], k))
 
 
 def index_add(x: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Any:

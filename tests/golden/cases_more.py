@@ -128,8 +128,8 @@ STATISTICS = [
     case("ml.trapezoid(x, y, dim=0)", x=f(3, 4), y=f(3, 4)),
     case("ml.cov(x), ml.cov(x[0]), x.cov(correction=0), ml.corrcoef(x), x[0].corrcoef()",
          x=f(3, 5)),
-    case("tuple(ml.aminmax(x, dim=1)), tuple(x.aminmax()), tuple(x.aminmax(dim=0, keepdim=True))",
-         x=f(3, 4)),
+    case("tuple(ml.aminmax(x, dim=1)), tuple(x.aminmax()), tuple(x.aminmax(dim=0, keepdim=True)), "
+         "ml.aminmax(x).min, x.aminmax().max", x=f(3, 4)),
     case("ml.histc(x, 5, -1, 1), ml.histc(x, bins=4), x.histc(3, 0, 0.5)", x=c(4, 5)),
     case("ml.histc(x, 3), ml.histc(x, 2, 1, 3)", x=lit([2.0, 2.0])),
     case("ml.frac(x * 3), ml.deg2rad(x), x.rad2deg()", x=f(5)),
@@ -156,6 +156,11 @@ LINALG = [
     case("ml.linalg.eigvalsh(x + x.mT), ml.linalg.svdvals(y)", x=f(3, 3), y=f(2, 3)),
     case("ml.linalg.matrix_rank(x), ml.linalg.matrix_rank(y), ml.linalg.matrix_rank(x, rtol=2.0)",
          x=c(2, 3, 4), y=lit([[1.0, 2.0], [2.0, 4.0]])),
+    case("ml.linalg.matrix_rank(x, atol=1.0), ml.linalg.matrix_rank(y, atol=1.0, rtol=0.1, "
+         "hermitian=True), ml.linalg.pinv(y, atol=0.1)", x=c(2, 3, 4),
+         y=lit([[1.0, 0.5], [0.5, 4.0]], grad=True)),
+    case("ml.linalg.qr(x).R.abs(), (ml.linalg.qr(x).Q ** 2)[..., :1]", x=f(2, 3, 5)),
+    case("ml.linalg.eigvalsh(x, 'U'), ml.linalg.eigh(x, UPLO='L').eigenvalues", x=f(3, 3)),
     case("ml.linalg.lstsq(x, y).solution, ml.linalg.lstsq(x, y).rank", x=f(6, 3), y=f(6, 2)),
     case("ml.linalg.vector_norm(x), ml.linalg.vector_norm(x, 1, 0), "
          "ml.linalg.vector_norm(x, 3.0, (0, 1), True)", x=f(3, 4)),

@@ -64,6 +64,7 @@ JOINS = [
     case("ml.take_along_dim(x, k, -2)", x=f(3, 4), k=i(3, 5, 1)),
     case("x.take_along_dim(k, 0)", x=f(3, 1), k=i(3, 2, 4)),
     case("ml.take_along_dim(x, k)", x=f(3, 4), k=i(12, 2, 3)),
+    case("ml.take_along_dim(x, k - 2, 1)", x=f(3, 4), k=i(2, 3, 2)),
     case("x.index_add(0, k, y, alpha=2)", x=f(3, 4), k=lit([0, 2, 0], "int64"), y=f(3, 4)),
     case("ml.index_add(x, -1, k, y)", x=f(3, 4), k=lit([3, 3], "int64"), y=f(3, 2)),
     case("ml.index_add(x, 0, k, y)", x=f(3), k=lit([1, 1], "int64"), y=f(2)),
