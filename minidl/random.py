@@ -112,8 +112,7 @@ class Generator:
     def integers(self, low: int, high: int, shape: Shape) -> np.ndarray:
         """int64 in [low, high); off uniform by at most (high - low) / 2**64."""
         require(low < high, "integers", "low must be below high", low=low, high=high)
-        offset = self._drawn(cpu, "words64", shape) % np.uint64(high - low)
-        return offset.astype(np.int64) + low
+        return (self._drawn(cpu, "words64", shape) % np.uint64(high - low)).astype(np.int64) + low
 
     def permutation(self, n: int) -> np.ndarray:
         """A uniform order of range(n) (int64): 64-bit keys sorted, ties by index."""

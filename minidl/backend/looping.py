@@ -35,8 +35,7 @@ def dense(shape: tuple[int, ...], order: Sequence[int], item: int) -> tuple[int,
 
 def dense_like(shape: tuple[int, ...], strides: Sequence[int], item: int) -> tuple[int, ...]:
     """Strides of a dense array whose axes lie in memory in the order of given strides."""
-    order = sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i))
-    return dense(shape, order, item)
+    return dense(shape, sorted(range(len(shape)), key=lambda i: (-abs(strides[i]), i)), item)
 
 
 def is_channels_last(x: Any) -> bool:

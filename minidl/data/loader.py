@@ -77,8 +77,7 @@ class DataLoader:
     def __len__(self) -> int:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
-        source = self.dataset if self.sampler is None else self.sampler
-        return len(self._cut(source))
+        return len(self._cut(self.dataset if self.sampler is None else self.sampler))
 
     def _cut(self, source: Any) -> Any:
         """An order of samples in batches, if there are to be any."""

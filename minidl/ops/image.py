@@ -40,8 +40,7 @@ def geometry(name: str, size: Any, kernel: Any, stride: Any, padding: Any, dilat
 def pick_places(x: Any, places: Sequence[np.ndarray]) -> Any:
     """x (N, C, ...) at a vector of places along each axis after C, channels-last."""
     n, c, sizes = x.shape[0], x.shape[1], tuple(x.shape[2:])
-    grid = np.ix_(np.arange(n), *places)
-    index = np.ravel_multi_index(np.broadcast_arrays(*grid), (n, *sizes))
+    index = np.ravel_multi_index(np.broadcast_arrays(*np.ix_(np.arange(n), *places)), (n, *sizes))
     table = reshape(movedim(x, 1, -1), (n * math.prod(sizes), c))
     be = backend.of(raw(x))
     rows = table_rows if x.dtype.name in be.FLOATS else getitem
@@ -178,8 +177,7 @@ def _cubic_weights(n: int, new: int, step: float, aligned: bool) -> np.ndarray:
     for k in range(-1, 3):
         d, a = abs(at - low - k), _SHARP
         near, far = ((a + 2) * d - a - 3) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        place = np.clip(low + k, 0, n - 1)
-        np.add.at(made, (np.arange(new), place), np.where(d <= 1, near, far))
+        np.add.at(made, (np.arange(new), np.clip(low + k, 0, n - 1)), np.where(d <= 1, near, far))
     return made
 
 

@@ -202,8 +202,7 @@ def add_rows(g: Any, index: Any, *, rows: int, skip: int = -1) -> Any:
         taken = table_rows(h, raw(index))
         if skip < 0:
             return taken, None
-        kept = to_dtype(pw.ne(raw(index), skip), taken.dtype)
-        return pw.mul(taken, unsqueeze(kept, -1)), None
+        return pw.mul(taken, unsqueeze(to_dtype(pw.ne(raw(index), skip), taken.dtype), -1)), None
 
     return backend.of(g).add_rows(g, index, rows, skip), (index,), vjp
 

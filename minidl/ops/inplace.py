@@ -61,8 +61,7 @@ def write(
         refresh(x)
     be = backend.of(x.array)
     # the op may save its input: give it memory that will not change
-    array = be.copy(x.array) if records else x.array
-    before = wrap(array, x.requires, x.node, x.index)
+    before = wrap(be.copy(x.array) if records else x.array, x.requires, x.node, x.index)
     value = compute(before)
     new = value if isinstance(value, Tensor) else wrap(be.from_host(np.asarray(value)))
     fits = broadcast_shapes(new.shape, x.shape, name=name) == x.shape

@@ -39,8 +39,7 @@ def matmul(x: Any, y: Any) -> Any:
     if x.ndim == 1:
         return squeeze(matmul(unsqueeze(x, 0), y), -2)
     if y.ndim == 2 and x.ndim > 2 and x.shape[-1]:  # one product instead of a batch of them
-        z = product(reshape(x, (-1, x.shape[-1])), y)
-        return reshape(z, (*x.shape[:-1], y.shape[-1]))
+        return reshape(product(reshape(x, (-1, x.shape[-1])), y), (*x.shape[:-1], y.shape[-1]))
     broadcast_shapes(tuple(x.shape[:-2]), tuple(y.shape[:-2]), name="matmul")
     return product(x, y)
 
@@ -122,8 +121,7 @@ def einsum(equation: str, *operands: Any) -> Any:
     x, labels = _trace(operands[0], terms[0])
     for k, (other, names) in enumerate(zip(operands[1:], terms[1:]), 1):
         y, second = _trace(other, names)
-        wanted = set(result).union(*terms[k + 1 :])
-        x, labels = _contract(x, labels, y, second, wanted)
+        x, labels = _contract(x, labels, y, second, set(result).union(*terms[k + 1 :]))
     x, labels = _summed(x, labels, {*result})
     y = permute_axes(x, axes=tuple(labels.index(a) for a in result))
     return settled(y) if len(operands) > 1 else y

@@ -283,5 +283,4 @@ def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along dim, broadcast."""
     shape = broadcast_shapes(tuple(x1.shape), tuple(x2.shape), name="cosine_similarity")
     x, y = (broadcast_to(v, shape) for v in (x1, x2))
-    inner = [sum_over(pw.mul(a, b), dim) for a, b in ((x, y), (x, x), (y, y))]
-    return cosine(*inner, eps=eps)
+    return cosine(*[sum_over(pw.mul(a, b), dim) for a, b in ((x, y), (x, x), (y, y))], eps=eps)

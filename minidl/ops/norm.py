@@ -187,8 +187,7 @@ def instance_norm(input: Any, running_mean: Any = None, running_var: Any = None,
     _fit("instance_norm", input, weight, bias, (input.shape[1],))
     y, m, var = normalise_groups(input, weight, bias, groups=input.shape[1], eps=eps)
     if count and input.shape[0] and not (running_mean is None is running_var):
-        batch = mean(raw(m), 0), mean(raw(var), 0)
-        _move(running_mean, running_var, *batch, count, momentum)
+        _move(running_mean, running_var, mean(raw(m), 0), mean(raw(var), 0), count, momentum)
     return y
 
 

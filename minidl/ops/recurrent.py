@@ -50,8 +50,7 @@ def _sizes(state: Any) -> tuple[int, int]:
 
 def _given(x: Any, w_ih: Any, b_ih: Any, b_hh: Any, tokens: Any) -> Any:
     """a (T, B, G·H) = x w_ihᵀ + the biases, or the rows of that which are named by tokens."""
-    bias = b_hh if b_ih is None else b_ih if b_hh is None else pw.add(b_ih, b_hh)
-    a = affine(x, w_ih, bias)
+    a = affine(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else pw.add(b_ih, b_hh))
     return a if tokens is None else embedding(tokens, a)
 
 

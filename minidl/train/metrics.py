@@ -42,8 +42,7 @@ class Evaluation:
     def mistakes(self, count: int) -> np.ndarray:
         """Indices of the `count` wrong answers given with the highest probability, worst first."""
         wrong = np.flatnonzero(self.said != self.labels)
-        sure = self.log_probs[wrong, self.said[wrong]]
-        return wrong[np.argsort(-sure, kind="stable")[:count]]
+        return wrong[np.argsort(-self.log_probs[wrong, self.said[wrong]], kind="stable")[:count]]
 
 
 def evaluate(model: Module, batches: Iterable[tuple[Tensor, Tensor]], *,

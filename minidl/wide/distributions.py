@@ -285,8 +285,7 @@ class Categorical(_Choice):
         return logits.gather(-1, value[..., :1]).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        least = float(np.finfo(self.logits.dtype).min)
-        return -(self.probs * self.logits.clamp(min=least)).sum(-1)
+        return -(self.probs * self.logits.clamp(min=float(np.finfo(self.logits.dtype).min))).sum(-1)
 
     def _kl(self, q: Self) -> Tensor:
         each = self.probs * (self.logits - q.logits)

@@ -55,8 +55,7 @@ def gumbel_softmax(logits: Any, tau: float = 1, hard: bool = False, eps: float =
     y = softmax((logits + gumbel(logits.shape, logits).to(logits.dtype)) / tau, dim)
     if not hard:
         return y
-    first = y.argmax(dim, keepdim=True)
-    return creation.zeros_like(y).scatter(dim, first, 1.0) - y.detach() + y
+    return creation.zeros_like(y).scatter(dim, y.argmax(dim, keepdim=True), 1.0) - y.detach() + y
 
 
 def embedding_bag(input: Any, weight: Any, offsets: Any = None, mode: str = "mean",

@@ -106,8 +106,7 @@ def determinant(x: Any) -> Any:
     (y,) = _made("det", x)
 
     def vjp(g: Any, need: Any, x: Any, y: Any) -> Any:
-        scale = unsqueeze(unsqueeze(pw.mul(g, y), -1), -1)
-        return (pw.mul(scale, _t(inverse(x))),)
+        return (pw.mul(unsqueeze(unsqueeze(pw.mul(g, y), -1), -1), _t(inverse(x))),)
 
     return y, (x, y), vjp
 

@@ -47,8 +47,7 @@ def cosine_embedding_loss(input1: Any, input2: Any, target: Any, margin: float =
     squares = [(x * x).sum(-1) + 1e-12 for x in (input1, input2)]
     cos = (input1 * input2).sum(-1) / (squares[0] * squares[1]).sqrt()
     apart = pointwise.where(target == -1, (cos - margin).clamp(min=0), 0.0)
-    loss = pointwise.where(target == 1, 1 - cos, apart)
-    return reduced("cosine_embedding_loss", loss, reduction)
+    return reduced("cosine_embedding_loss", pointwise.where(target == 1, 1 - cos, apart), reduction)
 
 
 def triplet_margin_loss(anchor: Any, positive: Any, negative: Any, margin: float = 1.0,
@@ -94,8 +93,7 @@ def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, 
     own = target.reshape(*input.shape[:-1], 1)
     over = (margin - input.gather(-1, own) + input).clamp(min=0) ** p
     over = over if weight is None else over * weight[own]
-    loss = over.scatter(-1, own, 0.0).mean(-1)
-    return reduced("multi_margin_loss", loss, reduction)
+    return reduced("multi_margin_loss", over.scatter(-1, own, 0.0).mean(-1), reduction)
 
 
 def multilabel_soft_margin_loss(

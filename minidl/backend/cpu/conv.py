@@ -41,8 +41,7 @@ def _place(p, x, rows, cols, top, left, h, w, c):
     """p (rows, cols, c) = x (h, w, c) from row `top` on, behind `left` columns; zeros beyond."""
     for u in range(rows):
         y, row = top + u, at(p, u * cols * c)
-        inside = y >= 0 and y < h
-        start = min(left, cols) if inside else cols
+        start = min(left, cols) if y >= 0 and y < h else cols
         end = max(start, min(cols, left + w))
         zero(row, start * c)
         move(at(row, start * c), at(x, y * w * c), (end - start) * c)

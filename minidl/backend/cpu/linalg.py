@@ -175,6 +175,5 @@ def lapack(name: str, xs: Sequence[Array], full: bool) -> tuple[Array, ...]:
     """
     rule = "a factorization cannot be captured"
     require(not recording(), f"linalg.{name}", rule, error=GraphError)
-    options = {"full_matrices": full} if name == "svd" else {}
-    found = getattr(np.linalg, name)(*xs, **options)
+    found = getattr(np.linalg, name)(*xs, **{"full_matrices": full} if name == "svd" else {})
     return tuple(found) if isinstance(found, tuple) else (found,)

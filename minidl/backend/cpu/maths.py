@@ -105,8 +105,7 @@ def split(x: Value) -> tuple[Value, Value, Value]:
     shift, half = (23, 0x3F3504F3) if x.kind == "float" else (52, 0x3FE6A09E667F3BCD)
     bits = x.bits(WHOLE[x.kind]) - half
     e = bits >> shift
-    m = ((bits & ((1 << shift) - 1)) + half).bits(x.kind)
-    return m - 1.0, e, e.to(x.kind)
+    return ((bits & ((1 << shift) - 1)) + half).bits(x.kind) - 1.0, e, e.to(x.kind)
 
 
 def log_limits(x: Value, r: Value) -> Value:

@@ -193,8 +193,7 @@ def _weights_from_points(i, slot, g, m, w, taps, parts, k, c, to):
     t = at(taps, slot * 9 * BLOCK)
     for c0 in range(0, c, BLOCK):
         for j in range(parts):
-            of = at(m, (j * k + i) * 36 * to + c0)
-            panel(9, 1, 36, g, 1, 9, of, 0, to, t, BLOCK, j > 0)
+            panel(9, 1, 36, g, 1, 9, at(m, (j * k + i) * 36 * to + c0), 0, to, t, BLOCK, j > 0)
         for j in range(min(BLOCK, c - c0)):
             for e in range(9):
                 w[(i * c + c0 + j) * 9 + e] = t[e * BLOCK + j]
@@ -353,6 +352,5 @@ def weight_grad(g: Array, x: Array, padding: Pair) -> Array:
             sizes = (v.k, blocks, n, most, of_g, of_x, to, t > 0)
             launch(_stage_sums, 36 * -(-blocks // PAIR), 1, gs, xs, m, *sizes)
     w = empty((v.k, v.c, 3, 3), x.dtype)
-    taps = Scratch(9 * BLOCK)
-    launch(_weights_from_points, v.k, _SHARE, _G, m, w, taps, parts, v.k, v.c, to)
+    launch(_weights_from_points, v.k, _SHARE, _G, m, w, Scratch(9 * BLOCK), parts, v.k, v.c, to)
     return w

@@ -16,8 +16,7 @@ def pad(x: np.ndarray, up: Any, side: Any, fill: float = 0, mode: Any = "constan
     widths = (0, 0), pair(up, "pad"), pair(side, "pad"), (0, 0)
     if not np.any(widths):
         return x
-    options = {"constant_values": fill} if mode == "constant" else {}
-    return np.pad(x, widths, mode, **options)
+    return np.pad(x, widths, mode, **{"constant_values": fill} if mode == "constant" else {})
 
 
 class RandomCrop(Transform):

@@ -99,8 +99,7 @@ def run_packed(step: Callable[[Tensor, tuple[Tensor, ...]], tuple[Any, ...]], si
         elif b < rows:  # forwards: the shortest have ended
             done.append(tuple(n[b:] for n in now))
             now = tuple(n[:b] for n in now)
-        part = data[start : start + b * steps].reshape(steps, b, data.shape[-1])
-        y, *ends = step(part, now)
+        y, *ends = step(data[start : start + b * steps].reshape(steps, b, data.shape[-1]), now)
         outputs.append(y.reshape(steps * b, y.shape[-1]))
         now, rows = tuple(ends), b
     outputs = outputs[::-1] if backwards else outputs
