@@ -34,21 +34,24 @@ from minidl.ops.creation import empty_cache, memory_stats
 from minidl.random import Generator, get_state, manual_seed, set_state
 from minidl.random import get_state as get_rng_state
 from minidl.random import set_state as set_rng_state
+from minidl.tensor import Size
 from minidl.wide import cuda, distributions, func, jacobians, linalg
-from minidl.wide.cuda import backends
-from minidl.wide.function import Function
+from minidl.wide.cuda import accelerator, backends
+from minidl.wide.function import Function, Variable
 
 __version__ = "0.1.0"
 
-bool, Size = bool_, tuple
 float, double, half = float32, float64, float16
-long, int, short = int64, int32, int16
-autograd.Function = Function  # type: ignore[attr-defined]
+bool, long, int, short = bool_, int64, int32, int16
+autograd.Function, autograd.Variable = Function, Variable  # type: ignore[attr-defined]
 autograd.detect_anomaly = set_detect_anomaly  # type: ignore[attr-defined]
 autograd.functional = jacobians  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
 _MODULES = {"cuda": cuda, "distributions": distributions, "func": func, "linalg": linalg}
-_MODULES["autograd.functional"] = jacobians
+_MODULES |= {"autograd.functional": jacobians, "backends": backends}  # type: ignore[dict-item]
+_MODULES["backends.cudnn"] = backends.cudnn
+for name in ("normal", "uniform", "bernoulli", "categorical", "multivariate_normal", "kl"):
+    _MODULES[f"distributions.{name}"] = distributions
 sys.modules.update({f"{__name__}.{name}": m for name, m in _MODULES.items()})  # for their imports
 
 _ALSO = """

@@ -38,8 +38,7 @@ def _run(args: argparse.Namespace) -> str:
         count = convert(args.source, args.out, args.model, args.classes)
         return f"{args.out}: {count:,} arrays"
     facts = info()
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+    return "\n".join(f"{name:<{max(map(len, facts))}}  {fact}" for name, fact in facts.items())
 
 
 if __name__ == "__main__":

@@ -271,8 +271,11 @@ def _cotangent(t: Tensor, given: Any, create_graph: bool) -> Any:
 
 def grad(outputs: Tensor | Iterable[Tensor], inputs: Tensor | Iterable[Tensor],
          grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-         allow_unused: bool = False) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of the outputs' sum (weighted by grad_outputs) with respect to the inputs."""
+         only_inputs: bool = True, allow_unused: bool = False) -> tuple:  # fmt: skip
+    """Gradients of the outputs' sum (weighted by grad_outputs) with respect to the inputs.
+
+    With allow_unused None for an input that they do not depend on. only_inputs is always so.
+    """
     ins = _several(inputs)
     starts = _starts("grad", outputs, grad_outputs, create_graph, ins)
     keep = create_graph if retain_graph is None else retain_graph

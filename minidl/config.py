@@ -78,8 +78,7 @@ def set_float32_matmul_precision(precision: str) -> None:
 
 def allowed_cores() -> int:
     """Cores this process may run on."""
-    here = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if here else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_dir() -> Path:

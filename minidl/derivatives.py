@@ -69,12 +69,13 @@ def jvp(func: Callable, inputs: Any, v: Any = None, create_graph: bool = False) 
     return _like(y, several(y), create_graph), _like(y, pushed, True)
 
 
-def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
+def checkpoint(function: Callable, *args: Any, use_reentrant: bool | None = None,
+               preserve_rng_state: bool = True, **kwargs: Any) -> Any:  # fmt: skip
     """Run `function(*args)` without keeping its graph; backward runs it again (PyTorch's).
 
     The whole segment is one node. The second time random draws and `autocast` are as they were, and
     running statistics are left alone. Tensors that the function reaches by closure (a module's
-    parameters) get their gradients.
+    parameters) get their gradients. use_reentrant and preserve_rng_state change nothing.
     """
     if not is_grad_enabled():
         return function(*args, **kwargs)

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class MinidlError(Exception):
-    """Base of every error that minidl raises on purpose."""
+class MinidlError(RuntimeError):
+    """Base of every error that minidl raises on purpose; PyTorch's are RuntimeErrors, too."""
 
 
 class ShapeError(MinidlError, ValueError):
@@ -21,15 +21,15 @@ class RangeError(MinidlError, IndexError, ValueError):
     """An index or label lies outside its range."""
 
 
-class DeviceError(MinidlError, RuntimeError):
+class DeviceError(MinidlError):
     """A device is missing, or tensors live on different ones."""
 
 
-class GraphError(MinidlError, RuntimeError):
+class GraphError(MinidlError):
     """The recorded graph cannot answer what was asked of it."""
 
 
-class CheckpointError(MinidlError, RuntimeError):
+class CheckpointError(MinidlError):
     """A file of weights or state cannot be read, written or matched."""
 
 
@@ -37,9 +37,8 @@ class DataError(MinidlError, ValueError):
     """A data set, image or label is missing, damaged or out of range."""
 
 
-def require(
-    ok: bool, op: str, rule: str, *, error: type[Exception] = ShapeError, fix: str = "", **got: Any
-) -> None:
+def require(ok: bool, op: str, rule: str, *, error: type[Exception] = ShapeError, fix: str = "",
+            **got: Any) -> None:  # fmt: skip
     """Raise `error` worded `op: rule; got name value, …` (and the fix, when known) unless `ok`."""
     if ok:
         return

@@ -6,7 +6,6 @@ import itertools
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import FunctionType
 from typing import Any
 
 from minidl.autograd import AFTER, Tensor
@@ -17,6 +16,7 @@ from minidl.wide import linalg as matrices
 from minidl.wide import names, statistics, tensors
 
 _NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+_OTHERS = "other", "exponent", "mat2", "vec2", "vec"  # what PyTorch calls a second operand
 
 
 def _functions(names: dict[Any, str]) -> dict[str, Callable]:
@@ -25,22 +25,26 @@ def _functions(names: dict[Any, str]) -> dict[str, Callable]:
 
 
 def _lenient(function: Callable) -> Callable:
-    """As PyTorch's do, a function takes NumPy's names for dim and keepdim, and f(*dims) dims=…"""
-    if not isinstance(function, FunctionType):
-        return function
+    """As PyTorch's do, it takes input=, other=, out=, NumPy's axis= and keepdims=, and dims=…"""
     own = inspect.signature(function).parameters
     spread = next((name for name, p in own.items() if p.kind is p.VAR_POSITIONAL), "")
-    if not spread and "dim" not in own:
-        return function
+    places = [name for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    first, second, *_ = [*places, "", ""] if places[:1] != ["condition"] else places[1:]
+    known = {**_NUMPY, "input": first, **dict.fromkeys(_OTHERS, second)}
+    known = {name: ours for name, ours in known.items() if name not in own}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            # NumPy's functions call methods with out=None
-            kwargs = {_NUMPY.get(k, k): v for k, v in kwargs.items() if k != "out" or v is not None}
-            if spread in kwargs:
-                args = (*args, kwargs.pop(spread))
-        return function(*args, **kwargs)
+        if not kwargs:
+            return function(*args)
+        out = kwargs.pop("out", None)  # NumPy's functions call methods with out=None
+        kwargs = {known.get(k, k): v for k, v in kwargs.items()}
+        if spread in kwargs:
+            args = (*args, kwargs.pop(spread))
+        while len(args) < len(places) and places[len(args)] in kwargs:  # an op's tensors have none
+            args = (*args, kwargs.pop(places[len(args)]))
+        made = function(*args, **kwargs)
+        return made if out is None else out.copy_(made)
 
     return call
 
@@ -60,13 +64,13 @@ TABLE = _functions({
         clone contiguous""",
     join: "repeat flip chunk split unbind narrow",
     index: """
-        gather scatter scatter_add index_select repeat_interleave nonzero diagonal diag diag_embed
-        tril triu""",
+        gather scatter scatter_add index_select nonzero diagonal diag diag_embed tril triu""",
     linalg: "matmul mm bmm mv dot outer",
     softmax: "softmax log_softmax",
     tensors: """
         nan_to_num cumprod median is_floating_point unique bincount equal trace tile roll
-        take_along_dim index_add index_put masked_select scatter_reduce addmm baddbmm""",
+        take_along_dim index_add index_put masked_select scatter_reduce addmm baddbmm
+        repeat_interleave""",
     names: """
         clamp_min clamp_max addcdiv where round logical_xor isin diff select take index_fill flipud
         fliplr rot90 cross kron dist frac deg2rad rad2deg tensor_split inner""",
@@ -100,7 +104,7 @@ IN_PLACE = """
     logical_xor multiply divide subtract""".split()
 COMPARISONS = "neg abs gt ge lt le".split()  # and signs: the operators of the same name
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "pow": "pow"}
-ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod", "matmul": "matmul"}
+ARITHMETIC |= {"floor_divide": "floordiv", "remainder": "mod"}
 DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
 DTYPES |= {"int": "int32", "bool": "bool", "short": "int16", "char": "int8", "byte": "uint8"}
 
@@ -218,6 +222,7 @@ TABLE |= {f"bitwise_{n}": _bitwise(n, f) for n, f in pointwise.BITWISE.items()}
 TABLE["bitwise_not"] = _bitwise("not", lambda x: pointwise.logical_not(x) if x.dtype.kind == "b"
                                 else pointwise.sub(-1, x))  # fmt: skip
 EXTRA: dict[str, Any] = {
+    "__pos__": lambda self: self,
     "T": property(lambda x: shape.permute(x, *range(x.ndim)[::-1]), doc="The axes reversed."),
     "mT": property(lambda x: shape.transpose(x, -2, -1), doc="The last two axes exchanged."),
     "nbytes": property(lambda x: x.array.nbytes),
@@ -239,12 +244,15 @@ EXTRA: dict[str, Any] = {
     "__setitem__": inplace.setitem,
     "__invert__": TABLE["bitwise_not"],
     "where": lambda self, condition, other: pointwise.where(condition, self, other),
-    **{f"__{n}__": TABLE[n] for n in COMPARISONS},
-    **{f"__{n}__": _comparison(TABLE[n]) for n in ("eq", "ne")},
-    **{f"__{python}__": TABLE[n] for n, python in ARITHMETIC.items()},
-    **{f"__r{python}__": _reflected(TABLE[n]) for n, python in ARITHMETIC.items()},
+    # operators take no keywords
+    **{f"__{n}__": getattr(pointwise, n) for n in COMPARISONS},
+    **{f"__{n}__": _comparison(getattr(pointwise, n)) for n in ("eq", "ne")},
+    **{f"__{python}__": getattr(pointwise, n) for n, python in ARITHMETIC.items()},
+    **{f"__r{python}__": _reflected(getattr(pointwise, n)) for n, python in ARITHMETIC.items()},
+    "__matmul__": linalg.matmul,
+    "__rmatmul__": _reflected(linalg.matmul),
     **{f"__{r}{n}__": TABLE[f"bitwise_{n}"] for n in pointwise.BITWISE for r in ("", "r")},
-    **{f"__i{ARITHMETIC[n]}__": inplace.method(n, TABLE[n]) for n in ARITHMETIC if n != "matmul"},
+    **{f"__i{ARITHMETIC[n]}__": inplace.method(n, TABLE[n]) for n in ARITHMETIC},
     **{f"__i{n}__": inplace.method(n, TABLE[f"bitwise_{n}"]) for n in pointwise.BITWISE},
 }
 

@@ -61,6 +61,10 @@ class Node:
         self.hooks: dict | None = None
 
     name = property(lambda self: self.op.name, doc="Name of the op.")
+    next_functions = property(
+        lambda self: tuple([e or (None, 0) for e in self.edges]),
+        doc="Where gradients go: (node, its output) or (leaf, -1).",
+    )
 
 
 class Op:

@@ -6,6 +6,7 @@ tensor is: its data, its place in the graph, and how it shows itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,16 @@ class Device(str):
         """Number of the device, None when not given."""
         number = self.partition(":")[2]
         return int(number) if number else None
+
+
+class Size(tuple):
+    """A tensor's shape: a tuple of ints that also tells their product."""
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        """How many elements a tensor of this shape has."""
+        return math.prod(self)
 
 
 CPU = Device("cpu")
@@ -87,7 +98,7 @@ class Tensor:
 
     # ---- what it is --------------------------------------------------------------------------
 
-    shape = property(lambda self: self.array.shape, doc="Lengths of the axes.")
+    shape = property(lambda self: Size(self.array.shape), doc="Lengths of the axes.")
     ndim = property(lambda self: self.array.ndim, doc="Number of axes.")
     dtype = property(lambda self: self.array.dtype, doc="Type of the elements (NumPy's dtypes).")
     is_leaf = property(lambda self: self.node is None, doc="Whether no recorded operation made it.")
@@ -223,7 +234,7 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else repr(self)
+        return format(self.item(), spec) if spec or not self.ndim else repr(self)
 
     def __repr__(self) -> str:
         host = self.__array__()

@@ -41,7 +41,7 @@ def test_flips_greys_and_turns_happen_as_often_as_asked():
     np.testing.assert_array_equal(T.RandomVerticalFlip(1.0)(x, many), x[:, :, ::-1])
     np.testing.assert_array_equal(T.RandomVerticalFlip(0.0)(x, many), x)
     np.testing.assert_array_equal(T.RandomGrayscale(1.0)(x, many), T.Grayscale(3)(x))
-    flipped = T.RandomApply([lambda x: x[:, :, :, ::-1]], p=0.5)(np.repeat(x, 100, 0))
+    flipped = T.RandomApply([lambda p: p.flip(-1)], p=0.5)(np.repeat(x, 100, 0))
     share = np.mean(
         [np.array_equal(a, b[:, :, ::-1]) for a, b in zip(flipped, np.repeat(x, 100, 0))]
     )

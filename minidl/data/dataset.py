@@ -58,17 +58,17 @@ class Subset(Dataset):
     """The items of a data set at `indices`, in that order. Raises DTypeError, RangeError."""
 
     def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray) -> None:
-        self.dataset, self.indices = dataset, integers("Subset", indices)
-        within(dataset, self.indices)
+        self.dataset, self.indices = dataset, indices
+        self._at = within(dataset, integers("Subset", indices))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self.dataset[int(self.indices[index])]
+        return self.dataset[int(self._at[index])]
 
     def batch(self, indices: np.ndarray, epoch: int) -> Arrays | None:
-        return fetch(self.dataset, self.indices[indices], epoch)
+        return fetch(self.dataset, self._at[indices], epoch)
 
 
 class ConcatDataset(Dataset):
@@ -99,7 +99,8 @@ def random_split(dataset: Any, lengths: Sequence[float],
     rule = f"lengths must be integers that add up to the {n} items, or shares that add up to 1"
     require(ok, "random_split", rule, lengths=list(lengths))
     order = (generator or random.default("loader")).permutation(n)
-    return [Subset(dataset, part) for part in np.split(order, np.cumsum(sizes[:-1], dtype=int))]
+    parts = np.split(order, np.cumsum(sizes[:-1], dtype=int))
+    return [Subset(dataset, part.tolist()) for part in parts]
 
 
 class Text(Dataset):

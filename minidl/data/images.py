@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from minidl import backend
 from minidl.autograd import Tensor, wrap
 from minidl.data.dataset import Arrays, Dataset, check, raw, stack, take, within
+from minidl.data.transforms.base import Lambda
 from minidl.errors import DataError, DTypeError, require, reworded
 from minidl.io.foreign import DAMAGE
 from minidl.ops.creation import moved
@@ -22,9 +23,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 class LabelledImages(Dataset):
     """Base of image data sets: `images`, `targets` (N,) int64, `classes`, and transforms.
 
-    transform: a batched transform of `minidl.data.transforms`, or any function of an
-    (n, C, H, W) array; target_transform: a function of one label. Raises DataError where labels
-    are out of range or not as many as the pictures, DTypeError where they are not integers.
+    transform: one of `minidl.data.transforms`, or any function of a picture, a Tensor (C, H, W);
+    target_transform: a function of one label. Raises DataError where labels are out of range or
+    not as many as the pictures, DTypeError where they are not integers.
     """
 
     together = 0  # pictures that are best transformed at once; 0: any number
@@ -62,9 +63,10 @@ class LabelledImages(Dataset):
 
     def _transformed(self, images: np.ndarray, rows: np.ndarray, epoch: int | None) -> np.ndarray:
         """Run the transform; ours are told which samples of which epoch these are."""
-        t: Any = self.transform
-        names = (rows, epoch) if epoch is not None and hasattr(t, "batched") else ()
-        return images if t is None else raw(t(images, *names))
+        if self.transform is None:
+            return images
+        t: Any = self.transform if hasattr(self.transform, "batched") else Lambda(self.transform)
+        return raw(t(images, *(() if epoch is None else (rows, epoch))))
 
 
 class ImageArrays(LabelledImages):

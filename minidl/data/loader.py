@@ -44,14 +44,17 @@ class DataLoader:
     num_workers: threads that prepare batches ahead (0: none), each two of them.
     mix: called as mix(images, labels, indices, epoch) on each batch's arrays (MixUp, CutMix).
     device: where the batches' tensors are put; to a GPU they go from pinned memory, one batch ahead
-    of the one in use. pin_memory is accepted for PyTorch's scripts: it follows from device.
+    of the one in use. pin_memory is accepted for PyTorch's scripts (it follows from device), and so
+    are timeout, worker_init_fn, prefetch_factor and persistent_workers, which are of processes.
     """
 
     def __init__(self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None,
                  sampler: Any = None, batch_sampler: Any = None, num_workers: int = 0,
                  collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
-                 drop_last: bool = False, *, generator: random.Generator | None = None,
-                 mix: Callable | None = None, device: Any = None) -> None:  # fmt: skip
+                 drop_last: bool = False, timeout: float = 0, worker_init_fn: Any = None, *,
+                 generator: random.Generator | None = None, prefetch_factor: int | None = None,
+                 persistent_workers: bool = False, mix: Callable | None = None,
+                 device: Any = None) -> None:  # fmt: skip
         name = "DataLoader"
         self.backend = backend_of(device)
         alone = not (shuffle or sampler is not None or drop_last) and batch_size == 1

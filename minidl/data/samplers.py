@@ -1,7 +1,7 @@
 """Samplers: the orders in which a DataLoader takes samples; drawn ones are new each epoch."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,10 @@ class Drawn(Sampler):
     def __iter__(self) -> Iterator[int]:
         draws = epoch_draws(self.generator, self.epoch)
         self.epoch += 1
-        return iter(self._order(draws).tolist())
+        return itertools.chain.from_iterable(part.tolist() for part in self._parts(draws))
 
-    def _order(self, draws: random.Generator) -> np.ndarray:
-        raise NotImplementedError(f"{type(self).__name__} has no _order")
+    def _parts(self, draws: random.Generator) -> Iterable[np.ndarray]:
+        raise NotImplementedError(f"{type(self).__name__} has no _parts")
 
     def __len__(self) -> int:
         return self.num_samples
@@ -60,8 +60,8 @@ class WeightedRandomSampler(Drawn):
         super().__init__(num_samples, generator)
         self.weights, self.replacement = np.asarray(weights, np.float64), replacement
 
-    def _order(self, draws: random.Generator) -> np.ndarray:
-        return draws.choice(self.weights, self.num_samples, replacement=self.replacement)
+    def _parts(self, draws: random.Generator) -> Iterable[np.ndarray]:
+        return [draws.choice(self.weights, self.num_samples, replacement=self.replacement)]
 
 
 class BatchSampler(Sampler):

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,23 @@ class RandomSampler(Drawn):
         self.data_source, self.replacement = data_source, replacement
         super().__init__(len(data_source) if num_samples is None else num_samples, generator)
 
-    def _order(self, draws: random.Generator) -> np.ndarray:
-        n, wanted = len(self.data_source), self.num_samples
-        return draws.integers(0, n, (wanted,)) if self.replacement else shuffled(draws, n, wanted)
+    def _parts(self, draws: random.Generator) -> Iterable[np.ndarray]:
+        n, wanted, most = len(self.data_source), self.num_samples, 1 << 20
+        if not self.replacement:
+            return [shuffled(draws, n, wanted)]
+        return (draws.integers(0, n, (min(most, wanted - k),)) for k in range(0, wanted, most))
 
 
 class SubsetRandomSampler(Drawn):
     """The given indices in a random order."""
 
-    def __init__(
-        self, indices: Sequence[int] | np.ndarray, generator: random.Generator | None = None
-    ) -> None:
+    def __init__(self, indices: Sequence[int] | np.ndarray,
+                 generator: random.Generator | None = None) -> None:  # fmt: skip
         super().__init__(len(indices), generator)
         self.indices = np.asarray(indices)
 
-    def _order(self, draws: random.Generator) -> np.ndarray:
-        return self.indices[draws.permutation(self.num_samples)]
+    def _parts(self, draws: random.Generator) -> Iterable[np.ndarray]:
+        return [self.indices[draws.permutation(self.num_samples)]]
 
 
 def get_worker_info() -> None:

@@ -109,9 +109,8 @@ class Sampler:
         require(0 < penalty < math.inf, "Sampler", rule, repetition_penalty=penalty)
         require(isinstance(self.seed, whole), "Sampler", "seed must be an integer", seed=self.seed)
 
-    def __call__(
-        self, logits: Tensor, history: Any, position: int, rows: Sequence[int] | None = None
-    ) -> Tensor:
+    def __call__(self, logits: Tensor, history: Any, position: int,
+                 rows: Sequence[int] | None = None) -> Tensor:  # fmt: skip
         """logits (B, V) -> tokens (B, 1), on the logits' device.
 
         history (B, T): the texts so far, prompts included (None will do without a penalty);

@@ -35,7 +35,8 @@ from minidl.nn.thin import (
 )
 from minidl.nn.wide import (
     AdaptiveMaxPool1d, AdaptiveMaxPool2d, AlphaDropout, BatchNorm3d, Bilinear, ChannelShuffle,
-    Conv3d, CosineEmbeddingLoss, CTCLoss, Dropout1d, Dropout3d, EmbeddingBag, GaussianNLLLoss,
+    Conv3d, CosineEmbeddingLoss, CTCLoss, DataParallel, Dropout1d, Dropout3d, EmbeddingBag,
+    GaussianNLLLoss,
     HingeEmbeddingLoss, InstanceNorm3d, LocalResponseNorm, MarginRankingLoss, MaxUnpool2d,
     MultiLabelSoftMarginLoss, MultiMarginLoss, PairwiseDistance, ParameterDict, ParameterList,
     PixelUnshuffle, PoissonNLLLoss, SoftMarginLoss, Softmax2d, Transformer, TripletMarginLoss,

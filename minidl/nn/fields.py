@@ -32,9 +32,8 @@ class Fields(Module):
     _signature: ClassVar[inspect.Signature] = inspect.Signature()
     _show: ClassVar[str | None] = None
 
-    def __init_subclass__(
-        cls, of: Callable[..., Any] | None = None, show: str | None = None, without: str = ""
-    ) -> None:
+    def __init_subclass__(cls, of: Callable[..., Any] | None = None, show: str | None = None,
+                          without: str = "") -> None:  # fmt: skip
         if "__init__" in vars(cls):
             cls.__signature__ = None  # type: ignore[attr-defined] # not its parent's
         if of is None and show is None:

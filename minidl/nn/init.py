@@ -60,9 +60,8 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return _write(tensor, _draw(tensor, "normal") * std + mean)
 
 
-def trunc_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
-) -> Tensor:
+def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0,
+                  b: float = 2.0) -> Tensor:  # fmt: skip
     """Normal cut to [a, b]: uniforms through the inverse of its distribution, tabulated."""
     require(std > 0 and a <= b, "trunc_normal_", "must have std > 0, a <= b", std=std, a=a, b=b)
     nearest = min(max(mean, a), b)
@@ -121,16 +120,14 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     return normal_(tensor, std=gain * math.sqrt(2 / sum(_fans(tensor))))
 
 
-def kaiming_uniform_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
-) -> Tensor:
+def kaiming_uniform_(tensor: Tensor, a: float = 0, mode: str = "fan_in",
+                     nonlinearity: str = "leaky_relu") -> Tensor:  # fmt: skip
     """Uniform with standard deviation gain / √fan (arXiv 1502.01852)."""
     return _uniform(tensor, _kaiming(tensor, a, mode, nonlinearity))
 
 
-def kaiming_normal_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
-) -> Tensor:
+def kaiming_normal_(tensor: Tensor, a: float = 0, mode: str = "fan_in",
+                    nonlinearity: str = "leaky_relu") -> Tensor:  # fmt: skip
     """Normal with standard deviation gain / √fan (arXiv 1502.01852)."""
     return normal_(tensor, std=_kaiming(tensor, a, mode, nonlinearity))
 

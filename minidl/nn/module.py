@@ -141,9 +141,8 @@ class Module:
 
     get_parameter = get_buffer = get_submodule
 
-    def named_modules(
-        self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Module]]:
+    def named_modules(self, memo: set[int] | None = None, prefix: str = "",
+                      remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:  # fmt: skip
         """This module and everything below it, parents first."""
         memo = set() if memo is None else memo
         if id(self) in memo:
@@ -212,9 +211,8 @@ class Module:
         """For a lazy layer: all shapes beside a weight of that shape, and what gives it them."""
         return None
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True
-    ) -> IncompatibleKeys:
+    def load_state_dict(self, state_dict: Mapping[str, Any],
+                        strict: bool = True) -> IncompatibleKeys:  # fmt: skip
         """Copy values (Tensors or arrays) into parameters and buffers of the same names.
 
         Raises one CheckpointError that lists every missing, unexpected and wrong-shaped name

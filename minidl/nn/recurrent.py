@@ -92,6 +92,8 @@ class _Layers(_Recurrent, show=""):
     def _suffixes(self, layer: int) -> list[str]:
         return [f"_l{layer}", f"_l{layer}_reverse"][: 1 + self.bidirectional]
 
+    _flat_weights_names = property(lambda self: [*self._parameters])
+
     def flatten_parameters(self) -> None:
         """Nothing to do: weights need no special memory here."""
 

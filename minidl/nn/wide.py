@@ -86,9 +86,8 @@ class EmbeddingBag(Embedding, show=_BAG, without="padding_idx"):
         require_one_of("EmbeddingBag", ("sum", "mean", "max"), mode=self.mode)
         super()._build(*where)
 
-    def forward(
-        self, x: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, offsets: Tensor | None = None,
+                per_sample_weights: Tensor | None = None) -> Tensor:  # fmt: skip
         """x (B, N), or (N,) with offsets (B,) -> (B, embedding_dim)."""
         return F.embedding_bag(x, self.weight, offsets, self.mode, per_sample_weights,
                                self.include_last_offset, self.padding_idx)  # fmt: skip
@@ -149,6 +148,18 @@ class _OfParameters(Holder):
     def _child_lines(self) -> list[str]:
         sizes = ((k, p.dtype, "x".join(map(str, p.shape))) for k, p in self._parameters.items())
         return [f"({k}): Parameter containing: [{dtype} of size {n}]" for k, dtype, n in sizes]
+
+
+class DataParallel(Module):
+    """The module itself, as `module`, on the one device that minidl uses."""
+
+    def __init__(self, module: Module, device_ids: Any = None, output_device: Any = None,
+                 dim: int = 0) -> None:  # fmt: skip
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return self.module(*inputs, **kwargs)
 
 
 class ParameterList(_OfParameters, Numbered):

@@ -107,7 +107,12 @@ def _array(data: Any, dtype: Any, copy: bool) -> np.ndarray:
     else:
         with reworded(ShapeError, "tensor: nested lists must be rectangular", ValueError):
             array, copy = np.array(_plain(given)), False
-        dtype = dtype or {"f": default, "i": np.int64, "u": np.int64}.get(array.dtype.kind)
+        first = given
+        while isinstance(first, (list, tuple)) and first:
+            first = first[0]
+        usual = {"f": default, "i": np.int64, "u": np.int64}.get(array.dtype.kind)
+        own = getattr(first, "dtype", usual)  # of NumPy's numbers, of tensors
+        dtype = dtype or (own if getattr(own, "kind", "") == array.dtype.kind else usual)
     _check_numbers("tensor", array)
     with np.errstate(invalid="ignore"):
         made = array.astype(array.dtype if dtype is None else dtype_of(dtype), copy=copy)
@@ -174,14 +179,14 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
     return _made(backend_of(device).full(shape, value, dtype), device, requires_grad)
 
 
-def empty_like(x: Any, *, dtype: Any = None, device: Any = None,
-               requires_grad: bool = False) -> Tensor:  # fmt: skip
+def empty_like(x: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+               memory_format: Any = None) -> Tensor:  # fmt: skip
     """Uninitialised, with x's shape, dtype, device and layout unless told otherwise."""
     return _made(backend.of(raw(x)).empty_like(raw(x), dtype), device, requires_grad)
 
 
 def full_like(x: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
-              requires_grad: bool = False) -> Tensor:  # fmt: skip
+              requires_grad: bool = False, memory_format: Any = None) -> Tensor:  # fmt: skip
     """One value, with what else is x's as in `empty_like`."""
     value = fitted("full_like", _number("full_like", fill_value), dtype_of(dtype or x.dtype))
     return _made(backend.of(raw(x)).full_like(raw(x), value, dtype), device, requires_grad)
@@ -253,11 +258,11 @@ def randn_like(x: Any, *, dtype: Any = None, device: Any = None,
     return randn(x.shape, dtype=dtype or x.dtype, device=device or x.device, generator=generator)
 
 
-def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = np.int64,
+def randint(low: int = 0, high: Any = None, size: Any = None, *, dtype: Any = np.int64,
             device: Any = None, generator: Any = None) -> Tensor:  # fmt: skip
     """Integers low <= k < high: randint(high, size) or randint(low, high, size)."""
-    if size is None:
-        low, high, size = 0, low, high
+    if size is None or high is None:
+        low, high, size = 0, low, high if size is None else size
     require(high > low, "randint", "high must be above low", low=low, high=high)
     values = stream_of(generator).integers(low, high, _size((size,), "randint"))
     return _made(values.astype(dtype), device)

@@ -29,8 +29,7 @@ def geometry(name: str, size: Any, kernel: Any, stride: Any, padding: Any, dilat
     p, d = ints_of(name, "padding", padding, 2, 0), ints_of(name, "dilation", dilation, 2, 1)
     out = []
     for i, n in enumerate(size):
-        span = n + 2 * p[i] - d[i] * (k[i] - 1) - 1
-        o = (span + (s[i] - 1 if ceil else 0)) // s[i] + 1
+        o = (n + 2 * p[i] - d[i] * (k[i] - 1) - 1 + (s[i] - 1 if ceil else 0)) // s[i] + 1
         out.append(o - 1 if ceil and (o - 1) * s[i] >= n + p[i] else o)
     rule = "the window must fit into the padded image"
     require(min(out) > 0, name, rule, size=tuple(size), kernel_size=k)
@@ -140,8 +139,7 @@ def resample(x: Any, weights: Sequence[np.ndarray]) -> Any:
     if x.ndim == 3:
         return along_one(lambda image: resample(image, [np.ones((1, 1)), *weights]), x)
     n, c, h, w = x.shape
-    be = backend.of(raw(x))
-    down, across = (be.constant(m.astype(x.dtype)) for m in weights)
+    down, across = (backend.of(raw(x)).constant(m.astype(x.dtype)) for m in weights)
     v = permute_axes(x, axes=(0, 2, 3, 1))
     if across.shape != (1, 1):
         v = matmul(across, v)
@@ -272,8 +270,7 @@ def to_largest(g: Any, place: Any, *, size: Sizes, **window: Sizes) -> Any:
     def vjp(h: Any, need: Any, place: Any) -> Any:
         k = backend.of(raw(h)).max_pool2d_indices(raw(place), size, **window)
         flat = reshape(h, (*shape[:2], math.prod(size)))
-        taken = gather(flat, 2, k.reshape(*shape[:2], math.prod(shape[2:])))
-        return reshape(taken, shape), None
+        return reshape(gather(flat, 2, k.reshape(*shape[:2], math.prod(shape[2:]))), shape), None
 
     return backend.of(g).max_pool2d_grad(g, place, size, **window), (place,), vjp
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl import backend
 from minidl.autograd import Tensor, op, raw, wrap
-from minidl.errors import DTypeError, GraphError, RangeError, ShapeError, require, reworded
+from minidl.errors import DTypeError, GraphError, RangeError, require
 from minidl.ops import pointwise as pw
 from minidl.ops.arguments import axis_of, check_real, fitted, length_of
 from minidl.ops.shape import movedim, reshape, sum_to, to_dtype, unsqueeze
@@ -41,8 +41,7 @@ def placed(x: Any, key: Any) -> tuple[Any, Key, list[Tensor]]:
 def _part(k: Any) -> Any:
     """A part of an index as NumPy takes it; a number in an array of the host's as an int."""
     if isinstance(k, slice):
-        ends = (k.start, k.stop, k.step)
-        k = slice(*[None if v is None else operator.index(v) for v in ends])
+        k = slice(*[None if v is None else operator.index(v) for v in (k.start, k.stop, k.step)])
         forward = k.step is None or k.step > 0
         require(forward, "index", "slices must have a positive step", step=k.step)
     elif isinstance(k, list):
@@ -149,8 +148,7 @@ def pieces(x: Any, *, keys: tuple[Key, ...]) -> Any:
 def assembled(*xs: Any, keys: tuple[Key, ...], shape: tuple[int, ...], strides: Any) -> Any:
     """An array laid out by `strides` with each of xs at its key, zeros where it is None."""
     be = backend.of(next(x for x in xs if x is not None))
-    y = be.assemble(xs, keys, shape, strides)
-    return y, (), lambda h, need: pieces(h, keys=keys)
+    return be.assemble(xs, keys, shape, strides), (), lambda h, need: pieces(h, keys=keys)
 
 
 @op
@@ -277,9 +275,9 @@ def gather(x: Any, dim: int, index: Any) -> Any:
     return _shaped(y, raw(index).shape)
 
 
-def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
+def scatter(x: Any, dim: int, index: Any, src: Any = None, *, value: Any = None) -> Any:
     """x with src[i][j] (or one number) written at x[index[i][j]][j] (dim 0); the last one stays."""
-    key, shape = _grid("scatter", x, dim, index)
+    (key, shape), src = _grid("scatter", x, dim, index), value if src is None else src
     number = isinstance(src, (int, float))
     src = fitted("scatter", src, x.dtype) if number else _covering("scatter", x, src, shape)
     return _shaped(noted(with_item(_row(x), src, key=key), index), x.shape)
@@ -299,20 +297,6 @@ def index_select(x: Any, dim: int, index: Any) -> Any:
     backend.of(k).check_indices("index_select", k, rows.shape[i])
     y = noted(pick(rows, key=(slice(None),) * i + (k.reshape(-1),)), index)
     return y if x.ndim else reshape(y, ())
-
-
-def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, *,
-                      output_size: int | None = None) -> Any:  # fmt: skip
-    """Every slice of x along dim (None: of the flattened x) repeated; output_size is not needed."""
-    name, counts = "repeat_interleave", raw(repeats)
-    if dim is None or not x.ndim:
-        x, dim = reshape(x, -1), 0
-    n = x.shape[axis_of(dim, x.ndim, name)]
-    if hasattr(counts, "dtype"):
-        counts = read_on_host(name, counts)
-    with reworded(ShapeError, f"{name}: repeats must fit", TypeError, ValueError):
-        index = backend.of(raw(x)).from_host(np.repeat(np.arange(n), counts))
-    return index_select(x, dim, index)
 
 
 # ---- diagonals and triangles ---------------------------------------------------------------------

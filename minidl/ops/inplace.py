@@ -48,9 +48,8 @@ def _check_writable(name: str, x: Tensor) -> None:
     require(apart and getattr(flags, "writeable", True), name, rule, x=x)
 
 
-def write(
-    x: Tensor, compute: Callable[[Tensor], Any], name: str, *, narrow: bool = False
-) -> Tensor:
+def write(x: Tensor, compute: Callable[[Tensor], Any], name: str, *,
+          narrow: bool = False) -> Tensor:  # fmt: skip
     """Replace x's values by compute(x), in place; floats into integers only if `narrow`."""
     records, base = is_grad_enabled() and is_real(x.dtype), views_to(x)[0]
     leaf = base.requires and base.node is None
@@ -134,7 +133,7 @@ def zero_(self: Tensor) -> Tensor:
     return fill_(self, 0)
 
 
-def copy_(self: Tensor, source: Any) -> Tensor:
+def copy_(self: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     """The elements of source (broadcast, converted), recorded."""
     if isinstance(source, Tensor):
         source = moved(source, self.device)

@@ -131,8 +131,7 @@ def _move(mean: Any, var: Any, m: Any, v: Any, count: int, momentum: float) -> N
     absent = tuple([name for name, a in given.items() if a is None])
     if len(absent) < 2:
         running = [raw(a) for a in given.values() if a is not None]
-        like = backend.of(m)
-        row = [*running, *(like.cast(a, running[0].dtype) for a in (m, v))]
+        row = [*running, *(backend.of(m).cast(a, running[0].dtype) for a in (m, v))]
         _moved.apply_([row], absent, momentum=momentum, scale=count / (count - 1))
     for a in given.values():
         if isinstance(a, Tensor):
@@ -157,8 +156,7 @@ def normalise_groups(x: Any, w: Any, b: Any, *, groups: int, eps: float) -> Any:
     """
     be = backend.of(x)
     y, m, var = be.group_norm(x, w, b, groups, eps)
-    saved = (x, w, m, var)
-    return (y, m, var), saved, lambda g, need, *kept: be.group_norm_grad(g[0], *kept, eps)
+    return (y, m, var), (x, w, m, var), lambda g, need, *kept: be.group_norm_grad(g[0], *kept, eps)
 
 
 def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None,
@@ -239,5 +237,4 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None,
 
 def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
     """x divided by its p-norm along dim, or by eps where the norm is smaller."""
-    length = pw.clamp(norm(input, p, dim, True), eps)
-    return pw.div(input, expand(length, shape=tuple(input.shape)))
+    return pw.div(input, expand(pw.clamp(norm(input, p, dim, True), eps), shape=input.shape))

@@ -79,17 +79,15 @@ def mean(x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -
     return to_dtype(pw.mul(total, 1.0 / count) if count else pw.div(total, 0.0), x.dtype)
 
 
-def var(
-    x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
-) -> Any:
+def var(x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *,
+        correction: Any = None) -> Any:  # fmt: skip
     """Variance over dim, two passes; divided by n - correction (1 unless told, 0: biased)."""
     return var_mean(x, dim, unbiased, keepdim, correction=correction)[0]
 
 
 @_in_single
-def var_mean(
-    x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
-) -> tuple:
+def var_mean(x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *,
+             correction: Any = None) -> tuple:  # fmt: skip
     """Variance and mean over dim."""
     check_real("var", x)
     if isinstance(dim, bool):  # x.var(False), as PyTorch's first overload
@@ -106,9 +104,8 @@ def var_mean(
     return pw.div(total, float(builtins.max(count - less, 0))), m
 
 
-def std(
-    x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None
-) -> Any:
+def std(x: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *,
+        correction: Any = None) -> Any:  # fmt: skip
     """Standard deviation over dim; gradient 0 where it is 0."""
     return root(var(x, dim, unbiased, keepdim, correction=correction), None)
 

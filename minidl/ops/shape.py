@@ -24,8 +24,7 @@ def sum_to(x: Any, *, shape: tuple[int, ...]) -> Any:
         return x, (), lambda g, need: (g,)
     whole = (-1,) * (len(given) - len(shape)) + shape  # -1: an axis that shape lacks
     axes = tuple(i for i, (n, m) in enumerate(zip(given, whole)) if n != m)
-    y = backend.of(x).sum(x, axes).reshape(shape)
-    return y, (), lambda g, need: (expand(g, shape=given),)
+    return backend.of(x).sum(x, axes).reshape(shape), (), lambda g, need: (expand(g, shape=given),)
 
 
 @op(view=True)
@@ -165,8 +164,7 @@ def unflatten(x: Any, dim: int, sizes: Sequence[int]) -> Any:
 def squeeze(x: Any, dim: Any = None) -> Any:
     """x without its axes of size 1 (all, or those in dim)."""
     axes = () if dim in ((), []) else axes_of(dim, x.ndim, "squeeze")
-    shape = tuple(n for i, n in enumerate(x.shape) if not (i in axes and n == 1))
-    return _reshape(x, shape=shape)
+    return _reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in axes))
 
 
 def unsqueeze(x: Any, dim: int) -> Any:

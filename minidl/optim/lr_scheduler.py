@@ -12,6 +12,8 @@ from minidl.optim.optimizer import Optimizer
 from minidl.optim.schedule import CyclingMomentum, LRScheduler, SmoothLR, per_group
 from minidl.optim.wide import CyclicLR as CyclicLR
 
+_LRScheduler = LRScheduler
+
 # ---- a factor of the first rate at each step -----------------------------------------------------
 
 

@@ -58,7 +58,8 @@ class Optimizer:
         given = param_group["params"]
         rule = "params must be in an ordered collection"
         require(not isinstance(given, (set, str)), name, rule, error=DTypeError, params=given)
-        params = [given] if isinstance(given, Tensor) else list(given)
+        several = [given] if isinstance(given, Tensor) else given
+        params = [p[1] if isinstance(p, tuple) else p for p in several]  # named_parameters()
         seen = {id(p) for p in self._all()}
         for p in params:
             fits, rule = isinstance(p, Tensor), "only Tensors can be optimized"
@@ -216,6 +217,12 @@ def _kept(there: Any, value: Any) -> Any:
 
 
 def options(scope: dict[str, Any]) -> dict[str, Any]:
-    """The options among the local variables of an optimizer's `__init__`."""
-    skip = ("self", "params", "__class__")
+    """The options among the local variables of an optimizer's `__init__`.
+
+    What PyTorch's take for the sake of speed (`hints`) is accepted, and changes nothing.
+    """
+    unknown = {*scope.get("hints", ())} - {"foreach", "fused", "capturable", "differentiable"}
+    if unknown:
+        raise TypeError(f"{type(scope['self']).__name__}: there is no option {min(unknown)!r}")
+    skip = ("self", "params", "__class__", "hints")
     return {name: value for name, value in scope.items() if name not in skip}

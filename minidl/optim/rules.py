@@ -38,7 +38,7 @@ class SGD(Optimizer):
 
     def __init__(self, params: Params, lr: float = 1e-3, momentum: float = 0,
                  dampening: float = 0, weight_decay: float = 0, nesterov: bool = False, *,
-                 maximize: bool = False) -> None:  # fmt: skip
+                 maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ class RMSprop(Optimizer):
 
     def __init__(self, params: Params, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
                  weight_decay: float = 0, momentum: float = 0, centered: bool = False, *,
-                 maximize: bool = False) -> None:  # fmt: skip
+                 maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
@@ -109,7 +109,7 @@ class Adagrad(Optimizer):
 
     def __init__(self, params: Params, lr: float = 1e-2, lr_decay: float = 0,
                  weight_decay: float = 0, initial_accumulator_value: float = 0,
-                 eps: float = 1e-10, *, maximize: bool = False) -> None:  # fmt: skip
+                 eps: float = 1e-10, *, maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
@@ -123,7 +123,8 @@ class Adadelta(Optimizer):
     """Adadelta (Zeiler 2012): g scaled by the ratio of running root mean squares of step and g."""
 
     def __init__(self, params: Params, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
-                 weight_decay: float = 0, *, maximize: bool = False) -> None:  # fmt: skip
+                 weight_decay: float = 0, *, maximize: bool = False,
+                 **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:
@@ -190,7 +191,8 @@ class Adam(_Adaptive):
 
     def __init__(self, params: Params, lr: float = 1e-3, betas: Betas = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *,
-                 maximize: bool = False, decoupled_weight_decay: bool = False) -> None:  # fmt: skip
+                 maximize: bool = False, decoupled_weight_decay: bool = False,
+                 **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
@@ -203,7 +205,7 @@ class AdamW(Adam):
 
     def __init__(self, params: Params, lr: float = 1e-3, betas: Betas = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *,
-                 maximize: bool = False) -> None:  # fmt: skip
+                 maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, **options(locals()), decoupled_weight_decay=True)
 
 
@@ -213,7 +215,7 @@ class NAdam(_Adaptive):
     def __init__(self, params: Params, lr: float = 2e-3, betas: Betas = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0, momentum_decay: float = 4e-3,
                  decoupled_weight_decay: bool = False, *,
-                 maximize: bool = False) -> None:  # fmt: skip
+                 maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
@@ -232,7 +234,7 @@ class RAdam(_Adaptive):
 
     def __init__(self, params: Params, lr: float = 1e-3, betas: Betas = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False,
-                 *, maximize: bool = False) -> None:  # fmt: skip
+                 *, maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _rates(self, group: dict[str, Any], state: dict[str, Any], step: int) -> Scalars:
@@ -251,7 +253,7 @@ class Adamax(_Adaptive):
 
     def __init__(self, params: Params, lr: float = 2e-3, betas: Betas = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0, *,
-                 maximize: bool = False) -> None:  # fmt: skip
+                 maximize: bool = False, **hints: Any) -> None:  # fmt: skip
         super().__init__(params, options(locals()))
 
     def _kernel(self, group: dict[str, Any]) -> Kernel:

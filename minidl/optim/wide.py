@@ -329,8 +329,7 @@ class CyclicLR(CyclingMomentum):
         require(min(step_size_up, down) > 0, name, rule, step_size_up=step_size_up, down=down)
         self.total_size, self.step_ratio = step_size_up + down, step_size_up / (step_size_up + down)
         self.mode, self.gamma, self.scale_fn = mode, gamma, scale_fn
-        own = scale_fn is None
-        self.by_step = mode == "exp_range" if own else scale_mode == "iterations"
+        self.by_step = mode == "exp_range" if scale_fn is None else scale_mode == "iterations"
         self.cycle_momentum = cycle_momentum
         self.max_lrs = per_group(name, "max_lr", optimizer, max_lr)
         if last_epoch == -1:

@@ -27,7 +27,7 @@ PLACE = ("epoch", "batch", "steps", "best", "waited", "sums")  # what the checkp
 SUMS = {"loss": 0.0, "right": 0.0, "seen": 0}  # over an epoch: nats, hits, images or tokens
 
 
-class TrainingError(MinidlError, RuntimeError):
+class TrainingError(MinidlError):
     """Training cannot go on: the loss is NaN or infinite."""
 
 

@@ -7,6 +7,7 @@ from minidl import config
 from minidl.errors import DeviceError
 from minidl.ops import creation
 from minidl.random import manual_seed
+from minidl.tensor import Device
 
 __all__ = ["manual_seed"]
 manual_seed_all = manual_seed  # one seed for the draws on all devices
@@ -38,13 +39,13 @@ def memory_allocated(device: Any = None) -> int:
 
 def memory_reserved(device: Any = None) -> int:
     """Bytes of the GPU's memory in use or kept for later use."""
-    stats = creation.memory_stats(device or "cuda")
-    return stats["allocated"] + stats["idle"]
+    return sum(map(creation.memory_stats(device or "cuda").__getitem__, ("allocated", "idle")))
 
 
 def empty_cache() -> None:
     """Give the GPU's idle memory back."""
-    creation.empty_cache("cuda")
+    if is_available():
+        creation.empty_cache("cuda")
 
 
 class _Matmul:
@@ -60,6 +61,7 @@ class _Matmul:
         config.set_float32_matmul_precision("high" if allow else "highest")
 
 
+accelerator = SimpleNamespace(is_available=is_available, current_accelerator=lambda: Device("cuda"))
 # What scripts set without need: no cuDNN is used, and results are the same every time.
 backends = SimpleNamespace(
     cuda=SimpleNamespace(matmul=_Matmul()),

@@ -47,9 +47,8 @@ class Distribution:
         for name, value in zip(params, broadcast_tensors(*given), strict=True):
             setattr(self, name, value)
             self.batch_shape = value.shape
-            rule = f"{name} must be positive"
             ok = name not in positive.split() or _all(value, lambda v: v > 0)
-            require(ok, type(self).__name__, rule, **{name: params[name]})
+            require(ok, type(self).__name__, f"{name} must be positive", **{name: params[name]})
 
     def _shape(self, sample_shape: Any) -> Shape:
         return (*sample_shape, *self.batch_shape, *self.event_shape)
@@ -110,8 +109,7 @@ class Normal(Distribution):
         return self.loc + self.scale * self._noise(creation.randn, sample_shape, self.loc)
 
     def log_prob(self, value: Any) -> Tensor:
-        apart = (value - self.loc) / self.scale
-        return -0.5 * apart**2 - self.scale.log() - 0.5 * _LOG_TAU
+        return -0.5 * ((value - self.loc) / self.scale) ** 2 - self.scale.log() - 0.5 * _LOG_TAU
 
     def entropy(self) -> Tensor:
         return self.scale.log() + 0.5 * (1 + _LOG_TAU)
@@ -188,8 +186,7 @@ class MultivariateNormal(Distribution):
 
     def log_prob(self, value: Any) -> Tensor:
         apart = linalg.solve(self.scale_tril, (value - self.loc).unsqueeze(-1)).squeeze(-1)
-        n = self.event_shape[0]
-        return -0.5 * (n * _LOG_TAU + (apart**2).sum(-1)) - self._half_log_det()
+        return -0.5 * (self.event_shape[0] * _LOG_TAU + (apart**2).sum(-1)) - self._half_log_det()
 
     def entropy(self) -> Tensor:
         return 0.5 * self.event_shape[0] * (1 + _LOG_TAU) + self._half_log_det()

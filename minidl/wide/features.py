@@ -35,8 +35,7 @@ def alpha_dropout(input: Any, p: float = 0.5, training: bool = False, inplace: b
         return input * 0 if training and p else input
     low = -pointwise.SELU_SCALE * pointwise.SELU_ALPHA
     kept = dropout(creation.ones_like(input), p) * (1 - p)
-    scale = ((1 - p) * (1 + p * low * low)) ** -0.5
-    return scale * (input * kept + low * (1 - kept) - p * low)
+    return (((1 - p) * (1 + p * low * low)) ** -0.5) * (input * kept + low * (1 - kept) - p * low)
 
 
 def gumbel(shape: tuple[int, ...], like: Any) -> Any:

@@ -76,11 +76,18 @@ def custom_function(*args: Any, of: Any, ctx: Context, tensors: tuple[bool, ...]
         again = any(isinstance(h, Tensor) for h in gs)
         grads = of.backward(ctx, *[wrap(h) if _bare(h) else h for h in gs])
         grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
+        # None may stand behind them for arguments that were not given
+        grads = grads[: len(need)] if {*grads[len(need) :]} <= {None} else grads
         rule = f"backward must return {len(need)} gradients, one for each argument of forward"
         require(len(grads) == len(need), of.__name__, rule, error=GraphError, returned=len(grads))
         return [h if h is None or again else raw(h) for h in grads]
 
     return tuple(ys) if several else ys[0], saved, vjp
+
+
+def Variable(data: Any, requires_grad: bool = False) -> Tensor:
+    """A tensor over the same memory outside the graph (what PyTorch's were called before 0.4)."""
+    return data.detach().requires_grad_(requires_grad)
 
 
 def _bare(x: Any) -> bool:

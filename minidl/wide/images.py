@@ -96,8 +96,7 @@ def avg_pool3d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
 
 def adaptive_avg_pool3d(input: Any, output_size: Any) -> Any:
     """Means of areas that cover input (N, C, D, H, W), as many as output_size says."""
-    many = isinstance(output_size, (tuple, list))
-    d, h, w = output_size if many else (output_size,) * 3
+    d, h, w = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * 3
     within, along = (partial(image.adaptive_avg_pool2d, output_size=s) for s in ((h, w), (d, None)))
     return _by_turns("adaptive_avg_pool3d", input, within, along)
 
@@ -111,8 +110,7 @@ def adaptive_max_pool2d(input: Any, output_size: Any, return_indices: bool = Fal
     def pooled(x: Any) -> Any:
         sizes = image.adaptive_sizes("adaptive_max_pool2d", x, output_size)
         down, across = (_areas(*size) for size in sizes)
-        areas = x[:, :, down[:, None, :, None], across[None, :, None, :]].flatten(4)
-        y, k = areas.max(-1)
+        y, k = x[:, :, down[:, None, :, None], across[None, :, None, :]].flatten(4).max(-1)
         if not return_indices:
             return y
         top, left = (creation.as_tensor(a[:, 0], device=x.device) for a in (down, across))

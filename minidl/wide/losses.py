@@ -96,9 +96,8 @@ def multi_margin_loss(input: Any, target: Any, p: int = 1, margin: float = 1.0, 
     return reduced("multi_margin_loss", over.scatter(-1, own, 0.0).mean(-1), reduction)
 
 
-def multilabel_soft_margin_loss(
-    input: Any, target: Any, weight: Any = None, *, reduction: str = "mean"
-) -> Any:
+def multilabel_soft_margin_loss(input: Any, target: Any, weight: Any = None, *,
+                                reduction: str = "mean") -> Any:  # fmt: skip
     """Mean over classes of the binary cross entropy of logits (N, C), by weight (C,)."""
     loss = pointwise.softplus(input) - target * input
     loss = loss if weight is None else loss * weight

@@ -13,7 +13,7 @@ from minidl.autograd import Tensor, enable_grad
 from minidl.errors import DTypeError, GraphError, require
 from minidl.ops import creation, image, inplace, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of
-from minidl.tensor import wrap
+from minidl.tensor import Size, wrap
 from minidl.wide.tensors import meshgrid, tensordot
 
 _PAIRS = """
@@ -232,15 +232,13 @@ def broadcast_tensors(*tensors: Any) -> tuple[Any, ...]:
 
 def cartesian_prod(*tensors: Any) -> Any:
     """All ways to take an element of each vector (M, count); one vector stays as it is."""
-    grids = meshgrid(*tensors)
-    return tensors[0] if len(tensors) == 1 else join.stack([g.reshape(-1) for g in grids], 1)
+    return join.stack([*map(shape.flatten, meshgrid(*tensors))], 1) if tensors[1:] else tensors[0]
 
 
 def cross(x: Any, y: Any, dim: int = -1) -> Any:
     """Cross products of vectors of three along dim."""
-    rule = "both need 3 numbers along dim"
     fits = all(length_of(dim, t, "cross")[1] == 3 for t in (x, y))
-    require(fits, "cross", rule, x=x, y=y, dim=dim)
+    require(fits, "cross", "both need 3 numbers along dim", x=x, y=y, dim=dim)
     (a, b, c), (d, e, f) = x.unbind(dim), y.unbind(dim)
     return join.stack((b * f - c * e, c * d - a * f, a * e - b * d), dim)
 
@@ -302,7 +300,7 @@ def set_default_dtype(d: Any) -> None:
 def _constructor(dtype: Any) -> Any:
     def made(*data: Any) -> Tensor:
         """Of sizes an uninitialised tensor; of nested lists, an array or a tensor a copy."""
-        if all(isinstance(n, (int, np.integer)) for n in data):
+        if all(isinstance(n, (int, np.integer, Size)) for n in data):
             return creation.empty(*data or (0,), dtype=dtype)
         return creation.tensor(*data, dtype=dtype)
 
@@ -383,6 +381,7 @@ METHODS: dict[str, Any] = {
     "bfloat16": lambda self: shape.to_dtype(self, dtypes.bfloat16),
     "data_ptr": lambda self: int(getattr(self.array.data, "ptr", 0) or self.array.ctypes.data),
     "is_cuda": property(lambda self: self.device.type == "cuda"),
+    "is_sparse": False,
     "pin_memory": lambda self: self,
     "type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype)),
 }

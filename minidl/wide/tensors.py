@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl.autograd import Tensor, raw
 from minidl.dtypes import is_real
-from minidl.errors import require, require_one_of
+from minidl.errors import ShapeError, require, require_one_of, reworded
 from minidl.ops import creation, index, join, pointwise, shape
 from minidl.ops.arguments import axis_of, broadcast_shapes, length_of, sizes_of
 from minidl.ops.linalg import bmm, matmul, mm
@@ -131,13 +131,26 @@ def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
     if dims is None:
         return roll(x.flatten(), shifts, 0).reshape(x.shape)
     steps, axes = ([v] if isinstance(v, int) else list(v) for v in (shifts, dims))
-    fits, rule = len(steps) == len(axes), "needs a shift for each of dims"
-    require(fits, "roll", rule, shifts=shifts, dims=dims)
+    fits = len(steps) == len(axes)
+    require(fits, "roll", "needs a shift for each of dims", shifts=shifts, dims=dims)
     for shift, dim in zip(steps, axes):
         n = length_of(dim, x, "roll")[1]
         k = shift % n if n else 0
         x = join.cat((x.narrow(dim, n - k, k), x.narrow(dim, 0, n - k)), dim)
     return x
+
+
+def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, *,
+                      output_size: int | None = None) -> Any:  # fmt: skip
+    """Every slice of x along dim (None: of the flattened x) repeated; output_size is not needed."""
+    name, counts = "repeat_interleave", raw(repeats)
+    if dim is None or not x.ndim:
+        x, dim = x.reshape(-1), 0
+    if hasattr(counts, "dtype"):
+        counts = index.read_on_host(name, counts)
+    with reworded(ShapeError, f"{name}: repeats must fit", TypeError, ValueError):
+        places = np.repeat(np.arange(length_of(dim, x, name)[1]), counts)
+    return x.index_select(dim, creation.as_tensor(places, device=x.device))
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:

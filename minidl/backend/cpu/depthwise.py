@@ -133,8 +133,7 @@ def _special(grads: bool, taps: int, stride: int, dilation: int) -> Kernel:
     """The kernel for constants GROUP, the most of a row's taps that divide it, STRIDE, DILATION."""
     group = max(k for k in range(1, 10) if taps % k == 0)
     names: dict[str, Any] = {"GROUP": group, "STRIDE": stride, "DILATION": dilation, "GRADS": grads}
-    taps_of = device(special(_taps, **names), apart=True)
-    row = device(special(_row, TAPS=taps_of, **names))
+    row = device(special(_row, TAPS=device(special(_taps, **names), apart=True), **names))
     return kernel("R* " * 7 + "int " * 20)(special(_bands, ROW=row, **names))
 
 

@@ -40,8 +40,7 @@ def _products(
         columns = min(width, n - first)
         y, z = at(y, first * ldb if tb else first), at(z, first)
     move_rows(z, ldc, at(bias, 0 if by_row else first), 0, rows if biased else 0, columns)
-    beta = R(1) if biased else R(0)
-    gemm(ta, tb, rows, columns, depth[e], R(1), x, lda, y, ldb, beta, z, ldc)
+    gemm(ta, tb, rows, columns, depth[e], R(1), x, lda, y, ldb, R(1) if biased else R(0), z, ldc)
 
 
 @kernel("R* R* int int int int int int")

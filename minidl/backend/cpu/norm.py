@@ -207,8 +207,7 @@ class Plan(namedtuple("Plan", "segments rows width step pieces fold c")):
     def run(self, k: Kernel, *args: Any) -> None:
         """Launch a column kernel, whose last four arguments are the plan's."""
         total = self.segments * self.pieces
-        tail = (self.rows, self.width, self.step, self.pieces)
-        launch(k, total, 1 + (total >> 16), *args, *tail)
+        launch(k, total, 1 + (total >> 16), *args, self.rows, self.width, self.step, self.pieces)
 
     def spread(self, v: Array, dtype: np.dtype) -> Array:
         """v (segments or 1, C) for every folded column: (segments, width)."""

@@ -128,8 +128,7 @@ def max_pool2d(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pa
         launch_rows(_halve, n * out[0], w * c, *arrays, w, c)
     else:
         work, sizes = _max_kernels[_max_pool, kind], (*kernel, *stride, *padding, *dilation)
-        given = (*arrays, Scratch(c), h, w, *out, c, *sizes)
-        launch_rows(work, n * out[0], out[1] * c, *given)
+        launch_rows(work, n * out[0], out[1] * c, *arrays, Scratch(c), h, w, *out, c, *sizes)
     return y, place
 
 

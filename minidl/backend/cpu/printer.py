@@ -61,8 +61,7 @@ class Printer:
 
     def word(self, index: int | Value, table: str = "%tab", kind: str = "i64") -> Value:
         """The int64 (or "double", or "ptr") at an index of a table."""
-        name = index.name if isinstance(index, Value) else str(index)
-        return self.body.load(kind, table, name)
+        return self.body.load(kind, table, index.name if isinstance(index, Value) else str(index))
 
     def offset(self, base: Value, count: Value, kind: str = "i8") -> Value:
         return self.body.emit("ptr", f"getelementptr {kind}, ptr {base.name}, i64 {count.name}")

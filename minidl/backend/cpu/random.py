@@ -49,8 +49,7 @@ def random_rows(rows: np.ndarray, words: int, key: int, draw: int, first: int = 
 def random_uniform(n: int, dtype: np.dtype, key: int, draw: int) -> np.ndarray:
     """n uniforms in [0, 1): multiples of 2**-24 (float32) or, of two words, 2**-53 (float64)."""
     if dtype == np.float32:
-        words = random_bits(n, key, draw) >> np.uint32(8)
-        return words.astype(np.float32) * np.float32(2.0**-24)
+        return (random_bits(n, key, draw) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
     return (random_words64(n, key, draw) >> _U(11)) * 2.0**-53
 
 

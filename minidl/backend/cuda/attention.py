@@ -148,9 +148,8 @@ def _splits(blocks: int, tk: int, passing: int) -> tuple[int, int]:
     return -(-tk // span), span
 
 
-def attend(
-    q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float, before: Maybe = None
-) -> tuple[Array, Array]:
+def attend(q: Array, k: Array, v: Array, mask: Maybe, causal: bool, scale: float,
+           before: Maybe = None) -> tuple[Array, Array]:  # fmt: skip
     """softmax(scale q kᵀ + mask) v and its rows' log-sum-exp / log 2 (float32 for half types).
 
     q (..., H, Tq, D), k (..., G, Tk, D), v (..., G, Tk, E), G dividing H; mask broadcasts to

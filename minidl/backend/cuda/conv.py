@@ -79,9 +79,8 @@ def _reach(size: Pair, results: Pair, taps: int, window: Window) -> int:
     return ((choice.ROWS // ow + 2) * step + images + taps * dilation) * wide
 
 
-def _correlate_in_parts(
-    axis: int, x: Array, ldx: int, w: Array, b: Maybe, y: Array, apart: Triple, window: Window
-) -> None:
+def _correlate_in_parts(axis: int, x: Array, ldx: int, w: Array, b: Maybe, y: Array, apart: Triple,
+                        window: Window) -> None:  # fmt: skip
     """_correlate as the sum of two: of the first taps along an axis, and of the others."""
     (stride, padding, dilation), cut = window, (slice(None),) * (1 + axis)
     _correlate(x, ldx, w[*cut, :_TAPS], b, y, apart, window)

@@ -14,6 +14,8 @@ from minidl.data.dataset import integers, raw
 from minidl.data.transforms.fused import Fused, white
 from minidl.dtypes import is_real
 from minidl.errors import DeviceError, require
+from minidl.ops.creation import as_tensor
+from minidl.ops.join import stack
 
 # Random numbers are keyed by (seed, epoch, sample), never by batch or worker.
 _FRESH = 1 << 63  # draw numbers that no epoch has: for calls that name no sample
@@ -71,8 +73,11 @@ class Transform:
     Normalize and erasing is one kernel; transforms that run on the CPU only raise DeviceError.
     """
 
+    _from_rows = False  # whether an array of one picture is (H, W, C) or (H, W), like Pillow's
+
     def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
         x, pillow = raw(images), isinstance(images, Image.Image)
+        pillow = pillow or (self._from_rows and isinstance(images, np.ndarray) and x.ndim < 4)
         x = np.atleast_3d(x).transpose(2, 0, 1) if pillow else x
         require(x.ndim in (3, 4), type(self).__name__, "pictures must be (N, C, H, W)", images=x)
         batch = x if x.ndim == 4 else x[None]
@@ -106,30 +111,57 @@ class Transform:
         return f"{type(self).__name__}({shown})"
 
 
+class Lambda(Transform):
+    """A function of one picture, a Tensor (C, H, W), or of what is none, such as a label."""
+
+    def __init__(self, lambd: Callable[[Any], Any]) -> None:
+        require(callable(lambd), "Lambda", "needs a function", got=lambd)
+        self.lambd = lambd
+
+    def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
+        pictures = getattr(images, "ndim", 0) > 2
+        return super().__call__(images, indices, epoch) if pictures else self.lambd(images)
+
+    def batched(self, images: Any, draws: Draws) -> Any:
+        return raw(stack([as_tensor(self.lambd(wrap(x))) for x in images]))
+
+    def plan(self, work: Fused, draws: Draws) -> None:
+        work.start(self.batched(work.run(), draws))
+
+
 class Compose(Transform):
-    """Transforms, or other functions of an (N, C, H, W) array, one after the other."""
+    """Transforms, or other functions of one picture, one after the other.
+
+    What is no array or Tensor, as one of Pillow's pictures or a dict, is given to each as it is.
+    """
 
     def __init__(self, transforms: Sequence[Callable]) -> None:
         self.transforms = list(transforms)
+        self._steps = [t if isinstance(t, Transform) else Lambda(t) for t in self.transforms]
+        self._from_rows = bool(self._steps) and self._steps[0]._from_rows
+
+    def __call__(self, images: Any, indices: Any = None, epoch: int = 0) -> Any:
+        if indices is not None or hasattr(images, "ndim"):
+            return super().__call__(images, indices, epoch)
+        for t in self.transforms:
+            images = t(images)
+        return images
 
     def on_cpu(self, images: np.ndarray, draws: Draws) -> np.ndarray:
-        for t in self.transforms:
-            images = t.batched(images, draws) if isinstance(t, Transform) else t(images)
+        for t in self._steps:
+            images = t.batched(images, draws)
         return images
 
     def plan(self, work: Fused, draws: Draws) -> None:
-        for t in self.transforms:
-            if isinstance(t, Transform):
-                t.plan(work, draws)
-            else:
-                work.start(t(work.run()))
+        for t in self._steps:
+            t.plan(work, draws)
 
 
 class Normalize(Transform):
     """(x - mean) / std by channel, in float32; uint8 pixels count from 0 to 1 (torchvision's)."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+    def __init__(self, mean: Any, std: Any, inplace: bool = False) -> None:
+        self.mean, self.std = (tuple(map(float, np.atleast_1d(v))) for v in (mean, std))
         ok = len(self.mean) == len(self.std) and min(self.std) > 0
         rule = "mean and std must have one entry a channel, std > 0"
         require(ok, "Normalize", rule, mean=mean, std=std)
@@ -155,7 +187,7 @@ class Normalize(Transform):
 
 
 class ToFloat(Transform):
-    """uint8 pixels 0..255 to float32 0..1; floating pixels stay (torchvision's ToTensor)."""
+    """uint8 pixels 0..255 to float32 0..1; floating pixels stay."""
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         top = white(x.dtype, "ToFloat")
@@ -166,7 +198,10 @@ class ToFloat(Transform):
             work.scale_by(np.float32(1 / 255), 0.0, np.dtype(np.float32))
 
 
-ToTensor = ToFloat
+class ToTensor(ToFloat):
+    """ToFloat that takes an array of one picture for (H, W, C) or (H, W) (torchvision's)."""
+
+    _from_rows = True
 
 
 def to_dtype(y: np.ndarray, dtype: np.dtype) -> np.ndarray:

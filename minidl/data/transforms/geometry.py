@@ -127,8 +127,7 @@ def _triangle_weights(n: int, m: int) -> np.ndarray:
     """
     scale = n / m
     centre = (np.arange(m) + 0.5) * scale
-    distance = np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(scale, 1.0)
-    weights = np.maximum(1 - distance, 0)
+    weights = np.maximum(1 - np.abs(np.arange(n) + 0.5 - centre[:, None]) / max(scale, 1.0), 0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 

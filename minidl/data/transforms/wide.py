@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minidl.autograd import wrap
-from minidl.data.dataset import raw
 from minidl.data.transforms.base import Compose, Draws, Transform, pair, to_dtype
 from minidl.data.transforms.colour import luminance
 from minidl.data.transforms.geometry import RandomAffine, pad, resize
@@ -127,17 +125,6 @@ class Pad(Transform):
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         left, top, right, bottom = self.padding
         return pad(x, (top, bottom), (left, right), self.fill, self.padding_mode)
-
-
-class Lambda(Transform):
-    """A function of one picture, a Tensor (C, H, W)."""
-
-    def __init__(self, lambd: Callable[[Any], Any]) -> None:
-        require(callable(lambd), "Lambda", "needs a function", got=lambd)
-        self.lambd = lambd
-
-    def on_cpu(self, images: np.ndarray, draws: Draws) -> np.ndarray:
-        return np.stack([raw(self.lambd(wrap(x))) for x in images])
 
 
 class ToPILImage:
