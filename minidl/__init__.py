@@ -66,6 +66,15 @@ _LAZY = dict.fromkeys(_TOOLS, "tools") | {"bfloat16": "dtypes", "save": "io", "l
 _ROOMS = ("amp", "data", "io", "models", "nn", "optim", "tools", "train")
 
 
+def _of_cuda(name: str) -> Any:
+    if name == "amp":
+        return importlib.import_module("minidl.amp")
+    raise AttributeError(f"module 'minidl.cuda' has no attribute {name!r}")
+
+
+vars(cuda).update(__getattr__=_of_cuda, __path__=__path__)  # for minidl.cuda.amp, which is amp.py
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(f"minidl.{_LAZY[name]}"), name)

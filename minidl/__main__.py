@@ -35,8 +35,7 @@ def _run(args: argparse.Namespace) -> str:
     if args.command == "inspect":
         return inspect(args.file)
     if args.command == "convert":
-        count = convert(args.source, args.out, args.model, args.classes)
-        return f"{args.out}: {count:,} arrays"
+        return f"{args.out}: {convert(args.source, args.out, args.model, args.classes):,} arrays"
     facts = info()
     return "\n".join(f"{name:<{max(map(len, facts))}}  {fact}" for name, fact in facts.items())
 

@@ -47,8 +47,8 @@ def read_batch(path: Path, *keys: str) -> list[Any]:
     with reworded(DataError, f"CIFAR: cannot read {path}", OSError):
         content = path.read_bytes()
     with reworded(DataError, f"CIFAR: {path} is damaged or no CIFAR batch", *DAMAGE):
-        machine = Machine(Budget(4 * len(content)), {}.__getitem__)  # it has no persistent ids
-        found = machine.run(io.BytesIO(content))
+        # it has no persistent ids
+        found = Machine(Budget(4 * len(content)), {}.__getitem__).run(io.BytesIO(content))
     check(isinstance(found, dict), "CIFAR", f"{path} is no CIFAR batch: it holds no dict")
     batch = {_text(key): value for key, value in found.items()}
     lacking = [key for key in keys if key not in batch]

@@ -48,6 +48,8 @@ def _part(k: Any) -> Any:
         k = np.asarray(k) if k else np.zeros(0, np.int64)
     if not hasattr(k, "dtype"):
         return k
+    if k.dtype == np.uint8 and k.ndim:  # PyTorch's old masks
+        k = backend.of(k).cast(k, np.dtype(np.bool_))
     if k.dtype.kind == "b":  # how many places it names must be known
         return k if isinstance(k, np.ndarray) else read_on_host("index", k)
     require(k.dtype.kind in "iu", "index", "must be integers or bools", error=DTypeError, index=k)

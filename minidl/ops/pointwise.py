@@ -56,8 +56,8 @@ def _addcmul(x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
 
 
 def _lerp(x: Any, end: Any, weight: Any) -> Any:
-    near = f.abs(weight) < 0.5  # to the end that is nearer, for exact ends
-    return f.where(near, x + weight * (end - x), end - (end - x) * (1 - weight))
+    # from the end that is nearer, for exact ends
+    return f.where(f.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1 - weight))
 
 
 def _floor_divide(x: Any, y: Any) -> Any:

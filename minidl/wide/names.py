@@ -381,7 +381,7 @@ METHODS: dict[str, Any] = {
     "bfloat16": lambda self: shape.to_dtype(self, dtypes.bfloat16),
     "data_ptr": lambda self: int(getattr(self.array.data, "ptr", 0) or self.array.ctypes.data),
     "is_cuda": property(lambda self: self.device.type == "cuda"),
-    "is_sparse": False,
+    "is_sparse": property(lambda self: False),
     "pin_memory": lambda self: self,
     "type": lambda self, dtype: shape.to_dtype(self, creation.dtype_of(dtype)),
 }

@@ -47,8 +47,7 @@ def recur(form, rows, cols, hidden, gates, h, w, gate, j, out, ldo):
     first = gate * hidden + j
     pw = at(w, first if form == TURNED else first * hidden)
     if form == PANELS:
-        apart = hidden * BLOCK
-        multiply(rows, cols // BLOCK, hidden, DEEP, h, hidden, pw, apart, out, ldo, True)
+        multiply(rows, cols // BLOCK, hidden, DEEP, h, hidden, pw, hidden * BLOCK, out, ldo, True)
     elif form == TURNED:
         gemm(0, 0, rows, cols, hidden, R(1), h, hidden, pw, gates * hidden, R(1), out, ldo)
     elif rows == 1:

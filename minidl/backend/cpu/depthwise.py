@@ -147,8 +147,7 @@ def _plan(x: Array, y: Array, taps: tuple, stride: Pair, padding: Pair,
     wide = -(-ow // TILE) * TILE  # columns of y, rounded up to whole tiles
     cols = max(wide - 1, 0) * stride[1] + (taps[1] - 1) * dilation[1] + 1  # of x that they reach
     gap = (-(-min(c, WIDE) // BLOCK) | 1) * BLOCK
-    line = gap * cols * stride[0]
-    fewest = -(-oh // max(TILE, BAND // line - reach))
+    fewest = -(-oh // max(TILE, BAND // (gap * cols * stride[0]) - reach))
     band = -(-oh // max(fewest, 1))  # rows of y in a band
     bands = -(-oh // max(band, 1))  # in an image
     scratch = Scratch(((band - 1) * stride[0] + reach) * cols * gap + 2 * wide * BLOCK)

@@ -253,8 +253,7 @@ def atan2(y: Value, x: Value) -> Value:
     ax, ay = fabs(x), fabs(y)
     swap = ay > ax
     high, low = select(swap, ay, ax), select(swap, ax, ay)
-    equal = select(high.eq(0.0), high, 1.0)
-    t = select(low.eq(high), equal, low / high)
+    t = select(low.eq(high), select(high.eq(0.0), high, 1.0), low / high)
     r = t * polynomial(t * t, ATAN)
     r = select(swap, math.pi / 2 - r, r)
     r = select(is_negative(x), math.pi - r, r)

@@ -126,8 +126,7 @@ def _tiles(x, v, half, zero, lo, hi, h, w, c, th, tw, top, left, tile, block, po
     """
     for t in range(lo, hi):
         n = t // (th * tw)
-        i = t // tw - n * th
-        y, left_edge = i * 4 - top, (t % tw) * 4 - left
+        y, left_edge = (t // tw - n * th) * 4 - top, (t % tw) * 4 - left
         for c0 in range(0, c, BLOCK):
             for q in range(SIZE):
                 xx = left_edge + q
