@@ -43,7 +43,8 @@ class Size(tuple):
 
 
 CPU = Device("cpu")
-printing: dict[str, Any] = {"precision": 4, "threshold": 1000}  # options of np.array2string
+# Options of np.array2string.
+printing: dict[str, Any] = {"precision": 4, "threshold": 1000, "max_line_width": 81}
 
 
 class Cell:
@@ -238,16 +239,16 @@ class Tensor:
 
     def __repr__(self) -> str:
         host = self.__array__()
-        notes = [np.array2string(host, separator=", ", prefix="tensor(", **printing)]
-        if host.dtype not in (np.float32, np.int64, np.bool_):
-            notes.append(f"dtype={host.dtype}")
-        if self.device.type != "cpu":
-            notes.append(f"device='{self.device}'")
-        if self.node is not None:
-            notes.append(f"op={self.node.op}")
-        elif self.requires:
-            notes.append("requires_grad=True")
-        return f"tensor({', '.join(notes)})"
+        mode, op = "maxprec", self.node and self.node.op
+        if host.dtype.kind == "f" and np.modf(host[np.isfinite(host)])[0].any():
+            mode = "fixed"  # as PyTorch, but where all numbers are whole
+        text = np.array2string(host, separator=", ", prefix="tensor(", floatmode=mode, **printing)
+        notes = {
+            f"dtype={host.dtype}": host.dtype not in (np.float32, np.int64, np.bool_),
+            f"device='{self.device}'": self.device.type != "cpu",
+            f"op={op}": op, "requires_grad=True": self.requires and not op,
+        }  # fmt: skip
+        return f"tensor({', '.join([text, *[note for note, shown in notes.items() if shown]])})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuild, (type(self), np.array(self.__array__(), order="K"), self.requires)

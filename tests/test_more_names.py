@@ -195,7 +195,7 @@ def test_how_tensors_are_shown():
     try:
         assert repr(x) == "tensor([3.3333e-01, 1.0000e-07])" and "..." in repr(many)
         ml.set_printoptions(precision=2, sci_mode=False, linewidth=200)
-        assert repr(x) == "tensor([0.33, 0.  ])"
+        assert repr(x) == "tensor([0.33, 0.00])"
         ml.set_printoptions(profile="full")
         assert "..." not in repr(many)
         ml.set_printoptions(profile="short", edgeitems=1)

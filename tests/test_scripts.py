@@ -22,6 +22,18 @@ def test_a_number_is_formatted_as_one():
     assert f"{ml.tensor([1.0])}".startswith("tensor([")
 
 
+@pytest.mark.parametrize("values, text", [
+    ([0.5, 0.25], "[0.5000, 0.2500]"), ([1, 2], "[1., 2.]"), (1.5, "1.5000"), (2, "2."),
+    ([1e-8, 1], "[1.0000e-08, 1.0000e+00]"), ([np.nan, 1.5], "[   nan, 1.5000]"),
+    ([1e5, 0.5], "[1.0000e+05, 5.0000e-01]"), ([], "[]"),
+    ([[1.5, -2.25], [3, 4]], "[[ 1.5000, -2.2500],\n        [ 3.0000,  4.0000]]"),
+    (np.arange(20) + 0.0, "[ 0.,  1.,  2.,  3.,  4.,  5.,  6.,  7.,  8.,  9., 10., 11., 12., 13.,"
+     "\n        14., 15., 16., 17., 18., 19.]"),
+])  # fmt: skip
+def test_numbers_are_shown_as_pytorch_shows_them(values, text):
+    assert repr(ml.tensor(values, dtype=ml.float32)) == f"tensor({text})"
+
+
 def test_a_shape_tells_how_many_elements_there_are():
     x = ml.zeros(2, 3)
     assert x.shape.numel() == x.size().numel() == 6 and x.shape == (2, 3)
