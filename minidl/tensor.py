@@ -239,10 +239,10 @@ class Tensor:
 
     def __repr__(self) -> str:
         host = self.__array__()
-        mode, op = "maxprec", self.node and self.node.op
+        how, op = {**printing, "floatmode": "maxprec"}, self.node and self.node.op
         if host.dtype.kind == "f" and np.modf(host[np.isfinite(host)])[0].any():
-            mode = "fixed"  # as PyTorch, but where all numbers are whole
-        text = np.array2string(host, separator=", ", prefix="tensor(", floatmode=mode, **printing)
+            how["floatmode"] = "fixed"  # as PyTorch, but where all numbers are whole
+        text = np.array2string(host, separator=", ", prefix="tensor(", **how)
         notes = {
             f"dtype={host.dtype}": host.dtype not in (np.float32, np.int64, np.bool_),
             f"device='{self.device}'": self.device.type != "cpu",

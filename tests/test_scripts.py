@@ -185,6 +185,15 @@ def test_modules_are_imported_by_pytorchs_names(module, name):
     assert hasattr(importlib.import_module(f"minidl.{module}"), name)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenet_v2"])
+def test_models_take_torchvisions_word_for_no_weights(name):
+    make = getattr(ml.models, name)
+    assert make(num_classes=2, weights=None, pretrained=False)(ml.zeros(1, 3, 32, 32)).shape[1] == 2
+    for asked in ({"pretrained": True}, {"weights": "DEFAULT"}):
+        with pytest.raises(MinidlError, match="no weights are downloaded.*minidl.io.load_weights"):
+            make(**asked)
+
+
 def test_a_cpu_answers_what_is_asked_of_accelerators():
     assert ml.cuda.amp.GradScaler is ml.amp.GradScaler and not hasattr(ml.cuda, "nothing")
     if not ml.cuda.is_available():

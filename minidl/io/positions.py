@@ -19,14 +19,12 @@ def resampled(table: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         return table
     along = _filter(n, m)
     grid = np.einsum("ai,bj,ijd->abd", along, along, table[0, 1:].reshape(n, n, -1), optimize=True)
-    moved = grid.reshape(1, m**2, -1).astype(table.dtype)
-    return np.concatenate([table[:, :1], moved], 1)
+    return np.concatenate([table[:, :1], grid.reshape(1, m**2, -1).astype(table.dtype)], 1)
 
 
 def _filter(n: int, m: int) -> np.ndarray:
     """(m, n): the shares that m samples have of n: Keys's cubic (1981, a = -1/2), a step wide."""
-    wide = max(n / m, 1.0)
-    t = np.abs((np.arange(m)[:, None] + 0.5) * (n / m) - np.arange(n) - 0.5) / wide
+    t = np.abs((np.arange(m)[:, None] + 0.5) * (n / m) - np.arange(n) - 0.5) / max(n / m, 1.0)
     near, far = (1.5 * t - 2.5) * t**2 + 1, ((2.5 - 0.5 * t) * t - 4) * t + 2
     shares = np.where(t < 1, near, np.where(t < 2, far, 0))
     return shares / shares.sum(1, keepdims=True)

@@ -1,12 +1,12 @@
 """What several image models share: the chain of sections, convolutions, norms, excitation."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
-from minidl.errors import require, require_one_of
+from minidl.errors import CheckpointError, require, require_one_of
 from minidl.ops.creation import ones_like
 
 Activation = Callable[[], nn.Module]
@@ -91,6 +91,12 @@ class Classifier(nn.Module):
             new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size)
         put_module(self, self.head_name, new.to(old.weight.device, old.weight.dtype))
         return new
+
+
+def refuse_weights(weights: Any, pretrained: Any) -> None:
+    """Raise where a script of torchvision's asks for trained weights; None and False are fine."""
+    rule, fix = "no weights are downloaded", "minidl.io.load_weights(path, model) takes a file's"
+    require(not (weights or pretrained), "models", rule, error=CheckpointError, fix=fix)
 
 
 def put_module(model: nn.Module, name: str, module: nn.Module) -> None:

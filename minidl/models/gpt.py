@@ -100,8 +100,7 @@ class Attention(nn.Module):
         b, t, h, d = parts.shape
         pairs = parts.reshape(b, t, h, d // 2, 2)
         cos, sin = angles.reshape(t, 2, 1, d // 2, 2).unbind(1)
-        turned = _turned(pairs, pairs.flip(-1), cos, sin, self.turns)
-        return turned.reshape(parts.shape)
+        return _turned(pairs, pairs.flip(-1), cos, sin, self.turns).reshape(parts.shape)
 
 
 def rotations(size: int, d: int) -> np.ndarray:

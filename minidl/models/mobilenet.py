@@ -1,9 +1,10 @@
 """MobileNet V1 (arXiv 1704.04861) and V2 (arXiv 1801.04381), V2 with torchvision's names."""
 
 from functools import partial
+from typing import Any
 
 from minidl import nn
-from minidl.models.blocks import ConvNorm, FeatureNet, InvertedResidual
+from minidl.models.blocks import ConvNorm, FeatureNet, InvertedResidual, refuse_weights
 
 # Outputs and stride of V1's blocks; widening, outputs, blocks and first stride of V2's runs.
 _V1 = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
@@ -35,12 +36,14 @@ def mobilenet_v1(num_classes: int = 1000, *, width_mult: float = 1.0, padding: s
 
 
 def mobilenet_v2(num_classes: int = 1000, *, width_mult: float = 1.0, padding: str = "torch",
-                 dropout: float = 0.2) -> FeatureNet:  # fmt: skip
+                 dropout: float = 0.2, weights: Any = None,
+                 pretrained: Any = False) -> FeatureNet:  # fmt: skip
     """Inverted residuals between a convolution and a 1x1.
 
     width_mult: channels in multiples of the paper's, rounded to eights; padding: "torch", or "same"
     for weights from TensorFlow.
     """
+    refuse_weights(weights, pretrained)
     unit, width = partial(ConvNorm, act=nn.ReLU6, padding=padding), _eights(32 * width_mult)
     features: list[nn.Module] = [unit(3, width, 3, 2)]
     for widen, outputs, count, stride in _V2:

@@ -8,7 +8,12 @@ import minidl.functional as F
 from minidl import nn
 from minidl.autograd import Tensor
 from minidl.errors import require, require_one_of
-from minidl.models.blocks import Classifier, GlobalPool, SqueezeExcite, conv2d, relu_of
+
+# isort: off
+from minidl.models.blocks import (
+    Classifier, GlobalPool, SqueezeExcite, conv2d, refuse_weights, relu_of,
+)  # fmt: skip
+# isort: on
 
 
 class Subsample(nn.Module):
@@ -123,8 +128,10 @@ def resnet8(num_classes: int = 10) -> ResNet:
 
 
 def _imagenet(block: type[BasicBlock], layers: Sequence[int], num_classes: int = 1000, *,
-              width: int = 64, **options: Any) -> ResNet:  # fmt: skip
+              width: int = 64, weights: Any = None, pretrained: Any = False,
+              **options: Any) -> ResNet:  # fmt: skip
     """The network as torchvision's; stem="cifar" for 32x32 images; options of ResNet."""
+    refuse_weights(weights, pretrained)
     return ResNet(block, layers, [width * 2**i for i in range(4)], num_classes, **options)
 
 

@@ -189,5 +189,5 @@ def draw(p: np.ndarray, u: np.ndarray) -> np.ndarray:
     """Tokens (B,) by inversion of p (B, V), >= 0 and not all 0, at uniforms u (B,) in [0, 1)."""
     edges = p.cumsum(1)
     total = edges[:, -1]
-    at = np.minimum(u * total, np.nextafter(total, 0))  # the product may round up to the total
-    return (edges <= at[:, None]).sum(1)
+    # the product may round up to the total
+    return (edges <= np.minimum(u * total, np.nextafter(total, 0))[:, None]).sum(1)

@@ -93,8 +93,7 @@ def shufflenet_v1(num_classes: int = 1000, *, groups: int = 3,
                   width_mult: float = 1.0) -> ShuffleNet:  # fmt: skip
     """The paper's network for 1, 2, 3, 4 or 8 groups, named in V2's style."""
     require_one_of("shufflenet_v1", _V1, groups=groups)
-    stages = [_V1[groups] * n for n in (1, 2, 4)]
-    channels = [int(n * width_mult) for n in (24, *stages)]
+    channels = [int(n * width_mult) for n in (24, *[_V1[groups] * n for n in (1, 2, 4)])]
     return ShuffleNet(partial(UnitV1, groups=groups), channels, num_classes)
 
 

@@ -7,15 +7,12 @@ from typing import Any
 from minidl import nn
 from minidl.autograd import Tensor
 from minidl.errors import require, require_one_of
+
+# isort: off
 from minidl.models.blocks import (
-    Classifier,
-    GlobalPool,
-    SqueezeExcite,
-    conv2d,
-    he_init,
-    norm2d,
-    relu_of,
-)
+    Classifier, GlobalPool, SqueezeExcite, conv2d, he_init, norm2d, refuse_weights, relu_of,
+)  # fmt: skip
+# isort: on
 
 
 class VGGBlock(nn.Module):
@@ -106,8 +103,10 @@ class ImageNetVGG(Classifier):
     head_name = "classifier.6"
 
     def __init__(self, counts: Sequence[int], num_classes: int = 1000, *, norm: bool = False,
-                 hidden: int = 4096, dropout: float = 0.5) -> None:  # fmt: skip
+                 hidden: int = 4096, dropout: float = 0.5, weights: Any = None,
+                 pretrained: Any = False) -> None:  # fmt: skip
         super().__init__()
+        refuse_weights(weights, pretrained)
         self.features, inputs = nn.Sequential(), 3
         for count, width in zip(counts, (64, 128, 256, 512, 512), strict=True):
             for _ in range(count):
