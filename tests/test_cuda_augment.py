@@ -75,12 +75,12 @@ PIPELINES = [  # and how many kernels they are
                 T.RandomCrop((14, 13), 4, fill=0), T.RandomHorizontalFlip()]), 1),
     (T.Compose([T.RandomCrop(6), T.CenterCrop(11), T.RandomHorizontalFlip(),
                 T.RandomCrop(10, 3)]), 1),
-    (T.Compose([T.ToTensor(), NORMALISE, T.RandomCrop(12, 3, fill=0.5), T.Cutout(6),
+    (T.Compose([T.ToFloat(), NORMALISE, T.RandomCrop(12, 3, fill=0.5), T.Cutout(6),
                 T.RandomErasing(1, value=-3), T.Normalize(STD, (2, 3, 4))]), 1),
     (T.Compose([T.RandomErasing(1, value=200), NORMALISE, T.Cutout(4, value=9)]), 1),
     (T.Compose([T.RandomCrop(11, 2, fill=5), NORMALISE, T.RandomCrop(13, 2, fill=5)]), 2),
     (T.Compose([T.Cutout(5), T.RandomHorizontalFlip(), T.RandomErasing(1), T.RandomCrop(8)]), 3),
-    (T.Compose([T.Compose([T.RandomHorizontalFlip()]), lambda x: x[:, :, 1:], NORMALISE]), 2),
+    (T.Compose([T.Compose([T.RandomHorizontalFlip()]), lambda x: x[:, 1:], NORMALISE]), 2),
 ]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ class Lambda(Transform):
         return super().__call__(images, indices, epoch) if pictures else self.lambd(images)
 
     def batched(self, images: Any, draws: Draws) -> Any:
-        return raw(stack([as_tensor(self.lambd(wrap(x))) for x in images]))
+        return raw(stack([as_tensor(self.lambd(wrap(images[k]))) for k in range(len(images))]))
 
     def plan(self, work: Fused, draws: Draws) -> None:
         work.start(self.batched(work.run(), draws))
