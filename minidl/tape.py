@@ -120,7 +120,7 @@ class Op:
             if touched is not None:
                 touched.update((id(x), x) for x in args if isinstance(x, Tensor) and x.requires)
             if vjp is not None and _recording.get():
-                saved = self.read(saved, vjp, edges) if None in edges else saved
+                saved = self.read(saved, vjp, edges) if saved and None in edges else saved
                 node = Node(self, edges, arrays, kwargs, y, saved, vjp)
         if type(y) is tuple:
             out: Any = tuple([_output(a, node, k) for k, a in enumerate(y)])
