@@ -248,6 +248,13 @@ def test_to_tensor_takes_rows_of_pixels(pixels):
     assert T.ToTensor()(ml.tensor(batch[0])).shape == (3, 4, 5)
 
 
+def test_to_pil_image_takes_rows_of_pixels():
+    """An array is (H, W, C), a Tensor (C, H, W)."""
+    for given in (PIXELS, ml.tensor(PIXELS).permute(2, 0, 1), PIXELS / 255.0):
+        np.testing.assert_array_equal(T.ToPILImage()(given), PIXELS)
+    assert T.ToPILImage()(PIXELS[..., 0]).size == (5, 4)
+
+
 def test_functions_among_transforms_see_one_picture():
     """Regression: they were given whole batches of arrays."""
     seen = []

@@ -128,15 +128,17 @@ class Pad(Transform):
 
 
 class ToPILImage:
-    """A picture (C, H, W) or (H, W), with floats from 0 to 1, as one of Pillow's."""
+    """A Tensor (C, H, W) or array (H, W, C), or (H, W), with floats from 0 to 1, as Pillow's."""
 
     def __call__(self, pic: Any) -> Image.Image:
         x = np.asarray(pic)
-        fits = x.ndim == 2 or (x.ndim == 3 and len(x) in (1, 3, 4))
-        require(fits, "ToPILImage", "the picture must be (H, W) or (1, 3 or 4, H, W)", picture=x)
+        if x.ndim == 3 and not isinstance(pic, np.ndarray):
+            x = x.transpose(1, 2, 0)
+        fits = x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3, 4))
+        require(
+            fits, "ToPILImage", "the picture must be (H, W) or of 1, 3 or 4 channels", picture=x
+        )
         fits, rule = x.dtype == np.uint8 or x.dtype.kind == "f", "pixels must be uint8 or floats"
         require(fits, "ToPILImage", rule, error=DTypeError, picture=x)
         x = x if x.dtype == np.uint8 else to_dtype(x * 255.0, np.dtype(np.uint8))
-        if x.ndim == 3:
-            x = x[0] if len(x) == 1 else x.transpose(1, 2, 0)
-        return Image.fromarray(x)
+        return Image.fromarray(x[..., 0] if x.shape[2:] == (1,) else x)
