@@ -135,9 +135,7 @@ class ToPILImage:
         if x.ndim == 3 and not isinstance(pic, np.ndarray):
             x = x.transpose(1, 2, 0)
         fits = x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3, 4))
-        require(
-            fits, "ToPILImage", "the picture must be (H, W) or of 1, 3 or 4 channels", picture=x
-        )
+        require(fits, "ToPILImage", "the picture must be grey, RGB or RGBA", picture=x)
         fits, rule = x.dtype == np.uint8 or x.dtype.kind == "f", "pixels must be uint8 or floats"
         require(fits, "ToPILImage", rule, error=DTypeError, picture=x)
         x = x if x.dtype == np.uint8 else to_dtype(x * 255.0, np.dtype(np.uint8))
