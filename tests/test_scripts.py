@@ -206,6 +206,19 @@ def test_a_cpu_answers_what_is_asked_of_accelerators():
 # ---- data ----------------------------------------------------------------------------------------
 
 
+def test_checkpoints_are_loaded_wherever_they_came_from(tmp_path):
+    path = tmp_path / "a.ckpt"
+    ml.save({"w": ml.ones(2)}, path)
+    for where in (lambda storage, location: storage, {"cuda:0": "cpu"}, "cpu", None):
+        assert ml.load(path, map_location=where)["w"].tolist() == [1, 1]
+
+
+def test_resizing_is_antialiased():
+    assert T.Resize(2, antialias=True)(PIXELS.transpose(2, 0, 1)).shape == (3, 2, 2)
+    with pytest.raises(ShapeError, match="antialias not False"):
+        T.Resize(2, antialias=False)
+
+
 def test_a_recurrent_layers_weights_by_name():
     layer = nn.GRU(2, 3, num_layers=2)
     assert layer._flat_weights_names == [name for name, _ in layer.named_parameters()]

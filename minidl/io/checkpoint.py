@@ -43,11 +43,12 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
     """Read what `save` wrote: the same nesting and types, arrays as NumPy, Tensors on a device.
 
     What torch.save wrote is read too, as `minidl.io.load_weights` does, with Tensors for tensors.
-    map_location: the device; None is the CPU. weights_only is taken for the sake of PyTorch's
-    scripts: nothing in a file is run in any case. Raises CheckpointError naming the file: missing,
-    cut short, not written by `save`, newer format.
+    map_location: the device, or a dict of one; None is the CPU, and so is a function. weights_only
+    is taken for the sake of PyTorch's scripts: nothing in a file is run in any case. Raises
+    CheckpointError naming the file: missing, cut short, not written by `save`, newer format.
     """
-    put = backend_of(map_location).from_host
+    named = [*map_location.values()][0] if isinstance(map_location, dict) else map_location
+    put = backend_of(None if callable(named) else named).from_host
     if is_torch(f):
         return mapped(read_torch(f), lambda a: wrap(put(a)))
     arrays, metadata = read_safetensors(f)

@@ -117,8 +117,7 @@ def log_limits(x: Value, r: Value) -> Value:
 def log_core(f: Value, e: Value) -> Value:
     """log((1 + f)·2^e) in float32."""
     square = f * f
-    low = fma(e, LN2_LO, square * f * polynomial(f, LOG1P))
-    return fma(e, LN2_HI, f + fma(square, -0.5, low))
+    return fma(e, LN2_HI, f + fma(square, -0.5, fma(e, LN2_LO, square * f * polynomial(f, LOG1P))))
 
 
 def wide_log(x: Value) -> Value:

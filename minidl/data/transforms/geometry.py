@@ -144,10 +144,11 @@ def resize(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 class Resize(Transform):
     """Resize to (h, w), or the shorter side to an int keeping the aspect; bilinear, antialiased."""
 
-    def __init__(self, size: int | Sequence[int]) -> None:
+    def __init__(self, size: int | Sequence[int], *, antialias: Any = True) -> None:
         self.size = (size,) if isinstance(size, int) else tuple(size)
         ok = len(self.size) in (1, 2) and all(isinstance(s, int) and s > 0 for s in self.size)
-        require(ok, "Resize", "size must be one or two positive integers", size=size)
+        rule = "size must be one or two positive integers, antialias not False"
+        require(ok and antialias is not False, "Resize", rule, size=size, antialias=antialias)
 
     def apply(self, x: np.ndarray, draws: Draws) -> np.ndarray:
         (h, w), s = x.shape[1:3], self.size[0]
