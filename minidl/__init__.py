@@ -50,8 +50,8 @@ globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
 _MODULES = {"cuda": cuda, "distributions": distributions, "func": func, "linalg": linalg}
 _MODULES |= {"autograd.functional": jacobians, "backends": backends}  # type: ignore[dict-item]
 _MODULES["backends.cudnn"] = backends.cudnn
-for name in ("normal", "uniform", "bernoulli", "categorical", "multivariate_normal", "kl"):
-    _MODULES[f"distributions.{name}"] = distributions
+_FAMILIES = "normal uniform bernoulli categorical multivariate_normal independent kl".split()
+_MODULES |= {f"distributions.{family}": distributions for family in _FAMILIES}
 sys.modules.update({f"{__name__}.{name}": m for name, m in _MODULES.items()})  # for their imports
 
 _ALSO = """

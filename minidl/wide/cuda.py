@@ -61,7 +61,8 @@ class _Matmul:
         config.set_float32_matmul_precision("high" if allow else "highest")
 
 
-accelerator = SimpleNamespace(is_available=is_available, current_accelerator=lambda: Device("cuda"))
+accelerator = SimpleNamespace(is_available=is_available, current_accelerator=lambda:
+                              Device("cuda") if is_available() else None)  # fmt: skip
 # What scripts set without need: no cuDNN is used, and results are the same every time.
 backends = SimpleNamespace(
     cuda=SimpleNamespace(matmul=_Matmul()),

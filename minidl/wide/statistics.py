@@ -25,8 +25,7 @@ def nanmean(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 
 def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The k-th smallest value (from 1) along dim, and its index."""
-    axis_of(dim, x.ndim, "kthvalue")
-    n = x.shape[dim] if x.ndim else 1
+    n = (x.shape or (1,))[axis_of(dim, x.ndim, "kthvalue")]
     require(1 <= k <= n, "kthvalue", f"k must lie in [1, {n}]", k=k)
     found = [y.narrow(dim, k - 1, 1) if x.ndim else y for y in x.sort(dim)]
     return Values(*(y if keepdim else y.squeeze(dim) for y in found))
