@@ -47,8 +47,8 @@ autograd.Function, autograd.Variable = Function, Variable  # type: ignore[attr-d
 autograd.detect_anomaly = set_detect_anomaly  # type: ignore[attr-defined]
 autograd.functional = jacobians  # type: ignore[attr-defined]
 globals().update(methods.TABLE | methods.FUNCTIONS | methods.names.FORMATS)
-_MODULES = {"cuda": cuda, "distributions": distributions, "func": func, "linalg": linalg}
-_MODULES |= {"autograd.functional": jacobians, "backends": backends}  # type: ignore[dict-item]
+_MODULES: dict[str, Any] = {"cuda": cuda, "distributions": distributions, "func": func}
+_MODULES |= {"linalg": linalg, "autograd.functional": jacobians, "backends": backends}
 _MODULES["backends.cudnn"] = backends.cudnn
 _FAMILIES = "normal uniform bernoulli categorical multivariate_normal independent kl".split()
 _MODULES |= {f"distributions.{family}": distributions for family in _FAMILIES}

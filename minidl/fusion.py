@@ -106,7 +106,7 @@ class Backward:
         self.present = tuple([not b for b in of.program.booleans])
         whole = of.derive(name, tuple(moving.values()), self.present, save_output)
         self.leaves, self.outputs = whole.leaves, whole.outputs
-        self.plans: dict[tuple, tuple] = {}
+        self.plan = functools.cache(self._plan)
 
     def __call__(self, g: Any, need: tuple[bool, ...], *saved: Any) -> list[Any]:
         """Gradients for the positional arguments; `moving` maps their numbers to leaves."""
@@ -114,7 +114,7 @@ class Backward:
         if self.of.several:
             cotangents = [h for h in g if h is not None]
             present = tuple([h is not None for h in g])
-        op, read, places = self.plans.get((need, present)) or self._plan(need, present)
+        op, read, places = self.plan(need, present)
         if op is not None:
             found = op(*[saved[k] for k in read], *cotangents)
             cotangents += found if op.several else (found,)
@@ -131,7 +131,7 @@ class Backward:
         if len(edges) - edges.count(None) == len(self.moving):
             return saved
         need = tuple([edge is not None for edge in edges])
-        read = (self.plans.get((need, self.present)) or self._plan(need, self.present))[1]
+        read = self.plan(need, self.present)[1]
         return [s if k in read else None for k, s in enumerate(saved)]
 
     def _plan(self, need: tuple[bool, ...], present: tuple) -> tuple:
@@ -140,9 +140,7 @@ class Backward:
         d = self.of.derive(self.name, tuple(wanted.values()), present, self.save_output)
         read = [self.leaves.index(i) for i in d.leaves]
         read += [len(self.leaves) + self.outputs.index(j) for j in d.outputs]
-        places = [(i, d.places[leaf], *self.metas[i]) for i, leaf in wanted.items()]
-        self.plans[need, present] = plan = d.op, read, places
-        return plan
+        return d.op, read, [(i, d.places[leaf], *self.metas[i]) for i, leaf in wanted.items()]
 
 
 class Pointwise(Op):
